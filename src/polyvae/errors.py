@@ -1,0 +1,17 @@
+"""Errors of one line: what, got, expected, remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the caller gave cannot be used. The message is one line that says what, got, expected and remedy."""
+
+
+def nearest(got: str, known: Iterable[str]) -> str:
+    """The hint that ends an error about an unknown name: the nearest known one, else all of them."""
+    names = [str(name) for name in known]
+    close = difflib.get_close_matches(got, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or 'none'}"
