@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from math import prod
+from typing import Any, Literal, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from polyvae.distributions import FAMILIES, SCALES, Diagonal
 from polyvae.errors import InputError, nearest
 from polyvae.likelihoods import LIKELIHOODS
+from polyvae.networks import NETWORKS, auto
+from polyvae.networks.kinds import Branches
 
 Factory = Callable[[tuple[int, ...], Any], nn.Module]
 
@@ -57,3 +64,145 @@ class Modality:
             raise InputError(f"{where}: got private={self.private}; expected 0 or more columns; leave it out for the model's default")
         if not self.weight >= 0:
             raise InputError(f"{where}: got weight={self.weight}; expected a number of 0 or more; 1 counts it as the likelihood says")
+
+
+class Codes(NamedTuple):
+    """What one modality's encoder says: ``z`` [B, D], ``w`` [B, W_m]."""
+
+    z: Diagonal
+    w: Diagonal
+
+
+class ModalityNet(nn.Module):
+    """One modality's encoder, decoder and likelihood.
+
+    ``seen`` is the width of z that experts and decoders see, ``private`` that of w_m. A code is z's columns, then w_m's.
+    """
+
+    def __init__(self, spec: Modality, *, seen: int, private: int, posterior: str, scale: str) -> None:
+        super().__init__()
+        self.spec = spec
+        self.seen, self.private = seen, private
+        self.family, self.scale = FAMILIES[posterior], SCALES[scale]
+        likelihood, network = _parameters(spec)
+        self.likelihood = LIKELIHOODS[spec.likelihood](spec.shape, **likelihood)
+        self.encoder = _encoder(spec, (2 * seen, 2 * private), network) if spec.role != "target" else None
+        self.decoder = _decoder(spec, seen + private, self.likelihood.output, network) if spec.role != "source" else None
+
+    def encode(self, x: Tensor, entries: Tensor | None = None) -> Codes:
+        """x [B, *shape] -> the experts q(z | x_m) and q(w_m | x_m). ``entries`` [B, *shape]: unobserved entries count as zero."""
+        if self.encoder is None:
+            raise InputError(f"modality {self.spec.name!r} is a target: it is decoded, never encoded; give it role='both' to encode it")
+        if entries is not None:
+            x = torch.where(entries, x, 0)
+        out = self.encoder(x)
+        out = out.to(x.dtype)                                    # densities in full precision, whatever autocast did
+        z_loc, z_raw, w_loc, w_raw = out.split([self.seen, self.seen, self.private, self.private], -1)
+        return Codes(self.family(z_loc, self.scale(z_raw)), self.family(w_loc, self.scale(w_raw)))
+
+    def decode(self, code: Tensor) -> Tensor:
+        """code [..., B, C] -> what the likelihood takes, [..., B, *output]: one decoder call."""
+        if self.decoder is None:
+            raise InputError(f"modality {self.spec.name!r} is a source: it is encoded, never decoded; give it role='both' to decode it")
+        lead = code.shape[:-1]
+        out: Tensor = self.decoder(code.reshape(prod(lead), code.shape[-1]))
+        return out.to(code.dtype).view(*lead, *self.likelihood.output)
+
+    def log_prob(self, x: Tensor, code: Tensor, entries: Tensor | None = None) -> Tensor:
+        """log p(x | code) in nats, unweighted. x [B, *shape], code [..., B, C] -> [..., B]; with ``entries``, of the observed ones."""
+        return self.likelihood.log_prob(self.decode(code), x, entries)
+
+    def mean(self, code: Tensor) -> Tensor:
+        """E[x | code]: [..., B, *shape]."""
+        return self.likelihood.mean(self.decode(code))
+
+    def sample(self, code: Tensor) -> Tensor:
+        """A draw from p(x | code): [..., B, *shape]."""
+        return self.likelihood.sample(self.decode(code))
+
+
+class Modalities(nn.Module, Mapping[str, ModalityNet]):
+    """name -> ModalityNet, in order. Any non-empty name is legal: torch's own dictionary refuses dots and attribute names."""
+
+    def __init__(self, nets: Mapping[str, ModalityNet]) -> None:
+        super().__init__()
+        self._names = tuple(nets)
+        self.nets = nn.ModuleList(nets.values())
+
+    def __getitem__(self, name: str) -> ModalityNet:
+        if name not in self._names:
+            raise KeyError(f"modality {name!r} is not in the model; {nearest(name, self._names)}")
+        net = self.nets[self._names.index(name)]
+        assert isinstance(net, ModalityNet)
+        return net
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __hash__(self) -> int:                                   # Mapping compares by value and so drops nn.Module's
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+def load_factory(spec: Modality, path: str) -> Factory:
+    """The factory that an import path "package.module:name" names."""
+    module, _, name = path.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as problem:
+        raise InputError(f"modality {spec.name!r}: cannot import {path!r} ({problem}); expected a network's name or 'package.module:factory'") from None
+    assert callable(factory)
+    return factory                                                # type: ignore[no-any-return]  # getattr is untyped
+
+
+def _network_name(spec: Modality) -> str:
+    return auto(spec.shape) if spec.network == "auto" else spec.network
+
+
+def _parameters(spec: Modality) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``params`` split into the likelihood's and the network's."""
+    if spec.network != "auto" and spec.network not in NETWORKS:
+        raise InputError(f"modality {spec.name!r}: unknown network {spec.network!r}; {nearest(spec.network, NETWORKS)}")
+    likelihood = set(inspect.signature(LIKELIHOODS[spec.likelihood]).parameters) - {"shape"}
+    network = {"separate"}
+    for chosen in (_network_name(spec), spec.encoder, spec.decoder):
+        if isinstance(chosen, str) and chosen in NETWORKS:
+            for factory in NETWORKS[chosen][:2]:
+                network |= set(inspect.signature(factory).parameters) - {"in_shape", "out"}
+    for key in spec.params:
+        if key not in likelihood | network:
+            raise InputError(f"modality {spec.name!r}: unknown parameter {key!r}; {nearest(key, sorted(likelihood | network))}")
+    return ({key: value for key, value in spec.params.items() if key in likelihood},
+            {key: value for key, value in spec.params.items() if key in network})
+
+
+def _factory(spec: Modality, override: str | Factory | None, index: int) -> tuple[Factory, bool, set[str]]:
+    """The factory, whether z and w get encoders of their own, and the parameters that it takes."""
+    chosen = override if override is not None else _network_name(spec)
+    if not isinstance(chosen, str):
+        return chosen, False, set()
+    if chosen in NETWORKS:
+        network = NETWORKS[chosen]
+        factory = network.encoder if index == 0 else network.decoder
+        return factory, network.separate, set(inspect.signature(factory).parameters) - {"in_shape", "out"}
+    if ":" not in chosen:
+        raise InputError(f"modality {spec.name!r}: unknown network {chosen!r}; {nearest(chosen, NETWORKS)}")
+    return load_factory(spec, chosen), False, set()
+
+
+def _encoder(spec: Modality, heads: tuple[int, int], params: Mapping[str, Any]) -> nn.Module:
+    factory, separate, accepted = _factory(spec, spec.encoder, 0)
+    options = {key: value for key, value in params.items() if key in accepted}
+    if params.get("separate", separate) and all(heads):
+        return Branches(*(factory(spec.shape, out, **options) for out in heads))
+    return factory(spec.shape, sum(heads), **options)
+
+
+def _decoder(spec: Modality, code: int, output: tuple[int, ...], params: Mapping[str, Any]) -> nn.Module:
+    factory, _, accepted = _factory(spec, spec.decoder, 1)
+    return factory((code,), output, **{key: value for key, value in params.items() if key in accepted})

@@ -1,0 +1,58 @@
+"""Data sets, and the loaders that make batches of them."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polyvae.data.loaders import Loader, SliceLoader, StreamLoader
+from polyvae.data.mixing import mix
+from polyvae.data.multimodal import MultimodalData
+from polyvae.data.polydigits import polydigits
+from polyvae.errors import InputError, nearest
+
+__all__ = ["DATASETS", "Dataset", "Loader", "MultimodalData", "SliceLoader", "StreamLoader", "load_dataset", "mix"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One entry of DATASETS. ``load(**options)`` returns MultimodalData; it takes ``root`` where files are ``needed``."""
+
+    load: Callable[..., MultimodalData]
+    modalities: str
+    samples: str
+    what: str
+    licence: str
+    needed: str = ""
+
+
+DATASETS: dict[str, Dataset] = {
+    "polydigits": Dataset(
+        polydigits, modalities="5 x 3x16x16", samples="10,000 train, 2,000 test", what="handwritten digits on five textures; only the digit is shared",
+        licence="UCI digits (CC BY 4.0) bundled with scikit-learn; procedural textures; embedded"),
+}
+
+
+def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> MultimodalData:
+    """A data set by its name in DATASETS, with its splits.
+
+    ``root`` is the folder that its files lie under (default: the environment variable POLYVAE_DATA); embedded sets need none.
+    Raises InputError: an unknown name or option, files that are needed and no folder to look in.
+    """
+    if name not in DATASETS:
+        raise InputError(f"data set {name!r} is unknown; {nearest(name, DATASETS)}")
+    entry = DATASETS[name]
+    known = [key for key in inspect.signature(entry.load).parameters if key != "root"]
+    for key in options:
+        if key not in known:
+            raise InputError(f"data set {name!r} has no option {key!r}; {nearest(key, known)}")
+    if not entry.needed:
+        return entry.load(**options)
+    folder = root or os.environ.get("POLYVAE_DATA")
+    if not folder:
+        raise InputError(f"data set {name!r}: got no folder; expected {entry.needed} under it; pass root= or set POLYVAE_DATA")
+    return entry.load(root=Path(folder), **options)

@@ -1,0 +1,128 @@
+"""The door of MultimodalData: what Batch.of does not know about. Every complaint is one line."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polyvae.errors import InputError, nearest
+from polyvae.modality import Modality
+
+
+def check_labels(labels: Any, count: int) -> Tensor:
+    """[N] int64."""
+    given = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if given.dtype.kind not in "iub":
+        raise InputError(f"labels: got {given.dtype}; expected integers, one per sample; number the classes first, as "
+                         "numpy.unique(labels, return_inverse=True) does")
+    _one_each("labels", given.shape, count)
+    return torch.from_numpy(given.astype(np.int64))
+
+
+def check_ids(ids: Any, count: int) -> list[Hashable] | None:
+    """N distinct names."""
+    if ids is None:
+        return None
+    given = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else list(ids)
+    _one_each("ids", (len(given),), count)
+    twice = [name for name, times in Counter(given).items() if times > 1]
+    if twice:
+        raise InputError(f"ids: got {len(twice)} that occur more than once, such as {twice[0]!r}; expected a different one for every sample; "
+                         "drop or rename the repeated rows")
+    return given
+
+
+def check_groups(groups: Any, count: int) -> NDArray[Any] | None:
+    """[N] group names."""
+    if groups is None:
+        return None
+    given = groups.detach().cpu().numpy() if isinstance(groups, Tensor) else np.asarray(groups)
+    _one_each("groups", given.shape, count)
+    if given.dtype.kind == "f" and not np.isfinite(given).all():
+        raise InputError(f"groups: got {int((~np.isfinite(given)).sum())} values that are NaN or infinite; expected a group for every sample; "
+                         "give a sample without one a group of its own")
+    return given.copy()
+
+
+def check_splits(splits: Mapping[str, Any] | None, count: int) -> dict[str, Tensor]:
+    """Name -> row numbers, int64; together every row exactly once."""
+    if splits is None:
+        return {}
+    checked = {}
+    for name, given in splits.items():
+        rows = np.asarray(given.cpu() if isinstance(given, Tensor) else given)
+        if rows.ndim != 1 or not len(rows) or rows.dtype.kind not in "iu":
+            raise InputError(f"split {name!r}: got {rows.dtype} of shape {rows.shape}; expected at least one row number, integers in one "
+                             "dimension; turn a mask into numbers with numpy.flatnonzero")
+        if rows.min() < 0 or rows.max() >= count:
+            raise InputError(f"split {name!r}: got row numbers from {rows.min()} to {rows.max()}; expected 0 to {count - 1}; "
+                             "number the rows of this very data")
+        checked[name] = torch.from_numpy(rows.astype(np.int64))
+    times = np.bincount(np.concatenate([rows.numpy() for rows in checked.values()]), minlength=count) if checked else np.zeros(count)
+    for wrong, what in ((times > 1, "more than once"), (times == 0, "in no split")):
+        if wrong.any():
+            raise InputError(f"splits: got {int(wrong.sum())} rows {what}, such as row {int(wrong.argmax())}; expected every one of {count} "
+                             "rows in exactly one split; leave rows out with rows() first")
+    return checked
+
+
+def check_straddling(splits: Mapping[str, Tensor], groups: NDArray[Any] | None) -> None:
+    """No group may stand in two splits."""
+    if groups is None:
+        return
+    home: dict[Any, str] = {}
+    for name, rows in splits.items():
+        for group in np.unique(groups[rows.numpy()]).tolist():
+            if group in home:
+                raise InputError(f"splits: group {group!r} is in both {home[group]!r} and {name!r}; expected each group in one split; "
+                                 "let split() deal them out")
+            home[group] = name
+
+
+def check_specs(modalities: Sequence[Modality] | None, data: Mapping[str, Tensor]) -> tuple[Modality, ...]:
+    """One specification per array, in the order of the arrays."""
+    for name, x in data.items():
+        if x.ndim < 2:
+            raise InputError(f"modality {name!r}: got shape {tuple(x.shape)}; expected [N, *shape], a size after the number of samples; "
+                             "give a column of numbers the shape [N, 1]")
+    if modalities is None:
+        return tuple(Modality(name, tuple(x.shape[1:])) for name, x in data.items())
+    given = {spec.name: spec for spec in modalities}
+    if len(given) != len(modalities):
+        raise InputError(f"modalities: got a name twice among {[spec.name for spec in modalities]}; expected one specification per array; "
+                         "rename one")
+    for name in given:
+        if name not in data:
+            raise InputError(f"modalities: {name!r} is not in the data; {nearest(name, data)}")
+    for name, x in data.items():
+        if name not in given:
+            raise InputError(f"modalities: got none for {name!r}; expected one specification per array; add Modality({name!r}, "
+                             f"{tuple(x.shape[1:])})")
+        if given[name].shape != tuple(x.shape[1:]):
+            raise InputError(f"modality {name!r}: got values of shape {tuple(x.shape[1:])}; expected {given[name].shape} as its specification "
+                             "says; correct one of them")
+    return tuple(given[name] for name in data)
+
+
+def check_scale(scale: Mapping[str, float] | None, names: Sequence[str]) -> dict[str, float]:
+    """Name -> factor, finite and above zero."""
+    checked = {}
+    for name, factor in (scale or {}).items():
+        if name not in names:
+            raise InputError(f"scale: modality {name!r} is not in the data; {nearest(name, names)}")
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not math.isfinite(factor) or factor <= 0:
+            raise InputError(f"scale: got {factor!r} for modality {name!r}; expected a finite number above 0; 1/255 turns bytes into [0, 1]")
+        checked[name] = float(factor)
+    return checked
+
+
+def _one_each(what: str, shape: tuple[int, ...], count: int) -> None:
+    if shape != (count,):
+        raise InputError(f"{what}: got shape {shape}; expected ({count},), one per sample; check which rows they belong to")

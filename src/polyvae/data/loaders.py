@@ -1,0 +1,144 @@
+"""Batches for training, the same ones whenever the same epoch is asked for, so that training can resume in the middle of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+
+from polyvae.batch import Batch
+from polyvae.data.mixing import mix
+from polyvae.data.multimodal import MultimodalData
+from polyvae.errors import InputError
+
+
+class Loader(Protocol):
+    """What ``fit`` draws batches from."""
+
+    @property
+    def size(self) -> int:
+        """Samples in an epoch, of all ranks together."""
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of this epoch from step ``start`` on. A function of its arguments alone."""
+
+
+class SliceLoader:
+    """Batches sliced out of whole tensors on the training device; nothing is collated sample by sample.
+
+    An epoch visits every sample once, in an order that is a function of (seed, epoch); its last batch may be smaller.
+    Of ``world`` ranks each takes every world-th sample of that one order; the order wraps around where it does not divide,
+    so that all ranks take the same number of steps. ``batch_size`` counts the samples of one rank.
+    """
+
+    def __init__(self, data: MultimodalData, batch_size: int, *, seed: int = 0, shuffle: bool = True,
+                 device: torch.device | str = "cpu", rank: int = 0, world: int = 1) -> None:
+        if batch_size < 1:
+            raise InputError(f"loader: got batch_size={batch_size}; expected 1 or more; 64 to 256 suit most models")
+        if not 0 <= rank < world:
+            raise InputError(f"loader: got rank {rank} of {world}; expected 0 to {world - 1}; ranks count from zero")
+        self.data, self.batch_size, self.seed, self.shuffle = data.to(device), batch_size, seed, shuffle
+        self.rank, self.world = rank, world
+        self._gaps = ~data.mask.all(0).cpu()
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
+
+    def __len__(self) -> int:
+        return -(-self._share // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        order = self.order(epoch)
+        rows = order.to(self.data.device, non_blocking=True)
+        whole = (~self._gaps[order]).split(self.batch_size)
+        # Known before the epoch begins: asking step by step would cost as much as gathering a small batch.
+        known = [True] * len(whole) if not self._gaps.any() else [bool(part.all()) for part in whole]
+        for step, index in enumerate(rows.split(self.batch_size)):
+            if step >= start:
+                yield self.data.gather(index, known[step])
+
+    def order(self, epoch: int) -> Tensor:
+        """The row numbers that this rank visits in this epoch, in order, on the host."""
+        draws = torch.Generator().manual_seed(mix(self.seed, epoch))
+        order = torch.randperm(self.size, generator=draws) if self.shuffle else torch.arange(self.size)
+        wrapped = order.repeat(-(-self.world // self.size) + 1)[:self._share * self.world]
+        return wrapped[self.rank::self.world]
+
+    @property
+    def _share(self) -> int:
+        return -(-self.size // self.world)
+
+
+class StreamLoader:
+    """Batches from any ``torch.utils.data.DataLoader``, for data that do not fit into memory.
+
+    The DataLoader yields Batch, or mappings name -> [B, *shape] of which everything is observed. ``size`` and ``steps`` (per epoch)
+    are needed only where the DataLoader cannot say. Shuffling and whatever else is drawn on the host in this process repeat
+    for the same (seed, epoch, step); ``start`` reads and drops the batches before it. A generator that the DataLoader was given
+    is seeded anew for each epoch. Draws inside worker processes follow torch's rules for worker seeds.
+
+    Raises InputError: a DataLoader without a length and no ``size`` or ``steps``, batches of another kind.
+    """
+
+    def __init__(self, dataloader: DataLoader[Any], *, seed: int = 0, device: torch.device | str = "cpu",
+                 size: int | None = None, steps: int | None = None) -> None:
+        self.dataloader, self.seed, self.device = dataloader, seed, torch.device(device)
+        try:
+            self._size = len(dataloader.dataset) if size is None else size  # type: ignore[arg-type]
+            self._steps = len(dataloader) if steps is None else steps
+        except TypeError:
+            raise InputError(f"loader: got a DataLoader over {type(dataloader.dataset).__name__}, which has no length; expected to know how "
+                             "long an epoch is; pass size= and steps=") from None
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        if self.dataloader.generator is not None:
+            self.dataloader.generator.manual_seed(mix(self.seed, epoch))
+        if isinstance(self.dataloader.sampler, DistributedSampler):
+            self.dataloader.sampler.set_epoch(epoch)
+        with _apart(mix(self.seed, epoch)):
+            batches = iter(self.dataloader)
+        for step in range(self._steps):
+            # Seeded for every step, and apart from the loop's own draws: a resumed epoch must not depend on what the model drew.
+            with _apart(mix(self.seed, epoch, step)):
+                item = next(batches, None)
+            if item is None:
+                return
+            if step >= start:
+                yield self._batch(item)
+
+    def _batch(self, item: Any) -> Batch:
+        if isinstance(item, Batch):
+            return item.to(self.device)
+        if isinstance(item, Mapping):
+            return Batch.of(item).to(self.device)
+        raise InputError(f"loader: got {type(item).__name__} from the DataLoader; expected Batch or a mapping from names to tensors "
+                         "[B, *shape]; give the DataLoader a collate_fn that makes one")
+
+
+class _apart:
+    """Inside, the host's global generator starts at ``seed``; outside it goes on as if nothing had happened."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def __enter__(self) -> None:
+        self.state = torch.default_generator.get_state()
+        torch.default_generator.manual_seed(self.seed)
+
+    def __exit__(self, *problem: object) -> None:
+        torch.default_generator.set_state(self.state)

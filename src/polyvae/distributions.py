@@ -1,0 +1,199 @@
+"""Diagonal distributions over latents, and mixtures of them. Log-densities are in nats."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from polyvae import noise
+
+_LOG_TWO_PI = math.log(2 * math.pi)
+_FLOOR = 1e-6                                # a scale never underflows to zero; scale 1 at raw 0 holds in spite of it
+
+
+def softplus_scale(raw: Tensor) -> Tensor:
+    """Each scale on its own; 1 at raw 0."""
+    return _FLOOR + (1 - _FLOOR) * functional.softplus(raw + math.log(math.e - 1))
+
+
+def exp_scale(raw: Tensor) -> Tensor:
+    """raw is twice the log-scale (the log-variance, for a normal); 1 at raw 0."""
+    return _FLOOR + (1 - _FLOOR) * (raw / 2).exp()
+
+
+def softmax_scale(raw: Tensor) -> Tensor:
+    """The authors' map for Laplace posteriors (Shi et al. 2019 and MMVAE+, public code): the scales of one code average 1.
+
+    It is a budget: one column gets sharper only if another gets wider. With a single column the scale is 1 whatever raw is.
+    """
+    return _FLOOR + (1 - _FLOOR) * raw.softmax(-1) * raw.shape[-1]
+
+
+SCALES: dict[str, Callable[[Tensor], Tensor]] = {"softplus": softplus_scale, "exp": exp_scale, "softmax": softmax_scale}
+
+
+class Diagonal(ABC):
+    """A distribution of independent columns: ``loc`` and ``scale``, [..., D]."""
+
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        self.loc = loc
+        self.scale = scale
+
+    @abstractmethod
+    def standard(self, shape: tuple[int, ...], name: str, axes: str) -> Tensor:
+        """Draws of location 0 and scale 1."""
+
+    @abstractmethod
+    def columns(self, x: Tensor) -> Tensor:
+        """Log-density of each column, in nats: [..., D]."""
+
+    @abstractmethod
+    def kl_columns(self, other: Self) -> Tensor:
+        """KL(self || other) of each column, in nats, exact: [..., D]."""
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    def rsample(self, K: int | None = None, name: str = "z", axes: str = "") -> Tensor:
+        """One reparametrised draw [..., D], or K of them [K, ..., D]."""
+        shape = tuple(self.loc.shape) if K is None else (K, *self.loc.shape)
+        return self.loc + self.scale * self.standard(shape, name, axes)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density in nats, summed over the last axis: [...]."""
+        return self.columns(x).sum(-1)
+
+    def kl(self, other: Self) -> Tensor:
+        """KL(self || other) in nats, summed over the last axis: [...]."""
+        return self.kl_columns(other).sum(-1)
+
+    def detach(self) -> Self:
+        return type(self)(self.loc.detach(), self.scale.detach())
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same family with ``change`` applied to location and scale: indexing, expanding, casting."""
+        return type(self)(change(self.loc), change(self.scale))
+
+    def __getitem__(self, index: Any) -> Self:
+        return self.map(lambda x: x[index])
+
+    def where(self, condition: Tensor, other: Diagonal) -> Self:
+        """self where ``condition`` holds, ``other`` elsewhere, column by column."""
+        return type(self)(torch.where(condition, self.loc, other.loc), torch.where(condition, self.scale, other.scale))
+
+    @classmethod
+    def stack(cls, parts: list[Self], dim: int = 0) -> Self:
+        return cls(torch.stack([part.loc for part in parts], dim), torch.stack([part.scale for part in parts], dim))
+
+    @classmethod
+    def cat(cls, parts: list[Self], dim: int = -1) -> Self:
+        return cls(torch.cat([part.loc for part in parts], dim), torch.cat([part.scale for part in parts], dim))
+
+    @classmethod
+    def unit(cls, shape: tuple[int, ...], like: Tensor) -> Self:
+        """Location 0, scale 1."""
+        return cls(like.new_zeros(shape), like.new_ones(shape))
+
+
+class Normal(Diagonal):
+    """Independent normal columns; ``scale`` is the standard deviation."""
+
+    def standard(self, shape: tuple[int, ...], name: str, axes: str) -> Tensor:
+        return noise.normal(shape, self.loc, name, axes)
+
+    def columns(self, x: Tensor) -> Tensor:
+        return -0.5 * ((x - self.loc) / self.scale).square() - self.scale.log() - 0.5 * _LOG_TWO_PI
+
+    def kl_columns(self, other: Self) -> Tensor:
+        ratio = self.scale / other.scale
+        return 0.5 * (ratio.square() + ((self.loc - other.loc) / other.scale).square() - 1) - ratio.log()
+
+
+class Laplace(Diagonal):
+    """Independent Laplace columns; ``scale`` is the mean absolute deviation."""
+
+    def standard(self, shape: tuple[int, ...], name: str, axes: str) -> Tensor:
+        return noise.laplace(shape, self.loc, name, axes)
+
+    def columns(self, x: Tensor) -> Tensor:
+        return -(x - self.loc).abs() / self.scale - (2 * self.scale).log()
+
+    def kl_columns(self, other: Self) -> Tensor:
+        distance = (self.loc - other.loc).abs()
+        overlap = self.scale * (-distance / self.scale).exp()
+        return (overlap + distance) / other.scale - 1 + (other.scale / self.scale).log()
+
+
+FAMILIES: dict[str, type[Diagonal]] = {"normal": Normal, "laplace": Laplace}
+
+
+class Mixture(NamedTuple):
+    """Views of one joint posterior: Σ_v weights_v components_v, for every datum.
+
+    ``components`` [V, B, D]. ``include`` [V, M, B] bool: which experts made the view. ``weights`` [V, B]: positive where the view
+    counts, zero elsewhere; a datum's weights sum to 1, or to 0 where nothing was observed (then the prior takes the posterior's place).
+    """
+
+    components: Diagonal
+    weights: Tensor
+    include: Tensor
+
+    @property
+    def live(self) -> Tensor:
+        """[V, B] bool: which views count."""
+        return self.weights > 0
+
+    @property
+    def observed(self) -> Tensor:
+        """[B] bool: was anything observed?"""
+        return self.live.any(0)
+
+    @property
+    def mean(self) -> Tensor:
+        """[B, D]; zero where nothing was observed."""
+        return torch.einsum("vb,vbd->bd", self.weights, self.components.mean)
+
+    def detach(self) -> Mixture:
+        return self._replace(components=self.components.detach())
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of z [..., V', B, D] in nats: [..., V', B]; zero where nothing was observed."""
+        return mixture_log_prob(self.components, self.weights, z)
+
+    def stratified(self, K: int) -> Tensor:
+        """K draws from every view: [K, V, B, D]."""
+        return self.components.rsample(K, "z", "KVBD")
+
+    def choose(self, K: int) -> Tensor:
+        """K draws of a view for every datum: [K, B]; view 0 where nothing was observed."""
+        if len(self.weights) == 1:
+            return self.weights.new_zeros((K, self.weights.shape[1]), dtype=torch.long)
+        return noise.choice(self.weights, K, "component", "KB")
+
+    def pick(self, choice: Tensor) -> Diagonal:
+        """The components chosen by ``choice`` [K, B]: [K, B, D]."""
+        return self.components[choice, torch.arange(choice.shape[1], device=choice.device)]
+
+    def included(self, choice: Tensor) -> Tensor:
+        """Which experts made the chosen views: [K, M, B] bool."""
+        columns = torch.arange(choice.shape[1], device=choice.device)
+        return self.include.permute(0, 2, 1)[choice, columns].permute(0, 2, 1)
+
+
+def mixture_log_prob(components: Diagonal, weights: Tensor, z: Tensor) -> Tensor:
+    """log Σ_v weights_v components_v(z), in nats. components [V, B, D] (B may be 1), weights [V, B], z [..., V', B, D] -> [..., V', B].
+
+    Zero where all weights are zero, so that no -inf meets a gradient.
+    """
+    log_weights = torch.where(weights > 0, weights, 1).log()                                            # [V, B]
+    log_weights = torch.where((weights > 0) | ~(weights > 0).any(0), log_weights, -torch.inf)
+    each = torch.stack([components[v].log_prob(z) + log_weights[v] for v in range(len(weights))])       # [V, ..., V', B]
+    total = each[0] if len(weights) == 1 else each.logsumexp(0)
+    return torch.where((weights > 0).any(0), total, 0)

@@ -1,0 +1,147 @@
+"""From what a decoder says to a distribution over x. Log-likelihoods are in nats, summed over a modality's observed entries."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from polyvae import noise
+from polyvae.distributions import softplus_scale
+from polyvae.errors import InputError
+
+_LOG_TWO_PI = math.log(2 * math.pi)
+
+
+class Likelihood(nn.Module, ABC):
+    """p(x | decoder output). ``shape`` is one sample's; x is [..., *shape] and so are the methods' results."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape = shape
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        """The shape that a decoder must give for one sample."""
+        return self.shape
+
+    @abstractmethod
+    def entries(self, out: Tensor, x: Tensor) -> Tensor:
+        """Log-likelihood of every entry, in nats: [..., *shape] (a categorical entry's stands at its class)."""
+
+    @abstractmethod
+    def mean(self, out: Tensor) -> Tensor:
+        """E[x]: [..., *shape]."""
+
+    @abstractmethod
+    def sample(self, out: Tensor) -> Tensor:
+        """A draw of x: [..., *shape]."""
+
+    @abstractmethod
+    def complaint(self, x: Tensor) -> str:
+        """What is wrong with these observed values, or "" (checked at the door, never in a step)."""
+
+    def log_prob(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Log-likelihood in nats, summed over the entries that were observed: [...]. ``observed`` is bool, shaped as x; None: all."""
+        each = self.entries(out, x)
+        if observed is not None:
+            each = torch.where(observed, each, 0)
+        return each.flatten(each.ndim - len(self.shape)).sum(-1)
+
+
+class Scaled(Likelihood):
+    """A location from the decoder and a scale that does not depend on z.
+
+    ``scale`` is a number, "learned" (one for the modality, starting at 1) or "per_entry" (one per entry, starting at 1).
+    """
+
+    def __init__(self, shape: tuple[int, ...], scale: float | str = 1.0) -> None:
+        super().__init__(shape)
+        if isinstance(scale, str) and scale not in ("learned", "per_entry"):
+            raise InputError(f"likelihood: got scale={scale!r}; expected a positive number, 'learned' or 'per_entry'")
+        if not isinstance(scale, str) and not scale > 0:
+            raise InputError(f"likelihood: got scale={scale}; expected a positive number, 'learned' or 'per_entry'")
+        fixed = None if isinstance(scale, str) else float(scale)
+        self.fixed = fixed
+        self.raw_scale = None if fixed is not None else nn.Parameter(torch.zeros(shape if scale == "per_entry" else ()))
+
+    def scale(self, out: Tensor) -> Tensor:
+        """Broadcasts against [..., *shape]."""
+        return out.new_tensor(self.fixed) if self.raw_scale is None else softplus_scale(self.raw_scale)
+
+    def mean(self, out: Tensor) -> Tensor:
+        return out
+
+    def complaint(self, x: Tensor) -> str:
+        return ""
+
+
+class NormalLikelihood(Scaled):
+    """x ~ N(out, scale²)."""
+
+    def entries(self, out: Tensor, x: Tensor) -> Tensor:
+        scale = self.scale(out)
+        return -0.5 * ((x - out) / scale).square() - scale.log() - 0.5 * _LOG_TWO_PI
+
+    def sample(self, out: Tensor) -> Tensor:
+        return out + self.scale(out) * noise.normal(tuple(out.shape), out, "x", "")
+
+
+class LaplaceLikelihood(Scaled):
+    """x ~ Laplace(out, scale). Scale .75 is the papers' choice for PolyMNIST."""
+
+    def entries(self, out: Tensor, x: Tensor) -> Tensor:
+        scale = self.scale(out)
+        return -(x - out).abs() / scale - (2 * scale).log()
+
+    def sample(self, out: Tensor) -> Tensor:
+        return out + self.scale(out) * noise.laplace(tuple(out.shape), out, "x", "")
+
+
+class BernoulliLikelihood(Likelihood):
+    """x in [0, 1] with logits from the decoder; values between 0 and 1 count as probabilities of a one (cross-entropy)."""
+
+    def entries(self, out: Tensor, x: Tensor) -> Tensor:
+        return x * out - functional.softplus(out)
+
+    def mean(self, out: Tensor) -> Tensor:
+        return out.sigmoid()
+
+    def sample(self, out: Tensor) -> Tensor:
+        return (noise.uniform(tuple(out.shape), out, "x", "") < out.sigmoid()).to(out)
+
+    def complaint(self, x: Tensor) -> str:
+        return "" if bool(((x >= 0) & (x <= 1)).all()) else f"values from {float(x.min()):.3g} to {float(x.max()):.3g}; expected 0 to 1"
+
+
+class CategoricalLikelihood(Likelihood):
+    """x one-hot over its last axis, with logits from the decoder. An entry is observed if all its columns are."""
+
+    def entries(self, out: Tensor, x: Tensor) -> Tensor:
+        return x * out.log_softmax(-1)
+
+    def mean(self, out: Tensor) -> Tensor:
+        return out.softmax(-1)
+
+    def sample(self, out: Tensor) -> Tensor:
+        classes = out.shape[-1]
+        pick = noise.choice(out.softmax(-1).reshape(-1, classes).T, 1, "x", "")
+        return functional.one_hot(pick[0], classes).view(out.shape).to(out)
+
+    def complaint(self, x: Tensor) -> str:
+        whole = bool(((x == 0) | (x == 1)).all()) and bool((x.sum(-1) == 1).all())
+        return "" if whole else "fractions or rows that do not sum to 1; expected one-hot rows over the last axis"
+
+    def log_prob(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        return super().log_prob(out, x, None if observed is None else observed.all(-1, keepdim=True).expand_as(observed))
+
+
+LIKELIHOODS: dict[str, type[Likelihood]] = {
+    "normal": NormalLikelihood,
+    "laplace": LaplaceLikelihood,
+    "bernoulli": BernoulliLikelihood,
+    "categorical": CategoricalLikelihood,
+}

@@ -1,0 +1,73 @@
+"""MVAE: products of experts, sub-sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from polyvae.aggregate import Experts, everything, mixture_of_products, random_sizes, singles
+from polyvae.batch import Batch
+from polyvae.bounds import Bound
+from polyvae.distributions import Mixture, Normal
+from polyvae.errors import InputError
+from polyvae.modality import Modality
+from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+
+
+class MVAE(MultimodalVAE):
+    """A product of experts with the prior among them, trained on sub-sampled sets of modalities.
+
+    q(z | x_A) ∝ p(z) Π_{m∈A} q_m(z | x_m),  ELBO(A) = E_q Σ_{m∈A} s_m log p(x_m | z) − β KL(q(z | x_A) || p(z)):
+
+        L = ELBO(all observed) + Σ_m ELBO({m}) + Σ_{j≤subsets} ELBO(A_j),   A_j with |A_j| uniform, then uniform among the observed
+
+    Wu & Goodman, Multimodal Generative Models for Scalable Weakly-Supervised Learning, NeurIPS 2018, section 2.
+
+    Differs from the authors' code (mhw32/multimodal-vae-public): likelihood weights count in every term (their CelebA code forgets them
+    in some); one prior expert in every product (one version of their MNIST code counts it once per modality); subsets are drawn per datum.
+    Missing modalities: all sets are subsets of what was observed. A sum of ELBOs of different sets: no bound of one likelihood, though
+    each term is one of log p(x_A).
+    """
+
+    facts = Facts(bound=False, density=True, per_datum=True, nested=True, symmetric=True)
+    name = "mvae"
+    citation = "Wu & Goodman 2018"
+
+    def __init__(
+        self, modalities: Sequence[Modality], *, latent: int = 64, beta: float = 1.0, K: int = 1, subsets: int = 1,
+        scale_map: str = "softplus", max_rows: int | None = None,
+    ) -> None:
+        """``subsets``: how many random sets a step adds per datum."""
+        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=None, max_rows=max_rows)
+        if subsets < 0 or K < 1:
+            raise InputError(f"mvae: got subsets={subsets}, K={K}; expected subsets of 0 or more and K of 1 or more")
+        self.K, self.subsets = K, subsets
+
+    def posterior(self, batch: Batch, experts: Experts) -> Mixture:
+        return mixture_of_products(experts, everything(experts.mask), self._expert)
+
+    private = own_or_prior
+
+    def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
+        include = torch.cat([everything(experts.mask), singles(experts.mask), random_sizes(experts.mask, self.subsets)])
+        q = mixture_of_products(experts, include, self._expert)                                         # [V, B, D], V = 1 + M + subsets
+        z = q.stratified(self.K)                                                                        # [K, V, B, D]
+        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self._wanted(include))                 # [M, K, V, B]
+        kl = q.components.kl(self._expert)                                                              # [V, B]
+        elbo = torch.where(q.live, self.weighted(log_x).mean(0) - warm * self.beta * kl, 0)
+        terms = self.terms(q.live[:1].to(kl.dtype), log_x[:, :, :1], **{"kl/z": kl[None, :1]})
+        return Bound(elbo.sum(0), terms | {"subsets": elbo[1:].sum(0).detach()})
+
+    @property
+    def _expert(self) -> Normal:
+        p = self.prior.z()
+        assert isinstance(p, Normal)
+        return p
+
+    def _wanted(self, include: Tensor) -> Tensor:
+        """[M, 1, V, B] bool: a view decodes its members, and whatever is a target."""
+        live = include.any(1)
+        wanted = [include[:, self.sources.index(m)] if m in self.sources else live for m in range(len(self.modalities))]
+        return torch.stack(wanted)[:, None]

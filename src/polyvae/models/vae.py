@@ -1,0 +1,61 @@
+"""Independent VAEs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from polyvae.aggregate import Experts, everything, joint
+from polyvae.batch import Batch
+from polyvae.bounds import Bound, check_objective, estimate, over_views
+from polyvae.distributions import FAMILIES, Mixture
+from polyvae.modality import Modality
+from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+
+
+class VAE(MultimodalVAE):
+    """One VAE per modality, independent of one another: no shared code, so no coherence; the reference for quality.
+
+    With w_m ~ q(w_m | x_m), l_m = s_m log p(x_m | w_m) − β [log q(w_m | x_m) − log p(w_m)]:
+
+        L = Σ_m log (1/K) Σ_k exp l_m^k     ("elbo": the mean over k, with the exact KL)
+
+    Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014. ``latent`` is each modality's own size; D = 0.
+    """
+
+    facts = Facts(bound=True, density=True, per_datum=True, nested=True, symmetric=True)
+    name = "vae"
+    citation = "Kingma & Welling 2014"
+
+    def __init__(
+        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, objective: str = "elbo",
+        family: str = "normal", scale_map: str = "softplus", max_rows: int | None = None,
+    ) -> None:
+        super().__init__(modalities, latent=latent, beta=beta, family=family, scale_map=scale_map, seen=0, private=latent, max_rows=max_rows)
+        check_objective(self.name, objective, K)
+        self.K, self.objective = K, objective
+
+    def posterior(self, batch: Batch, experts: Experts) -> Mixture:
+        include = everything(experts.mask)
+        return joint(FAMILIES[self.family].unit((1, batch.size, 0), experts.w.loc), include)
+
+    private = own_or_prior
+
+    def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
+        q = self.posterior(batch, experts)
+        z = q.stratified(self.K)                                                                        # [K, 1, B, 0]
+        q_w, p_w = self.private(batch, experts, z), self.prior.w(z)
+        w = q_w.rsample(None, "w", "KVBW")                                                              # [K, 1, B, W]
+        log_x = self.log_likelihood(batch, z, w)                                                        # [M, K, 1, B]
+        density = q_w.detach() if self.objective == "dreg" else q_w
+        columns = q_w.kl_columns(p_w) if self.objective == "elbo" else density.columns(w) - p_w.columns(w)
+        kl_w = self.by_owner(columns)                                                                   # [M, K, 1, B]
+        log_weight = self.likelihood_weights.view(-1, 1, 1, 1) * log_x - warm * self.beta * kl_w
+        value = torch.stack([
+            estimate(self.objective, each, {w: self._columns(m)}, warm * self.beta) for m, each in enumerate(log_weight)])
+        return Bound(over_views(q.weights, value.sum(0)), self.terms(q.weights, log_x, **{"kl/w": kl_w.sum(0)}))
+
+    def _columns(self, m: int) -> Tensor:
+        return self.owner == m
