@@ -169,12 +169,14 @@ class Mixture(NamedTuple):
 
     def stratified(self, K: int) -> Tensor:
         """K draws from every view: [K, V, B, D]."""
+        noise.views(self.include, self.weights)
         return self.components.rsample(K, "z", "KVBD")
 
     def choose(self, K: int) -> Tensor:
         """K draws of a view for every datum: [K, B]; view 0 where nothing was observed."""
         if len(self.weights) == 1:
             return self.weights.new_zeros((K, self.weights.shape[1]), dtype=torch.long)
+        noise.views(self.include, self.weights)
         return noise.choice(self.weights, K, "component", "KB")
 
     def pick(self, choice: Tensor) -> Diagonal:

@@ -34,12 +34,16 @@ _recorded: ContextVar[dict[str, Draw] | None] = ContextVar("recorded", default=N
 
 
 @contextmanager
-def feed(draws: Mapping[str, Draw | Tensor]) -> Iterator[None]:
-    """Inside, every draw is taken from ``draws``. A name that is drawn twice in one call gets ``#2``, ``#3`` appended."""
+def feed(draws: Mapping[str, Draw | Tensor]) -> Iterator[dict[str, Draw]]:
+    """Inside, every draw is taken from ``draws``. A name that is drawn twice in one call gets ``#2``, ``#3`` appended.
+
+    The dictionary that is yielded fills with what was taken, as that of ``record`` does.
+    """
     token = _fed.set({name: draw if isinstance(draw, Draw) else Draw("", draw) for name, draw in draws.items()})
-    used = _recorded.set({})
+    taken: dict[str, Draw] = {}
+    used = _recorded.set(taken)
     try:
-        yield
+        yield taken
     finally:
         _fed.reset(token)
         _recorded.reset(used)
@@ -54,6 +58,15 @@ def record() -> Iterator[dict[str, Draw]]:
         yield draws
     finally:
         _recorded.reset(token)
+
+
+def views(include: Tensor, weights: Tensor) -> None:
+    """Say what the axis V of the draws that follow stands for: include [V, M, B], weights [V, B]. Kept beside the draws.
+
+    A test that compares two models with different views finds there which view of one is which of the other.
+    """
+    _keep("views", "VMB", include)
+    _keep("views.weights", "VB", weights)
 
 
 def normal(shape: tuple[int, ...], like: Tensor, name: str, axes: str) -> Tensor:

@@ -72,7 +72,6 @@ class MultimodalVAE(nn.Module, ABC):
     citation: ClassVar[str]
     owner: Tensor
     expert_of: Tensor
-    likelihood_weights: Tensor
 
     def __init__(
         self, modalities: Sequence[Modality], *, latent: int, beta: float, family: str, scale_map: str,
@@ -97,7 +96,7 @@ class MultimodalVAE(nn.Module, ABC):
         position = {m: i for i, m in enumerate(self.sources)}
         self.register_buffer("owner", torch.tensor(owner, dtype=torch.long), persistent=False)
         self.register_buffer("expert_of", torch.tensor([position.get(m, -1) for m in owner], dtype=torch.long), persistent=False)
-        self.register_buffer("likelihood_weights", torch.tensor([float(spec.weight) for spec in modalities]), persistent=False)
+        self.likelihood_weights = tuple(float(spec.weight) for spec in modalities)   # numbers: a buffer made in float32 would stay rounded
         self.columns = [slice(sum(sizes[:m]), sum(sizes[: m + 1])) for m in range(len(sizes))]
         self.prior: StandardPrior | MixturePrior = (
             MixturePrior(seen, sum(sizes), family, prior_components) if prior_components
@@ -217,7 +216,13 @@ class MultimodalVAE(nn.Module, ABC):
 
     def weighted(self, log_x: Tensor) -> Tensor:
         """Σ_m s_m log p(x_m | ·): [M, ...] -> [...]."""
-        return torch.einsum("m,m...->...", self.likelihood_weights.to(log_x.dtype), log_x)
+        return self.weigh(log_x).sum(0)
+
+    def weigh(self, log_x: Tensor) -> Tensor:
+        """s_m log p(x_m | ·): [M, ...]."""
+        if all(weight == 1 for weight in self.likelihood_weights):
+            return log_x
+        return torch.stack([weight * term for weight, term in zip(self.likelihood_weights, log_x, strict=True)])
 
     def by_owner(self, columns: Tensor) -> Tensor:
         """Sums of private columns by the modality that owns them: [..., W] -> [M, ...]."""

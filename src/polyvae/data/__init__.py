@@ -32,7 +32,8 @@ class Dataset:
 
 DATASETS: dict[str, Dataset] = {
     "polydigits": Dataset(
-        polydigits, modalities="5 x 3x16x16", samples="10,000 train, 2,000 test", what="handwritten digits on five textures; only the digit is shared",
+        polydigits, modalities="5 x 3x16x16", samples="10,000 train, 2,000 test",
+        what="handwritten digits on five textures; only the digit is shared",
         licence="UCI digits (CC BY 4.0) bundled with scikit-learn; procedural textures; embedded"),
 }
 

@@ -34,7 +34,7 @@ def check_ids(ids: Any, count: int) -> list[Hashable] | None:
     _one_each("ids", (len(given),), count)
     twice = [name for name, times in Counter(given).items() if times > 1]
     if twice:
-        raise InputError(f"ids: got {len(twice)} that occur more than once, such as {twice[0]!r}; expected a different one for every sample; "
+        raise InputError(f"ids: got {len(twice)} that occur more than once, such as {twice[0]!r}; expected a different one per sample; "
                          "drop or rename the repeated rows")
     return given
 
@@ -46,7 +46,7 @@ def check_groups(groups: Any, count: int) -> NDArray[Any] | None:
     given = groups.detach().cpu().numpy() if isinstance(groups, Tensor) else np.asarray(groups)
     _one_each("groups", given.shape, count)
     if given.dtype.kind == "f" and not np.isfinite(given).all():
-        raise InputError(f"groups: got {int((~np.isfinite(given)).sum())} values that are NaN or infinite; expected a group for every sample; "
+        raise InputError(f"groups: got {int((~np.isfinite(given)).sum())} values that are NaN or infinite; expected a group per sample; "
                          "give a sample without one a group of its own")
     return given.copy()
 
@@ -68,8 +68,8 @@ def check_splits(splits: Mapping[str, Any] | None, count: int) -> dict[str, Tens
     times = np.bincount(np.concatenate([rows.numpy() for rows in checked.values()]), minlength=count) if checked else np.zeros(count)
     for wrong, what in ((times > 1, "more than once"), (times == 0, "in no split")):
         if wrong.any():
-            raise InputError(f"splits: got {int(wrong.sum())} rows {what}, such as row {int(wrong.argmax())}; expected every one of {count} "
-                             "rows in exactly one split; leave rows out with rows() first")
+            raise InputError(f"splits: got {int(wrong.sum())} rows {what}, such as row {int(wrong.argmax())}; expected each of "
+                             f"{count} rows in exactly one split; leave rows out with rows() first")
     return checked
 
 
@@ -106,8 +106,8 @@ def check_specs(modalities: Sequence[Modality] | None, data: Mapping[str, Tensor
             raise InputError(f"modalities: got none for {name!r}; expected one specification per array; add Modality({name!r}, "
                              f"{tuple(x.shape[1:])})")
         if given[name].shape != tuple(x.shape[1:]):
-            raise InputError(f"modality {name!r}: got values of shape {tuple(x.shape[1:])}; expected {given[name].shape} as its specification "
-                             "says; correct one of them")
+            raise InputError(f"modality {name!r}: got values of shape {tuple(x.shape[1:])}; expected {given[name].shape} as its "
+                             "specification says; correct one of them")
     return tuple(given[name] for name in data)
 
 
@@ -118,7 +118,8 @@ def check_scale(scale: Mapping[str, float] | None, names: Sequence[str]) -> dict
         if name not in names:
             raise InputError(f"scale: modality {name!r} is not in the data; {nearest(name, names)}")
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not math.isfinite(factor) or factor <= 0:
-            raise InputError(f"scale: got {factor!r} for modality {name!r}; expected a finite number above 0; 1/255 turns bytes into [0, 1]")
+            raise InputError(f"scale: got {factor!r} for modality {name!r}; expected a finite number above 0; "
+                             "1/255 turns bytes into [0, 1]")
         checked[name] = float(factor)
     return checked
 

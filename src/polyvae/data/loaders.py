@@ -58,10 +58,10 @@ class SliceLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = self.order(epoch)
         rows = order.to(self.data.device, non_blocking=True)
-        whole = (~self._gaps[order]).split(self.batch_size)
+        whole = torch.split(~self._gaps[order], self.batch_size)
         # Known before the epoch begins: asking step by step would cost as much as gathering a small batch.
         known = [True] * len(whole) if not self._gaps.any() else [bool(part.all()) for part in whole]
-        for step, index in enumerate(rows.split(self.batch_size)):
+        for step, index in enumerate(torch.split(rows, self.batch_size)):
             if step >= start:
                 yield self.data.gather(index, known[step])
 
@@ -95,8 +95,8 @@ class StreamLoader:
             self._size = len(dataloader.dataset) if size is None else size  # type: ignore[arg-type]
             self._steps = len(dataloader) if steps is None else steps
         except TypeError:
-            raise InputError(f"loader: got a DataLoader over {type(dataloader.dataset).__name__}, which has no length; expected to know how "
-                             "long an epoch is; pass size= and steps=") from None
+            raise InputError(f"loader: got a DataLoader over {type(dataloader.dataset).__name__}, which has no length; expected to know "
+                             "how long an epoch is; pass size= and steps=") from None
 
     @property
     def size(self) -> int:

@@ -59,6 +59,7 @@ class MultimodalData:
         self.scale = check_scale(scale, stored.names)
         self.card = dict(card or {})
         self.seed = seed
+        self.source: MultimodalData | None = None               # of a part: the data it is a part of
         self._gaps = _gaps(stored)
 
     def __len__(self) -> int:
@@ -125,6 +126,12 @@ class MultimodalData:
         return self._scaled(Batch({name: x.index_select(0, index) for name, x in stored.data.items()}, stored.mask.index_select(1, index),
                                   {name: x.index_select(0, index) for name, x in stored.entries.items()},
                                   {name: x.index_select(0, index) for name, x in stored.extra.items()}, whole))
+
+    def values(self, name: str) -> Tensor:
+        """One modality of all samples, scaled, zero where missing: [N, *shape]."""
+        if name not in self.names:
+            raise InputError(f"modality {name!r} is not in the data; {nearest(name, self.names)}")
+        return _times(self._stored.data[name], self.scale.get(name))
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All samples in order, ``batch_size`` at a time; the last batch may be smaller."""
@@ -198,7 +205,9 @@ class MultimodalData:
         if name not in self._splits:
             hint = nearest(name, self._splits) if self._splits else "there are none; make them with split()"
             raise InputError(f"data: there is no split {name!r}; {hint}")
-        return self.rows(self._splits[name])
+        part = self.rows(self._splits[name])
+        part.source = self
+        return part
 
     def split(self, fractions: Mapping[str, float] | None = None, seed: int | None = None, groups: Any = None) -> MultimodalData:
         """The same samples with fresh splits, drawn at random; no group straddles two of them.

@@ -52,7 +52,8 @@ def confetti() -> Field:
     tint = np.array([[0.62, 0.82, 1.0], [1.0, 0.64, 0.78], [0.72, 0.95, 0.64]])[(which >> 8) % 3]
     blend = _ramp(_noise(12, 7), 0.3, 0.7)[..., None]
     ground = blend * np.array([1.0, 0.93, 0.66]) + (1 - blend) * np.array([0.97, 0.97, 1.0])
-    return np.where(inside, tint, ground)
+    speckled: Field = np.where(inside, tint, ground)
+    return speckled
 
 
 def night() -> Field:
@@ -100,7 +101,8 @@ def _noise(key: int, cells: int) -> Field:
     below, beside = (top + 1) % cells, (left + 1) % cells
     upper = lattice[top, left] * (1 - right) + lattice[top, beside] * right
     lower = lattice[below, left] * (1 - right) + lattice[below, beside] * right
-    return upper * (1 - down) + lower * down
+    blended: Field = upper * (1 - down) + lower * down
+    return blended
 
 
 def _voronoi(key: int, pitch: int) -> tuple[Field, Field, NDArray[np.int64]]:

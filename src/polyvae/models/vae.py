@@ -52,7 +52,7 @@ class VAE(MultimodalVAE):
         density = q_w.detach() if self.objective == "dreg" else q_w
         columns = q_w.kl_columns(p_w) if self.objective == "elbo" else density.columns(w) - p_w.columns(w)
         kl_w = self.by_owner(columns)                                                                   # [M, K, 1, B]
-        log_weight = self.likelihood_weights.view(-1, 1, 1, 1) * log_x - warm * self.beta * kl_w
+        log_weight = self.weigh(log_x) - warm * self.beta * kl_w
         value = torch.stack([
             estimate(self.objective, each, {w: self._columns(m)}, warm * self.beta) for m, each in enumerate(log_weight)])
         return Bound(over_views(q.weights, value.sum(0)), self.terms(q.weights, log_x, **{"kl/w": kl_w.sum(0)}))

@@ -1,0 +1,256 @@
+"""A run's configuration, and TOML.
+
+Unknown keys are errors that name the nearest known one; every error is one line. What is written reads back to the same configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import reprlib
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from polyvae.errors import InputError, nearest
+
+# TOML has no null; "none" also lets --set take a value back.
+_Maybe = BeforeValidator(lambda value: None if value == "none" else value)
+_Count = Annotated[int, Field(ge=1)]
+_Seed = Annotated[int, Field(ge=0, lt=2**63)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Section = TypeVar("_Section", bound="Section")
+
+
+class Section(BaseModel):
+    """A table whose keys are known. Immutable: ``model_copy(update=...)`` gives another."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any], source: str = "") -> Self:
+        """Like the constructor, for values that a person wrote: raises InputError, one line, which begins with ``source``."""
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as problem:
+            raise InputError(_line(cls, problem, source, ())) from None
+
+
+class DataConfig(Section):
+    """``name`` in DATASETS; ``root`` of its files; ``hide``: share of the modalities hidden at random in the training part."""
+
+    name: str = "polydigits"
+    root: str | None = None
+    hide: _Share = 0.0
+    hide_seed: _Seed = 0
+    options: dict[str, Any] = {}
+
+
+class ModelConfig(Section):
+    """``name`` in MODELS; every other key is a keyword of that model's constructor (see ``check_options``)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = "mmvae+"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's keywords that were given."""
+        return dict(self.model_extra or {})
+
+
+class ModalityConfig(Section):
+    """What to change about the modality ``name``: the other fields of Modality. None: as the data set says."""
+
+    name: str
+    shape: list[_Count] | None = None
+    likelihood: str | None = None
+    network: str | None = None
+    private: Annotated[int | None, Field(ge=0), _Maybe] = None
+    weight: Annotated[float | None, Field(ge=0)] = None
+    params: dict[str, Any] | None = None
+    role: Literal["both", "source", "target"] | None = None
+    encoder: str | None = None
+    decoder: str | None = None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The fields of Modality that were given, without the name."""
+        return self.model_dump(exclude_none=True, exclude={"name"})
+
+
+class TrainConfig(Section):
+    """How to train.
+
+    ``epochs``           passes over the training part; None ("none" in TOML): until ``max_seconds``.
+    ``schedule``         of the learning rate: "constant"; "cosine" to zero; "flat-cosine": flat for a share ``flat`` of the run first.
+    ``warmup_epochs``    over which beta rises from 0 to its value.
+    ``clip``             norm of the gradient above which it is scaled down; None: never.
+    ``device``           of the Fabric: "auto", "cpu", "cuda", "mps"; ``devices``: how many.
+    ``validation``       share of the training part that is set aside; ``patience``: epochs without a better bound there before stopping.
+    ``checkpoint_every`` steps. ``max_seconds`` of training, after which it stops. ``threads`` of the CPU; None: torch's choice.
+    """
+
+    epochs: Annotated[_Count | None, _Maybe] = 100
+    batch_size: _Count = 64
+    lr: _Positive = 1e-3
+    optimizer: Literal["adam"] = "adam"
+    amsgrad: bool = False
+    schedule: Literal["constant", "cosine", "flat-cosine"] = "constant"
+    flat: _Share = 0.4
+    warmup_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    clip: Annotated[_Positive | None, _Maybe] = None
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    device: str = "auto"
+    devices: _Count = 1
+    seed: _Seed = 0
+    validation: _Share = 0.05
+    patience: Annotated[_Count | None, _Maybe] = None
+    checkpoint_every: _Count = 500
+    max_seconds: Annotated[_Positive | None, _Maybe] = None
+    threads: Annotated[_Count | None, _Maybe] = None
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.epochs is None and self.max_seconds is None:
+            raise ValueError("got neither epochs nor max_seconds; expected at least one; training must end")
+        return self
+
+
+class FittedPriorConfig(Section):
+    """The Gaussian mixture fitted to posterior samples after training; ``covariance`` as scikit-learn calls it."""
+
+    components: _Count = 20
+    covariance: Literal["full", "diag"] = "full"
+    seed: _Seed = 0
+
+
+class EvaluateConfig(Section):
+    """``metrics`` in METRICS; importance samples, and rows of the test part, for likelihoods; unconditional ``draws``; the fitted prior."""
+
+    metrics: list[str] = ["coherence", "likelihood"]
+    likelihood_samples: _Count = 1000
+    likelihood_rows: _Count = 200
+    draws: _Count = 10_000
+    seed: _Seed = 0
+    fitted_prior: FittedPriorConfig = FittedPriorConfig()
+
+
+class RunConfig(Section):
+    """All that decides a run: ``[data]``, ``[model]``, ``[[modality]]``, ``[train]``, ``[evaluate]``."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    modality: list[ModalityConfig] = []
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+
+
+def read_config(path: str | os.PathLike[str] | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration in a TOML file (None: the defaults), with overrides such as "train.epochs=5".
+
+    A value is read as TOML, and as text where it is not; "modality.NAME.FIELD=..." reaches into ``[[modality]]``.
+
+    Raises InputError, one line: missing file, a syntax error (with its line), unknown keys (with the nearest known one), wrong values.
+    """
+    table = {} if path is None else _read(Path(path))
+    keys = [_override(table, text) for text in overrides]
+    try:
+        return RunConfig.model_validate(table)
+    except ValidationError as problem:
+        raise InputError(_line(RunConfig, problem, str(path or ""), keys)) from None
+
+
+def write_config(config: RunConfig) -> str:
+    """The configuration as TOML, every default spelled out; ``read_config`` gives an equal one, whose TOML is the same text."""
+    table = config.model_dump(exclude_none=True)
+    if config.train.epochs is None:
+        table["train"] = {"epochs": "none", **table["train"]}
+    return tomli_w.dumps({key: value for key, value in table.items() if value != []})
+
+
+def check_options(name: str, options: Iterable[str], accepted: Iterable[str]) -> None:
+    """Raises InputError if model ``name``, whose constructor takes the keywords ``accepted``, does not know one of ``options``."""
+    accepted = list(accepted)
+    for key in options:
+        if key not in accepted:
+            raise InputError(f"model.{key}: unknown option of model {name!r}; {nearest(key, accepted)}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        beside = sorted(file.name for file in path.parent.glob("*.toml"))
+        raise InputError(f"{path}: no such file; expected a TOML configuration; {nearest(path.name, beside)}") from None
+    except OSError as problem:
+        raise InputError(f"{path}: cannot be read ({problem.strerror}); expected a TOML file; check path and permissions") from None
+    except ValueError as problem:  # both TOMLDecodeError, which says line and column, and UnicodeDecodeError
+        raise InputError(f"{path}: not TOML: {problem}; expected lines such as epochs = 5 under [train]; correct that line") from None
+
+
+def _override(table: dict[str, Any], text: str) -> str:
+    """Put "key=value" into ``table``; the key."""
+    key, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not all(key.split(".")):
+        raise InputError(f"--set {text!r}: expected key=value, such as train.epochs=5")
+    *way, last = key.split(".")
+    row: Any = table
+    if way[:1] == ["modality"] and way[1:]:
+        row, way = _modality(table, ".".join(way[1:])), []  # a modality's name may have dots, its fields have none
+    for step in way:
+        row = row.setdefault(step, {})
+        if not isinstance(row, dict):
+            raise InputError(f"--set {key}: {step!r} is a value, not a table; expected a key such as train.epochs")
+    try:
+        row[last] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        row[last] = value
+    return key
+
+
+def _modality(table: dict[str, Any], name: str) -> dict[str, Any]:
+    """The ``[[modality]]`` table of that name, made where there is none."""
+    rows = table.setdefault("modality", [])
+    if not isinstance(rows, list):
+        raise InputError("modality: got one table; expected a list of them, each under [[modality]]; double the brackets")
+    for row in rows:
+        if isinstance(row, dict) and row.get("name") == name:
+            return row
+    row = {"name": name}
+    rows.append(row)
+    return row
+
+
+def _line(root: type[Section], problem: ValidationError, source: str, overrides: Sequence[str]) -> str:
+    """pydantic's first complaint in one line: where, what, got, expected."""
+    first = problem.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    where = f"--set {key}" if key in overrides else f"{source}: {key}" if source and key else source or key or "configuration"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = f"unknown key; {_hint(root, first['loc'])}"
+    elif first["type"] == "missing":
+        message = "got nothing; expected a value; add it"
+    elif first["type"] != "value_error":
+        message = f"got {reprlib.repr(first['input'])}; expected {message.removeprefix('Input should be ')}"
+    return f"{where}: {message}"
+
+
+def _hint(root: type[Section], loc: Sequence[int | str]) -> str:
+    """The nearest known key in the section where an unknown one stands, or the section where it would be known."""
+    sections = {name: field.annotation for name, field in root.model_fields.items()}
+    here: Any = root
+    for part in loc[:-1]:
+        if isinstance(part, str):
+            field = here.model_fields[part].annotation
+            here = ModalityConfig if part == "modality" else field
+    key = str(loc[-1])
+    for name, section in sections.items():
+        if isinstance(section, type) and issubclass(section, Section) and section is not here and key in section.model_fields:
+            return f"did you mean {name}.{key}?"
+    return nearest(key, here.model_fields)

@@ -1,0 +1,96 @@
+"""METRICS, and evaluate(): a trained model and held-out data in, numbers out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from polyvae.data import MultimodalData
+from polyvae.errors import InputError, nearest
+from polyvae.evaluate.coherence import coherence
+from polyvae.evaluate.judges import Judges, train_judges
+from polyvae.evaluate.likelihood import likelihood
+from polyvae.evaluate.setting import Setting, fit_prior, posterior_samples
+from polyvae.priors import FittedPrior
+from polyvae.progress import reporter
+from polyvae.vae import MultimodalVAE
+
+METRICS: dict[str, Callable[[MultimodalVAE, Setting], dict[str, Any]]] = {"coherence": coherence, "likelihood": likelihood}
+
+
+class Evaluation(Mapping[str, Any]):
+    """Numbers by name, the headline ones at the top level; prints as a table. ``prior`` is the prior that was fitted, if any."""
+
+    def __init__(self, values: Mapping[str, Any], prior: FittedPrior | None = None) -> None:
+        self._values = dict(values)
+        self.prior = prior
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def headline(self) -> dict[str, float]:
+        """The numbers that stand alone."""
+        return {name: value for name, value in self.items() if isinstance(value, float)}
+
+    def table(self) -> Table:
+        """The headline numbers, with the judges' accuracies, for a terminal."""
+        table = Table("number", "value", title=f"{self['model']}, {self['rows']} held-out samples")
+        for name, value in self.headline().items():
+            table.add_row(name.replace("_", " "), f"{value:.4g}" if abs(value) >= 10 else f"{value:.3f}")
+        for name, value in self.get("judge_accuracy", {}).items():
+            table.add_row(f"judge accuracy {name}", f"{value:.3f}")
+        return table
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name:>32}  {value:.4f}" for name, value in self.headline().items())
+
+
+def evaluate(
+    model: MultimodalVAE, data: MultimodalData, *, metrics: Sequence[str] = ("coherence", "likelihood"), judges: Judges | None = None,
+    components: int = 20, covariance: str = "full", seed: int = 0, draws: int = 10_000, likelihood_samples: int = 1000,
+    likelihood_rows: int = 200, show: bool = True,
+) -> Evaluation:
+    """Judge ``model`` on held-out ``data``: a part such as ``data.test``, or data whose test split is taken.
+
+    Judges and the fitted prior (``components``, ``covariance``; 0 components: none) come from the training part that belongs to it; where
+    there is none, or no labels or images, the numbers that need them are left out. The global generator is left as it was.
+    Raises InputError for an unknown metric or a model in training mode.
+    """
+    for name in metrics:
+        if name not in METRICS:
+            raise InputError(f"evaluate: unknown metric {name!r}; {nearest(name, METRICS)}")
+    if model.training:
+        raise InputError("evaluate: the model is in training mode; expected evaluation mode; call model.eval() first")
+    whole = data.source or data
+    test = data.test if "test" in data.splits else data
+    with reporter(show) as report:
+        if judges is None and "coherence" in metrics:
+            judges = _judges(whole, report.say)
+        prior = None
+        if components and model.seen and "train" in whole.splits:
+            prior = fit_prior(model, whole.train, components, covariance, seed)
+        setting = Setting(test, judges, prior, seed, draws, likelihood_samples, likelihood_rows, report=report)
+        values: dict[str, Any] = {"model": model.name, "rows": len(test), "seed": seed,
+                                  "fitted_prior": f"{components} components, {covariance}" if prior is not None else None}
+        for name in metrics:
+            values |= METRICS[name](model, setting)
+    return Evaluation(values, prior)
+
+
+def _judges(data: MultimodalData, say: Callable[[str], None]) -> Judges | None:
+    images = any(len(spec.shape) == 3 for spec in data.modalities())
+    if data.labels is None or not images or not {"train", "test"} <= set(data.splits):
+        say("no judges: coherence needs labelled images with a train and a test part; left out")
+        return None
+    return train_judges(data)
+
+
+__all__ = ["METRICS", "Evaluation", "Judges", "Setting", "evaluate", "fit_prior", "posterior_samples", "train_judges"]
