@@ -48,7 +48,8 @@ def dreg(log_weight: Tensor, hooked: Mapping[Tensor, Tensor | None], beta: float
     for draws, columns in hooked.items():
         if draws.requires_grad:
             scaled = factor[..., None]
-            draws.register_hook(partial(torch.mul, scaled if columns is None else torch.where(columns, scaled, 1)))
+            multiply = partial(torch.mul, scaled if columns is None else torch.where(columns, scaled, 1))
+            draws.register_hook(multiply)  # type: ignore[no-untyped-call]
     return iwae(log_weight)
 
 

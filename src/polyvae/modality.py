@@ -155,7 +155,8 @@ def load_factory(spec: Modality, path: str) -> Factory:
     try:
         factory = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as problem:
-        raise InputError(f"modality {spec.name!r}: cannot import {path!r} ({problem}); expected a network's name or 'package.module:factory'") from None
+        raise InputError(f"modality {spec.name!r}: cannot import {path!r} ({problem}); expected a network's name or "
+                         "'package.module:factory'") from None
     assert callable(factory)
     return factory                                                # type: ignore[no-any-return]  # getattr is untyped
 

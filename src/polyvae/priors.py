@@ -65,7 +65,8 @@ class MixturePrior(nn.Module):
     def z(self) -> Mixture:
         """p(z), a mixture with components [C, 1, D]."""
         components = self.family(self.loc[:, None], torch.ones_like(self.loc)[:, None])
-        return Mixture(components, self.logits.softmax(0)[:, None], torch.ones(len(self.logits), 1, 1, dtype=torch.bool, device=self.loc.device))
+        weights = self.logits.softmax(0)[:, None]
+        return Mixture(components, weights, torch.ones_like(weights, dtype=torch.bool)[:, None])
 
     def w(self, z: Tensor) -> Diagonal:
         return self.family.unit((*z.shape[:-1], self.private), z)
@@ -102,8 +103,8 @@ class FittedPrior(nn.Module):
         if z.shape[1] == 0:
             raise InputError("fitted prior: the model has no shared code; expected latent columns; sample from its own prior")
         if len(z) < 2 * components:
-            raise InputError(f"fitted prior: got {len(z)} posterior samples for {components} components; expected at least {2 * components}; "
-                             "ask for fewer components")
+            raise InputError(f"fitted prior: got {len(z)} posterior samples for {components} components; expected at least "
+                             f"{2 * components}; ask for fewer components")
         if covariance not in ("full", "diag"):
             raise InputError(f"fitted prior: got covariance={covariance!r}; expected 'full' or 'diag'")
         mixture = GaussianMixture(components, covariance_type=covariance, random_state=seed, reg_covar=1e-4).fit(z.double().cpu().numpy())
@@ -123,7 +124,8 @@ class FittedPrior(nn.Module):
         white = torch.linalg.solve_triangular(self.scale_tril, gap, upper=False)[..., 0]
         diagonal = self.scale_tril.diagonal(dim1=-2, dim2=-1)
         each = -0.5 * white.square().sum(-1) - diagonal.log().sum(-1) - 0.5 * self.loc.shape[1] * math.log(2 * math.pi)
-        return (each + self.weights.log()).logsumexp(-1)
+        log_prob: Tensor = (each + self.weights.log()).logsumexp(-1)
+        return log_prob
 
 
 __all__ = ["Density", "FittedPrior", "MixturePrior", "StandardPrior", "mixture_log_prob"]

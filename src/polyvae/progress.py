@@ -45,9 +45,10 @@ class Shown:
 
     def __init__(self, every: float = 15.0) -> None:
         self.console = Console(file=sys.stderr)
-        self.every = every
+        self.every, self.note = every, ""
         self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"),
-                            TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console, disable=not self.console.is_terminal)
+                            TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+                            console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task("", total=None, note="", visible=False)
         self.what, self.total, self.done, self.first, self.began, self.last = "", 0, 0, 0, 0.0, 0.0
 
@@ -66,7 +67,8 @@ class Shown:
     def advance(self, steps: int = 1, note: str = "") -> None:
         self.done += steps
         if self.console.is_terminal:
-            self.bar.update(self.task, advance=steps, **({"note": note} if note else {}))
+            self.note = note or self.note
+            self.bar.update(self.task, advance=steps, note=self.note)
         elif time.monotonic() - self.last >= self.every:
             self.last = time.monotonic()
             left = (self.last - self.began) / (self.done - self.first) * (self.total - self.done)

@@ -161,7 +161,8 @@ def law_per_datum(make: Make, specs: Sequence[Modality]) -> None:
     for row in range(batch.size):
         alone = {}
         for name, draw in draws.items():
-            _hold("B" in draw.axes, "per_datum", f"the draw {name!r} has axes {draw.axes!r}: it is shared by the batch")
+            own = "B" in draw.axes and draw.value.shape[draw.axes.index("B")] == batch.size
+            _hold(own, "per_datum", f"the draw {name!r} (axes {draw.axes!r}, shape {tuple(draw.value.shape)}) is shared by the batch")
             alone[name] = Draw(draw.axes, draw.value.narrow(draw.axes.index("B"), row, 1))
         each, some = _step(model, batch.rows(slice(row, row + 1)), alone)
         _hold(_near(value[row : row + 1], each), "per_datum", f"row {row} has {float(value[row])!r} in the batch and {float(each)!r} alone")
@@ -294,8 +295,7 @@ def law_trains(make: Make, specs: Sequence[Modality]) -> None:
         value, _ = _step(model, batch, draws, sign=-1)
         optimiser.step()
         bounds.append(value)
-    right = value.shape == (batch.size,) and bool(value.isfinite().all())
-    _hold(right, "trains", f"the bound is {value.tolist()}; expected [B] finite values")
+    _hold(bool(value.isfinite().all()), "trains", f"the bound is {value.tolist()}; expected finite values")
     _hold(not torch.equal(*bounds), "trains", "a step of the optimiser does not change the bound")
     model.eval()
     with _repeatable():
@@ -384,7 +384,7 @@ def law_options(make: Make, specs: Sequence[Modality]) -> None:
 
 # The laws of storage (save → load: the same bits) and of configuration (model → TOML → model) join this list with their rooms.
 LAWS: tuple[Callable[[Make, Sequence[Modality]], None], ...] = (
-    law_options, law_noise, law_missing, law_per_datum, law_empty, law_posterior, law_entries, law_decodes, law_gradients, law_terms,
+    law_options, law_noise, law_per_datum, law_missing, law_empty, law_posterior, law_entries, law_decodes, law_gradients, law_terms,
     law_nested, law_symmetric, law_whole, law_max_rows, law_precision, law_trains,
 )
 
@@ -535,6 +535,7 @@ def _step(
     model.zero_grad(set_to_none=True)
     with noise.feed(draws):
         value = model(batch).value
+    _hold(value.shape == (batch.size,), "shape", f"the bound has shape {tuple(value.shape)}; expected one value per datum, ({batch.size},)")
     (sign * (value if rows is None else value[rows]).sum()).backward()
     return value.detach(), {name: p.grad for name, p in model.named_parameters()}
 

@@ -326,7 +326,8 @@ def validate(model: MultimodalVAE, data: MultimodalData, seed: int = 0, batch_si
 def _settings(run: RunConfig | None, settings: Mapping[str, Any]) -> TrainConfig:
     train = TrainConfig.check({**({} if run is None else run.train.model_dump()), **settings})
     if train.epochs is None and train.schedule != "constant":
-        raise InputError(f"fit: schedule {train.schedule!r} needs to know the end; got epochs=None; expected a number, or schedule='constant'")
+        raise InputError(f"fit: got schedule {train.schedule!r} with epochs=None, whose end is unknown; expected a number of epochs, "
+                         "or schedule='constant'")
     return train
 
 

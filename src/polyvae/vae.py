@@ -70,6 +70,7 @@ class MultimodalVAE(nn.Module, ABC):
     facts: ClassVar[Facts]
     name: ClassVar[str]
     citation: ClassVar[str]
+    codes: ClassVar[str]                                         # private codes: "yes", "optional", "none", "only private"
     owner: Tensor
     expert_of: Tensor
 
@@ -91,7 +92,7 @@ class MultimodalVAE(nn.Module, ABC):
             for spec, size in zip(modalities, sizes, strict=True)})
         self.sources = [m for m, spec in enumerate(modalities) if spec.role != "target"]
         if not self.sources:
-            raise InputError(f"{type(self).__name__}: every modality is a target; expected at least one that is encoded; give it role='both'")
+            raise InputError(f"{self.name}: got only targets; expected at least one modality that is encoded; give it role='both'")
         owner = [m for m, size in enumerate(sizes) for _ in range(size)]
         position = {m: i for i, m in enumerate(self.sources)}
         self.register_buffer("owner", torch.tensor(owner, dtype=torch.long), persistent=False)
@@ -142,7 +143,8 @@ class MultimodalVAE(nn.Module, ABC):
                 raise InputError(f"modality {name!r} is not in the model; {nearest(name, self.modalities)}")
             shape = self.modalities[name].spec.shape
             if tuple(x.shape[1:]) != shape:
-                raise InputError(f"modality {name!r}: got samples of shape {tuple(x.shape[1:])}; expected {shape}; reshape them or the modality")
+                raise InputError(f"modality {name!r}: got samples of shape {tuple(x.shape[1:])}; expected {shape}; "
+                                 "reshape them, or say so in Modality")
         like = next(self.parameters())
         if tuple(batch.data) != tuple(self.modalities):
             batch = self._complete(batch)
@@ -285,7 +287,8 @@ class MultimodalVAE(nn.Module, ABC):
         ``rows`` bounds how many latents are decoded at a time. Raises InputError where the model has no joint density.
         """
         if not self.facts.density:
-            raise InputError(f"{self.name}: its objective defines no joint density, so there is no likelihood to estimate; compare coherence instead")
+            raise InputError(f"{self.name}: got a model without a joint density; expected one that facts.density says has it; "
+                             "compare coherence instead")
         if K < 20:
             raise InputError(f"log_marginal: got K={K}; expected at least 20 samples; 1000 is usual")
         batch = self.admit(batch, values=True)
@@ -333,7 +336,8 @@ class MultimodalVAE(nn.Module, ABC):
 
         if self.max_rows is None or len(code) <= self.max_rows:
             return some(code, datum)
-        pairs = zip(code.split(self.max_rows), datum.split(self.max_rows), strict=True)
+        starts = range(0, len(code), self.max_rows)
+        pairs = [(code[start : start + self.max_rows], datum[start : start + self.max_rows]) for start in starts]
         if not torch.is_grad_enabled():
             return torch.cat([some(*pair) for pair in pairs])
         return torch.cat([checkpoint(some, *pair, use_reentrant=False) for pair in pairs])
@@ -376,7 +380,7 @@ class MultimodalVAE(nn.Module, ABC):
         mean = weight.mean(1)
         value = (mean.log() + top[:, 0]).sum(0)
         variance = torch.zeros_like(mean)
-        for part in weight.split([K - first, first], 1):
+        for part in (weight[:, : K - first], weight[:, K - first :]):
             if part.shape[1] > 1:
                 variance += (part.shape[1] / K) ** 2 * part.var(1) / part.shape[1]
         effective = weight.sum(1).square() / weight.square().sum(1)
@@ -417,7 +421,9 @@ def _private(model: str, spec: Modality, default: int | None) -> int:
     return (default or 0) if spec.private is None else spec.private
 
 
-def _check(model: str, modalities: Sequence[Modality], *, latent: int, beta: float, family: str, scale_map: str, max_rows: int | None) -> None:
+def _check(
+    model: str, modalities: Sequence[Modality], *, latent: int, beta: float, family: str, scale_map: str, max_rows: int | None,
+) -> None:
     names = [spec.name for spec in modalities]
     if not names:
         raise InputError(f"{model}: got no modalities; expected at least one Modality; data.modalities() makes them")

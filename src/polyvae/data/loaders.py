@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -130,15 +131,12 @@ class StreamLoader:
                          "[B, *shape]; give the DataLoader a collate_fn that makes one")
 
 
-class _apart:
+@contextmanager
+def _apart(seed: int) -> Iterator[None]:
     """Inside, the host's global generator starts at ``seed``; outside it goes on as if nothing had happened."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def __enter__(self) -> None:
-        self.state = torch.default_generator.get_state()
-        torch.default_generator.manual_seed(self.seed)
-
-    def __exit__(self, *problem: object) -> None:
-        torch.default_generator.set_state(self.state)
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)

@@ -158,6 +158,6 @@ def _card(**facts: Any) -> dict[str, Any]:
         "what": "five 3 x 16 x 16 views of a digit: another handwriting on another texture in each, only the digit is shared",
         "source": "UCI ML repository, Optical Recognition of Handwritten Digits (test part, 1,797 of 8 x 8), bundled with scikit-learn",
         "licence": "digits: CC BY 4.0 (UCI), distributed with scikit-learn (BSD-3-Clause); textures: procedural, part of polyvae",
-        "composition": "bilinear x2, on above .5 of the greatest ink; colours inverted there on a random 16 x 16 crop of the modality's texture",
+        "composition": "bilinear x2, on above .5 of the greatest ink; inverted there on a random 16 x 16 crop of the modality's texture",
         "pairing": "base digits split before pairing; independent permutations per part, digit and modality, repeated up to the count",
         "textures": dict(zip(NAMES, TEXTURES, strict=True)), **facts}

@@ -55,13 +55,14 @@ class Evaluation(Mapping[str, Any]):
 
 def evaluate(
     model: MultimodalVAE, data: MultimodalData, *, metrics: Sequence[str] = ("coherence", "likelihood"), judges: Judges | None = None,
-    components: int = 20, covariance: str = "full", seed: int = 0, draws: int = 10_000, likelihood_samples: int = 1000,
-    likelihood_rows: int = 200, show: bool = True,
+    train: MultimodalData | None = None, components: int = 20, covariance: str = "full", seed: int = 0, draws: int = 10_000,
+    likelihood_samples: int = 1000, likelihood_rows: int = 200, show: bool = True,
 ) -> Evaluation:
     """Judge ``model`` on held-out ``data``: a part such as ``data.test``, or data whose test split is taken.
 
-    Judges and the fitted prior (``components``, ``covariance``; 0 components: none) come from the training part that belongs to it; where
-    there is none, or no labels or images, the numbers that need them are left out. The global generator is left as it was.
+    Judges and the fitted prior (``components``, ``covariance``; 0 components: none) come from the training part that belongs to it (the
+    prior from ``train`` where that is given); where there is none, or no labels or images, the numbers that need them are left out. The
+    global generator is left as it was.
     Raises InputError for an unknown metric or a model in training mode.
     """
     for name in metrics:
@@ -75,11 +76,12 @@ def evaluate(
         if judges is None and "coherence" in metrics:
             judges = _judges(whole, report.say)
         prior = None
-        if components and model.seen and "train" in whole.splits:
-            prior = fit_prior(model, whole.train, components, covariance, seed)
+        fitted_to = whole.train if train is None and "train" in whole.splits else train
+        if components and model.seen and fitted_to is not None:
+            prior = fit_prior(model, fitted_to, components, covariance, seed)
         setting = Setting(test, judges, prior, seed, draws, likelihood_samples, likelihood_rows, report=report)
         values: dict[str, Any] = {"model": model.name, "rows": len(test), "seed": seed,
-                                  "fitted_prior": f"{components} components, {covariance}" if prior is not None else None}
+                                  "fitted_prior": f"{components} components, {covariance}" if prior else None}
         for name in metrics:
             values |= METRICS[name](model, setting)
     return Evaluation(values, prior)

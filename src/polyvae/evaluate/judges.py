@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -9,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +34,7 @@ class Recipe(NamedTuple):
     """How judges are trained: one-cycle AdamW on the training part, every image moved a little each time it is shown."""
 
     epochs: int = 3
+    least: int = 400        # steps, at least: few images are shown more often
     batch_size: int = 64
     rate: float = 3e-3
     decay: float = 0.05
@@ -120,7 +123,8 @@ def train_judges(data: MultimodalData, *, seed: int = 0, cache: str | Path | boo
     """A judge for every image modality, trained on ``data.train`` and measured on ``data.test``; from the cache where they are there.
 
     ``cache`` is a folder; True: the environment variable POLYVAE_CACHE, else ~/.cache/polyvae; False or None: neither read nor written.
-    ``recipe`` overrides fields of Recipe (``epochs=2``). ``progress(modality, share)`` is called as training goes on.
+    ``recipe`` overrides fields of Recipe (``epochs=2``). ``progress(modality, share)`` is called as training goes on,
+    from threads: several judges are trained at once.
     The same data, seed and recipe give the same judges on the same machine; the global generator is left as it was.
     Raises InputError: no labels, no image modality (shape (C, H, W), 8 to 64 pixels), no train or test split, an unknown setting.
     """
@@ -128,7 +132,8 @@ def train_judges(data: MultimodalData, *, seed: int = 0, cache: str | Path | boo
         if key not in Recipe._fields:
             raise InputError(f"judges: unknown setting {key!r}; {nearest(key, Recipe._fields)}")
     settings = Recipe(**recipe)
-    specs = {spec.name: spec.shape for spec in data.modalities() if len(spec.shape) == 3 and all(8 <= side <= 64 for side in spec.shape[1:])}
+    shapes = {spec.name: spec.shape for spec in data.modalities()}
+    specs = {name: shape for name, shape in shapes.items() if len(shape) == 3 and all(8 <= side <= 64 for side in shape[1:])}
     if data.labels is None or not specs:
         what = "no labels" if data.labels is None else "no modality of shape (C, H, W) with 8 to 64 pixels"
         raise InputError(f"judges: got data with {what}; expected labelled images; leave coherence out for these data")
@@ -139,13 +144,29 @@ def train_judges(data: MultimodalData, *, seed: int = 0, cache: str | Path | boo
         return known
     began = time.perf_counter()
     classes = torch.unique(data.labels.cpu())
-    judges = {name: _train(train, name, Judge.seeded(shape, len(classes), settings.width, mix(seed, number)), classes, settings,
-                           mix(seed, number, 1), device, progress) for number, (name, shape) in enumerate(specs.items())}
-    source = f"{settings.epochs} epochs on {len(train)} training tuples, seed {seed}; held out: {len(test)} tuples"
+    fresh = {name: Judge.seeded(shape, len(classes), settings.width, mix(seed, number))
+             for number, (name, shape) in enumerate(specs.items())}
+    with _side_by_side() as pool:
+        work = {name: pool.submit(_train, train, name, judge, classes, settings, mix(seed, number, 1), device, progress)
+                for number, (name, judge) in enumerate(fresh.items())}
+        judges = {name: training.result() for name, training in work.items()}
+    source = f"at least {settings.epochs} epochs on {len(train)} training tuples, seed {seed}; held out: {len(test)} tuples"
     made = _measured(judges, classes, test, source, time.perf_counter() - began)
     if path is not None:
         _write(path, made)
     return made
+
+
+@contextlib.contextmanager
+def _side_by_side() -> Iterator[ThreadPoolExecutor]:
+    """One judge per core. Steps this small gain little from a second core, and stand still where another program holds it."""
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def _train(data: MultimodalData, name: str, judge: Judge, classes: Tensor, recipe: Recipe, seed: int, device: torch.device | str,
@@ -157,9 +178,9 @@ def _train(data: MultimodalData, name: str, judge: Judge, classes: Tensor, recip
     judge = judge.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     draws = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(judge.parameters(), recipe.rate, weight_decay=recipe.decay, fused=True)
-    steps = recipe.epochs * -(-len(images) // recipe.batch_size)
+    steps = max(recipe.least, recipe.epochs * -(-len(images) // recipe.batch_size))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=steps)
-    for step, rows in enumerate(_epochs(len(images), recipe, draws), 1):
+    for step, rows in enumerate(_order(len(images), steps, recipe.batch_size, draws), 1):
         index = rows.to(device)
         logits = judge(moved(images[index], recipe, draws).contiguous(memory_format=torch.channels_last))
         loss = functional.cross_entropy(logits, labels[index], label_smoothing=recipe.smoothing)
@@ -172,9 +193,16 @@ def _train(data: MultimodalData, name: str, judge: Judge, classes: Tensor, recip
     return judge.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
 
 
-def _epochs(count: int, recipe: Recipe, draws: torch.Generator) -> Iterator[Tensor]:
-    for _ in range(recipe.epochs):
-        yield from torch.split(torch.randperm(count, generator=draws), recipe.batch_size)
+def _order(count: int, steps: int, batch_size: int, draws: torch.Generator) -> Iterator[Tensor]:
+    """Row numbers for each step, through one random permutation after another."""
+    batches: Iterator[Tensor] = iter(())
+    for _ in range(steps):
+        rows = next(batches, None)
+        if rows is None:
+            batches = iter(torch.split(torch.randperm(count, generator=draws), batch_size))
+            rows = next(batches)
+        # Batch norm needs two images to compare; a permutation may leave one over.
+        yield rows if len(rows) > 1 else rows.repeat(2)
 
 
 def moved(x: Tensor, recipe: Recipe, draws: torch.Generator) -> Tensor:
@@ -223,7 +251,8 @@ def _write(path: Path, judges: Judges) -> None:
         part.replace(path)
     except (OSError, SafetensorError) as problem:
         log.info("judges: not cached at %s (%s)", path, problem)
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def _read(path: Path | None, shapes: Mapping[str, tuple[int, ...]], recipe: Recipe) -> Judges | None:

@@ -41,7 +41,7 @@ def build(name: str, modalities: Sequence[Modality], **options: Any) -> Multimod
     for key in options:
         if key not in options_of(name):
             raise InputError(f"model {name!r}: unknown option {key!r}; {nearest(key, options_of(name))}")
-    return model_class(name)(modalities, **options)  # type: ignore[call-arg]  # every model takes (modalities, *, ...)
+    return model_class(name)(modalities, **options)
 
 
 def cite(name: str) -> str:

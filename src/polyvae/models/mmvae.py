@@ -31,6 +31,7 @@ class MMVAE(MultimodalVAE):
     facts = Facts(bound=True, density=True, per_datum=True, nested=True, symmetric=True)
     name = "mmvae"
     citation = "Shi et al. 2019"
+    codes = "none"
 
     def __init__(
         self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, objective: str = "elbo",

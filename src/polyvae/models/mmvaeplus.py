@@ -47,11 +47,12 @@ class MMVAEPlus(MultimodalVAE):
     facts = Facts(bound=False, density=True, per_datum=True, nested=True, symmetric=True)
     name = "mmvae+"
     citation = "Palumbo et al. 2023"
+    codes = "yes"
 
     def __init__(
         self, modalities: Sequence[Modality], *, latent: int = 32, K: int = 1, beta: float = 1.0, objective: str = "elbo",
-        cross: str = "auxiliary", corrected: bool = False, source_experts: str = "all", private_prior: str = "prior", prior_components: int = 0,
-        family: str = "normal", scale_map: str = "softplus", max_rows: int | None = None,
+        cross: str = "auxiliary", corrected: bool = False, source_experts: str = "all", private_prior: str = "prior",
+        prior_components: int = 0, family: str = "normal", scale_map: str = "softplus", max_rows: int | None = None,
     ) -> None:
         super().__init__(modalities, latent=latent, beta=beta, family=family, scale_map=scale_map, seen=latent, private=latent,
                          prior_components=prior_components, max_rows=max_rows)
@@ -61,7 +62,8 @@ class MMVAEPlus(MultimodalVAE):
             if value not in known:
                 raise InputError(f"mmvae+: unknown {key} {value!r}; {nearest(value, known)}")
         if cross != "auxiliary" and (corrected or private_prior == "auxiliary"):
-            raise InputError(f"mmvae+: corrected and private_prior='auxiliary' need the auxiliary priors; got cross={cross!r}; expected 'auxiliary'")
+            raise InputError(f"mmvae+: got cross={cross!r} with corrected or private_prior='auxiliary', which need the auxiliary priors; "
+                             "expected 'auxiliary'")
         self.K, self.objective, self.cross, self.corrected = K, objective, cross, corrected
         self.source_experts, self.private_prior, self.prior_components = source_experts, private_prior, prior_components
         self.raw_r = nn.Parameter(torch.zeros(len(self.owner))) if cross == "auxiliary" else None

@@ -31,13 +31,15 @@ class MoPoE(MultimodalVAE):
     facts = Facts(bound=True, density=True, per_datum=True, nested=True, symmetric=True)
     name = "mopoe"
     citation = "Sutter et al. 2021"
+    codes = "optional"
 
     def __init__(
         self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, stratified: bool = False,
         prior_expert: str = "none", scale_map: str = "softplus", max_rows: int | None = None,
     ) -> None:
         """``stratified`` decodes a sample of every subset instead of one drawn subset; private codes where a Modality says ``private``."""
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0, max_rows=max_rows)
+        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0,
+                         max_rows=max_rows)
         if prior_expert not in ("none", "full"):
             raise InputError(f"mopoe: got prior_expert={prior_expert!r}; expected 'none' or 'full'")
         if K < 1:

@@ -34,13 +34,15 @@ class MVAE(MultimodalVAE):
     facts = Facts(bound=False, density=True, per_datum=True, nested=True, symmetric=True)
     name = "mvae"
     citation = "Wu & Goodman 2018"
+    codes = "none"
 
     def __init__(
         self, modalities: Sequence[Modality], *, latent: int = 64, beta: float = 1.0, K: int = 1, subsets: int = 1,
         scale_map: str = "softplus", max_rows: int | None = None,
     ) -> None:
         """``subsets``: how many random sets a step adds per datum."""
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=None, max_rows=max_rows)
+        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=None,
+                         max_rows=max_rows)
         if subsets < 0 or K < 1:
             raise InputError(f"mvae: got subsets={subsets}, K={K}; expected subsets of 0 or more and K of 1 or more")
         self.K, self.subsets = K, subsets

@@ -28,12 +28,14 @@ class VAE(MultimodalVAE):
     facts = Facts(bound=True, density=True, per_datum=True, nested=True, symmetric=True)
     name = "vae"
     citation = "Kingma & Welling 2014"
+    codes = "only private"
 
     def __init__(
         self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, objective: str = "elbo",
         family: str = "normal", scale_map: str = "softplus", max_rows: int | None = None,
     ) -> None:
-        super().__init__(modalities, latent=latent, beta=beta, family=family, scale_map=scale_map, seen=0, private=latent, max_rows=max_rows)
+        super().__init__(modalities, latent=latent, beta=beta, family=family, scale_map=scale_map, seen=0, private=latent,
+                         max_rows=max_rows)
         check_objective(self.name, objective, K)
         self.K, self.objective = K, objective
 

@@ -9,7 +9,8 @@ from polyvae.errors import InputError
 
 def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(shape) != 3 or any(size % 4 for size in shape[1:]):
-        raise InputError(f"network 'conv': got shape {shape}; expected (channels, height, width) with sizes that 4 divides; use 'mlp' or your own")
+        raise InputError(f"network 'conv': got shape {shape}; expected (channels, height, width) with sizes that 4 divides; "
+                         "use 'mlp' or your own")
     return shape[0], shape[1], shape[2]
 
 

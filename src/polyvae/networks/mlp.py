@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 
 from torch import nn
@@ -11,7 +12,7 @@ from torch import nn
 def layers(sizes: Sequence[int]) -> list[nn.Module]:
     """Linear layers with ReLU between them (none after the last)."""
     stack: list[nn.Module] = []
-    for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+    for a, b in pairwise(sizes):
         stack += [nn.Linear(a, b), nn.ReLU()]
     return stack[:-1]
 

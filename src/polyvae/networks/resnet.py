@@ -1,4 +1,4 @@
-"""The residual networks of the MMVAE+ paper's PolyMNIST experiment (epalu/mmvaeplus, models/vae_polymnist), any image size that 4 divides."""
+"""The residual networks of the MMVAE+ paper's PolyMNIST experiment (epalu/mmvaeplus), for any image size that 4 divides."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut: Tensor = self.shortcut(x)
-        return shortcut + 0.1 * self.residual(x)
+        residual: Tensor = self.residual(x)
+        return shortcut + 0.1 * residual
 
 
 def _sizes(shape: tuple[int, ...], width: float) -> tuple[int, int, int, int, int, int]:
     if len(shape) != 3 or any(size % 4 for size in shape[1:]):
-        raise InputError(f"network 'resnet': got shape {shape}; expected (channels, height, width) with sizes that 4 divides; use 'mlp' or your own")
+        raise InputError(f"network 'resnet': got shape {shape}; expected (channels, height, width) with sizes that 4 divides; "
+                         "use 'mlp' or your own")
     a, b, c = (max(1, round(size * width)) for size in (64, 128, 256))
     return shape[0], shape[1] // 4, shape[2] // 4, a, b, c
 

@@ -1,0 +1,203 @@
+"""The command line. Each command is a thin call."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from polyvae import __version__, runs
+from polyvae.config import read_config
+from polyvae.data import DATASETS
+from polyvae.errors import InputError
+from polyvae.models import MODELS, model_class
+from polyvae.storage import RunDirectory, load_model
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
+                  help="Multimodal variational autoencoders: train, evaluate, compare; fill in what was not measured.",
+                  epilog="Example: `polyvae demo`. Errors are one line; `--debug` anywhere shows the traceback. "
+                         "Exit codes: 0 done, 1 unexpected, 2 bad input, 130 interrupted.")
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as train.epochs=5; repeatable.")]
+Run = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"polyvae {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False) -> None:
+    pass
+
+
+@app.command(epilog="Example: `polyvae demo`")
+def demo(
+    out: Annotated[Path, typer.Option(help="The run directory; what an earlier demo left there is replaced.")] = Path("runs/demo"),
+    settings: Set = None, quiet: Quiet = False,
+) -> None:
+    """The whole road on embedded data: train MMVAE+, evaluate it, write a report. Offline, a few minutes on two cores."""
+    config = read_config(runs.DEMO, settings or [])
+    _stop_if_interrupted(runs.train_run(config, out, force=True, show=not quiet).stopped, out)
+    _finish(out, quiet)
+
+
+@app.command(epilog="Examples: `polyvae train --model mmvae+ --data polydigits --out runs/mine`, "
+                    "`polyvae train experiments/mine.toml --set train.epochs=5`, `polyvae train --resume --out runs/mine`")
+def train(
+    config: Annotated[Path | None, typer.Argument(help="A TOML file; without one, the defaults.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="A name that `polyvae models` lists.", show_default=False)] = None,
+    data: Annotated[str | None, typer.Option(help="A name that `polyvae datasets` lists.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="The run directory; runs/MODEL-DATA by default.", show_default=False)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training part.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of initial weights, order and noise.", show_default=False)] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.", show_default=False)] = None,
+    hide: Annotated[float | None, typer.Option(help="Share of the modalities to hide from training.", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
+    settings: Set = None, quiet: Quiet = False,
+) -> None:
+    """Train a model; Ctrl-C keeps a checkpoint."""
+    given = {"model.name": model, "data.name": data, "train.epochs": epochs, "train.seed": seed, "train.device": device, "data.hide": hide}
+    changes = [f"{key}={value}" for key, value in given.items() if value is not None] + (settings or [])
+    if resume and config is None and out is not None:
+        config = RunDirectory.open(out).config
+    wanted = read_config(config, changes)
+    where = out or Path("runs") / (config.stem if config is not None else f"{wanted.model.name}-{wanted.data.name}")
+    history = runs.train_run(wanted, where, resume=resume, force=force, show=not quiet)
+    _stop_if_interrupted(history.stopped, where)
+    typer.echo(f"trained ({history.stopped}, step {history.step}): {where}")
+
+
+@app.command(epilog="Example: `polyvae evaluate runs/mine`")
+def evaluate(run: Run, settings: Set = None, quiet: Quiet = False) -> None:
+    """Judge a trained run on held-out data; writes evaluation.json."""
+    _, config = runs.open_run(run)
+    changed = read_config(RunDirectory(run).config, settings or []).evaluate if settings else config.evaluate
+    result = runs.evaluate_run(run, overrides=changed.model_dump(), show=not quiet)
+    Console().print(result.table())
+    typer.echo(f"written: {RunDirectory(run).evaluation}")
+
+
+@app.command(epilog="Examples: `polyvae sample runs/mine -n 100 -o new.npz`, `polyvae sample runs/mine --given m0 -n 8 -o filled.npz`")
+def sample(
+    run: Run,
+    count: Annotated[int, typer.Option("-n", help="How many samples; with --given, how many test rows.", min=1)] = 16,
+    out: Annotated[Path, typer.Option("-o", help="An .npz file: one array per modality.")] = Path("samples.npz"),
+    prior: Annotated[str, typer.Option(help="own, or fitted (by evaluate).")] = "own",
+    given: Annotated[list[str] | None, typer.Option(help="Condition on this modality of test rows; repeatable.")] = None,
+    draws: Annotated[int, typer.Option("-k", help="With --given: draws per row.", min=1)] = 1,
+    noise: Annotated[bool, typer.Option("--noise", help="Draw from the likelihood, too, instead of taking its mean.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+) -> None:
+    """New samples of every modality, or every modality given some of a test row's."""
+    directory, config = runs.open_run(run)
+    model = load_model(run)
+    if prior not in ("own", "fitted"):
+        raise InputError(f"sample: got --prior {prior!r}; expected 'own' or 'fitted'")
+    fitted = runs.fitted_prior(directory) if prior == "fitted" else None
+    if prior == "fitted" and fitted is None:
+        raise InputError(f"sample: {run} has no fitted prior; expected fitted_prior.safetensors; make it with: polyvae evaluate {run}")
+    torch.manual_seed(seed)
+    if given:
+        batch = runs.data_of(config)[0].test.take(slice(0, count)).observe(*given)
+        made = model.generate(batch, K=draws, sample=noise)
+    else:
+        made = model.sample(count, fitted, sample=noise)
+    try:
+        with out.open("wb") as file:
+            np.savez_compressed(file, **{name: x.cpu().numpy() for name, x in made.items()})  # type: ignore[arg-type]
+    except OSError as problem:
+        raise InputError(f"sample: cannot write {out} ({problem.strerror}); expected a path in a folder that exists") from None
+    typer.echo(f"written: {out} ({', '.join(f'{name} {tuple(x.shape)}' for name, x in made.items())})")
+
+
+@app.command(epilog="Example: `polyvae report runs/mine`")
+def report(run: Run) -> None:
+    """Write a run's report.html: one file, to look at anywhere."""
+    typer.echo(f"written: {runs.report_run(run, _command())}")
+
+
+@app.command(epilog="Examples: `polyvae models`, `polyvae models mmvae+`")
+def models(name: Annotated[str | None, typer.Argument(help="Print this model's description.", show_default=False)] = None) -> None:
+    """The models there are; one untruncated, tab-separated line each when piped."""
+    if name is not None:
+        typer.echo(inspect.getdoc(model_class(name)))
+        return
+    head = ("name", "citation", "private codes", "missing data", "facts", "needs")
+    _list(head, [(key, cls.citation, cls.codes, "trains and infers", _facts(key), cls.facts.needs or "-") for key, cls in MODELS.items()])
+
+
+@app.command(epilog="Example: `polyvae datasets`")
+def datasets() -> None:
+    """The data sets there are; one untruncated, tab-separated line each when piped."""
+    head = ("name", "modalities", "samples", "what", "licence", "needs")
+    _list(head, [(name, entry.modalities, entry.samples, entry.what, entry.licence, entry.needed or "-")
+                 for name, entry in DATASETS.items()])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line: exit code 0 done, 1 unexpected, 2 bad input, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [word for word in given if word != "--debug"]
+    try:
+        app(args=given, prog_name="polyvae")
+    except Exception as problem:                                 # the last door: nobody sees a traceback who did not ask for it
+        code = 2 if isinstance(problem, InputError) else 1
+        if debug:
+            traceback.print_exc()
+        line = " ".join(str(problem).split())
+        typer.echo(f"error: {line}" if code == 2 else f"error: unexpected {type(problem).__name__}: {line}; --debug shows where", err=True)
+        sys.exit(code)
+
+
+def _finish(out: Path, quiet: bool) -> None:
+    result = runs.evaluate_run(out, show=not quiet)
+    page = runs.report_run(out, _command())
+    Console().print(result.table())
+    typer.echo(f"the report: {page}")
+
+
+def _stop_if_interrupted(stopped: str, out: Path) -> None:
+    if stopped == "interrupted":
+        typer.echo(f"interrupted; go on with: polyvae train --resume --out {shlex.quote(str(out))}", err=True)
+        raise typer.Exit(130)
+
+
+def _command() -> str:
+    return shlex.join(["polyvae", *sys.argv[1:]])
+
+
+def _facts(name: str) -> str:
+    facts = model_class(name).facts
+    words = [word.replace("_", " ") for word, true in facts._asdict().items() if true is True]
+    return ", ".join(words)
+
+
+def _list(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    if not sys.stdout.isatty():
+        for row in rows:
+            typer.echo("\t".join(row))
+        return
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

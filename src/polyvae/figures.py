@@ -1,0 +1,268 @@
+"""Drawings for a page: heat maps, bars, curves and mosaics, as SVG that takes the page's colours and as PNG to keep.
+
+Nothing here knows a model. Sizes are in pixels of the page; one font, one accent colour, no background.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:                             # matplotlib takes a third of a second that only drawing should pay
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+Array = NDArray[np.float64]
+
+INK, MUTED, RULE, PAPER, ACCENT = "#20262c", "#69737d", "#d6dbe0", "#fefefd", "#0a7188"
+_VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", ACCENT: "accent"}
+_STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans", "font.size": 11, "text.color": INK, "text.parse_math": False, "axes.labelcolor": MUTED,
+    "axes.edgecolor": RULE, "axes.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 1,
+    "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titlecolor": INK, "axes.labelsize": 10, "axes.unicode_minus": True,
+    "xtick.color": RULE, "ytick.color": RULE, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED, "xtick.labelsize": 10,
+    "ytick.labelsize": 10, "axes.grid": False, "grid.color": RULE, "figure.facecolor": "none", "legend.frameon": False,
+    "legend.fontsize": 10, "legend.labelcolor": MUTED, "image.composite_image": False, "svg.fonttype": "none",
+}
+_LONG = 16                                    # characters of a name that a figure has room for
+
+
+class Figure(NamedTuple):
+    """A drawing. ``body`` is SVG for a page that defines the colours, ``svg`` and ``png`` are files; ``alt`` says it in words."""
+
+    name: str
+    width: int
+    height: int
+    body: str
+    svg: bytes
+    png: bytes
+    alt: str
+    caption: str = ""
+
+
+class Look(NamedTuple):
+    """How values of a modality are shown: pictures, lines or bars, scaled from ``low`` .. ``high``. ``side``: pixels of its tiles."""
+
+    kind: Literal["image", "line", "bars"]
+    low: float
+    high: float
+    side: int
+
+
+def look_of(shape: Sequence[int], likelihood: str, values: Tensor) -> Look | None:
+    """The look that suits a modality, scaled by observed ``values``; None where a small tile cannot show it.
+
+    Images keep [0, 1] where that is their range, so that pictures of different runs compare.
+    """
+    low, high = (float(values.min()), float(values.max())) if values.numel() else (0.0, 1.0)
+    if low >= -0.01 and high <= 1.01:
+        low, high = 0.0, 1.0
+    if high - low < 1e-9:
+        low, high = low - 0.5, high + 0.5
+    if len(shape) == 1:
+        return Look("bars" if likelihood == "categorical" and shape[0] <= 32 else "line", low, high, 48)
+    if len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3)):
+        large = max(shape[-2:])
+        # Whole multiples of a small image keep its pixels square.
+        return Look("image", low, high, large * max(1, round(34 / large)) if large <= 48 else 56)
+    return None
+
+
+class Drawing:
+    """A canvas in pixels, for use in a ``with``: draw on ``axes`` or a ``board``, and ``done`` gives the figure."""
+
+    def __init__(self, name: str, width: float, height: float) -> None:
+        import matplotlib
+
+        self.name, self.width, self.height = name, round(width), round(height)
+        style: Any = {**_STYLE, "svg.hashsalt": name}             # ids that differ between figures, not between runs
+        self._style = matplotlib.rc_context(style)
+
+    def __enter__(self) -> Self:
+        from matplotlib.figure import Figure as Canvas
+
+        self._style.__enter__()
+        self.canvas: Canvas = Canvas(figsize=(self.width / 72, self.height / 72), dpi=72)
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        self._style.__exit__(*problem)
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Axes whose box stands at these pixels, from the upper left corner."""
+        return self.canvas.add_axes((left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height))
+
+    def board(self) -> Axes:
+        """Axes without lines over everything, in pixels from the upper left corner."""
+        ax = self.axes(0, 0, self.width, self.height)
+        ax.set_axis_off()
+        return ax
+
+    def done(self, alt: str, caption: str = "") -> Figure:
+        for ax in self.canvas.axes:
+            if not ax.axison:                                     # a board: images have moved its limits
+                ax.set(xlim=(0, self.width), ylim=(self.height, 0))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph")    # the page's fonts may have what this one lacks
+            svg, png = io.BytesIO(), io.BytesIO()
+            self.canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+            self.canvas.savefig(png, format="png", dpi=144, facecolor="white")
+        return Figure(self.name, self.width, self.height, _inline(svg.getvalue().decode()), svg.getvalue(), png.getvalue(), alt, caption)
+
+
+def _inline(svg: str) -> str:
+    """The inside of an SVG, in the page's colours, without what a page must not have twice: prologue, styles, unused ids."""
+    body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
+    used = set(re.findall(r"#([\w-]+)", body))
+    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body)
+    for colour, name in _VARIABLES.items():
+        body = body.replace(colour, f"var(--{name})")
+    return re.sub(r"\s*\n\s*", "\n", body)
+
+
+def short(name: str) -> str:
+    """A name that fits into a figure."""
+    return name if len(name) <= _LONG else f"{name[:_LONG - 1]}…"
+
+
+def label_width(names: Sequence[str]) -> float:
+    """Pixels that a column of these names takes."""
+    return 16 + 7.4 * max((len(short(name)) for name in names), default=0)
+
+
+# ---- tiles -----------------------------------------------------------------------------------------------------------------------
+
+
+def tile(ax: Axes, look: Look, value: Tensor, x: float, y: float, side: float, muted: bool = False) -> None:
+    """One value of one modality, in a square of a board."""
+    scaled = ((value.detach().double().cpu().numpy() - look.low) / (look.high - look.low)).clip(0, 1)
+    colour = MUTED if muted else ACCENT
+    if look.kind == "image":
+        picture = scaled if scaled.ndim == 2 else scaled[0] if len(scaled) == 1 else np.moveaxis(scaled, 0, -1)
+        ax.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=(x, x + side, y + side, y), interpolation="none", aspect="auto")
+        return
+    outline(ax, x, y, side, side, RULE)
+    flat = scaled.ravel()
+    if len(flat) > 512:
+        flat = flat[np.linspace(0, len(flat) - 1, 512).round().astype(int)]
+    bottom, tall = y + side - 3, side - 6
+    across = x + 3 + (side - 6) * (np.arange(len(flat)) + 0.5) / len(flat)
+    if look.kind == "bars" or len(flat) < 4:
+        ax.vlines(across, bottom, bottom - tall * flat.clip(0.01), colors=colour, linewidth=0.7 * (side - 6) / len(flat))
+    else:
+        ax.plot(across, bottom - tall * flat, color=colour, linewidth=1)
+
+
+def outline(ax: Axes, x: float, y: float, width: float, height: float, colour: str) -> None:
+    """A thin frame on a board."""
+    ax.plot([x, x + width, x + width, x, x], [y, y, y + height, y + height, y], color=colour, linewidth=1)
+
+
+# ---- charts ----------------------------------------------------------------------------------------------------------------------
+
+
+def heat_map(name: str, values: Mapping[str, Mapping[str, float]], rows: Sequence[str], columns: Sequence[str], floor: float,
+             last: Mapping[str, float] | None, last_name: str, alt: str, caption: str) -> Figure:
+    """Numbers on tinted squares, stronger from ``floor`` to 1; what is not in ``values`` is a dash. ``last``: a row set apart."""
+    cell, left, top = 62, label_width([*rows, last_name]), 46
+    with Drawing(name, left + cell * len(columns) + 12, top + 40 * (len(rows) + (last is not None)) + 22) as drawing:
+        ax = drawing.board()
+        ax.text(left + cell * len(columns) / 2, 10, "generated", color=MUTED, ha="center", va="center", fontsize=10)
+        for number, column in enumerate(columns):
+            ax.text(left + cell * (number + 0.5), 32, short(column)[:9], ha="center", va="center")
+        lines = [(row, values.get(row, {}), top + 40 * number) for number, row in enumerate(rows)]
+        if last is not None:
+            lines.append((last_name, last, top + 40 * len(rows) + 12))
+        for row, found, y in lines:
+            ax.text(left - 10, y + 20, short(row), ha="right", va="center", color=MUTED if row == last_name else INK)
+            for number, column in enumerate(columns):
+                x, value = left + cell * number, found.get(column)
+                if value is None:
+                    ax.text(x + cell / 2, y + 20, "–", color=MUTED, ha="center", va="center")
+                    continue
+                strength = min(1.0, max(0.0, (value - floor) / (1 - floor))) * (0.25 if row == last_name else 0.92)
+                edges = [x + 1, x + cell - 1, x + cell - 1, x + 1], [y + 1, y + 1, y + 39, y + 39]
+                ax.fill(*edges, color=ACCENT, alpha=strength, linewidth=0)
+                ax.text(x + cell / 2, y + 20, f"{value:.3f}", ha="center", va="center", color=PAPER if strength > 0.5 else INK)
+        return drawing.done(alt, caption)
+
+
+def bars(name: str, series: Mapping[str, Mapping[str, float]], line: float | None, line_name: str, xlabel: str, top: float | None,
+         alt: str, caption: str) -> Figure:
+    """Groups of bars, the last series in the accent colour; ``line``: a level to compare with; ``top`` of the axis, None: as needed."""
+    groups = list(next(iter(series.values())))
+    with Drawing(name, max(340, 110 + 56 * len(groups)), 270) as drawing:
+        ax = drawing.axes(58, 40, drawing.width - 78, 178)
+        wide = 0.76 / len(series)
+        for number, (label, values) in enumerate(series.items()):
+            colour = ACCENT if number == len(series) - 1 else MUTED
+            place = np.arange(len(groups)) + (number - (len(series) - 1) / 2) * wide
+            drawn = ax.bar(place, [values.get(group, 0.0) for group in groups], wide * 0.92, color=colour, label=label, linewidth=0)
+            if len(series) == 1 and len(groups) <= 8:
+                ax.bar_label(drawn, fmt="%.3f", padding=3, fontsize=10)
+        if line is not None:
+            ax.axhline(line, color=INK, linewidth=1, linestyle=(0, (4, 3)), label=line_name)
+        ax.set_xticks(range(len(groups)), [short(group) for group in groups])
+        ax.set(xlabel=xlabel, ylim=(0, top))
+        ax.tick_params(length=0)
+        ax.yaxis.grid(True)
+        ax.set_axisbelow(True)
+        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, handlelength=1.2, borderaxespad=0.2)
+        return drawing.done(alt, caption)
+
+
+class Curve(NamedTuple):
+    """One panel: name -> values over time, the last in the accent colour."""
+
+    title: str
+    lines: Mapping[str, Sequence[float]]
+
+
+def curves(name: str, panels: Sequence[Curve], seconds: Sequence[float], steps: Sequence[int], columns: int, tall: float, alt: str,
+           caption: str) -> Figure:
+    """Panels over seconds of training; where each has the whole width, with the steps above and a legend."""
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    across = 900 / columns
+    with Drawing(name, 900, rows * (tall + 62) + (26 if columns == 1 else 4)) as drawing:
+        for number, panel in enumerate(panels):
+            row, column = divmod(number, columns)
+            ax = drawing.axes(column * across + 58, (46 if columns == 1 else 24) + row * (tall + 62), across - 78, tall)
+            for index, (label, values) in enumerate(panel.lines.items()):
+                last = index == len(panel.lines) - 1
+                ax.plot(seconds, values, color=ACCENT if last else MUTED, linewidth=1.8 if last else 1.2, label=label,
+                        marker="o" if len(seconds) < 12 else "", markersize=3.5)
+            ax.set_title(short(panel.title) if columns > 2 else panel.title, pad=22 if columns == 1 else 8)
+            ax.yaxis.grid(True)
+            ax.tick_params(length=0)
+            ax.locator_params(axis="y", nbins=4)
+            ax.locator_params(axis="x", nbins=5 if columns > 2 else 10)
+            ax.ticklabel_format(useOffset=False, style="plain")
+            if row == rows - 1 or number + columns >= len(panels):
+                ax.set_xlabel("seconds")
+            if columns == 1:                                      # small panels have no room, and share the colours
+                _steps(ax, seconds, steps)
+                if len(panel.lines) > 1:
+                    ax.legend(loc="lower right")
+        return drawing.done(alt, caption)
+
+
+def _steps(ax: Axes, seconds: Sequence[float], steps: Sequence[int]) -> None:
+    """Step numbers along the upper edge, where their seconds are."""
+    from matplotlib.ticker import MaxNLocator
+
+    ticks = [tick for tick in MaxNLocator(8, integer=True).tick_values(steps[0], steps[-1]) if steps[0] <= tick <= steps[-1]]
+    places = np.interp(ticks, steps, seconds)
+    twin = ax.secondary_xaxis("top")
+    twin.set_xticks(places.tolist(), [f"{tick:,.0f}".replace(",", "\u202f") for tick in ticks])
+    twin.tick_params(length=0, labelsize=9)
+    twin.spines["top"].set_visible(False)
+    ax.annotate("step", (1, 1), (0, 4), "axes fraction", "offset points", ha="right", va="bottom", color=MUTED, fontsize=9)

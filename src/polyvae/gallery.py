@@ -1,0 +1,172 @@
+"""What a model generates, as mosaics: from one modality to the others, from its prior, and along walks through its codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from polyvae.batch import Batch
+from polyvae.data import MultimodalData, mix
+from polyvae.figures import MUTED, Drawing, Figure, Look, label_width, look_of, outline, short, tile
+from polyvae.priors import FittedPrior
+from polyvae.vae import MultimodalVAE
+
+_GAP, _SPACE = 3, 14                          # pixels between tiles, and between groups of them
+_MOST = 6                                     # modalities that a grid has room for
+_CROSS, _OWN, _FITTED = 21, 22, 23            # so that a figure's draws do not depend on which others are made
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A model in evaluation mode, a few held-out samples ``batch`` with their ``labels``, and the look of each modality it shows."""
+
+    model: MultimodalVAE
+    batch: Batch
+    labels: Sequence[int] | None
+    looks: dict[str, Look]
+    prior: FittedPrior | None
+    seed: int
+
+    @property
+    def sources(self) -> list[str]:
+        """Modalities to start from."""
+        return [name for name, row in zip(self.model.modalities, self.batch.mask, strict=True)
+                if name in self.looks and self.model.modalities[name].encoder is not None and bool(row.any())][:_MOST]
+
+    @property
+    def targets(self) -> list[str]:
+        """Modalities to generate."""
+        return [name for name in self.looks if self.model.modalities[name].decoder is not None][:_MOST]
+
+    @property
+    def side(self) -> int:
+        """Pixels of a tile."""
+        return max((look.side for look in self.looks.values()), default=0)
+
+    def title(self, row: int) -> str:
+        """What a sample is called."""
+        return f"sample {row + 1}" if self.labels is None else f"sample {row + 1}, class {self.labels[row]}"
+
+
+def stage(model: MultimodalVAE, data: MultimodalData, prior: FittedPrior | None, seed: int, samples: int = 3) -> Scene:
+    """Choose ``samples`` held-out samples at random, of different classes where there are labels, the most completely observed ones."""
+    rows = _choose(model, data, seed, samples)
+    batch = model.admit(data.take(rows))
+    few = data.rows(slice(0, 512)).take(slice(None))
+    looks = {}
+    for name, net in model.modalities.items():
+        seen = few.data[name][few.mask[few.names.index(name)]] if name in few.names else torch.zeros(0)
+        look = look_of(net.spec.shape, net.spec.likelihood, seen)
+        if look is not None:
+            looks[name] = look
+    return Scene(model, batch, None if data.labels is None else data.labels[rows].tolist(), looks, prior, seed)
+
+
+def _choose(model: MultimodalVAE, data: MultimodalData, seed: int, samples: int) -> Tensor:
+    known = torch.tensor([name in model.modalities for name in data.names])
+    observed = data.mask.cpu()[known].sum(0)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(mix(seed, _CROSS)))
+    order = order[observed[order].argsort(descending=True, stable=True)]
+    labels = torch.arange(len(data)) if data.labels is None else data.labels.cpu()
+    first: dict[int, int] = {}
+    for row in order.tolist():
+        first.setdefault(int(labels[row]), row)
+        if len(first) == samples:
+            break
+    chosen = list(first.values())
+    chosen += [row for row in order.tolist() if row not in chosen][: samples - len(chosen)]
+    return torch.tensor(chosen)
+
+
+def cross_generation(scene: Scene) -> Figure:
+    """Rows: an observed value of each source; columns: several draws of each target given it alone."""
+    sources, targets, side = scene.sources, scene.targets, scene.side
+    count = max(2, min(6, 20 // len(targets)))
+    left, group = label_width(sources), count * (side + _GAP) + _SPACE
+    start = left + side + 2 * _SPACE
+    block = len(sources) * (side + _GAP) + 38
+    with Drawing("cross_generation", start + group * len(targets), 30 + block * scene.batch.size) as drawing:
+        board = drawing.board()
+        board.text(left, 12, "observed", color=MUTED, va="center", fontsize=10)
+        for number, target in enumerate(targets):
+            board.text(start + number * group, 12, short(target), va="center")
+        for number, source in enumerate(sources):
+            with torch.random.fork_rng():
+                torch.manual_seed(mix(scene.seed, _CROSS, number))
+                made = scene.model.generate(scene.batch.observe(source), count)
+            present = scene.batch.mask[list(scene.model.modalities).index(source)]
+            for row in range(scene.batch.size):
+                y = 30 + row * block + 24 + number * (side + _GAP)
+                board.text(left - 10, y + side / 2, short(source), ha="right", va="center")
+                if not bool(present[row]):
+                    board.text(left + side / 2, y + side / 2, "–", ha="center", va="center", color=MUTED)
+                    continue
+                tile(board, scene.looks[source], scene.batch.data[source][row], left, y, side, muted=True)
+                for column, target in enumerate(targets):
+                    x = start + column * group
+                    for k in range(count):
+                        tile(board, scene.looks[target], made[target][k, row], x + k * (side + _GAP), y, side)
+                    if target == source:
+                        outline(board, x - 2, y - 1.5, group - _SPACE + 1, side + _GAP, MUTED)
+        for row in range(scene.batch.size):
+            board.text(left, 30 + row * block + 10, scene.title(row), color=MUTED, va="center", fontsize=10)
+        what = "; ".join(scene.title(row) for row in range(scene.batch.size))
+        return drawing.done(
+            f"Grid of generated values. Rows: {len(sources)} observed modalities of each of: {what}. "
+            f"Columns: {count} draws of each of {', '.join(targets)}.",
+            f"Each row starts from one observed value, alone; then {count} draws of every modality given it. Along a row, what is shared "
+            "should stay and all else should vary. Framed: the observed modality itself, reconstructed.")
+
+
+def unconditional(scene: Scene, fitted: bool, draws: int = 20) -> Figure:
+    """One column per draw from the prior, all modalities stacked."""
+    with torch.random.fork_rng():
+        torch.manual_seed(mix(scene.seed, _FITTED if fitted else _OWN))
+        made = scene.model.sample(draws, scene.prior if fitted else None)
+    names, side = scene.targets, scene.side
+    left = label_width(names)
+    name, kind = ("unconditional_fitted", "the fitted prior") if fitted else ("unconditional", "the model’s own prior")
+    with Drawing(name, left + draws * (side + _GAP) + _GAP, len(names) * (side + _GAP) + 30) as drawing:
+        board = drawing.board()
+        board.text(left, 12, f"{'z' if scene.model.seen else 'private codes'} from {kind}", color=MUTED, va="center", fontsize=10)
+        for row, name in enumerate(names):
+            y = 26 + row * (side + _GAP)
+            board.text(left - 10, y + side / 2, short(name), ha="right", va="center")
+            for k in range(draws):
+                tile(board, scene.looks[name], made[name][k], left + k * (side + _GAP), y, side)
+        return drawing.done(f"{draws} draws from {kind}, one per column, with {', '.join(names)} stacked.")
+
+
+def walk(scene: Scene, through: str, steps: int = 11) -> Figure:
+    """From the posterior mean of the first sample to that of the second, in z or in w, with the other held at the first's."""
+    model, side = scene.model, scene.side
+    codes = model.embed(scene.batch.rows(torch.tensor([0, 1], device=scene.batch.device)), private=True)
+    z, w = codes[:, : model.seen], codes[:, model.seen :]
+    share = torch.linspace(0, 1, steps, dtype=codes.dtype, device=codes.device)[:, None]
+    moving, still = (z, w) if through == "z" else (w, z)
+    path, fixed = torch.lerp(moving[:1], moving[1:], share), still[:1].expand(steps, -1)
+    with torch.no_grad():
+        made = model.decode(path, fixed) if through == "z" else model.decode(fixed, path)
+    names = scene.targets
+    left = label_width(names)
+    start = left + side + _SPACE
+    end = start + steps * (side + _GAP) + _SPACE - _GAP
+    with Drawing(f"walk_{through}", end + side + _GAP, len(names) * (side + _GAP) + 30) as drawing:
+        board = drawing.board()
+        for x, align, row in ((left, "left", 0), (end + side, "right", 1)):
+            board.text(x, 12, scene.title(row), ha=align, va="center", color=MUTED, fontsize=10)
+        board.text((start + end - _SPACE) / 2, 12, f"{through} moves →", ha="center", va="center", fontsize=10)
+        for number, name in enumerate(names):
+            y = 26 + number * (side + _GAP)
+            board.text(left - 10, y + side / 2, short(name), ha="right", va="center")
+            for row, x in ((0, left), (1, end)):
+                if bool(scene.batch.mask[list(model.modalities).index(name), row]):
+                    tile(board, scene.looks[name], scene.batch.data[name][row], x, y, side, muted=True)
+            for k in range(steps):
+                tile(board, scene.looks[name], made[name][k], start + k * (side + _GAP), y, side)
+        other = "w" if through == "z" else "z"
+        return drawing.done(f"Walk through {through} from {scene.title(0)} to {scene.title(1)} in {steps} steps, {other} fixed; "
+                            f"rows: {', '.join(names)}.")

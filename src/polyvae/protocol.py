@@ -1,0 +1,67 @@
+"""How the numbers of an evaluation came about, in sentences: the choices without which they cannot be compared."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from typing import Any
+
+from polyvae.data import MultimodalData
+from polyvae.vae import MultimodalVAE
+
+
+def protocol(model: MultimodalVAE, data: MultimodalData, evaluation: Mapping[str, Any], config: str, seed: int) -> list[tuple[str, str]]:
+    """(what, how) for all that was measured or shown. ``config`` is the run's TOML, "" where there is none; ``seed`` the report's."""
+    lines = []
+    if evaluation.get("judges"):
+        lines += [
+            ("Judges", f"One small convolutional classifier per image modality, in evaluation mode (batch norm uses running averages): "
+                       f"{evaluation['judges']}. They see the decoder’s output as it is, neither clamped nor rounded to bytes."),
+            ("Conditional generation", f"One posterior draw of z per sample given what is observed{_component(model)}; {_private(model)}; "
+                                       "the decoder’s mean, not a draw from the likelihood."),
+            ("Sources and targets", "Source and target differ: nothing is judged that was observed. By number of observed modalities: all "
+                                    "sets of that size, at most 64 drawn at random, and every modality outside the set."),
+            ("Averages", "Within a pair (or set) and target: over samples, every sample alike, classes not balanced. Over pairs, and over "
+                         "sets and targets: the plain mean."),
+            ("Samples", f"All {evaluation.get('rows', len(data)):,} held-out samples in which the source was observed."),
+            ("Unconditional generation", f"{_draws(evaluation)}z from p(z), or from a Gaussian mixture fitted after training to one "
+                                         f"posterior draw per training sample ({evaluation.get('fitted_prior') or 'none was fitted'}); "
+                                         f"{'w from p(w), each modality its own; ' if len(model.owner) else ''}the decoder’s mean. "
+                                         "A draw counts when all judges say the same class."),
+        ]
+    if evaluation.get("log_likelihood_joint"):
+        lines.append((
+            "Likelihood", f"{evaluation.get('log_likelihood_samples', 0):,} importance samples per datum on the first "
+                          f"{evaluation['log_likelihood_joint']['rows']:,} held-out samples, from (and divided by) 0.9 times the "
+                          "posterior plus 0.1 times the prior. Likelihood weights count as 1. Per modality: that modality alone, observed alone."))
+    lines.append(("Image quality", "No FID, nor any other measure of image quality, was computed for this page."))
+    lines.append(("Pictures", "Decoder means, clamped to the range shown; samples chosen at random, not by how they look."))
+    lines.append(("Data", " ".join(str(data.card[key]).rstrip(".") + "." for key in ("what", "composition", "pairing") if key in data.card)
+                  or "As given; the data has no card."))
+    lines.append(("Seeds", "; ".join(_seeds(data, evaluation, config, seed))))
+    return lines
+
+
+def _component(model: MultimodalVAE) -> str:
+    mixed = {"mmvae", "mmvae+", "mopoe"}
+    return "; where the posterior is a mixture, its component is drawn for each sample" if model.name in mixed else ""
+
+
+def _private(model: MultimodalVAE) -> str:
+    if not len(model.owner):
+        return "there are no private codes"
+    if model.options.get("private_prior") == "auxiliary":
+        return "private codes of what is not observed from the auxiliary priors r(w)"
+    return "private codes of what is not observed from p(w)"
+
+
+def _draws(evaluation: Mapping[str, Any]) -> str:
+    """How many draws there were: the histogram counts those that the coherence is a share of."""
+    agreed, share = sum((evaluation.get("unconditional_histogram") or {}).values()), evaluation.get("unconditional_coherence")
+    return f"{round(agreed / share):,} draws: " if share else ""
+
+
+def _seeds(data: MultimodalData, evaluation: Mapping[str, Any], config: str, seed: int) -> list[str]:
+    train = tomllib.loads(config).get("train", {}) if config else {}
+    known = (("training", train.get("seed")), ("evaluation", evaluation.get("seed")), ("data", data.seed), ("this page", seed))
+    return [f"{what} {value}" for what, value in known if value is not None] + ["one training run: no spread over seeds is shown"]

@@ -1,0 +1,101 @@
+"""A configuration carried through: data, model, training, evaluation, report. What the commands call, and scripts may."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polyvae.config import RunConfig, check_options, read_config
+from polyvae.data import MultimodalData, load_dataset, mix
+from polyvae.errors import InputError, nearest
+from polyvae.evaluate import Evaluation, evaluate
+from polyvae.modality import Modality
+from polyvae.models import build, options_of
+from polyvae.priors import FittedPrior
+from polyvae.report import write_report
+from polyvae.storage import RunDirectory, load_model, load_tensors, save_tensors
+from polyvae.train import History, fit
+from polyvae.vae import MultimodalVAE
+
+_INITIAL = 4_409                              # keeps the initial weights' noise apart from training's
+DEMO = Path(__file__).with_name("demo.toml")
+
+
+def data_of(config: RunConfig) -> tuple[MultimodalData, MultimodalData]:
+    """The data set, and its training part with the share hidden that ``data.hide`` says."""
+    if config.data.name == "custom":
+        raise InputError("data: this run was trained on data given in Python, which polyvae cannot load again; expected a data set's name; "
+                         "call pv.evaluate(pv.load_model(run), data) instead")
+    data = load_dataset(config.data.name, config.data.root, **config.data.options)
+    train = data.train
+    return data, train.hide(config.data.hide, config.data.hide_seed) if config.data.hide else train
+
+
+def modalities_of(config: RunConfig, data: MultimodalData) -> list[Modality]:
+    """The data's modalities with the changes that ``[[modality]]`` tables make; the name "*" changes all."""
+    specs = {spec.name: spec for spec in data.modalities()}
+    for table in config.modality:
+        if table.name != "*" and table.name not in specs:
+            raise InputError(f"modality.{table.name}: not in data set {config.data.name!r}; {nearest(table.name, specs)}")
+        for name in specs if table.name == "*" else [table.name]:
+            specs[name] = dataclasses.replace(specs[name], **table.changes)
+    return list(specs.values())
+
+
+def model_of(config: RunConfig, data: MultimodalData) -> MultimodalVAE:
+    """The untrained model: a function of the configuration alone, its seed included."""
+    check_options(config.model.name, config.model.options, options_of(config.model.name))
+    with torch.random.fork_rng():
+        torch.manual_seed(mix(config.train.seed, _INITIAL))
+        return build(config.model.name, modalities_of(config, data), **config.model.options)
+
+
+def train_run(config: RunConfig, out: str | Path, *, resume: bool = False, force: bool = False, show: bool = True) -> History:
+    """Train as the configuration says, into the run directory ``out``."""
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    data, train = data_of(config)
+    return fit(model_of(config, data), train, out=out, resume=resume, force=force, show=show, run=config)
+
+
+def evaluate_run(path: str | Path, *, overrides: Mapping[str, Any] | None = None, show: bool = True) -> Evaluation:
+    """Judge a trained run on its test part; writes ``evaluation.json`` and ``fitted_prior.safetensors``."""
+    run, config = open_run(path)
+    model = load_model(run.path)
+    data, train = data_of(config)
+    settings = config.evaluate.model_dump() | dict(overrides or {})
+    fitted = settings.pop("fitted_prior")
+    result = evaluate(model, data, train=train, components=fitted["components"], covariance=fitted["covariance"], show=show, **settings)
+    run.write_json("evaluation.json", dict(result))
+    if result.prior is not None:
+        save_tensors(run.fitted_prior, result.prior.state_dict(), {"components": fitted["components"], "covariance": fitted["covariance"]})
+    return result
+
+
+def report_run(path: str | Path, command: str | None = None) -> Path:
+    """Write the run's ``report.html``, with its evaluation if there is one."""
+    run, config = open_run(path)
+    evaluation = run.read_json("evaluation.json") if run.evaluation.exists() else None
+    data, _ = data_of(config)
+    return write_report(run, load_model(run.path), data, evaluation, prior=fitted_prior(run), command=command)
+
+
+def open_run(path: str | Path) -> tuple[RunDirectory, RunConfig]:
+    """An existing, trained run and its configuration."""
+    run = RunDirectory.open(path)
+    if not run.model.exists():
+        raise InputError(f"{run.path}: the run has no trained model yet; expected model.safetensors; "
+                         f"go on with: polyvae train --resume --out {run.path}")
+    return run, read_config(run.config)
+
+
+def fitted_prior(run: RunDirectory) -> FittedPrior | None:
+    """The prior that evaluation fitted, or None."""
+    if not run.fitted_prior.exists():
+        return None
+    tensors, _ = load_tensors(run.fitted_prior)
+    return FittedPrior(tensors["weights"], tensors["loc"], tensors["scale_tril"])
