@@ -15,6 +15,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.exceptions import TyperException
 
 from polyvae import __version__, runs
 from polyvae.config import read_config
@@ -155,14 +156,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     given = [word for word in given if word != "--debug"]
     try:
-        app(args=given, prog_name="polyvae")
+        done = app(args=given or ["--help"], standalone_mode=False, prog_name="polyvae")
+        code = done if isinstance(done, int) else 0
+    except TyperException as problem:
+        code = 2
+        typer.echo(f"error: {' '.join(problem.format_message().split())}; polyvae --help shows what there is", err=True)
+    except typer.Abort:
+        code = 130
     except Exception as problem:                                 # the last door: nobody sees a traceback who did not ask for it
         code = 2 if isinstance(problem, InputError) else 1
         if debug:
             traceback.print_exc()
         line = " ".join(str(problem).split())
         typer.echo(f"error: {line}" if code == 2 else f"error: unexpected {type(problem).__name__}: {line}; --debug shows where", err=True)
-        sys.exit(code)
+    sys.exit(code)
 
 
 def _finish(out: Path, quiet: bool) -> None:

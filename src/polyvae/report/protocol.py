@@ -10,14 +10,19 @@ from polyvae.data import MultimodalData
 from polyvae.vae import MultimodalVAE
 
 
-def protocol(model: MultimodalVAE, data: MultimodalData, evaluation: Mapping[str, Any], config: str, seed: int) -> list[tuple[str, str]]:
-    """(what, how) for all that was measured or shown. ``config`` is the run's TOML, "" where there is none; ``seed`` the report's."""
+def protocol(model: MultimodalVAE, data: MultimodalData, evaluation: Mapping[str, Any], *, mixed: bool, config: str,
+             seed: int) -> list[tuple[str, str]]:
+    """(what, how) for all that was measured or shown.
+
+    ``mixed``: the posterior is a mixture. ``config``: the run's TOML, "" where there is none. ``seed``: the report's.
+    """
     lines = []
+    component = ", from one component of the mixture, drawn anew for each sample" if mixed else ""
     if evaluation.get("judges"):
         lines += [
             ("Judges", f"One small convolutional classifier per image modality, in evaluation mode (batch norm uses running averages): "
                        f"{evaluation['judges']}. They see the decoder’s output as it is, neither clamped nor rounded to bytes."),
-            ("Conditional generation", f"One posterior draw of z per sample given what is observed{_component(model)}; {_private(model)}; "
+            ("Conditional generation", f"One posterior draw of z per sample given what is observed{component}; {_private(model)}; "
                                        "the decoder’s mean, not a draw from the likelihood."),
             ("Sources and targets", "Source and target differ: nothing is judged that was observed. By number of observed modalities: all "
                                     "sets of that size, at most 64 drawn at random, and every modality outside the set."),
@@ -33,18 +38,13 @@ def protocol(model: MultimodalVAE, data: MultimodalData, evaluation: Mapping[str
         lines.append((
             "Likelihood", f"{evaluation.get('log_likelihood_samples', 0):,} importance samples per datum on the first "
                           f"{evaluation['log_likelihood_joint']['rows']:,} held-out samples, from (and divided by) 0.9 times the "
-                          "posterior plus 0.1 times the prior. Likelihood weights count as 1. Per modality: that modality alone, observed alone."))
+                          "posterior plus 0.1 times the prior. Likelihood weights count as 1. By modality: each observed alone."))
     lines.append(("Image quality", "No FID, nor any other measure of image quality, was computed for this page."))
     lines.append(("Pictures", "Decoder means, clamped to the range shown; samples chosen at random, not by how they look."))
     lines.append(("Data", " ".join(str(data.card[key]).rstrip(".") + "." for key in ("what", "composition", "pairing") if key in data.card)
-                  or "As given; the data has no card."))
+                  or "As given; its card says no more."))
     lines.append(("Seeds", "; ".join(_seeds(data, evaluation, config, seed))))
     return lines
-
-
-def _component(model: MultimodalVAE) -> str:
-    mixed = {"mmvae", "mmvae+", "mopoe"}
-    return "; where the posterior is a mixture, its component is drawn for each sample" if model.name in mixed else ""
 
 
 def _private(model: MultimodalVAE) -> str:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from polyvae.batch import Batch
 from polyvae.data import MultimodalData, mix
-from polyvae.figures import MUTED, Drawing, Figure, Look, label_width, look_of, outline, short, tile
 from polyvae.priors import FittedPrior
+from polyvae.report.figures import MUTED, Drawing, Figure, Look, label_width, look_of, outline, short, tile
 from polyvae.vae import MultimodalVAE
 
 _GAP, _SPACE = 3, 14                          # pixels between tiles, and between groups of them
@@ -40,6 +40,11 @@ class Scene:
     def targets(self) -> list[str]:
         """Modalities to generate."""
         return [name for name in self.looks if self.model.modalities[name].decoder is not None][:_MOST]
+
+    @property
+    def mixed(self) -> bool:
+        """Is the posterior a mixture, so that a draw chooses a component?"""
+        return len(self.model.posterior(self.batch, self.model.experts(self.batch)).weights) > 1
 
     @property
     def side(self) -> int:

@@ -128,9 +128,9 @@ def _inline(svg: str) -> str:
     return re.sub(r"\s*\n\s*", "\n", body)
 
 
-def short(name: str) -> str:
+def short(name: str, long: int = _LONG) -> str:
     """A name that fits into a figure."""
-    return name if len(name) <= _LONG else f"{name[:_LONG - 1]}…"
+    return name if len(name) <= long else f"{name[:long - 1]}…"
 
 
 def label_width(names: Sequence[str]) -> float:
@@ -177,7 +177,7 @@ def heat_map(name: str, values: Mapping[str, Mapping[str, float]], rows: Sequenc
         ax = drawing.board()
         ax.text(left + cell * len(columns) / 2, 10, "generated", color=MUTED, ha="center", va="center", fontsize=10)
         for number, column in enumerate(columns):
-            ax.text(left + cell * (number + 0.5), 32, short(column)[:9], ha="center", va="center")
+            ax.text(left + cell * (number + 0.5), 32, short(column, 8), ha="center", va="center")
         lines = [(row, values.get(row, {}), top + 40 * number) for number, row in enumerate(rows)]
         if last is not None:
             lines.append((last_name, last, top + 40 * len(rows) + 12))
@@ -199,7 +199,7 @@ def bars(name: str, series: Mapping[str, Mapping[str, float]], line: float | Non
          alt: str, caption: str) -> Figure:
     """Groups of bars, the last series in the accent colour; ``line``: a level to compare with; ``top`` of the axis, None: as needed."""
     groups = list(next(iter(series.values())))
-    with Drawing(name, max(340, 110 + 56 * len(groups)), 270) as drawing:
+    with Drawing(name, max(340, 110 + 56 * len(groups)), 262) as drawing:
         ax = drawing.axes(58, 40, drawing.width - 78, 178)
         wide = 0.76 / len(series)
         for number, (label, values) in enumerate(series.items()):
@@ -240,7 +240,7 @@ def curves(name: str, panels: Sequence[Curve], seconds: Sequence[float], steps: 
                 last = index == len(panel.lines) - 1
                 ax.plot(seconds, values, color=ACCENT if last else MUTED, linewidth=1.8 if last else 1.2, label=label,
                         marker="o" if len(seconds) < 12 else "", markersize=3.5)
-            ax.set_title(short(panel.title) if columns > 2 else panel.title, pad=22 if columns == 1 else 8)
+            ax.set_title(short(panel.title, 26 if columns > 2 else 80), pad=22 if columns == 1 else 8)
             ax.yaxis.grid(True)
             ax.tick_params(length=0)
             ax.locator_params(axis="y", nbins=4)

@@ -1,38 +1,15 @@
-"""A run -> one self-contained page: numbers beside what they are worth, pictures, curves, and how all of it was made.
-
-A page is a list of sections, each made by one function of a Page; a section that does not apply is a sentence that says why.
-"""
+"""The sections of a report: each is made by one function of a Page, and one that does not apply is a sentence that says why."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from importlib import metadata, resources
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from jinja2 import Environment, StrictUndefined
-
-from polyvae.data import MultimodalData
-from polyvae.evaluate import Evaluation
-from polyvae.figures import Curve, Figure, bars, curves, heat_map
-from polyvae.gallery import Scene, cross_generation, stage, unconditional, walk
-from polyvae.priors import FittedPrior
-from polyvae.protocol import protocol
-from polyvae.storage import RunDirectory, StorageError, write_atomic
+from polyvae.report.figures import Curve, Figure, bars, curves, heat_map
+from polyvae.report.gallery import Scene, cross_generation, unconditional, walk
 from polyvae.vae import MultimodalVAE
-
-
-class Card(NamedTuple):
-    """A headline number: what it is called, what it means, and what to hold it against."""
-
-    value: str
-    title: str
-    meaning: str
-    beside: str = ""
 
 
 class Table(NamedTuple):
@@ -72,42 +49,6 @@ class Page:
         return len(self.evaluation.get("unconditional_histogram") or {})
 
 
-def write_report(
-    run: RunDirectory | str | Path, model: MultimodalVAE, data: MultimodalData, evaluation: Mapping[str, Any] | None = None, *,
-    prior: FittedPrior | None = None, command: str | None = None, seed: int = 0,
-) -> Path:
-    """Write ``report.html`` of a run, and its figures (SVG and PNG) beside it; the path of the page.
-
-    ``data``       held-out data to show: a part such as ``data.test``, or data whose test split is taken.
-    ``evaluation`` what ``evaluate`` answered, or the contents of evaluation.json; None: a page without those numbers.
-    ``prior``      the fitted prior to draw from; None: that of ``evaluation``, if it has one.
-    ``command``    what made the run, to print. ``seed`` of the samples shown and of their draws.
-
-    The model's mode and the global generator are left as they were. Raises StorageError: a full disk; the old page is unchanged.
-    """
-    run = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
-    if prior is None and isinstance(evaluation, Evaluation):
-        prior = evaluation.prior
-    part = data.test if "test" in data.splits else data
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            page = Page(stage(model, part, prior, seed), evaluation or {}, [r for r in run.read_history() if "train" in r])
-            sections = [make(page) for make in SECTIONS]
-    finally:
-        model.train(training)
-    figures = [figure for section in sections for figure in section.figures]
-    _save(run, figures)
-    config = run.config.read_text("utf-8") if run.config.is_file() else ""
-    name = str(data.card.get("name") or "custom data")
-    run.write_text(run.report.name, _render(
-        title=f"{model.name} on {name}", facts=_facts(page, part), cards=_cards(page), sections=sections, config=config, command=command,
-        protocol=protocol(model, part, page.evaluation, config, seed), citation=model.citation, summary=_summary(model), data=data.card,
-        date=datetime.now().astimezone().strftime("%-d %B %Y, %H:%M"), version=metadata.version("polyvae")))
-    return run.report
-
-
 def number(value: float, decimals: int | None = None) -> str:
     """A number as the page shows it: three decimals below 10, one above, or as many as asked for; "–" where there is none."""
     if not math.isfinite(value):
@@ -121,9 +62,10 @@ def number(value: float, decimals: int | None = None) -> str:
 
 
 def cross_section(page: Page) -> Section:
+    """The grid from each modality to the others."""
     title = "From one modality to the others"
     if not page.model.seen:
-        return Section("cross", title, f"Left out: {page.model.name} has no shared code (D = 0); nothing passes from one modality to another.")
+        return Section("cross", title, f"Left out: {page.model.name} has no shared code (D = 0); nothing passes between modalities.")
     if not page.scene.sources or not page.scene.targets:
         return Section("cross", title, "Left out: no modality here is both observed and of a shape that a small picture can show.")
     lead = "Does what is generated show what was observed, and does it vary in everything else?"
@@ -131,6 +73,7 @@ def cross_section(page: Page) -> Section:
 
 
 def unconditional_section(page: Page) -> Section:
+    """Draws from the priors."""
     title, scene = "Drawn from nothing", page.scene
     if not scene.targets:
         return Section("unconditional", title, "Left out: no modality has a shape that a small picture can show.")
@@ -144,6 +87,7 @@ def unconditional_section(page: Page) -> Section:
 
 
 def coherence_section(page: Page) -> Section:
+    """The matrix, and coherence by number of observed modalities."""
     title, values = "Coherence", page.evaluation
     matrix = values.get("coherence_matrix") or {}
     if not any(matrix.values()):
@@ -158,8 +102,9 @@ def coherence_section(page: Page) -> Section:
         "Last row: the same judges on real held-out images, the most that can be expected.")]
     by_number = values.get("coherence_by_observed") or {}
     if len(by_number) > 1:
+        chance = 1 / page.classes if page.classes else None
         figures.append(bars(
-            "coherence_by_observed", {"coherence": by_number}, 1 / page.classes if page.classes else None, "chance", "modalities observed", 1.0,
+            "coherence_by_observed", {"coherence": by_number}, chance, "chance", "modalities observed", 1.0,
             "Bars of coherence by number of observed modalities: " + ", ".join(f"{n}: {value:.3f}" for n, value in by_number.items()),
             "By how many modalities were observed. Rising: evidence adds up. Flat: one expert decides."))
     lead = "The share of generated images in which a judge sees the class of what was observed."
@@ -167,6 +112,7 @@ def coherence_section(page: Page) -> Section:
 
 
 def histogram_section(page: Page) -> Section:
+    """Which classes the unconditional draws show."""
     title, values = "Classes drawn from nothing", page.evaluation
     found = [(label, suffix, _shares(values, suffix)) for label, suffix in (("own prior", ""), ("fitted prior", "_fitted"))
              if values.get(f"unconditional_histogram{suffix}")]
@@ -186,6 +132,7 @@ def histogram_section(page: Page) -> Section:
 
 
 def learning_section(page: Page) -> Section:
+    """The bound and its terms over seconds and steps."""
     title, records = "Learning", page.history
     if not records:
         return Section("learning", title, "Left out: the run has no history yet.")
@@ -209,6 +156,7 @@ def learning_section(page: Page) -> Section:
 
 
 def walk_section(page: Page) -> Section:
+    """Walks through z and through w."""
     title, scene, model = "Walks through the codes", page.scene, page.model
     if not scene.targets or scene.batch.size < 2:
         return Section("walks", title, "Left out: a walk needs two samples, and modalities that a small picture can show.")
@@ -227,51 +175,18 @@ def walk_section(page: Page) -> Section:
 
 
 def likelihood_section(page: Page) -> Section:
+    """Estimates of log p(x), with what they are worth."""
     title, values = "Log-likelihood", page.evaluation
     joint = values.get("log_likelihood_joint")
     if not joint:
-        return Section("likelihood", title, "Left out: the evaluation has no likelihood (not asked for, or the model has no joint density).")
+        return Section("likelihood", title, "Left out: the evaluation has no likelihood (not asked for, or there is no joint density).")
     samples = values.get("log_likelihood_samples", 0)
-    lines = [("all observed, jointly", joint), *(values.get("log_likelihood_by_modality") or {}).items()]
+    lines = [("all, jointly", joint), *(values.get("log_likelihood_by_modality") or {}).items()]
     rows = [(name, *(number(line[key], 2) for key in ("mean", "standard_error", "sampling_error")),
              f"{line['effective_samples']:.1f} of {samples:,}", f"{line['rows']:,}") for name, line in lines]
-    header = ("of", "nats per datum", "standard error over data", "standard error of sampling", "effective samples (median)", "data")
+    header = ("modality", "nats per datum", "standard error over data", "standard error of sampling", "effective samples (median)", "data")
     lead = "Estimated by importance sampling: in expectation a lower bound, and far below the truth where few samples are effective."
     return Section("likelihood", title, lead, table=Table(header, rows))
-
-
-SECTIONS: tuple[Callable[[Page], Section], ...] = (
-    cross_section, unconditional_section, coherence_section, histogram_section, learning_section, walk_section, likelihood_section)
-
-
-# ---- numbers ---------------------------------------------------------------------------------------------------------------------
-
-
-def _cards(page: Page) -> list[Card]:
-    values, classes = page.evaluation, page.classes
-    accuracy = list((values.get("judge_accuracy") or {}).values())
-    judges = f"judges on real images {number(sum(accuracy) / len(accuracy))}, weakest {number(min(accuracy))}" if accuracy else ""
-    chance = f"chance {number(1 / classes)}" if classes else ""
-    # All judges agree by accident: C classes, M judges, C · C^-M.
-    luck = f"chance {classes ** (1 - len(accuracy)):.2g}" if classes and accuracy else ""
-    joint = values.get("log_likelihood_joint") or {}
-    worth = ([f"standard error {number(joint['standard_error'])}",
-              f"effective samples {joint['effective_samples']:.1f} of {values.get('log_likelihood_samples', 0):,}"] if joint else [])
-    known = {name: Card("", title, meaning, " · ".join(part for part in beside if part)) for name, title, meaning, *beside in (
-        ("conditional_coherence", "conditional coherence", "Given one modality, how often another that is generated shows the same class.",
-         judges, chance),
-        ("unconditional_coherence", "unconditional coherence", "Drawn from p(z), how often all modalities show one class.",
-         judges, luck, "a constant would score 1"),
-        ("unconditional_coherence_fitted", "… with the fitted prior",
-         f"The same, with z from a mixture fitted after training ({values.get('fitted_prior') or 'fitted'}).",
-         judges, luck, "a constant would score 1"),
-        ("judge_agreement", "judges agree on real data", "How often all judges agree on a real held-out sample: what to hold the two "
-         "before against.", judges),
-        ("log_likelihood", "log-likelihood", "Nats per datum, all modalities jointly; an importance-sampled lower bound.", *worth))}
-    elsewhere = ("unconditional_entropy", "unconditional_entropy_fitted")           # beside their histogram
-    cards = [card._replace(value=number(values[name])) for name, card in known.items() if isinstance(values.get(name), float)]
-    return cards + [Card(number(value), name.replace("_", " "), "") for name, value in values.items()
-                    if isinstance(value, float) and name not in known and name not in elsewhere]
 
 
 def _shares(values: Mapping[str, Any], suffix: str) -> dict[str, float]:
@@ -291,33 +206,5 @@ def _term(term: str) -> str:
     return {"log_likelihood": f"log p of {name}", "kl": f"KL of {name}", "bound": "bound"}.get(kind, term.replace("_", " "))
 
 
-def _facts(page: Page, part: MultimodalData) -> list[str]:
-    model = page.model
-    weights = sum(parameter.numel() for parameter in model.parameters())
-    codes = [f"shared code z of {model.seen}" if model.seen else "no shared code",
-             f"private codes w of {len(model.owner)} in all" if len(model.owner) else "no private codes"]
-    return [f"{len(model.modalities)} modalities", *codes, f"{weights:,} weights", f"{len(part):,} held-out samples"]
-
-
-def _summary(model: MultimodalVAE) -> str:
-    return (type(model).__doc__ or "").strip().partition("\n")[0]
-
-
-# ---- the page --------------------------------------------------------------------------------------------------------------------
-
-
-def _save(run: RunDirectory, figures: Sequence[Figure]) -> None:
-    try:
-        run.figures.mkdir(exist_ok=True)
-    except OSError as problem:
-        raise StorageError(f"{run.figures}: cannot be made ({problem.strerror}); expected a writable run directory; "
-                           "free space or set permissions") from None
-    for figure in figures:
-        write_atomic(run.figures / f"{figure.name}.svg", figure.svg)
-        write_atomic(run.figures / f"{figure.name}.png", figure.png)
-
-
-def _render(**values: Any) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = resources.files("polyvae").joinpath("report.html.jinja").read_text("utf-8")
-    return environment.from_string(template).render(**values)
+SECTIONS: tuple[Callable[[Page], Section], ...] = (
+    cross_section, unconditional_section, coherence_section, histogram_section, learning_section, walk_section, likelihood_section)

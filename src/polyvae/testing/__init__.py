@@ -1,0 +1,79 @@
+"""The laws that every model obeys, for the registry and for anybody's own model.
+
+    from polyvae.testing import check_model
+    check_model(MyModel, K=3)                    # a class, a name in MODELS, or any callable (modalities, **options) -> model
+
+Each law is a function ``law_...(make, modalities)`` of a factory ``make(modalities) -> model`` and the modalities of a small world. It
+raises AssertionError with one line that names the law. A model is exempt from a law only by its ``facts``. Everything is computed in
+float64 on the CPU, on randomly perturbed parameters and systematically masked data; torch's global generator is left as it was.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+from polyvae.modality import Modality
+from polyvae.models import build
+from polyvae.testing.laws import (
+    LAWS,
+    law_decodes,
+    law_empty,
+    law_entries,
+    law_gradients,
+    law_max_rows,
+    law_missing,
+    law_nested,
+    law_noise,
+    law_options,
+    law_per_datum,
+    law_posterior,
+    law_precision,
+    law_symmetric,
+    law_terms,
+    law_trains,
+    law_whole,
+)
+from polyvae.testing.worlds import example_batch, example_data, example_model, plain_world, roles_world, uneven
+from polyvae.vae import MultimodalVAE
+
+
+def check_model(model: str | Callable[..., MultimodalVAE], *, modalities: Sequence[Modality] | None = None, **options: object) -> None:
+    """Hold a model to all laws, in the worlds of ``modalities`` (default: two, the second with a source and a target).
+
+    Raises AssertionError, whose one line names the law that does not hold.
+    """
+    def make(specs: Sequence[Modality]) -> MultimodalVAE:
+        return build(model, specs, **options) if isinstance(model, str) else model(specs, **options)
+
+    worlds = [tuple(modalities)] if modalities is not None else [uneven(make, plain_world()), uneven(make, roles_world())]
+    for specs, law in itertools.product(worlds, LAWS):
+        law(make, specs)
+
+
+__all__ = [
+    "LAWS",
+    "check_model",
+    "example_batch",
+    "example_data",
+    "example_model",
+    "law_decodes",
+    "law_empty",
+    "law_entries",
+    "law_gradients",
+    "law_max_rows",
+    "law_missing",
+    "law_nested",
+    "law_noise",
+    "law_options",
+    "law_per_datum",
+    "law_posterior",
+    "law_precision",
+    "law_symmetric",
+    "law_terms",
+    "law_trains",
+    "law_whole",
+    "plain_world",
+    "roles_world",
+    "uneven",
+]

@@ -1,0 +1,136 @@
+"""One model's parameters and draws in another's terms: the same modalities in another order, or without one of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from polyvae import noise
+from polyvae.batch import Batch
+from polyvae.noise import Draw
+from polyvae.testing.worlds import dense, example_batch, full_name, hold, near, record, step
+from polyvae.vae import MultimodalVAE
+
+
+class _Map(NamedTuple):
+    """Where the second model's modalities, sources and private columns stand in the first."""
+
+    modalities: list[int]
+    sources: list[int]
+    columns: list[int]
+
+
+def _map(first: MultimodalVAE, second: MultimodalVAE) -> _Map:
+    names = list(first.modalities)
+    modalities = [names.index(name) for name in second.modalities]
+    columns = [c for m in modalities for c in range(first.columns[m].start, first.columns[m].stop)]
+    return _Map(modalities, [first.sources.index(m) for m in modalities if m in first.sources], columns)
+
+
+def same_model(law: str, what: str, first: MultimodalVAE, second: MultimodalVAE, *dropped: str) -> None:
+    """The second model, with the first one's parameters and draws, has the same bounds and gradients as the first without ``dropped``."""
+    where = _map(first, second)
+    _copy(first, second, where)
+    batch = example_batch(first).drop(*dropped)
+    other = Batch({name: batch.data[name] for name in second.modalities}, batch.mask[where.modalities],
+                  {name: gaps for name, gaps in batch.entries.items() if name in second.modalities})
+    draws = record(first, batch)
+    a, gradients = step(first, batch, draws)
+    asked = record(second, other)
+    for _ in range(2):                                  # once for the drawn subsets, and once for what is drawn in the views they make
+        with noise.feed(_translate(draws, asked, where)) as asked:
+            second(other)
+    b, others = step(second, other, asked)
+    hold(near(a, b), law, f"{what}, the bound is {b.tolist()}; expected {a.tolist()}")
+    for name, net in second.modalities.items():
+        for key, parameter in net.named_parameters(prefix="its"):
+            here = gradients[full_name(first, first.modalities[name], key)]
+            hold(near(dense(here, parameter), dense(others[full_name(second, net, key)], parameter)), law,
+                  f"{what}, the gradient of {name!r}'s {key} differs")
+
+
+def _copy(first: MultimodalVAE, second: MultimodalVAE, where: _Map) -> None:
+    """Parameters by the name of their modality; of those outside the modalities, axes of size W by column and of size M by modality."""
+    for name, net in second.modalities.items():
+        net.load_state_dict(first.modalities[name].state_dict())
+    picks = {len(first.owner): where.columns, len(first.modalities): where.modalities}
+    source = dict(first.named_parameters())
+    with torch.no_grad():
+        for name, parameter in second.named_parameters():
+            if not name.startswith("modalities."):
+                value = source[name].detach()
+                for axis, size in enumerate(value.shape):
+                    if size in picks and parameter.shape[axis] == len(picks[size]):
+                        value = value.index_select(axis, torch.tensor(picks[size], dtype=torch.long))
+                parameter.copy_(value)
+
+
+def _translate(draws: Mapping[str, Draw], asked: Mapping[str, Draw], where: _Map) -> dict[str, Draw]:
+    """The first model's draws as the second needs them: rows of M and columns of W by owner, views by the experts that made them."""
+    out = {}
+    for name, (axes, like) in asked.items():
+        if name.startswith("views"):
+            continue
+        hold(name in draws, "draws", f"one model draws {name!r}, the other does not")
+        value = draws[name].value
+        match = _match(_latest(draws, name), _latest(asked, name), where)
+        if name.startswith("component"):
+            assert match is not None
+            value = _rechosen(value, match, _latest(draws, name)[1], _latest(asked, name)[1])
+        for axis, letter in enumerate(axes):
+            if letter == "W":
+                value = value.index_select(axis, torch.tensor(where.columns, dtype=torch.long))
+            elif letter == "M":
+                picks = where.sources if like.shape[axis] == len(where.sources) else where.modalities
+                value = value.index_select(axis, torch.tensor(picks))
+            elif letter == "V" and match is not None and len(match) == like.shape[axis]:
+                ends = (axis, axes.index("B"))
+                value = value.movedim(ends, (0, 1))[match, torch.arange(match.shape[1])].movedim((0, 1), ends)
+        out[name] = Draw(axes, value)
+    return out
+
+
+def _latest(draws: Mapping[str, Draw], name: str) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """What the axis V stood for when ``name`` was drawn: include [V, M, B] and weights [V, B]."""
+    include = weights = None
+    for key, draw in draws.items():
+        if key == name:
+            break
+        if key.startswith("views.weights"):
+            weights = draw.value
+        elif key.startswith("views"):
+            include = draw.value
+    return (None, None) if include is None or weights is None else (include, weights)
+
+
+def _match(
+    first: tuple[Tensor, Tensor] | tuple[None, None], second: tuple[Tensor, Tensor] | tuple[None, None], where: _Map,
+) -> Tensor | None:
+    """[V', B]: which view of the first model has the experts that the second model's view has; equal ones in their order."""
+    if first[0] is None or second[0] is None:
+        return None
+    power = 2 ** torch.arange(len(where.sources))
+    here = (first[0][:, where.sources] * power[:, None]).sum(1).T.tolist()
+    there = (second[0] * power[:, None]).sum(1).T.tolist()
+    rows = []
+    for old, new in zip(here, there, strict=True):
+        places: dict[int, list[int]] = defaultdict(list)
+        for v, members in enumerate(old):
+            places[members].append(v)
+        rows.append([places[members].pop(0) if places[members] else 0 for members in new])
+    return torch.tensor(rows).T
+
+
+def _rechosen(u: Tensor, match: Tensor, first: Tensor | None, second: Tensor | None) -> Tensor:
+    """The uniform numbers [K, B] with which the second model chooses the views that the first chose."""
+    assert first is not None
+    assert second is not None
+    with noise.feed({"choice": Draw("KB", u)}):
+        chosen = noise.choice(first, len(u), "choice", "KB")                                            # [K, B]
+    place = (match[:, None] == chosen).double().mul(second[:, None] > 0).argmax(0)                      # [K, B]
+    edges, columns = second.cumsum(0), torch.arange(match.shape[1])
+    return (edges - second / 2)[place, columns] / edges[-1].clamp(min=1e-300)

@@ -1,0 +1,23 @@
+"""One thread, one seed, and the small worlds that tests share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same state of torch's generator."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def double():
+    """Tensors that a test makes are float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)

@@ -1,0 +1,281 @@
+"""Do the tests bite? Break one formula at a time, and see whether a test notices.
+
+    python tests/mutants.py [--jobs 2] [--only WORD] [--list]
+
+Each mutant replaces one piece of text in a copy of the package; the fast tests run against the copy until one fails. Exit code 1 if fewer
+than nine in ten mutants are caught. Mutants that are known to be harmless say why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "src" / "polyvae"
+ORDER = ["bounds", "aggregate", "distributions", "likelihoods", "formulas", "gradients", "truth", "laws"]
+
+
+class Mutant(NamedTuple):
+    """In ``file``, ``old`` becomes ``new``; ``old`` occurs exactly once, or at the occurrence ``at`` (from 0) of several."""
+
+    file: str
+    old: str
+    new: str
+    at: int | None = None
+    harmless: str = ""
+
+
+MUTANTS = [
+    # ---- bounds ----
+    Mutant("bounds.py", "return log_weight.mean(0)", "return log_weight.sum(0)"),
+    Mutant("bounds.py", "log_weight.logsumexp(0) - math.log(len(log_weight))", "log_weight.logsumexp(0)"),
+    Mutant("bounds.py", "log_weight.logsumexp(0) - math.log(len(log_weight))", "log_weight.logsumexp(0) + math.log(len(log_weight))"),
+    Mutant("bounds.py", "log_weight.logsumexp(0) - math.log(len(log_weight))", "log_weight.logsumexp(0) - math.log(log_weight.shape[-1])"),
+    Mutant("bounds.py", "factor = (1 - beta) + beta * weight ", "factor = weight "),
+    Mutant("bounds.py", "factor = (1 - beta) + beta * weight ", "factor = (1 - beta) + beta * weight**2 "),
+    Mutant("bounds.py", "factor = (1 - beta) + beta * weight ", "factor = (1 + beta) - beta * weight "),
+    Mutant("bounds.py", "log_weight.softmax(0) if normalised is None", "log_weight.softmax(-1) if normalised is None"),
+    Mutant("bounds.py", "if normalised is None else normalised).detach()", "if normalised is None else normalised)",
+           harmless="the hook's factor is not differentiated in one backward pass"),
+    Mutant("bounds.py", "log_weight.softmax(0) if normalised is None else normalised)", "log_weight.softmax(0))"),
+    Mutant("bounds.py", "torch.where(columns, scaled, 1)", "torch.where(columns, 1, scaled)"),
+    Mutant("bounds.py", "scaled if columns is None else torch.where(columns, scaled, 1)", "scaled"),
+    Mutant("bounds.py", "if draws.requires_grad:", "if False:"),
+    Mutant("bounds.py", 'if objective == "dreg":', 'if objective == "never":'),
+    Mutant("bounds.py", "torch.where(weights > 0, weights * value, 0).sum(0)", "(weights * value).sum(0)"),
+    Mutant("bounds.py", "torch.where(weights > 0, weights * value, 0).sum(0)", "torch.where(weights > 0, value, 0).sum(0)"),
+    Mutant("bounds.py", "torch.where(weights > 0, weights * value, 0).sum(0)", "torch.where(weights > 0, weights * value, 0).mean(0)"),
+    Mutant("bounds.py", "log_value + torch.where(live, weights, 1).log()", "log_value"),
+    Mutant("bounds.py", "log_value + torch.where(live, weights, 1).log()", "log_value - torch.where(live, weights, 1).log()"),
+    Mutant("bounds.py", "torch.where(any_live, torch.where(any_live, shifted, 0).logsumexp(0), 0)", "shifted.logsumexp(0)"),
+    # ---- aggregate ----
+    Mutant("aggregate.py", "return eye[:, :, None] & mask", "return eye[:, :, None] | ~mask & mask"),
+    Mutant("aggregate.py", "complete = (~member[:, :, None] | mask).all(1)", "complete = (member[:, :, None] & mask).any(1)"),
+    Mutant("aggregate.py", "return member[:, :, None] & complete[:, None]", "return member[:, :, None] & mask"),
+    Mutant("aggregate.py", "for size in range(1, M + 1)", "for size in range(1, M)"),
+    Mutant("aggregate.py", "for size in range(1, M + 1)", "for size in range(2, M + 1)"),
+    Mutant("aggregate.py", "toss = (fair >= 0.5) & mask", "toss = fair >= 0.5"),
+    Mutant("aggregate.py", "toss = (fair >= 0.5) & mask", "toss = (fair >= 0.4) & mask"),
+    Mutant("aggregate.py", "for _ in range(20):", "for _ in range(1):"),
+    Mutant("aggregate.py", "fair = (2 * fair) % 1", "fair = 1 - fair"),
+    Mutant("aggregate.py", "size = (u * mask.sum(0)).floor() + 1", "size = (u * M).floor() + 1"),
+    Mutant("aggregate.py", "size = (u * mask.sum(0)).floor() + 1", "size = (u * mask.sum(0)).floor()"),
+    Mutant("aggregate.py", "score = torch.where(mask, score, 2.0)", "score = score"),
+    Mutant("aggregate.py", "return (rank < size[:, None]) & mask", "return (rank <= size[:, None]) & mask"),
+    Mutant("aggregate.py", "return (rank < size[:, None]) & mask", "return rank < size[:, None]"),
+    Mutant("aggregate.py", "precision = experts.scale.pow(-2)", "precision = experts.scale.pow(-1)"),
+    Mutant("aggregate.py", "precision = experts.scale.pow(-2)", "precision = experts.scale.pow(2)"),
+    Mutant("aggregate.py", "counted, precision * experts.loc)", "counted, experts.loc)"),
+    Mutant("aggregate.py", "pull + strength * prior.loc", "pull"),
+    Mutant("aggregate.py", "total, pull = total + strength, pull", "total, pull = total + strength * include.sum(1)[..., None], pull"),
+    Mutant("aggregate.py", "total = torch.where(include.any(1)[..., None], total, 1)", "total = total + 1e-9"),
+    Mutant("aggregate.py", "total.rsqrt()", "total.reciprocal()"),
+    Mutant("aggregate.py", "live = include.any(1).to(dtype)", "live = include.all(1).to(dtype)"),
+    Mutant("aggregate.py", "live = include.any(1).to(dtype)", "live = include.sum(1).to(dtype)"),
+    Mutant("aggregate.py", "return live / live.sum(0).clamp(min=1)", "return live / len(live)"),
+    Mutant("aggregate.py", "return live / live.sum(0).clamp(min=1)", "return live"),
+    Mutant("aggregate.py", "return joint(product_of_experts(experts.z, include, prior), include)",
+           "return joint(product_of_experts(experts.z, include), include)"),
+    # ---- distributions ----
+    Mutant("distributions.py", "functional.softplus(raw + math.log(math.e - 1))", "functional.softplus(raw)"),
+    Mutant("distributions.py", "return _FLOOR + (1 - _FLOOR) * (raw / 2).exp()", "return _FLOOR + (1 - _FLOOR) * raw.exp()"),
+    Mutant("distributions.py", "return _FLOOR + (1 - _FLOOR) * (raw / 2).exp()", "return (raw / 2).exp()"),
+    Mutant("distributions.py", "raw.softmax(-1) * raw.shape[-1]", "raw.softmax(-1)"),
+    Mutant("distributions.py", "raw.softmax(-1) * raw.shape[-1]", "raw.softmax(0) * raw.shape[-1]"),
+    Mutant("distributions.py", "return self.columns(x).sum(-1)", "return self.columns(x).mean(-1)"),
+    Mutant("distributions.py", "return self.kl_columns(other).sum(-1)", "return self.kl_columns(other).mean(-1)"),
+    Mutant("distributions.py", "return self.loc + self.scale * self.standard", "return self.loc + self.scale.square() * self.standard"),
+    Mutant("distributions.py", "type(self)(self.loc.detach(), self.scale.detach())", "type(self)(self.loc.detach(), self.scale)"),
+    Mutant("distributions.py", "type(self)(self.loc.detach(), self.scale.detach())", "type(self)(self.loc, self.scale.detach())"),
+    Mutant("distributions.py", ".square() - self.scale.log() - 0.5 * _LOG_TWO_PI", ".square() - 0.5 * _LOG_TWO_PI"),
+    Mutant("distributions.py", ".square() - self.scale.log() - 0.5 * _LOG_TWO_PI", ".square() - self.scale.log()"),
+    Mutant("distributions.py", "ratio = self.scale / other.scale", "ratio = other.scale / self.scale"),
+    Mutant("distributions.py", "((self.loc - other.loc) / other.scale).square() - 1) - ratio.log()",
+           "((self.loc - other.loc) / self.scale).square() - 1) - ratio.log()"),
+    Mutant("distributions.py", ".square() - 1) - ratio.log()", ".square() - 1) + ratio.log()"),
+    Mutant("distributions.py", "(2 * self.scale).log()", "self.scale.log()"),
+    Mutant("distributions.py", "overlap = self.scale * (-distance / self.scale).exp()",
+           "overlap = self.scale * (-distance / other.scale).exp()"),
+    Mutant("distributions.py", "return (overlap + distance) / other.scale - 1", "return (overlap + distance) / other.scale"),
+    Mutant("distributions.py", 'torch.einsum("vb,vbd->bd", self.weights, self.components.mean)', "self.components.mean.mean(0)"),
+    Mutant("distributions.py", "torch.where((weights > 0) | ~(weights > 0).any(0), log_weights, -torch.inf)", "log_weights"),
+    Mutant("distributions.py", "components[v].log_prob(z) + log_weights[v]", "components[v].log_prob(z)"),
+    Mutant("distributions.py", "each[0] if len(weights) == 1 else each.logsumexp(0)", "each.mean(0)"),
+    Mutant("distributions.py", "return torch.where((weights > 0).any(0), total, 0)", "return total"),
+    Mutant("distributions.py", "return self.components[choice, torch.arange(choice.shape[1], device=choice.device)]",
+           "return self.components[choice[:1].expand_as(choice), torch.arange(choice.shape[1], device=choice.device)]"),
+    # ---- vae ----
+    Mutant("models/vae.py", 'density = q_w.detach() if self.objective == "dreg" else q_w', "density = q_w"),
+    Mutant("models/vae.py", "columns = q_w.kl_columns(p_w) if", "columns = p_w.kl_columns(q_w) if"),
+    Mutant("models/vae.py", "density.columns(w) - p_w.columns(w)", "density.columns(w) + p_w.columns(w)"),
+    Mutant("models/vae.py", "self.weigh(log_x) - warm * self.beta * kl_w", "log_x - warm * self.beta * kl_w"),
+    Mutant("models/vae.py", "self.weigh(log_x) - warm * self.beta * kl_w", "self.weigh(log_x) - self.beta * kl_w"),
+    Mutant("models/vae.py", "{w: self._columns(m)}, warm * self.beta)", "{w: None}, warm * self.beta)"),
+    Mutant("models/vae.py", "{w: self._columns(m)}, warm * self.beta)", "{w: self._columns(m)}, 1.0)"),
+    Mutant("models/vae.py", "value.sum(0)", "value.mean(0)"),
+    # ---- mmvae ----
+    Mutant("models/mmvae.py", 'density = q.detach() if self.objective == "dreg" else q', "density = q"),
+    Mutant("models/mmvae.py", "kl = density.log_prob(z) - self.prior.z().log_prob(z)",
+           "kl = density.components.log_prob(z) - self.prior.z().log_prob(z)"),
+    Mutant("models/mmvae.py", "kl = density.log_prob(z) - self.prior.z().log_prob(z)", "kl = density.log_prob(z)"),
+    Mutant("models/mmvae.py", "self.weighted(log_x) - warm * self.beta * kl", "log_x.sum(0) - warm * self.beta * kl"),
+    Mutant("models/mmvae.py", "self.weighted(log_x) - warm * self.beta * kl", "self.weighted(log_x) + warm * self.beta * kl"),
+    Mutant("models/mmvae.py", "self.weighted(log_x) - warm * self.beta * kl", "self.weighted(log_x) - warm * kl"),
+    Mutant("models/mmvae.py", "if not self.tight:", "if True:"),
+    Mutant("models/mmvae.py", "share = (log_weight + dead).flatten(0, 1)", "share = log_weight.flatten(0, 1)"),
+    Mutant("models/mmvae.py", "dead = torch.where(q.observed, dead, 0)", "dead = dead"),
+    Mutant("models/mmvae.py", "dreg(log_weight, {z: None}, warm * self.beta, share)", "dreg(log_weight, {z: None}, warm * self.beta)"),
+    Mutant("models/mmvae.py", "{z: None}, warm * self.beta)), terms)", "{z: None}, 1.0)), terms)"),
+    # ---- mvae ----
+    Mutant("models/mvae.py", "everything(experts.mask), singles(experts.mask), random_sizes", "singles(experts.mask), random_sizes"),
+    Mutant("models/mvae.py", "everything(experts.mask), singles(experts.mask), random_sizes", "everything(experts.mask), random_sizes"),
+    Mutant("models/mvae.py", "q = mixture_of_products(experts, include, self._expert)", "q = mixture_of_products(experts, include)"),
+    Mutant("models/mvae.py", "mixture_of_products(experts, everything(experts.mask), self._expert)",
+           "mixture_of_products(experts, everything(experts.mask))"),
+    Mutant("models/mvae.py", "wanted=self._wanted(include))", "wanted=include.any(1)[None, None])"),
+    Mutant("models/mvae.py", "kl = q.components.kl(self._expert)", "kl = self._expert.kl(q.components)"),
+    Mutant("models/mvae.py", "self.weighted(log_x).mean(0) - warm * self.beta * kl", "self.weighted(log_x).sum(0) - warm * self.beta * kl"),
+    Mutant("models/mvae.py", "self.weighted(log_x).mean(0) - warm * self.beta * kl, 0)", "self.weighted(log_x).mean(0) - warm * kl, 0)"),
+    Mutant("models/mvae.py", "torch.where(q.live, self.weighted", "torch.where(torch.ones_like(q.live), self.weighted"),
+    Mutant("models/mvae.py", "return Bound(elbo.sum(0), terms", "return Bound(elbo.mean(0), terms"),
+    Mutant("models/mvae.py", "if m in self.sources else live", "if m in self.sources else include[:, 0]"),
+    # ---- mopoe ----
+    Mutant("models/mopoe.py", "full = (q.include == experts.mask).all(1)[..., None]", "full = q.include.all(1)[..., None]"),
+    Mutant("models/mopoe.py", "with_prior.where(full, q.components)", "q.components.where(full, with_prior)"),
+    Mutant("models/mopoe.py", "weights = q.observed[None].to(z.dtype)", "weights = torch.ones_like(q.weights[:1])"),
+    Mutant("models/mopoe.py", "kl_z = over_views(q.weights, q.components.kl(self._p_z))", "kl_z = q.components.kl(self._p_z).mean(0)"),
+    Mutant("models/mopoe.py", "kl = kl_z + kl_w", "kl = kl_z"),
+    Mutant("models/mopoe.py", "kl = kl_z + kl_w", "kl = kl_z - kl_w"),
+    Mutant("models/mopoe.py", "(self.weighted(log_x) - warm * self.beta * kl).mean(0)",
+           "(self.weighted(log_x) - warm * self.beta * kl)[0]"),
+    Mutant("models/mopoe.py", "self.weighted(log_x) - warm * self.beta * kl", "self.weighted(log_x) - warm * kl"),
+    Mutant("models/mopoe.py", "kl_w = q_w.kl(p_w)", "kl_w = p_w.kl(q_w)"),
+    Mutant("models/mopoe.py", "q.pick(q.choose(self.K))", "q.pick(q.choose(1).expand(self.K, -1))"),
+    # ---- mmvae+ ----
+    Mutant("models/mmvaeplus.py", "w = q_w.where(own, others)", "w = others.where(own, q_w)"),
+    Mutant("models/mmvaeplus.py", "w = q_w.where(own, others)", "w = q_w.where(torch.ones_like(own), others)"),
+    Mutant("models/mmvaeplus.py", '{"auxiliary": r, "prior": p_w}', '{"auxiliary": p_w, "prior": r}'),
+    Mutant("models/mmvaeplus.py", '(q.detach(), q_w.detach()) if self.objective == "dreg"',
+           '(q, q_w.detach()) if self.objective == "dreg"'),
+    Mutant("models/mmvaeplus.py", '(q.detach(), q_w.detach()) if self.objective == "dreg"',
+           '(q.detach(), q_w) if self.objective == "dreg"'),
+    Mutant("models/mmvaeplus.py", 'charged = own if self.cross != "posterior" else torch.ones_like(own)', "charged = own"),
+    Mutant("models/mmvaeplus.py", 'charged = own if self.cross != "posterior" else torch.ones_like(own)', "charged = torch.ones_like(own)"),
+    Mutant("models/mmvaeplus.py", "kl_z = density.log_prob(z) - self.prior.z().log_prob(z)",
+           "kl_z = views.components.log_prob(z) - self.prior.z().log_prob(z)"),
+    Mutant("models/mmvaeplus.py", "torch.where(charged, density_w.columns(w) - p_w.columns(w), 0)",
+           "(density_w.columns(w) - p_w.columns(w))"),
+    Mutant("models/mmvaeplus.py", "torch.where(charged, density_w.columns(w) - p_w.columns(w), 0)",
+           "torch.where(charged, density_w.columns(w) - r.columns(w), 0)"),
+    Mutant("models/mmvaeplus.py", "foreign = batch.mask[self.owner].T & ~own", "foreign = ~own"),
+    Mutant("models/mmvaeplus.py", "foreign = batch.mask[self.owner].T & ~own", "foreign = batch.mask[self.owner].T & own"),
+    Mutant("models/mmvaeplus.py", "torch.where(foreign, density_r.columns(w) - p_w.columns(w), 0)",
+           "torch.where(foreign, p_w.columns(w) - density_r.columns(w), 0)"),
+    Mutant("models/mmvaeplus.py", 'density_r = r.detach() if self.objective == "dreg" else r', "density_r = r"),
+    Mutant("models/mmvaeplus.py", "charged = own | foreign", "charged = own"),
+    Mutant("models/mmvaeplus.py", "{z: None, w: charged}, beta)", "{z: None, w: None}, beta)"),
+    Mutant("models/mmvaeplus.py", "{z: None, w: charged}, beta)", "{z: None}, beta)"),
+    Mutant("models/mmvaeplus.py", "{z: None, w: charged}, beta)", "{w: charged}, beta)"),
+    Mutant("models/mmvaeplus.py", "{z: None, w: charged}, beta)", "{z: None, w: charged}, 1.0)"),
+    Mutant("models/mmvaeplus.py", "self.weighted(log_x) - beta * (kl_z + kl_w)", "self.weighted(log_x) - beta * kl_z - kl_w"),
+    Mutant("models/mmvaeplus.py", "self.weighted(log_x) - beta * (kl_z + kl_w)", "log_x.sum(0) - beta * (kl_z + kl_w)"),
+    Mutant("models/mmvaeplus.py", "beta = warm * self.beta", "beta = self.beta"),
+    Mutant("models/mmvaeplus.py", "choice = q.choose(1)", "choice = q.choose(1)[:, :1].expand(1, q.weights.shape[1])"),
+    Mutant("models/mmvaeplus.py", 'return q_w if self.private_prior == "prior" else', "return q_w if True else"),
+    # ---- the base ----
+    Mutant("vae.py", "torch.where(real, each, 0)", "each"),
+    Mutant("vae.py", "exists = batch.mask[m].expand(lead) if wanted is None else batch.mask[m] & wanted[m]",
+           "exists = batch.mask[m].expand(lead) if wanted is None else wanted[m]"),
+    Mutant("vae.py", "return torch.cat([z[..., : self.seen], w[..., self.columns[m]]], -1)",
+           "return torch.cat([z[..., : self.seen], w[..., self.columns[0]]], -1)"),
+    Mutant("vae.py", "+ self._log_q_z(q, z)", "- self._log_q_z(q, z)"),
+    Mutant("vae.py", "math.log1p(-share) + log_q, math.log(share) + log_p", "log_q, log_p"),
+    Mutant("vae.py", "torch.logaddexp(math.log1p(-share) + log_q, math.log(share) + log_p)", "log_q"),
+    Mutant("vae.py", "w = p_w.where(prior, q_w).rsample", "w = q_w.rsample"),
+    Mutant("vae.py", "z = self._draw_z(q, K)\n", "z = self._draw_z(q, 1).expand(K, -1, -1)\n"),
+    Mutant("vae.py", "return torch.where(q.observed[:, None], z, fresh)", "return z"),
+]
+
+
+def mutated(mutant: Mutant) -> str:
+    """The file's text with the replacement made; AssertionError where ``old`` is not where the mutant says."""
+    text = (PACKAGE / mutant.file).read_text()
+    pieces = text.split(mutant.old)
+    count = len(pieces) - 1
+    assert count == 1 if mutant.at is None else count > mutant.at, f"{mutant.file}: {mutant.old!r} occurs {count} times"
+    at = mutant.at or 0
+    return mutant.old.join(pieces[: at + 1]) + mutant.new + mutant.old.join(pieces[at + 1 :])
+
+
+def run(mutant: Mutant | None, tests: list[str]) -> tuple[bool, str, float]:
+    """Whether the tests notice, which did first, and how long it took. None: the package as it is."""
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "polyvae"
+        shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        if mutant is not None:
+            (copy / mutant.file).write_text(mutated(mutant))
+        if mutant is None:
+            where = [sys.executable, "-c", "import polyvae; print(polyvae.__file__)"]
+            found = subprocess.run(where, env=os.environ | {"PYTHONPATH": folder}, capture_output=True, text=True, check=True).stdout
+            assert found.startswith(folder), f"the tests would import {found}, not the copy"
+        files = [str(TESTS / f"test_{name}.py") for name in tests]
+        environment = os.environ | {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--no-header", "--tb=no", *files]
+        done = subprocess.run(command, env=environment, cwd=TESTS.parent, capture_output=True, text=True, check=False)
+    blamed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR")) and "::" in line]
+    failed = [line.split("::", 1)[1].split(" - ")[0] for line in blamed]
+    assert done.returncode in (0, 1, 2), done.stdout + done.stderr
+    noticed = done.returncode != 0
+    return noticed, failed[0] if failed else ("collection" if noticed else ""), time.monotonic() - start
+
+
+def lines(results: Iterator[tuple[Mutant, tuple[bool, str, float]]]) -> Iterator[tuple[Mutant, bool]]:
+    for mutant, (noticed, by, seconds) in results:
+        word = "caught  " if noticed else "harmless" if mutant.harmless else "SURVIVED"
+        print(f"{word} {seconds:5.1f} s  {mutant.file}: {mutant.old.strip()}  →  {mutant.new.strip()}  · {by}", flush=True)
+        yield mutant, noticed
+
+
+def main() -> int:
+    """Run the mutants and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--only", default="", help="mutants whose file or text contains this")
+    parser.add_argument("--tests", nargs="*", default=ORDER)
+    parser.add_argument("--list", action="store_true")
+    chosen = parser.parse_args()
+    mutants = [mutant for mutant in MUTANTS if chosen.only in f"{mutant.file} {mutant.old} {mutant.new}"]
+    for mutant in mutants:
+        mutated(mutant)
+    if chosen.list:
+        print(f"{len(mutants)} mutants")
+        return 0
+    noticed, by, seconds = run(None, chosen.tests)
+    if noticed:
+        print(f"the tests fail without any mutation ({by}); mend that first")
+        return 1
+    print(f"unmutated: passes in {seconds:.1f} s")
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        results = list(lines(zip(mutants, pool.map(lambda mutant: run(mutant, chosen.tests), mutants), strict=True)))
+    counted = [(mutant, caught) for mutant, caught in results if caught or not mutant.harmless]
+    caught = sum(caught for _, caught in counted)
+    print(f"\n{caught} of {len(counted)} caught ({caught / len(counted):.1%})")
+    for mutant, caught_it in results:
+        if not caught_it:
+            print(f"survivor: {mutant.file}: {mutant.old.strip()}  →  {mutant.new.strip()} | {mutant.harmless or 'no test notices'}")
+    return int(caught < 0.9 * len(counted))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""How experts agree: tables of subsets by enumeration, products by hand."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from polyvae import Laplace, Normal
+from polyvae.aggregate import (
+    Experts,
+    everything,
+    joint,
+    mixture_of_experts,
+    mixture_of_products,
+    powerset,
+    product_of_experts,
+    singles,
+    uniform_weights,
+)
+
+pytestmark = pytest.mark.usefixtures("double")
+
+
+@pytest.fixture
+def mask():
+    """Three modalities; what five data have: all, none, the first, the last two, the first and the last."""
+    return torch.tensor([[1, 0, 1, 0, 1], [1, 0, 0, 1, 0], [1, 0, 0, 1, 1]], dtype=torch.bool)
+
+
+@pytest.fixture
+def experts(mask):
+    return Experts(Normal(torch.randn(3, 5, 2), torch.rand(3, 5, 2) + 0.3), Normal(torch.zeros(5, 0), torch.ones(5, 0)), mask)
+
+
+def sets(include, b):
+    """The views of datum b, as tuples of members; the empty ones left out."""
+    return [tuple(m for m in range(include.shape[1]) if row[m]) for row in include[:, :, b] if row.any()]
+
+
+def test_tables_by_enumeration(mask):
+    for b, members in enumerate(((0, 1, 2), (), (0,), (1, 2), (0, 2))):
+        assert sets(everything(mask), b) == ([members] if members else [])
+        assert sets(singles(mask), b) == [(m,) for m in members]
+        assert sets(powerset(mask), b) == [subset for size in (1, 2, 3) for subset in combinations(members, size)]
+    assert len(powerset(mask)) == 7
+    assert singles(mask)[1, 1, 3]                                               # view m is modality m
+
+
+def test_live_views_weigh_the_same(mask):
+    weights = uniform_weights(powerset(mask), torch.float64)
+    assert weights.sum(0).tolist() == pytest.approx([1, 0, 1, 1, 1])
+    assert [sorted(set(column.tolist()) - {0}) for column in weights.T] == [[1 / 7], [], [1], [1 / 3], [1 / 3]]
+
+
+def test_a_product_is_the_normalised_product_of_densities(experts, mask):
+    """log Π q_m(z) − log q(z) is the same constant for all z; the constant is the logarithm of the product's integral."""
+    include = powerset(mask)
+    made = product_of_experts(experts.z, include)
+    z = torch.randn(50, 2)
+    for v in range(7):
+        for b in range(5):
+            members = [m for m in range(3) if include[v, m, b]]
+            if not members:
+                assert made.loc[v, b].tolist() == [0, 0]
+                assert made.scale[v, b].tolist() == [1, 1]
+                continue
+            each = sum(stats.norm(experts.z.loc[m, b].numpy(), experts.z.scale[m, b].numpy()).logpdf(z.numpy()) for m in members)
+            ratio = each - stats.norm(made.loc[v, b].numpy(), made.scale[v, b].numpy()).logpdf(z.numpy())
+            assert np.ptp(ratio, 0) == pytest.approx(np.zeros(2), abs=1e-9)
+            if len(members) == 1:
+                torch.testing.assert_close(made.loc[v, b], experts.z.loc[members[0], b])
+
+
+def test_a_prior_joins_every_product_once(experts, mask):
+    prior = Normal(torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.7]))
+    made = product_of_experts(experts.z, everything(mask), prior)
+    for b in range(5):
+        members = [m for m in range(3) if mask[m, b]]
+        precision = prior.scale**-2 + sum(experts.z.scale[m, b] ** -2 for m in members)
+        loc = (prior.loc * prior.scale**-2 + sum(experts.z.loc[m, b] * experts.z.scale[m, b] ** -2 for m in members)) / precision
+        torch.testing.assert_close(made.loc[0, b], loc)
+        torch.testing.assert_close(made.scale[0, b], precision**-0.5)
+
+
+def test_what_is_not_included_has_no_influence_on_a_product(mask):
+    loc = torch.randn(3, 5, 2, requires_grad=True)
+    made = product_of_experts(Normal(loc, torch.ones(3, 5, 2)), everything(mask))
+    made.loc.square().sum().backward()
+    assert (loc.grad[~mask] == 0).all()
+    assert (loc.grad[mask] != 0).all()
+
+
+def test_mixtures_keep_family_weights_and_members(experts, mask):
+    q = mixture_of_experts(experts)
+    assert torch.equal(q.components.loc, experts.z.loc)
+    assert q.weights.T.tolist() == [[1 / 3] * 3, [0] * 3, [1, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5]]
+    assert torch.equal(q.include, singles(mask))
+    assert torch.equal(mixture_of_products(experts, powerset(mask)).include, powerset(mask))
+    assert isinstance(joint(Laplace(torch.zeros(1, 5, 2), torch.ones(1, 5, 2)), everything(mask)).components, Laplace)

@@ -1,0 +1,191 @@
+"""Every model obeys the laws, with every option; and the laws catch models that do not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import polyvae.models.mopoe as mopoe
+from polyvae import MMVAE, MODELS, Modality, MoPoE, noise
+from polyvae.aggregate import Experts, joint, product_of_experts, singles
+from polyvae.bounds import Bound
+from polyvae.distributions import Mixture
+from polyvae.testing import LAWS, check_model, law_nested, plain_world, roles_world
+
+OPTIONS = {
+    "vae": [{}, {"objective": "iwae", "K": 3, "beta": 2.5}, {"objective": "dreg", "K": 2, "family": "laplace"}],
+    "mvae": [{}, {"subsets": 0, "beta": 2.5}, {"subsets": 2, "K": 2, "scale_map": "exp"}],
+    "mmvae": [{}, {"objective": "iwae", "K": 3, "tight": True}, {"objective": "dreg", "K": 3, "tight": True, "learn_prior": True},
+              {"objective": "dreg", "K": 2, "beta": 2.5, "scale_map": "softmax"}],
+    "mopoe": [{}, {"stratified": True, "K": 2, "beta": 2.5}, {"prior_expert": "full", "K": 2}],
+    "mmvae+": [{}, {"cross": "prior", "objective": "iwae", "K": 3}, {"cross": "posterior", "beta": 2.5}, {"cross": "posterior-published"},
+               {"corrected": True, "objective": "dreg", "K": 3}, {"source_experts": "random", "K": 2}, {"prior_components": 3},
+               {"family": "laplace", "scale_map": "softmax", "objective": "dreg", "K": 3, "beta": 2.5, "source_experts": "random"},
+               {"private_prior": "auxiliary", "objective": "iwae", "K": 3}],
+}
+CASES = [(name, options) for name in MODELS for options in OPTIONS.get(name, [{}])]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=[f"{name}-{'-'.join(map(str, options.values()))}" for name, options in CASES])
+def test_laws(name, options):
+    check_model(name, latent=2, **options)
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_laws_with_private_codes_where_the_modalities_say(stratified):
+    specs = tuple(replace(spec, private=size) for spec, size in zip(roles_world(), (3, 0, 1, 2), strict=True))
+    check_model("mopoe", modalities=specs, latent=2, stratified=stratified)
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_laws_with_drawn_subsets(stratified, monkeypatch):
+    """The road for more views than the limit, with the limit lowered so that the model without one modality takes it, too."""
+    monkeypatch.setattr(mopoe, "POWERSET_LIMIT", 5)
+    check_model("mopoe", modalities=plain_world(), latent=2, stratified=stratified)
+
+
+@pytest.mark.slow
+def test_laws_with_more_than_255_subsets():
+    """Nine modalities; without one of them the subsets are no longer drawn, so nesting holds in distribution only."""
+    specs = [Modality(f"m{m}", (2,), params={"hidden": (3,)}) for m in range(9)]
+    for law in LAWS:
+        if law is not law_nested:
+            law(lambda modalities: MoPoE(modalities, latent=2, stratified=True), specs)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_laws_with_one_modality(name):
+    check_model(name, modalities=plain_world()[1:2], latent=2, **({"cross": "prior"} if name == "mmvae+" else {}))
+
+
+# ---- models that are wrong -------------------------------------------------------------------------------------------------------
+
+
+class MultipliesByTheMask(MMVAE):
+    def log_likelihood(self, batch, z, w, wanted=None):
+        each = [net.log_prob(batch.data[name], self.code(m, z, w)) for m, (name, net) in enumerate(self.modalities.items())]
+        return torch.stack(each) * batch.mask[:, None, None]
+
+
+class OneExpertPerBatch(MMVAE):
+    def posterior(self, batch, experts):
+        chosen = noise.choice(experts.mask.double().mean(1, keepdim=True), 1, "expert", "KB")[0]
+        everybody = singles(experts.mask)
+        return joint(experts.z[chosen], everybody[chosen])
+
+
+class NormalisesOverTheBatch(MMVAE):
+    def bound(self, batch, experts, warm):
+        value, terms = super().bound(batch, experts, warm)
+        return Bound(torch.where(batch.mask.any(0), value - value.mean(), 0), terms)
+
+
+class DrawsElsewhere(MMVAE):
+    def bound(self, batch, experts, warm):
+        shaken = experts.z.loc + 0.1 * torch.randn_like(experts.z.loc)
+        return super().bound(batch, experts._replace(z=type(experts.z)(shaken, experts.z.scale)), warm)
+
+
+class DecodesEveryView(MMVAE):
+    def log_likelihood(self, batch, z, w, wanted=None):
+        if z.ndim < 4:
+            return super().log_likelihood(batch, z, w, wanted)
+        views = [slice(v, v + 1) for v in range(z.shape[-3])]
+        return torch.cat([super(DecodesEveryView, self).log_likelihood(
+            batch, z[:, v], w[:, v], None if wanted is None else wanted[v]) for v in views], 2)
+
+
+class CountsFromTheLeft(MMVAE):
+    """Weights that go by position; its facts own up to half of it."""
+
+    facts = MMVAE.facts._replace(nested=False)
+
+    def posterior(self, batch, experts):
+        q = super().posterior(batch, experts)
+        weights = q.weights * torch.arange(1, len(q.weights) + 1)[:, None]
+        return q._replace(weights=weights / weights.sum(0).clamp(min=1e-9))
+
+
+class DividesByAll(MMVAE):
+    """1/M where 1/|A| belongs."""
+
+    def posterior(self, batch, experts):
+        q = super().posterior(batch, experts)
+        return q._replace(weights=q.live.double() / len(q.weights))
+
+
+class SubsetsCountedTwice(MMVAE):
+    """A view counts where any of its members is there, so {a, b} without b is {a} again."""
+
+    def posterior(self, batch, experts):
+        pairs = torch.eye(len(experts.mask), dtype=torch.bool) | torch.eye(len(experts.mask), dtype=torch.bool).roll(1, 0)
+        include = torch.cat([singles(experts.mask), pairs[:, :, None] & experts.mask])
+        precise = product_of_experts(experts.z, include)
+        return joint(type(experts.z)(precise.loc, precise.scale), include)
+
+
+class SomethingForNothing(MMVAE):
+    def bound(self, batch, experts, warm):
+        value, terms = super().bound(batch, experts, warm)
+        return Bound(value + 1, terms)
+
+
+class SomethingForNothingLearnt(MMVAE):
+    """The prior's KL is charged also where nothing was observed; its value is 0 there, its gradient is not."""
+
+    def bound(self, batch, experts, warm):
+        value, terms = super().bound(batch, experts, warm)
+        return Bound(value + (self.prior.raw_scale - self.prior.raw_scale.detach()).sum(), terms)
+
+
+class ForgetsBeta(MMVAE):
+    def bound(self, batch, experts, warm):
+        return super().bound(batch, experts, 1.0)
+
+
+class EncodesWhatIsNotThere(MMVAE):
+    """The unobserved are encoded as zeros and take part."""
+
+    def experts(self, batch):
+        given = super().experts(batch._replace(mask=torch.ones_like(batch.mask)))
+        return Experts(given.z, given.w, batch.mask.any(0).expand_as(batch.mask))
+
+
+class TrainsNoExpert(MMVAE):
+    """An expert that is in the mixture but is not trained."""
+
+    def posterior(self, batch, experts):
+        q = super().posterior(batch, experts)
+        return Mixture(q.components.detach(), q.weights, q.include)
+
+
+class SumsOverTheBatch(MMVAE):
+    def bound(self, batch, experts, warm):
+        value, terms = super().bound(batch, experts, warm)
+        return Bound(value.sum()[None], terms)
+
+
+WRONG = [
+    ("missing", MultipliesByTheMask, {}),
+    ("per_datum", OneExpertPerBatch, {}),
+    ("per_datum", NormalisesOverTheBatch, {}),
+    ("noise", DrawsElsewhere, {}),
+    ("decodes", DecodesEveryView, {}),
+    ("symmetric", CountsFromTheLeft, {}),
+    ("posterior", DividesByAll, {}),
+    ("nested", SubsetsCountedTwice, {"family": "normal"}),
+    ("empty", SomethingForNothing, {}),
+    ("empty", SomethingForNothingLearnt, {"learn_prior": True}),
+    ("terms", ForgetsBeta, {"beta": 2.0}),
+    ("missing", EncodesWhatIsNotThere, {}),
+    ("gradients", TrainsNoExpert, {}),
+    ("shape", SumsOverTheBatch, {}),
+]
+
+
+@pytest.mark.parametrize(("law", "wrong", "options"), WRONG, ids=[wrong.__name__ for _, wrong, _ in WRONG])
+def test_a_wrong_model_is_caught(law, wrong, options):
+    with pytest.raises(AssertionError, match=rf"^law '{law}': [^\n]+$"):
+        check_model(wrong, modalities=plain_world(), latent=2, **options)

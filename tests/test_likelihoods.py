@@ -1,0 +1,88 @@
+"""Likelihoods against scipy; moments of their draws; entries that were not observed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from polyvae import InputError
+from polyvae.likelihoods import LIKELIHOODS
+
+pytestmark = pytest.mark.usefixtures("double")
+
+
+@pytest.mark.parametrize(("name", "scipys"), [("normal", stats.norm), ("laplace", stats.laplace)])
+@pytest.mark.parametrize("scale", [0.75, "learned", "per_entry"])
+def test_continuous_likelihoods_are_scipys(name, scipys, scale):
+    likelihood = LIKELIHOODS[name]((2, 3), scale)
+    width = np.full((2, 3), 0.75)
+    if isinstance(scale, str):
+        assert torch.equal(likelihood.scale(torch.zeros(1)), torch.ones(() if scale == "learned" else (2, 3)))
+        likelihood.raw_scale.data.normal_()
+        width = likelihood.scale(torch.zeros(1)).detach().numpy() * np.ones((2, 3))
+    out, x = torch.randn(4, 5, 2, 3), torch.randn(5, 2, 3)
+    expected = scipys(out.numpy(), width).logpdf(x.numpy())
+    assert likelihood.log_prob(out, x).detach().numpy() == pytest.approx(expected.sum((-1, -2)))
+    assert torch.equal(likelihood.mean(out), out)
+    draws = likelihood.sample(torch.zeros(20000, 2, 3)).detach()
+    assert stats.kstest(draws[:, 1, 2].numpy(), scipys(0, width[1, 2]).cdf).pvalue > 1e-4
+
+
+def test_bernoulli_is_scipys():
+    likelihood = LIKELIHOODS["bernoulli"]((3,))
+    out, x = torch.randn(4, 5, 3) * 3, (torch.rand(5, 3) < 0.5).double()
+    chance = 1 / (1 + np.exp(-out.numpy()))
+    assert likelihood.log_prob(out, x).numpy() == pytest.approx(stats.bernoulli(chance).logpmf(x.numpy()).sum(-1))
+    assert likelihood.mean(out).numpy() == pytest.approx(chance)
+    draws = likelihood.sample(out.expand(5000, -1, -1, -1))
+    assert set(draws.flatten().tolist()) == {0, 1}
+    assert (np.abs(draws.mean(0).numpy() - chance) <= 5 * np.sqrt(chance * (1 - chance) / 5000) + 1e-3).all()
+    assert float(likelihood.log_prob(torch.tensor([800.0, -800.0, 0.0]), torch.tensor([1.0, 0.0, 1.0]))) == pytest.approx(-np.log(2))
+
+
+def test_categorical_is_the_log_softmax_at_its_class():
+    likelihood = LIKELIHOODS["categorical"]((2, 4))
+    out, classes = torch.randn(3, 5, 2, 4), torch.randint(4, (5, 2))
+    x = torch.nn.functional.one_hot(classes, 4).double()
+    chance = np.exp(out.numpy()) / np.exp(out.numpy()).sum(-1, keepdims=True)
+    expected = np.log(np.take_along_axis(chance, classes.numpy()[None, ..., None].repeat(3, 0), -1))[..., 0].sum(-1)
+    assert likelihood.log_prob(out, x).numpy() == pytest.approx(expected)
+    assert likelihood.mean(out).numpy() == pytest.approx(chance)
+    draws = likelihood.sample(out.expand(4000, -1, -1, -1, -1))
+    assert (draws.sum(-1) == 1).all()
+    assert (np.abs(draws.mean(0).numpy() - chance) <= 5 * np.sqrt(chance * (1 - chance) / 4000)).all()
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_unobserved_entries_are_absent(name):
+    """The likelihood of some entries is that of a datum which has only those; no gradient comes from the others."""
+    likelihood = LIKELIHOODS[name]((2, 4))
+    out = torch.randn(5, 2, 4, requires_grad=True)
+    x = likelihood.sample(torch.randn(5, 2, 4))
+    observed = torch.rand(5, 2, 4) < 0.6
+    observed[0] = False
+    total = likelihood.log_prob(out, torch.where(observed, x, 1e30), observed)
+    counted = observed.all(-1, keepdim=True).expand_as(observed) if name == "categorical" else observed
+    each = likelihood.entries(out, x)
+    torch.testing.assert_close(total, (each * counted).sum((-1, -2)))
+    assert float(total[0].detach()) == 0
+    total.sum().backward()
+    assert (out.grad[~counted] == 0).all()
+    assert likelihood.log_prob(out, x, torch.ones_like(observed)).tolist() == likelihood.log_prob(out, x).tolist()
+
+
+def test_values_that_cannot_be_theirs_are_named():
+    assert "0 to 1" in LIKELIHOODS["bernoulli"]((2,)).complaint(torch.tensor([[0.0, 255.0]]))
+    assert LIKELIHOODS["bernoulli"]((2,)).complaint(torch.tensor([[0.0, 1.0]])) == ""
+    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[0.3, 0.7]]))
+    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[1.0, 1.0]]))
+    assert LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[0.0, 1.0]])) == ""
+    assert LIKELIHOODS["normal"]((2,)).complaint(torch.tensor([[-9.0, 1e9]])) == ""
+
+
+@pytest.mark.parametrize("scale", [0, -1.0, "learnt"])
+def test_scales_that_cannot_be_are_refused(scale):
+    with pytest.raises(InputError, match=f"scale={scale!r}"):
+        LIKELIHOODS["normal"]((2,), scale)
