@@ -9,20 +9,26 @@ than nine in ten mutants are caught. Mutants that are known to be harmless say w
 from __future__ import annotations
 
 import argparse
+import contextlib
+import multiprocessing
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+import scipy.integrate
+import scipy.stats
+import sklearn.mixture
+
+PRELOADED = scipy.integrate, scipy.stats, sklearn.mixture
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "src" / "polyvae"
-ORDER = ["bounds", "aggregate", "distributions", "likelihoods", "formulas", "gradients", "truth", "laws"]
+FIRST = {"bounds.py": ["bounds", "gradients"], "aggregate.py": ["aggregate"], "distributions.py": ["distributions"], "vae.py": ["truth"]}
+REST = ["formulas", "gradients", "truth", "laws", "bounds", "aggregate", "distributions"]
 
 
 class Mutant(NamedTuple):
@@ -217,34 +223,49 @@ def mutated(mutant: Mutant) -> str:
     return mutant.old.join(pieces[: at + 1]) + mutant.new + mutant.old.join(pieces[at + 1 :])
 
 
-def run(mutant: Mutant | None, tests: list[str]) -> tuple[bool, str, float]:
-    """Whether the tests notice, which did first, and how long it took. None: the package as it is."""
+class Notes:
+    """A pytest plugin that remembers the first failure."""
+
+    def __init__(self) -> None:
+        self.first = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and not self.first:
+            self.first = report.nodeid.split("::", 1)[1]
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed and not self.first:
+            self.first = f"collection of {report.nodeid}"
+
+
+def run(mutant: Mutant | None) -> tuple[str, float]:
+    """The first test that notices ("" if none does), and the seconds it took. None: the package as it is. Runs in a process of its own."""
     start = time.monotonic()
+    notes = Notes()
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "polyvae"
         shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
         if mutant is not None:
             (copy / mutant.file).write_text(mutated(mutant))
-        if mutant is None:
-            where = [sys.executable, "-c", "import polyvae; print(polyvae.__file__)"]
-            found = subprocess.run(where, env=os.environ | {"PYTHONPATH": folder}, capture_output=True, text=True, check=True).stdout
-            assert found.startswith(folder), f"the tests would import {found}, not the copy"
+        sys.path.insert(0, folder)
+        import polyvae
+
+        assert polyvae.__file__.startswith(folder), f"the tests would see {polyvae.__file__}, not the copy"
+        tests = dict.fromkeys((FIRST.get(mutant.file, []) if mutant else []) + REST)
         files = [str(TESTS / f"test_{name}.py") for name in tests]
-        environment = os.environ | {"PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--no-header", "--tb=no", *files]
-        done = subprocess.run(command, env=environment, cwd=TESTS.parent, capture_output=True, text=True, check=False)
-    blamed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR")) and "::" in line]
-    failed = [line.split("::", 1)[1].split(" - ")[0] for line in blamed]
-    assert done.returncode in (0, 1, 2), done.stdout + done.stderr
-    noticed = done.returncode != 0
-    return noticed, failed[0] if failed else ("collection" if noticed else ""), time.monotonic() - start
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            code = pytest.main(["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no", *files], plugins=[notes])
+    assert code in (0, 1, 2), f"pytest ends with {code}"
+    return notes.first or ("an error" if code else ""), time.monotonic() - start
 
 
-def lines(results: Iterator[tuple[Mutant, tuple[bool, str, float]]]) -> Iterator[tuple[Mutant, bool]]:
-    for mutant, (noticed, by, seconds) in results:
-        word = "caught  " if noticed else "harmless" if mutant.harmless else "SURVIVED"
-        print(f"{word} {seconds:5.1f} s  {mutant.file}: {mutant.old.strip()}  →  {mutant.new.strip()}  · {by}", flush=True)
-        yield mutant, noticed
+def forget() -> None:
+    """Everything that the package imports is in memory, the package itself is not: a fork of this process starts at once."""
+    import polyvae.testing
+
+    assert polyvae.testing
+    for name in [name for name in sys.modules if name.split(".")[0] == "polyvae"]:
+        del sys.modules[name]
 
 
 def main() -> int:
@@ -252,7 +273,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", default="", help="mutants whose file or text contains this")
-    parser.add_argument("--tests", nargs="*", default=ORDER)
     parser.add_argument("--list", action="store_true")
     chosen = parser.parse_args()
     mutants = [mutant for mutant in MUTANTS if chosen.only in f"{mutant.file} {mutant.old} {mutant.new}"]
@@ -261,20 +281,24 @@ def main() -> int:
     if chosen.list:
         print(f"{len(mutants)} mutants")
         return 0
-    noticed, by, seconds = run(None, chosen.tests)
-    if noticed:
-        print(f"the tests fail without any mutation ({by}); mend that first")
-        return 1
-    print(f"unmutated: passes in {seconds:.1f} s")
-    with ThreadPoolExecutor(chosen.jobs) as pool:
-        results = list(lines(zip(mutants, pool.map(lambda mutant: run(mutant, chosen.tests), mutants), strict=True)))
-    counted = [(mutant, caught) for mutant, caught in results if caught or not mutant.harmless]
-    caught = sum(caught for _, caught in counted)
-    print(f"\n{caught} of {len(counted)} caught ({caught / len(counted):.1%})")
-    for mutant, caught_it in results:
-        if not caught_it:
-            print(f"survivor: {mutant.file}: {mutant.old.strip()}  →  {mutant.new.strip()} | {mutant.harmless or 'no test notices'}")
-    return int(caught < 0.9 * len(counted))
+    forget()
+    with multiprocessing.get_context("fork").Pool(chosen.jobs, maxtasksperchild=1) as pool:
+        by, seconds = pool.apply(run, (None,))
+        if by:
+            print(f"the tests fail without any mutation ({by}); mend that first")
+            return 1
+        print(f"unmutated: passes in {seconds:.1f} s")
+        survivors, counted = [], 0
+        for mutant, (by, seconds) in zip(mutants, pool.imap(run, mutants), strict=True):
+            word = "caught  " if by else "harmless" if mutant.harmless else "SURVIVED"
+            print(f"{word} {seconds:5.1f} s  {mutant.file}: {mutant.old.strip()}  →  {mutant.new.strip()}  · {by}", flush=True)
+            counted += bool(by) or not mutant.harmless
+            survivors += [] if by else [mutant]
+    missed = sum(not mutant.harmless for mutant in survivors)
+    print(f"\n{counted - missed} of {counted} caught ({1 - missed / counted:.1%})")
+    for mutant in survivors:
+        print(f"survivor: {mutant.file}: {mutant.old.strip()}  →  {mutant.new.strip()} | {mutant.harmless or 'no test notices'}")
+    return int(missed > 0.1 * counted)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ from polyvae.aggregate import (
     mixture_of_products,
     powerset,
     product_of_experts,
+    random_sizes,
+    random_subsets,
     singles,
     uniform_weights,
 )
@@ -101,3 +103,48 @@ def test_mixtures_keep_family_weights_and_members(experts, mask):
     assert torch.equal(q.include, singles(mask))
     assert torch.equal(mixture_of_products(experts, powerset(mask)).include, powerset(mask))
     assert isinstance(joint(Laplace(torch.zeros(1, 5, 2), torch.ones(1, 5, 2)), everything(mask)).components, Laplace)
+
+
+# ---- drawn subsets ---------------------------------------------------------------------------------------------------------------
+
+
+def counts(include, members):
+    """How often each set of the members was drawn, by its bits."""
+    bits = (include * (2 ** torch.arange(include.shape[1]))[:, None]).sum(1).flatten()
+    allowed = sum(2**m for m in members)
+    assert ((bits & ~allowed) == 0).all()
+    return torch.bincount(bits, minlength=2 ** include.shape[1]).numpy()
+
+
+def assert_uniform(got, expected):
+    statistic = ((got - expected) ** 2 / expected).sum()
+    assert statistic < stats.chi2(len(got) - 1).ppf(0.9999)
+
+
+@pytest.mark.parametrize("members", [(0, 1, 2, 3), (0, 2, 3), (1,)])
+def test_random_subsets_are_uniform_over_the_non_empty(members):
+    mask = torch.tensor([m in members for m in range(4)])[:, None].expand(-1, 500)
+    got = counts(random_subsets(mask, 40), members)
+    assert got[0] == 0
+    sets = [bits for bits in range(1, 16) if bits & ~sum(2**m for m in members) == 0]
+    assert got[sets].sum() == 20000
+    if len(sets) > 1:
+        assert_uniform(got[sets], np.full(len(sets), 20000 / len(sets)))
+
+
+@pytest.mark.parametrize("members", [(0, 1, 2, 3), (0, 2, 3), (1,)])
+def test_random_sizes_are_uniform_in_size_then_in_members(members):
+    mask = torch.tensor([m in members for m in range(4)])[:, None].expand(-1, 500)
+    got = counts(random_sizes(mask, 40), members)
+    sets = [bits for bits in range(1, 16) if bits & ~sum(2**m for m in members) == 0]
+    per_size = np.bincount([bits.bit_count() for bits in sets], minlength=5)
+    expected = np.array([20000 / len(members) / per_size[bits.bit_count()] for bits in sets])
+    assert got[sets].sum() == 20000
+    if len(sets) > 1:
+        assert_uniform(got[sets], expected)
+
+
+def test_subsets_of_nothing_are_empty():
+    mask = torch.zeros(3, 5, dtype=torch.bool)
+    assert not random_subsets(mask, 7).any()
+    assert not random_sizes(mask, 7).any()

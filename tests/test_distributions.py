@@ -69,7 +69,7 @@ def test_detached_is_the_same_without_gradients(family):
 @pytest.mark.parametrize("name", SCALES)
 def test_scales_are_exactly_one_at_zero_and_positive(name):
     assert torch.equal(SCALES[name](torch.zeros(4)), torch.ones(4))
-    far = SCALES[name](torch.tensor([[-500.0, 3.0], [3.0, -500.0], [40.0, 1.0]]))
+    far = SCALES[name](torch.tensor([[-5000.0, 3.0], [3.0, -5000.0], [40.0, 1.0]]))
     assert (far > 0).all()
     assert far.isfinite().all()
 
@@ -233,3 +233,14 @@ def test_draws_that_were_not_prepared_are_named():
         q.rsample(None, "z")
     with noise.feed({"z": torch.zeros(4)}), pytest.raises(InputError, match=r"shape \(4,\); expected \(3,\)"):
         q.rsample(None, "z")
+
+
+def test_choices_follow_the_weights_and_never_pick_weight_zero():
+    weights = torch.tensor([[0.0, 0.2], [0.5, 0.0], [0.0, 0.8], [0.5, 0.0]])
+    choice = noise.choice(weights, 20000, "component", "KB")
+    for column, live, share in ((0, (1, 3), 0.5), (1, (0, 2), 0.2)):
+        values = choice[:, column]
+        assert set(values.tolist()) == set(live)
+        assert abs(float((values == live[0]).double().mean()) - share) < 5 * (share * (1 - share) / 20000) ** 0.5
+    with noise.feed({"component": torch.tensor([[0.0, 0.0], [1 - 1e-9, 1 - 1e-9]], dtype=torch.float64)}):
+        assert noise.choice(weights.double(), 2, "component", "KB").tolist() == [[1, 0], [3, 2]]

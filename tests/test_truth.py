@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import logsumexp
-from scipy.stats import chi2, multivariate_normal, norm
+from scipy.stats import multivariate_normal, norm
 from worlds import GRID, World
 
-from polyvae import Batch, InputError, noise
-from polyvae.aggregate import random_sizes, random_subsets
+from polyvae import Batch, InputError
 
 # ---- the oracle itself -----------------------------------------------------------------------------------------------------------
 
@@ -337,59 +336,3 @@ def test_posteriors_integrate_to_one(name, options):
     assert np.exp(logsumexp(log_q, 0)) * (GRID[1] - GRID[0]) == pytest.approx(np.ones(7), abs=1e-4)
     first = (np.exp(log_q) * GRID[:, None]).sum(0) * (GRID[1] - GRID[0])
     assert model.embed(batch)[:, 0].numpy() == pytest.approx(first, abs=1e-3)
-
-
-# ---- drawn subsets ---------------------------------------------------------------------------------------------------------------
-
-
-def counts(include, members):
-    """How often each set of the members was drawn, by its bits."""
-    bits = (include * (2 ** torch.arange(include.shape[1]))[:, None]).sum(1).flatten()
-    allowed = sum(2**m for m in members)
-    assert ((bits & ~allowed) == 0).all()
-    return torch.bincount(bits, minlength=2 ** include.shape[1]).numpy()
-
-
-def assert_uniform(got, expected):
-    statistic = ((got - expected) ** 2 / expected).sum()
-    assert statistic < chi2(len(got) - 1).ppf(0.9999)
-
-
-@pytest.mark.parametrize("members", [(0, 1, 2, 3), (0, 2, 3), (1,)])
-def test_random_subsets_are_uniform_over_the_non_empty(members):
-    mask = torch.tensor([m in members for m in range(4)])[:, None].expand(-1, 500)
-    got = counts(random_subsets(mask, 40), members)
-    assert got[0] == 0
-    sets = [bits for bits in range(1, 16) if bits & ~sum(2**m for m in members) == 0]
-    assert got[sets].sum() == 20000
-    if len(sets) > 1:
-        assert_uniform(got[sets], np.full(len(sets), 20000 / len(sets)))
-
-
-@pytest.mark.parametrize("members", [(0, 1, 2, 3), (0, 2, 3), (1,)])
-def test_random_sizes_are_uniform_in_size_then_in_members(members):
-    mask = torch.tensor([m in members for m in range(4)])[:, None].expand(-1, 500)
-    got = counts(random_sizes(mask, 40), members)
-    sets = [bits for bits in range(1, 16) if bits & ~sum(2**m for m in members) == 0]
-    per_size = np.bincount([bits.bit_count() for bits in sets], minlength=5)
-    expected = np.array([20000 / len(members) / per_size[bits.bit_count()] for bits in sets])
-    assert got[sets].sum() == 20000
-    if len(sets) > 1:
-        assert_uniform(got[sets], expected)
-
-
-def test_subsets_of_nothing_are_empty():
-    mask = torch.zeros(3, 5, dtype=torch.bool)
-    assert not random_subsets(mask, 7).any()
-    assert not random_sizes(mask, 7).any()
-
-
-def test_choices_follow_the_weights_and_never_pick_weight_zero():
-    weights = torch.tensor([[0.0, 0.2], [0.5, 0.0], [0.0, 0.8], [0.5, 0.0]])
-    choice = noise.choice(weights, 20000, "component", "KB")
-    for column, live, share in ((0, (1, 3), 0.5), (1, (0, 2), 0.2)):
-        values = choice[:, column]
-        assert set(values.tolist()) == set(live)
-        assert abs(float((values == live[0]).double().mean()) - share) < 5 * (share * (1 - share) / 20000) ** 0.5
-    with noise.feed({"component": torch.tensor([[0.0, 0.0], [1 - 1e-9, 1 - 1e-9]], dtype=torch.float64)}):
-        assert noise.choice(weights.double(), 2, "component", "KB").tolist() == [[1, 0], [3, 2]]

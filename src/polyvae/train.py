@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from polyvae.batch import Batch
@@ -38,6 +37,9 @@ from polyvae.storage import (
     save_tensors,
 )
 from polyvae.vae import MultimodalVAE
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
 _VALIDATION = 7_031                           # keeps validation's noise apart from training's
@@ -74,6 +76,8 @@ def fit(
     Ctrl-C finishes the step, writes a checkpoint and returns a history whose ``stopped`` is "interrupted".
     Raises InputError: rows in which nothing was observed (counted), values that a likelihood cannot explain, an existing run.
     """
+    from lightning_fabric import Fabric                          # seconds of import that only training needs
+
     train = _settings(run, settings)
     fabric = Fabric(accelerator=train.device, devices=train.devices, precision=_precision(model, train))  # type: ignore[arg-type]
     fabric.launch()

@@ -1,0 +1,156 @@
+"""The command line: what it prints, what it writes, and one clear line when something is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import polyvae as pv
+from polyvae.cli import main
+from polyvae.config import read_config
+from polyvae.storage import RunDirectory
+
+QUICK = ["--set", "train.batch_size=500", "--set", "model.latent=4", "--set", "train.threads=1", "--set", "train.device=cpu"]
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def polyvae(*words: str | Path, cwd: Path | None = None) -> Done:
+    """The command line in this process: starting Python anew for every call takes most of the time."""
+    out, err = io.StringIO(), io.StringIO()
+    here = Path.cwd()
+    os.chdir(cwd or here)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+    finally:
+        os.chdir(here)
+    return Done(int(end.value.code or 0), out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    done = polyvae("train", "--model", "mmvae+", "--data", "polydigits", "--hide", "0.5", "--epochs", "1", "--out", out, "-q", *QUICK)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_a_run_directory_holds_what_the_design_says(run: Path) -> None:
+    names = {entry.name for entry in run.iterdir()}
+    assert {"config.toml", "model.safetensors", "checkpoints", "history.jsonl"} <= names
+    config = read_config(run / "config.toml")
+    assert (config.model.name, config.data.hide, config.train.epochs, config.train.batch_size) == ("mmvae+", 0.5, 1, 500)
+    assert len(RunDirectory(run).read_history()) == 1
+
+
+def test_evaluate_sample_and_report_follow(run: Path, tmp_path: Path) -> None:
+    done = polyvae("evaluate", run, "-q", "--set", "evaluate.likelihood_rows=5", "--set", "evaluate.likelihood_samples=50",
+                   "--set", "evaluate.draws=500")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((run / "evaluation.json").read_text())
+    for name in ("conditional_coherence", "unconditional_coherence", "unconditional_coherence_fitted", "judge_agreement"):
+        assert isinstance(found[name], float)
+        assert f"{found[name]:.3f}" in done.stdout
+    assert set(found["judge_accuracy"]) == {"m0", "m1", "m2", "m3", "m4"}
+    assert min(found["judge_accuracy"].values()) >= 0.95
+    rows = [value for row in found["coherence_matrix"].values() for value in row.values()]
+    assert found["conditional_coherence"] == pytest.approx(sum(rows) / 20)
+    assert len(rows) == 20
+
+    for words, shape in (((), (7, 3, 16, 16)), (("--prior", "fitted"), (7, 3, 16, 16)), (("--given", "m1", "-k", "2"), (2, 7, 3, 16, 16))):
+        done = polyvae("sample", run, "-n", "7", "-o", tmp_path / "new.npz", *words)
+        assert done.returncode == 0, done.stderr
+        assert {name: x.shape for name, x in np.load(tmp_path / "new.npz").items()} == {f"m{m}": shape for m in range(5)}
+
+    done = polyvae("report", run)
+    assert done.returncode == 0, done.stderr
+    assert f"{found['conditional_coherence']:.3f}"[1:] in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("words", "says"), [
+    (["train", "--model", "mmvaee"], "did you mean 'mmvae'?"),
+    (["train", "--data", "polydigit"], "did you mean 'polydigits'?"),
+    (["train", "--set", "train.epohcs=3"], "did you mean 'epochs'?"),
+    (["train", "--set", "model.latnt=3"], "did you mean 'latent'?"),
+    (["train", "--set", "modality.m7.private=3"], "'m"),
+    (["train", "missing.toml"], "missing.toml: no such file"),
+    (["train", "--epochs", "many"], "'--epochs'"),
+    (["train", "--resume", "--out", "nowhere"], "nowhere: no such run"),
+    (["evaluate", "nowhere"], "nowhere: no such run"),
+    (["report", "nowhere"], "nowhere: no such run"),
+    (["models", "mmvae++"], "did you mean 'mmvae+'?"),
+    (["trian"], "trian"),
+])
+def test_bad_input_gets_one_clear_line_and_exit_code_2(words: list[str], says: str, tmp_path: Path) -> None:
+    done = polyvae(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_run_is_kept_and_debug_shows_the_traceback(run: Path) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    done = polyvae("train", "--out", run, "--debug")
+    assert done.returncode == 2
+    assert "--force replaces it" in done.stderr.splitlines()[-1]
+    assert "Traceback" in done.stderr
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_truncated_bundle_is_one_line(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes((run / "config.toml").read_bytes())
+    (tmp_path / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes()[:-100])
+    done = polyvae("evaluate", tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "model.safetensors" in done.stderr
+
+
+def test_models_prints_one_tab_separated_line_each() -> None:
+    lines = polyvae("models").stdout.splitlines()
+    assert [line.split("\t")[0] for line in lines] == list(pv.MODELS)
+    assert {line.count("\t") for line in lines} == {5}
+    assert "nats per datum" in polyvae("models", "mmvae+").stdout
+
+
+def test_version_and_help_answer() -> None:
+    assert polyvae("--version").stdout == f"polyvae {pv.__version__}\n"
+    for command in ("demo", "train", "evaluate", "sample", "report", "models", "datasets"):
+        text = polyvae(command, "--help").stdout
+        assert "Example" in text
+        assert f"polyvae {command}" in " ".join(text.split())
+
+
+def test_ctrl_c_keeps_a_checkpoint_that_resume_continues(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = [sys.executable, "-m", "polyvae.cli", "train", "--epochs", "200", "--out", str(out), "--set", "train.checkpoint_every=100000", *QUICK]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    end = time.monotonic() + 90
+    while not (out / "history.jsonl").exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert f"go on with: polyvae train --resume --out {out}" in said
+    steps = [path.name for path in (out / "checkpoints").glob("step-*")]
+    assert max(steps) > "step-000000000.safetensors"
+    done = polyvae("train", "--resume", "--out", out, "--epochs", "1", "-q")
+    assert done.returncode == 0, done.stderr
