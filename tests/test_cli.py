@@ -141,8 +141,8 @@ def test_version_and_help_answer() -> None:
 
 def test_ctrl_c_keeps_a_checkpoint_that_resume_continues(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = [sys.executable, "-m", "polyvae.cli", "train", "--epochs", "200", "--out", str(out), "--set", "train.checkpoint_every=100000", *QUICK]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    words = [sys.executable, "-m", "polyvae.cli", "train", "--epochs", "200", "--out", str(out), "--set", "train.checkpoint_every=100000"]
+    process = subprocess.Popen([*words, *QUICK], stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     end = time.monotonic() + 90
     while not (out / "history.jsonl").exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)

@@ -145,7 +145,7 @@ def test_rows_in_which_nothing_was_observed_are_refused_and_counted() -> None:
     mask = torch.ones(2, 10, dtype=torch.bool)
     mask[:, [2, 7, 8]] = False
     data = pv.MultimodalData({"a": torch.zeros(10, 3), "b": torch.zeros(10, 2)}, mask=mask)
-    with pytest.raises(pv.InputError, match="^fit: nothing was observed in 3 of 10 rows;"):
+    with pytest.raises(pv.InputError, match=r"^fit: nothing was observed in 3 of 10 rows;"):
         pv.fit(small_model(), data, epochs=1, show=False)
 
 
@@ -207,7 +207,7 @@ def test_fit_leaves_the_global_generator_as_it_was() -> None:
     torch.manual_seed(4)
     model = small_model()
     torch.manual_seed(4)
-    pv.fit(model, small_data(), epochs=1, **{**SETTINGS})
+    pv.fit(model, small_data(), epochs=1, **SETTINGS)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -217,8 +217,8 @@ def test_a_stream_trains_to_the_same_bits_as_its_tensors_in_the_same_order() -> 
     tensors = data.take(slice(None)).data
     rows = [{name: x[i] for name, x in tensors.items()} for i in range(len(data))]
     one, other = small_model(), small_model()
-    pv.fit(one, SliceLoader(data, 7, shuffle=False), epochs=2, **{**SETTINGS})
-    pv.fit(other, pv.data.StreamLoader(torch.utils.data.DataLoader(rows, batch_size=7)), epochs=2, **{**SETTINGS})
+    pv.fit(one, SliceLoader(data, 7, shuffle=False), epochs=2, **SETTINGS)
+    pv.fit(other, pv.data.StreamLoader(torch.utils.data.DataLoader(rows, batch_size=7)), epochs=2, **SETTINGS)
     assert torch.equal(weights(one), weights(other))
 
 

@@ -300,6 +300,17 @@ def test_samples_and_imputations_from_nothing_are_the_priors(name, family, shape
             assert (np.abs(made.var(0).numpy() / variance - 1) <= 5 * np.sqrt(5 / count)).all()      # a Laplace's kurtosis is 6
 
 
+def test_latents_of_nothing_are_drawn_from_a_learnt_prior():
+    """Not from the unit distribution that stands where nothing was encoded."""
+    world = World(private=1)
+    model = world.model("mmvae+", prior_components=2)
+    model.prior.loc.data = torch.tensor([[-2.0], [3.0]], dtype=torch.float64)
+    z = model.draw(Batch.of(world.data(3)).observe(), 8000).z[:, 1, 0].detach()
+    mean, variance = 0.5, 1 + 2.5**2
+    assert abs(float(z.mean()) - mean) <= 5 * (variance / 8000) ** 0.5
+    assert abs(float(z.var()) / variance - 1) <= 5 * (2 / 8000) ** 0.5
+
+
 def test_imputation_by_a_mixture_is_the_mixture():
     """The expert is drawn per datum and sample: half from each, not the exact conditional."""
     world = World(experts="exact")

@@ -76,7 +76,7 @@ def fit(
     Ctrl-C finishes the step, writes a checkpoint and returns a history whose ``stopped`` is "interrupted".
     Raises InputError: rows in which nothing was observed (counted), values that a likelihood cannot explain, an existing run.
     """
-    from lightning_fabric import Fabric                          # seconds of import that only training needs
+    from lightning_fabric import Fabric  # seconds of import that only training needs
 
     train = _settings(run, settings)
     fabric = Fabric(accelerator=train.device, devices=train.devices, precision=_precision(model, train))  # type: ignore[arg-type]

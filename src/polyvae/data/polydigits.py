@@ -149,7 +149,7 @@ def _digits() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _modalities() -> list[Modality]:
-    return [Modality(name, (3, SIDE, SIDE), likelihood="laplace", network="mlp", params={"scale": 0.3}) for name in NAMES]
+    return [Modality(name, (3, SIDE, SIDE), likelihood="laplace", network="mlp", params={"scale": 0.3, "hidden": [400]}) for name in NAMES]
 
 
 def _card(**facts: Any) -> dict[str, Any]:
