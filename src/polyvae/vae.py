@@ -27,7 +27,8 @@ _DEFENCE = 0.1                               # share of likelihood samples drawn
 class Facts(NamedTuple):
     """What a paper's objective is. The laws read it, ``polyvae models`` prints it.
 
-    ``bound``      for β ≥ 1 (K = 1) or β = 1 (any K) and weights 1, the expectation stays below log p(x of what was observed).
+    ``bound``      for β ≥ 1 (K = 1) or β = 1 (any K) and weights 1, the expectation stays below log p(x of what was observed). (A row
+                   of which only targets were observed teaches nothing: its bound is 0.)
     ``density``    there is a joint density p(x, z, w), so likelihoods can be estimated.
     ``per_datum``  a batch equals its rows. ``nested`` dropping by mask equals a model built without. ``symmetric`` order is free.
     ``decodes``    decoder calls per modality and step. ``needs`` what it cannot do without.
@@ -247,13 +248,13 @@ class MultimodalVAE(nn.Module, ABC):
 
     @torch.no_grad()
     def embed(self, batch: Batch, private: bool = False) -> Tensor:
-        """The posterior mean of z [B, D] (the prior's, 0, where nothing was observed); with ``private`` or where D = 0, that of w."""
+        """The posterior mean of z [B, D], the prior's where nothing was observed; with ``private`` w's beside it, where D = 0 w's alone."""
         batch = self.admit(batch, values=True)
         experts = self.experts(batch)
         q = self.posterior(batch, experts)
+        z = torch.where(q.observed[:, None], q.mean, self.prior.z().mean)
         if not private and self.seen:
-            return q.mean
-        z = q.mean
+            return z
         w = self.private(batch, experts, z).mean
         return w if not self.seen else torch.cat([z, w], -1)
 
