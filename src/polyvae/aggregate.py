@@ -91,8 +91,9 @@ def product_of_experts(experts: Diagonal, include: Tensor, prior: Diagonal | Non
     """
     precision = experts.scale.pow(-2)                                                                   # [M, B, D]
     counted = include.to(precision.dtype)
-    total = torch.einsum("vmb,mbd->vbd", counted, precision)
-    pull = torch.einsum("vmb,mbd->vbd", counted, precision * experts.loc)
+    with torch.autocast(precision.device.type, enabled=False):   # a product of experts is a density, not a network
+        total = torch.einsum("vmb,mbd->vbd", counted, precision)
+        pull = torch.einsum("vmb,mbd->vbd", counted, precision * experts.loc)
     if prior is not None:
         strength = prior.scale.pow(-2)
         total, pull = total + strength, pull + strength * prior.loc

@@ -158,7 +158,7 @@ class Mixture(NamedTuple):
     @property
     def mean(self) -> Tensor:
         """[B, D]; zero where nothing was observed."""
-        return torch.einsum("vb,vbd->bd", self.weights, self.components.mean)
+        return (self.weights[..., None] * self.components.mean).sum(0)
 
     def detach(self) -> Mixture:
         return self._replace(components=self.components.detach())
