@@ -29,7 +29,7 @@ OPTIONS = {
 }
 COMMON = ["model.beta=1.5", "train.lr=1e-3", "train.precision=bf16", "train.threads=1", "train.device=cpu", "train.batch_size=64",
           "train.validation=0.02", "train.checkpoint_every=100000", "modality.*.params={scale=0.3,hidden=[400]}",
-          "evaluate.likelihood_rows=100"]
+          "evaluate.likelihood_rows=60", "evaluate.draws=5000"]
 COLUMNS = ("conditional_coherence", "unconditional_coherence", "unconditional_coherence_fitted", "log_likelihood")
 
 

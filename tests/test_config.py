@@ -162,4 +162,4 @@ def test_settings_given_in_python_get_the_same_answers():
 def test_an_unknown_option_of_a_model_is_answered_with_the_nearest():
     check_options("mmvae+", ["K", "beta"], ["latent", "K", "beta"])
     assert message(check_options, "mmvae+", ["latnet"], ["latent", "K", "beta"]) == (
-        "model.latnet: unknown option of model 'mmvae+'; did you mean 'latent'?")
+        "model.latnet: unknown option of model 'mmvae+'; did you mean 'latent'? (known: latent, K, beta)")

@@ -74,12 +74,15 @@ def test_unobserved_entries_are_absent(name):
 
 
 def test_values_that_cannot_be_theirs_are_named():
-    assert "0 to 1" in LIKELIHOODS["bernoulli"]((2,)).complaint(torch.tensor([[0.0, 255.0]]))
-    assert LIKELIHOODS["bernoulli"]((2,)).complaint(torch.tensor([[0.0, 1.0]])) == ""
-    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[0.3, 0.7]]))
-    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[1.0, 1.0]]))
-    assert LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[0.0, 1.0]])) == ""
-    assert LIKELIHOODS["normal"]((2,)).complaint(torch.tensor([[-9.0, 1e9]])) == ""
+    assert "0 to 1" in LIKELIHOODS["bernoulli"]((2,)).complaint(torch.tensor([[0.0, 255.0]]), torch.tensor([[True, True]]))
+    assert LIKELIHOODS["bernoulli"]((2,)).complaint(torch.tensor([[0.0, 1.0]]), torch.tensor([[True, True]])) == ""
+    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[0.3, 0.7]]), torch.tensor([[True, True]]))
+    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[1.0, 1.0]]), torch.tensor([[True, True]]))
+    assert LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[0.0, 1.0]]), torch.tensor([[True, True]])) == ""
+    assert LIKELIHOODS["bernoulli"]((2,)).complaint(torch.tensor([[0.0, 255.0]]), torch.tensor([[True, False]])) == ""
+    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[0.0, 0.0]]), torch.tensor([[True, True]]))
+    assert LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[0.0, 0.0]]), torch.tensor([[True, False]])) == ""
+    assert LIKELIHOODS["normal"]((2,)).complaint(torch.tensor([[-9.0, 1e9]]), torch.tensor([[True, True]])) == ""
 
 
 @pytest.mark.parametrize("scale", [0, -1.0, "learnt"])

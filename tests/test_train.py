@@ -235,3 +235,75 @@ def test_early_stopping_keeps_the_best_weights() -> None:
 def test_seeds_of_steps_do_not_collide() -> None:
     seeds = {mix(seed, step) for seed in range(10) for step in range(1000)}
     assert len(seeds) == 10_000
+
+
+def test_a_refused_resume_changes_nothing(tmp_path: Path) -> None:
+    pv.fit(small_model(), small_data(), out=tmp_path, epochs=1, **SETTINGS)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(pv.InputError, match=r"^resume: got train\.lr"):
+        pv.fit(small_model(), small_data(), out=tmp_path, epochs=2, resume=True, **{**SETTINGS, "lr": 0.5})
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_resume_notices_other_values_and_other_modalities(tmp_path: Path) -> None:
+    pv.fit(small_model(), small_data(), out=tmp_path, epochs=1, **SETTINGS)
+    moved = small_data().take(slice(None))
+    moved = pv.MultimodalData({name: x + 1 for name, x in moved.data.items()}, mask=moved.mask)
+    with pytest.raises(pv.InputError, match="data with digest"):
+        pv.fit(small_model(), moved, out=tmp_path, epochs=2, resume=True, **SETTINGS)
+    other = pv.MMVAEPlus([pv.Modality("a", (3,), weight=7, params={"scale": 0.5, "hidden": [8]}), small_model().specs[1]], latent=2)
+    with pytest.raises(pv.InputError, match=r"modality\.a\.weight=7\.0; expected 1\.0|modality\.a\.weight=7; expected 1\.0"):
+        pv.fit(other, small_data(), out=tmp_path, epochs=2, resume=True, **SETTINGS)
+
+
+def test_fit_trains_on_the_training_part_only() -> None:
+    """What stands in the test rows has no influence, although all of the data was handed over."""
+    rows = torch.randn(60, 3, generator=torch.Generator().manual_seed(1))
+    models = []
+    for test in (0.0, 50.0):
+        values = rows.clone()
+        values[40:] = test
+        data = pv.MultimodalData({"a": values, "b": values[:, :2]}, splits={"train": range(40), "test": range(40, 60)})
+        models.append(small_model())
+        pv.fit(models[-1], data, epochs=2, **SETTINGS)
+    assert torch.equal(weights(models[0]), weights(models[1]))
+
+
+def test_a_stream_that_ends_early_or_holds_empty_rows_is_refused() -> None:
+    data = small_data().complete()
+
+    class Short(SliceLoader):
+        def __len__(self) -> int:
+            return 100
+
+    with pytest.raises(pv.InputError, match="expected 100, as its length says"):
+        pv.fit(small_model(), Short(data, 7), epochs=1, **SETTINGS)
+    empty = pv.MultimodalData({"a": torch.zeros(9, 3), "b": torch.zeros(9, 2)}, mask=torch.arange(18).view(2, 9) % 9 > 0)
+    with pytest.raises(pv.InputError, match="^fit: nothing was observed in 1 of"):
+        pv.fit(small_model(), SliceLoader(empty, 9), epochs=1, **SETTINGS)
+
+
+def test_patience_keeps_the_best_weights_even_if_it_never_ran_out() -> None:
+    model = small_model()
+    history = pv.fit(model, small_data(), epochs=6, patience=50, **{**SETTINGS, "lr": 0.5})
+    bounds = [record["validation"]["bound"] for record in history.records]
+    assert history.stopped == "done"
+    assert bounds.index(max(bounds)) < 5
+    assert validate(model, small_data().carve(0.05, 0)[1], 0, 7)["bound"] == pytest.approx(max(bounds), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", pv.MODELS)
+def test_densities_stay_in_full_precision_whatever_autocast_does(name: str) -> None:
+    """bf16 reaches the networks only: the bound is float32, close to the exact one, and trains under a mask."""
+    torch.manual_seed(0)
+    data = small_data()
+    model = pv.build(name, data.modalities(params={"hidden": [8]}), latent=2)
+    batch = data.take(slice(None))
+    torch.manual_seed(1)
+    exact = model(batch).value
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(batch)
+    rounded.value.mean().backward()
+    assert {term.dtype for term in (rounded.value, *rounded.terms.values())} == {torch.float32}
+    assert torch.allclose(rounded.value, exact, rtol=0.02, atol=0.05)

@@ -100,7 +100,10 @@ class Batch(NamedTuple):
 
     def rows(self, index: Tensor | slice) -> Batch:
         """The samples that ``index`` picks."""
-        take = {name: value[index] if isinstance(value, Tensor) else value for name, value in self.extra.items()}
+        numbers = torch.arange(self.size, device=self.device)[index].tolist() if self.extra else []
+        take = {name: value[index] if isinstance(value, Tensor) else
+                [value[row] for row in numbers] if isinstance(value, list | tuple) and len(value) == self.size else value
+                for name, value in self.extra.items()}
         return Batch({name: x[index] for name, x in self.data.items()}, self.mask[:, index],
                      {name: x[index] for name, x in self.entries.items()}, take, self.whole)
 
@@ -131,8 +134,9 @@ class Batch(NamedTuple):
 def _tensor(what: str, x: Any) -> Tensor:
     try:
         tensor = torch.as_tensor(x)
-    except (TypeError, ValueError, RuntimeError) as problem:
-        raise InputError(f"{what}: got {type(x).__name__}; expected numbers, [B, *shape]; convert it first ({problem})") from None
+    except (TypeError, ValueError, RuntimeError, LookupError) as problem:     # LookupError: a DataFrame, asked for its row 0
+        raise InputError(f"{what}: got {type(x).__name__}; expected numbers, [B, *shape]; convert it first, a DataFrame with .to_numpy() "
+                         f"({' '.join(str(problem).split())[:200]})") from None
     if tensor.is_complex():
         raise InputError(f"{what}: got dtype {tensor.dtype}; expected real numbers; split it into real and imaginary parts")
     return tensor

@@ -18,7 +18,7 @@ from rich.table import Table
 from typer.exceptions import TyperException
 
 from polyvae import __version__, runs
-from polyvae.config import read_config
+from polyvae.config import RunConfig, read_config
 from polyvae.data import DATASETS
 from polyvae.errors import InputError
 from polyvae.models import MODELS, model_class
@@ -47,12 +47,14 @@ def _common(version: Annotated[bool, typer.Option("--version", callback=_version
 
 @app.command(epilog="Example: `polyvae demo`")
 def demo(
-    out: Annotated[Path, typer.Option(help="The run directory; what an earlier demo left there is replaced.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="The run directory; runs/demo is replaced, any other needs --force.")] = Path("runs/demo"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
     settings: Set = None, quiet: Quiet = False,
 ) -> None:
     """The whole road on embedded data: train MMVAE+, evaluate it, write a report. Offline, a few minutes on two cores."""
-    config = read_config(runs.DEMO, settings or [])
-    _stop_if_interrupted(runs.train_run(config, out, force=True, show=not quiet).stopped, out)
+    config = _begun(read_config(runs.DEMO, settings or []))
+    force = force or out == Path("runs/demo")
+    _stop_if_interrupted(runs.train_run(config, out, force=force, show=not quiet).stopped, out)
     _finish(out, quiet)
 
 
@@ -74,9 +76,11 @@ def train(
     """Train a model; Ctrl-C keeps a checkpoint."""
     given = {"model.name": model, "data.name": data, "train.epochs": epochs, "train.seed": seed, "train.device": device, "data.hide": hide}
     changes = [f"{key}={value}" for key, value in given.items() if value is not None] + (settings or [])
-    if resume and config is None and out is not None:
+    if resume and config is None:
+        out = out or Path("runs") / f"{model or 'mmvae+'}-{data or 'polydigits'}"
         config = RunDirectory.open(out).config
     wanted = read_config(config, changes)
+    wanted = wanted if resume else _begun(wanted)
     where = out or Path("runs") / (config.stem if config is not None else f"{wanted.model.name}-{wanted.data.name}")
     history = runs.train_run(wanted, where, resume=resume, force=force, show=not quiet)
     _stop_if_interrupted(history.stopped, where)
@@ -129,7 +133,7 @@ def sample(
 @app.command(epilog="Example: `polyvae report runs/mine`")
 def report(run: Run) -> None:
     """Write a run's report.html: one file, to look at anywhere."""
-    typer.echo(f"written: {runs.report_run(run, _command())}")
+    typer.echo(f"written: {runs.report_run(run)}")
 
 
 @app.command(epilog="Examples: `polyvae models`, `polyvae models mmvae+`")
@@ -163,6 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         typer.echo(f"error: {' '.join(problem.format_message().split())}; polyvae --help shows what there is", err=True)
     except typer.Abort:
         code = 130
+        typer.echo("interrupted", err=True)
     except Exception as problem:                                 # the last door: nobody sees a traceback who did not ask for it
         code = 2 if isinstance(problem, InputError) else 1
         if debug:
@@ -174,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _finish(out: Path, quiet: bool) -> None:
     result = runs.evaluate_run(out, show=not quiet)
-    page = runs.report_run(out, _command())
+    page = runs.report_run(out)
     Console().print(result.table())
     typer.echo(f"the report: {page}")
 
@@ -185,8 +190,9 @@ def _stop_if_interrupted(stopped: str, out: Path) -> None:
         raise typer.Exit(130)
 
 
-def _command() -> str:
-    return shlex.join(["polyvae", *sys.argv[1:]])
+def _begun(config: RunConfig) -> RunConfig:
+    """The configuration with the command that was typed."""
+    return config.model_copy(update={"command": shlex.join(["polyvae", *sys.argv[1:]])})
 
 
 def _facts(name: str) -> str:

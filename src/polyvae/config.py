@@ -124,7 +124,7 @@ class TrainConfig(Section):
 class FittedPriorConfig(Section):
     """The Gaussian mixture fitted to posterior samples after training; ``covariance`` as scikit-learn calls it."""
 
-    components: _Count = 20
+    components: Annotated[int, Field(ge=0)] = 20
     covariance: Literal["full", "diag"] = "full"
     seed: _Seed = 0
 
@@ -133,7 +133,7 @@ class EvaluateConfig(Section):
     """``metrics`` in METRICS; importance samples, and rows of the test part, for likelihoods; unconditional ``draws``; the fitted prior."""
 
     metrics: list[str] = ["coherence", "likelihood"]
-    likelihood_samples: _Count = 1000
+    likelihood_samples: Annotated[int, Field(ge=20)] = 1000
     likelihood_rows: _Count = 200
     draws: _Count = 10_000
     seed: _Seed = 0
@@ -141,8 +141,9 @@ class EvaluateConfig(Section):
 
 
 class RunConfig(Section):
-    """All that decides a run: ``[data]``, ``[model]``, ``[[modality]]``, ``[train]``, ``[evaluate]``."""
+    """All that decides a run: ``[data]``, ``[model]``, ``[[modality]]``, ``[train]``, ``[evaluate]``; and the ``command``."""
 
+    command: str | None = None
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     modality: list[ModalityConfig] = []

@@ -14,4 +14,7 @@ def nearest(got: str, known: Iterable[str]) -> str:
     """The hint that ends an error about an unknown name: the nearest known one, else all of them."""
     names = [str(name) for name in known]
     close = difflib.get_close_matches(got, names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or 'none'}"
+    known = f"known: {', '.join(names) or 'none'}"
+    if not close:
+        return known
+    return f"did you mean {close[0]!r}?" + (f" ({known})" if len(names) <= 6 else "")

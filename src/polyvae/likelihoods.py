@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,12 @@ _LOG_TWO_PI = math.log(2 * math.pi)
 
 
 class Likelihood(nn.Module, ABC):
-    """p(x | decoder output). ``shape`` is one sample's; x is [..., *shape] and so are the methods' results."""
+    """p(x | decoder output). ``shape`` is one sample's; x is [..., *shape] and so are the methods' results.
+
+    ``joined``: the columns of the last axis are one entry, observed together or not at all.
+    """
+
+    joined: ClassVar[bool] = False
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -41,14 +47,18 @@ class Likelihood(nn.Module, ABC):
         """A draw of x: [..., *shape]."""
 
     @abstractmethod
-    def complaint(self, x: Tensor) -> str:
-        """What is wrong with these observed values, or "" (checked at the door, never in a step)."""
+    def complaint(self, x: Tensor, observed: Tensor) -> str:
+        """What is wrong with the observed ones of these values, or "" (checked at the door, never in a step). Both [N, *shape]."""
+
+    def counted(self, observed: Tensor) -> Tensor:
+        """Which entries count in the likelihood, given which were observed: bool, [..., *shape]."""
+        return observed.all(-1, keepdim=True).expand_as(observed) if self.joined else observed
 
     def log_prob(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
         """Log-likelihood in nats, summed over the entries that were observed: [...]. ``observed`` is bool, shaped as x; None: all."""
         each = self.entries(out, x)
         if observed is not None:
-            each = torch.where(observed, each, 0)
+            each = torch.where(self.counted(observed), each, 0)
         return each.flatten(each.ndim - len(self.shape)).sum(-1)
 
 
@@ -70,12 +80,15 @@ class Scaled(Likelihood):
 
     def scale(self, out: Tensor) -> Tensor:
         """Broadcasts against [..., *shape]."""
-        return out.new_tensor(self.fixed) if self.raw_scale is None else softplus_scale(self.raw_scale)
+        if self.raw_scale is not None:
+            return softplus_scale(self.raw_scale)
+        assert self.fixed is not None
+        return out.new_full((), self.fixed)
 
     def mean(self, out: Tensor) -> Tensor:
         return out
 
-    def complaint(self, x: Tensor) -> str:
+    def complaint(self, x: Tensor, observed: Tensor) -> str:
         return ""
 
 
@@ -113,12 +126,16 @@ class BernoulliLikelihood(Likelihood):
     def sample(self, out: Tensor) -> Tensor:
         return (noise.uniform(tuple(out.shape), out, "x", "") < out.sigmoid()).to(out)
 
-    def complaint(self, x: Tensor) -> str:
-        return "" if bool(((x >= 0) & (x <= 1)).all()) else f"values from {float(x.min()):.3g} to {float(x.max()):.3g}; expected 0 to 1"
+    def complaint(self, x: Tensor, observed: Tensor) -> str:
+        seen = x[observed]
+        fits = bool(((seen >= 0) & (seen <= 1)).all())
+        return "" if fits else f"values from {float(seen.min()):.3g} to {float(seen.max()):.3g}; expected 0 to 1"
 
 
 class CategoricalLikelihood(Likelihood):
     """x one-hot over its last axis, with logits from the decoder. An entry is observed if all its columns are."""
+
+    joined = True
 
     def entries(self, out: Tensor, x: Tensor) -> Tensor:
         return x * out.log_softmax(-1)
@@ -131,12 +148,10 @@ class CategoricalLikelihood(Likelihood):
         pick = noise.choice(out.softmax(-1).reshape(-1, classes).T, 1, "x", "")
         return functional.one_hot(pick[0], classes).view(out.shape).to(out)
 
-    def complaint(self, x: Tensor) -> str:
-        whole = bool(((x == 0) | (x == 1)).all()) and bool((x.sum(-1) == 1).all())
+    def complaint(self, x: Tensor, observed: Tensor) -> str:
+        rows = x[self.counted(observed)].view(-1, x.shape[-1])
+        whole = bool(((rows == 0) | (rows == 1)).all()) and bool((rows.sum(-1) == 1).all())
         return "" if whole else "fractions or rows that do not sum to 1; expected one-hot rows over the last axis"
-
-    def log_prob(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        return super().log_prob(out, x, None if observed is None else observed.all(-1, keepdim=True).expand_as(observed))
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {

@@ -16,7 +16,7 @@ class Reporter(Protocol):
 
     def __enter__(self) -> Self: ...
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None: ...
-    def start(self, what: str, total: int, done: int = 0) -> None: ...
+    def start(self, what: str, total: int | None, done: int = 0) -> None: ...
     def advance(self, steps: int = 1, note: str = "") -> None: ...
     def say(self, line: str) -> None: ...
 
@@ -30,7 +30,7 @@ class Silent:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         return None
 
-    def start(self, what: str, total: int, done: int = 0) -> None:
+    def start(self, what: str, total: int | None, done: int = 0) -> None:
         return None
 
     def advance(self, steps: int = 1, note: str = "") -> None:
@@ -50,7 +50,8 @@ class Shown:
                             TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
                             console=self.console, disable=not self.console.is_terminal)
         self.task = self.bar.add_task("", total=None, note="", visible=False)
-        self.what, self.total, self.done, self.first, self.began, self.last = "", 0, 0, 0, 0.0, 0.0
+        self.total: int | None = None
+        self.what, self.done, self.first, self.began, self.last = "", 0, 0, 0.0, 0.0
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -59,7 +60,7 @@ class Shown:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.bar.stop()
 
-    def start(self, what: str, total: int, done: int = 0) -> None:
+    def start(self, what: str, total: int | None, done: int = 0) -> None:
         self.what, self.total, self.done, self.first = what, total, done, done
         self.began = self.last = time.monotonic()
         self.bar.reset(self.task, description=what, total=total, completed=done, visible=True, note="")
@@ -71,8 +72,11 @@ class Shown:
             self.bar.update(self.task, advance=steps, note=self.note)
         elif time.monotonic() - self.last >= self.every:
             self.last = time.monotonic()
-            left = (self.last - self.began) / (self.done - self.first) * (self.total - self.done)
-            self.console.print(f"{self.what}: {self.done} of {self.total}, {left:.0f} s left {note}", highlight=False)
+            place = f"{self.done}"
+            if self.total is not None:
+                left = (self.last - self.began) / (self.done - self.first) * (self.total - self.done)
+                place = f"{self.done} of {self.total}, {left:.0f} s left"
+            self.console.print(f"{self.what}: {place} {note}", highlight=False)
 
     def say(self, line: str) -> None:
         self.console.print(line, highlight=False, soft_wrap=True)

@@ -69,19 +69,20 @@ def evaluate_run(path: str | Path, *, overrides: Mapping[str, Any] | None = None
     data, train = data_of(config)
     settings = config.evaluate.model_dump() | dict(overrides or {})
     fitted = settings.pop("fitted_prior")
-    result = evaluate(model, data, train=train, components=fitted["components"], covariance=fitted["covariance"], show=show, **settings)
+    result = evaluate(model, data, train=train, components=fitted["components"], covariance=fitted["covariance"],
+                      prior_seed=fitted["seed"], show=show, **settings)
     run.write_json("evaluation.json", dict(result))
     if result.prior is not None:
         save_tensors(run.fitted_prior, result.prior.state_dict(), {"components": fitted["components"], "covariance": fitted["covariance"]})
     return result
 
 
-def report_run(path: str | Path, command: str | None = None) -> Path:
+def report_run(path: str | Path) -> Path:
     """Write the run's ``report.html``, with its evaluation if there is one."""
     run, config = open_run(path)
     evaluation = run.read_json("evaluation.json") if run.evaluation.exists() else None
     data, _ = data_of(config)
-    return write_report(run, load_model(run.path), data, evaluation, prior=fitted_prior(run), command=command)
+    return write_report(run, load_model(run.path), data, evaluation, prior=fitted_prior(run), command=config.command)
 
 
 def open_run(path: str | Path) -> tuple[RunDirectory, RunConfig]:

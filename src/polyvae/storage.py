@@ -174,7 +174,7 @@ def load_bundle(path: Path_, device: torch.device | str = "cpu") -> Bundle:
     Raises InputError: see ``load_tensors``; a run without a model yet; a polyvae file that is not a model.
     """
     path = Path(path)
-    if path.is_dir() or path.suffix != ".safetensors":
+    if path.is_dir() or not (path.exists() or path.suffix == ".safetensors"):
         run = RunDirectory.open(path)
         path = run.model
         if not path.exists():

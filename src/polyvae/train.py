@@ -65,7 +65,8 @@ def fit(
 ) -> History:
     """Train ``model`` in place on ``data``; it is left in evaluation mode, on the device it was trained on.
 
-    ``data``     MultimodalData (a share of which, ``validation``, is set aside), or a Loader for anything that streams.
+    ``data``     MultimodalData (its training part where it has splits; a share of that, ``validation``, is set aside unless there is a
+                 validation split), or a Loader for anything that streams.
     ``out``      a run directory for checkpoints, history and the trained model; None keeps nothing.
     ``resume``   go on from the newest checkpoint in ``out``, bit for bit on one device, also to more epochs.
     ``force``    replace the run that ``out`` holds.
@@ -103,36 +104,50 @@ class _Training:
         interrupted: Callable[[], bool], watch: Callable[[MultimodalVAE, dict[str, Any]], None] | None,
     ) -> History:
         loader, validation = self._loaders(data, validation_data)
+        per_epoch = len(loader)
         total = len(loader) * self.train.epochs if self.train.epochs is not None else sys.maxsize
         self._open(out, resume, force)
         module = self.fabric.setup(self.model.train(), move_to_device=True)
         optimizer = self.fabric.setup_optimizers(_optimizer(self.model, self.train))
         if resume:
             self._restore(optimizer, loader, total)
-        else:
+        self._write_config()
+        if self.step == 0:
             self._checkpoint(optimizer)                          # so that whenever it is killed, there is something to resume
-        self.report.start(f"training {self.model.name}", total, self.step)
+        self.report.start(f"training {self.model.name}", total if self.train.epochs is not None else None, self.step)
         began = time.monotonic() - self.elapsed
         while self.step < total and self.history.stopped == "done":
-            epoch, start = divmod(self.step, len(loader))
+            epoch, start = divmod(self.step, per_epoch)
+            before = self.step
             for batch in loader.epoch(epoch, start):
-                self._step(module, optimizer, batch, total, len(loader))
+                if self.checks_batches and epoch == 0:
+                    self._check_batch(batch)
+                self._step(module, optimizer, batch, total, per_epoch)
                 self.step += 1
                 self.elapsed = time.monotonic() - began
-                if self.step % len(loader) == 0:
+                if self.step % per_epoch == 0:
                     self._end_of_epoch(epoch, optimizer, validation, watch)
                     began = time.monotonic() - self.elapsed                  # validation and watching are not training time
-                if interrupted():
-                    self.history.stopped = "interrupted"
-                elif self.train.max_seconds is not None and self.elapsed >= self.train.max_seconds:
-                    self.history.stopped = "time"
+                if self.history.stopped == "done":
+                    self.history.stopped = self._stop(interrupted())
                 if self.history.stopped != "done" or self.step % self.train.checkpoint_every == 0 or self.step == total:
                     self._checkpoint(optimizer)
                     began = time.monotonic() - self.elapsed
-                if self.history.stopped != "done":
+                if self.history.stopped != "done" or self.step % per_epoch == 0:
                     break
+            if self.history.stopped == "done" and (self.step == before or self.step % per_epoch):
+                raise InputError(f"fit: the loader gave {self.step - before + start} batches in epoch {epoch + 1}; expected {per_epoch}, "
+                                 "as its length says; correct its length")
         self._finish(total)
         return self.history
+
+    def _stop(self, interrupted: bool) -> str:
+        """Why to stop now, or "done". All ranks stop together, whoever's clock or keyboard said so."""
+        late = self.train.max_seconds is not None and self.elapsed >= self.train.max_seconds
+        if self.fabric.world_size > 1:
+            votes = torch.tensor([float(interrupted), float(late)], device=self.fabric.device)
+            interrupted, late = (bool(vote > 0) for vote in self.fabric.all_reduce(votes, reduce_op="sum"))
+        return "interrupted" if interrupted else "time" if late else "done"
 
     # ---- one step ----------------------------------------------------------------------------------------------------------------
 
@@ -143,7 +158,8 @@ class _Training:
         warm = min(1.0, (self.step + 1) / (self.train.warmup_epochs * per_epoch)) if self.train.warmup_epochs else 1.0
         bound = module(batch, warm)
         loss = -bound.value.mean()
-        if loss.device.type == "cpu" or self.step % 50 == 0:                    # a look at a GPU's value makes the host wait for it
+        last = (self.step + 1) % self.train.checkpoint_every == 0 or (self.step + 1) % per_epoch == 0
+        if loss.device.type == "cpu" or self.step % 50 == 0 or last:            # a look at a GPU's value makes the host wait for it
             self._look(loss, bound)
         self.fabric.backward(loss)
         if self.train.clip is not None:
@@ -161,12 +177,13 @@ class _Training:
                             f"{bad[0] if bad else 'none'!r}; expected finite values; lower lr, set clip=, or widen that modality's scale")
 
     def _add(self, terms: Mapping[str, Tensor]) -> None:
-        means = torch.stack([term.mean() for term in terms.values()]).double()
+        means = torch.stack([term.mean() for term in terms.values()])
+        means = means if means.device.type == "mps" else means.double()
         if self.sums:
             self.sums["total"] += means
             self.sums["count"] += 1
         else:
-            self.sums = {"total": means, "count": torch.ones((), dtype=torch.float64)}
+            self.sums = {"total": means, "count": torch.ones((), dtype=means.dtype)}
         self.names = list(terms)
 
     # ---- around an epoch ---------------------------------------------------------------------------------------------------------
@@ -198,7 +215,7 @@ class _Training:
         if bound > self.best:
             self.best, self.stale = bound, 0
             self.kept = {name: x.detach().clone() for name, x in self.model.state_dict().items()}
-            if self.directory is not None:
+            if self.directory is not None and self.fabric.is_global_zero:
                 save_tensors(self.directory.checkpoints / "best.safetensors", self.kept, {"bound": bound, "step": self.step})
             return
         self.stale += 1
@@ -220,11 +237,16 @@ class _Training:
         else:
             self.directory = RunDirectory.create(out, force=force)
         self.checkpoints = Checkpoints(self.directory.checkpoints)
+        self.fabric.barrier()
+
+    def _write_config(self) -> None:
+        """Only once nothing can be refused any more: a refused resume must not change what the run was."""
+        if self.directory is None or not self.fabric.is_global_zero:
+            return
         config = self.run or RunConfig.model_validate({
             "data": {"name": "custom"}, "model": {"name": self.model.name, **self.model.options},
             "modality": [describe_modality(spec) for spec in self.model.specs]})
-        if self.fabric.is_global_zero:
-            self.directory.write_text("config.toml", write_config(config.model_copy(update={"train": self.train})))
+        self.directory.write_text("config.toml", write_config(config.model_copy(update={"train": self.train})))
 
     def _checkpoint(self, optimizer: Any) -> None:
         if self.checkpoints is None or not self.fabric.is_global_zero:
@@ -235,7 +257,8 @@ class _Training:
         self.checkpoints.save(self.step, tensors, {
             "step": self.step, "elapsed": self.elapsed, "best": self.best if math.isfinite(self.best) else None, "stale": self.stale,
             "stopped": self.history.stopped, "optimizer": groups, "model": self.model.name, "options": self.model.options,
-            "names": self.names, "rows": self.rows, "train": self.train.model_dump()})
+            "names": self.names, "rows": self.rows, "data": self.digest, "modalities": check_storable(self.model)["modalities"],
+            "train": self.train.model_dump()})
 
     def _restore(self, optimizer: Any, loader: Loader, total: int) -> None:
         assert self.checkpoints is not None
@@ -248,10 +271,13 @@ class _Training:
         self.model.load_state_dict({name[6:]: x for name, x in tensors.items() if name.startswith("model.")})
         flat = {name[10:]: x for name, x in tensors.items() if name.startswith("optimizer.")}
         restore_optimizer(optimizer, flat, kept["optimizer"])
-        self.sums = {name[5:]: x for name, x in tensors.items() if name.startswith("sums.")}
+        device = next(self.model.parameters()).device
+        self.sums = {name[5:]: x.to(device) if name == "sums.total" else x for name, x in tensors.items() if name.startswith("sums.")}
         self.step, self.elapsed, self.stale, self.names = kept["step"], kept["elapsed"], kept["stale"], kept["names"]
         self.best = -math.inf if kept["best"] is None else kept["best"]
-        self.directory.cut_history(self.step)
+        if self.fabric.is_global_zero:
+            self.directory.cut_history(self.step)
+        self.fabric.barrier()
         self.history.records = [record for record in self.directory.read_history() if "train" in record]
         self.history.step = self.step
         if self.train.patience is not None and (self.directory.checkpoints / "best.safetensors").exists():
@@ -260,7 +286,8 @@ class _Training:
             self.history.stopped = "early"
         if kept["train"]["epochs"] != self.train.epochs and self.train.schedule != "constant":
             note = f"schedule {self.train.schedule!r} recomputed for {total} steps (it was for {kept['train']['epochs'] * len(loader)})"
-            self.directory.append_history({"step": self.step, "note": note})
+            if self.fabric.is_global_zero:
+                self.directory.append_history({"step": self.step, "note": note})
             self.report.say(note)
         self.report.say(f"resumed at step {self.step}")
 
@@ -273,19 +300,26 @@ class _Training:
         pairs += [(f"model.{key}", value, kept["options"].get(key)) for key, value in self.model.options.items()
                   if value != kept["options"].get(key)]
         pairs += [("model", self.model.name, kept["model"])] if self.model.name != kept["model"] else []
+        then_specs = {spec["name"]: spec for spec in kept["modalities"]}
+        for spec in check_storable(self.model)["modalities"]:
+            before = then_specs.get(spec["name"], {})
+            pairs += [(f"modality.{spec['name']}.{key}", value, before.get(key)) for key, value in spec.items() if value != before.get(key)]
         pairs += [("number of training rows", self.rows, kept["rows"])] if self.rows != kept["rows"] else []
+        pairs += [("data with digest", self.digest, kept["data"])] if self.digest != kept["data"] else []
         if pairs:
             key, got, expected = pairs[0]
             raise InputError(f"resume: got {key}={got!r}; expected {expected!r}, as the run began; keep it, or start another run")
 
     def _finish(self, total: int) -> None:
-        if self.history.stopped == "early" and self.train.patience is not None:
+        if self.kept and self.history.stopped in ("early", "done"):                # patience asks for the best weights, not the last
             self.model.load_state_dict(self.kept)
         self.model.eval()
         self.history.step = self.step
         if self.directory is None:
             return
         if self.fabric.is_global_zero:
+            for judged in (self.directory.evaluation, self.directory.fitted_prior, self.directory.report):
+                judged.unlink(missing_ok=True)                   # they spoke of other weights
             save_model(self.model, self.directory.model, {"step": self.step, "stopped": self.history.stopped})
         if self.history.stopped == "interrupted":
             self.report.say(f"stopped at step {self.step} of {total}; a checkpoint is kept; resume to go on")
@@ -294,19 +328,37 @@ class _Training:
 
     def _loaders(self, data: MultimodalData | Loader, validation: MultimodalData | None) -> tuple[Loader, MultimodalData | None]:
         if not isinstance(data, MultimodalData):
-            self.rows = data.size
+            if isinstance(data, Mapping) or not isinstance(data, Loader):
+                raise InputError(f"fit: got data of type {type(data).__name__}; expected MultimodalData or a Loader; "
+                                 "MultimodalData({name: array}) makes one")
+            self.rows, self.digest, self.checks_batches = data.size, "", True
             return data, validation
+        if "train" in data.splits:                               # whoever hands over everything must not train on what is held out
+            validation = data.validation if validation is None and "validation" in data.splits else validation
+            data = data.train
         for part in (data, validation):
             if part is not None and part.unobserved_rows:
                 raise InputError(f"fit: nothing was observed in {part.unobserved_rows} of {len(part)} rows; expected at least one modality "
                                  "in each; drop them first, they teach nothing")
         if validation is None and self.train.validation > 0:
+            if len(data) * self.train.validation < 0.5:
+                raise InputError(f"fit: got {len(data)} rows and validation={self.train.validation}, which leaves none to validate on; "
+                                 "expected a larger share, or 0 to go without; set validation=")
             data, validation = data.carve(self.train.validation, self.train.seed)
-        for batch in data.batches(4096):
-            self.model.admit(batch, values=True)
-        self.rows = len(data)
+        for part in (data, validation):
+            for batch in () if part is None else part.batches(4096):
+                self.model.admit(batch, values=True)
+        self.rows, self.digest, self.checks_batches = len(data), data.digest(), False
         return SliceLoader(data, self.train.batch_size, seed=self.train.seed, device=self.fabric.device, rank=self.fabric.global_rank,
                            world=self.fabric.world_size), validation
+
+    def _check_batch(self, batch: Batch) -> None:
+        """The door of a stream: what MultimodalData is asked at once, its batches are asked in the first epoch."""
+        self.model.admit(batch, values=True)
+        empty = int((~batch.mask.any(0)).sum())
+        if empty:
+            raise InputError(f"fit: nothing was observed in {empty} of {batch.size} rows of a batch; expected at least one modality in "
+                             "each; drop them first, they teach nothing")
 
 
 @torch.no_grad()

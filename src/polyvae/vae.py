@@ -74,6 +74,7 @@ class MultimodalVAE(nn.Module, ABC):
     codes: ClassVar[str]                                         # private codes: "yes", "optional", "none", "only private"
     owner: Tensor
     expert_of: Tensor
+    source_rows: Tensor
 
     def __init__(
         self, modalities: Sequence[Modality], *, latent: int, beta: float, family: str, scale_map: str,
@@ -98,6 +99,7 @@ class MultimodalVAE(nn.Module, ABC):
         position = {m: i for i, m in enumerate(self.sources)}
         self.register_buffer("owner", torch.tensor(owner, dtype=torch.long), persistent=False)
         self.register_buffer("expert_of", torch.tensor([position.get(m, -1) for m in owner], dtype=torch.long), persistent=False)
+        self.register_buffer("source_rows", torch.tensor(self.sources), persistent=False)
         self.likelihood_weights = tuple(float(spec.weight) for spec in modalities)   # numbers: a buffer made in float32 would stay rounded
         self.columns = [slice(sum(sizes[:m]), sum(sizes[: m + 1])) for m in range(len(sizes))]
         self.prior: StandardPrior | MixturePrior = (
@@ -139,6 +141,9 @@ class MultimodalVAE(nn.Module, ABC):
 
         ``values`` also asks the likelihoods whether the observed values can be theirs. Raises InputError: unknown modality, wrong shape.
         """
+        if not isinstance(batch, Batch):
+            raise InputError(f"{self.name}: got {type(batch).__name__}; expected a Batch; Batch.of({{name: tensor}}) makes one, "
+                             "and so does data.take(rows)")
         for name, x in batch.data.items():
             if name not in self.modalities:
                 raise InputError(f"modality {name!r} is not in the model; {nearest(name, self.modalities)}")
@@ -157,7 +162,7 @@ class MultimodalVAE(nn.Module, ABC):
 
     def experts(self, batch: Batch) -> Experts:
         """One encoder call per source modality, on the rows that were observed."""
-        mask = batch.mask[self.sources]
+        mask = batch.mask.index_select(0, self.source_rows)
         family = FAMILIES[self.family]
         names = list(self.modalities)
         z: list[Diagonal] = []
@@ -262,8 +267,8 @@ class MultimodalVAE(nn.Module, ABC):
     def generate(self, batch: Batch, K: int = 1, sample: bool = False, resample: bool = False) -> dict[str, Tensor]:
         """Every modality given what was observed: name -> [K, B, *shape].
 
-        The decoder's mean, or with ``sample`` a draw from the likelihood. ``resample``: the latents are drawn anew from K · 32 defended
-        draws by their importance weights, which brings them towards the exact posterior.
+        The decoder's mean, or with ``sample`` a draw from the likelihood. ``resample``: the latents are drawn anew from 32 K (at least
+        256) defended draws by their importance weights, which brings them towards the exact posterior.
         """
         batch = self.admit(batch, values=True)
         z, w = self._resampled(batch, K) if resample else self.draw(batch, K)[:2]
@@ -316,7 +321,8 @@ class MultimodalVAE(nn.Module, ABC):
     def _check_values(self, batch: Batch) -> None:
         for row, (name, net) in zip(batch.mask, self.modalities.items(), strict=True):
             x = batch.data[name][row]
-            complaint = net.likelihood.complaint(x) if len(x) and name not in batch.entries else ""
+            seen = batch.entries[name][row] if name in batch.entries else torch.ones_like(x, dtype=torch.bool)
+            complaint = net.likelihood.complaint(x, seen) if bool(seen.any()) else ""
             if complaint:
                 raise InputError(f"modality {name!r} ({net.spec.likelihood}): got {complaint}; rescale it or choose another likelihood")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from polyvae.data.multimodal import MultimodalData
 from polyvae.errors import InputError
 
 
+@runtime_checkable
 class Loader(Protocol):
     """What ``fit`` draws batches from."""
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from polyvae.data import MultimodalData
 from polyvae.errors import InputError, nearest
 from polyvae.evaluate.coherence import coherence
-from polyvae.evaluate.judges import Judges, train_judges
+from polyvae.evaluate.judges import Judges, judgeable, train_judges
 from polyvae.evaluate.likelihood import likelihood
 from polyvae.evaluate.setting import Setting, fit_prior, posterior_samples
 from polyvae.priors import FittedPrior
@@ -56,7 +56,7 @@ class Evaluation(Mapping[str, Any]):
 def evaluate(
     model: MultimodalVAE, data: MultimodalData, *, metrics: Sequence[str] = ("coherence", "likelihood"), judges: Judges | None = None,
     train: MultimodalData | None = None, components: int = 20, covariance: str = "full", seed: int = 0, draws: int = 10_000,
-    likelihood_samples: int = 1000, likelihood_rows: int = 200, show: bool = True,
+    prior_seed: int = 0, likelihood_samples: int = 1000, likelihood_rows: int = 200, show: bool = True,
 ) -> Evaluation:
     """Judge ``model`` on held-out ``data``: a part such as ``data.test``, or data whose test split is taken.
 
@@ -65,9 +65,11 @@ def evaluate(
     global generator is left as it was.
     Raises InputError for an unknown metric or a model in training mode.
     """
-    for name in metrics:
-        if name not in METRICS:
-            raise InputError(f"evaluate: unknown metric {name!r}; {nearest(name, METRICS)}")
+    for name in [metrics] if isinstance(metrics, str) else metrics:
+        if name not in METRICS or isinstance(metrics, str):
+            raise InputError(f"evaluate: got metrics={metrics!r}; expected a list of names; {nearest(name, METRICS)}")
+    if likelihood_samples < 20:
+        raise InputError(f"evaluate: got likelihood_samples={likelihood_samples}; expected at least 20; 1000 is usual")
     if model.training:
         raise InputError("evaluate: the model is in training mode; expected evaluation mode; call model.eval() first")
     whole = data.source or data
@@ -77,19 +79,21 @@ def evaluate(
             judges = _judges(whole, report.say)
         prior = None
         fitted_to = whole.train if train is None and "train" in whole.splits else train
-        if components and model.seen and fitted_to is not None:
-            prior = fit_prior(model, fitted_to, components, covariance, seed)
+        if components and model.seen and fitted_to is not None and "coherence" in metrics:
+            few = min(components, max(1, len(fitted_to) // 20))
+            if few < components:
+                report.say(f"fitted prior: {few} components instead of {components}, for {len(fitted_to)} rows")
+            prior = fit_prior(model, fitted_to, few, covariance, prior_seed)
         setting = Setting(test, judges, prior, seed, draws, likelihood_samples, likelihood_rows, report=report)
         values: dict[str, Any] = {"model": model.name, "rows": len(test), "seed": seed,
-                                  "fitted_prior": f"{components} components, {covariance}" if prior else None}
+                                  "fitted_prior": f"{len(prior.weights)} components, {covariance}" if prior else None}
         for name in metrics:
             values |= METRICS[name](model, setting)
     return Evaluation(values, prior)
 
 
 def _judges(data: MultimodalData, say: Callable[[str], None]) -> Judges | None:
-    images = any(len(spec.shape) == 3 for spec in data.modalities())
-    if data.labels is None or not images or not {"train", "test"} <= set(data.splits):
+    if data.labels is None or not judgeable(data) or not {"train", "test"} <= set(data.splits):
         say("no judges: coherence needs labelled images with a train and a test part; left out")
         return None
     return train_judges(data)

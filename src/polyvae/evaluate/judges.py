@@ -118,6 +118,12 @@ class Judges(Mapping[str, Judge]):
         return self.classes.to(images.device)[best].reshape(images.shape[:-3])
 
 
+def judgeable(data: MultimodalData) -> dict[str, tuple[int, ...]]:
+    """The modalities that judges can look at, and their shapes: images (C, H, W) of 8 to 64 pixels."""
+    shapes = {spec.name: spec.shape for spec in data.modalities()}
+    return {name: shape for name, shape in shapes.items() if len(shape) == 3 and all(8 <= side <= 64 for side in shape[1:])}
+
+
 def train_judges(data: MultimodalData, *, seed: int = 0, cache: str | Path | bool | None = True, device: torch.device | str = "cpu",
                  progress: Progress | None = None, **recipe: Any) -> Judges:
     """A judge for every image modality, trained on ``data.train`` and measured on ``data.test``; from the cache where they are there.
@@ -132,8 +138,7 @@ def train_judges(data: MultimodalData, *, seed: int = 0, cache: str | Path | boo
         if key not in Recipe._fields:
             raise InputError(f"judges: unknown setting {key!r}; {nearest(key, Recipe._fields)}")
     settings = Recipe(**recipe)
-    shapes = {spec.name: spec.shape for spec in data.modalities()}
-    specs = {name: shape for name, shape in shapes.items() if len(shape) == 3 and all(8 <= side <= 64 for side in shape[1:])}
+    specs = judgeable(data)
     if data.labels is None or not specs:
         what = "no labels" if data.labels is None else "no modality of shape (C, H, W) with 8 to 64 pixels"
         raise InputError(f"judges: got data with {what}; expected labelled images; leave coherence out for these data")
