@@ -113,7 +113,7 @@ MUTANTS = [
     Mutant("distributions.py", "overlap = self.scale * (-distance / self.scale).exp()",
            "overlap = self.scale * (-distance / other.scale).exp()"),
     Mutant("distributions.py", "return (overlap + distance) / other.scale - 1", "return (overlap + distance) / other.scale"),
-    Mutant("distributions.py", 'torch.einsum("vb,vbd->bd", self.weights, self.components.mean)', "self.components.mean.mean(0)"),
+    Mutant("distributions.py", "(self.weights[..., None] * self.components.mean).sum(0)", "self.components.mean.mean(0)"),
     Mutant("distributions.py", "torch.where((weights > 0) | ~(weights > 0).any(0), log_weights, -torch.inf)", "log_weights"),
     Mutant("distributions.py", "components[v].log_prob(z) + log_weights[v]", "components[v].log_prob(z)"),
     Mutant("distributions.py", "each[0] if len(weights) == 1 else each.logsumexp(0)", "each.mean(0)"),

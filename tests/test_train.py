@@ -279,7 +279,7 @@ def test_a_stream_that_ends_early_or_holds_empty_rows_is_refused() -> None:
     with pytest.raises(pv.InputError, match="expected 100, as its length says"):
         pv.fit(small_model(), Short(data, 7), epochs=1, **SETTINGS)
     empty = pv.MultimodalData({"a": torch.zeros(9, 3), "b": torch.zeros(9, 2)}, mask=torch.arange(18).view(2, 9) % 9 > 0)
-    with pytest.raises(pv.InputError, match="^fit: nothing was observed in 1 of"):
+    with pytest.raises(pv.InputError, match=r"^fit: nothing was observed in 1 of"):
         pv.fit(small_model(), SliceLoader(empty, 9), epochs=1, **SETTINGS)
 
 
