@@ -59,5 +59,5 @@ def test_weights_of_views_get_gradients():
 def test_objectives_that_are_not_are_named():
     with pytest.raises(InputError, match="vae: unknown objective 'iwea'; did you mean 'iwae'"):
         check_objective("vae", "iwea", 1)
-    with pytest.raises(InputError, match="K=0; expected 1 or more"):
+    with pytest.raises(InputError, match="K=0; expected a whole number, 1 or more"):
         check_objective("vae", "iwae", 0)

@@ -307,3 +307,23 @@ def test_densities_stay_in_full_precision_whatever_autocast_does(name: str) -> N
     rounded.value.mean().backward()
     assert {term.dtype for term in (rounded.value, *rounded.terms.values())} == {torch.float32}
     assert torch.allclose(rounded.value, exact, rtol=0.02, atol=0.05)
+
+
+def test_a_device_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(pv.InputError, match=r"^fit: got device='gpu7', which cannot be used .*; expected 'auto', 'cpu', 'cuda' or 'mps'$"):
+        pv.fit(small_model(), small_data(), epochs=1, device="gpu7", show=False)
+
+
+def test_threads_are_set_for_training_only() -> None:
+    before = torch.get_num_threads()
+    seen: list[int] = []
+    watch = lambda model, record: seen.append(torch.get_num_threads())  # noqa: E731
+    pv.fit(small_model(), small_data(), epochs=1, threads=before + 1, watch=watch, **SETTINGS)
+    assert (seen, torch.get_num_threads()) == ([before + 1], before)
+
+
+@pytest.mark.parametrize("options", [{"latent": 2.5}, {"latent": "8"}, {"beta": "1"}, {"K": True}, {"max_rows": 0}])
+def test_options_of_the_wrong_type_are_refused_at_construction(options: dict[str, object]) -> None:
+    key, value = next(iter(options.items()))
+    with pytest.raises(pv.InputError, match=rf"got {key}={value!r}; expected"):
+        pv.MMVAEPlus([pv.Modality("a", (3,))], **options)  # type: ignore[arg-type]

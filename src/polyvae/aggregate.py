@@ -56,9 +56,8 @@ def random_subsets(mask: Tensor, count: int, name: str = "subset") -> Tensor:
     """``count`` subsets per datum, uniform over the non-empty subsets of what it observed."""
     M, B = mask.shape
     fair = noise.uniform((count, M, B), torch.empty((), device=mask.device), name, "VMB")
-    # Uniform over subsets given that they are not empty: every member by a fair coin, and where all coins said no, over the
-    # subsets by size. The size of a non-empty uniform subset is that of a coin-tossed one, so both branches agree only if the
-    # empty toss is drawn again; the second toss uses the digits of the same number that the first did not.
+    # Every member by a fair coin, and where all coins said no, all are tossed again: uniform over the subsets that are not empty.
+    # Each toss uses up one binary digit of the same number, so one draw serves them all.
     subset = torch.zeros((count, M, B), dtype=torch.bool, device=mask.device)
     open_ = torch.ones((count, B), dtype=torch.bool, device=mask.device)
     for _ in range(20):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from polyvae.errors import InputError, nearest
+from polyvae.errors import InputError, check_count, nearest
 
 OBJECTIVES = ("elbo", "iwae", "dreg")
 
@@ -64,8 +64,7 @@ def check_objective(model: str, objective: str, K: int) -> None:
     """Raises InputError for an unknown objective or a number of samples below 1."""
     if objective not in OBJECTIVES:
         raise InputError(f"{model}: unknown objective {objective!r}; {nearest(objective, OBJECTIVES)}")
-    if K < 1:
-        raise InputError(f"{model}: got K={K}; expected 1 or more samples")
+    check_count(model, "K", K)
 
 
 def over_views(weights: Tensor, value: Tensor) -> Tensor:

@@ -173,7 +173,7 @@ class Mixture(NamedTuple):
         return self.components.rsample(K, "z", "KVBD")
 
     def choose(self, K: int) -> Tensor:
-        """K draws of a view for every datum: [K, B]; view 0 where nothing was observed."""
+        """K draws of a view for every datum: [K, B]; any view where nothing was observed."""
         if len(self.weights) == 1:
             return self.weights.new_zeros((K, self.weights.shape[1]), dtype=torch.long)
         noise.views(self.include, self.weights)

@@ -18,3 +18,9 @@ def nearest(got: str, known: Iterable[str]) -> str:
     if not close:
         return known
     return f"did you mean {close[0]!r}?" + (f" ({known})" if len(names) <= 6 else "")
+
+
+def check_count(where: str, key: str, value: object, least: int = 1) -> None:
+    """Raises InputError unless ``value`` is a whole number of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{where}: got {key}={value!r}; expected a whole number, {least} or more")

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from polyvae import noise
-from polyvae.distributions import FAMILIES, Diagonal, Mixture, mixture_log_prob, softplus_scale
+from polyvae.distributions import FAMILIES, Diagonal, Mixture, softplus_scale
 from polyvae.errors import InputError
-
-
-class Density(Protocol):
-    """What p(z) must answer."""
-
-    def log_prob(self, z: Tensor) -> Tensor: ...
 
 
 class StandardPrior(nn.Module):
@@ -126,6 +120,3 @@ class FittedPrior(nn.Module):
         each = -0.5 * white.square().sum(-1) - diagonal.log().sum(-1) - 0.5 * self.loc.shape[1] * math.log(2 * math.pi)
         log_prob: Tensor = (each + self.weights.log()).logsumexp(-1)
         return log_prob
-
-
-__all__ = ["Density", "FittedPrior", "MixturePrior", "StandardPrior", "mixture_log_prob"]

@@ -56,8 +56,6 @@ def model_of(config: RunConfig, data: MultimodalData) -> MultimodalVAE:
 
 def train_run(config: RunConfig, out: str | Path, *, resume: bool = False, force: bool = False, show: bool = True) -> History:
     """Train as the configuration says, into the run directory ``out``."""
-    if config.train.threads is not None:
-        torch.set_num_threads(config.train.threads)
     data, train = data_of(config)
     return fit(model_of(config, data), train, out=out, resume=resume, force=force, show=show, run=config)
 

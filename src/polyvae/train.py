@@ -80,9 +80,14 @@ def fit(
     from lightning_fabric import Fabric  # seconds of import that only training needs
 
     train = _settings(run, settings)
-    fabric = Fabric(accelerator=train.device, devices=train.devices, precision=_precision(model, train))  # type: ignore[arg-type]
+    try:
+        fabric = Fabric(accelerator=train.device, devices=train.devices, precision=_precision(model, train))  # type: ignore[arg-type]
+    except (RuntimeError, ValueError) as problem:
+        raise InputError(f"fit: got device={train.device!r}, which cannot be used ({' '.join(str(problem).split())}); "
+                         "expected 'auto', 'cpu', 'cuda' or 'mps'") from None
     fabric.launch()
-    with torch.random.fork_rng(), reporter(show and fabric.is_global_zero) as report, _interruptible() as interrupted:
+    with (torch.random.fork_rng(), _threads(train.threads), reporter(show and fabric.is_global_zero) as report,
+          _interruptible() as interrupted):
         return _Training(fabric, model, train, report, run).go(data, validation_data, out, resume, force, interrupted, watch)
 
 
@@ -166,7 +171,7 @@ class _Training:
             self.fabric.clip_gradients(self.model, optimizer, max_norm=self.train.clip)
         optimizer.step()
         optimizer.zero_grad()
-        self._add({"bound": bound.value.detach(), **bound.terms})
+        self._add({"bound": bound.value.detach(), **bound.terms}, batch.size)
         self.report.advance(note=f"bound {-loss.item():.2f}" if loss.device.type == "cpu" else "")
 
     def _look(self, loss: Tensor, bound: Bound) -> None:
@@ -176,14 +181,14 @@ class _Training:
         raise TrainingError(f"training: the bound is {loss.item():.3g} at step {self.step}; the first term that is not finite is "
                             f"{bad[0] if bad else 'none'!r}; expected finite values; lower lr, set clip=, or widen that modality's scale")
 
-    def _add(self, terms: Mapping[str, Tensor]) -> None:
-        means = torch.stack([term.mean() for term in terms.values()])
-        means = means if means.device.type == "mps" else means.double()
+    def _add(self, terms: Mapping[str, Tensor], size: int) -> None:
+        totals = torch.stack([term.sum() for term in terms.values()])
+        totals = totals if totals.device.type == "mps" else totals.double()
         if self.sums:
-            self.sums["total"] += means
-            self.sums["count"] += 1
+            self.sums["total"] += totals
+            self.sums["count"] += size
         else:
-            self.sums = {"total": means, "count": torch.ones((), dtype=means.dtype)}
+            self.sums = {"total": totals, "count": torch.tensor(float(size), dtype=totals.dtype)}
         self.names = list(terms)
 
     # ---- around an epoch ---------------------------------------------------------------------------------------------------------
@@ -402,6 +407,16 @@ def _schedule(train: TrainConfig, step: int, total: int) -> float:
     flat = {"constant": 1.0, "cosine": 0.0, "flat-cosine": train.flat}[train.schedule]
     place = step / max(1, total)
     return 1.0 if place <= flat else 0.5 * (1 + math.cos(math.pi * (place - flat) / (1 - flat)))
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from polyvae.aggregate import Experts
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
 from polyvae.distributions import FAMILIES, SCALES, Diagonal, Mixture
-from polyvae.errors import InputError, nearest
+from polyvae.errors import InputError, check_count, nearest
 from polyvae.modality import Modalities, Modality, ModalityNet
 from polyvae.priors import FittedPrior, MixturePrior, StandardPrior
 
@@ -436,13 +436,12 @@ def _check(
         raise InputError(f"{model}: got no modalities; expected at least one Modality; data.modalities() makes them")
     if len(set(names)) < len(names):
         raise InputError(f"{model}: got modality names {names}; expected each name once; rename one")
-    if latent < 1:
-        raise InputError(f"{model}: got latent={latent}; expected 1 or more columns")
-    if not beta >= 0:
-        raise InputError(f"{model}: got beta={beta}; expected 0 or more")
+    check_count(model, "latent", latent)
+    if not isinstance(beta, int | float) or not beta >= 0:
+        raise InputError(f"{model}: got beta={beta!r}; expected a number, 0 or more")
     if family not in FAMILIES:
         raise InputError(f"{model}: unknown family {family!r} of posteriors; {nearest(family, FAMILIES)}")
     if scale_map not in SCALES:
         raise InputError(f"{model}: unknown scale_map {scale_map!r}; {nearest(scale_map, SCALES)}")
-    if max_rows is not None and max_rows < 1:
-        raise InputError(f"{model}: got max_rows={max_rows}; expected 1 or more, or None for no limit")
+    if max_rows is not None:
+        check_count(model, "max_rows", max_rows)

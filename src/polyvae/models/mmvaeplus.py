@@ -28,13 +28,14 @@ class MMVAEPlus(MultimodalVAE):
         L = (1/M) Σ_m log (1/K) Σ_k exp l^{mk}                                      ("elbo": the mean over k)
 
     Palumbo, Daunhawer & Vogt, MMVAE+: Enhancing the Generative Quality of Multimodal VAEs without Compromises, ICLR 2023 (objective after
-    the public code, epalu/mmvaeplus, src/objectives.py). Missing modalities leave the mixture and the sums; |A| takes M's place.
+    the public code, epalu/mmvaeplus, objectives.py). Missing modalities leave the mixture and the sums; |A| takes M's place.
 
     Options: ``cross`` says where the private codes of the other modalities come from: "auxiliary" priors r_n with learnt scale (the paper);
     "prior", r = p; "posterior", q(w_n | x_n), each KL counted (MMVAE_f, the formula); "posterior-published", the same with only w_m's ratio
     in expert m's weight (MMVAE_f, the authors' code). ``corrected`` adds β [log p(w̃_n) − log r_n(w̃_n)], which makes L a bound for any r.
     ``source_experts="random"``: one source expert per datum, shared by its K samples, unbiased for L at a fraction of the decoding.
-    ``private_prior="auxiliary"``: r_n also at generation. ``prior_components``: a learnable mixture as p(z), instead of the standard prior.
+    ``private_prior="auxiliary"``: r_n, not p, also where a modality is generated from others (``sample`` draws from p(w) all the same).
+    ``prior_components``: a learnable mixture as p(z), instead of the standard prior.
 
     Differs from the authors' code: nats per datum, not a sum over the batch; the gradient of "dreg" is the doubly reparametrised one, with
     a small bias for K > 1 (theirs is that of "iwae", the tensor of their hook is not in the loss); p, q and r have scale exactly 1 at raw 0

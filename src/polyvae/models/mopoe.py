@@ -8,7 +8,7 @@ from polyvae.aggregate import POWERSET_LIMIT, Experts, mixture_of_products, powe
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
 from polyvae.distributions import Mixture, Normal
-from polyvae.errors import InputError
+from polyvae.errors import InputError, check_count
 from polyvae.modality import Modality
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior
 
@@ -24,8 +24,8 @@ class MoPoE(MultimodalVAE):
 
     Differs from the authors' code (thomassutter/MoPoE): the subset is drawn per datum and sample (theirs goes by position in the batch, so
     that a small batch trains one subset); ``prior_expert="full"`` multiplies the prior into the product of everything that was observed,
-    as their code does and the paper does not say (it breaks nesting). Missing modalities: the subsets of what was observed.
-    Above 255 subsets, 255 are drawn per datum.
+    as their code does for the full set and the paper does not say. Missing modalities: the subsets of what was observed.
+    Above 255 subsets, 255 are drawn per datum, anew at every call: ``embed`` then differs a little from call to call.
     """
 
     facts = Facts(bound=True, density=True, per_datum=True, nested=True, symmetric=True)
@@ -42,8 +42,7 @@ class MoPoE(MultimodalVAE):
                          max_rows=max_rows)
         if prior_expert not in ("none", "full"):
             raise InputError(f"mopoe: got prior_expert={prior_expert!r}; expected 'none' or 'full'")
-        if K < 1:
-            raise InputError(f"mopoe: got K={K}; expected 1 or more samples")
+        check_count(self.name, "K", K)
         self.K, self.stratified, self.prior_expert = K, stratified, prior_expert
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:

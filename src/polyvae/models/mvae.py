@@ -11,7 +11,7 @@ from polyvae.aggregate import Experts, everything, mixture_of_products, random_s
 from polyvae.batch import Batch
 from polyvae.bounds import Bound
 from polyvae.distributions import Mixture, Normal
-from polyvae.errors import InputError
+from polyvae.errors import check_count
 from polyvae.modality import Modality
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior
 
@@ -43,8 +43,8 @@ class MVAE(MultimodalVAE):
         """``subsets``: how many random sets a step adds per datum."""
         super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=None,
                          max_rows=max_rows)
-        if subsets < 0 or K < 1:
-            raise InputError(f"mvae: got subsets={subsets}, K={K}; expected subsets of 0 or more and K of 1 or more")
+        check_count(self.name, "K", K)
+        check_count(self.name, "subsets", subsets, 0)
         self.K, self.subsets = K, subsets
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
