@@ -107,6 +107,16 @@ def test_bad_input_gets_one_clear_line_and_exit_code_2(words: list[str], says: s
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("words", "says"), [
+    (["-o", "x.csv"], "ends in .npz"), (["-k", "3"], "without --given"), (["--given", "m1", "-n", "3000"], "at most 2000"),
+    (["--given", "m9"], "known: m0, m1, m2, m3, m4"), (["--prior", "other"], "expected 'own' or 'fitted'"),
+])
+def test_samples_that_cannot_be_made_are_refused_in_one_line(run: Path, words: list[str], says: str) -> None:
+    done = polyvae("sample", run, *words)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert says in done.stderr
+
+
 def test_an_existing_run_is_kept_and_debug_shows_the_traceback(run: Path) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     done = polyvae("train", "--out", run, "--debug")

@@ -111,6 +111,10 @@ def sample(
     """New samples of every modality, or every modality given some of a test row's."""
     directory, config = runs.open_run(run)
     model = load_model(run)
+    if out.suffix != ".npz":
+        raise InputError(f"sample: got -o {out}; expected a name that ends in .npz, for that is what is written")
+    if draws > 1 and not given:
+        raise InputError(f"sample: got -k {draws} without --given; expected a modality to condition on; -n says how many new samples")
     if prior not in ("own", "fitted"):
         raise InputError(f"sample: got --prior {prior!r}; expected 'own' or 'fitted'")
     fitted = runs.fitted_prior(directory) if prior == "fitted" else None
@@ -118,7 +122,10 @@ def sample(
         raise InputError(f"sample: {run} has no fitted prior; expected fitted_prior.safetensors; make it with: polyvae evaluate {run}")
     torch.manual_seed(seed)
     if given:
-        batch = runs.data_of(config)[0].test.take(slice(0, count)).observe(*given)
+        test = runs.data_of(config)[0].test
+        if count > len(test):
+            raise InputError(f"sample: got -n {count} with --given; expected at most {len(test)}, the test rows there are")
+        batch = test.take(slice(0, count)).observe(*given)
         made = model.generate(batch, K=draws, sample=noise)
     else:
         made = model.sample(count, fitted, sample=noise)
