@@ -34,8 +34,7 @@ def likelihood(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
             if bool(seen.any()):
                 each[name] = _summary(model.log_marginal(batch.observe(name), K=setting.likelihood_samples), seen)
             setting.report.advance()
-    return {"log_likelihood": joint["mean"], "log_likelihood_effective_samples": joint["effective_samples"],
-            "log_likelihood_joint": joint, "log_likelihood_by_modality": each,
+    return {"log_likelihood": joint["mean"], "log_likelihood_joint": joint, "log_likelihood_by_modality": each,
             "log_likelihood_samples": setting.likelihood_samples}
 
 
