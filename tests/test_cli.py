@@ -68,6 +68,8 @@ def test_evaluate_sample_and_report_follow(run: Path, tmp_path: Path) -> None:
     for name in ("conditional_coherence", "unconditional_coherence", "unconditional_coherence_fitted", "judge_agreement"):
         assert isinstance(found[name], float)
         assert f"{found[name]:.3f}" in done.stdout
+    effective = found["log_likelihood_joint"]["effective_samples"]
+    assert f"effective samples {effective:.1f} of 50" in " ".join(done.stdout.replace("│", "").split())
     assert set(found["judge_accuracy"]) == {"m0", "m1", "m2", "m3", "m4"}
     assert min(found["judge_accuracy"].values()) >= 0.95
     rows = [value for row in found["coherence_matrix"].values() for value in row.values()]

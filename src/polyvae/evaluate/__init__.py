@@ -45,8 +45,9 @@ class Evaluation(Mapping[str, Any]):
         table = Table("number", "value", title=f"{self['model']}, {self['rows']} held-out samples")
         for name, value in self.headline().items():
             table.add_row(name.replace("_", " "), f"{value:.4g}" if abs(value) >= 10 else f"{value:.3f}")
-        if "log_likelihood_joint" in self:                       # a bound is worth as much as its effective samples
-            table.add_row("  effective samples", f"{self['log_likelihood_joint']['effective_samples']:.1f} of {self['log_likelihood_samples']}")
+        joint = self.get("log_likelihood_joint")
+        if joint is not None:                                    # a bound is worth as much as its effective samples
+            table.add_row("  effective samples", f"{joint['effective_samples']:.1f} of {self['log_likelihood_samples']}")
         for name, value in self.get("judge_accuracy", {}).items():
             table.add_row(f"judge accuracy {name}", f"{value:.3f}")
         return table
