@@ -298,7 +298,7 @@ class _Training:
 
     def _check_same(self, kept: Mapping[str, Any]) -> None:
         """Bits can only be continued where what decided them is the same."""
-        free = {"epochs", "max_seconds", "checkpoint_every", "device", "devices", "patience", "threads"}
+        free = {"epochs", "max_seconds", "checkpoint_every", "device", "patience", "threads"}
         now, then = self.train.model_dump(), kept["train"]
         changed = [key for key in now if key not in free and now[key] != then.get(key)]
         pairs = [(f"train.{key}", now[key], then.get(key)) for key in changed]
