@@ -327,3 +327,13 @@ def test_options_of_the_wrong_type_are_refused_at_construction(options: dict[str
     key, value = next(iter(options.items()))
     with pytest.raises(pv.InputError, match=rf"got {key}={value!r}; expected"):
         pv.MMVAEPlus([pv.Modality("a", (3,))], **options)  # type: ignore[arg-type]
+
+
+def test_an_evaluation_goes_with_the_weights_it_spoke_of_and_only_then(tmp_path: Path) -> None:
+    pv.fit(small_model(), small_data(), out=tmp_path, epochs=1, **SETTINGS)
+    run = RunDirectory(tmp_path)
+    run.write_json("evaluation.json", {"conditional_coherence": 0.9})
+    pv.fit(small_model(), small_data(), out=tmp_path, epochs=1, resume=True, **SETTINGS)
+    assert run.read_json("evaluation.json") == {"conditional_coherence": 0.9}
+    pv.fit(small_model(), small_data(), out=tmp_path, epochs=2, resume=True, **SETTINGS)
+    assert not run.evaluation.exists()

@@ -117,6 +117,7 @@ class _Training:
         if resume:
             self._restore(optimizer, loader, total)
         self._write_config()
+        first = self.step
         if self.step == 0:
             self._checkpoint(optimizer)                          # so that whenever it is killed, there is something to resume
         self.report.start(f"training {self.model.name}", total if self.train.epochs is not None else None, self.step)
@@ -143,7 +144,7 @@ class _Training:
             if self.history.stopped == "done" and (self.step == before or self.step % per_epoch):
                 raise InputError(f"fit: the loader gave {self.step - before + start} batches in epoch {epoch + 1}; expected {per_epoch}, "
                                  "as its length says; correct its length")
-        self._finish(total)
+        self._finish(total, moved=self.step != first)
         return self.history
 
     def _stop(self, interrupted: bool) -> str:
@@ -315,7 +316,7 @@ class _Training:
             key, got, expected = pairs[0]
             raise InputError(f"resume: got {key}={got!r}; expected {expected!r}, as the run began; keep it, or start another run")
 
-    def _finish(self, total: int) -> None:
+    def _finish(self, total: int, moved: bool) -> None:
         if self.kept and self.history.stopped in ("early", "done"):                # patience asks for the best weights, not the last
             self.model.load_state_dict(self.kept)
         self.model.eval()
@@ -323,7 +324,7 @@ class _Training:
         if self.directory is None:
             return
         if self.fabric.is_global_zero:
-            for judged in (self.directory.evaluation, self.directory.fitted_prior, self.directory.report):
+            for judged in (self.directory.evaluation, self.directory.fitted_prior, self.directory.report) if moved else ():
                 judged.unlink(missing_ok=True)                   # they spoke of other weights
             save_model(self.model, self.directory.model, {"step": self.step, "stopped": self.history.stopped})
         if self.history.stopped == "interrupted":
