@@ -13,6 +13,7 @@ from polyvae.data.loaders import Loader, SliceLoader, StreamLoader
 from polyvae.data.mixing import mix
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.polydigits import polydigits
+from polyvae.data.polymnist import polymnist, translated_polymnist
 from polyvae.errors import InputError, nearest
 
 __all__ = ["DATASETS", "Dataset", "Loader", "MultimodalData", "SliceLoader", "StreamLoader", "load_dataset", "mix"]
@@ -30,11 +31,21 @@ class Dataset:
     needed: str = ""
 
 
+_SOURCES = "mnist/*.gz (downloaded there where missing) and photos polymnist/1.jpg to 5.jpg, or the archive polymnist/MMNIST,"
+
 DATASETS: dict[str, Dataset] = {
     "polydigits": Dataset(
         polydigits, modalities="5 x 3x16x16", samples="10,000 train, 2,000 test",
         what="handwritten digits on five textures; only the digit is shared",
         licence="UCI digits (CC BY 4.0) bundled with scikit-learn; procedural textures; embedded"),
+    "polymnist": Dataset(
+        polymnist, modalities="5 x 3x28x28", samples="60,000 train, 10,000 test",
+        what="MNIST digits on five photos (or textures); only the digit is shared",
+        licence="MNIST states none; rights in the photos not stated", needed=_SOURCES),
+    "translated_polymnist": Dataset(
+        translated_polymnist, modalities="5 x 3x28x28", samples="60,000 train, 10,000 test",
+        what="polymnist with smaller digits, each view's at a place of its own (variant = multivae or daunhawer)",
+        licence="MNIST states none; rights in the photos not stated", needed=_SOURCES),
 }
 
 

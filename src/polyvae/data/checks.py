@@ -26,6 +26,26 @@ def check_labels(labels: Any, count: int) -> Tensor:
     return torch.from_numpy(given.astype(np.int64))
 
 
+def check_factors(factors: Mapping[str, Mapping[str, Any]] | None, names: Sequence[str], count: int) -> dict[str, dict[str, Tensor]]:
+    """Modality -> name -> [N], on the host: int64 for classes, float64 for amounts."""
+    checked: dict[str, dict[str, Tensor]] = {}
+    for owner, own in (factors or {}).items():
+        if owner not in names:
+            raise InputError(f"factors: modality {owner!r} is not in the data; {nearest(owner, names)}")
+        for name, values in own.items():
+            given = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+            what = f"factor {name!r} of modality {owner!r}"
+            if given.dtype.kind not in "iubf":
+                raise InputError(f"{what}: got {given.dtype}; expected integers (classes) or floating-point numbers (amounts); number "
+                                 "the classes first, as numpy.unique(factor, return_inverse=True) does")
+            _one_each(what, given.shape, count)
+            if given.dtype.kind == "f" and not np.isfinite(given).all():
+                raise InputError(f"{what}: got {int((~np.isfinite(given)).sum())} values that are NaN or infinite; expected finite ones; "
+                                 "give a sample that lacks the modality any number")
+            checked.setdefault(owner, {})[name] = torch.from_numpy(given.astype(np.float64 if given.dtype.kind == "f" else np.int64))
+    return checked
+
+
 def check_ids(ids: Any, count: int) -> list[Hashable] | None:
     """N distinct names."""
     if ids is None:

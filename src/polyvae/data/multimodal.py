@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polyvae.batch import Batch
-from polyvae.data.checks import check_groups, check_ids, check_labels, check_scale, check_specs, check_splits, check_straddling
+from polyvae.data.checks import (
+    check_factors,
+    check_groups,
+    check_ids,
+    check_labels,
+    check_scale,
+    check_specs,
+    check_splits,
+    check_straddling,
+)
 from polyvae.data.mixing import mix
 from polyvae.errors import InputError, nearest
 from polyvae.modality import Modality
@@ -29,36 +39,45 @@ class MultimodalData:
     """N samples in M modalities, in memory on one device. Nothing here changes: every method answers with new data.
 
     ``data``       name -> array [N, *shape]. Copied at the door, with zeros where missing; the order of names is that of the M axis.
+                   Only files of integers mapped by ``numpy.load(..., mmap_mode="c")``, with nothing missing, stay where they are.
     ``mask``       [M, N] bool, or name -> [N], or None (all observed). A row may have nothing observed; ``fit`` refuses those.
     ``entries``    name -> [N, *shape] bool, for modalities with gaps inside.
     ``labels``     [N] integers, for evaluation only. ``ids``: N distinct names of rows. ``groups``: N group names (patients, writers);
                    no split divides a group.
+    ``factors``    modality -> name -> [N], what varies in that modality alone (style, batch, site), for evaluation only: integers are
+                   classes, floating-point numbers are amounts.
     ``splits``     "train", "validation", "test" -> row numbers; together every row exactly once.
     ``modalities`` the specifications; derived from the shapes (likelihood "normal") where not given.
     ``scale``      name -> factor that stored values are multiplied by when a batch is taken: images stay bytes with 1/255.
     ``card``       what is known about the data: name, source, licence. Anything that JSON can hold.
     ``seed``       what ``split``, ``hide`` and ``carve`` draw from where they are given no other.
+    ``root``       the folder that the data were read from, for whoever looks for more that belongs to them; no part of the digest.
 
     Raises InputError: whatever Batch.of refuses, lengths that differ from N, ids or row numbers given twice, rows in no split, a group
-    in two splits, labels that are not integers, specifications that do not fit the arrays.
+    in two splits, labels that are not integers, factors of unknown modalities, specifications that do not fit the arrays.
     """
 
     def __init__(self, data: Mapping[str, Any], *, mask: Tensor | Mapping[str, Any] | None = None,
                  entries: Mapping[str, Any] | None = None, labels: Any = None, ids: Any = None, groups: Any = None,
                  splits: Mapping[str, Any] | None = None, modalities: Sequence[Modality] | None = None,
-                 scale: Mapping[str, float] | None = None, card: Mapping[str, Any] | None = None, seed: int = 0) -> None:
-        stored = Batch.of(data, mask, entries)
+                 scale: Mapping[str, float] | None = None, card: Mapping[str, Any] | None = None, seed: int = 0,
+                 factors: Mapping[str, Mapping[str, Any]] | None = None, root: Path | None = None) -> None:
+        # Nothing is missing in a whole file of integers, so no zeros are filled in, and a copy would only take the memory twice.
+        files = {name: torch.as_tensor(x) for name, x in data.items() if _stays(x)} if mask is None and not entries else {}
+        stored = Batch.of({name: x[:, :0] if name in files else x for name, x in data.items()}, mask, entries)
+        stored = stored._replace(data={name: files.get(name, x) for name, x in stored.data.items()})
         count, device = stored.size, stored.device
         extra = {} if labels is None else {"labels": check_labels(labels, count).to(device)}
         self._stored = stored._replace(extra=extra)
         self.ids = check_ids(ids, count)
         self.groups = check_groups(groups, count)
+        self.factors = check_factors(factors, stored.names, count)
         self._splits = check_splits(splits, count)
         check_straddling(self._splits, self.groups)
         self._specs = check_specs(modalities, stored.data)
         self.scale = check_scale(scale, stored.names)
         self.card = dict(card or {})
-        self.seed = seed
+        self.seed, self.root = seed, root
         self.source: MultimodalData | None = None               # of a part: the data it is a part of
         self._gaps = _gaps(stored)
 
@@ -127,11 +146,12 @@ class MultimodalData:
                                   {name: x.index_select(0, index) for name, x in stored.entries.items()},
                                   {name: x.index_select(0, index) for name, x in stored.extra.items()}, whole))
 
-    def values(self, name: str) -> Tensor:
-        """One modality of all samples, scaled, zero where missing: [N, *shape]."""
+    def values(self, name: str, index: Tensor | None = None) -> Tensor:
+        """One modality of all samples, or of the rows ``index`` [B], scaled, zero where missing: [N, *shape] or [B, *shape]."""
         if name not in self.names:
             raise InputError(f"modality {name!r} is not in the data; {nearest(name, self.names)}")
-        return _times(self._stored.data[name], self.scale.get(name))
+        stored = self._stored.data[name]
+        return _times(stored if index is None else stored.index_select(0, index.to(stored.device)), self.scale.get(name))
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All samples in order, ``batch_size`` at a time; the last batch may be smaller."""
@@ -152,6 +172,7 @@ class MultimodalData:
         part = self._like(self._stored.rows(slice(first, last + 1) if adjacent else rows.to(self.device)))
         part.ids = None if self.ids is None else [self.ids[row] for row in rows.tolist()]
         part.groups = None if self.groups is None else self.groups[rows.numpy()]
+        part.factors = {name: {key: x[rows] for key, x in own.items()} for name, own in self.factors.items()}
         part._splits = {}
         return part
 
@@ -236,7 +257,10 @@ class MultimodalData:
         return self._like(self._stored.to(device))
 
     def digest(self) -> str:
-        """32 hexadecimal digits that change with any value, mask, label, scale, split or word of the card."""
+        """32 hexadecimal digits that change with any value, mask, label, scale, split or word of the card.
+
+        Not with factors: no training and no judge sees them, so data that gain one stay the data that a run was trained on.
+        """
         state = hashlib.blake2b(digest_size=16)
         facts = {"card": self.card, "scale": self.scale, "splits": {name: rows.tolist() for name, rows in self._splits.items()}}
         state.update(json.dumps(facts, sort_keys=True, default=str).encode())
@@ -265,6 +289,11 @@ def _times(x: Tensor, factor: float | None) -> Tensor:
     if factor is None:
         return x
     return x * factor if x.is_floating_point() else x.to(torch.get_default_dtype()).mul_(factor)
+
+
+def _stays(x: Any) -> bool:
+    """Is it a file that can be neither written to nor hold what is not finite?"""
+    return isinstance(x, np.memmap) and x.mode == "c" and x.dtype.kind in "iu" and x.ndim > 1
 
 
 def _gaps(batch: Batch) -> Tensor:

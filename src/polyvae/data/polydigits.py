@@ -40,6 +40,7 @@ class Pairing(NamedTuple):
 def polydigits(*, seed: int = 0, train: int = 10_000, test: int = 2_000) -> MultimodalData:
     """Compose ``train`` + ``test`` tuples of five 3 x 16 x 16 images in [0, 1]; labels are the digits.
 
+    Each modality's own factor is the ``brightness`` of its background.
     The 1,797 base digits are split before pairing, stratified by digit, so no training image shares its handwriting with a test
     image. Pixels are stored as bytes and scaled by 1/255 when a batch is taken: a composed pixel is a byte or 255 minus one, so
     nothing is lost. Raises InputError for fewer than 10 tuples in a part.
@@ -50,9 +51,11 @@ def polydigits(*, seed: int = 0, train: int = 10_000, test: int = 2_000) -> Mult
     rows = base_digits(seed)
     parts = pair(rows.train, train, seed, _TRAIN), pair(rows.test, test, seed, _TEST)
     images = [compose(part) for part in parts]
+    bright = [brightness(part) for part in parts]
     return MultimodalData(
         {name: np.concatenate([part[name] for part in images]) for name in NAMES},
         labels=np.concatenate([part.label for part in parts]),
+        factors={name: {"brightness": np.concatenate([part[name] for part in bright])} for name in NAMES},
         splits={"train": range(train), "test": range(train, train + test)},
         modalities=_modalities(), scale=dict.fromkeys(NAMES, 1 / 255), seed=seed,
         card=_card(seed=seed, counts={"train": train, "test": test}, base={"train": len(rows.train), "test": len(rows.test)}))
@@ -112,6 +115,17 @@ def backgrounds(pairing: Pairing) -> dict[str, NDArray[np.uint8]]:
         row, column = corner[:, 0, None] + step, corner[:, 1, None] + step                              # [N, 16] each
         crops[name] = np.moveaxis(texture(style), 0, -1)[row[:, :, None], column[:, None, :]].transpose(0, 3, 1, 2)
     return crops
+
+
+def brightness(pairing: Pairing) -> dict[str, NDArray[np.float64]]:
+    """The mean of each crop without its digit, in [0, 1]: name -> [N]. (Where in the texture a crop lies cannot be read off it.)"""
+    found = {}
+    for name, style, corner in zip(NAMES, TEXTURES, pairing.corner, strict=True):
+        total = np.pad(texture(style).sum(0, dtype=np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))     # of all above and to the left
+        row, column = corner[:, 0], corner[:, 1]
+        inside = total[row + SIDE, column + SIDE] - total[row, column + SIDE] - total[row + SIDE, column] + total[row, column]
+        found[name] = inside / (255 * 3 * SIDE * SIDE)
+    return found
 
 
 def compose(pairing: Pairing) -> dict[str, NDArray[np.uint8]]:

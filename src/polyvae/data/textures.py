@@ -1,12 +1,14 @@
-"""Five procedural textures, 256 x 256 x 3, the backgrounds of ``polydigits``. They never change.
+"""Five procedural textures, 256 x 256 x 3, the backgrounds of ``polydigits``, and of ``polymnist`` where its photos are missing.
 
-In each, two or three colour channels keep to one side of one half, so a digit painted by inversion stands out wherever the crop is
-taken; the rest varies freely, so crops differ. Only sums, products and comparisons of hashed numbers: the same bytes everywhere.
+They never change. In each, two or three colour channels keep to one side of one half, so a digit painted by inversion stands out
+wherever the crop is taken; the rest varies freely, so crops differ. Only sums, products and comparisons of hashed numbers: the same
+bytes everywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,9 +70,12 @@ def night() -> Field:
 TEXTURES: dict[str, Callable[[], Field]] = {"lava": lava, "cells": cells, "weave": weave, "confetti": confetti, "night": night}
 
 
+@cache
 def texture(name: str) -> NDArray[np.uint8]:
-    """A texture as bytes: [3, 256, 256]."""
-    return np.floor(TEXTURES[name]() * 255 + 0.5).astype(np.uint8).transpose(2, 0, 1)
+    """A texture as bytes, read-only: [3, 256, 256]."""
+    made = np.floor(TEXTURES[name]() * 255 + 0.5).astype(np.uint8).transpose(2, 0, 1)
+    made.setflags(write=False)
+    return made
 
 
 def _colour(red: Field, green: Field, blue: Field) -> Field:
