@@ -120,7 +120,10 @@ def test_models_know_no_data_training_or_evaluation(name):
 @pytest.mark.parametrize("name", FILES)
 def test_nobody_guesses_swallows_or_unpickles(name):
     called = calls(TREES[name])
-    assert not called & {"hasattr", "torch.load", "torch.save", "eval", "exec"}
+    # Published weights come as they come; torch reads tensors from them and refuses all else.
+    loads = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"]
+    tensors = name == "evaluate/released.py" and all("weights_only=True" in map(ast.unparse, node.keywords) for node in loads)
+    assert not called & {"hasattr", "torch.save", "eval", "exec", *([] if tensors else ["torch.load"])}
     assert not outside(TREES[name]) & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
     assert not any(isinstance(node, ast.ExceptHandler) and node.type is None for node in ast.walk(TREES[name]))
 

@@ -1,6 +1,8 @@
 """Judges: what they get right, that they repeat, and that a spoilt cache costs no more than time."""
 
 import logging
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +10,8 @@ import torch
 from polyvae.data import MultimodalData, load_dataset
 from polyvae.data.polydigits import held_out_digits
 from polyvae.errors import InputError
-from polyvae.evaluate.judges import Judge, Recipe, moved, train_judges
+from polyvae.evaluate.judges import Judge, Recipe, measured, moved, train_judges
+from polyvae.evaluate.released import judges_for, released
 
 QUICK = {"epochs": 1, "least": 20, "width": 8, "batch_size": 32}
 
@@ -226,3 +229,99 @@ def test_a_judge_sees_the_whole_image():
     touched = x.grad[0, 0] != 0
     assert touched.any(0).sum() >= 14
     assert touched.any(1).sum() >= 14
+
+
+# Released judges
+
+@pytest.fixture(scope="module")
+def polymnist():
+    folder = os.environ.get("POLYVAE_DATA")
+    needed = ["mnist/t10k-images-idx3-ubyte.gz"] + [f"polymnist/{number}.jpg" for number in (1, 4, 5)]
+    needed += [f"polymnist/pretrained_img_to_digit_clf_m{view}" for view in (0, 3, 4)]
+    missing = [file for file in needed if not folder or not (Path(folder) / file).is_file()]
+    if missing:
+        pytest.skip(f"POLYVAE_DATA does not hold {missing[0]}")
+    return load_dataset("polymnist", folder, train=100)
+
+
+@pytest.mark.data
+def test_released_judges_score_what_they_are_known_to(polymnist):
+    judges = released(polymnist)
+    assert set(judges) >= {"m0", "m3", "m4"}
+    found = measured(judges, torch.arange(10), polymnist.test.rows(range(2_000)), "", 0.0)
+    assert [found.accuracy[name] for name in ("m0", "m3", "m4")] == pytest.approx([0.957, 0.967, 0.953], abs=0.006)
+
+
+def of_noise(root, **judged):
+    """Labelled noise whose card names these published judges."""
+    x = torch.rand(240, 3, 28, 28, generator=torch.Generator().manual_seed(3))
+    return MultimodalData({"m0": x, "m1": x.flip(0)}, labels=torch.arange(240) % 10, root=root, card={"released_judges": judged},
+                          splits={"train": range(160), "test": range(160, 240)})
+
+
+def weights(seed: int) -> dict[str, torch.Tensor]:
+    draws = torch.Generator().manual_seed(seed)
+    shapes = {"encoder.0.weight": (10, 3, 4, 4), "encoder.0.bias": (10,), "encoder.3.weight": (20, 10, 4, 4), "encoder.3.bias": (20,),
+              "encoder.7.weight": (128, 980), "encoder.7.bias": (128,), "encoder.10.weight": (10, 128), "encoder.10.bias": (10,)}
+    return {name: torch.randn(shape, generator=draws) / 10 for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "polymnist").mkdir()
+    torch.save(weights(1), tmp_path / "polymnist" / "clf")
+    return tmp_path
+
+
+def test_released_judges_are_used_where_they_are_and_others_trained(root):
+    data = of_noise(root, m0="clf", m1="not-there")
+    judges = judges_for(data, cache=False, **QUICK)
+    assert judges.kinds == {"m0": "released", "m1": "trained"}
+    own = train_judges(data, names=["m1"], cache=False, **QUICK)
+    assert same({"m1": judges["m1"]}, own)
+    assert judges.source == f"published with PolyMNIST for m0; trained for m1: {own.source}"
+    said = torch.stack([judges.predict(name, data.test.values(name)) for name in judges])
+    assert list(judges.accuracy.values()) == pytest.approx((said == data.test.labels).double().mean(1).tolist())
+    assert judges.agreement == pytest.approx(float((said[0] == said[1]).double().mean()))
+
+
+def test_a_released_judge_is_the_published_net_without_dropout(root):
+    """Against the formula, with torch's functions."""
+    judges, w = judges_for(of_noise(root, m0="clf", m1="clf")), weights(1)
+    x = torch.rand(7, 3, 28, 28)
+    h = torch.conv2d(x, w["encoder.0.weight"], w["encoder.0.bias"], 2, 1).relu()
+    h = torch.conv2d(h, w["encoder.3.weight"], w["encoder.3.bias"], 2, 1).relu().flatten(1)
+    logits = (h @ w["encoder.7.weight"].T + w["encoder.7.bias"]).relu() @ w["encoder.10.weight"].T + w["encoder.10.bias"]
+    judges["m0"].train()
+    assert torch.equal(judges.predict("m0", x), logits.argmax(1))
+    assert judges.kinds == {"m0": "released", "m1": "released"}
+    assert judges.seconds == 0
+
+
+def test_without_a_folder_or_a_word_in_the_card_all_judges_are_trained(root):
+    for data in (of_noise(None, m0="clf"), of_noise(root)):
+        assert released(data) == {}
+        assert judges_for(data, cache=False, **QUICK).kinds == {"m0": "trained", "m1": "trained"}
+
+
+def test_a_file_that_holds_no_such_weights_is_refused(root):
+    path = root / "polymnist" / "clf"
+    torch.save({"encoder.0.weight": torch.zeros(3)}, path)
+    for content in (path.read_bytes(), b"something else"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="expected the weights of a published PolyMNIST classifier") as caught:
+            released(of_noise(root, m0="clf"))
+        assert "\n" not in str(caught.value)
+
+
+def test_judges_of_some_modalities_have_a_cache_of_their_own(data, tmp_path):
+    quickest = {"epochs": 1, "least": 1, "most": 2, "width": 4, "batch_size": 48}
+    small = data.train.rows(range(96)).split({"train": 0.5, "test": 0.5}, seed=0)
+    whole = train_judges(small, cache=tmp_path, **quickest)
+    some = train_judges(small, names=["m3", "m1"], cache=tmp_path, **quickest)
+    again = train_judges(small, names=["m1", "m3"], cache=tmp_path, **quickest)
+    assert (some.names, len(whole.names)) == (("m1", "m3"), 5)
+    assert same(some, again)
+    assert len(list(tmp_path.glob("judges-*.safetensors"))) == 2
+    with pytest.raises(InputError, match="'m7' is no image modality"):
+        train_judges(small, names=["m7"], cache=False)

@@ -1,7 +1,11 @@
-"""Judges: small classifiers of real images that say what a generated image shows. Trained once per data set, then cached."""
+"""Judges: small classifiers of real images that say what a generated image shows. Trained once per data set, then cached.
+
+``released.py`` puts published ones in their place where a data set has them.
+"""
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import hashlib
 import json
@@ -9,7 +13,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from polyvae.data.files import cache_folder
 from polyvae.data.mixing import mix
 from polyvae.data.multimodal import MultimodalData
 from polyvae.errors import InputError, nearest
@@ -35,6 +40,7 @@ class Recipe(NamedTuple):
 
     epochs: int = 3
     least: int = 400        # steps, at least: few images are shown more often
+    most: int = 1400        # steps, at most: of many images not all are shown
     batch_size: int = 64
     rate: float = 3e-3
     decay: float = 0.05
@@ -45,7 +51,16 @@ class Recipe(NamedTuple):
     smoothing: float = 0.05
 
 
-class Judge(nn.Module):
+class Reader(nn.Module, abc.ABC):
+    """What judges are: images [B, *shape] -> logits [B, classes]."""
+
+    shape: tuple[int, ...]
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor) -> Tensor: ...
+
+
+class Judge(Reader):
     """A conv net for images of 8 to 32 pixels: [B, C, H, W] -> logits [B, classes]. Batch norm: use it in eval mode."""
 
     def __init__(self, shape: tuple[int, ...], classes: int, width: int) -> None:
@@ -71,21 +86,23 @@ class Judge(nn.Module):
         return logits
 
 
-class Judges(Mapping[str, Judge]):
+class Judges(Mapping[str, Reader]):
     """Modality -> judge, always in eval mode, with what is known of their own errors.
 
     ``accuracy``  modality -> share of the held-out images judged right.
     ``agreement`` share of the complete held-out tuples on which all judges say the same.
     ``classes``   [C] the labels that they answer with. ``source``: one line about how they came to be. ``seconds``: what training took.
+    ``kinds``     modality -> "released" (published with the data) or "trained".
     """
 
-    def __init__(self, judges: Mapping[str, Judge], classes: Tensor, accuracy: Mapping[str, float], agreement: float, source: str,
-                 seconds: float) -> None:
+    def __init__(self, judges: Mapping[str, Reader], classes: Tensor, accuracy: Mapping[str, float], agreement: float, source: str,
+                 seconds: float, kinds: Mapping[str, str] | None = None) -> None:
         self._judges = {name: judge.eval().requires_grad_(False) for name, judge in judges.items()}
         self.classes, self.accuracy, self.agreement = classes, dict(accuracy), agreement
         self.source, self.seconds = source, seconds
+        self.kinds = dict.fromkeys(judges, "trained") | dict(kinds or {})
 
-    def __getitem__(self, name: str) -> Judge:
+    def __getitem__(self, name: str) -> Reader:
         if name not in self._judges:
             raise KeyError(f"no judge for modality {name!r}; {nearest(name, self._judges)}")
         return self._judges[name]
@@ -113,7 +130,7 @@ class Judges(Mapping[str, Judge]):
         if tuple(images.shape[-3:]) != judge.shape:
             raise InputError(f"judges: got images of shape {tuple(images.shape)} for {name!r}; expected [..., *{judge.shape}]; "
                              "pass what the decoder gives, or real images, unflattened")
-        flat = images.reshape(-1, *judge.shape).to(judge.head.weight.dtype)
+        flat = images.reshape(-1, *judge.shape).to(next(judge.parameters()).dtype)
         best = torch.cat([judge(part).argmax(1) for part in torch.split(flat, batch_size)])
         return self.classes.to(images.device)[best].reshape(images.shape[:-3])
 
@@ -124,10 +141,11 @@ def judgeable(data: MultimodalData) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, shape in shapes.items() if len(shape) == 3 and all(8 <= side <= 64 for side in shape[1:])}
 
 
-def train_judges(data: MultimodalData, *, seed: int = 0, cache: str | Path | bool | None = True, device: torch.device | str = "cpu",
-                 progress: Progress | None = None, **recipe: Any) -> Judges:
+def train_judges(data: MultimodalData, *, names: Collection[str] | None = None, seed: int = 0, cache: str | Path | bool | None = True,
+                 device: torch.device | str = "cpu", progress: Progress | None = None, **recipe: Any) -> Judges:
     """A judge for every image modality, trained on ``data.train`` and measured on ``data.test``; from the cache where they are there.
 
+    ``names``: for these modalities only (None: all).
     ``cache`` is a folder; True: the environment variable POLYVAE_CACHE, else ~/.cache/polyvae; False or None: neither read nor written.
     ``recipe`` overrides fields of Recipe (``epochs=2``). ``progress(modality, share)`` is called as training goes on,
     from threads: several judges are trained at once.
@@ -139,11 +157,15 @@ def train_judges(data: MultimodalData, *, seed: int = 0, cache: str | Path | boo
             raise InputError(f"judges: unknown setting {key!r}; {nearest(key, Recipe._fields)}")
     settings = Recipe(**recipe)
     specs = judgeable(data)
+    for name in names or ():
+        if name not in specs:
+            raise InputError(f"judges: {name!r} is no image modality of the data; {nearest(name, specs)}")
+    specs = {name: shape for name, shape in specs.items() if names is None or name in names}
     if data.labels is None or not specs:
         what = "no labels" if data.labels is None else "no modality of shape (C, H, W) with 8 to 64 pixels"
         raise InputError(f"judges: got data with {what}; expected labelled images; leave coherence out for these data")
     train, test = data.train, data.test
-    path = _path(cache, train, test, settings, seed)
+    path = _path(cache, train, test, settings, seed, None if names is None else list(specs))
     known = _read(path, specs, settings)
     if known is not None:
         return known
@@ -155,8 +177,9 @@ def train_judges(data: MultimodalData, *, seed: int = 0, cache: str | Path | boo
         work = {name: pool.submit(_train, train, name, judge, classes, settings, mix(seed, number, 1), device, progress)
                 for number, (name, judge) in enumerate(fresh.items())}
         judges = {name: training.result() for name, training in work.items()}
-    source = f"at least {settings.epochs} epochs on {len(train)} training tuples, seed {seed}; held out: {len(test)} tuples"
-    made = _measured(judges, classes, test, source, time.perf_counter() - began)
+    source = (f"{settings.epochs} epochs, but {settings.least} to {settings.most} steps of {settings.batch_size} images, "
+              f"on {len(train)} training tuples, seed {seed}; held out: {len(test)} tuples")
+    made = measured(judges, classes, test, source, time.perf_counter() - began)
     if path is not None:
         _write(path, made)
     return made
@@ -178,16 +201,17 @@ def _train(data: MultimodalData, name: str, judge: Judge, classes: Tensor, recip
            progress: Progress | None) -> Judge:
     assert data.labels is not None
     seen = data.mask[data.names.index(name)]
-    images, labels = data.values(name)[seen].to(device), torch.searchsorted(classes.to(data.device), data.labels[seen]).to(device)
+    rows, labels = seen.nonzero()[:, 0].cpu(), torch.searchsorted(classes.to(data.device), data.labels[seen]).to(device)
     # A quarter less time per step on processors than the default layout.
     judge = judge.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     draws = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(judge.parameters(), recipe.rate, weight_decay=recipe.decay, fused=True)
-    steps = max(recipe.least, recipe.epochs * -(-len(images) // recipe.batch_size))
+    steps = max(recipe.least, min(recipe.most, recipe.epochs * -(-len(rows) // recipe.batch_size)))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=steps)
-    for step, rows in enumerate(_order(len(images), steps, recipe.batch_size, draws), 1):
-        index = rows.to(device)
-        logits = judge(moved(images[index], recipe, draws).contiguous(memory_format=torch.channels_last))
+    for step, picked in enumerate(_order(len(rows), steps, recipe.batch_size, draws), 1):
+        index = picked.to(device)
+        images = data.values(name, rows[picked]).to(device)
+        logits = judge(moved(images, recipe, draws).contiguous(memory_format=torch.channels_last))
         loss = functional.cross_entropy(logits, labels[index], label_smoothing=recipe.smoothing)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -224,7 +248,9 @@ def moved(x: Tensor, recipe: Recipe, draws: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _measured(judges: Mapping[str, Judge], classes: Tensor, test: MultimodalData, source: str, seconds: float) -> Judges:
+def measured(judges: Mapping[str, Reader], classes: Tensor, test: MultimodalData, source: str, seconds: float,
+             kinds: Mapping[str, str] | None = None) -> Judges:
+    """These judges with their accuracy and agreement on ``test``."""
     made = Judges(judges, classes, {}, math.nan, source, seconds)
     assert test.labels is not None
     said = torch.stack([made.predict(name, test.values(name).to(next(judge.parameters()).device)).cpu() for name, judge in judges.items()])
@@ -232,16 +258,16 @@ def _measured(judges: Mapping[str, Judge], classes: Tensor, test: MultimodalData
     right = (said == test.labels.cpu()) & seen
     agree = (said == said[0]).all(0)[seen.all(0)]
     return Judges(judges, classes, {name: float(right[row].sum() / seen[row].sum()) for row, name in enumerate(judges)},
-                  float(agree.double().mean()), source, seconds)
+                  float(agree.double().mean()), source, seconds, kinds)
 
 
-def _path(cache: str | Path | bool | None, train: MultimodalData, test: MultimodalData, recipe: Recipe, seed: int) -> Path | None:
-    if cache is None or cache is False:
+def _path(cache: str | Path | bool | None, train: MultimodalData, test: MultimodalData, recipe: Recipe, seed: int,
+          names: list[str] | None) -> Path | None:
+    folder = cache_folder(cache)
+    if folder is None:
         return None
-    if cache is True:
-        cache = os.environ.get("POLYVAE_CACHE") or Path.home() / ".cache" / "polyvae"
-    key = json.dumps([FORMAT, train.digest(), test.digest(), recipe, seed])
-    return Path(cache) / f"judges-{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.safetensors"
+    key = json.dumps([FORMAT, train.digest(), test.digest(), recipe, seed, names])
+    return folder / f"judges-{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}.safetensors"
 
 
 def _write(path: Path, judges: Judges) -> None:
