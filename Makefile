@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-slow soak lint mutants clean
+POLYMNIST := runs/polymnist
+
+.PHONY: demo test test-slow soak lint mutants bench reproduce-polymnist clean
 
 demo: $(STAMP)
 	$(BIN)/polyvae demo --out runs/demo
@@ -19,6 +21,15 @@ soak: $(STAMP)
 
 mutants: $(STAMP)
 	$(BIN)/python tests/mutants.py
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.bench
+
+# The paper's PolyMNIST experiment, on one GPU: 250 epochs. Stopped and called again, it goes on where it was.
+reproduce-polymnist: $(STAMP)
+	$(BIN)/polyvae train experiments/polymnist.toml --out $(POLYMNIST) $(if $(wildcard $(POLYMNIST)/checkpoints/latest),--resume)
+	$(BIN)/polyvae evaluate $(POLYMNIST)
+	$(BIN)/polyvae report $(POLYMNIST)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
