@@ -130,14 +130,23 @@ class FittedPriorConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """``metrics`` in METRICS; importance samples, and rows of the test part, for likelihoods; unconditional ``draws``; the fitted prior."""
+    """``metrics`` in METRICS, or ["all"]; importance samples, and rows of the test part, for likelihoods; unconditional ``draws``; the
+    fitted prior.
+
+    ``protocol``: "sound", or "published" (MMVAE+, 2023). ``features`` of image quality: "judges", or "inception:PATH" with its weights.
+    ``curve_seconds``: coherence is also looked at while training, after the first epoch that ends so many seconds of training after the
+    last look (clock stopped); None: not at all.
+    """
 
     metrics: list[str] = ["coherence", "likelihood"]
     likelihood_samples: Annotated[int, Field(ge=20)] = 1000
     likelihood_rows: _Count = 200
     draws: _Count = 10_000
     seed: _Seed = 0
+    protocol: Literal["sound", "published"] = "sound"
+    features: str = "judges"
     fitted_prior: FittedPriorConfig = FittedPriorConfig()
+    curve_seconds: Annotated[_Positive | None, _Maybe] = None
 
 
 class RunConfig(Section):

@@ -9,15 +9,28 @@ from rich.table import Table
 
 from polyvae.data import MultimodalData
 from polyvae.errors import InputError, nearest
+from polyvae.evaluate.checklist import check_protocol, checklist
 from polyvae.evaluate.coherence import coherence
+from polyvae.evaluate.conflict import conflict
+from polyvae.evaluate.features import FeatureNet, feature_net
 from polyvae.evaluate.judges import Judges, judgeable, train_judges
+from polyvae.evaluate.latents import latents
 from polyvae.evaluate.likelihood import likelihood
+from polyvae.evaluate.quality import quality
+from polyvae.evaluate.reconstruction import reconstruction
+from polyvae.evaluate.released import judges_for
 from polyvae.evaluate.setting import Setting, fit_prior, posterior_samples
 from polyvae.priors import FittedPrior
 from polyvae.progress import reporter
 from polyvae.vae import MultimodalVAE
 
-METRICS: dict[str, Callable[[MultimodalVAE, Setting], dict[str, Any]]] = {"coherence": coherence, "likelihood": likelihood}
+METRICS: dict[str, Callable[[MultimodalVAE, Setting], dict[str, Any]]] = {
+    "coherence": coherence, "likelihood": likelihood,
+    "quality": quality,
+    "reconstruction": reconstruction,
+    "latents": latents,
+    "conflict": conflict,
+}
 
 
 class Evaluation(Mapping[str, Any]):
@@ -49,7 +62,8 @@ class Evaluation(Mapping[str, Any]):
         if joint is not None:                                    # a bound is worth as much as its effective samples
             table.add_row("  effective samples", f"{joint['effective_samples']:.1f} of {self['log_likelihood_samples']}")
         for name, value in self.get("judge_accuracy", {}).items():
-            table.add_row(f"judge accuracy {name}", f"{value:.3f}")
+            kind = self.get("judge_kind", {}).get(name)
+            table.add_row(f"judge accuracy {name}" + (f" ({kind})" if kind else ""), f"{value:.3f}")
         return table
 
     def __repr__(self) -> str:
@@ -59,18 +73,24 @@ class Evaluation(Mapping[str, Any]):
 def evaluate(
     model: MultimodalVAE, data: MultimodalData, *, metrics: Sequence[str] = ("coherence", "likelihood"), judges: Judges | None = None,
     train: MultimodalData | None = None, components: int = 20, covariance: str = "full", seed: int = 0, draws: int = 10_000,
-    prior_seed: int = 0, likelihood_samples: int = 1000, likelihood_rows: int = 200, show: bool = True,
+    prior_seed: int = 0, likelihood_samples: int = 1000, likelihood_rows: int = 200, protocol: str = "sound",
+    features: FeatureNet | str | None = None, show: bool = True,
 ) -> Evaluation:
     """Judge ``model`` on held-out ``data``: a part such as ``data.test``, or data whose test split is taken.
 
     Judges and the fitted prior (``components``, ``covariance``; 0 components: none) come from the training part that belongs to it (the
     prior from ``train`` where that is given); where there is none, or no labels or images, the numbers that need them are left out. The
     global generator is left as it was.
-    Raises InputError for an unknown metric or a model in training mode.
+    ``metrics``: names in METRICS, or ["all"]. ``protocol``: "sound", or "published" (MMVAE+, 2023); what that means stands in the result.
+    ``features``: what image quality looks with: "judges" (or None), "inception:PATH" with the weights' file, or any feature net.
+    Raises InputError for an unknown metric, protocol or feature net, or a model in training mode.
     """
     for name in [metrics] if isinstance(metrics, str) else metrics:
-        if name not in METRICS or isinstance(metrics, str):
-            raise InputError(f"evaluate: got metrics={metrics!r}; expected a list of names; {nearest(name, METRICS)}")
+        if name not in [*METRICS, "all"] or isinstance(metrics, str):
+            raise InputError(f"evaluate: got metrics={metrics!r}; expected a list of names, or ['all']; {nearest(name, METRICS)}")
+    metrics = list(METRICS) if "all" in metrics else metrics
+    check_protocol(protocol)
+    net = feature_net(features)
     if likelihood_samples < 20:
         raise InputError(f"evaluate: got likelihood_samples={likelihood_samples}; expected at least 20; 1000 is usual")
     if model.training:
@@ -78,28 +98,34 @@ def evaluate(
     whole = data.source or data
     test = data.test if "test" in data.splits else data
     with reporter(show) as report:
-        if judges is None and "coherence" in metrics:
-            judges = _judges(whole, report.say)
+        if judges is None and ("coherence" in metrics or ("quality" in metrics and net is None)):
+            judges = judges_of(whole, report.say)
         prior = None
         fitted_to = whole.train if train is None and "train" in whole.splits else train
-        if components and model.seen and fitted_to is not None and "coherence" in metrics:
+        if components and model.seen and fitted_to is not None and {"coherence", "quality"} & set(metrics):
             few = min(components, max(1, len(fitted_to) // 20))
             if few < components:
                 report.say(f"fitted prior: {few} components instead of {components}, for {len(fitted_to)} rows")
             prior = fit_prior(model, fitted_to, few, covariance, prior_seed)
-        setting = Setting(test, judges, prior, seed, draws, likelihood_samples, likelihood_rows, report=report)
+        setting = Setting(test, judges, prior, seed, draws, likelihood_samples, likelihood_rows, report=report,
+                          train=fitted_to, protocol=protocol, features=net)
         values: dict[str, Any] = {"model": model.name, "rows": len(test), "seed": seed,
-                                  "fitted_prior": f"{len(prior.weights)} components, {covariance}" if prior else None}
+                                  "fitted_prior": f"{len(prior.weights)} components, {covariance}" if prior else None,
+                                  "protocol": checklist(model, setting)}
         for name in metrics:
             values |= METRICS[name](model, setting)
     return Evaluation(values, prior)
 
 
-def _judges(data: MultimodalData, say: Callable[[str], None]) -> Judges | None:
+def judges_of(data: MultimodalData, say: Callable[[str], None] = lambda text: None) -> Judges | None:
+    """The judges that belong to ``data`` (with its splits); None, after saying why, where there can be none."""
     if data.labels is None or not judgeable(data) or not {"train", "test"} <= set(data.splits):
         say("no judges: coherence needs labelled images with a train and a test part; left out")
         return None
-    return train_judges(data)
+    return judges_for(data)
 
 
-__all__ = ["METRICS", "Evaluation", "Judges", "Setting", "evaluate", "fit_prior", "posterior_samples", "train_judges"]
+__all__ = [
+    "METRICS", "Evaluation", "FeatureNet", "Judges", "Setting", "evaluate", "fit_prior", "judges_for", "judges_of", "posterior_samples",
+    "train_judges",
+]

@@ -2,6 +2,7 @@
 
 Conditional (MMVAE+ protocol, Palumbo et al. 2023): one posterior draw, w of what was not observed from p(w), decoder mean; the share of
 generated images that their judge gives the sample's label. Source and target differ. Accuracies are micro-averages over samples.
+The protocol "published" shares one draw of w among all that is not observed, as the authors' code of 2023 does (see ``generation``).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from polyvae.data import mix
+from polyvae.evaluate import generation
 from polyvae.evaluate.judges import Judges
 from polyvae.evaluate.setting import Setting
 from polyvae.priors import FittedPrior
@@ -33,7 +35,8 @@ def coherence(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
         return {}
     targets = [name for name, net in model.modalities.items() if net.decoder is not None and name in judges]
     sources = [name for name, net in model.modalities.items() if net.encoder is not None and name in setting.test.names]
-    sets = [members for size in range(1, len(sources)) for members in _some(list(combinations(sources, size)), setting.seed)]
+    sizes = range(1, min(len(sources), (setting.inputs or len(sources)) + 1))
+    sets = [members for size in sizes for members in _some(list(combinations(sources, size)), setting.seed)]
     setting.report.start("coherence", len(sets) + 1)
     matrix: dict[str, dict[str, float]] = {name: {} for name in sources}
     by_number: dict[str, list[float]] = {}
@@ -46,7 +49,8 @@ def coherence(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
     pairs = [value for row in matrix.values() for value in row.values()]
     result: dict[str, Any] = {"conditional_coherence": _mean(pairs)} if pairs else {}
     result |= {"unconditional_coherence": None, "unconditional_coherence_fitted": None}
-    result |= {"judge_agreement": judges.agreement, "judge_accuracy": judges.accuracy, "coherence_matrix": matrix,
+    result |= {"judge_agreement": judges.agreement, "judge_accuracy": judges.accuracy, "judge_kind": judges.kinds,
+               "coherence_matrix": matrix,
                "coherence_by_observed": {size: _mean(values) for size, values in by_number.items()}, "judges": judges.source}
     for suffix, prior in (("", None), ("_fitted", setting.prior)):
         if not suffix or prior is not None:
@@ -58,7 +62,6 @@ def coherence(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
     return result
 
 
-@torch.no_grad()
 def unconditional(model: MultimodalVAE, setting: Setting, judges: Judges, targets: list[str],
                   prior: FittedPrior | None) -> tuple[float, dict[str, int]]:
     """The share of draws from the prior on which all judges agree, and how often they agree on each class.
@@ -66,12 +69,9 @@ def unconditional(model: MultimodalVAE, setting: Setting, judges: Judges, target
     A constant output agrees with itself: read the share beside the histogram.
     """
     agreed: list[Tensor] = []
-    with torch.random.fork_rng():
-        torch.manual_seed(mix(setting.seed, 2))
-        for start in range(0, setting.draws, setting.batch_size):
-            images = model.sample(min(setting.batch_size, setting.draws - start), prior)
-            read = torch.stack([judges.predict(name, images[name]) for name in targets])
-            agreed.append(read[0][(read == read[0]).all(0)])
+    for images in generation.unconditional(model, setting, prior, mix(setting.seed, 2)):
+        read = torch.stack([judges.predict(name, images[name]) for name in targets])
+        agreed.append(read[0][(read == read[0]).all(0)])
     classes = torch.cat(agreed)
     return len(classes) / setting.draws, {str(label): int((classes == label).sum()) for label in judges.classes.tolist()}
 
@@ -84,25 +84,15 @@ def entropy(counts: list[int]) -> float:
     return -sum(n / total * math.log(n / total) for n in counts if n) / math.log(len(counts))
 
 
-@torch.no_grad()
 def _accuracies(model: MultimodalVAE, setting: Setting, judges: Judges, members: tuple[str, ...], targets: list[str],
                 seed: int) -> dict[str, float]:
     right = dict.fromkeys(targets, 0)
     count = 0
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        for batch in setting.test.batches(setting.batch_size):
-            rows = batch.mask[[setting.test.names.index(name) for name in members]].all(0).nonzero()[:, 0]
-            part = batch.rows(rows).observe(*members)
-            if not len(rows):
-                continue
-            draws = model.draw(part)
-            labels = part.extra["labels"]
-            for name in targets:
-                m = list(model.modalities).index(name)
-                image = model.modalities[name].mean(model.code(m, draws.z, draws.w))[0]
-                right[name] += int((judges.predict(name, image) == labels.to(image.device)).sum())
-            count += len(rows)
+    for batch, made in generation.conditional(model, setting, members, targets, seed):
+        labels = batch.extra["labels"]
+        for name, images in made.items():
+            right[name] += int((judges.predict(name, images[0]) == labels.to(images.device)).sum())
+        count += batch.size
     return {name: value / count for name, value in right.items()} if count else {}
 
 

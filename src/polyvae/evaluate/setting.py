@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
 
 from polyvae.data import MultimodalData, mix
 from polyvae.errors import InputError
+from polyvae.evaluate.features import FeatureNet
 from polyvae.evaluate.judges import Judges
 from polyvae.priors import FittedPrior
 from polyvae.progress import Reporter, Silent
@@ -20,6 +22,10 @@ class Setting:
 
     ``test`` held-out data. ``judges`` None where there are no labels or no images. ``prior`` None where no prior was fitted.
     ``draws`` unconditional draws. ``likelihood_samples``, ``likelihood_rows``: importance samples per datum, and how many data.
+    ``train`` the training part, that probes are fitted to; None: they are left out.
+    ``protocol`` "sound", or "published": as the authors' code of 2023 does it, quirks included. ``features`` the feature net of image
+    quality; None: each modality's judge. ``values``: how many numbers of one modality are decoded at a time. ``inputs``: coherence given
+    at most so many modalities; None: any number.
     """
 
     test: MultimodalData
@@ -31,6 +37,20 @@ class Setting:
     likelihood_rows: int = 200
     batch_size: int = 1000
     report: Reporter = field(default_factory=Silent)
+    train: MultimodalData | None = None
+    protocol: str = "sound"
+    features: FeatureNet | None = None
+    values: int = 2**22
+    inputs: int | None = None
+
+    def room(self, model: MultimodalVAE) -> int:
+        """Rows that may be decoded at a time: the widest modality holds ``values`` numbers in them."""
+        widest = max(max(math.prod(net.spec.shape), math.prod(net.likelihood.output)) for net in model.modalities.values())
+        return max(1, self.values // widest)
+
+    def step(self, model: MultimodalVAE, draws: int = 1) -> int:
+        """Samples at a time, ``draws`` rows each: ``batch_size`` at most."""
+        return max(1, min(self.batch_size, self.room(model) // draws))
 
 
 @torch.no_grad()

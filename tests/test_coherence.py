@@ -1,0 +1,106 @@
+"""Coherence, where the answer is known: decoders that say a class, judges that read it without fault."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from polyvae import Modality, MultimodalData, build
+from polyvae.evaluate import Judges, Setting, evaluate
+from polyvae.evaluate.coherence import coherence, entropy
+from polyvae.evaluate.judges import Reader
+
+NAMES = ("a", "b", "c")
+
+
+class Bright(Reader):
+    """Class 1 where the image's mean is above 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shape = (1, 8, 8)
+        self.line = nn.Linear(1, 2)
+        with torch.no_grad():
+            self.line.weight.copy_(torch.tensor([[-1.0], [1.0]]))
+            self.line.bias.zero_()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.line(x.flatten(1).mean(1, keepdim=True))
+
+
+class Signs(nn.Module):
+    """Decoder: the sign of column ``column`` of (z, w_m), all over the image. Encoder: z = 10 x the image's mean, scale tiny."""
+
+    def __init__(self, column: int, out: int | tuple[int, ...]) -> None:
+        super().__init__()
+        self.column, self.out = column, out
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.out, tuple) and len(self.out) == 3:
+            return x[:, self.column].sign()[:, None, None, None].expand(-1, 1, 8, 8) + 0 * self.unused
+        size = self.out if isinstance(self.out, int) else self.out[0]
+        code = torch.full((len(x), size), -14.0)
+        code[:, 0] = 10 * x.flatten(1).mean(1)
+        return code
+
+
+def model_of(columns: dict[str, int], private: int = 1):
+    """One column of z, and one of w_m each (of the last ``private``); a modality shows the sign of z (0) or of its own w (1)."""
+    specs = [Modality(name, (1, 8, 8), encoder=lambda shape, out: Signs(0, out), decoder=lambda shape, out, c=column: Signs(c, out),
+                      private=private if name == "c" else 1) for name, column in columns.items()]
+    return build("mmvae+", specs, latent=1, family="normal").eval()
+
+
+@pytest.fixture(scope="module")
+def data():
+    labels = torch.arange(3000) % 2
+    image = (2.0 * labels - 1)[:, None, None, None].expand(-1, 1, 8, 8)
+    return MultimodalData(dict.fromkeys(NAMES, image), labels=labels, splits={"train": range(1000), "test": range(1000, 3000)})
+
+
+@pytest.fixture(scope="module")
+def judges():
+    return Judges({name: Bright() for name in NAMES}, torch.arange(2), dict.fromkeys(NAMES, 1.0), 1.0, "by hand", 0.0)
+
+
+def test_what_z_says_is_coherent_and_what_w_says_is_chance(data, judges):
+    found = coherence(model_of({"a": 0, "b": 0, "c": 1}), Setting(data.test, judges, draws=4000))
+    matrix = found["coherence_matrix"]
+    assert {source: set(row) for source, row in matrix.items()} == {name: set(NAMES) - {name} for name in NAMES}
+    assert (matrix["a"]["b"], matrix["b"]["a"], matrix["c"]["a"]) == (1, 1, 1)
+    assert matrix["a"]["c"] == pytest.approx(0.5, abs=0.05)
+    assert found["conditional_coherence"] == pytest.approx(sum(value for row in matrix.values() for value in row.values()) / 6)
+    # Of sets of two: (a, b) -> c by chance, (a, c) -> b and (b, c) -> a always.
+    assert found["coherence_by_observed"]["2"] == pytest.approx(2.5 / 3, abs=0.02)
+    # All three agree where w happens to have the sign of z.
+    assert found["unconditional_coherence"] == pytest.approx(0.5, abs=0.04)
+    assert sum(found["unconditional_histogram"].values()) == round(4000 * found["unconditional_coherence"])
+
+
+def test_the_published_protocol_shares_one_w(data, judges):
+    """Two modalities that show only their w agree by chance, and always where they share one draw, as in the code of 2023."""
+    model = model_of({"a": 1, "b": 1, "c": 1})
+    agreed = {protocol: coherence(model, Setting(data.test, judges, draws=4000, protocol=protocol))["unconditional_coherence"]
+              for protocol in ("sound", "published")}
+    assert agreed["sound"] == pytest.approx(1 / 4, abs=0.04)
+    assert agreed["published"] == 1
+    uneven = model_of({"a": 1, "b": 1, "c": 1}, private=2)
+    assert coherence(uneven, Setting(data.test, judges, draws=4000, protocol="published"))["unconditional_coherence"] < 0.3
+
+
+def test_the_protocol_stands_beside_the_numbers(data, judges):
+    model = model_of({"a": 0, "b": 0, "c": 1})
+    for protocol, word in (("sound", "draw of its own"), ("published", "shared by all")):
+        found = evaluate(model, data, metrics=["coherence"], judges=judges, components=0, draws=100, seed=4, protocol=protocol, show=False)
+        assert word in found["protocol"]["private_codes"]
+        assert (found["protocol"]["name"], found["protocol"]["seed"]) == (protocol, 4)
+        assert found["protocol"]["images"]["held_out"] == 2000
+
+
+def test_entropy_is_one_where_even_and_none_where_there_is_one_class():
+    assert entropy([5, 5, 5, 5]) == pytest.approx(1)
+    assert entropy([7, 0, 0]) == 0
+    assert entropy([1, 1, 0, 0]) == pytest.approx(0.5)
+    assert entropy([]) == 0
