@@ -15,6 +15,9 @@ from polyvae.modality import Modality
 from polyvae.models import build
 from polyvae.priors import FittedPrior
 from polyvae.report import number, write_report
+from polyvae.report.gallery import stage
+from polyvae.report.measures import conflict_section, latents_section, quality_section, reconstruction_section
+from polyvae.report.sections import Page
 from polyvae.storage import RunDirectory
 from polyvae.train import fit
 
@@ -195,3 +198,76 @@ def test_what_was_never_observed_is_no_source_and_the_real_evaluation_fits(tmp_p
     assert number(evaluation["log_likelihood"]) in words
     assert "z from the fitted prior" in words                                          # evaluation hands its prior along
     assert "Left out: the evaluation has no coherence" in words
+
+
+def full_evaluation(a, b):
+    """What the metrics about images, codes and gradients add, for modalities a and b."""
+    def image(base):
+        return {"frechet_distance": base, "kernel_distance": base / 100, "kernel_distance_std": base / 1000, "precision": 0.61,
+                "recall": 0.52, "density": 1.13, "coverage": 0.74, "images": 320, "real_images": 311}
+
+    def probe(score):
+        return {"score": score, "chance": 0.131, "kind": "accuracy", "rows": 29, "converged": True}
+
+    def unit(*kl):
+        return {"active": len(kl) - 1, "columns": len(kl), "kl_total": sum(kl), "kl": list(kl), "variance": [0.5] * (len(kl) - 1) + [0.001],
+                "how": "exact"}
+
+    def errors(mse):
+        return {"mse": mse, "mae": 0.2, "baseline_mse": 0.08, "baseline_mae": 0.3, "entries": 64}
+
+    line = {"mean": -77.25, "standard_error": 1.5, "sampling_error": 0.5, "effective_samples": 3.5, "rows": 31}
+    return {
+        "quality": {"unconditional": {a: image(12.34), b: image(7.891)}, "real": {a: image(1.234), b: image(0.987)},
+                    "conditional": {a: {b: image(8.765)}, b: {a: image(9.876)}}},
+        "quality_settings": {"features": {a: "judge:a", b: "judge:b"}, "kept": 5000}, "unconditional_frechet_distance": 10.1155,
+        "unconditional_recall": 0.5216, "conditional_frechet_distance": 9.3205, "real_frechet_distance": 1.1105,
+        "reconstruction": {a: {a: errors(0.01), b: errors(0.05)}, b: {a: errors(0.06), b: errors(0.02)}}, "reconstruction_error": 0.0151,
+        "cross_reconstruction_error": 0.0552, "diversity": 0.1234, "diversity_real": 0.2345,
+        "diversity_matrix": {a: {b: 0.111}, b: {a: 0.135}},
+        "diversity_by_modality": {a: 0.222, b: 0.247},
+        "probes": {"z": {a: {"label": probe(0.911), f"{a}/slant": probe(0.222)}, f"{a},{b}": {"label": probe(0.955)}},
+                   "w": {a: {"label": probe(0.333), f"{a}/slant": probe(0.444)}}}, "probed": "posterior samples", "probe_rows": 1234,
+        "probe_z_shared": 0.9112, "probe_w_shared": 0.3332, "active_units_z": 2.0, "kl_z": 3.7512, "kl_w": 1.2512,
+        "units": {"z": {a: unit(1.0, 0.5, 0.1), f"{a},{b}": unit(2.5, 1.25, 0.0)}, "w": {a: unit(1.0, 0.25)}},
+        "gradient_conflict": 0.2718, "gradient_cosine": 0.1618,
+        "gradients": {"norm": {a: 2.0, b: 6.0}, "share": {a: 0.257, b: 0.743}, "cosine": {a: {b: -0.162}, b: {a: -0.162}},
+                      "negative": {a: {b: 0.272}, b: {a: 0.272}}},
+        "log_likelihood_by_condition": {f"{a}|{b}": line}, "log_likelihood_conditional": -77.25}
+
+
+NEW = {"quality": "How good are the images?", "reconstruction": "Reconstruction and diversity", "latents": "What the codes hold",
+       "conflict": "Do modalities pull together?"}
+
+
+def test_sections_appear_with_their_numbers_and_say_them(images, tmp_path):
+    page, small, data, model, prior = images
+    assert not set(NEW) & set(Elements(page.read_text("utf-8")).ids)
+    run = RunDirectory.create(tmp_path / "run")
+    run.append_history({"step": 1, "epoch": 1, "seconds": 2.0, "train": {"bound": -3.0}, "watched": {"conditional_coherence": 0.4567}})
+    evaluation = small | full_evaluation("m<0>", ODD) | {"judge_kind": {"m<0>": "released", ODD: "trained"}}
+    found = Elements(write_report(run, model, data, evaluation, prior=prior).read_text("utf-8"))
+    words = found.words + " ".join(attributes.get("aria-label", "") for _, attributes in found.tags)
+    assert set(NEW) < set(found.ids)
+    assert all(title in words for title in NEW.values())
+    for name, value in evaluation.items():
+        if isinstance(value, float):
+            assert number(value) in words, name
+    for said in ("judge:a", "own prior judge:a 12.3 0.123 ± 0.012 0.610 0.520 1.130 0.740 320 and 311", f"m<0> to {ODD} 8.765",
+                 f"m<0> to {ODD} 0.625",
+                 "m<0> slant 0.222 0.444 0.131 w 29", "m<0> label 0.911 0.333 0.131 z 29", "all label 0.955 – 0.131 z 29",
+                 "fitted on 1,234 training samples", "z: 2 of 3 used, KL 3.750", "w of m<0>: 1 of 2 used, KL 1.250",
+                 f"{ODD}: 0.743", f"m<0>, given {ODD} −77.25", "so no FID", "released 0.970", "conditional coherence 0.457"):
+        assert said in words, said
+    assert words.count("judges (1 released, 1 trained) on real images 0.975, weakest 0.970") == 4
+
+
+@pytest.mark.parametrize("key", ["quality", "reconstruction", "probes", "units", "gradients"])
+def test_any_of_the_new_numbers_may_be_absent(images, key):
+    _, small, data, model, _ = images
+    evaluation = small | full_evaluation("m<0>", ODD)
+    del evaluation[key]
+    page = Page(stage(model.eval(), data.test, None, 0), evaluation, [])
+    made = [make(page) for make in (quality_section, reconstruction_section, latents_section, conflict_section)]
+    gone = {"quality": "quality", "reconstruction": "reconstruction", "gradients": "conflict"}.get(key)
+    assert [section.anchor for section in made if section] == [name for name in NEW if name != gone]

@@ -137,10 +137,16 @@ def sample(
     typer.echo(f"written: {out} ({', '.join(f'{name} {tuple(x.shape)}' for name, x in made.items())})")
 
 
-@app.command(epilog="Example: `polyvae report runs/mine`")
-def report(run: Run) -> None:
-    """Write a run's report.html: one file, to look at anywhere."""
-    typer.echo(f"written: {runs.report_run(run)}")
+@app.command(epilog="Examples: `polyvae report runs/mine`, `polyvae report runs/mine runs/other -o compare.html`")
+def report(
+    run: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run directory; several: compare them.", show_default=False)],
+    out: Annotated[Path | None, typer.Option("-o", help="The page that compares; comparison.html beside the first run by default.",
+                                             show_default=False)] = None,
+) -> None:
+    """Write a run's report.html, or one page that compares several: one file, to look at anywhere."""
+    if len(run) == 1 and out is not None:
+        raise InputError(f"report: got -o {out} with one run; expected two or more to compare; a run's own page is {run[0]}/report.html")
+    typer.echo(f"written: {runs.report_run(run[0]) if len(run) == 1 else runs.compare_runs(run, out)}")
 
 
 @app.command(epilog="Examples: `polyvae models`, `polyvae models mmvae+`")

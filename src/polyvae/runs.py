@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,18 @@ import torch
 from polyvae.config import RunConfig, check_options, read_config
 from polyvae.data import MultimodalData, load_dataset, mix
 from polyvae.errors import InputError, nearest
-from polyvae.evaluate import Evaluation, evaluate
+from polyvae.evaluate import Evaluation, Setting, evaluate, judges_of
+from polyvae.evaluate.coherence import coherence
 from polyvae.modality import Modality
 from polyvae.models import build, options_of
 from polyvae.priors import FittedPrior
-from polyvae.report import write_report
+from polyvae.report import Contender, labels, write_comparison, write_report
 from polyvae.storage import RunDirectory, load_model, load_tensors, save_tensors
-from polyvae.train import History, fit
+from polyvae.train import History, Watch, fit
 from polyvae.vae import MultimodalVAE
 
 _INITIAL = 4_409                              # keeps the initial weights' noise apart from training's
+_LOOK = 2_000                                 # held-out tuples, and unconditional draws, of a look at coherence during training
 DEMO = Path(__file__).with_name("demo.toml")
 
 
@@ -57,7 +59,25 @@ def model_of(config: RunConfig, data: MultimodalData) -> MultimodalVAE:
 def train_run(config: RunConfig, out: str | Path, *, resume: bool = False, force: bool = False, show: bool = True) -> History:
     """Train as the configuration says, into the run directory ``out``."""
     data, train = data_of(config)
-    return fit(model_of(config, data), train, out=out, resume=resume, force=force, show=show, run=config)
+    return fit(model_of(config, data), train, out=out, resume=resume, force=force, show=show, run=config, watch=_curve(config, data))
+
+
+def _curve(config: RunConfig, data: MultimodalData) -> Watch | None:
+    """A look at coherence every ``evaluate.curve_seconds`` of training, by judges that are fixed before training begins."""
+    every = config.evaluate.curve_seconds
+    if every is None:
+        return None
+    judges, last = judges_of(data), 0.0
+    setting = Setting(data.test.rows(slice(0, _LOOK)), judges, seed=config.evaluate.seed, draws=_LOOK, inputs=1)
+
+    def look(model: MultimodalVAE, record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        nonlocal last
+        if record["seconds"] - last < every:
+            return None
+        last = record["seconds"]
+        return {name: value for name, value in coherence(model, setting).items() if isinstance(value, float)}
+
+    return look
 
 
 def evaluate_run(path: str | Path, *, overrides: Mapping[str, Any] | None = None, show: bool = True) -> Evaluation:
@@ -67,6 +87,7 @@ def evaluate_run(path: str | Path, *, overrides: Mapping[str, Any] | None = None
     data, train = data_of(config)
     settings = config.evaluate.model_dump() | dict(overrides or {})
     fitted = settings.pop("fitted_prior")
+    del settings["curve_seconds"]
     result = evaluate(model, data, train=train, components=fitted["components"], covariance=fitted["covariance"],
                       prior_seed=fitted["seed"], show=show, **settings)
     run.write_json("evaluation.json", dict(result))
@@ -81,6 +102,24 @@ def report_run(path: str | Path) -> Path:
     evaluation = run.read_json("evaluation.json") if run.evaluation.exists() else None
     data, _ = data_of(config)
     return write_report(run, load_model(run.path), data, evaluation, prior=fitted_prior(run), command=config.command)
+
+
+def compare_runs(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
+    """Write one page about two or more runs on one data set; by default ``comparison.html`` beside the first run.
+
+    Raises InputError: a run given twice, or runs on different data, whose numbers cannot stand in one table.
+    """
+    opened = [open_run(path) for path in paths]
+    (first, config), names = opened[0], labels([run.path for run, _ in opened])
+    for run, other in opened[1:]:
+        if (other.data.name, other.data.options) != (config.data.name, config.data.options):
+            raise InputError(f"report: got {first.path} on {_named(config)} and {run.path} on {_named(other)}; expected runs on one data "
+                             "set; compare those that share one")
+    data, _ = data_of(config)
+    contenders = [Contender(name, load_model(run.path), config.model_dump(), run.read_json("evaluation.json") if run.evaluation.exists()
+                            else {}, run.read_history(), fitted_prior(run))
+                  for name, (run, config) in zip(names, opened, strict=True)]
+    return write_comparison(first.path.resolve().parent / "comparison.html" if out is None else out, contenders, data)
 
 
 def open_run(path: str | Path) -> tuple[RunDirectory, RunConfig]:
@@ -98,3 +137,8 @@ def fitted_prior(run: RunDirectory) -> FittedPrior | None:
         return None
     tensors, _ = load_tensors(run.fitted_prior)
     return FittedPrior(tensors["weights"], tensors["loc"], tensors["scale_tril"])
+
+
+def _named(config: RunConfig) -> str:
+    """The data set as an error names it."""
+    return f"{config.data.name} {config.data.options or ''}".strip()

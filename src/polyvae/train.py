@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
+Watch = Callable[[MultimodalVAE, dict[str, Any]], Mapping[str, Any] | None]
 _VALIDATION = 7_031                           # keeps validation's noise apart from training's
 
 
@@ -61,7 +62,7 @@ class History:
 def fit(
     model: MultimodalVAE, data: MultimodalData | Loader, *, out: str | Path | None = None, validation_data: MultimodalData | None = None,
     resume: bool = False, force: bool = False, show: bool = True, run: RunConfig | None = None,
-    watch: Callable[[MultimodalVAE, dict[str, Any]], None] | None = None, **settings: Any,
+    watch: Watch | None = None, **settings: Any,
 ) -> History:
     """Train ``model`` in place on ``data``; it is left in evaluation mode, on the device it was trained on.
 
@@ -70,7 +71,8 @@ def fit(
     ``out``      a run directory for checkpoints, history and the trained model; None keeps nothing.
     ``resume``   go on from the newest checkpoint in ``out``, bit for bit on one device, also to more epochs.
     ``force``    replace the run that ``out`` holds.
-    ``watch``    called as watch(model, record) after every epoch, outside the clock and the noise of training.
+    ``watch``    called as watch(model, record) after every epoch, outside the clock and the noise of training; a mapping that it returns
+                 is kept in the record, as "watched".
     ``settings`` the fields of TrainConfig: epochs, batch_size, lr, schedule, warmup_epochs, clip, precision, device, seed, validation,
                  patience, checkpoint_every, max_seconds, ...
 
@@ -106,7 +108,7 @@ class _Training:
 
     def go(
         self, data: MultimodalData | Loader, validation_data: MultimodalData | None, out: str | Path | None, resume: bool, force: bool,
-        interrupted: Callable[[], bool], watch: Callable[[MultimodalVAE, dict[str, Any]], None] | None,
+        interrupted: Callable[[], bool], watch: Watch | None,
     ) -> History:
         loader, validation = self._loaders(data, validation_data)
         per_epoch = len(loader)
@@ -194,8 +196,7 @@ class _Training:
 
     # ---- around an epoch ---------------------------------------------------------------------------------------------------------
 
-    def _end_of_epoch(self, epoch: int, optimizer: Any, validation: MultimodalData | None,
-                      watch: Callable[[MultimodalVAE, dict[str, Any]], None] | None) -> None:
+    def _end_of_epoch(self, epoch: int, optimizer: Any, validation: MultimodalData | None, watch: Watch | None) -> None:
         means = (self.sums["total"] / self.sums["count"]).tolist()
         record: dict[str, Any] = {"step": self.step, "epoch": epoch + 1, "seconds": round(self.elapsed, 3),
                                   "lr": optimizer.param_groups[0]["lr"], "train": dict(zip(self.names, means, strict=True))}
@@ -203,16 +204,17 @@ class _Training:
         if validation is not None:
             record["validation"] = validate(self.model, validation, self.train.seed, self.train.batch_size, self.fabric.autocast)
             self._judge(record["validation"]["bound"])
+        if watch is not None:
+            self.model.eval()
+            watched = watch(self.model, record)
+            self.model.train()
+            record |= {"watched": dict(watched)} if watched else {}
         self.history.records.append(record)
         self.history.step = self.step
         if self.directory is not None and self.fabric.is_global_zero:
             self.directory.append_history(record)
         shown = record.get("validation", record["train"])["bound"]
         self.report.advance(0, f"bound {shown:.2f}")
-        if watch is not None:
-            self.model.eval()
-            watch(self.model, record)
-            self.model.train()
 
     def _judge(self, bound: float) -> None:
         """Early stopping: remember the best weights, count the epochs since."""

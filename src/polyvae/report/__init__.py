@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jinja2 import Environment, StrictUndefined
 
 from polyvae.data import MultimodalData
 from polyvae.evaluate import Evaluation
 from polyvae.priors import FittedPrior
+from polyvae.report.compare import Contender, labels, write_comparison
 from polyvae.report.figures import Figure
 from polyvae.report.gallery import stage
+from polyvae.report.measures import conflict_section, latents_section, quality_section, reconstruction_section
+from polyvae.report.metrics import KNOWN, metric, number, quality, worth
+from polyvae.report.page import render
 from polyvae.report.protocol import protocol
-from polyvae.report.sections import SECTIONS, Page, number
+from polyvae.report.sections import (
+    Page,
+    Section,
+    coherence_section,
+    cross_section,
+    histogram_section,
+    learning_section,
+    likelihood_section,
+    unconditional_section,
+    walk_section,
+)
 from polyvae.storage import RunDirectory, StorageError, write_atomic
 from polyvae.vae import MultimodalVAE
 
-__all__ = ["number", "write_report"]
+__all__ = ["Contender", "labels", "number", "write_comparison", "write_report"]
+
+SECTIONS: tuple[Callable[[Page], Section | None], ...] = (
+    cross_section, unconditional_section, coherence_section, histogram_section, quality_section, reconstruction_section, learning_section,
+    walk_section, latents_section, likelihood_section, conflict_section)
+
+# What sections show of the headline numbers, by what they need: those are no cards.
+_SHOWN = {"unconditional_histogram": ("unconditional_entropy",), "probes": ("probe_",), "units": ("active_units_", "kl_"),
+          "gradients": ("gradient_",), "reconstruction": ("reconstruction_error", "cross_reconstruction_error", "diversity")}
 
 
 class Card(NamedTuple):
@@ -59,16 +80,16 @@ def write_report(
     try:
         with torch.no_grad():
             page = Page(stage(model, part, prior, seed), evaluation or {}, [r for r in run.read_history() if "train" in r])
-            sections = [make(page) for make in SECTIONS]
+            sections = [section for make in SECTIONS if (section := make(page)) is not None]
             how = protocol(model, part, page.evaluation, mixed=page.scene.mixed, config=config, seed=seed)
     finally:
         model.train(training)
     figures = [figure for section in sections for figure in section.figures]
     _save(run, figures)
     name = str(data.card.get("name") or "custom data")
-    run.write_text(run.report.name, _render(
-        title=f"{model.name} on {name}", facts=_facts(page, part), cards=_cards(page), sections=sections, config=config, command=command,
-        protocol=how, citation=model.citation, summary=_summary(model),
+    run.write_text(run.report.name, render(
+        "report.html.jinja", title=f"{model.name} on {name}", facts=_facts(page, part), cards=_cards(page), sections=sections,
+        config=config, command=command, protocol=how, citation=model.citation, summary=_summary(model),
         origin=[str(data.card[key]) for key in ("source", "licence") if key in data.card],
         date=_date(datetime.now().astimezone()), version=metadata.version("polyvae")))
     return run.report
@@ -78,30 +99,11 @@ def write_report(
 
 
 def _cards(page: Page) -> list[Card]:
-    values, classes = page.evaluation, page.classes
-    accuracy = list((values.get("judge_accuracy") or {}).values())
-    judges = f"judges on real images {number(sum(accuracy) / len(accuracy))}, weakest {number(min(accuracy))}" if accuracy else ""
-    chance = f"chance {number(1 / classes)}" if classes else ""
-    # All judges agree by accident: C classes, M judges, C · C^-M.
-    luck = f"chance {classes ** (1 - len(accuracy)):.2g}" if classes and accuracy else ""
-    joint = values.get("log_likelihood_joint") or {}
-    worth = ([f"standard error {number(joint['standard_error'])}",
-              f"effective samples {joint['effective_samples']:.1f} of {values.get('log_likelihood_samples', 0):,}"] if joint else [])
-    known = {name: Card("", title, meaning, " · ".join(part for part in beside if part)) for name, title, meaning, *beside in (
-        ("conditional_coherence", "conditional coherence", "Given one modality, how often another that is generated shows the same class.",
-         judges, chance),
-        ("unconditional_coherence", "unconditional coherence", "Drawn from p(z), how often all modalities show one class.",
-         judges, luck, "a constant would score 1"),
-        ("unconditional_coherence_fitted", "… with the fitted prior",
-         f"The same, with z from a mixture fitted after training ({values.get('fitted_prior') or 'fitted'}).",
-         judges, luck, "a constant would score 1"),
-        ("judge_agreement", "judges agree on real data", "How often all judges agree on a real held-out sample: what to hold the two "
-         "before against.", judges),
-        ("log_likelihood", "log-likelihood", "Nats per datum, all modalities jointly; an importance-sampled lower bound.", *worth))}
-    elsewhere = ("unconditional_entropy", "unconditional_entropy_fitted")           # beside their histogram
-    cards = [card._replace(value=number(values[name])) for name, card in known.items() if isinstance(values.get(name), float)]
-    return cards + [Card(number(value), name.replace("_", " "), "") for name, value in values.items()
-                    if isinstance(value, float) and name not in known and name not in elsewhere]
+    values = page.evaluation
+    elsewhere = tuple(start for key, starts in _SHOWN.items() if values.get(key) for start in starts)
+    names = [name for name in dict.fromkeys([*KNOWN, *values]) if isinstance(values.get(name), float) and not name.startswith(elsewhere)
+             and (not values.get("quality") or quality(name) in (None, "frechet_distance", "fid")) and not name.startswith("real_")]
+    return [Card(number(values[name]), metric(name).title, metric(name).meaning, " · ".join(worth(name, values))) for name in names]
 
 
 def _facts(page: Page, part: MultimodalData) -> list[str]:
@@ -120,7 +122,7 @@ def _summary(model: MultimodalVAE) -> str:
     return (type(model).__doc__ or "").strip().partition("\n")[0]
 
 
-# ---- the page --------------------------------------------------------------------------------------------------------------------
+# ---- its figures --------------------------------------------------------------------------------------------------------------------
 
 
 def _save(run: RunDirectory, figures: Sequence[Figure]) -> None:
@@ -132,9 +134,3 @@ def _save(run: RunDirectory, figures: Sequence[Figure]) -> None:
     for figure in figures:
         write_atomic(run.figures / f"{figure.name}.svg", figure.svg)
         write_atomic(run.figures / f"{figure.name}.png", figure.png)
-
-
-def _render(**values: Any) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = resources.files(__name__).joinpath("report.html.jinja").read_text("utf-8")
-    return environment.from_string(template).render(**values)

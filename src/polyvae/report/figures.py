@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polyvae.report.metrics import number as shown
+
 if TYPE_CHECKING:                             # matplotlib takes a third of a second that only drawing should pay
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
@@ -22,7 +24,10 @@ if TYPE_CHECKING:                             # matplotlib takes a third of a se
 Array = NDArray[np.float64]
 
 INK, MUTED, RULE, PAPER, ACCENT = "#20262c", "#69737d", "#d6dbe0", "#fefefd", "#0a7188"
-_VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", ACCENT: "accent"}
+SERIES = (ACCENT, "#b5530b", "#6a4fb5", "#2e7d3c", "#b3306a", "#7d6608")
+"""One colour for each of several runs; after the last, the first again, dashed."""
+_VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", ACCENT: "accent"} | {
+    colour: f"s{number}" for number, colour in enumerate(SERIES) if number}
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans", "font.size": 11, "text.color": INK, "text.parse_math": False, "axes.labelcolor": MUTED,
     "axes.edgecolor": RULE, "axes.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 1,
@@ -169,13 +174,16 @@ def outline(ax: Axes, x: float, y: float, width: float, height: float, colour: s
 # ---- charts ----------------------------------------------------------------------------------------------------------------------
 
 
-def heat_map(name: str, values: Mapping[str, Mapping[str, float]], rows: Sequence[str], columns: Sequence[str], floor: float,
-             last: Mapping[str, float] | None, last_name: str, alt: str, caption: str) -> Figure:
-    """Numbers on tinted squares, stronger from ``floor`` to 1; what is not in ``values`` is a dash. ``last``: a row set apart."""
+def heat_map(name: str, values: Mapping[str, Mapping[str, float]], rows: Sequence[str], columns: Sequence[str],
+             span: tuple[float, float], last: Mapping[str, float] | None, last_name: str, alt: str, caption: str, *,
+             above: str = "generated") -> Figure:
+    """Numbers on tinted squares, stronger from the first of ``span`` to the second (which may be the smaller); what is not in ``values``
+    is a dash. ``last``: a row set apart. ``above``: what the columns are."""
+    floor, full = span
     cell, left, top = 62, label_width([*rows, last_name]), 46
     with Drawing(name, left + cell * len(columns) + 12, top + 40 * (len(rows) + (last is not None)) + 22) as drawing:
         ax = drawing.board()
-        ax.text(left + cell * len(columns) / 2, 10, "generated", color=MUTED, ha="center", va="center", fontsize=10)
+        ax.text(left + cell * len(columns) / 2, 10, above, color=MUTED, ha="center", va="center", fontsize=10)
         for number, column in enumerate(columns):
             ax.text(left + cell * (number + 0.5), 32, short(column, 8), ha="center", va="center")
         lines = [(row, values.get(row, {}), top + 40 * number) for number, row in enumerate(rows)]
@@ -188,10 +196,10 @@ def heat_map(name: str, values: Mapping[str, Mapping[str, float]], rows: Sequenc
                 if value is None:
                     ax.text(x + cell / 2, y + 20, "–", color=MUTED, ha="center", va="center")
                     continue
-                strength = min(1.0, max(0.0, (value - floor) / (1 - floor))) * (0.25 if row == last_name else 0.92)
+                strength = min(1.0, max(0.0, (value - floor) / (full - floor or 1.0))) * (0.25 if row == last_name else 0.92)
                 edges = [x + 1, x + cell - 1, x + cell - 1, x + 1], [y + 1, y + 1, y + 39, y + 39]
                 ax.fill(*edges, color=ACCENT, alpha=strength, linewidth=0)
-                ax.text(x + cell / 2, y + 20, f"{value:.3f}", ha="center", va="center", color=PAPER if strength > 0.5 else INK)
+                ax.text(x + cell / 2, y + 20, shown(value), ha="center", va="center", color=PAPER if strength > 0.5 else INK)
         return drawing.done(alt, caption)
 
 
@@ -266,3 +274,80 @@ def _steps(ax: Axes, seconds: Sequence[float], steps: Sequence[int]) -> None:
     twin.tick_params(length=0, labelsize=9)
     twin.spines["top"].set_visible(False)
     ax.annotate("step", (1, 1), (0, 4), "axes fraction", "offset points", ha="right", va="bottom", color=MUTED, fontsize=9)
+
+
+class Trace(NamedTuple):
+    """A run's values over time. ``run``: its number, which is its colour; ``faint``: a second line of that run."""
+
+    run: int
+    label: str
+    seconds: Sequence[float]
+    steps: Sequence[int]
+    values: Sequence[float]
+    faint: bool = False
+
+
+def traces(name: str, panels: Mapping[str, Sequence[Trace]], alt: str, caption: str, tall: float = 190) -> Figure:
+    """One row for each panel, title -> the lines of all runs: over seconds at the left, over steps at the right."""
+    labels = list(dict.fromkeys(trace.label for lines in panels.values() for trace in lines if not trace.faint))
+    top = 8 + 18 * -(-len(labels) // 3)
+    with Drawing(name, 900, top + len(panels) * (tall + 78)) as drawing:
+        for row, (title, lines) in enumerate(panels.items()):
+            for column, axis in enumerate(("seconds", "steps")):
+                ax = drawing.axes(column * 450 + 58, top + 22 + row * (tall + 78), 372, tall)
+                for trace in lines:
+                    ax.plot(getattr(trace, axis), trace.values, color=SERIES[trace.run % len(SERIES)], label=trace.label,
+                            linewidth=1 if trace.faint else 1.8, alpha=0.5 if trace.faint else 1,
+                            linestyle=("-", (0, (5, 2)), (0, (1, 1.5)))[trace.run // len(SERIES) % 3],
+                            marker="o" if len(trace.values) < 12 and not trace.faint else "", markersize=3.5)
+                ax.set_ylim(*_span(lines))
+                ax.set_title(title if column == 0 else "", pad=8)
+                ax.set_xlabel(axis)
+                ax.yaxis.grid(True)
+                ax.tick_params(length=0)
+                ax.locator_params(axis="y", nbins=5)
+                ax.locator_params(axis="x", nbins=6)
+                ax.ticklabel_format(useOffset=False, style="plain")
+        found: dict[str, Any] = {}
+        for ax in drawing.canvas.axes:
+            for line in ax.get_lines():
+                if line.get_alpha() == 1:
+                    found.setdefault(str(line.get_label()), line)
+        drawing.canvas.legend(list(found.values()), [short(label, 34) for label in found], loc="upper left", ncols=min(3, len(found)),
+                              bbox_to_anchor=(52 / drawing.width, 1.0), borderaxespad=0, handlelength=1.6)
+        return drawing.done(alt, caption)
+
+
+def _span(lines: Sequence[Trace]) -> tuple[float, float]:
+    """The range of an axis, without the steep first twentieth of long lines, in which everything else would be flat."""
+    values = [value for trace in lines for value in trace.values[len(trace.values) // 20:] if np.isfinite(value)] or [0.0]
+    low, high = min(values), max(values)
+    room = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
+    return low - room, high + room
+
+
+class Columns(NamedTuple):
+    """One panel: a value for each column of a code, and whether it is ``used``."""
+
+    title: str
+    values: Sequence[float]
+    used: Sequence[bool]
+
+
+def column_bars(name: str, panels: Sequence[Columns], alt: str, caption: str, tall: float = 96) -> Figure:
+    """Small bar charts, two in a row, on one scale."""
+    top = max((value for panel in panels for value in panel.values), default=1.0)
+    with Drawing(name, 900, -(-len(panels) // 2) * (tall + 52) + 6) as drawing:
+        for number, panel in enumerate(panels):
+            row, column = divmod(number, 2)
+            ax = drawing.axes(column * 450 + 58, 26 + row * (tall + 52), 372, tall)
+            for used, alpha in ((True, 1.0), (False, 0.3)):
+                places = [place for place, one in enumerate(panel.used) if one is used]
+                ax.bar(places, [panel.values[place] for place in places], 0.8, color=ACCENT, alpha=alpha, linewidth=0)
+            ax.set(xlim=(-0.7, max(len(panel.values), 8) - 0.3), ylim=(0, 1.05 * top), xticks=[])
+            ax.set_title(short(panel.title, 52), pad=8)
+            ax.yaxis.grid(True)
+            ax.set_axisbelow(True)
+            ax.tick_params(length=0)
+            ax.locator_params(axis="y", nbins=3)
+        return drawing.done(alt, caption)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from polyvae.batch import Batch
 from polyvae.data import MultimodalData, mix
 from polyvae.priors import FittedPrior
-from polyvae.report.figures import MUTED, Drawing, Figure, Look, label_width, look_of, outline, short, tile
+from polyvae.report.figures import MUTED, SERIES, Drawing, Figure, Look, label_width, look_of, outline, short, tile
 from polyvae.vae import MultimodalVAE
 
 _GAP, _SPACE = 3, 14                          # pixels between tiles, and between groups of them
@@ -57,7 +58,10 @@ class Scene:
 
 
 def stage(model: MultimodalVAE, data: MultimodalData, prior: FittedPrior | None, seed: int, samples: int = 3) -> Scene:
-    """Choose ``samples`` held-out samples at random, of different classes where there are labels, the most completely observed ones."""
+    """Choose ``samples`` held-out samples at random, of different classes where there are labels, the most completely observed ones.
+
+    Models of the same modalities are given the same samples.
+    """
     rows = _choose(model, data, seed, samples)
     batch = model.admit(data.take(rows))
     few = data.rows(slice(0, 512)).take(slice(None))
@@ -89,7 +93,7 @@ def _choose(model: MultimodalVAE, data: MultimodalData, seed: int, samples: int)
 def cross_generation(scene: Scene) -> Figure:
     """Rows: an observed value of each source; columns: several draws of each target given it alone."""
     sources, targets, side = scene.sources, scene.targets, scene.side
-    count = max(2, min(6, 20 // len(targets)))
+    count = _count(targets)
     left, group = label_width(sources), count * (side + _GAP) + _SPACE
     start = left + side + 2 * _SPACE
     block = len(sources) * (side + _GAP) + 38
@@ -99,9 +103,7 @@ def cross_generation(scene: Scene) -> Figure:
         for number, target in enumerate(targets):
             board.text(start + number * group, 12, short(target), va="center")
         for number, source in enumerate(sources):
-            with torch.random.fork_rng():
-                torch.manual_seed(mix(scene.seed, _CROSS, number))
-                made = scene.model.generate(scene.batch.observe(source), count)
+            made = _given(scene, source, number, count)
             present = scene.batch.mask[list(scene.model.modalities).index(source)]
             for row in range(scene.batch.size):
                 y = 30 + row * block + 24 + number * (side + _GAP)
@@ -128,9 +130,7 @@ def cross_generation(scene: Scene) -> Figure:
 
 def unconditional(scene: Scene, fitted: bool, draws: int = 20) -> Figure:
     """One column per draw from the prior, all modalities stacked."""
-    with torch.random.fork_rng():
-        torch.manual_seed(mix(scene.seed, _FITTED if fitted else _OWN))
-        made = scene.model.sample(draws, scene.prior if fitted else None)
+    made = _fresh(scene, fitted, draws)
     names, side = scene.targets, scene.side
     left = label_width(names)
     name, kind = ("unconditional_fitted", "the fitted prior") if fitted else ("unconditional", "the model’s own prior")
@@ -143,6 +143,100 @@ def unconditional(scene: Scene, fitted: bool, draws: int = 20) -> Figure:
             for k in range(draws):
                 tile(board, scene.looks[name], made[name][k], left + k * (side + _GAP), y, side)
         return drawing.done(f"{draws} draws from {kind}, one per column, with {', '.join(names)} stacked.")
+
+
+def _given(scene: Scene, source: str, number: int, count: int) -> dict[str, Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(mix(scene.seed, _CROSS, number))
+        return scene.model.generate(scene.batch.observe(source), count)
+
+
+def _fresh(scene: Scene, fitted: bool, draws: int) -> dict[str, Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(mix(scene.seed, _FITTED if fitted else _OWN))
+        return scene.model.sample(draws, scene.prior if fitted else None)
+
+
+class Shown(NamedTuple):
+    """What one run shows beside others, drawn from the same seeds. ``given``: source -> target -> draws [K, B, ...]; ``fresh``: prior ->
+    modality -> draws [N, ...]."""
+
+    label: str
+    given: Mapping[str, Mapping[str, Tensor]]
+    fresh: Mapping[str, Mapping[str, Tensor]]
+
+
+def show(scene: Scene, label: str, draws: int = 10) -> Shown:
+    """The draws for ``beside`` and ``beside_fresh``; nothing passes between modalities of a model without a shared code."""
+    count = _count(scene.targets)
+    sources = scene.sources if scene.model.seen else []
+    priors = {"own": False} | ({"fitted": True} if scene.model.seen and scene.prior is not None else {})
+    return Shown(label, {source: _given(scene, source, number, count) for number, source in enumerate(scene.sources) if source in sources},
+                 {name: _fresh(scene, fitted, draws) for name, fitted in priors.items()})
+
+
+def _count(targets: Sequence[str]) -> int:
+    """Draws of each target that a row has room for."""
+    return max(2, min(6, 20 // max(1, len(targets))))
+
+
+def beside(scene: Scene, runs: Sequence[Shown]) -> Figure:
+    """A block for each source, one observed value, and in it a row for each run: its draws of every modality given that value."""
+    sources, targets, side, count = scene.sources, scene.targets, scene.side, _count(scene.targets)
+    left, group = label_width([run.label for run in runs]), count * (side + _GAP) + _SPACE
+    start, block = left + side + 2 * _SPACE, max(len(runs), 1) * (side + _GAP) + 38
+    with Drawing("beside", start + group * len(targets), 30 + block * len(sources)) as drawing:
+        board = drawing.board()
+        board.text(left, 12, "observed", color=MUTED, va="center", fontsize=10)
+        for number, target in enumerate(targets):
+            board.text(start + number * group, 12, short(target), va="center")
+        for number, source in enumerate(sources):
+            present = scene.batch.mask[list(scene.model.modalities).index(source)]
+            seen = [row for row in range(scene.batch.size) if bool(present[row])]
+            row, y = seen[number % len(seen)], 30 + number * block + 24
+            board.text(left, y - 14, f"{source} of {scene.title(row)}", color=MUTED, va="center", fontsize=10)
+            tile(board, scene.looks[source], scene.batch.data[source][row], left, y, side, muted=True)
+            for place, run in enumerate(runs):
+                above = y + place * (side + _GAP)
+                board.text(left - 10, above + side / 2, short(run.label), ha="right", va="center", color=SERIES[place % len(SERIES)])
+                made = run.given.get(source, {})
+                for column, target in enumerate(targets):
+                    for k in range(count):
+                        x = start + column * group + k * (side + _GAP)
+                        if target in made:
+                            tile(board, scene.looks[target], made[target][k, row], x, above, side)
+                        else:
+                            board.text(x + side / 2, above + side / 2, "–", ha="center", va="center", color=MUTED)
+            if source in targets:
+                outline(board, start + targets.index(source) * group - 2, y - 1.5, group - _SPACE + 1, len(runs) * (side + _GAP), MUTED)
+        names = ", ".join(run.label for run in runs)
+        return drawing.done(
+            f"Grid of generated values. Blocks: {len(sources)} observed values. Rows: {names}. Columns: {count} draws of each of "
+            f"{', '.join(targets)}.",
+            "Each block starts from one observed value, alone, the same for all runs; each row is one run’s draws of every modality given "
+            "it. Framed: the observed modality itself, reconstructed.")
+
+
+def beside_fresh(scene: Scene, runs: Sequence[Shown], prior: str) -> list[Figure]:
+    """For each run that has it: draws from its ``prior`` (own, fitted), one per column, all modalities stacked."""
+    names, side = scene.targets, scene.side
+    left, figures = label_width(names), []
+    for place, run in enumerate(runs):
+        if prior not in run.fresh:
+            continue
+        made = run.fresh[prior]
+        draws = len(next(iter(made.values())))
+        with Drawing(f"{prior}_{place}", max(left + draws * (side + _GAP) + _GAP, 300), len(names) * (side + _GAP) + 30) as drawing:
+            board = drawing.board()
+            board.text(left, 12, short(run.label, 34), color=SERIES[place % len(SERIES)], va="center")
+            for row, name in enumerate(names):
+                y = 26 + row * (side + _GAP)
+                board.text(left - 10, y + side / 2, short(name), ha="right", va="center")
+                for k in range(draws):
+                    tile(board, scene.looks[name], made[name][k], left + k * (side + _GAP), y, side)
+            figures.append(drawing.done(f"{run.label}: {draws} draws from its {prior} prior, one per column, with {', '.join(names)} "
+                                        "stacked."))
+    return figures
 
 
 def walk(scene: Scene, through: str, steps: int = 11) -> Figure:

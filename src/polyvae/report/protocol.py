@@ -17,10 +17,14 @@ def protocol(model: MultimodalVAE, data: MultimodalData, evaluation: Mapping[str
     ``mixed``: the posterior is a mixture. ``config``: the run's TOML, "" where there is none. ``seed``: the report's.
     """
     lines = []
+    rules = evaluation.get("protocol") or {}
+    if rules.get("name"):
+        lines.append(("Protocol", f"“{rules['name']}”" + (f"; private codes {rules['private_codes']}" if "private_codes" in rules else "")
+                      + "."))
     component = ", from one component of the mixture, drawn anew for each sample" if mixed else ""
     if evaluation.get("judges"):
         lines += [
-            ("Judges", f"One small convolutional classifier per image modality, in evaluation mode (batch norm uses running averages): "
+            ("Judges", f"One classifier per image modality, in evaluation mode (no dropout; batch norm uses running averages): "
                        f"{evaluation['judges']}. They see the decoder’s output as it is, neither clamped nor rounded to bytes."),
             ("Conditional generation", f"One posterior draw of z per sample given what is observed{component}; {_private(model)}; "
                                        "the decoder’s mean, not a draw from the likelihood."),
@@ -39,7 +43,7 @@ def protocol(model: MultimodalVAE, data: MultimodalData, evaluation: Mapping[str
             "Likelihood", f"{evaluation.get('log_likelihood_samples', 0):,} importance samples per datum on the first "
                           f"{evaluation['log_likelihood_joint']['rows']:,} held-out samples, from (and divided by) 0.9 times the "
                           "posterior plus 0.1 times the prior. Likelihood weights count as 1. By modality: each observed alone."))
-    lines.append(("Image quality", "No FID, nor any other measure of image quality, was computed for this page."))
+    lines.append(("Image quality", _quality(evaluation)))
     lines.append(("Pictures", "Decoder means, clamped to the range shown; samples chosen at random, not by how they look."))
     lines.append(("Data", " ".join(str(data.card[key]).rstrip(".") + "." for key in ("what", "composition", "pairing") if key in data.card)
                   or "As given; its card says no more."))
@@ -53,6 +57,20 @@ def _private(model: MultimodalVAE) -> str:
     if model.options.get("private_prior") == "auxiliary":
         return "private codes of what is not observed from the auxiliary priors r(w)"
     return "private codes of what is not observed from p(w)"
+
+
+def _quality(evaluation: Mapping[str, Any]) -> str:
+    settings = evaluation.get("quality_settings")
+    if not settings:
+        return "No FID, nor any other measure of image quality, was computed for this page."
+    nets = "; ".join(dict.fromkeys((settings.get("features") or {}).values()))
+    rules = evaluation.get("protocol") or {}
+    fid = any("_fid" in name for name in evaluation)
+    said = [f"Features of {nets}", f"pairs: {rules['quality_pairs']}" if "quality_pairs" in rules else "",
+            f"pixels: {rules['pixels']}" if "pixels" in rules else "",
+            f"kernel distance and neighbours of at most {settings['kept']:,} images of either side" if "kept" in settings else "",
+            "" if fid else "not the standard Inception weights, so no FID"]
+    return ". ".join(part[0].upper() + part[1:] for part in said if part) + "."
 
 
 def _draws(evaluation: Mapping[str, Any]) -> str:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from polyvae.report.figures import Curve, Figure, bars, curves, heat_map
+from polyvae.report.figures import Curve, Figure, Trace, bars, curves, heat_map, traces
 from polyvae.report.gallery import Scene, cross_generation, unconditional, walk
+from polyvae.report.metrics import classes, metric, number
 from polyvae.vae import MultimodalVAE
 
 
 class Table(NamedTuple):
-    """``header`` and ``rows`` of text; the first column names the row."""
+    """``header`` and ``rows`` of text; the first column names the row. ``prose``: the last one is words."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
+    prose: bool = False
 
 
 class Section(NamedTuple):
@@ -27,7 +29,7 @@ class Section(NamedTuple):
     title: str
     lead: str
     figures: Sequence[Figure] = ()
-    table: Table | None = None
+    tables: Sequence[Table] = ()
     wide: bool = True
 
 
@@ -46,16 +48,7 @@ class Page:
     @property
     def classes(self) -> int:
         """How many classes the judges know; 0 where there are none."""
-        return len(self.evaluation.get("unconditional_histogram") or {})
-
-
-def number(value: float, decimals: int | None = None) -> str:
-    """A number as the page shows it: three decimals below 10, one above, or as many as asked for; "–" where there is none."""
-    if not math.isfinite(value):
-        return "–"
-    if decimals is None:
-        decimals = 1 if abs(value) >= 10 else 3
-    return f"{value:,.{decimals}f}".replace("-", "−")
+        return classes(self.evaluation)
 
 
 # ---- sections --------------------------------------------------------------------------------------------------------------------
@@ -95,11 +88,14 @@ def coherence_section(page: Page) -> Section:
     accuracy = values.get("judge_accuracy") or {}
     columns = [name for name in page.model.modalities if any(name in row for row in matrix.values())]
     figures = [heat_map(
-        "coherence_matrix", matrix, list(matrix), columns, 1 / max(page.classes, 2), accuracy, "real images",
+        "coherence_matrix", matrix, list(matrix), columns, (1 / max(page.classes, 2), 1.0), accuracy, "real images",
         "Heat map of conditional coherence, observed modality by generated one: "
         + "; ".join(f"{source} to {target} {value:.3f}" for source, row in matrix.items() for target, value in row.items()),
         "Rows: the observed modality. Columns: the generated one, and how often its judge sees the sample’s class in it. "
         "Last row: the same judges on real held-out images, the most that can be expected.")]
+    kinds = values.get("judge_kind") or {}
+    judges = Table(("modality", "judge", "accuracy on real held-out images"),
+                   [(name, kinds.get(name, "–"), number(value)) for name, value in accuracy.items()]) if kinds else None
     by_number = values.get("coherence_by_observed") or {}
     if len(by_number) > 1:
         chance = 1 / page.classes if page.classes else None
@@ -108,7 +104,7 @@ def coherence_section(page: Page) -> Section:
             "Bars of coherence by number of observed modalities: " + ", ".join(f"{n}: {value:.3f}" for n, value in by_number.items()),
             "By how many modalities were observed. Rising: evidence adds up. Flat: one expert decides."))
     lead = "The share of generated images in which a judge sees the class of what was observed."
-    return Section("coherence", title, lead, figures, wide=False)
+    return Section("coherence", title, lead, figures, [judges] if judges else [], wide=False)
 
 
 def histogram_section(page: Page) -> Section:
@@ -128,7 +124,7 @@ def histogram_section(page: Page) -> Section:
         "Share of draws on which all judges agree, by the class they agree on. The bars of a prior add up to its coherence.")
     lead = ("A constant output agrees with itself, so agreement counts only beside the classes that were drawn. "
             "Evenness 1: all classes alike; 0: one alone.")
-    return Section("classes", title, lead, [figure], table)
+    return Section("classes", title, lead, [figure], [table])
 
 
 def learning_section(page: Page) -> Section:
@@ -139,20 +135,46 @@ def learning_section(page: Page) -> Section:
     seconds, steps = [float(r["seconds"]) for r in records], [int(r["step"]) for r in records]
     kinds = [kind for kind in ("train", "validation") if all(kind in r for r in records)]
 
-    def panel(term: str) -> Curve:
-        return Curve(_term(term), {("training" if kind == "train" else kind): [r[kind][term] for r in records] for kind in kinds})
+    def panel(key: str) -> Curve:
+        return Curve(term(key), {("training" if kind == "train" else kind): [r[kind][key] for r in records] for kind in kinds})
 
-    terms = [term for term in records[-1]["train"] if term != "bound"]
+    terms = [key for key in records[-1]["train"] if key != "bound"]
     last = records[-1][kinds[-1]]
     caption = "The terms of the bound, in nats per datum, in the same colours. A KL near 0 means a code that is not used."
     figures = [curves("learning_bound", [panel("bound")], seconds, steps, 1, 190,
                       f"Curves of the bound over {seconds[-1]:.0f} seconds and {steps[-1]} steps, ending at {last['bound']:.2f}.",
                       "The objective, mean over data, in nats per datum. Below: seconds of training; above: steps.")]
     if terms:
-        ends = ", ".join(f"{_term(term)} {last[term]:.2f}" for term in terms)
-        figures.append(curves("learning_terms", [panel(term) for term in terms], seconds, steps, 4, 112,
+        ends = ", ".join(f"{term(key)} {last[key]:.2f}" for key in terms)
+        figures.append(curves("learning_terms", [panel(key) for key in terms], seconds, steps, 4, 112,
                               f"Curves of each term; at the end: {ends}.", caption))
+    figures += curve_figures(page.model.name, watched(records))
     return Section("learning", title, f"{len(records)} epochs, {steps[-1]:,} steps, {seconds[-1]:,.0f} seconds of training.", figures)
+
+
+def curve_figures(label: str, curve: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """What was measured during training, if anything was."""
+    panels = {metric(name).title: [trace(0, label, curve, name)] for name in curve_names([curve])}
+    ends = ", ".join(f"{title} {number(lines[0].values[-1])}" for title, lines in panels.items())
+    return [traces("learning_curve", panels, f"Curves of what was measured during training; at the end: {ends}.",
+                   "Looks at held-out data during training; the clock of training stood still meanwhile.")] if panels else []
+
+
+def watched(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What was measured while training, a record for each time: seconds, step, and numbers by name."""
+    return [{"seconds": record["seconds"], "step": record["step"], **record["watched"]} for record in history if record.get("watched")]
+
+
+def curve_names(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The numbers that were measured during training, of any of these."""
+    return list(dict.fromkeys(name for curve in curves for record in curve for name, value in record.items()
+                              if isinstance(value, float) and name not in ("seconds", "lr", "judge_agreement")))
+
+
+def trace(place: int, label: str, records: Sequence[Mapping[str, Any]], name: str) -> Trace:
+    """One number of the records that have it, over time."""
+    having = [record for record in records if isinstance(record.get(name), float)]
+    return Trace(place, label, [float(r["seconds"]) for r in having], [int(r["step"]) for r in having], [r[name] for r in having])
 
 
 def walk_section(page: Page) -> Section:
@@ -181,12 +203,22 @@ def likelihood_section(page: Page) -> Section:
     if not joint:
         return Section("likelihood", title, "Left out: the evaluation has no likelihood (not asked for, or there is no joint density).")
     samples = values.get("log_likelihood_samples", 0)
-    lines = [("all, jointly", joint), *(values.get("log_likelihood_by_modality") or {}).items()]
+    lines = [("all, jointly", joint), *(values.get("log_likelihood_by_modality") or {}).items(), *(
+        (_condition(name, values), line) for name, line in (values.get("log_likelihood_by_condition") or {}).items())]
     rows = [(name, *(number(line[key], 2) for key in ("mean", "standard_error", "sampling_error")),
              f"{line['effective_samples']:.1f} of {samples:,}", f"{line['rows']:,}") for name, line in lines]
     header = ("modality", "nats per datum", "standard error over data", "standard error of sampling", "effective samples (median)", "data")
     lead = "Estimated by importance sampling: in expectation a lower bound, and far below the truth where few samples are effective."
-    return Section("likelihood", title, lead, table=Table(header, rows))
+    if values.get("log_likelihood_by_condition"):
+        lead += " A conditional is the difference of two estimates, so no bound."
+    return Section("likelihood", title, lead, tables=[Table(header, rows)])
+
+
+def _condition(name: str, values: Mapping[str, Any]) -> str:
+    """"m0|m1,m2" in words."""
+    target, _, given = name.partition("|")
+    others = set(values.get("log_likelihood_by_modality") or {}) - {target}
+    return f"{target}, given {'all others' if len(others) > 1 and set(given.split(',')) == others else given.replace(',', ', ')}"
 
 
 def _shares(values: Mapping[str, Any], suffix: str) -> dict[str, float]:
@@ -201,10 +233,7 @@ def _float(values: Mapping[str, Any], name: str) -> float:
     return math.nan if value is None else float(value)
 
 
-def _term(term: str) -> str:
-    kind, _, name = term.partition("/")
-    return {"log_likelihood": f"log p of {name}", "kl": f"KL of {name}", "bound": "bound"}.get(kind, term.replace("_", " "))
-
-
-SECTIONS: tuple[Callable[[Page], Section], ...] = (
-    cross_section, unconditional_section, coherence_section, histogram_section, learning_section, walk_section, likelihood_section)
+def term(key: str) -> str:
+    """What a term of the bound is called."""
+    kind, _, name = key.partition("/")
+    return {"log_likelihood": f"log p of {name}", "kl": f"KL of {name}"}.get(kind, key.replace("_", " "))

@@ -1,0 +1,14 @@
+"""Templates -> a page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+def render(template: str, **values: Any) -> str:
+    """The page that a template of this folder makes of ``values``; text among them cannot become markup."""
+    environment = Environment(loader=PackageLoader("polyvae.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+                              lstrip_blocks=True)
+    return environment.get_template(template).render(**values)
