@@ -10,7 +10,7 @@ import pytest
 import torch
 from worlds import World
 
-from polyvae import Batch, InputError, MultimodalData, build
+from polyvae import Batch, InputError, MultimodalData, build, evaluate
 from polyvae.evaluate.likelihood import likelihood
 from polyvae.evaluate.setting import Setting
 
@@ -44,7 +44,7 @@ def test_every_likelihood_is_the_truth(name, shape, options, masked):
     mask = gaps() if masked else torch.ones(3, ROWS, dtype=torch.bool)
     log_p, seen = exact(world, x, mask, options.get("family", "normal")), dict(zip(world.names, mask.numpy(), strict=True))
     setting = Setting(MultimodalData(x, mask=mask), likelihood_samples=4000)
-    result = likelihood(world.model(name, **options).eval(), setting, conditional="pairs")
+    result = likelihood(world.model(name, **options).eval(), replace(setting, conditional="pairs"))
 
     assert_near(result["log_likelihood_joint"], log_p(*world.names), np.ones(ROWS, dtype=bool))
     assert result["log_likelihood"] == result["log_likelihood_joint"]["mean"]
@@ -66,7 +66,7 @@ def test_a_shared_code_makes_the_others_tell_something():
     told = {}
     for name, shape in (("mvae", {"experts": "factor"}), ("vae", {"latent": 0, "private": 1})):
         world = World(**shape)
-        result = likelihood(world.model(name).eval(), Setting(MultimodalData(world.data(100)), likelihood_samples=500))
+        result = likelihood(world.model(name).eval(), Setting(MultimodalData(world.data(100)), likelihood_samples=500, conditional="rest"))
         told[name] = [line["mean"] - result["log_likelihood_by_modality"][key[0]]["mean"]
                       for key, line in result["log_likelihood_by_condition"].items()]
     assert min(told["mvae"]) > 0.1
@@ -81,7 +81,7 @@ def test_a_target_has_a_likelihood_and_a_source_has_none():
     x, mask = world.data(ROWS), gaps()
     log_p = exact(world, x, mask)
     a, b, _ = mask.numpy()
-    result = likelihood(model, Setting(MultimodalData(x, mask=mask), likelihood_samples=4000))
+    result = likelihood(model, Setting(MultimodalData(x, mask=mask), likelihood_samples=4000, conditional="rest"))
     assert_near(result["log_likelihood_joint"], log_p("a", "b"), a | b)
     assert set(result["log_likelihood_by_modality"]) == {"a", "b"}
     assert_near(result["log_likelihood_by_modality"]["b"], log_p("b"), b)
@@ -92,15 +92,15 @@ def test_a_target_has_a_likelihood_and_a_source_has_none():
 def test_what_does_not_exist_is_left_out():
     world = World()
     model, x = world.model("mopoe").eval(), world.data(ROWS)
-    none = likelihood(model, Setting(MultimodalData(x), likelihood_samples=50), conditional="none")
+    none = likelihood(model, Setting(MultimodalData(x), likelihood_samples=50))
     assert none["log_likelihood_by_condition"] == {}
     assert "log_likelihood_conditional" not in none
     mask = torch.zeros(3, ROWS, dtype=torch.bool)
     mask[0, :3] = mask[1, 3:] = True                                             # a and b never together, c never
-    result = likelihood(model, Setting(MultimodalData(x, mask=mask), likelihood_samples=50), conditional="pairs")
+    result = likelihood(model, Setting(MultimodalData(x, mask=mask), likelihood_samples=50, conditional="pairs"))
     assert set(result["log_likelihood_by_modality"]) == {"a", "b"}
     assert result["log_likelihood_by_condition"] == {}
     nothing = MultimodalData(x, mask=torch.zeros(3, ROWS, dtype=torch.bool))
     assert likelihood(model, Setting(nothing)) == {}
     with pytest.raises(InputError, match="conditional='all'; expected 'none', 'rest' or 'pairs'"):
-        likelihood(model, Setting(MultimodalData(x)), conditional="all")
+        evaluate(model, MultimodalData(x), metrics=["likelihood"], likelihood_conditional="all", show=False)

@@ -141,6 +141,7 @@ class EvaluateConfig(Section):
     metrics: list[str] = ["coherence", "likelihood"]
     likelihood_samples: Annotated[int, Field(ge=20)] = 1000
     likelihood_rows: _Count = 200
+    likelihood_conditional: Literal["none", "rest", "pairs"] = "none"
     draws: _Count = 10_000
     seed: _Seed = 0
     protocol: Literal["sound", "published"] = "sound"

@@ -67,14 +67,14 @@ class Evaluation(Mapping[str, Any]):
         return table
 
     def __repr__(self) -> str:
-        return "\n".join(f"{name:>32}  {value:.4f}" for name, value in self.headline().items())
+        return "\n".join(f"{name:>40}  {value:.4f}" for name, value in self.headline().items())
 
 
 def evaluate(
     model: MultimodalVAE, data: MultimodalData, *, metrics: Sequence[str] = ("coherence", "likelihood"), judges: Judges | None = None,
     train: MultimodalData | None = None, components: int = 20, covariance: str = "full", seed: int = 0, draws: int = 10_000,
-    prior_seed: int = 0, likelihood_samples: int = 1000, likelihood_rows: int = 200, protocol: str = "sound",
-    features: FeatureNet | str | None = None, show: bool = True,
+    prior_seed: int = 0, likelihood_samples: int = 1000, likelihood_rows: int = 200, likelihood_conditional: str = "none",
+    protocol: str = "sound", features: FeatureNet | str | None = None, show: bool = True,
 ) -> Evaluation:
     """Judge ``model`` on held-out ``data``: a part such as ``data.test``, or data whose test split is taken.
 
@@ -83,6 +83,7 @@ def evaluate(
     global generator is left as it was.
     ``metrics``: names in METRICS, or ["all"]. ``protocol``: "sound", or "published" (MMVAE+, 2023); what that means stands in the result.
     ``features``: what image quality looks with: "judges" (or None), "inception:PATH" with the weights' file, or any feature net.
+    ``likelihood_conditional``: "rest" adds log p(x_m | the others), "pairs" also every log p(x_m | x_n), at so much more sampling.
     Raises InputError for an unknown metric, protocol or feature net, or a model in training mode.
     """
     for name in [metrics] if isinstance(metrics, str) else metrics:
@@ -91,6 +92,8 @@ def evaluate(
     metrics = list(METRICS) if "all" in metrics else metrics
     check_protocol(protocol)
     net = feature_net(features)
+    if likelihood_conditional not in ("none", "rest", "pairs"):
+        raise InputError(f"evaluate: got likelihood_conditional={likelihood_conditional!r}; expected 'none', 'rest' or 'pairs'")
     if likelihood_samples < 20:
         raise InputError(f"evaluate: got likelihood_samples={likelihood_samples}; expected at least 20; 1000 is usual")
     if model.training:
@@ -108,7 +111,7 @@ def evaluate(
                 report.say(f"fitted prior: {few} components instead of {components}, for {len(fitted_to)} rows")
             prior = fit_prior(model, fitted_to, few, covariance, prior_seed)
         setting = Setting(test, judges, prior, seed, draws, likelihood_samples, likelihood_rows, report=report,
-                          train=fitted_to, protocol=protocol, features=net)
+                          train=fitted_to, protocol=protocol, features=net, conditional=likelihood_conditional)
         values: dict[str, Any] = {"model": model.name, "rows": len(test), "seed": seed,
                                   "fitted_prior": f"{len(prior.weights)} components, {covariance}" if prior else None,
                                   "protocol": checklist(model, setting)}

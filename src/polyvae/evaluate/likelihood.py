@@ -10,25 +10,22 @@ import torch
 from torch import Tensor
 
 from polyvae.data import mix
-from polyvae.errors import InputError
 from polyvae.evaluate.setting import Setting
 from polyvae.vae import Estimate, MultimodalVAE
 
 _Asked = tuple[str, tuple[str, ...]]          # a modality, and those that it is given
 
 
-def likelihood(model: MultimodalVAE, setting: Setting, *, conditional: str = "rest") -> dict[str, Any]:
+def likelihood(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
     """``log_likelihood`` (joint, of all that was observed), ``_by_modality`` and ``_by_condition``, each with what it is worth.
 
-    ``conditional``: "rest" adds log p(x_m | all others that were observed), "pairs" also every log p(x_m | x_n), "none" neither. The
-    names are "m0", "m0|m1,m2"; ``log_likelihood_conditional`` is the mean over m given the rest. Each is taken over the samples of which
-    m was observed, and something of what it is given. A conditional is the difference of two estimates, so no bound; its effective
-    samples are the fewer of the two. Only what is decoded has a likelihood; modalities that are only encoded help to sample the joint one.
+    The setting's ``conditional``: "rest" adds log p(x_m | all others that were observed), "pairs" also every log p(x_m | x_n), "none"
+    neither. The names are "m0", "m0|m1,m2"; ``log_likelihood_conditional`` is the mean over m given the rest. Each is taken over the
+    samples of which m was observed, and something of what it is given. A conditional is the difference of two estimates, so no bound;
+    its effective samples are the fewer of the two. Only what is decoded has a likelihood; modalities that are only encoded help to sample
+    the joint one.
     Empty for models without a joint density, and where nothing that is decoded was observed.
-    Raises InputError for any other ``conditional``.
     """
-    if conditional not in ("none", "rest", "pairs"):
-        raise InputError(f"likelihood: got conditional={conditional!r}; expected 'none', 'rest' or 'pairs'")
     if not model.facts.density:
         return {}
     data = setting.test.rows(slice(0, setting.likelihood_rows))
@@ -40,7 +37,7 @@ def likelihood(model: MultimodalVAE, setting: Setting, *, conditional: str = "re
         return {}
     rest: list[_Asked] = [(name, tuple(other for other in names if other != name)) for name in names if len(names) > 1]
     pairs: list[_Asked] = [(name, (other,)) for name, other in permutations(names, 2)]
-    asked = dict.fromkeys({"none": [], "rest": rest, "pairs": rest + pairs}[conditional])
+    asked = dict.fromkeys({"none": [], "rest": rest, "pairs": rest + pairs}[setting.conditional])
     wanted = [frozenset(names), *(frozenset({name}) for name in names)]
     wanted += [frozenset(part) for name, given in asked for part in (given, (name, *given))]
     known: dict[frozenset[str], Estimate] = {}

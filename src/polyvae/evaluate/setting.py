@@ -25,7 +25,7 @@ class Setting:
     ``train`` the training part, that probes are fitted to; None: they are left out.
     ``protocol`` "sound", or "published": as the authors' code of 2023 does it, quirks included. ``features`` the feature net of image
     quality; None: each modality's judge. ``values``: how many numbers of one modality are decoded at a time. ``inputs``: coherence given
-    at most so many modalities; None: any number.
+    at most so many modalities; None: any number. ``conditional``: which conditional likelihoods, "none", "rest" or "pairs".
     """
 
     test: MultimodalData
@@ -42,6 +42,7 @@ class Setting:
     features: FeatureNet | None = None
     values: int = 2**22
     inputs: int | None = None
+    conditional: str = "none"
 
     def room(self, model: MultimodalVAE) -> int:
         """Rows that may be decoded at a time: the widest modality holds ``values`` numbers in them."""
