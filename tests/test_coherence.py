@@ -79,6 +79,11 @@ def test_what_z_says_is_coherent_and_what_w_says_is_chance(data, judges):
     assert sum(found["unconditional_histogram"].values()) == round(4000 * found["unconditional_coherence"])
 
 
+def test_where_nothing_that_is_decoded_can_be_judged_there_is_no_coherence(data):
+    other = Judges({"d": Bright()}, torch.arange(2), {"d": 1.0}, 1.0, "by hand", 0.0)
+    assert coherence(model_of({"a": 0, "b": 0, "c": 1}), Setting(data.test, other, draws=10)) == {}
+
+
 def test_the_published_protocol_shares_one_w(data, judges):
     """Two modalities that show only their w agree by chance, and always where they share one draw, as in the code of 2023."""
     model = model_of({"a": 1, "b": 1, "c": 1})

@@ -156,6 +156,10 @@ def test_what_was_not_measured_alike_and_what_is_missing_is_said(page, runs, tmp
     assert words.count("judges (1 released, 1 trained) on real images 0.975, weakest 0.970") == 4
     one, other = (Contender(name, runs[0].model, evaluation=runs[0].evaluation | {"rows": rows, "protocol": {"name": protocol}})
                   for name, rows, protocol in (("first", 32, "sound"), ("other", 31, "published")))
+    few, many = (Contender(str(rows), runs[0].model, evaluation=runs[0].evaluation | {
+        "log_likelihood_joint": runs[0].evaluation["log_likelihood_joint"] | {"rows": rows}}) for rows in (100, 200))
+    unlike = Elements(write_comparison(tmp_path / "page.html", [few, many], vectors()).read_text("utf-8")).words
+    assert "log likelihood rows: 100 (100); 200 (200)" in unlike
     third = Contender("third", runs[0].model, evaluation={"rows": 32})
     unlike = Elements(write_comparison(tmp_path / "page.html", [one, other, third], vectors()).read_text("utf-8")).words
     assert "rows: 32 (first); 31 (other); 32 (third)" in unlike

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import logging
 import os
+import shutil
 import struct
 import threading
 from pathlib import Path
@@ -230,6 +231,24 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_a_line(root, tmp_path,
     assert "not cached at" in caplog.text
 
 
+def test_a_disk_without_room_is_not_written_to(root, tmp_path, caplog, monkeypatch):
+    """A mapped file that the disk has no room for would end the process with a signal, not with an error."""
+    right = written(load_dataset("polymnist", root, cache=False))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=1000))
+    with caplog.at_level(logging.INFO, "polyvae"):
+        assert written(load_dataset("polymnist", root, cache=tmp_path / "full")) == right
+    assert "No space left" in caplog.text
+    assert list((tmp_path / "full").iterdir()) == []
+
+
+def test_a_photo_smaller_than_an_image_is_refused(root):
+    (root / "polymnist").mkdir(exist_ok=True)
+    Image.new("RGB", (40, 27)).save(root / "polymnist" / "4.jpg")
+    with pytest.raises(InputError, match=r"4\.jpg: got a photo of 40 x 27 pixels; expected at least 28 x 28"):
+        load_dataset("polymnist", root, cache=False)
+
+
 def test_a_mapped_file_is_not_copied_and_any_other_array_is(tmp_path):
     np.save(tmp_path / "x.npy", np.arange(60, dtype=np.uint8).reshape(10, 6))
     file, plain = np.load(tmp_path / "x.npy", mmap_mode="c"), np.zeros((10, 2))
@@ -254,6 +273,9 @@ def test_a_file_with_another_content_is_refused_and_another_packing_is_not(root)
         load_dataset("polymnist", root, cache=False)
     assert "\n" not in str(caught.value)
     path.write_bytes(b"no gzip")
+    with pytest.raises(InputError, match="expected a gzip file"):
+        load_dataset("polymnist", root, cache=False)
+    path.write_bytes(gzip.compress(content)[:10] + b"\xff" * 100)                       # a sound head, and nonsense after it
     with pytest.raises(InputError, match="expected a gzip file"):
         load_dataset("polymnist", root, cache=False)
     path.write_bytes(gzip.compress(content))
@@ -294,6 +316,24 @@ def test_what_is_missing_is_downloaded_from_the_next_home_checked_and_kept(root,
     with pytest.raises(InputError, match="expected the published 00"):
         unpacked(path, "00", (home,))
     assert not path.exists()
+
+
+def test_an_answer_that_breaks_off_is_one_line(tmp_path):
+    class Short(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"cut")
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Short) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(InputError, match=r"cannot be downloaded.*IncompleteRead"):
+            unpacked(tmp_path / "file.gz", "00", (f"http://127.0.0.1:{server.server_port}",))
+        server.shutdown()
 
 
 @pytest.mark.data
@@ -383,6 +423,13 @@ def test_a_damaged_archive_is_refused(tmp_path, harm, words):
         load_dataset("polymnist", tmp_path, cache=False)
     assert "\n" not in str(caught.value)
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_an_archive_that_was_copied_is_the_same_data(tmp_path):
+    archive(tmp_path / "MMNIST", 6)
+    one = load_dataset("polymnist", tmp_path, cache=False).digest()
+    os.utime(tmp_path / "MMNIST" / "test" / "m1" / "10.9.png", (1, 1))
+    assert load_dataset("polymnist", tmp_path, cache=False).digest() == one
 
 
 def test_an_archive_that_changed_is_read_anew(tmp_path):

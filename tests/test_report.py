@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -17,6 +18,7 @@ from polyvae.priors import FittedPrior
 from polyvae.report import number, write_report
 from polyvae.report.gallery import stage
 from polyvae.report.measures import conflict_section, latents_section, quality_section, reconstruction_section
+from polyvae.report.protocol import protocol
 from polyvae.report.sections import Page
 from polyvae.storage import RunDirectory
 from polyvae.train import fit
@@ -184,6 +186,17 @@ def test_two_vectors_without_labels_or_evaluation_make_a_page(tmp_path):
     assert "sample 1" in words
     assert "sample 1, class" not in words
     assert "Left out: the evaluation has no likelihood" in words
+
+
+def test_the_page_says_whose_private_codes_were_shared(images):
+    """As the evaluation drew them: each modality its own, or under the protocol of 2023 one draw for all, where sizes allow it."""
+    _, evaluation, data, model, _ = images
+    uneven = build("mmvae+", [replace(spec, private=1 + place) for place, spec in enumerate(data.modalities())], latent=2)
+    for judged, name, shared in ((model, "sound", False), (model, "published", True), (uneven, "published", False)):
+        said = dict(protocol(judged, data.test, evaluation | {"protocol": {"name": name}}, mixed=True, config="", seed=0))
+        assert ("w from p(w), one draw for all modalities" in said["Unconditional generation"]) == shared
+        assert ("w from p(w), each modality its own" in said["Unconditional generation"]) != shared
+        assert ("one draw for all of them" in said["Conditional generation"]) == shared
 
 
 def test_what_was_never_observed_is_no_source_and_the_real_evaluation_fits(tmp_path):

@@ -17,6 +17,7 @@ from polyvae.evaluate.coherence import coherence
 from polyvae.modality import Modality
 from polyvae.models import build, options_of
 from polyvae.priors import FittedPrior
+from polyvae.progress import reporter
 from polyvae.report import Contender, labels, write_comparison, write_report
 from polyvae.storage import RunDirectory, load_model, load_tensors, save_tensors
 from polyvae.train import History, Watch, fit
@@ -59,15 +60,22 @@ def model_of(config: RunConfig, data: MultimodalData) -> MultimodalVAE:
 def train_run(config: RunConfig, out: str | Path, *, resume: bool = False, force: bool = False, show: bool = True) -> History:
     """Train as the configuration says, into the run directory ``out``."""
     data, train = data_of(config)
-    return fit(model_of(config, data), train, out=out, resume=resume, force=force, show=show, run=config, watch=_curve(config, data))
+    return fit(model_of(config, data), train, out=out, resume=resume, force=force, show=show, run=config, watch=_curve(config, data, show))
 
 
-def _curve(config: RunConfig, data: MultimodalData) -> Watch | None:
-    """A look at coherence every ``evaluate.curve_seconds`` of training, by judges that are fixed before training begins."""
+def _curve(config: RunConfig, data: MultimodalData, show: bool) -> Watch | None:
+    """A look at coherence every ``evaluate.curve_seconds`` of training, by judges that are fixed before training begins.
+
+    None where it is not asked for, or, after saying why, where there can be no judges.
+    """
     every = config.evaluate.curve_seconds
     if every is None:
         return None
-    judges, last = judges_of(data), 0.0
+    with reporter(show) as report:
+        judges = judges_of(data, report.say)
+    if judges is None:
+        return None
+    last = 0.0
     setting = Setting(data.test.rows(slice(0, _LOOK)), judges, seed=config.evaluate.seed, draws=_LOOK, inputs=1)
 
     def look(model: MultimodalVAE, record: Mapping[str, Any]) -> Mapping[str, Any] | None:

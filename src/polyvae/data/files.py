@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import http.client
 import os
 import urllib.request
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,7 +35,7 @@ def unpacked(path: Path, md5: str, homes: Sequence[str]) -> bytes:
     packed = path.read_bytes() if path.is_file() else download(path.name, homes, path)
     try:
         content = gzip.decompress(packed)
-    except (OSError, EOFError) as problem:
+    except (OSError, EOFError, zlib.error) as problem:
         raise InputError(f"{path}: got {problem}; expected a gzip file; delete it to have it downloaded anew") from None
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
@@ -51,7 +53,7 @@ def download(name: str, homes: Sequence[str], path: Path) -> bytes:
             with urllib.request.urlopen(f"{home}/{name}", timeout=_TIMEOUT) as answer:
                 content: bytes = answer.read()
                 return content
-        except (OSError, ValueError) as problem:  # URLError is an OSError
+        except (OSError, ValueError, http.client.HTTPException) as problem:  # URLError is an OSError
             reason = " ".join(str(problem).split())
     raise InputError(f"{path}: there is no such file and it cannot be downloaded ({reason}); expected {name} there; put it there, from "
                      f"{' or '.join(homes) or 'where the data are published'}")

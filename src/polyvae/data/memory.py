@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -32,6 +34,8 @@ def mapped(folder: Path | None, shapes: Mapping[str, tuple[int, ...]], fill: Cal
     part, spoilt = folder.with_name(f"{folder.name}.{os.getpid()}"), folder.exists()
     try:
         part.mkdir(parents=True)
+        if shutil.disk_usage(part).free < sum(map(math.prod, shapes.values())):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))        # writing to a mapped file on a full disk ends the process
         files = {name: np.lib.format.open_memmap(part / f"{name}.npy", "w+", np.uint8, shape)
                  for name, shape in shapes.items()}
         fill(files)

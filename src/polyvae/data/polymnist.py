@@ -62,8 +62,14 @@ class Background(NamedTuple):
     path: Path | None
 
     def pixels(self) -> Ground:
-        """[H, W, 3]."""
-        return texture(self.what.split()[-1]).transpose(1, 2, 0) if self.path is None else read_image(self.path)
+        """[H, W, 3]. Raises InputError for a photo too small to take crops from."""
+        if self.path is None:
+            return texture(self.what.split()[-1]).transpose(1, 2, 0)
+        photo = read_image(self.path)
+        if min(photo.shape[:2]) < SIDE:
+            raise InputError(f"{self.path}: got a photo of {photo.shape[1]} x {photo.shape[0]} pixels; expected at least {SIDE} x {SIDE}, "
+                             "to take crops from; put a larger one there, or take it away to have a texture")
+        return photo
 
 
 def polymnist(*, root: Path, seed: int = 0, train: int | None = None, test: int | None = None, validation: int = 0,
@@ -228,7 +234,7 @@ def _card(name: str, placement: Placement, variant: str, published: Archive | No
         "released_judges": {view: f"pretrained_img_to_digit_clf_{view}" for view in known}}
     if published:
         return card | {
-            "source": "the published archive (Zenodo record 4899160), paired by file name", "digest": published.digest,
+            "source": "the published archive (Zenodo record 4899160), paired by file name",
             "composition": "as published: inverted where the digit is, on random crops of five photos",
             "backgrounds": dict.fromkeys(NAMES, "published")}
     return card | {

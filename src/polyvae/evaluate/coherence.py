@@ -28,12 +28,14 @@ _SUBSETS = 64                                 # observed sets that are tried per
 def coherence(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
     """``conditional_coherence`` with its matrix and by number of observed modalities; ``unconditional_coherence`` with its histogram.
 
-    Every coherence stands beside its judges' own held-out accuracy. Empty where there are no judges.
+    Every coherence stands beside its judges' own held-out accuracy. Empty where there are no judges, or none of what is decoded.
     """
     judges = setting.judges
     if judges is None:
         return {}
     targets = [name for name, net in model.modalities.items() if net.decoder is not None and name in judges]
+    if not targets:
+        return {}
     sources = [name for name, net in model.modalities.items() if net.encoder is not None and name in setting.test.names]
     sizes = range(1, min(len(sources), (setting.inputs or len(sources)) + 1))
     sets = [members for size in sizes for members in _some(list(combinations(sources, size)), setting.seed)]

@@ -20,7 +20,7 @@ from polyvae.batch import Batch
 from polyvae.data import MultimodalData, mix
 from polyvae.distributions import Diagonal, Mixture
 from polyvae.errors import InputError
-from polyvae.evaluate.setting import Setting
+from polyvae.evaluate.setting import Setting, some
 from polyvae.vae import MultimodalVAE
 
 ACTIVE = 0.01                                 # variance of the posterior mean above which a column is in use
@@ -64,13 +64,13 @@ def latents(model: MultimodalVAE, setting: Setting, *, on: str = "samples", rows
     """
     if on not in ("samples", "means"):
         raise InputError(f"latents: got on={on!r}; expected 'samples' or 'means'; the published protocol probes samples")
-    test = _some(setting.test, rows, mix(setting.seed, 5))
+    test = some(setting.test, rows, mix(setting.seed, 5))
     sets = _sets(model, test)
     probed = setting.train is not None and (test.labels is not None or bool(test.factors))
     setting.report.start("latents", len(sets) * (1 + probed))
     result, units = _usage(model, test, sets, setting)
     if probed and setting.train is not None:
-        train = _some(setting.train, rows, mix(setting.seed, 6))
+        train = some(setting.train, rows, mix(setting.seed, 6))
         headline, probes = _probe_all(model, train, test, sets, setting, on)
         return headline | result | {"probes": probes, "probed": f"posterior {on}", "probe_rows": len(train), "units": units}
     return result | {"units": units}
@@ -111,13 +111,6 @@ def _batches(model: MultimodalVAE, data: MultimodalData, members: tuple[str, ...
 def _observed(data: MultimodalData, members: tuple[str, ...]) -> Tensor:
     """The numbers of the samples in which any of these was observed, on the host."""
     return data.mask[[data.names.index(name) for name in members]].any(0).nonzero()[:, 0].cpu()
-
-
-def _some(data: MultimodalData, rows: int, seed: int) -> MultimodalData:
-    """At most so many samples, drawn at random: a part may be sorted by class."""
-    if len(data) <= rows:
-        return data
-    return data.rows(torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:rows].sort().values)
 
 
 def _sets(model: MultimodalVAE, data: MultimodalData) -> list[tuple[str, ...]]:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyvae.batch import Batch
 from polyvae.data import MultimodalData, mix
 from polyvae.errors import InputError
 from polyvae.evaluate import generation
@@ -84,9 +83,9 @@ class _Side:
 
     def real(self, name: str) -> None:
         """Look at the held-out images of modality ``name``."""
-        total = int(self.setting.test.mask[self.setting.test.names.index(name)].sum())
-        self.seen = _Kept(self.limit(total), self.keep, mix(self.seed, 0))
-        for x in _real(self.setting.test, name, self.setting.batch_size):
+        rows = _rows(self.setting.test, name)
+        self.seen = _Kept(self.limit(len(rows)), self.keep, mix(self.seed, 0))
+        for x in _real(self.setting.test, name, rows, self.setting.batch_size):
             features = self.look(x)
             if not self.seen.count and isinstance(self.net, Inception):
                 self.frechet = TorchmetricsFrechet(features.shape[1])
@@ -94,12 +93,11 @@ class _Side:
 
     def floor(self, name: str, train: MultimodalData) -> _Numbers | None:
         """As many training images, drawn at random, in the place of generated ones."""
-        rows = train.mask[train.names.index(name)].nonzero()[:, 0].cpu() if name in train.names else torch.zeros(0, dtype=torch.long)
+        rows = _rows(train, name)
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(mix(self.seed, 2)))[:self.seen.total].sort().values
         made = _Kept(len(order), self.keep, mix(self.seed, 1))
-        for part in torch.split(rows[order], self.setting.batch_size):
-            if len(part):
-                self.add(train.take(part).data[name], made)
+        for x in _real(train, name, rows[order], self.setting.batch_size):
+            self.add(x, made)
         return self.compare(made)
 
     def add(self, images: Tensor, made: _Kept) -> None:
@@ -167,12 +165,14 @@ def _nets(model: MultimodalVAE, setting: Setting) -> dict[str, FeatureNet]:
     return nets
 
 
-def _real(data: MultimodalData, name: str, batch_size: int) -> Iterator[Tensor]:
-    """The observed images of a modality."""
-    def some(batch: Batch) -> Tensor:
-        return batch.data[name][batch.mask[data.names.index(name)]]
+def _rows(data: MultimodalData, name: str) -> Tensor:
+    """The numbers of the samples of which this modality was observed, on the host."""
+    return data.mask[data.names.index(name)].nonzero()[:, 0].cpu() if name in data.names else torch.zeros(0, dtype=torch.long)
 
-    return (x for x in map(some, data.batches(batch_size)) if len(x))
+
+def _real(data: MultimodalData, name: str, rows: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """The images of a modality in these samples; the other modalities stay where they are."""
+    return (data.values(name, part) for part in torch.split(rows, batch_size) if len(part))
 
 
 def _judged(sides: Mapping[str, _Side], stream: Iterator[dict[str, Tensor]], totals: Mapping[str, int]) -> dict[str, _Numbers]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from polyvae.data import MultimodalData, mix
 from polyvae.evaluate import generation
-from polyvae.evaluate.setting import Setting
+from polyvae.evaluate.setting import Setting, some
 from polyvae.vae import MultimodalVAE
 
 _Numbers = dict[str, float]
@@ -32,7 +32,7 @@ def reconstruction(model: MultimodalVAE, setting: Setting, *, rows: int = 1_000,
     names = list(model.modalities)
     sources = [name for name in names if model.modalities[name].encoder is not None and name in setting.test.names]
     targets = [name for name in names if model.modalities[name].decoder is not None and name in setting.test.names]
-    few = _some(setting.test, rows, mix(setting.seed, 14))
+    few = some(setting.test, rows, mix(setting.seed, 14))
     setting.report.start("reconstruction", 2 * len(sources) + 1)
     means = {} if setting.train is None else baseline(setting.train, targets, setting.batch_size)
     found: dict[str, dict[str, _Numbers]] = {}
@@ -144,10 +144,3 @@ def _seen(line: Tensor, x: Tensor, entries: Tensor | None) -> Tensor:
     """Which entries of x [B, *shape] were observed: the modality was, and so was the entry."""
     rows = line.view(-1, *[1] * (x.ndim - 1)).expand_as(x)
     return rows if entries is None else rows & entries
-
-
-def _some(data: MultimodalData, rows: int, seed: int) -> MultimodalData:
-    """At most so many samples, drawn at random: a part may be sorted by class."""
-    if len(data) <= rows:
-        return data
-    return data.rows(torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:rows].sort().values)

@@ -54,6 +54,13 @@ class Setting:
         return max(1, min(self.batch_size, self.room(model) // draws))
 
 
+def some(data: MultimodalData, rows: int, seed: int) -> MultimodalData:
+    """At most so many samples, drawn at random: a part may be sorted by class."""
+    if len(data) <= rows:
+        return data
+    return data.rows(torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:rows].sort().values)
+
+
 @torch.no_grad()
 def posterior_samples(model: MultimodalVAE, data: MultimodalData, seed: int = 0, limit: int = 20_000) -> torch.Tensor:
     """One draw of z for each of the first ``limit`` samples of ``data``: [N, D]."""

@@ -23,6 +23,8 @@ from polyvae.storage import describe_modality, write_atomic
 from polyvae.vae import MultimodalVAE
 
 _NONE = "–"
+_CONDITIONS = ("rows", "seed", "judges", "fitted_prior", "log_likelihood_samples", "probed", "probe_rows", "diversity_draws",
+               "diversity_rows", "protocol", "quality_settings")
 
 
 @dataclass(frozen=True)
@@ -201,9 +203,12 @@ def _text(value: Any) -> str:
 def _unlike(runs: Sequence[Contender]) -> list[str]:
     """How the evaluations differ from one another, in words: numbers measured differently are not one table's."""
     lines = []
-    for key in ("rows", "seed", "judges", "fitted_prior", "log_likelihood_samples", "protocol", "quality_settings"):
-        having = [run for run in runs if run.evaluation.get(key) is not None]
-        settings = [{name: value for name, value in _flat(key, run.evaluation[key]) if name != "protocol.private_codes"} for run in having]
+    conditions = {run.label: {key: run.evaluation.get(key) for key in _CONDITIONS} | {
+        "log_likelihood_rows": (run.evaluation.get("log_likelihood_joint") or {}).get("rows")} for run in runs}
+    for key in (*_CONDITIONS, "log_likelihood_rows"):
+        having = [run for run in runs if conditions[run.label][key] is not None]
+        settings = [{name: value for name, value in _flat(key, conditions[run.label][key]) if name != "protocol.private_codes"}
+                    for run in having]
         for name, values in differences(settings).items():
             said = "; ".join(f"{value} ({run.label})" for run, value in zip(having, values, strict=True))
             lines.append(f"{name.replace('_', ' ')}: {said}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from polyvae.evaluate.latents import ACTIVE
 from polyvae.report.figures import Columns, Figure, bars, column_bars, heat_map
 from polyvae.report.metrics import KNOWN, measure_title, metric, number
 from polyvae.report.sections import Page, Section, Table
@@ -81,13 +82,13 @@ def _used(units: Mapping[str, Any]) -> Figure:
     how = "; ".join(dict.fromkeys(str(unit["how"]) for _, unit in shared if "how" in unit))
     return column_bars("kl_columns", panels, "Bars of the KL of each column, largest first. " + "; ".join(panel.title for panel in panels),
                        "KL from the prior of each column, in nats, largest first. Faint: columns whose mean hardly varies over the data "
-                       f"(variance below 0.01): not used.{f' Of z: {how}.' if how else ''}")
+                       f"(variance below {ACTIVE}): not used.{f' Of z: {how}.' if how else ''}")
 
 
 def _panel(name: str, unit: Mapping[str, Any]) -> Columns:
     order: Sequence[int] = sorted(range(len(unit["kl"])), key=lambda column: -unit["kl"][column])
     return Columns(f"{name}: {unit['active']} of {unit['columns']} used, KL {number(unit['kl_total'])}",
-                   [unit["kl"][column] for column in order], [unit["variance"][column] > 0.01 for column in order])
+                   [unit["kl"][column] for column in order], [unit["variance"][column] > ACTIVE for column in order])
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------------------
@@ -111,8 +112,10 @@ def quality_section(page: Page) -> Section | None:
                                         for kind in kinds)) for measure in measures]
     rows = [(name, _KINDS[kind], nets.get(name, "–"), *(_measured(cell, measure) for measure in measures),
              f"{cell['images']:,} and {cell['real_images']:,}") for kind, by in by_modality.items() for name, cell in by.items()]
+    spread = any(key.endswith("_std") for by in by_modality.values() for cell in by.values() for key in cell)
     tables = [Table(("mean over modalities, or pairs", *(_KINDS[kind] for kind in kinds)), means),
-              Table(("modality", "from", "feature net", *map(measure_title, measures), "images, and real ones"), rows)]
+              Table(("modality", "from", "feature net", *map(measure_title, measures), "images, and real ones"), rows,
+                    "±: standard deviation over random subsets, no error of the mean." if spread else "")]
     figures = []
     pairs = {source: {target: cell[measures[0]] for target, cell in row.items() if measures and measures[0] in cell}
              for source, row in (found.get("conditional") or {}).items()}

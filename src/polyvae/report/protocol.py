@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from polyvae.data import MultimodalData
+from polyvae.evaluate.generation import even
 from polyvae.vae import MultimodalVAE
 
 
@@ -21,12 +22,14 @@ def protocol(model: MultimodalVAE, data: MultimodalData, evaluation: Mapping[str
     if rules.get("name"):
         lines.append(("Protocol", f"“{rules['name']}”" + (f"; private codes {rules['private_codes']}" if "private_codes" in rules else "")
                       + "."))
+    shared = rules.get("name") == "published" and even(model)              # one draw of w for all that is not observed
     component = ", from one component of the mixture, drawn anew for each sample" if mixed else ""
     if evaluation.get("judges"):
         lines += [
             ("Judges", f"One classifier per image modality, in evaluation mode (no dropout; batch norm uses running averages): "
                        f"{evaluation['judges']}. They see the decoder’s output as it is, neither clamped nor rounded to bytes."),
-            ("Conditional generation", f"One posterior draw of z per sample given what is observed{component}; {_private(model)}; "
+            ("Conditional generation", f"One posterior draw of z per sample given what is observed{component}; "
+                                       f"{_private(model)}{', one draw for all of them' if shared and len(model.owner) else ''}; "
                                        "the decoder’s mean, not a draw from the likelihood."),
             ("Sources and targets", "Source and target differ: nothing is judged that was observed. By number of observed modalities: all "
                                     "sets of that size, at most 64 drawn at random, and every modality outside the set."),
@@ -35,7 +38,7 @@ def protocol(model: MultimodalVAE, data: MultimodalData, evaluation: Mapping[str
             ("Samples", f"All {evaluation.get('rows', len(data)):,} held-out samples in which the source was observed."),
             ("Unconditional generation", f"{_draws(evaluation)}z from p(z), or from a Gaussian mixture fitted after training to one "
                                          f"posterior draw per training sample ({evaluation.get('fitted_prior') or 'none was fitted'}); "
-                                         f"{'w from p(w), each modality its own; ' if len(model.owner) else ''}the decoder’s mean. "
+                                         f"{_fresh(shared) if len(model.owner) else ''}the decoder’s mean. "
                                          "A draw counts when all judges say the same class."),
         ]
     if evaluation.get("log_likelihood_joint"):
@@ -57,6 +60,10 @@ def _private(model: MultimodalVAE) -> str:
     if model.options.get("private_prior") == "auxiliary":
         return "private codes of what is not observed from the auxiliary priors r(w)"
     return "private codes of what is not observed from p(w)"
+
+
+def _fresh(shared: bool) -> str:
+    return f"w from p(w), {'one draw for all modalities' if shared else 'each modality its own'}; "
 
 
 def _quality(evaluation: Mapping[str, Any]) -> str:
