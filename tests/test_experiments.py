@@ -41,8 +41,8 @@ def test_what_a_file_says_is_what_is_run(file: Path) -> None:
 
 
 def test_the_papers_networks_have_the_papers_size() -> None:
-    """By hand: an encoder branch has 3·9·64 + 64 for the first convolution, residual blocks of 2·(9·64² + 64), 64·9·64 + 64 + 64·9·128 + 128
-    + 64·128 and 128·9·128 + 128 + 128·9·256 + 256 + 128·256, and two heads on 12,544; the decoder mirrors it on a code of 64."""
+    """By hand: an encoder branch has a first convolution, three residual blocks (64-64, 64-128, 128-256) and two heads on 12,544 numbers;
+    the decoder mirrors it on a code of 64."""
     def block(a: int, b: int) -> int:
         hidden = min(a, b)
         return 9 * a * hidden + hidden + 9 * hidden * b + b + (a * b if a != b else 0)

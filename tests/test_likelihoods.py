@@ -30,6 +30,16 @@ def test_continuous_likelihoods_are_scipys(name, scipys, scale):
     assert stats.kstest(draws[:, 1, 2].numpy(), scipys(0, width[1, 2]).cdf).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_laplace_distance_is_the_absolute_difference(dtype):
+    """To the bit, however small, with its gradient: a sign, and 0 at no difference."""
+    out = torch.tensor([0.0, 1e-20, -1e-20, 1e-3, -3.0, 7e8], dtype=dtype, requires_grad=True)
+    distance = LIKELIHOODS["laplace"]((6,)).distance(out, torch.zeros(6, dtype=dtype))
+    assert torch.equal(distance, out.abs())
+    distance.sum().backward()
+    assert out.grad.tolist() == [0, 1, -1, 1, -1, 1]
+
+
 def test_bernoulli_is_scipys():
     likelihood = LIKELIHOODS["bernoulli"]((3,))
     out, x = torch.randn(4, 5, 3) * 3, (torch.rand(5, 3) < 0.5).double()

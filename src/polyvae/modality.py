@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from polyvae.distributions import FAMILIES, SCALES, Diagonal
 from polyvae.errors import InputError, nearest
-from polyvae.likelihoods import LIKELIHOODS
+from polyvae.likelihoods import LIKELIHOODS, NormalLikelihood
 from polyvae.networks import NETWORKS, auto
 from polyvae.networks.kinds import Branches
+from polyvae.networks.mlp import LinearDecoder
 
 Factory = Callable[[tuple[int, ...], Any], nn.Module]
 
@@ -108,9 +109,19 @@ class ModalityNet(nn.Module):
         out: Tensor = self.decoder(code.reshape(prod(lead), code.shape[-1]))
         return out.to(code.dtype).view(*lead, *self.likelihood.output)
 
-    def log_prob(self, x: Tensor, code: Tensor, entries: Tensor | None = None) -> Tensor:
-        """log p(x | code) in nats, unweighted. x [B, *shape], code [..., B, C] -> [..., B]; with ``entries``, of the observed ones."""
-        return self.likelihood.log_prob(self.decode(code), x, entries)
+    def log_prob(self, x: Tensor, code: Tensor, entries: Tensor | None = None, datum: Tensor | None = None) -> Tensor:
+        """log p(x | code) in nats, unweighted. x [B, *shape], code [..., B, C] -> [..., B]; with ``entries``, of the observed ones.
+
+        ``datum`` [N]: code [N, C] is that of these rows of x -> [N].
+        """
+        decoder, likelihood, lead = self.decoder, self.likelihood, code.shape[:-1]
+        if (entries is None and isinstance(decoder, LinearDecoder) and isinstance(likelihood, NormalLikelihood)
+                and likelihood.takes(decoder.last, prod(lead), len(x))):
+            hidden: Tensor = decoder(code.reshape(prod(lead), code.shape[-1]), hidden=True)
+            return likelihood.log_prob_linear(hidden.view(*lead, -1), decoder.last, x, datum)
+        if datum is not None:
+            x, entries = x.index_select(0, datum), None if entries is None else entries.index_select(0, datum)
+        return likelihood.log_prob(self.decode(code), x, entries)
 
     def mean(self, code: Tensor) -> Tensor:
         """E[x | code]: [..., B, *shape]."""

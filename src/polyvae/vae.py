@@ -178,7 +178,7 @@ class MultimodalVAE(nn.Module, ABC):
                 index, real = self._existing(batch.mask[m])
                 unit = family.unit((batch.size, self.seen), like)
                 if len(index):
-                    codes = net.encode(x[index], None if entries is None else entries[index])
+                    codes = net.encode(x.index_select(0, index), None if entries is None else entries.index_select(0, index))
                     unit = _scatter(unit, index, codes.z, real)
                     w[m] = _scatter(w[m], index, codes.w, real)
                 z.append(unit)
@@ -204,7 +204,7 @@ class MultimodalVAE(nn.Module, ABC):
             index, real = self._existing(exists.flatten())
             total = z.new_zeros(lead.numel())
             if len(index):
-                each = self._log_prob_rows(net, x, code.flatten(0, -2)[index], index % batch.size, entries)
+                each = self._log_prob_rows(net, x, code.flatten(0, -2).index_select(0, index), index % batch.size, entries)
                 total = total.index_put((index,), torch.where(real, each, 0))
             terms.append(total.view(lead))
         return torch.stack(terms)
@@ -339,7 +339,7 @@ class MultimodalVAE(nn.Module, ABC):
     def _log_prob_rows(self, net: ModalityNet, x: Tensor, code: Tensor, datum: Tensor, entries: Tensor | None) -> Tensor:
         """log p(x[datum] | code), row by row; in chunks that are recomputed in the backward pass where ``max_rows`` says so."""
         def some(code: Tensor, datum: Tensor) -> Tensor:
-            return net.log_prob(x[datum], code, None if entries is None else entries[datum])
+            return net.log_prob(x, code, entries, datum)
 
         if self.max_rows is None or len(code) <= self.max_rows:
             return some(code, datum)
