@@ -149,7 +149,7 @@ MUTANTS = [
     Mutant("models/mvae.py", "q = mixture_of_products(experts, include, self._expert)", "q = mixture_of_products(experts, include)"),
     Mutant("models/mvae.py", "mixture_of_products(experts, everything(experts.mask), self._expert)",
            "mixture_of_products(experts, everything(experts.mask))"),
-    Mutant("models/mvae.py", "wanted=self._wanted(include))", "wanted=include.any(1)[None, None])"),
+    Mutant("models/mvae.py", "wanted=self.members(include))", "wanted=include.any(1)[None, None])"),
     Mutant("models/mvae.py", "kl = q.components.kl(self._expert)", "kl = self._expert.kl(q.components)"),
     Mutant("models/mvae.py", "self.weighted(log_x).mean(0) - warm * self.beta * kl", "self.weighted(log_x).sum(0) - warm * self.beta * kl"),
     Mutant("models/mvae.py", "self.weighted(log_x).mean(0) - warm * self.beta * kl, 0)", "self.weighted(log_x).mean(0) - warm * kl, 0)"),

@@ -21,7 +21,7 @@ FLOORS = [
     {"errors"},
     {"batch", "noise"},
     {"distributions"},
-    {"likelihoods", "networks"},
+    {"likelihoods", "networks", "counts"},
     {"bounds", "aggregate", "priors", "modality"},
     {"vae"},
     {"models"},

@@ -24,6 +24,22 @@ OPTIONS = {
                {"corrected": True, "objective": "dreg", "K": 3}, {"source_experts": "random", "K": 2}, {"prior_components": 3},
                {"family": "laplace", "scale_map": "softmax", "objective": "dreg", "K": 3, "beta": 2.5, "source_experts": "random"},
                {"private_prior": "auxiliary", "objective": "iwae", "K": 3}],
+    "mmjsd": [{}, {"stratified": True, "K": 2, "beta": 2.5}],
+    "mvtcae": [{}, {"alpha": 0.0, "K": 2}],
+    "crmvae": [{}, {"variant": "multivae", "K": 2}],
+    "mmvm": [{}, {"divergence": "pairwise", "K": 2, "prior_share": 0.2}, {"anneal": True, "beta": 2.5}],
+    "jmvae": [{}, {"alpha": 0.5, "K": 2, "beta": 2.5}],
+    "telbo": [{}, {"gamma": 3.0, "K": 2, "beta": 2.5}],
+    "dmvae": [{}, {"total_correlation": 3.0, "n": 50, "K": 2, "beta": 2.5}, {"variant": "published", "total_correlation": 0.0}],
+    "nexus": [{}, {"drop": 0.7, "K": 2, "gamma": 2.0, "beta": 2.5, "hidden": ()}],
+    "code-vae": [{}, {"entropy": 0.0, "correlation": -0.2, "K": 2, "beta": 2.5}],
+    "scmm": [{}, {"learn_prior": True, "K": 2, "beta": 2.5, "family": "normal", "scale_map": "softplus"}],
+    "hellinger": [{}, {"K": 2, "beta": 2.5, "scale_map": "exp"}],
+    "holder": [{}, {"hierarchical": False, "K": 2, "objective": "iwae"}, {"cross": "prior", "K": 2, "beta": 2.5, "hidden": 5}],
+    "idmvae": [{}, {"cross": "prior", "K": 2, "temperature": 0.5, "objective": "iwae"}],
+    "composed": [{}, {"subsets": "pairs", "agreement": "mean", "K": 2, "beta": 2.5}, {"subsets": "everything", "prior_expert": True},
+                 {"subsets": "random", "objective": "iwae", "K": 2}, {"subsets": "singles", "prior_components": 3, "objective": "dreg"}],
+    "cmvae": [{"clusters": 3}, {"clusters": 5, "objective": "dreg", "K": 2, "family": "normal", "scale_map": "softplus"}],
 }
 CASES = [(name, options) for name in MODELS for options in OPTIONS.get(name, [{}])]
 
@@ -33,10 +49,20 @@ def test_laws(name, options):
     check_model(name, latent=2, **options)
 
 
+@pytest.mark.parametrize("name", ["mopoe", "mmjsd"])
 @pytest.mark.parametrize("stratified", [False, True])
-def test_laws_with_private_codes_where_the_modalities_say(stratified):
+def test_laws_with_private_codes_where_the_modalities_say(name, stratified):
     specs = tuple(replace(spec, private=size) for spec, size in zip(roles_world(), (3, 0, 1, 2), strict=True))
-    check_model("mopoe", modalities=specs, latent=2, stratified=stratified)
+    check_model(name, modalities=specs, latent=2, stratified=stratified)
+
+
+@pytest.mark.parametrize("options", [
+    {"subsets": "singles", "cross": "auxiliary", "objective": "dreg", "K": 2}, {"subsets": "pairs", "cross": "prior"},
+    {"subsets": "powerset", "objective": "dreg", "K": 2},
+    {"subsets": "random", "cross": "auxiliary", "agreement": "mean", "prior_expert": True}])
+def test_laws_of_the_free_combination_with_private_codes(options):
+    specs = tuple(replace(spec, private=size) for spec, size in zip(plain_world(), (3, 0, 1, 2), strict=True))
+    check_model("composed", modalities=specs, latent=2, **options)
 
 
 @pytest.mark.parametrize("stratified", [False, True])
@@ -57,7 +83,8 @@ def test_laws_with_more_than_255_subsets():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_laws_with_one_modality(name):
-    check_model(name, modalities=plain_world()[1:2], latent=2, **({"cross": "prior"} if name == "mmvae+" else {}))
+    without_r = {"cross": "prior"} if name in ("mmvae+", "cmvae", "holder", "idmvae") else {}
+    check_model(name, modalities=plain_world()[1:2], latent=2, **without_r)
 
 
 # ---- models that are wrong -------------------------------------------------------------------------------------------------------

@@ -69,17 +69,18 @@ def test_categorical_is_the_log_softmax_at_its_class():
 def test_unobserved_entries_are_absent(name):
     """The likelihood of some entries is that of a datum which has only those; no gradient comes from the others."""
     likelihood = LIKELIHOODS[name]((2, 4))
-    out = torch.randn(5, 2, 4, requires_grad=True)
-    x = likelihood.sample(torch.randn(5, 2, 4))
+    out = torch.randn(5, *likelihood.output, requires_grad=True)
+    x = likelihood.sample(torch.randn(5, *likelihood.output)).detach()
     observed = torch.rand(5, 2, 4) < 0.6
     observed[0] = False
     total = likelihood.log_prob(out, torch.where(observed, x, 1e30), observed)
     counted = observed.all(-1, keepdim=True).expand_as(observed) if name == "categorical" else observed
-    each = likelihood.entries(out, x)
+    each = likelihood.entries(out, x, observed)
     torch.testing.assert_close(total, (each * counted).sum((-1, -2)))
     assert float(total[0].detach()) == 0
     total.sum().backward()
     assert (out.grad[~counted] == 0).all()
+    assert bool(out.grad.isfinite().all())
     assert likelihood.log_prob(out, x, torch.ones_like(observed)).tolist() == likelihood.log_prob(out, x).tolist()
 
 

@@ -6,6 +6,7 @@ A row of the power set counts only where all its members are observed, else subs
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 from typing import NamedTuple
 
@@ -43,6 +44,14 @@ def singles(mask: Tensor) -> Tensor:
     return eye[:, :, None] & mask
 
 
+def pairs(mask: Tensor) -> Tensor:
+    """One row per pair of modalities; a row counts where both are observed."""
+    M = len(mask)
+    first, second = torch.triu_indices(M, M, 1, device=mask.device)
+    eye = torch.eye(M, dtype=torch.bool, device=mask.device)
+    return (eye[first] | eye[second])[:, :, None] & (mask[first] & mask[second])[:, None]
+
+
 def powerset(mask: Tensor) -> Tensor:
     """All non-empty subsets, the smallest first; a row counts where all its members are observed."""
     M = len(mask)
@@ -68,13 +77,16 @@ def random_subsets(mask: Tensor, count: int, name: str = "subset") -> Tensor:
     return torch.where((open_ & mask.any(0))[:, None], mask, subset)
 
 
-def random_sizes(mask: Tensor, count: int, name: str = "subset") -> Tensor:
-    """``count`` subsets per datum: a size uniform in 1..|A|, then members uniformly among what it observed (MVAE's sub-sampling)."""
+def random_sizes(mask: Tensor, count: int, name: str = "subset", proper: bool = False) -> Tensor:
+    """``count`` subsets per datum: a size uniform in 1..|A|, then members uniformly among what it observed (MVAE's sub-sampling).
+
+    ``proper``: a size uniform in 1..|A| − 1, so that something is left out (Nexus' dropout); the one of one member is itself.
+    """
     M, B = mask.shape
     like = torch.empty((), device=mask.device)
     score = noise.uniform((count, M, B), like, name, "VMB")
     u = noise.uniform((count, B), like, f"{name}.size", "VB")
-    size = (u * mask.sum(0)).floor() + 1                                                                # [V, B]
+    size = (u * (mask.sum(0) - int(proper))).floor() + 1                                                 # [V, B]
     score = torch.where(mask, score, 2.0)
     rank = (score[:, :, None] > score[:, None]).sum(2)                                                  # [V, M, B]
     return (rank < size[:, None]) & mask
@@ -101,6 +113,35 @@ def product_of_experts(experts: Diagonal, include: Tensor, prior: Diagonal | Non
     return Normal(pull / total, total.rsqrt())
 
 
+def geometric_mean(experts: Diagonal, include: Tensor, prior: Diagonal | None = None) -> Normal:
+    """The normalised geometric mean of the included normal experts, and of the ``prior`` [D] if there is one: [V, B, D].
+
+    It is their product to the power of one over their number n: the same location, n times the variance.
+    """
+    product = product_of_experts(experts, include, prior)
+    count = include.sum(1).to(product.scale.dtype) + (0 if prior is None else 1)                        # [V, B]
+    return Normal(product.loc, product.scale * count.clamp(min=1).sqrt()[..., None])
+
+
+def consensus(experts: Diagonal, include: Tensor, correlation: float) -> Normal:
+    """The consensus of normal experts whose errors all have the same ``correlation`` ρ: [V, B, D].
+
+    They are estimates μ of one number with errors of covariance Σ = S R S, S = diag(σ), R = (1 − ρ) I + ρ 11': the best one has precision
+    1'Σ⁻¹1 and location 1'Σ⁻¹μ / 1'Σ⁻¹1. For k experts R⁻¹ = [I − ρ/(1 + (k − 1)ρ) 11'] / (1 − ρ). With ρ = 0 it is the product of experts.
+    A single expert is itself; a view without a member is standard normal. (Winkler 1981; Mancisidor et al. 2025)
+    """
+    root = experts.scale.reciprocal()                                                                   # [M, B, D], 1/σ
+    counted = include.to(root.dtype)
+    members = counted.sum(1)[..., None]                                                                 # [V, B, 1], k
+    with torch.autocast(root.device.type, enabled=False):
+        squares, pulls = (torch.einsum("vmb,mbd->vbd", counted, x) for x in (root.square(), root.square() * experts.loc))
+        roots, leans = (torch.einsum("vmb,mbd->vbd", counted, x) for x in (root, root * experts.loc))
+    shared = correlation / (1 + (members - 1) * correlation)
+    precision = torch.where(members > 0, (squares - shared * roots.square()) / (1 - correlation), 1)
+    pull = (pulls - shared * roots * leans) / (1 - correlation)
+    return Normal(pull / precision, precision.rsqrt())
+
+
 def uniform_weights(include: Tensor, dtype: torch.dtype) -> Tensor:
     """Every view that has a member weighs the same: [V, B]; zero where nothing was observed."""
     live = include.any(1).to(dtype)
@@ -120,3 +161,34 @@ def mixture_of_experts(experts: Experts) -> Mixture:
 def mixture_of_products(experts: Experts, include: Tensor, prior: Diagonal | None = None) -> Mixture:
     """One view per row of a table, each the product of its experts."""
     return joint(product_of_experts(experts.z, include, prior), include)
+
+
+def hoelder_pool(experts: Experts) -> Mixture:
+    """The normal experts' Hölder pool of order 1/2, q(z | X) ∝ (Σ_m √q_m(z))², exactly: M + M(M − 1)/2 views.
+
+    The square is Σ_m q_m + 2 Σ_{m<n} √(q_m q_n); √(q_m q_n) is the pair's Bhattacharyya coefficient times its normalised geometric mean.
+    So a view of one expert weighs 1 and a view of two weighs 2 times that coefficient, and all are normalised over what was observed.
+    """
+    include = torch.cat([singles(experts.mask), pairs(experts.mask)])                                   # [V, M, B]
+    M = len(experts.mask)
+    first, second = torch.triu_indices(M, M, 1, device=experts.mask.device)
+    overlap = log_bhattacharyya(experts.z[first], experts.z[second])                                    # [V − M, B]
+    log_weight = torch.cat([overlap.new_zeros(M, overlap.shape[1]), overlap + math.log(2)])
+    live = include.any(1)
+    counted = torch.where(live, log_weight, -torch.inf)
+    total = torch.where(live.any(0), counted, 0).logsumexp(0)                                    # where nothing was observed: any number
+    return Mixture(geometric_mean(experts.z, include), (counted - total).exp(), include)
+
+
+def log_bhattacharyya(a: Diagonal, b: Diagonal) -> Tensor:
+    """log ∫ √(a(z) b(z)) dz of normal distributions, [..., D] -> [...]: 0 for equal ones, else below."""
+    variance = a.scale.square() + b.scale.square()
+    return (0.5 * (2 * a.scale * b.scale / variance).log() - 0.25 * (a.loc - b.loc).square() / variance).sum(-1)
+
+
+def moment_matched(q: Mixture) -> Mixture:
+    """One view: the diagonal normal with the mixture's mean and variances; standard normal where nothing was observed."""
+    weights, loc = q.weights[..., None], q.mean
+    variance = (weights * (q.components.scale.square() + (q.components.loc - loc).square())).sum(0)
+    variance = torch.where(q.observed[:, None], variance, 1)
+    return joint(Normal(loc[None], variance.sqrt()[None]), q.include.any(0)[None])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from polyvae import noise
+from polyvae import counts, noise
 from polyvae.distributions import softplus_scale
 from polyvae.errors import InputError
 
@@ -22,10 +22,11 @@ _TINY = torch.finfo(torch.float32).tiny
 class Likelihood(nn.Module, ABC):
     """p(x | decoder output). ``shape`` is one sample's; x is [..., *shape] and so are the methods' results.
 
-    ``joined``: the columns of the last axis are one entry, observed together or not at all.
+    ``joined``: the columns of the last axis are one entry, observed together or not at all. ``numbers``: what the decoder says of an entry.
     """
 
     joined: ClassVar[bool] = False
+    numbers: ClassVar[int] = 1
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -34,11 +35,14 @@ class Likelihood(nn.Module, ABC):
     @property
     def output(self) -> tuple[int, ...]:
         """The shape that a decoder must give for one sample."""
-        return self.shape
+        return self.shape if self.numbers == 1 else (*self.shape, self.numbers)
 
     @abstractmethod
-    def entries(self, out: Tensor, x: Tensor) -> Tensor:
-        """Log-likelihood of every entry, in nats: [..., *shape] (a categorical entry's stands at its class)."""
+    def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Log-likelihood of every entry, in nats: [..., *shape] (a categorical entry's stands at its class).
+
+        What stands at entries that were not ``observed`` (None: all were) has no influence on the others; its own is of no meaning.
+        """
 
     @abstractmethod
     def log_prob(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
@@ -53,6 +57,10 @@ class Likelihood(nn.Module, ABC):
         """A draw of x: [..., *shape]."""
 
     @abstractmethod
+    def features(self, x: Tensor) -> Tensor:
+        """What an encoder is shown of x, unobserved entries of which are 0: [..., *shape]."""
+
+    @abstractmethod
     def complaint(self, x: Tensor, observed: Tensor) -> str:
         """What is wrong with the observed ones of these values, or "" (checked at the door, never in a step). Both [N, *shape]."""
 
@@ -65,6 +73,13 @@ class Likelihood(nn.Module, ABC):
         if observed is not None:
             each = torch.where(self.counted(observed), each, 0)
         return each.flatten(each.ndim - len(self.shape)).sum(-1)
+
+
+class Entrywise(Likelihood):
+    """A likelihood that is summed entry by entry."""
+
+    def log_prob(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        return self.summed(self.entries(out, x, observed), observed)
 
 
 class Scaled(Likelihood):
@@ -98,7 +113,7 @@ class Scaled(Likelihood):
     def density(self, distance: Tensor, scale: Tensor, count: Tensor | int) -> Tensor:
         """Log-likelihood in nats of ``count`` entries of one scale, whose distances add up to ``distance``."""
 
-    def entries(self, out: Tensor, x: Tensor) -> Tensor:
+    def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
         return self.density(self.distance(out, x), self.scale(out), 1)
 
     def log_prob(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
@@ -111,6 +126,9 @@ class Scaled(Likelihood):
 
     def mean(self, out: Tensor) -> Tensor:
         return out
+
+    def features(self, x: Tensor) -> Tensor:
+        return x
 
     def complaint(self, x: Tensor, observed: Tensor) -> str:
         return ""
@@ -172,14 +190,11 @@ class LaplaceLikelihood(Scaled):
         return out + self.scale(out) * noise.laplace(tuple(out.shape), out, "x", "")
 
 
-class BernoulliLikelihood(Likelihood):
+class BernoulliLikelihood(Entrywise):
     """x in [0, 1] with logits from the decoder; values between 0 and 1 count as probabilities of a one (cross-entropy)."""
 
-    def entries(self, out: Tensor, x: Tensor) -> Tensor:
+    def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
         return x * out - functional.softplus(out)
-
-    def log_prob(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        return self.summed(self.entries(out, x), observed)
 
     def mean(self, out: Tensor) -> Tensor:
         return out.sigmoid()
@@ -187,22 +202,22 @@ class BernoulliLikelihood(Likelihood):
     def sample(self, out: Tensor) -> Tensor:
         return (noise.uniform(tuple(out.shape), out, "x", "") < out.sigmoid()).to(out)
 
+    def features(self, x: Tensor) -> Tensor:
+        return x
+
     def complaint(self, x: Tensor, observed: Tensor) -> str:
         seen = x[observed]
         fits = bool(((seen >= 0) & (seen <= 1)).all())
         return "" if fits else f"values from {float(seen.min()):.3g} to {float(seen.max()):.3g}; expected 0 to 1"
 
 
-class CategoricalLikelihood(Likelihood):
+class CategoricalLikelihood(Entrywise):
     """x one-hot over its last axis, with logits from the decoder. An entry is observed if all its columns are."""
 
     joined = True
 
-    def entries(self, out: Tensor, x: Tensor) -> Tensor:
+    def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
         return x * out.log_softmax(-1)
-
-    def log_prob(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        return self.summed(self.entries(out, x), observed)
 
     def mean(self, out: Tensor) -> Tensor:
         return out.softmax(-1)
@@ -212,10 +227,113 @@ class CategoricalLikelihood(Likelihood):
         pick = noise.choice(out.softmax(-1).reshape(-1, classes).T, 1, "x", "")
         return functional.one_hot(pick[0], classes).view(out.shape).to(out)
 
+    def features(self, x: Tensor) -> Tensor:
+        return x
+
     def complaint(self, x: Tensor, observed: Tensor) -> str:
         rows = x[self.counted(observed)].view(-1, x.shape[-1])
         whole = bool(((rows == 0) | (rows == 1)).all()) and bool((rows.sum(-1) == 1).all())
         return "" if whole else "fractions or rows that do not sum to 1; expected one-hot rows over the last axis"
+
+
+class Counts(Entrywise):
+    """x a count, whose mean is the sample's library size N times the proportions softmax(out) over its entries.
+
+    The likelihood of x is given its library size, as is usual for sequencing data: N is the total of what was observed of x, and the
+    proportions are those among the observed entries. Where there is no x, in ``mean`` and ``sample``, N is ``library``. A sample
+    without a single count has N = 1.
+
+    ``library="none"``: the mean is softplus(out), entry by entry, and x is given nothing.
+    """
+
+    def __init__(self, shape: tuple[int, ...], library: float | str = 10000.0) -> None:
+        super().__init__(shape)
+        if library != "none" and (isinstance(library, str) or not library > 0):
+            raise InputError(f"likelihood: got library={library!r}; expected a positive number, the total count of a sample that is "
+                             "generated, or 'none'")
+        self.library = library
+
+    def log_mean(self, out: Tensor, x: Tensor | None = None, observed: Tensor | None = None) -> Tensor:
+        """log E of the count, [..., *shape], for a sample of x's library size, or of ``library``."""
+        if isinstance(self.library, str):
+            return functional.softplus(out).clamp(min=torch.finfo(out.dtype).tiny).log()
+        size = out.new_full((), self.library) if x is None else counts.library_size(x, self.shape)
+        return size.log() + counts.log_shares(out, self.shape, observed)
+
+    def features(self, x: Tensor) -> Tensor:
+        """log(1 + x), with x brought to a library size of ``library`` first."""
+        return (x if isinstance(self.library, str) else x * self.library / counts.library_size(x, self.shape)).log1p()
+
+    def complaint(self, x: Tensor, observed: Tensor) -> str:
+        seen = x[observed]
+        whole = bool(((seen >= 0) & (seen == seen.round())).all())
+        return "" if whole else f"values from {float(seen.min()):.3g} to {float(seen.max()):.3g}; expected counts, whole numbers from 0"
+
+
+class PoissonLikelihood(Counts):
+    """x ~ Poisson(μ), μ = N softmax(out)."""
+
+    def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        x = _zeroed(x, observed)
+        return counts.poisson(x, self.log_mean(out, x, observed))
+
+    def mean(self, out: Tensor) -> Tensor:
+        return self.log_mean(out).exp()
+
+    def sample(self, out: Tensor) -> Tensor:
+        return counts.draw_poisson(self.log_mean(out))
+
+
+class Dispersed(Counts):
+    """Counts with a learnt inverse dispersion θ for every entry, starting at 1: a variance of μ + μ²/θ."""
+
+    def __init__(self, shape: tuple[int, ...], library: float | str = 10000.0) -> None:
+        super().__init__(shape, library)
+        self.raw_dispersion = nn.Parameter(torch.zeros(shape))
+
+    @property
+    def dispersion(self) -> Tensor:
+        """θ, *shape."""
+        return softplus_scale(self.raw_dispersion)
+
+
+class NegativeBinomialLikelihood(Dispersed):
+    """x ~ NB with mean μ = N softmax(out) and variance μ + μ²/θ."""
+
+    def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        x = _zeroed(x, observed)
+        return counts.negative_binomial(x, self.log_mean(out, x, observed), self.dispersion)
+
+    def mean(self, out: Tensor) -> Tensor:
+        return self.log_mean(out).exp()
+
+    def sample(self, out: Tensor) -> Tensor:
+        return counts.draw_negative_binomial(self.log_mean(out), self.dispersion)
+
+
+class ZeroInflatedNegativeBinomialLikelihood(Dispersed):
+    """x is lost (0) with chance γ, else negative binomial. The decoder says two numbers for each entry: its share, and the logit of γ.
+
+    N softmax(out) is the mean of what is not lost; E[x] is 1 − γ times that.
+    """
+
+    numbers = 2
+
+    def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        x = _zeroed(x, observed)
+        log_mass = counts.negative_binomial(x, self.log_mean(out[..., 0], x, observed), self.dispersion)
+        return counts.zero_inflated(x, log_mass, out[..., 1])
+
+    def mean(self, out: Tensor) -> Tensor:
+        return self.log_mean(out[..., 0]).exp() * (-out[..., 1]).sigmoid()
+
+    def sample(self, out: Tensor) -> Tensor:
+        return counts.draw_zero_inflated(counts.draw_negative_binomial(self.log_mean(out[..., 0]), self.dispersion), out[..., 1])
+
+
+def _zeroed(x: Tensor, observed: Tensor | None) -> Tensor:
+    """x, and 0 where it was not observed, whatever stands there."""
+    return x if observed is None else torch.where(observed, x, 0)
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
@@ -223,4 +341,7 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "laplace": LaplaceLikelihood,
     "bernoulli": BernoulliLikelihood,
     "categorical": CategoricalLikelihood,
+    "poisson": PoissonLikelihood,
+    "negative_binomial": NegativeBinomialLikelihood,
+    "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomialLikelihood,
 }

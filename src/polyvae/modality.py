@@ -77,7 +77,8 @@ class Codes(NamedTuple):
 class ModalityNet(nn.Module):
     """One modality's encoder, decoder and likelihood.
 
-    ``seen`` is the width of z that experts and decoders see, ``private`` that of w_m. A code is z's columns, then w_m's.
+    ``seen`` is the width of z that experts and decoders see, ``private`` that of w_m. A code is z's columns, then w_m's. ``parts``: what
+    a paper adds to this modality, by name (a copy of the encoder for a joint network, the way to a nexus and back).
     """
 
     def __init__(self, spec: Modality, *, seen: int, private: int, posterior: str, scale: str) -> None:
@@ -89,17 +90,20 @@ class ModalityNet(nn.Module):
         self.likelihood = LIKELIHOODS[spec.likelihood](spec.shape, **likelihood)
         self.encoder = _encoder(spec, (2 * seen, 2 * private), network) if spec.role != "target" else None
         self.decoder = _decoder(spec, seen + private, self.likelihood.output, network) if spec.role != "source" else None
+        self.parts = nn.ModuleDict()
 
     def encode(self, x: Tensor, entries: Tensor | None = None) -> Codes:
         """x [B, *shape] -> the experts q(z | x_m) and q(w_m | x_m). ``entries`` [B, *shape]: unobserved entries count as zero."""
         if self.encoder is None:
             raise InputError(f"modality {self.spec.name!r} is a target: it is decoded, never encoded; give it role='both' to encode it")
-        if entries is not None:
-            x = torch.where(entries, x, 0)
-        out = self.encoder(x)
+        out = self.encoder(self.look(x, entries))
         out = out.to(x.dtype)                                    # densities in full precision, whatever autocast did
         z_loc, z_raw, w_loc, w_raw = out.split([self.seen, self.seen, self.private, self.private], -1)
         return Codes(self.family(z_loc, self.scale(z_raw)), self.family(w_loc, self.scale(w_raw)))
+
+    def look(self, x: Tensor, entries: Tensor | None) -> Tensor:
+        """What an encoder is shown of x: zeros where entries were not observed, and counts on the scale of their logarithm."""
+        return self.likelihood.features(x if entries is None else torch.where(entries, x, 0))
 
     def decode(self, code: Tensor) -> Tensor:
         """code [..., B, C] -> what the likelihood takes, [..., B, *output]: one decoder call."""
@@ -158,6 +162,11 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+
+def another_encoder(spec: Modality, out: int) -> nn.Module:
+    """A second copy of the modality's encoder, with parameters of its own: [B, *shape] -> [B, out]."""
+    return _encoder(spec, (out, 0), _parameters(spec)[1])
 
 
 def load_factory(spec: Modality, path: str) -> Factory:

@@ -90,6 +90,19 @@ def uniform(shape: tuple[int, ...], like: Tensor, name: str, axes: str) -> Tenso
         shape, dtype=like.dtype, device=like.device))
 
 
+def poisson(rate: Tensor, name: str, axes: str) -> Tensor:
+    """Poisson draws, one for each rate. The draw that is fed or recorded is the count itself, not a number behind it."""
+    return _fetch(name, axes, tuple(rate.shape), rate) if _fed.get() is not None else _keep(name, axes, torch.poisson(rate.detach()))
+
+
+def gamma(concentration: Tensor, name: str, axes: str) -> Tensor:
+    """Gamma draws of rate 1, one for each concentration. The draw that is fed or recorded is the value itself."""
+    if _fed.get() is not None:
+        return _fetch(name, axes, tuple(concentration.shape), concentration)
+    law = torch.distributions.Gamma(concentration.detach(), torch.ones_like(concentration), validate_args=False)
+    return _keep(name, axes, law.sample())
+
+
 def choice(weights: Tensor, count: int, name: str, axes: str) -> Tensor:
     """``count`` draws per datum, with replacement, of an index into the first axis of ``weights`` [V, B]: [count, B] (int64).
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from polyvae import noise
-from polyvae.distributions import FAMILIES, Diagonal, Mixture, softplus_scale
+from polyvae.distributions import FAMILIES, Diagonal, Mixture, Normal, softplus_scale
 from polyvae.errors import InputError
 
 
@@ -69,6 +70,33 @@ class MixturePrior(nn.Module):
         """n draws of z: [n, D]."""
         choice = noise.choice(self.logits.softmax(0)[:, None].expand(-1, n), 1, "prior.component", "KB")[0]
         return self.family(self.loc[choice], torch.ones_like(self.loc[choice])).rsample(None, "prior.z", "BD")
+
+
+class TopDownPrior(nn.Module):
+    """p(z) standard normal, and p(w_m | z) = N(g_m(z), scale²): private codes that are told by the shared one.
+
+    ``maps``: for every modality g_m, a module [N, D] -> [N, W_m], which the modality owns (it is not registered here a second time).
+    """
+
+    unit: Tensor
+
+    def __init__(self, latent: int, maps: Sequence[nn.Module], scale: float) -> None:
+        super().__init__()
+        self.register_buffer("unit", torch.ones(latent), persistent=False)
+        self.maps, self.scale = tuple(maps), scale
+
+    def z(self) -> Normal:
+        """p(z), [D]."""
+        return Normal(torch.zeros_like(self.unit), self.unit)
+
+    def w(self, z: Tensor) -> Normal:
+        """p(w | z), [..., B, W]."""
+        loc = torch.cat([g(z.flatten(0, -2)) for g in self.maps], -1).view(*z.shape[:-1], -1).to(z.dtype)
+        return Normal(loc, torch.full_like(loc, self.scale))
+
+    def draw(self, n: int) -> Tensor:
+        """n draws of z: [n, D]."""
+        return self.z().rsample(n, "prior.z", "BD")
 
 
 class FittedPrior(nn.Module):

@@ -19,7 +19,7 @@ from polyvae.bounds import Bound, over_views
 from polyvae.distributions import FAMILIES, SCALES, Diagonal, Mixture
 from polyvae.errors import InputError, check_count, nearest
 from polyvae.modality import Modalities, Modality, ModalityNet
-from polyvae.priors import FittedPrior, MixturePrior, StandardPrior
+from polyvae.priors import FittedPrior, MixturePrior, StandardPrior, TopDownPrior
 
 _DEFENCE = 0.1                               # share of likelihood samples drawn from the prior, so that weights stay bounded
 
@@ -32,6 +32,7 @@ class Facts(NamedTuple):
     ``density``    there is a joint density p(x, z, w), so likelihoods can be estimated.
     ``per_datum``  a batch equals its rows. ``nested`` dropping by mask equals a model built without. ``symmetric`` order is free.
     ``decodes``    decoder calls per modality and step. ``needs`` what it cannot do without.
+    ``again``      how often in a step what was decoded is encoded again: one more call of both networks, where a modality has both.
     """
 
     bound: bool
@@ -41,6 +42,7 @@ class Facts(NamedTuple):
     symmetric: bool
     decodes: int = 1
     needs: str = ""
+    again: int = 0
 
 
 class Draws(NamedTuple):
@@ -80,9 +82,9 @@ class MultimodalVAE(nn.Module, ABC):
         self, modalities: Sequence[Modality], *, latent: int, beta: float, family: str, scale_map: str,
         seen: int, private: int | None, learn_prior: bool = False, prior_components: int = 0, max_rows: int | None = None,
     ) -> None:
-        """``seen``: columns of z; ``private``: columns of w_m where the modality does not say, None where a model cannot have any.
+        """``seen``: columns of z that experts and decoders see. ``private``: columns of w_m where the modality does not say, or None.
 
-        Raises InputError for anything that cannot be built.
+        None: the model cannot have private codes. Raises InputError for anything that cannot be built.
         """
         super().__init__()
         _check(type(self).__name__, modalities, latent=latent, beta=beta, family=family, scale_map=scale_map, max_rows=max_rows)
@@ -102,7 +104,7 @@ class MultimodalVAE(nn.Module, ABC):
         self.register_buffer("source_rows", torch.tensor(self.sources), persistent=False)
         self.likelihood_weights = tuple(float(spec.weight) for spec in modalities)   # numbers: a buffer made in float32 would stay rounded
         self.columns = [slice(sum(sizes[:m]), sum(sizes[: m + 1])) for m in range(len(sizes))]
-        self.prior: StandardPrior | MixturePrior = (
+        self.prior: StandardPrior | MixturePrior | TopDownPrior = (
             MixturePrior(seen, sum(sizes), family, prior_components) if prior_components
             else StandardPrior(seen, sum(sizes), family, learn_prior))
 
@@ -131,6 +133,11 @@ class MultimodalVAE(nn.Module, ABC):
     def options(self) -> dict[str, Any]:
         """The constructor's keywords and their values."""
         return {key: getattr(self, key) for key in inspect.signature(type(self)).parameters if key != "modalities"}
+
+    @property
+    def shared(self) -> int:
+        """Columns of z, D: ``seen``, unless decoders see private codes only (Nexus)."""
+        return self.prior.z().mean.shape[-1]
 
     @property
     def specs(self) -> list[Modality]:
@@ -175,7 +182,7 @@ class MultimodalVAE(nn.Module, ABC):
                 z.append(codes.z)
                 w[m] = codes.w
             else:
-                index, real = self._existing(batch.mask[m])
+                index, real = self.existing(batch.mask[m])
                 unit = family.unit((batch.size, self.seen), like)
                 if len(index):
                     codes = net.encode(x.index_select(0, index), None if entries is None else entries.index_select(0, index))
@@ -201,7 +208,7 @@ class MultimodalVAE(nn.Module, ABC):
                 terms.append(net.log_prob(x, code, entries))
                 continue
             exists = batch.mask[m].expand(lead) if wanted is None else batch.mask[m] & wanted[m]
-            index, real = self._existing(exists.flatten())
+            index, real = self.existing(exists.flatten())
             total = z.new_zeros(lead.numel())
             if len(index):
                 each = self._log_prob_rows(net, x, code.flatten(0, -2).index_select(0, index), index % batch.size, entries)
@@ -221,6 +228,12 @@ class MultimodalVAE(nn.Module, ABC):
     def live(self, batch: Batch, q: Mixture) -> Tensor | None:
         """[V, B] bool, the views that count, for ``wanted``; None where the host knows that all do."""
         return None if batch.whole else q.live
+
+    def members(self, include: Tensor) -> Tensor:
+        """[M, 1, V, B] bool, for ``wanted``: a view [V, M_sources, B] decodes its members, and whatever is a target."""
+        live = include.any(1)
+        wanted = [include[:, self.sources.index(m)] if m in self.sources else live for m in range(len(self.modalities))]
+        return torch.stack(wanted)[:, None]
 
     def weighted(self, log_x: Tensor) -> Tensor:
         """Σ_m s_m log p(x_m | ·): [M, ...] -> [...]."""
@@ -258,18 +271,21 @@ class MultimodalVAE(nn.Module, ABC):
         experts = self.experts(batch)
         q = self.posterior(batch, experts)
         z = torch.where(q.observed[:, None], q.mean, self.prior.z().mean)
-        if not private and self.seen:
+        if not private and self.shared:
             return z
         w = self.private(batch, experts, z).mean
-        return w if not self.seen else torch.cat([z, w], -1)
+        return torch.cat([z, w], -1) if self.shared else w
 
     @torch.no_grad()
     def generate(self, batch: Batch, K: int = 1, sample: bool = False, resample: bool = False) -> dict[str, Tensor]:
         """Every modality given what was observed: name -> [K, B, *shape].
 
         The decoder's mean, or with ``sample`` a draw from the likelihood. ``resample``: the latents are drawn anew from 32 K (at least
-        256) defended draws by their importance weights, which brings them towards the exact posterior.
+        256) defended draws by their importance weights, which brings them towards the exact posterior. Raises InputError where it is
+        asked of a model without a joint density, which has none.
         """
+        if resample:
+            self._check_density("generate")
         batch = self.admit(batch, values=True)
         z, w = self._resampled(batch, K) if resample else self.draw(batch, K)[:2]
         return self.decode(z, w, sample)
@@ -292,9 +308,7 @@ class MultimodalVAE(nn.Module, ABC):
         The proposal is defended: a tenth of the samples, and of the density divided by, is the prior's. Weights of modalities are 1.
         ``rows`` bounds how many latents are decoded at a time. Raises InputError where the model has no joint density.
         """
-        if not self.facts.density:
-            raise InputError(f"{self.name}: got a model without a joint density; expected one that facts.density says has it; "
-                             "compare coherence instead")
+        self._check_density("log_marginal")
         if K < 20:
             raise InputError(f"log_marginal: got K={K}; expected at least 20 samples; 1000 is usual")
         batch = self.admit(batch, values=True)
@@ -308,6 +322,11 @@ class MultimodalVAE(nn.Module, ABC):
                         torch.minimum(whole.effective_samples, part.effective_samples))
 
     # ---- how ---------------------------------------------------------------------------------------------------------------------
+
+    def _check_density(self, what: str) -> None:
+        if not self.facts.density:
+            raise InputError(f"{what}: got {self.name}, a model without a joint density; expected one of those whose facts say that they "
+                             "have one; compare coherence, or generate without resample")
 
     def _complete(self, batch: Batch) -> Batch:
         like = next(iter(batch.data.values()))
@@ -326,7 +345,7 @@ class MultimodalVAE(nn.Module, ABC):
             if complaint:
                 raise InputError(f"modality {name!r} ({net.spec.likelihood}): got {complaint}; rescale it or choose another likelihood")
 
-    def _existing(self, exists: Tensor) -> tuple[Tensor, Tensor]:
+    def existing(self, exists: Tensor) -> tuple[Tensor, Tensor]:
         """Indices of rows that exist, and whether they are real: while training, a modality without any row gets one that counts nothing,
 
         because distributed training waits for a gradient of every parameter.
@@ -367,13 +386,13 @@ class MultimodalVAE(nn.Module, ABC):
         first = max(1, round(_DEFENCE * K))
         experts = self.experts(batch)
         q = self.posterior(batch, experts)
-        z = torch.cat([self._draw_z(q, K - first), self.prior.draw(first * batch.size).view(first, batch.size, self.seen)])
+        z = torch.cat([self._draw_z(q, K - first), self.prior.draw(first * batch.size).view(first, batch.size, self.shared)])
         q_w, p_w = self.private(batch, experts, z), self.prior.w(z)
         prior = torch.arange(K, device=z.device)[:, None, None] >= K - first
         w = p_w.where(prior, q_w).rsample(None, "w", "KBW")
         log_x = self.log_likelihood(batch, z, w)                                                        # [M, K, B]
         log_p_w, log_q_w = self.by_owner(p_w.columns(w)), self.by_owner(q_w.columns(w))
-        if self.seen:
+        if self.shared:
             log_x, log_p_w, log_q_w = (x.sum(0, keepdim=True) for x in (log_x, log_p_w, log_q_w))
         log_p = log_p_w + self.prior.z().log_prob(z)
         log_q = log_q_w + self._log_q_z(q, z)
@@ -396,7 +415,7 @@ class MultimodalVAE(nn.Module, ABC):
 
     def _resampled(self, batch: Batch, K: int) -> tuple[Tensor, Tensor]:
         z, w, log_weight, _ = self._defended(batch, max(256, 32 * K))
-        if self.seen:
+        if self.shared:
             choice = noise.choice(log_weight[0].softmax(0), K, "resample", "KB")[..., None]
             return z.gather(0, choice.expand(-1, -1, z.shape[2])), w.gather(0, choice.expand(-1, -1, w.shape[2]))
         parts = []

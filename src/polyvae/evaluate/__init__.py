@@ -105,7 +105,7 @@ def evaluate(
             judges = judges_of(whole, report.say)
         prior = None
         fitted_to = whole.train if train is None and "train" in whole.splits else train
-        if components and model.seen and fitted_to is not None and {"coherence", "quality"} & set(metrics):
+        if components and model.shared and fitted_to is not None and {"coherence", "quality"} & set(metrics):
             few = min(components, max(1, len(fitted_to) // 20))
             if few < components:
                 report.say(f"fitted prior: {few} components instead of {components}, for {len(fitted_to)} rows")

@@ -71,6 +71,6 @@ def posterior_samples(model: MultimodalVAE, data: MultimodalData, seed: int = 0,
 
 def fit_prior(model: MultimodalVAE, data: MultimodalData, components: int = 20, covariance: str = "full", seed: int = 0) -> FittedPrior:
     """A Gaussian mixture over z for ``model.sample(prior=)``, fitted to samples of the aggregate posterior of ``data`` (training)."""
-    if model.seen == 0:
+    if model.shared == 0:
         raise InputError(f"fitted prior: {model.name} has no shared code; expected latent columns; sample from its own prior")
     return FittedPrior.fit(posterior_samples(model, data, seed), components, covariance, seed).to(next(model.parameters()).device)

@@ -8,10 +8,25 @@ from typing import Any
 
 from polyvae.errors import InputError, nearest
 from polyvae.modality import Modality
+from polyvae.models.cmvae import CMVAE
+from polyvae.models.codevae import CoDEVAE
+from polyvae.models.composed import Composed
+from polyvae.models.crmvae import CRMVAE
+from polyvae.models.dmvae import DMVAE
+from polyvae.models.hellinger import Hellinger
+from polyvae.models.holder import Hoelder
+from polyvae.models.idmvae import IDMVAE
+from polyvae.models.jmvae import JMVAE
+from polyvae.models.mmjsd import MMJSD
 from polyvae.models.mmvae import MMVAE
 from polyvae.models.mmvaeplus import MMVAEPlus
+from polyvae.models.mmvm import MMVM
 from polyvae.models.mopoe import MoPoE
 from polyvae.models.mvae import MVAE
+from polyvae.models.mvtcae import MVTCAE
+from polyvae.models.nexus import Nexus
+from polyvae.models.scmm import ScMM
+from polyvae.models.telbo import TELBO
 from polyvae.models.vae import VAE
 from polyvae.vae import MultimodalVAE
 
@@ -21,6 +36,21 @@ MODELS: dict[str, type[MultimodalVAE]] = {
     "mmvae": MMVAE,
     "mopoe": MoPoE,
     "mmvae+": MMVAEPlus,
+    "mmjsd": MMJSD,
+    "mvtcae": MVTCAE,
+    "crmvae": CRMVAE,
+    "mmvm": MMVM,
+    "jmvae": JMVAE,
+    "telbo": TELBO,
+    "dmvae": DMVAE,
+    "nexus": Nexus,
+    "code-vae": CoDEVAE,
+    "scmm": ScMM,
+    "cmvae": CMVAE,
+    "hellinger": Hellinger,
+    "holder": Hoelder,
+    "idmvae": IDMVAE,
+    "composed": Composed,
 }
 
 

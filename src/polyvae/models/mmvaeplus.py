@@ -101,13 +101,17 @@ class MMVAEPlus(MultimodalVAE):
 
     def auxiliary(self, z: Tensor) -> Diagonal:
         """The auxiliary priors r_n(w_n), side by side as w's columns are: [..., B, W]; p where there are none."""
-        p_w = self.prior.w(z)
-        if self.raw_r is None:
-            return p_w
-        nets = self.modalities.values()
-        scale = torch.cat([net.scale(self.raw_r[span]) for net, span in zip(nets, self.columns, strict=True)])
-        return type(p_w)(p_w.loc, scale.expand_as(p_w.loc))
+        return auxiliary_priors(self, self.raw_r, z)
 
     def _one_view(self, q: Mixture) -> Mixture:
         choice = q.choose(1)                                                                            # [1, B]
         return Mixture(q.pick(choice), q.observed[None].to(q.weights.dtype), q.included(choice))
+
+
+def auxiliary_priors(model: MultimodalVAE, raw_r: Tensor | None, z: Tensor) -> Diagonal:
+    """r_n(w_n), location 0 and the scales that ``raw_r`` [W] says, as the model's private columns are: [..., B, W]; p(w | z) for None."""
+    p_w = model.prior.w(z)
+    if raw_r is None:
+        return p_w
+    scale = torch.cat([net.scale(raw_r[span]) for net, span in zip(model.modalities.values(), model.columns, strict=True)])
+    return type(p_w)(p_w.loc, scale.expand_as(p_w.loc))

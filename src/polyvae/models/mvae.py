@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from polyvae.aggregate import Experts, everything, mixture_of_products, random_sizes, singles
 from polyvae.batch import Batch
@@ -56,7 +55,7 @@ class MVAE(MultimodalVAE):
         include = torch.cat([everything(experts.mask), singles(experts.mask), random_sizes(experts.mask, self.subsets)])
         q = mixture_of_products(experts, include, self._expert)                                         # [V, B, D], V = 1 + M + subsets
         z = q.stratified(self.K)                                                                        # [K, V, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self._wanted(include))                 # [M, K, V, B]
+        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.members(include))                 # [M, K, V, B]
         kl = q.components.kl(self._expert)                                                              # [V, B]
         elbo = torch.where(q.live, self.weighted(log_x).mean(0) - warm * self.beta * kl, 0)
         terms = self.terms(q.live[:1].to(kl.dtype), log_x[:, :, :1], **{"kl/z": kl[None, :1]})
@@ -67,9 +66,3 @@ class MVAE(MultimodalVAE):
         p = self.prior.z()
         assert isinstance(p, Normal)
         return p
-
-    def _wanted(self, include: Tensor) -> Tensor:
-        """[M, 1, V, B] bool: a view decodes its members, and whatever is a target."""
-        live = include.any(1)
-        wanted = [include[:, self.sources.index(m)] if m in self.sources else live for m in range(len(self.modalities))]
-        return torch.stack(wanted)[:, None]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 def layers(sizes: Sequence[int], norm: bool = False) -> list[nn.Module]:
     """Linear layers with ReLU between them (none after the last), and with ``norm`` a LayerNorm before each ReLU."""
     stack: list[nn.Module] = []
-    for a, b in pairwise(sizes[:-1]):
+    for a, b in pairwise(sizes):
         stack += [nn.Linear(a, b), *([nn.LayerNorm(b)] if norm else []), nn.ReLU()]
-    return [*stack, nn.Linear(sizes[-2], sizes[-1])]
+    return stack[: -2 if norm else -1]
 
 
 class LinearDecoder(nn.Sequential):

@@ -109,7 +109,7 @@ def _cards(page: Page) -> list[Card]:
 def _facts(page: Page, part: MultimodalData) -> list[str]:
     model = page.model
     weights = sum(parameter.numel() for parameter in model.parameters())
-    codes = [f"shared code z of {model.seen}" if model.seen else "no shared code",
+    codes = [f"shared code z of {model.shared}" if model.shared else "no shared code",
              f"private codes w of {len(model.owner)} in all" if len(model.owner) else "no private codes"]
     return [f"{len(model.modalities)} modalities", *codes, f"{weights:,} weights", f"{len(part):,} held-out samples"]
 

@@ -136,7 +136,7 @@ def unconditional(scene: Scene, fitted: bool, draws: int = 20) -> Figure:
     name, kind = ("unconditional_fitted", "the fitted prior") if fitted else ("unconditional", "the model’s own prior")
     with Drawing(name, left + draws * (side + _GAP) + _GAP, len(names) * (side + _GAP) + 30) as drawing:
         board = drawing.board()
-        board.text(left, 12, f"{'z' if scene.model.seen else 'private codes'} from {kind}", color=MUTED, va="center", fontsize=10)
+        board.text(left, 12, f"{'z' if scene.model.shared else 'private codes'} from {kind}", color=MUTED, va="center", fontsize=10)
         for row, name in enumerate(names):
             y = 26 + row * (side + _GAP)
             board.text(left - 10, y + side / 2, short(name), ha="right", va="center")
@@ -243,7 +243,7 @@ def walk(scene: Scene, through: str, steps: int = 11) -> Figure:
     """From the posterior mean of the first sample to that of the second, in z or in w, with the other held at the first's."""
     model, side = scene.model, scene.side
     codes = model.embed(scene.batch.rows(torch.tensor([0, 1], device=scene.batch.device)), private=True)
-    z, w = codes[:, : model.seen], codes[:, model.seen :]
+    z, w = codes[:, : model.shared], codes[:, model.shared :]
     share = torch.linspace(0, 1, steps, dtype=codes.dtype, device=codes.device)[:, None]
     moving, still = (z, w) if through == "z" else (w, z)
     path, fixed = torch.lerp(moving[:1], moving[1:], share), still[:1].expand(steps, -1)

@@ -57,7 +57,7 @@ class Page:
 def cross_section(page: Page) -> Section:
     """The grid from each modality to the others."""
     title = "From one modality to the others"
-    if not page.model.seen:
+    if not page.model.shared:
         return Section("cross", title, f"Left out: {page.model.name} has no shared code (D = 0); nothing passes between modalities.")
     if not page.scene.sources or not page.scene.targets:
         return Section("cross", title, "Left out: no modality here is both observed and of a shape that a small picture can show.")
@@ -71,11 +71,11 @@ def unconditional_section(page: Page) -> Section:
     if not scene.targets:
         return Section("unconditional", title, "Left out: no modality has a shape that a small picture can show.")
     lead = "Each column is one draw, all its modalities stacked: down a column they should agree, along a row they should differ."
-    if not page.model.seen:
+    if not page.model.shared:
         lead += f" {page.model.name} has no shared code (D = 0): its modalities are drawn independently, and there is no fitted prior."
     elif scene.prior is None:
         lead += " No fitted prior was given, so only the model’s own is shown."
-    fitted = page.model.seen > 0 and scene.prior is not None
+    fitted = page.model.shared > 0 and scene.prior is not None
     return Section("unconditional", title, lead, [unconditional(scene, which) for which in ([False, True] if fitted else [False])])
 
 
@@ -187,7 +187,7 @@ def walk_section(page: Page) -> Section:
         figures.append(walk(scene, "z")._replace(
             caption="z moves, w stands still: what is shared should change, and only that. Outermost: the two samples, as observed."))
     else:
-        lead += f" No walk through z: {model.name} has no shared code (D = 0)."
+        lead += f" No walk through z: the decoders of {model.name} see private codes only."
     if len(model.owner):
         figures.append(walk(scene, "w")._replace(
             caption="w moves, z stands still: each modality’s own style should change, and what is shared should not."))

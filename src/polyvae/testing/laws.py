@@ -125,7 +125,7 @@ def law_empty(make: Make, specs: Sequence[Modality]) -> None:
             q_w = model.private(batch, model.experts(batch), drawn.z)
             expected = model.prior.z().log_prob(drawn.z[:, empty]) + q_w.log_prob(drawn.w)[:, empty]
         model.train()
-        mean = model.prior.z().mean.expand(len(embedded), -1) if model.seen else torch.zeros_like(embedded)
+        mean = model.prior.z().mean.expand(len(embedded), -1) if model.shared else torch.zeros_like(embedded)
         hold(torch.equal(embedded, mean), "empty", "embed of nothing is not the prior's mean")
         hold(near(drawn.log_q[:, empty], expected), "empty", "the latents of a row of which nothing was observed are not the prior's")
 
@@ -146,7 +146,7 @@ def law_entries(make: Make, specs: Sequence[Modality]) -> None:
             hold(bool((log_x[m] == 0).all()), "entries", f"the source {name!r} has a likelihood")
             continue
         observed = gaps[name] if net.spec.likelihood != "categorical" else gaps[name].all(-1, keepdim=True).expand_as(gaps[name])
-        each = net.likelihood.entries(net.decode(model.code(m, z, w)), torch.where(observed, data[name], 0))
+        each = net.likelihood.entries(net.decode(model.code(m, z, w)), torch.where(observed, data[name], 0), observed)
         by_hand = (each * observed).flatten(2).sum(-1)
         hold(near(log_x[m], by_hand), "entries", f"the likelihood of {name!r} is not the sum over its observed entries")
 
@@ -183,7 +183,7 @@ def law_noise(make: Make, specs: Sequence[Modality]) -> None:
 
 
 def law_decodes(make: Make, specs: Sequence[Modality]) -> None:
-    """One encoder call and ``facts.decodes`` decoder calls per modality and step; none where the role says so."""
+    """One encoder call and ``facts.decodes`` decoder calls per modality and step, ``facts.again`` more of both; none by role."""
     model = example_model(make, specs)
     some = example_batch(model, entries=False)
     for batch in (some, some.rows(slice(0, 1))._replace(whole=True)):
@@ -198,7 +198,9 @@ def law_decodes(make: Make, specs: Sequence[Modality]) -> None:
             handle.remove()
         for name, net in model.modalities.items():
             role = net.spec.role
-            for kind, expected in (("encoder", int(role != "target")), ("decoder", model.facts.decodes * (role != "source"))):
+            again = model.facts.again if role == "both" else 0
+            for kind, expected in (("encoder", (1 + again) * (role != "target")),
+                                   ("decoder", (model.facts.decodes + again) * (role != "source"))):
                 got = calls[f"{kind} of {name!r}"]
                 hold(got == expected, "decodes", f"{got} calls of the {kind} of {name!r} (role {role}) in one step; expected {expected}")
 
@@ -240,9 +242,9 @@ def law_trains(make: Make, specs: Sequence[Modality]) -> None:
     with repeatable():
         embedded = model.embed(batch)
         made: list[tuple[dict[str, Tensor], tuple[int, ...]]] = [(model.sample(4, sample=sample), (4,)) for sample in (False, True)]
-        for sample, again in itertools.product((False, True), repeat=2):
+        for sample, again in itertools.product((False, True), {False, model.facts.density}):
             made.append((model.generate(batch, 3, sample=sample, resample=again), (3, batch.size)))
-    width = model.seen or len(model.owner)
+    width = model.shared or len(model.owner)
     right = embedded.shape == (batch.size, width) and bool(embedded.isfinite().all())
     hold(right, "trains", f"embed gives {tuple(embedded.shape)} or is not finite; expected {(batch.size, width)}")
     decoded = {name: net.spec.shape for name, net in model.modalities.items() if net.decoder is not None}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from polyvae import noise
+from polyvae.aggregate import powerset
 from polyvae.batch import Batch
 from polyvae.noise import Draw
 from polyvae.testing.worlds import dense, example_batch, full_name, hold, near, record, step
@@ -17,18 +18,29 @@ from polyvae.vae import MultimodalVAE
 
 
 class _Map(NamedTuple):
-    """Where the second model's modalities, sources and private columns stand in the first."""
+    """Where the second model's modalities, sources, private columns and subsets of sources stand in the first."""
 
     modalities: list[int]
     sources: list[int]
     columns: list[int]
+    subsets: list[int]
 
 
 def _map(first: MultimodalVAE, second: MultimodalVAE) -> _Map:
     names = list(first.modalities)
     modalities = [names.index(name) for name in second.modalities]
     columns = [c for m in modalities for c in range(first.columns[m].start, first.columns[m].stop)]
-    return _Map(modalities, [first.sources.index(m) for m in modalities if m in first.sources], columns)
+    sources = [first.sources.index(m) for m in modalities if m in first.sources]
+    return _Map(modalities, sources, columns, _subsets(len(first.sources), sources))
+
+
+def _subsets(count: int, sources: list[int]) -> list[int]:
+    """Where the rows of ``powerset`` over ``sources`` stand in that over all ``count`` of them."""
+    def rows(of: int) -> list[frozenset[int]]:
+        return [frozenset(line.nonzero()[:, 0].tolist()) for line in powerset(torch.ones(of, 1, dtype=torch.bool))[..., 0]]
+
+    everyone = rows(count)
+    return [everyone.index(frozenset(sources[i] for i in row)) for row in rows(len(sources))]
 
 
 def same_model(law: str, what: str, first: MultimodalVAE, second: MultimodalVAE, *dropped: str) -> None:
@@ -54,14 +66,15 @@ def same_model(law: str, what: str, first: MultimodalVAE, second: MultimodalVAE,
 
 
 def _copy(first: MultimodalVAE, second: MultimodalVAE, where: _Map) -> None:
-    """Parameters by the name of their modality; of those outside the modalities, axes of size W by column and of size M by modality."""
+    """Parameters by the name of their modality; of those outside, axes of size W by column, M by modality, 2^M − 1 by subset."""
     for name, net in second.modalities.items():
         net.load_state_dict(first.modalities[name].state_dict())
-    picks = {len(first.owner): where.columns, len(first.modalities): where.modalities}
+    picks = {2 ** len(first.sources) - 1: where.subsets, len(first.owner): where.columns, len(first.modalities): where.modalities}
     source = dict(first.named_parameters())
+    copied = {id(parameter) for net in second.modalities.values() for parameter in net.parameters()}
     with torch.no_grad():
         for name, parameter in second.named_parameters():
-            if not name.startswith("modalities."):
+            if id(parameter) not in copied:
                 value = source[name].detach()
                 for axis, size in enumerate(value.shape):
                     if size in picks and parameter.shape[axis] == len(picks[size]):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from polyvae import noise
 from polyvae.batch import Batch
+from polyvae.errors import InputError
 from polyvae.modality import Modality
 from polyvae.noise import Draw
 from polyvae.vae import MultimodalVAE
@@ -37,10 +38,19 @@ def roles_world() -> tuple[Modality, ...]:
 
 
 def uneven(make: Make, specs: Sequence[Modality]) -> tuple[Modality, ...]:
-    """Where the model has private codes, the first modality's is wider than the others', so that columns cannot be mistaken."""
+    """Where the model has private codes, the first modality's is wider than the others', so that columns cannot be mistaken.
+
+    A model that refuses codes of several sizes keeps those that it has.
+    """
+    wider = (replace(specs[0], private=3), *specs[1:])
     with repeatable():
-        wide = bool(len(make(specs).owner))
-    return (replace(specs[0], private=3), *specs[1:]) if wide else tuple(specs)
+        if not len(make(specs).owner):
+            return tuple(specs)
+        try:
+            make(wider)
+        except InputError:
+            return tuple(specs)
+    return wider
 
 
 def example_model(make: Make, specs: Sequence[Modality]) -> MultimodalVAE:

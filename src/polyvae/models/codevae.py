@@ -1,0 +1,94 @@
+"""CoDE-VAE: a consensus of dependent experts for every subset, and weights of subsets that are learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from polyvae.aggregate import Experts, consensus, powerset
+from polyvae.batch import Batch
+from polyvae.bounds import Bound, over_views
+from polyvae.distributions import Mixture, Normal
+from polyvae.errors import InputError, check_count
+from polyvae.modality import Modality
+from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+
+LIMIT = 10                                    # modalities that are encoded: 1023 subsets, all decoded in every step
+
+
+class CoDEVAE(MultimodalVAE):
+    """A mixture over the consensus of every subset of experts, whose errors correlate, with learnt weights π.
+
+    q_A(z) = N(1'Σ⁻¹μ / 1'Σ⁻¹1, 1 / 1'Σ⁻¹1) per column, Σ = diag(σ_A) R diag(σ_A), R = (1 − ρ) I + ρ 11',  q(z | X) = Σ_A π_A q_A:
+
+        L = Σ_A π_A [E_{q_A Π q(w_n|x_n)} Σ_n s_n log p(x_n | z, w_n) − β KL(q_A || p)] − β Σ_n KL(q(w_n | x_n) || p(w_n)) + c H(π)
+
+    Mancisidor, Jenssen, Yu & Kampffmeyer, Aggregation of Dependent Expert Distributions in Multimodal Variational Autoencoders, ICML 2025,
+    sections 3 and 4. ``correlation`` is ρ, ``entropy`` c. Every subset is decoded in every step, so π gets its gradient: at most ten
+    modalities are encoded. With c = 0 L is a bound for β ≥ 1; c > 0, the default, adds to it, hence ``facts.bound`` is False.
+
+    Missing modalities: π is renormalised over the subsets of what was observed. Private codes where a Modality says ``private``.
+
+    Differs from the authors' code (rogelioamancisidor/codevae): missing modalities; the KL of every private code counts in full (theirs is
+    weighed by π of its single subset and by a β of its own); the entropy is per datum; logits start at 0 (theirs at 100: both uniform).
+    Exempt: with one modality that is encoded there is one subset, and no π to learn.
+    """
+
+    facts = Facts(bound=False, density=True, per_datum=True, nested=True, symmetric=True, needs="at most 10 encoded modalities")
+    name = "code-vae"
+    citation = "Mancisidor et al. 2025"
+    codes = "optional"
+
+    def __init__(
+        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, correlation: float = 0.5,
+        entropy: float = 1000.0, scale_map: str = "softplus", max_rows: int | None = None,
+    ) -> None:
+        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0,
+                         max_rows=max_rows)
+        count = len(self.sources)
+        if count > LIMIT:
+            raise InputError(f"code-vae: got {count} modalities that are encoded; expected at most {LIMIT}, for all {2**LIMIT - 1} subsets "
+                             "of them are decoded in every step; choose 'mopoe', which draws subsets")
+        check_count(self.name, "K", K)
+        if not isinstance(correlation, int | float) or not -1 / max(1, count - 1) < correlation < 1:
+            raise InputError(f"code-vae: got correlation={correlation!r}; expected a number above {-1 / max(1, count - 1):.3g} and below "
+                             f"1, at which {count} experts can all correlate")
+        if not isinstance(entropy, int | float) or not entropy >= 0:
+            raise InputError(f"code-vae: got entropy={entropy!r}; expected a number, 0 (a bound) or more")
+        self.K, self.correlation, self.entropy = K, correlation, entropy
+        self.logits = nn.Parameter(torch.zeros(2**count - 1)) if count > 1 else None
+
+    def posterior(self, batch: Batch, experts: Experts) -> Mixture:
+        include = powerset(experts.mask)
+        pi = torch.where(include.any(1), self._log_pi(include, experts.z.loc).exp(), 0)                 # [V, B]
+        return Mixture(consensus(experts.z, include, self.correlation), pi, include)
+
+    private = own_or_prior
+
+    def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
+        q = self.posterior(batch, experts)
+        z = q.stratified(self.K)                                                                        # [K, V, B, D]
+        q_w, p_w = self.private(batch, experts, z), self.prior.w(z)
+        log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=self.live(batch, q))          # [M, K, V, B]
+        kl_z, kl_w = q.components.kl(self._p_z).expand(self.K, -1, -1), q_w.kl(p_w)                     # [K, V, B]
+        elbo = over_views(q.weights, (self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)).mean(0))
+        terms = self.terms(q.weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w})
+        if not self.entropy:
+            return Bound(elbo, terms)
+        entropy = over_views(q.weights, -self._log_pi(q.include, z))                                       # [B], H(π)
+        return Bound(elbo + self.entropy * entropy, terms | {"entropy": entropy.detach()})
+
+    def _log_pi(self, include: Tensor, like: Tensor) -> Tensor:
+        """log π, renormalised over the subsets of what was observed: [V, B]; 0 for all others, which weigh nothing."""
+        live = include.any(1)                                                                           # [V, B]
+        logits = like.new_zeros((1, 1)) if self.logits is None else self.logits[:, None]
+        total = torch.where(live, logits, torch.where(live.any(0), -torch.inf, 0)).logsumexp(0)         # [B]
+        return torch.where(live, logits - total, 0)
+
+    @property
+    def _p_z(self) -> Normal:
+        p = self.prior.z()
+        assert isinstance(p, Normal)
+        return p

@@ -1,0 +1,36 @@
+"""What models share that hold another one."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Any
+
+from torch import Tensor, nn
+
+from polyvae.aggregate import Experts
+from polyvae.batch import Batch
+from polyvae.distributions import Diagonal, Mixture
+from polyvae.vae import MultimodalVAE
+
+
+class Around(MultimodalVAE, ABC):
+    """A model around another one, ``held``, whose networks, prior, posteriors and options are its own. What it adds is its bound.
+
+    Parameters and buffers are registered once, under ``held``; every attribute that is not found here is the held model's.
+    """
+
+    held: MultimodalVAE
+
+    def __init__(self, held: MultimodalVAE) -> None:
+        nn.Module.__init__(self)
+        self.held = held
+
+    def __getattr__(self, name: str) -> Any:
+        modules = self.__dict__.get("_modules", {})
+        return modules[name] if name in modules else getattr(modules["held"], name) if "held" in modules else super().__getattr__(name)
+
+    def posterior(self, batch: Batch, experts: Experts) -> Mixture:
+        return self.held.posterior(batch, experts)
+
+    def private(self, batch: Batch, experts: Experts, z: Tensor) -> Diagonal:
+        return self.held.private(batch, experts, z)

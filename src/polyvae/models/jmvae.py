@@ -1,0 +1,69 @@
+"""JMVAE: a joint encoder, and an encoder per modality that is drawn to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from polyvae.aggregate import Experts
+from polyvae.batch import Batch
+from polyvae.bounds import Bound, over_views
+from polyvae.distributions import Mixture, Normal
+from polyvae.errors import InputError, check_count
+from polyvae.modality import Modality
+from polyvae.models.joint import JointNetwork, joint_or_product
+from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+
+
+class JMVAE(MultimodalVAE):
+    """A joint encoder q(z | X), and encoders q_m(z | x_m) of single modalities that are to cover it (JMVAE-kl).
+
+        L = E_{q(z|X)} Σ_m s_m log p(x_m | z) − β [KL(q(z | X) || p(z)) + α Σ_m KL(q(z | X) || q_m(z | x_m))]
+
+    Suzuki, Nakayama & Matsuo, Joint Multimodal Learning with Deep Generative Models, 2016 (arXiv 1611.01891), section 3.3.
+
+    The joint network holds a second copy of each modality's encoder (``joint_width`` features from each, added, then two linear heads).
+    Missing modalities, which the paper does not train with: the product of the observed q_m stands for q(z | X) in every term, so what
+    was observed of a row that is not complete still bounds its own likelihood. With α ≥ 0 and β ≥ 1 L is a bound.
+
+    Differs from the authors' code (masa-su/jmvae): any number of modalities; ``warm`` also anneals the α term; nats per datum.
+    Exempt: not nested, for the joint network takes all modalities.
+    """
+
+    facts = Facts(bound=True, density=True, per_datum=True, nested=False, symmetric=True)
+    name = "jmvae"
+    citation = "Suzuki et al. 2016"
+    codes = "none"
+
+    def __init__(
+        self, modalities: Sequence[Modality], *, latent: int = 64, beta: float = 1.0, K: int = 1, alpha: float = 0.1,
+        joint_width: int = 256, scale_map: str = "softplus", max_rows: int | None = None,
+    ) -> None:
+        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=None,
+                         max_rows=max_rows)
+        check_count(self.name, "K", K)
+        if not isinstance(alpha, int | float) or not alpha >= 0:
+            raise InputError(f"jmvae: got alpha={alpha!r}; expected a number, 0 or more")
+        self.K, self.alpha, self.joint_width = K, alpha, joint_width
+        self.joint = JointNetwork(self, latent, joint_width)
+
+    def posterior(self, batch: Batch, experts: Experts) -> Mixture:
+        return joint_or_product(self, self.joint, batch, experts)
+
+    private = own_or_prior
+
+    def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
+        q = self.posterior(batch, experts)
+        z = q.stratified(self.K)                                                                        # [K, 1, B, D]
+        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.live(batch, q))                   # [M, K, 1, B]
+        kl = q.components.kl(self._p_z)                                                                 # [1, B]
+        to_experts = self.alpha * torch.where(experts.mask, q.components.kl(experts.z), 0).sum(0, keepdim=True)
+        value = over_views(q.weights, (self.weighted(log_x) - warm * self.beta * (kl + to_experts)).mean(0))
+        return Bound(value, self.terms(q.weights, log_x, **{"kl/z": kl[None], "kl/experts": to_experts[None]}))
+
+    @property
+    def _p_z(self) -> Normal:
+        p = self.prior.z()
+        assert isinstance(p, Normal)
+        return p

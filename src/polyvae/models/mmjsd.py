@@ -1,0 +1,84 @@
+"""mmJSD: a mixture of experts held together by a Jensen-Shannon divergence with a dynamic prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from polyvae.aggregate import Experts, everything, geometric_mean, mixture_of_experts
+from polyvae.batch import Batch
+from polyvae.bounds import Bound, over_views
+from polyvae.distributions import Mixture, Normal
+from polyvae.errors import check_count
+from polyvae.modality import Modality
+from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+
+
+class MMJSD(MultimodalVAE):
+    """A mixture of experts whose members, and the prior, are drawn to their common geometric mean, the dynamic prior f.
+
+    q(z | X) = (1/M) Σ_m q_m(z | x_m),  f(z | X) ∝ [p(z) Π_m q_m(z | x_m)]^{1/(M+1)}:
+
+        L = E_{q(z|X) Π q(w_n|x_n)} Σ_n s_n log p(x_n | z, w_n)
+            − β [1/(M+1) (KL(p || f) + Σ_m KL(q_m || f)) + Σ_n KL(q(w_n | x_n) || p(w_n))]
+
+    Sutter, Daunhawer & Vogt, Multimodal Generative Learning Utilizing Jensen-Shannon-Divergence, NeurIPS 2020, section 3 (with private
+    codes: mmJSD-s); all weights of the divergence equal. No bound: f depends on the data. Likelihoods are those under p(z).
+
+    Differs from the authors' code (thomassutter/mmjsd): the expert is drawn per datum and sample (theirs goes by position in the batch, so
+    that a small batch trains one of them); one β for shared and private codes (theirs weighs the latter by 2 to 3); what was observed
+    takes M's place, and the weights sum to 1 again (theirs do not where a modality is missing).
+    """
+
+    facts = Facts(bound=False, density=True, per_datum=True, nested=True, symmetric=True)
+    name = "mmjsd"
+    citation = "Sutter et al. 2020"
+    codes = "optional"
+
+    def __init__(
+        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, stratified: bool = False,
+        scale_map: str = "softplus", max_rows: int | None = None,
+    ) -> None:
+        """``stratified`` decodes a sample of every expert instead of one drawn expert; private codes where a Modality says ``private``."""
+        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0,
+                         max_rows=max_rows)
+        check_count(self.name, "K", K)
+        self.K, self.stratified = K, stratified
+
+    def posterior(self, batch: Batch, experts: Experts) -> Mixture:
+        return mixture_of_experts(experts)
+
+    private = own_or_prior
+
+    def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
+        q = self.posterior(batch, experts)
+        if self.stratified:
+            z, weights, live = q.stratified(self.K), q.weights, self.live(batch, q)                     # [K, V, B, D]
+        else:
+            z = q.pick(q.choose(self.K)).rsample(None, "z", "KBD")[:, None]                             # [K, 1, B, D]
+            weights = q.observed[None].to(z.dtype)
+            live = None if batch.whole else q.observed[None]
+        q_w, p_w = self.private(batch, experts, z), self.prior.w(z)
+        log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=live)              # [M, K, V, B]
+        kl_w = q_w.kl(p_w)                                                                              # [K, V, B]
+        kl_z = self._divergence(experts).expand_as(kl_w)
+        value = over_views(weights, (self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)).mean(0))
+        return Bound(value, self.terms(weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w}))
+
+    def dynamic_prior(self, experts: Experts) -> Normal:
+        """f(z | what was observed): [B, D]; the prior where nothing was."""
+        return geometric_mean(experts.z, everything(experts.mask), self._p_z)[0]
+
+    def _divergence(self, experts: Experts) -> Tensor:
+        """The mean KL to f of the observed experts and the prior: [B]."""
+        f = self.dynamic_prior(experts)
+        each = torch.where(experts.mask, experts.z.kl(f), 0)                                            # [M, B]
+        return (self._p_z.kl(f) + each.sum(0)) / (1 + experts.mask.sum(0))
+
+    @property
+    def _p_z(self) -> Normal:
+        p = self.prior.z()
+        assert isinstance(p, Normal)
+        return p

@@ -1,0 +1,118 @@
+"""Nexus: a VAE per modality, and above them one code that their messages make."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from polyvae import noise
+from polyvae.aggregate import Experts, everything, joint, random_sizes
+from polyvae.batch import Batch
+from polyvae.bounds import Bound, over_views
+from polyvae.distributions import Mixture, Normal
+from polyvae.errors import InputError, check_count
+from polyvae.modality import Modality
+from polyvae.networks.mlp import layers
+from polyvae.priors import TopDownPrior
+from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+
+
+class Nexus(MultimodalVAE):
+    """Two levels: a VAE with code w_m for each modality, and the nexus z, inferred from the mean of messages f_m that the codes send.
+
+    p(X, w, z) = p(z) Π_m p(w_m | z) p(x_m | w_m),  p(w_m | z) = N(g_m(z), 1/(2γ)),  q(z | w) = N(h(mean_{m∈A} f_m(w_m))):
+
+        L = Σ_m [E_{q_m} s_m log p(x_m | w_m) − β KL(q(w_m | x_m) || N(0, 1))] + E_{q(z|w̄)} Σ_m log p(w̄_m | z) − β KL(q(z | w̄) || p(z))
+
+    with w̄ the same draw of w, from which no gradient flows.
+
+    Vasco, Yin, Melo & Paiva, Leveraging Hierarchy in Multimodal Generative Models for Effective Cross-Modality Inference, Neural Networks
+    2022, sections 4 and 5. In training, with probability ``drop`` a datum loses the messages of 1 to |A| − 1 of its modalities, drawn
+    uniformly, whose codes z must tell all the same; never in evaluation. Two levels that are not fitted to one another: no bound.
+
+    Likelihoods and generation are those of the joint density above. The posterior of z takes the means of the codes (no draw of theirs); a
+    code that was not inferred is drawn from p(w_m | z). A target, which has no expert, is decoded from such a draw also in training.
+
+    Differs from the authors' code (miguelsvasco/nexus_pytorch): missing modalities send no message and are not told; one γ (theirs weighs
+    the squared error of w_m: 1 for images, 50 for labels) is the precision of a density, so its constant counts, too; where theirs decodes
+    g_m(z), w_m is drawn around it, hence the larger default of γ; no BatchNorm; likelihoods as the modalities say.
+    """
+
+    facts = Facts(bound=False, density=True, per_datum=True, nested=True, symmetric=True, needs="private codes")
+    name = "nexus"
+    citation = "Vasco et al. 2022"
+    codes = "yes"
+
+    def __init__(
+        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, gamma: float = 10.0, drop: float = 0.2,
+        message: int = 512, hidden: Sequence[int] = (512, 512), scale_map: str = "softplus", max_rows: int | None = None,
+    ) -> None:
+        """``latent``: columns of z, and of w_m where a Modality does not say. ``message``: width of the f_m; ``hidden``: of h and g."""
+        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=0, private=latent,
+                         max_rows=max_rows)
+        check_count(self.name, "K", K)
+        check_count(self.name, "message", message)
+        for name, net in self.modalities.items():
+            if not net.private:
+                raise InputError(f"nexus: modality {name!r} has private=0; expected at least one column, for its decoder sees nothing "
+                                 "else; leave private out, latent says it for all")
+        if not isinstance(gamma, int | float) or not gamma > 0:
+            raise InputError(f"nexus: got gamma={gamma!r}; expected a number above 0, half the precision of p(w | z)")
+        if not isinstance(drop, int | float) or not 0 <= drop <= 1:
+            raise InputError(f"nexus: got drop={drop!r}; expected a probability, from 0 to 1")
+        self.K, self.gamma, self.drop, self.message, self.hidden = K, gamma, drop, message, list(hidden)
+        for net in self.modalities.values():
+            if net.encoder is not None:
+                net.parts["message"] = nn.Linear(net.private, message)
+            net.parts["told"] = nn.Sequential(*layers([latent, *reversed(self.hidden), net.private]))
+        self.nexus = nn.Sequential(nn.ReLU(), *layers([message, *self.hidden]), nn.ReLU())
+        width = self.hidden[-1] if self.hidden else message
+        self.loc, self.raw = nn.Linear(width, latent), nn.Linear(width, latent)
+        self.prior = TopDownPrior(latent, [net.parts["told"] for net in self.modalities.values()], 1 / math.sqrt(2 * gamma))
+
+    def posterior(self, batch: Batch, experts: Experts) -> Mixture:
+        return joint(self._from_messages(experts.w.loc, experts.mask)[None], everything(experts.mask))
+
+    private = own_or_prior
+
+    def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
+        own = self.own(experts.mask[None])[0]                                                           # [B, W]
+        codes = experts.w.rsample(self.K, "w", "KBW")                                                   # [K, B, W]
+        fixed = codes.detach()
+        q = self._from_messages(fixed, self._kept(experts.mask))                                        # [K, B, D]
+        z = q.rsample(None, "z", "KBD")
+        told = self.prior.w(z)                                                                          # [K, B, W]
+        w = torch.where(own, codes, told.rsample(None, "told", "KBW"))
+        weights = joint(experts.z[:1], everything(experts.mask)).weights                                # [1, B]
+        live = None if batch.whole else weights > 0
+        log_x = self.log_likelihood(batch, z[:, None], w[:, None], wanted=live)                         # [M, K, 1, B]
+        unit = Normal.unit(tuple(experts.w.loc.shape), fixed)
+        kl_w = torch.where(own, experts.w.kl_columns(unit), 0).sum(-1).expand(self.K, 1, -1)            # [K, 1, B]
+        kl_z = q.kl(self._p_z)[:, None]
+        log_w = torch.where(own, told.columns(fixed), 0).sum(-1)[:, None]
+        value = over_views(weights, (self.weighted(log_x) + log_w - warm * self.beta * (kl_z + kl_w)).mean(0))
+        return Bound(value, self.terms(weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w, "codes": log_w}))
+
+    def _from_messages(self, w: Tensor, kept: Tensor) -> Normal:
+        """q(z | w) of the codes [..., B, W] of the ``kept`` modalities [M_sources, B]: [..., B, D]."""
+        nets = [(net, self.columns[m]) for m, net in enumerate(self.modalities.values()) if net.encoder is not None]
+        total = torch.stack([torch.where(row[:, None], net.parts["message"](w[..., span]).to(w.dtype), 0)
+                             for row, (net, span) in zip(kept, nets, strict=True)]).sum(0)              # [..., B, message]
+        hidden = self.nexus(total / kept.sum(0).clamp(min=1)[:, None])
+        return Normal(self.loc(hidden).to(w.dtype), nets[0][0].scale(self.raw(hidden).to(w.dtype)))
+
+    def _kept(self, mask: Tensor) -> Tensor:
+        """Whose messages arrive: all that was observed, less, in training and with probability ``drop``, a random proper part: [M, B]."""
+        if not self.training or not self.drop:
+            return mask
+        dropped = noise.uniform((1, mask.shape[1]), self.loc.weight, "drop", "VB") < self.drop          # [1, B]
+        return torch.where(dropped, random_sizes(mask, 1, proper=True)[0], mask)
+
+    @property
+    def _p_z(self) -> Normal:
+        p = self.prior.z()
+        assert isinstance(p, Normal)
+        return p

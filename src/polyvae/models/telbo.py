@@ -1,0 +1,75 @@
+"""TELBO: a joint encoder, and an encoder per modality, each with an ELBO of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from polyvae.aggregate import Experts, everything, joint, singles
+from polyvae.batch import Batch
+from polyvae.bounds import Bound
+from polyvae.distributions import Mixture, Normal
+from polyvae.errors import InputError, check_count
+from polyvae.modality import Modality
+from polyvae.models.joint import JointNetwork, joint_or_product
+from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+
+
+class TELBO(MultimodalVAE):
+    """A joint encoder q(z | X) and encoders q_m(z | x_m): M + 1 ELBOs that share the decoders (three, for two modalities).
+
+        L = E_{q(z|X)} Σ_m s_m log p(x_m | z) − β KL(q(z | X) || p(z)) + Σ_m [γ E_{q_m} s_m log p(x_m | z) − β KL(q_m(z | x_m) || p(z))]
+
+    Vedantam, Fischer, Huang & Murphy, Generative Models of Visually Grounded Imagination, ICLR 2018, section 3.1.
+
+    The joint network is ``jmvae``'s. Missing modalities: the product of the observed q_m stands for q(z | X); where one alone was observed
+    there is its own ELBO and no other (the paper's unpaired data). A sum of ELBOs of different sets: no bound of one likelihood, though
+    with γ = 1 each is one of log p(x_A).
+
+    Differs from the authors' code (google/joint_vae): any number of modalities; one γ (theirs: one per modality); decoders learn from
+    every term (theirs can stop the gradient into p(y | z)); the product that stands for a missing q(z | X) has no prior expert (theirs is
+    over attributes, which share one). Targets have no expert: they are decoded from every view.
+    Exempt: not nested, for the joint network takes all modalities.
+    """
+
+    facts = Facts(bound=False, density=True, per_datum=True, nested=False, symmetric=True)
+    name = "telbo"
+    citation = "Vedantam et al. 2018"
+    codes = "none"
+
+    def __init__(
+        self, modalities: Sequence[Modality], *, latent: int = 64, beta: float = 1.0, K: int = 1, gamma: float = 1.0,
+        joint_width: int = 256, scale_map: str = "softplus", max_rows: int | None = None,
+    ) -> None:
+        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=None,
+                         max_rows=max_rows)
+        check_count(self.name, "K", K)
+        if not isinstance(gamma, int | float) or not gamma >= 0:
+            raise InputError(f"telbo: got gamma={gamma!r}; expected a number, 0 or more")
+        self.K, self.gamma, self.joint_width = K, gamma, joint_width
+        self.joint = JointNetwork(self, latent, joint_width)
+
+    def posterior(self, batch: Batch, experts: Experts) -> Mixture:
+        return joint_or_product(self, self.joint, batch, experts)
+
+    private = own_or_prior
+
+    def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
+        together = self.posterior(batch, experts).components                                            # [1, B, D]
+        several = experts.mask.all(0) | (experts.mask.sum(0) > 1)                                       # [B]
+        include = torch.cat([everything(experts.mask & several), singles(experts.mask)])                # [V, M, B], V = 1 + M
+        q = joint(type(together).cat([together, experts.z], 0), include)                                # [V, B, D]
+        z = q.stratified(self.K)                                                                        # [K, V, B, D]
+        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.members(include))                 # [M, K, V, B]
+        kl = q.components.kl(self._p_z)                                                                 # [V, B]
+        gamma = torch.tensor([1.0] + [self.gamma] * len(experts.mask), dtype=kl.dtype, device=kl.device)[:, None]
+        elbo = torch.where(q.live, gamma * self.weighted(log_x).mean(0) - warm * self.beta * kl, 0)
+        terms = self.terms(q.live[:1].to(kl.dtype), log_x[:, :, :1], **{"kl/z": kl[None, :1]})
+        return Bound(elbo.sum(0), terms | {"subsets": elbo[1:].sum(0).detach()})
+
+    @property
+    def _p_z(self) -> Normal:
+        p = self.prior.z()
+        assert isinstance(p, Normal)
+        return p

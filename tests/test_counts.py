@@ -1,0 +1,145 @@
+"""Count likelihoods against scipy; library sizes; moments of their draws; values that are no counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from polyvae import Batch, InputError, Modality, build, counts
+from polyvae.likelihoods import LIKELIHOODS
+from polyvae.testing import check_model
+
+pytestmark = pytest.mark.usefixtures("double")
+
+SHAPE = (2, 3)
+
+
+def scipys(name: str, x: np.ndarray, mean: np.ndarray, dispersion: np.ndarray, gamma: np.ndarray) -> np.ndarray:
+    """The log-mass of each entry. scipy's negative binomial counts failures before ``n`` successes of chance ``p``: n = θ, p = θ/(θ+μ)."""
+    if name == "poisson":
+        return stats.poisson(mean).logpmf(x)
+    mass = stats.nbinom(dispersion, dispersion / (dispersion + mean))
+    if name == "negative_binomial":
+        return mass.logpmf(x)
+    return np.log(gamma * (x == 0) + (1 - gamma) * mass.pmf(x))
+
+
+def example(name: str, **params: object):
+    """A likelihood away from its starting point, what its decoder says [4, 5, ...], its dispersion and its chance of loss."""
+    likelihood = LIKELIHOODS[name](SHAPE, **params)
+    dispersion = np.ones(SHAPE)
+    if name != "poisson":
+        assert torch.equal(likelihood.dispersion, torch.ones(SHAPE))
+        likelihood.raw_dispersion.data.normal_()
+        dispersion = likelihood.dispersion.detach().numpy()
+    out = torch.randn(4, 5, *likelihood.output)
+    lost = 1 / (1 + np.exp(-out[..., 1].numpy())) if name.startswith("zero") else np.zeros((4, 5, *SHAPE))
+    return likelihood, out, (out[..., 0] if name.startswith("zero") else out).numpy(), dispersion, lost
+
+
+COUNTS = ("poisson", "negative_binomial", "zero_inflated_negative_binomial")
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_given_their_library_size_are_scipys(name):
+    likelihood, out, share, dispersion, lost = example(name)
+    x = torch.randint(0, 9, (5, *SHAPE)).double()
+    x[0], x[1, 0] = 0, 0                                         # a sample without a count has library size 1
+    library = np.maximum(x.numpy().sum((-1, -2)), 1)[..., None, None]
+    mean = library * np.exp(share) / np.exp(share).sum((-1, -2), keepdims=True)
+    expected = scipys(name, x.numpy(), mean, dispersion, lost).sum((-1, -2))
+    assert likelihood.log_prob(out, x).detach().numpy() == pytest.approx(expected, rel=1e-12)
+    typical = 10000 * np.exp(share) / np.exp(share).sum((-1, -2), keepdims=True) * (1 - lost)
+    assert likelihood.mean(out).numpy() == pytest.approx(typical, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_without_a_library_size_are_scipys_and_sum_to_one(name):
+    likelihood, out, raw, dispersion, lost = example(name, library="none")
+    mean = np.log1p(np.exp(raw))
+    x = torch.arange(4000.0).view(-1, 1, 1).expand(-1, *SHAPE)
+    each = likelihood.entries(out[0, 0], x).detach()
+    assert each[:50].numpy() == pytest.approx(scipys(name, x[:50].numpy(), mean[0, 0], dispersion, lost[0, 0]), rel=1e-9, abs=1e-11)
+    assert each.exp().sum(0).numpy() == pytest.approx(np.ones(SHAPE), abs=1e-9)
+    assert (each.exp() * x).sum(0).numpy() == pytest.approx(likelihood.mean(out[0, 0]).numpy(), rel=1e-8)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_draws_of_counts_have_their_moments(name):
+    """Mean (1 − γ) μ and variance (1 − γ) (μ + μ²/θ + γ μ²), within 5 standard errors; whole numbers; N is the library asked for."""
+    likelihood, out, share, dispersion, lost = example(name, library=60.0)
+    mean = 60 * np.exp(share) / np.exp(share).sum((-1, -2), keepdims=True)
+    spread = np.zeros(SHAPE) if name == "poisson" else 1 / dispersion
+    variance = (1 - lost) * (mean + mean**2 * (spread + lost))
+    draws = likelihood.sample(out.expand(8000, *out.shape)).numpy()
+    assert (draws == draws.round()).all()
+    assert (np.abs(draws.mean(0) - (1 - lost) * mean) <= 5 * np.sqrt(variance / 8000)).all()
+    kurtosis = ((draws - draws.mean(0)) ** 4).mean(0) / draws.var(0) ** 2
+    assert (np.abs(draws.var(0) / variance - 1) <= 6 * np.sqrt(kurtosis / 8000)).all()
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_with_gaps_a_sample_is_the_one_that_has_only_the_observed_entries(name):
+    """Library size and proportions are those among the observed entries; a negative or huge value under the mask is not even looked at."""
+    likelihood, out, *_ = example(name)
+    x = torch.randint(0, 9, (5, *SHAPE)).double()
+    observed = torch.tensor([[True, False, True], [False, False, True]]).expand(5, -1, -1)
+    smaller = LIKELIHOODS[name]((3,))
+    if name != "poisson":
+        smaller.raw_dispersion.data = likelihood.raw_dispersion.data[observed[0]]
+    expected = smaller.log_prob(out[:, :, observed[0]], x[:, observed[0]])
+    for hidden in (-2.5, 1e30):
+        torch.testing.assert_close(likelihood.log_prob(out, torch.where(observed, x, hidden), observed), expected)
+
+
+def test_few_and_many_counts_stay_finite():
+    """In float32, with proportions far below the smallest number: value and gradient."""
+    for name in COUNTS:
+        likelihood = LIKELIHOODS[name]((3,)).float()
+        out = torch.zeros(1, *likelihood.output, dtype=torch.float32)
+        out.view(-1)[0] = -300.0
+        out.requires_grad_()
+        total = likelihood.log_prob(out, torch.tensor([[2.0, 0.0, 3e6]]))
+        total.sum().backward()
+        assert bool(total.isfinite().all())
+        assert bool(out.grad.isfinite().all())
+
+
+def test_the_negative_binomial_ends_in_a_poisson():
+    x, log_mean = torch.arange(20.0), torch.tensor(1.3)
+    torch.testing.assert_close(counts.negative_binomial(x, log_mean, torch.tensor(1e6)), counts.poisson(x, log_mean), rtol=1e-4, atol=1e-4)
+
+
+def test_encoders_see_logarithms_of_counts_of_one_library_size():
+    """Twice as deep a sample looks the same; without a library size it is log(1 + x)."""
+    x, gaps = torch.tensor([[6.0, 0.0, 2.0], [12.0, 0.0, 4.0]]), torch.tensor([[True, True, False]] * 2)
+    for library, expected in ((40.0, [31.0, 1.0, 11.0]), ("none", [7.0, 1.0, 3.0])):
+        spec = Modality("rna", (3,), "poisson", params={"library": library, "hidden": (4,)})
+        net = build("mmvae", [spec], latent=2).modalities["rna"]
+        torch.testing.assert_close(net.look(x[:1], None).exp(), torch.tensor([expected]))
+        a, b = net.encode(x).z.loc
+        assert torch.allclose(a, b) is (library != "none")
+    net = build("mmvae", [Modality("rna", (3,), "poisson", params={"library": 40.0})], latent=2).modalities["rna"]
+    torch.testing.assert_close(net.look(x, gaps).exp(), torch.tensor([[41.0, 1.0, 1.0]] * 2))
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_what_is_no_count_is_refused_at_the_door(name):
+    model = build("mmvae", [Modality("rna", (3,), name, params={"hidden": (4,)})], latent=2)
+    for bad in (0.5, -1.0):
+        with pytest.raises(InputError, match=r"modality 'rna' .*expected counts, whole numbers from 0"):
+            model.embed(Batch.of({"rna": torch.tensor([[1.0, bad, 0.0]])}))
+    gaps = {"rna": torch.tensor([[True, False, True]])}
+    assert model.embed(Batch.of({"rna": torch.tensor([[1.0, 0.5, 0.0]])}, None, gaps)).shape == (1, 2)
+    for library in (0, "observed"):
+        with pytest.raises(InputError, match=f"got library={library!r}; expected a positive number"):
+            LIKELIHOODS[name]((3,), library)
+
+
+@pytest.mark.parametrize("name", ["scmm", "mmvae+"])
+def test_models_of_counts_obey_the_laws(name):
+    small = {"hidden": (5,), "library": 30.0}
+    specs = [Modality(key, (3,), key, params=small) for key in COUNTS]
+    check_model(name, modalities=specs, latent=2)
