@@ -169,8 +169,8 @@ class Shown(NamedTuple):
 def show(scene: Scene, label: str, draws: int = 10) -> Shown:
     """The draws for ``beside`` and ``beside_fresh``; nothing passes between modalities of a model without a shared code."""
     count = _count(scene.targets)
-    sources = scene.sources if scene.model.seen else []
-    priors = {"own": False} | ({"fitted": True} if scene.model.seen and scene.prior is not None else {})
+    sources = scene.sources if scene.model.shared else []
+    priors = {"own": False} | ({"fitted": True} if scene.model.shared and scene.prior is not None else {})
     return Shown(label, {source: _given(scene, source, number, count) for number, source in enumerate(scene.sources) if source in sources},
                  {name: _fresh(scene, fitted, draws) for name, fitted in priors.items()})
 
