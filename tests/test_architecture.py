@@ -21,7 +21,7 @@ FLOORS = [
     {"errors"},
     {"batch", "noise"},
     {"distributions"},
-    {"likelihoods", "networks", "counts"},
+    {"likelihoods", "networks", "counts", "linear"},
     {"bounds", "aggregate", "priors", "modality"},
     {"vae"},
     {"models"},

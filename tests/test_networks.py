@@ -9,7 +9,8 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from polyvae import Modality
-from polyvae.likelihoods import NormalLikelihood
+from polyvae.likelihoods import LIKELIHOODS, NormalLikelihood
+from polyvae.linear import distances, squares, squares_pay
 from polyvae.modality import ModalityNet
 from polyvae.networks import NETWORKS
 from polyvae.networks.images import ImageNetwork, upsampled_conv
@@ -105,17 +106,44 @@ def test_what_the_last_layer_takes():
 
 @pytest.mark.parametrize("picked", [False, True])
 @pytest.mark.parametrize("scale", [0.3, "learned"])
-def test_the_gram_form_is_the_plain_likelihood(picked, scale):
-    """Values and gradients; ``picked``: the codes belong to some rows of x, the second of which has none."""
-    likelihood, last = NormalLikelihood((2, 5), scale), nn.Linear(3, 10)
-    x = torch.randn(4, 2, 5)
-    datum = torch.tensor([0, 3, 3, 2, 0]) if picked else None
-    hidden = torch.randn(*((5,) if picked else (6, 2, 4)), 3, requires_grad=True)
+@pytest.mark.parametrize(("family", "rows"), [("normal", 2), ("normal", 40), ("laplace", 2)])
+def test_the_linear_form_is_the_plain_likelihood(family, rows, scale, picked):
+    """Values and gradients, by residuals and by the Gram matrix; ``picked``: the codes belong to some rows of x, the second has none."""
+    likelihood, last = LIKELIHOODS[family]((3, 5), scale), nn.Linear(3, 15)
+    x = torch.randn(4, 3, 5)
+    datum = torch.tensor([0, 3, 3, 2, 0]).repeat(rows) if picked else None
+    hidden = torch.randn(*((5 * rows,) if picked else (rows, 2, 4)), 3, requires_grad=True)
     value = likelihood.log_prob_linear(hidden, last, x, datum)
-    expected = likelihood.log_prob(last(hidden).unflatten(-1, (2, 5)), x if datum is None else x[datum])
+    expected = likelihood.log_prob(last(hidden).unflatten(-1, (3, 5)), x if datum is None else x[datum])
     torch.testing.assert_close(value, expected, **EXACT)
     inputs = [hidden, *last.parameters(), *likelihood.parameters()]
     torch.testing.assert_close(gradients(value, inputs), gradients(expected, inputs), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_residuals_are_as_exact_under_autocast_as_the_plain_layer(power):
+    last, datum = nn.Linear(20, 300).float(), torch.arange(8) % 4
+    x, hidden = torch.randn(4, 300).float(), torch.randn(8, 20).float().requires_grad_()
+    inputs = [hidden, *last.parameters()]
+    exact = (x[datum] - last(hidden)).abs().pow(power).sum(-1)
+    with torch.autocast("cpu", torch.bfloat16):
+        value = distances(hidden, last, x, datum, power)
+        plain = (x[datum] - last(hidden).float()).abs().pow(power).sum(-1)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, plain, rtol=1e-3, atol=0)
+    ours, theirs, true = gradients(value, inputs), gradients(plain, inputs), gradients(exact, inputs)
+    for mine, other, right in zip(ours, theirs, true, strict=True):
+        assert mine.dtype == torch.float32
+        assert (mine - right).norm() <= 1.5 * (other - right).norm() + 1e-6 * right.norm()
+
+
+def test_residuals_keep_one_array_as_wide_as_the_data():
+    """Counted: what is kept for the backward pass, beside the inputs."""
+    last, x, hidden = nn.Linear(4, 1000), torch.randn(6, 1000), torch.randn(30, 4, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
+        distances(hidden, last, x, torch.arange(30) % 6, 2)
+    assert sorted(kept) == [(30, 4), (30, 1000), (1000, 4)]
 
 
 def test_the_gram_form_keeps_its_digits():
@@ -125,12 +153,14 @@ def test_the_gram_form_keeps_its_digits():
     hidden = hidden.bfloat16().double()                          # so that autocast has nothing to round in it
     last.bias.data += 1000
     x = last(hidden.mean(0)).detach() + 0.1 * torch.randn(4, 500)
-    exact = likelihood.log_prob(last(hidden), x)
-    last, hidden, x = last.float(), hidden.float(), x.float()
+    exact = (last(hidden) - x).square().sum(-1)
+    last, hidden, x, datum = last.float(), hidden.float().flatten(0, 1), x.float(), torch.arange(200) % 4
     with torch.autocast("cpu", torch.bfloat16):
-        rounded = likelihood.log_prob_linear(hidden.bfloat16(), last, x)
-    torch.testing.assert_close(rounded.double(), exact, rtol=2e-5, atol=0)
-    assert torch.equal(rounded, likelihood.log_prob_linear(hidden, last, x))
+        rounded = squares(hidden.bfloat16(), last, x, datum)
+    torch.testing.assert_close(rounded.double(), exact.flatten(), rtol=1e-3, atol=0)
+    torch.testing.assert_close(likelihood.density(rounded.double(), 0.1, 500),
+                               likelihood.density(exact.flatten(), 0.1, 500), rtol=2e-5, atol=0)
+    assert torch.equal(rounded, squares(hidden, last, x, datum))
 
 
 @pytest.mark.parametrize(("features", "width", "rows"), [(400, 20, 1200), (400, 20, 60), (30, 200, 5000), (100, 10, 300)])
@@ -151,7 +181,7 @@ def test_the_gram_form_is_taken_where_it_halves_the_work(features, width, rows):
     torch.testing.assert_close(value, expected, **EXACT)
     torch.testing.assert_close(net.log_prob(x, code.view(-1, data, 3)).flatten(), expected, **EXACT)
     assert len(calls) == 3
-    pays = net.likelihood.takes(net.decoder.last, rows, data)
+    pays = squares_pay(net.decoder.last, rows, data)
     small = 2 * 3 * (3 * width * rows) - 2 * 3 * width * rows    # the first layer, whose input needs no gradient
     share = (taken.get_total_flops() - small) / (plain.get_total_flops() - small)
     assert share < 0.6 if pays else share == 1

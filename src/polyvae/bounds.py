@@ -68,8 +68,8 @@ def check_objective(model: str, objective: str, K: int) -> None:
 
 
 def over_views(weights: Tensor, value: Tensor) -> Tensor:
-    """Σ_v weights_v value_v over live views: weights and value [V, B] -> [B]. What a dead view holds has no influence."""
-    return torch.where(weights > 0, weights * value, 0).sum(0)
+    """Σ_v weights_v value_v over live views: weights [V, B], value [..., V, B] -> [..., B]. What a dead view holds has no influence."""
+    return torch.where(weights > 0, weights * value, 0).sum(-2)
 
 
 def log_over_views(weights: Tensor, log_value: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -32,14 +32,16 @@ def softmax_scale(raw: Tensor) -> Tensor:
 
     It is a budget: one column gets sharper only if another gets wider. With a single column the scale is 1 whatever raw is.
     """
-    return _FLOOR + (1 - _FLOOR) * raw.softmax(-1) * raw.shape[-1]
+    return torch.add(_FLOOR, raw.softmax(-1), alpha=(1 - _FLOOR) * raw.shape[-1])
 
 
 SCALES: dict[str, Callable[[Tensor], Tensor]] = {"softplus": softplus_scale, "exp": exp_scale, "softmax": softmax_scale}
 
 
 class Diagonal(ABC):
-    """A distribution of independent columns: ``loc`` and ``scale``, [..., D]."""
+    """A distribution of independent columns: ``loc`` and ``scale``, [..., D]. A column's log-density is log_peak + rate · distance(x)."""
+
+    rate: ClassVar[float]
 
     def __init__(self, loc: Tensor, scale: Tensor) -> None:
         self.loc = loc
@@ -50,8 +52,13 @@ class Diagonal(ABC):
         """Draws of location 0 and scale 1."""
 
     @abstractmethod
-    def columns(self, x: Tensor) -> Tensor:
-        """Log-density of each column, in nats: [..., D]."""
+    def distance(self, x: Tensor) -> Tensor:
+        """How far x lies from the location, in units of the scale and the family's own measure: [..., D]."""
+
+    @property
+    @abstractmethod
+    def log_peak(self) -> Tensor:
+        """Log-density of each column at the location, in nats: [..., D]."""
 
     @abstractmethod
     def kl_columns(self, other: Self) -> Tensor:
@@ -66,9 +73,13 @@ class Diagonal(ABC):
         shape = tuple(self.loc.shape) if K is None else (K, *self.loc.shape)
         return self.loc + self.scale * self.standard(shape, name, axes)
 
+    def columns(self, x: Tensor) -> Tensor:
+        """Log-density of each column, in nats: [..., D]."""
+        return self.log_peak + self.rate * self.distance(x)
+
     def log_prob(self, x: Tensor) -> Tensor:
         """Log-density in nats, summed over the last axis: [...]."""
-        return self.columns(x).sum(-1)
+        return self.log_peak.sum(-1) + self.rate * self.distance(x).sum(-1)      # what does not depend on x is not repeated for every draw
 
     def kl(self, other: Self) -> Tensor:
         """KL(self || other) in nats, summed over the last axis: [...]."""
@@ -105,11 +116,17 @@ class Diagonal(ABC):
 class Normal(Diagonal):
     """Independent normal columns; ``scale`` is the standard deviation."""
 
+    rate = -0.5
+
     def standard(self, shape: tuple[int, ...], name: str, axes: str) -> Tensor:
         return noise.normal(shape, self.loc, name, axes)
 
-    def columns(self, x: Tensor) -> Tensor:
-        return -0.5 * ((x - self.loc) / self.scale).square() - self.scale.log() - 0.5 * _LOG_TWO_PI
+    def distance(self, x: Tensor) -> Tensor:
+        return ((x - self.loc) / self.scale).square()
+
+    @property
+    def log_peak(self) -> Tensor:
+        return -self.scale.log() - 0.5 * _LOG_TWO_PI
 
     def kl_columns(self, other: Self) -> Tensor:
         ratio = self.scale / other.scale
@@ -119,11 +136,17 @@ class Normal(Diagonal):
 class Laplace(Diagonal):
     """Independent Laplace columns; ``scale`` is the mean absolute deviation."""
 
+    rate = -1.0
+
     def standard(self, shape: tuple[int, ...], name: str, axes: str) -> Tensor:
         return noise.laplace(shape, self.loc, name, axes)
 
-    def columns(self, x: Tensor) -> Tensor:
-        return -(x - self.loc).abs() / self.scale - (2 * self.scale).log()
+    def distance(self, x: Tensor) -> Tensor:
+        return (x - self.loc).abs() / self.scale
+
+    @property
+    def log_peak(self) -> Tensor:
+        return -(2 * self.scale).log()
 
     def kl_columns(self, other: Self) -> Tensor:
         distance = (self.loc - other.loc).abs()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from polyvae import counts, noise
+from polyvae import counts, linear, noise
 from polyvae.distributions import softplus_scale
 from polyvae.errors import InputError
 
@@ -86,7 +86,10 @@ class Scaled(Likelihood):
     """A location from the decoder and a scale that does not depend on z.
 
     ``scale`` is a number, "learned" (one for the modality, starting at 1) or "per_entry" (one per entry, starting at 1).
+    ``power``: the distance of an entry is |x − out| to this power; 0: it is not of that form.
     """
+
+    power: ClassVar[int] = 0
 
     def __init__(self, shape: tuple[int, ...], scale: float | str = 1.0) -> None:
         super().__init__(shape)
@@ -98,31 +101,56 @@ class Scaled(Likelihood):
         self.fixed = fixed
         self.raw_scale = None if fixed is not None else nn.Parameter(torch.zeros(shape if scale == "per_entry" else ()))
 
-    def scale(self, out: Tensor) -> Tensor:
-        """Broadcasts against [..., *shape]."""
+    @property
+    def width(self) -> Tensor | float:
+        """The scale: the number that was given, which costs no operation, or what is learnt; broadcasts against [..., *shape]."""
         if self.raw_scale is not None:
             return softplus_scale(self.raw_scale)
         assert self.fixed is not None
-        return out.new_full((), self.fixed)
+        return self.fixed
+
+    @property
+    def one_scale(self) -> bool:
+        """Whether all entries have the same scale."""
+        return self.raw_scale is None or self.raw_scale.ndim == 0
 
     @abstractmethod
     def distance(self, out: Tensor, x: Tensor) -> Tensor:
         """How far every entry lies from its location, in the family's own measure: [..., *shape]."""
 
     @abstractmethod
-    def density(self, distance: Tensor, scale: Tensor, count: Tensor | int) -> Tensor:
+    def density(self, distance: Tensor, scale: Tensor | float, count: Tensor | int) -> Tensor:
         """Log-likelihood in nats of ``count`` entries of one scale, whose distances add up to ``distance``."""
 
     def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        return self.density(self.distance(out, x), self.scale(out), 1)
+        return self.density(self.distance(out, x), self.width, 1)
 
     def log_prob(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        scale = self.scale(out)
-        if scale.ndim:
+        scale = self.width
+        if not self.one_scale:
             return self.summed(self.entries(out, x), observed)
         # With one scale the entries are only added up; everything else is done once per datum.
-        count = prod(self.shape) if observed is None else self.summed(observed, None)
+        count = prod(self.shape) if observed is None else self.summed(observed, None).to(out.dtype)
         return self.density(self.summed(self.distance(out, x), observed), scale, count)
+
+    @property
+    def takes_linear(self) -> bool:
+        """Whether ``log_prob_linear`` is there."""
+        return self.power > 0 and self.one_scale
+
+    def log_prob_linear(self, hidden: Tensor, last: nn.Linear, x: Tensor, datum: Tensor | None = None) -> Tensor:
+        """``log_prob(last(hidden), x)`` without forming last(hidden): hidden [..., B, H], x [B, *shape] -> [..., B].
+
+        ``datum`` [N]: hidden [N, H] belongs to these rows of x -> [N].
+        """
+        lead, hidden, x = hidden.shape[:-1], hidden.flatten(0, -2), x.flatten(1)
+        if datum is None:
+            datum = torch.arange(len(x), device=x.device).repeat(len(hidden) // max(1, len(x)))
+        if self.power == 2 and linear.squares_pay(last, len(hidden), len(x)):
+            distance = linear.squares(hidden, last, x, datum)
+        else:
+            distance = linear.distances(hidden, last, x, datum, self.power)
+        return self.density(distance.view(lead), self.width, prod(self.shape))
 
     def mean(self, out: Tensor) -> Tensor:
         return out
@@ -137,57 +165,32 @@ class Scaled(Likelihood):
 class NormalLikelihood(Scaled):
     """x ~ N(out, scale²)."""
 
+    power = 2
+
     def distance(self, out: Tensor, x: Tensor) -> Tensor:
         return functional.mse_loss(out, x.expand_as(out), reduction="none")    # the square of the difference, one pass each way
 
-    def density(self, distance: Tensor, scale: Tensor, count: Tensor | int) -> Tensor:
-        return -0.5 * distance / scale.square() - count * (scale.log() + 0.5 * _LOG_TWO_PI)
-
-    def takes(self, last: nn.Linear, rows: int, data: int) -> bool:
-        """Whether ``log_prob_linear`` halves the multiplications that ``rows`` codes of ``data`` samples need."""
-        features, width = last.weight.shape
-        single = self.raw_scale is None or self.raw_scale.ndim == 0
-        return single and 2 * (2 * data + width + rows * width / features) <= rows
-
-    def log_prob_linear(self, hidden: Tensor, last: nn.Linear, x: Tensor, datum: Tensor | None = None) -> Tensor:
-        """``log_prob(last(hidden), x)`` without forming last(hidden): hidden [..., B, H], x [B, *shape] -> [..., B].
-
-        ``datum`` [N]: hidden [N, H] belongs to these rows of x -> [N]. For any c, with the gap d = x − Wc − b and the step s = h − c,
-        ‖x − Wh − b‖² = ‖d‖² + sᵀ(WᵀW s − 2Wᵀd). Each c is a datum's mean of h, so that what cancels is no larger than the error of a
-        typical prediction: large values that all share cost no digits.
-        """
-        def spread(per_datum: Tensor) -> Tensor:
-            return per_datum if datum is None else per_datum.index_select(0, datum)
-
-        with torch.autocast(x.device.type, enabled=False):       # a density, not a network
-            hidden, x = hidden.to(x.dtype), x.flatten(1)
-            if datum is None:
-                centre = hidden.detach().reshape(-1, len(x), hidden.shape[-1]).mean(0)                  # [B, H]
-            else:
-                centre = x.new_zeros(len(x), hidden.shape[-1]).index_add(0, datum, hidden.detach())
-                centre = centre / x.new_zeros(len(x)).index_add(0, datum, x.new_ones(len(datum))).clamp(min=1)[:, None]
-            gap = x - last(centre)                                                                      # [B, F]
-            step = hidden - spread(centre)                                                              # [..., B, H]
-            curve = step @ (last.weight.T @ last.weight) - 2 * spread(gap @ last.weight)
-            squares = spread(gap.square().sum(-1)) + (step * curve).sum(-1)
-        return self.density(squares, self.scale(x), prod(self.shape))
+    def density(self, distance: Tensor, scale: Tensor | float, count: Tensor | int) -> Tensor:
+        return distance * (-0.5 / scale**2) - count * (_log(scale) + 0.5 * _LOG_TWO_PI)
 
     def sample(self, out: Tensor) -> Tensor:
-        return out + self.scale(out) * noise.normal(tuple(out.shape), out, "x", "")
+        return out + self.width * noise.normal(tuple(out.shape), out, "x", "")
 
 
 class LaplaceLikelihood(Scaled):
     """x ~ Laplace(out, scale). Scale .75 is the papers' choice for PolyMNIST."""
 
+    power = 1
+
     def distance(self, out: Tensor, x: Tensor) -> Tensor:
         # The absolute difference: with a beta below any difference that counts, this loss is the one that makes one pass each way.
         return functional.smooth_l1_loss(out, x.expand_as(out), reduction="none", beta=_TINY)
 
-    def density(self, distance: Tensor, scale: Tensor, count: Tensor | int) -> Tensor:
-        return -distance / scale - count * (2 * scale).log()
+    def density(self, distance: Tensor, scale: Tensor | float, count: Tensor | int) -> Tensor:
+        return distance * (-1 / scale) - count * _log(2 * scale)
 
     def sample(self, out: Tensor) -> Tensor:
-        return out + self.scale(out) * noise.laplace(tuple(out.shape), out, "x", "")
+        return out + self.width * noise.laplace(tuple(out.shape), out, "x", "")
 
 
 class BernoulliLikelihood(Entrywise):
@@ -329,6 +332,10 @@ class ZeroInflatedNegativeBinomialLikelihood(Dispersed):
 
     def sample(self, out: Tensor) -> Tensor:
         return counts.draw_zero_inflated(counts.draw_negative_binomial(self.log_mean(out[..., 0]), self.dispersion), out[..., 1])
+
+
+def _log(x: Tensor | float) -> Tensor | float:
+    return x.log() if isinstance(x, Tensor) else math.log(x)
 
 
 def _zeroed(x: Tensor, observed: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from polyvae.distributions import FAMILIES, SCALES, Diagonal
 from polyvae.errors import InputError, nearest
-from polyvae.likelihoods import LIKELIHOODS, NormalLikelihood
+from polyvae.likelihoods import LIKELIHOODS, Scaled
 from polyvae.networks import NETWORKS, auto
 from polyvae.networks.kinds import Branches
 from polyvae.networks.mlp import LinearDecoder
@@ -119,8 +119,7 @@ class ModalityNet(nn.Module):
         ``datum`` [N]: code [N, C] is that of these rows of x -> [N].
         """
         decoder, likelihood, lead = self.decoder, self.likelihood, code.shape[:-1]
-        if (entries is None and isinstance(decoder, LinearDecoder) and isinstance(likelihood, NormalLikelihood)
-                and likelihood.takes(decoder.last, prod(lead), len(x))):
+        if entries is None and isinstance(decoder, LinearDecoder) and isinstance(likelihood, Scaled) and likelihood.takes_linear:
             hidden: Tensor = decoder(code.reshape(prod(lead), code.shape[-1]), hidden=True)
             return likelihood.log_prob_linear(hidden.view(*lead, -1), decoder.last, x, datum)
         if datum is not None:

@@ -212,7 +212,7 @@ class MultimodalVAE(nn.Module, ABC):
             total = z.new_zeros(lead.numel())
             if len(index):
                 each = self._log_prob_rows(net, x, code.flatten(0, -2).index_select(0, index), index % batch.size, entries)
-                total = total.index_put((index,), torch.where(real, each, 0))
+                total = placed(total, index, each, real)
             terms.append(total.view(lead))
         return torch.stack(terms)
 
@@ -251,8 +251,10 @@ class MultimodalVAE(nn.Module, ABC):
 
     def terms(self, weights: Tensor, log_x: Tensor, **others: Tensor) -> dict[str, Tensor]:
         """What a bound is made of, to look at: expected log-likelihoods, log_x [M, K, V, B], and others [K, V, B], over views [V, B]."""
-        named = {f"log_likelihood/{name}": term for name, term in zip(self.modalities, log_x, strict=True)} | others
-        return {name: over_views(weights, term.mean(0)).detach() for name, term in named.items()}
+        names = [*(f"log_likelihood/{name}" for name in self.modalities), *others]
+        with torch.no_grad():
+            each = torch.stack([*log_x.mean(1), *(term.mean(0) for term in others.values())])           # [T, V, B]
+            return dict(zip(names, over_views(weights, each), strict=True))
 
     def draw(self, batch: Batch, K: int = 1) -> Draws:
         """K draws of all latents given what was observed; the view is drawn per datum and per sample; the prior where there is none."""
@@ -345,15 +347,15 @@ class MultimodalVAE(nn.Module, ABC):
             if complaint:
                 raise InputError(f"modality {name!r} ({net.spec.likelihood}): got {complaint}; rescale it or choose another likelihood")
 
-    def existing(self, exists: Tensor) -> tuple[Tensor, Tensor]:
+    def existing(self, exists: Tensor) -> tuple[Tensor, bool]:
         """Indices of rows that exist, and whether they are real: while training, a modality without any row gets one that counts nothing,
 
         because distributed training waits for a gradient of every parameter.
         """
         index = exists.nonzero()[:, 0]
         if self.training and not len(index):
-            return index.new_zeros(1), torch.zeros((), dtype=torch.bool, device=index.device)
-        return index, torch.ones((), dtype=torch.bool, device=index.device)
+            return index.new_zeros(1), False
+        return index, True
 
     def _log_prob_rows(self, net: ModalityNet, x: Tensor, code: Tensor, datum: Tensor, entries: Tensor | None) -> Tensor:
         """log p(x[datum] | code), row by row; in chunks that are recomputed in the backward pass where ``max_rows`` says so."""
@@ -434,10 +436,15 @@ def own_or_prior(self: MultimodalVAE, batch: Batch, experts: Experts, z: Tensor)
     return experts.w.where(self.own(experts.mask[None])[0], prior)
 
 
-def _scatter(base: Diagonal, index: Tensor, rows: Diagonal, real: Tensor) -> Diagonal:
-    loc = torch.where(real, rows.loc, base.loc[index])
-    scale = torch.where(real, rows.scale, base.scale[index])
-    return type(base)(base.loc.index_put((index,), loc), base.scale.index_put((index,), scale))
+def placed(base: Tensor, index: Tensor, rows: Tensor, real: bool) -> Tensor:
+    """``base`` with ``rows`` at ``index``; where they are not real, as it was, and a gradient of zero for whatever made the rows."""
+    if not real:
+        rows = torch.where(torch.zeros((), dtype=torch.bool, device=rows.device), rows, base.index_select(0, index))
+    return base.index_copy(0, index, rows)
+
+
+def _scatter(base: Diagonal, index: Tensor, rows: Diagonal, real: bool) -> Diagonal:
+    return type(base)(placed(base.loc, index, rows.loc, real), placed(base.scale, index, rows.scale, real))
 
 
 def _private(model: str, spec: Modality, default: int | None) -> int:

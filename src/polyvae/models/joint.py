@@ -10,7 +10,7 @@ from polyvae.batch import Batch
 from polyvae.distributions import Mixture, Normal
 from polyvae.errors import check_count
 from polyvae.modality import another_encoder
-from polyvae.vae import MultimodalVAE
+from polyvae.vae import MultimodalVAE, placed
 
 
 class JointNetwork(nn.Module):
@@ -49,5 +49,5 @@ def joint_or_product(model: MultimodalVAE, network: JointNetwork, batch: Batch, 
     if not len(index):
         return product
     joint, rest = network(model, batch, index), product.components[0]
-    loc, scale = (torch.where(real, new, old[index]) for new, old in ((joint.loc, rest.loc), (joint.scale, rest.scale)))
-    return product._replace(components=Normal(rest.loc.index_put((index,), loc), rest.scale.index_put((index,), scale))[None])
+    loc, scale = placed(rest.loc, index, joint.loc, real), placed(rest.scale, index, joint.scale, real)
+    return product._replace(components=Normal(loc, scale)[None])
