@@ -84,7 +84,7 @@ def test_laws_with_more_than_255_subsets():
 @pytest.mark.parametrize("name", MODELS)
 def test_laws_with_one_modality(name):
     without_r = {"cross": "prior"} if name in ("mmvae+", "cmvae", "holder", "idmvae") else {}
-    wide = replace(plain_world()[1], params={"hidden": (12,)})    # two rows are observed: of six units all may be dead, and pass no gradient
+    wide = replace(plain_world()[1], params={"hidden": (12,)})    # of six units all may be dead in the two rows that are observed
     check_model(name, modalities=(wide,), latent=2, **without_r)
 
 
