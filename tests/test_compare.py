@@ -14,7 +14,7 @@ from polyvae.config import DataConfig, ModelConfig, RunConfig, write_config
 from polyvae.data import load_dataset
 from polyvae.errors import InputError
 from polyvae.models import build
-from polyvae.priors import FittedPrior
+from polyvae.priors import FittedMixture
 from polyvae.report import Contender, labels, number, write_comparison
 from polyvae.report.compare import differences
 from polyvae.report.metrics import best, metric
@@ -36,7 +36,7 @@ def contender(place, name, **options):
                for n in range(1, 4 + place)]
     history[-1]["watched"] = {"conditional_coherence": 0.5 + place / 8}
     settings = {"data": {"name": "vectors", "root": f"/elsewhere/{place}"}, "train": {"lr": (1e-3, 1e-3, 5e-4)[place], "epochs": 9}}
-    prior = FittedPrior.fit(torch.randn(64, 2), 3) if place == 0 else None
+    prior = FittedMixture.fit(torch.randn(64, 2), 3) if place == 0 else None
     return Contender(NAMES[place], model, settings, evaluation, history, prior)
 
 

@@ -117,6 +117,8 @@ def sample(
         raise InputError(f"sample: got -k {draws} without --given; expected a modality to condition on; -n says how many new samples")
     if prior not in ("own", "fitted"):
         raise InputError(f"sample: got --prior {prior!r}; expected 'own' or 'fitted'")
+    if prior == "fitted" and not model.shared:
+        raise InputError(f"sample: {config.model.name} has no shared code, so no prior can be fitted; expected --prior own")
     fitted = runs.fitted_prior(directory) if prior == "fitted" else None
     if prior == "fitted" and fitted is None:
         raise InputError(f"sample: {run} has no fitted prior; expected fitted_prior.safetensors; make it with: polyvae evaluate {run}")

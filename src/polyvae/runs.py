@@ -16,7 +16,7 @@ from polyvae.evaluate import Evaluation, Setting, evaluate, judges_of
 from polyvae.evaluate.coherence import coherence
 from polyvae.modality import Modality
 from polyvae.models import build, options_of
-from polyvae.priors import FittedPrior
+from polyvae.priors import FITTED, FittedPrior
 from polyvae.progress import reporter
 from polyvae.report import Contender, labels, write_comparison, write_report
 from polyvae.storage import RunDirectory, load_model, load_tensors, save_tensors
@@ -94,13 +94,13 @@ def evaluate_run(path: str | Path, *, overrides: Mapping[str, Any] | None = None
     model = load_model(run.path)
     data, train = data_of(config)
     settings = config.evaluate.model_dump() | dict(overrides or {})
-    fitted = settings.pop("fitted_prior")
+    fitted = dict(settings.pop("fitted_prior"))
     del settings["curve_seconds"]
-    result = evaluate(model, data, train=train, components=fitted["components"], covariance=fitted["covariance"],
-                      prior_seed=fitted["seed"], show=show, **settings)
+    fitted = {"prior_kind": fitted.pop("kind"), "prior_seed": fitted.pop("seed"), **fitted}
+    result = evaluate(model, data, train=train, show=show, **fitted, **settings)
     run.write_json("evaluation.json", dict(result))
     if result.prior is not None:
-        save_tensors(run.fitted_prior, result.prior.state_dict(), {"components": fitted["components"], "covariance": fitted["covariance"]})
+        save_tensors(run.fitted_prior, result.prior.state_dict(), result.prior.settings)
     return result
 
 
@@ -143,8 +143,8 @@ def fitted_prior(run: RunDirectory) -> FittedPrior | None:
     """The prior that evaluation fitted, or None."""
     if not run.fitted_prior.exists():
         return None
-    tensors, _ = load_tensors(run.fitted_prior)
-    return FittedPrior(tensors["weights"], tensors["loc"], tensors["scale_tril"])
+    tensors, settings = load_tensors(run.fitted_prior)
+    return FITTED[settings.get("kind", "gmm")].restore(settings, tensors)
 
 
 def _named(config: RunConfig) -> str:

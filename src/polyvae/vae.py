@@ -293,6 +293,9 @@ class MultimodalVAE(nn.Module, ABC):
     @torch.no_grad()
     def sample(self, n: int, prior: FittedPrior | None = None, sample: bool = False) -> dict[str, Tensor]:
         """n new samples of every modality, name -> [n, *shape]: z from the model's prior or from a fitted one, w from p(w | z)."""
+        if prior is not None and prior.latent != self.shared:
+            raise InputError(f"sample: got a fitted prior over {prior.latent} columns; expected the {self.shared} shared columns of "
+                             f"{self.name}; {'fit it to this model' if self.shared else 'sample from its own prior'}")
         z = (self.prior if prior is None else prior).draw(n)
         return self.decode(z, self.prior.w(z).rsample(None, "w", "BW"), sample)
 

@@ -274,7 +274,7 @@ def _fresh_section(scene: Scene, shown: Sequence[Shown], prior: str) -> Section 
     if not scene.targets or not having:
         return None
     lead = ("z from each run’s own prior: down a column modalities should agree, along a row they should differ." if prior == "own"
-            else "The same, with z from a mixture fitted after training.")
+            else "The same, with z from a density fitted after training.")
     without = [run.label for run in shown if run.label not in having]
     if without:
         lead += f" There is none for {', '.join(without)}."
