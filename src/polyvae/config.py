@@ -51,7 +51,7 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    """``name`` in MODELS; every other key is a keyword of that model's constructor (see ``check_options``)."""
+    """``name`` in MODELS, or an import path "package.module:Class"; every other key is a keyword of that model's constructor (see ``check_options``)."""
 
     model_config = ConfigDict(extra="allow")
 

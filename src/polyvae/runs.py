@@ -88,10 +88,12 @@ def _curve(config: RunConfig, data: MultimodalData, show: bool) -> Watch | None:
     return look
 
 
-def evaluate_run(path: str | Path, *, overrides: Mapping[str, Any] | None = None, show: bool = True) -> Evaluation:
-    """Judge a trained run on its test part; writes ``evaluation.json`` and ``fitted_prior.safetensors``."""
+def evaluate_run(
+    path: str | Path, *, overrides: Mapping[str, Any] | None = None, show: bool = True, trust: Sequence[str] = (),
+) -> Evaluation:
+    """Judge a trained run on its test part; writes ``evaluation.json`` and ``fitted_prior.safetensors``. ``trust``: see ``load_model``."""
     run, config = open_run(path)
-    model = load_model(run.path)
+    model = load_model(run.path, trust)
     data, train = data_of(config)
     settings = config.evaluate.model_dump() | dict(overrides or {})
     fitted = dict(settings.pop("fitted_prior"))
@@ -104,15 +106,15 @@ def evaluate_run(path: str | Path, *, overrides: Mapping[str, Any] | None = None
     return result
 
 
-def report_run(path: str | Path) -> Path:
+def report_run(path: str | Path, trust: Sequence[str] = ()) -> Path:
     """Write the run's ``report.html``, with its evaluation if there is one."""
     run, config = open_run(path)
     evaluation = run.read_json("evaluation.json") if run.evaluation.exists() else None
     data, _ = data_of(config)
-    return write_report(run, load_model(run.path), data, evaluation, prior=fitted_prior(run), command=config.command)
+    return write_report(run, load_model(run.path, trust), data, evaluation, prior=fitted_prior(run), command=config.command)
 
 
-def compare_runs(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
+def compare_runs(paths: Sequence[str | Path], out: str | Path | None = None, trust: Sequence[str] = ()) -> Path:
     """Write one page about two or more runs on one data set; by default ``comparison.html`` beside the first run.
 
     Raises InputError: a run given twice, or runs on different data, whose numbers cannot stand in one table.
@@ -124,7 +126,7 @@ def compare_runs(paths: Sequence[str | Path], out: str | Path | None = None) -> 
             raise InputError(f"report: got {first.path} on {_named(config)} and {run.path} on {_named(other)}; expected runs on one data "
                              "set; compare those that share one")
     data, _ = data_of(config)
-    contenders = [Contender(name, load_model(run.path), config.model_dump(), run.read_json("evaluation.json") if run.evaluation.exists()
+    contenders = [Contender(name, load_model(run.path, trust), config.model_dump(), run.read_json("evaluation.json") if run.evaluation.exists()
                             else {}, run.read_history(), fitted_prior(run))
                   for name, (run, config) in zip(names, opened, strict=True)]
     return write_comparison(first.path.resolve().parent / "comparison.html" if out is None else out, contenders, data)
