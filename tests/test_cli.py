@@ -137,10 +137,29 @@ def test_a_truncated_bundle_is_one_line(run: Path, tmp_path: Path) -> None:
 
 
 def test_models_prints_one_tab_separated_line_each() -> None:
-    lines = polyvae("models").stdout.splitlines()
-    assert [line.split("\t")[0] for line in lines] == list(pv.MODELS)
-    assert {line.count("\t") for line in lines} == {5}
+    """Piped: six fields, none empty, none cut short, no header, no borders; what they say is what the class says."""
+    text = polyvae("models").stdout
+    rows = [line.split("\t") for line in text.split("\n")[:-1]]
+    assert text.endswith("\n")
+    assert [row[0] for row in rows] == list(pv.MODELS)
+    for name, citation, codes, missing, facts, needs in rows:
+        kind = pv.MODELS[name]
+        assert (citation, codes, missing, needs) == (kind.citation, kind.codes, kind.facts.missing, kind.facts.needs or "-")
+        assert facts.split(", ") == [word for word in ("bound", "density", "per datum", "nested", "symmetric")
+                                     if kind.facts._asdict()[word.replace(" ", "_")]]
+        for field in (name, citation, codes, missing, facts, needs):
+            assert field == " ".join(field.split())
+            assert field
+            assert not set(field) & set("│┃|…")
+    assert len({row[1] for row in rows}) > 1
     assert "nats per datum" in polyvae("models", "mmvae+").stdout
+
+
+def test_datasets_prints_one_tab_separated_line_each() -> None:
+    rows = [line.split("\t") for line in polyvae("datasets").stdout.splitlines()]
+    assert [row[0] for row in rows] == list(pv.DATASETS)
+    assert {len(row) for row in rows} == {6}
+    assert all(field == " ".join(field.split()).rstrip(",;") and field for row in rows for field in row)
 
 
 def test_version_and_help_answer() -> None:

@@ -160,7 +160,7 @@ def models(name: Annotated[str | None, typer.Argument(help="Print this model's d
         typer.echo(inspect.getdoc(model_class(name)))
         return
     head = ("name", "citation", "private codes", "missing data", "facts", "needs")
-    _list(head, [(key, cls.citation, cls.codes, "trains and infers", _facts(key), cls.facts.needs or "-") for key, cls in MODELS.items()])
+    _list(head, [(key, cls.citation, cls.codes, cls.facts.missing, _facts(key), cls.facts.needs or "-") for key, cls in MODELS.items()])
 
 
 @app.command(epilog="Example: `polyvae datasets`")

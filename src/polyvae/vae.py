@@ -33,6 +33,7 @@ class Facts(NamedTuple):
     ``per_datum``  a batch equals its rows. ``nested`` dropping by mask equals a model built without. ``symmetric`` order is free.
     ``decodes``    decoder calls per modality and step. ``needs`` what it cannot do without.
     ``again``      how often in a step what was decoded is encoded again: one more call of both networks, where a modality has both.
+    ``missing``    what becomes of data in which modalities are missing.
     """
 
     bound: bool
@@ -43,6 +44,7 @@ class Facts(NamedTuple):
     decodes: int = 1
     needs: str = ""
     again: int = 0
+    missing: str = "trains and infers"
 
 
 class Draws(NamedTuple):

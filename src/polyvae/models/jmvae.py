@@ -31,7 +31,8 @@ class JMVAE(MultimodalVAE):
     Exempt: not nested, for the joint network takes all modalities.
     """
 
-    facts = Facts(bound=True, density=True, per_datum=True, nested=False, symmetric=True)
+    facts = Facts(bound=True, density=True, per_datum=True, nested=False, symmetric=True,
+                  missing="trains and infers; the joint encoder, on complete data only")
     name = "jmvae"
     citation = "Suzuki et al. 2016"
     codes = "none"

@@ -33,7 +33,8 @@ class TELBO(MultimodalVAE):
     Exempt: not nested, for the joint network takes all modalities.
     """
 
-    facts = Facts(bound=False, density=True, per_datum=True, nested=False, symmetric=True)
+    facts = Facts(bound=False, density=True, per_datum=True, nested=False, symmetric=True,
+                  missing="trains and infers; the joint encoder, on complete data only")
     name = "telbo"
     citation = "Vedantam et al. 2018"
     codes = "none"
