@@ -94,6 +94,9 @@ def test_evaluate_sample_and_report_follow(run: Path, tmp_path: Path) -> None:
     (["train", "--set", "modality.m7.private=3"], "'m"),
     (["train", "missing.toml"], "missing.toml: no such file"),
     (["train", "--epochs", "many"], "'--epochs'"),
+    (["train", "--set", "evaluate.features=inception"], "expected 'judges', 'inception:PATH'"),
+    (["train", "--set", "evaluate.features=inception:no.pth"], "no.pth: no such file"),
+    (["train", "--set", 'evaluate.metrics=["coherense"]'], "did you mean 'coherence'?"),
     (["train", "--resume", "--out", "nowhere"], "nowhere: no such run"),
     (["evaluate", "nowhere"], "nowhere: no such run"),
     (["report", "nowhere"], "nowhere: no such run"),
@@ -117,6 +120,13 @@ def test_samples_that_cannot_be_made_are_refused_in_one_line(run: Path, words: l
     done = polyvae("sample", run, *words)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert says in done.stderr
+
+
+def test_data_that_are_not_here_say_how_to_point_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("POLYVAE_DATA", raising=False)
+    done = polyvae("train", "--data", "polymnist", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "or the archive polymnist/MMNIST; pass root= (--set data.root=FOLDER on the command line) or set POLYVAE_DATA" in done.stderr
 
 
 def test_an_existing_run_is_kept_and_debug_shows_the_traceback(run: Path) -> None:

@@ -178,7 +178,12 @@ def test_runs_without_history_or_evaluation_make_a_page(runs, tmp_path):
     page = write_comparison(tmp_path / "page.html", [Contender(name, runs[0].model) for name in ("a", "b")], vectors(labels=None))
     rows = table(page)
     assert [cell[0] for cell in rows["steps"]] == ["–", "–"]
-    assert "Left out: none of these runs has a history yet" in Elements(page.read_text("utf-8")).words
+    assert "Left out: training ended within its first epoch, and history is written at the end of each." in Elements(
+        page.read_text("utf-8")).words
+    page = write_comparison(tmp_path / "page.html", [runs[0], Contender("short", runs[0].model)], vectors(labels=None))
+    words = Elements(page.read_text("utf-8")).words
+    assert "Without curves: short: training ended within its first epoch" in words
+    assert "Up to the last whole epoch. –: training ended within its first epoch" in words
 
 
 def run_on(folder, data, **options):

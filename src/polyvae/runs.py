@@ -12,7 +12,7 @@ import torch
 from polyvae.config import RunConfig, check_options, read_config
 from polyvae.data import MultimodalData, load_dataset, mix
 from polyvae.errors import InputError, nearest
-from polyvae.evaluate import Evaluation, Setting, evaluate, judges_of
+from polyvae.evaluate import Evaluation, Setting, available, evaluate, judges_of
 from polyvae.evaluate.coherence import coherence
 from polyvae.modality import Modality
 from polyvae.models import build, options_of
@@ -58,7 +58,12 @@ def model_of(config: RunConfig, data: MultimodalData) -> MultimodalVAE:
 
 
 def train_run(config: RunConfig, out: str | Path, *, resume: bool = False, force: bool = False, show: bool = True) -> History:
-    """Train as the configuration says, into the run directory ``out``."""
+    """Train as the configuration says, into the run directory ``out``.
+
+    Raises InputError, before any training, also for an evaluation that could not be had afterwards.
+    """
+    wanted = config.evaluate
+    available(wanted.metrics, wanted.protocol, wanted.features, wanted.fitted_prior.kind)
     data, train = data_of(config)
     return fit(model_of(config, data), train, out=out, resume=resume, force=force, show=show, run=config, watch=_curve(config, data, show))
 

@@ -20,7 +20,7 @@ from polyvae.evaluate.quality import quality
 from polyvae.evaluate.reconstruction import reconstruction
 from polyvae.evaluate.released import judges_for
 from polyvae.evaluate.setting import Setting, fit_prior, posterior_samples
-from polyvae.priors import FittedPrior, check_flow
+from polyvae.priors import FITTED, FittedPrior, check_flow
 from polyvae.progress import reporter
 from polyvae.vae import MultimodalVAE
 
@@ -86,14 +86,7 @@ def evaluate(
     ``likelihood_conditional``: "rest" adds log p(x_m | the others), "pairs" also every log p(x_m | x_n), at so much more sampling.
     Raises InputError for an unknown metric, protocol or feature net, or a model in training mode.
     """
-    for name in [metrics] if isinstance(metrics, str) else metrics:
-        if name not in [*METRICS, "all"] or isinstance(metrics, str):
-            raise InputError(f"evaluate: got metrics={metrics!r}; expected a list of names, or ['all']; {nearest(name, METRICS)}")
-    metrics = list(METRICS) if "all" in metrics else metrics
-    check_protocol(protocol)
-    net = feature_net(features)
-    if prior_kind == "flow":
-        check_flow()
+    metrics, net = available(metrics, protocol, features, prior_kind)
     if likelihood_conditional not in ("none", "rest", "pairs"):
         raise InputError(f"evaluate: got likelihood_conditional={likelihood_conditional!r}; expected 'none', 'rest' or 'pairs'")
     if likelihood_samples < 20:
@@ -122,6 +115,23 @@ def evaluate(
     return Evaluation(values, prior)
 
 
+def available(metrics: Sequence[str], protocol: str, features: FeatureNet | str | None,
+              prior_kind: str) -> tuple[list[str], FeatureNet | None]:
+    """The names of the metrics asked for, and the feature net, once it is known that all can be had: ``evaluate``'s door, and training's.
+
+    Raises InputError for an unknown metric, protocol, kind of prior or feature net, and for what is not installed.
+    """
+    for name in [metrics] if isinstance(metrics, str) else metrics:
+        if name not in [*METRICS, "all"] or isinstance(metrics, str):
+            raise InputError(f"evaluate: got metrics={metrics!r}; expected a list of names, or ['all']; {nearest(name, METRICS)}")
+    check_protocol(protocol)
+    if prior_kind not in FITTED:
+        raise InputError(f"fitted prior: unknown kind {prior_kind!r}; {nearest(prior_kind, FITTED)}")
+    if prior_kind == "flow":
+        check_flow()
+    return list(METRICS) if "all" in metrics else list(metrics), feature_net(features)
+
+
 def judges_of(data: MultimodalData, say: Callable[[str], None] = lambda text: None) -> Judges | None:
     """The judges that belong to ``data`` (with its splits); None, after saying why, where there can be none."""
     if data.labels is None or not judgeable(data) or not {"train", "test"} <= set(data.splits):
@@ -131,6 +141,6 @@ def judges_of(data: MultimodalData, say: Callable[[str], None] = lambda text: No
 
 
 __all__ = [
-    "METRICS", "Evaluation", "FeatureNet", "Judges", "Setting", "evaluate", "fit_prior", "judges_for", "judges_of", "posterior_samples",
+    "METRICS", "Evaluation", "FeatureNet", "Judges", "Setting", "available", "evaluate", "fit_prior", "judges_for", "judges_of", "posterior_samples",
     "train_judges",
 ]
