@@ -19,7 +19,7 @@ from polyvae.cli import main
 from polyvae.config import read_config, write_config
 from polyvae.errors import InputError
 from polyvae.models import model_class, name_of, options_of
-from polyvae.testing import check_model, plain_world
+from polyvae.testing import check_model, example_data, plain_world
 
 PAGE = (Path(__file__).parent.parent / "docs" / "adding_a_model.md").read_text()
 PATH = "leave_one_out:LeaveOneOut"
@@ -59,7 +59,7 @@ def test_the_page_s_model_obeys_the_laws(module):
 def test_its_bound_is_the_formula(module):
     """By loops over views, one normal product at a time, with the noise that the model drew."""
     model = module.LeaveOneOut(plain_world()[:3], latent=2, beta=1.5).double()
-    x = {name: net.likelihood.sample(torch.randn(3, *net.likelihood.output, dtype=torch.float64)).detach() for name, net in model.modalities.items()}
+    x = example_data(model, 3)
     mask = torch.tensor([[True, True, False], [True, False, True], [True, True, False]])
     batch = pv.Batch.of(x, mask)
     with noise.record() as draws, torch.no_grad():

@@ -9,10 +9,11 @@ from itertools import combinations, permutations
 import numpy as np
 import pytest
 import torch
+from inputs import DOUBLE, LIKELIHOODS, D, Decoder, Given, W, likelihood_weight, raw, wave
 from scipy.special import logsumexp
 from scipy.stats import entropy, norm
 from test_formulas import WORLDS, Hand, kl_laplace, kl_normal, over_k, product
-from test_models_a import DOUBLE, LIKELIHOODS, SIZE, D, Decoder, Given, W, data_of, eps, leaves, likelihood_weight, raw, recorded, wave
+from test_models_a import SIZE, data_of, eps, leaves, recorded
 from worlds import GRID, World
 
 from polyvae import Batch, InputError, Modality, build, noise

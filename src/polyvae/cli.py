@@ -63,7 +63,7 @@ def demo(
                     "`polyvae train experiments/mine.toml --set train.epochs=5`, `polyvae train --resume --out runs/mine`")
 def train(
     config: Annotated[Path | None, typer.Argument(help="A TOML file; without one, the defaults.", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="A name that `polyvae models` lists, or package.module:Class.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="A name that `polyvae models` lists, or module:Class.", show_default=False)] = None,
     data: Annotated[str | None, typer.Option(help="A name that `polyvae datasets` lists.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="The run directory; runs/MODEL-DATA by default.", show_default=False)] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training part.", show_default=False)] = None,

@@ -51,7 +51,10 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    """``name`` in MODELS, or an import path "package.module:Class"; every other key is a keyword of that model's constructor (see ``check_options``)."""
+    """``name`` in MODELS, or an import path "package.module:Class".
+
+    Every other key is a keyword of that model's constructor (see ``check_options``).
+    """
 
     model_config = ConfigDict(extra="allow")
 

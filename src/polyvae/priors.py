@@ -258,7 +258,8 @@ FITTED: dict[str, type[FittedPrior]] = {"gmm": FittedMixture, "flow": FittedFlow
 def check_flow() -> None:
     """Raises InputError where zuko is not there: what to install."""
     if importlib.util.find_spec("zuko") is None:
-        raise InputError("fitted prior: zuko cannot be imported; expected the extra flow; pip install 'polyvae[flow]', or choose kind 'gmm'")
+        raise InputError("fitted prior: zuko is not installed, which flows need; expected the extra flow; pip install 'polyvae[flow]', or "
+                         "choose kind 'gmm'")
 
 
 def _check_samples(z: Tensor, least: int, what: str, remedy: str) -> None:

@@ -131,8 +131,8 @@ def compare_runs(paths: Sequence[str | Path], out: str | Path | None = None, tru
             raise InputError(f"report: got {first.path} on {_named(config)} and {run.path} on {_named(other)}; expected runs on one data "
                              "set; compare those that share one")
     data, _ = data_of(config)
-    contenders = [Contender(name, load_model(run.path, trust), config.model_dump(), run.read_json("evaluation.json") if run.evaluation.exists()
-                            else {}, run.read_history(), fitted_prior(run))
+    contenders = [Contender(name, load_model(run.path, trust), config.model_dump(),
+                            run.read_json("evaluation.json") if run.evaluation.exists() else {}, run.read_history(), fitted_prior(run))
                   for name, (run, config) in zip(names, opened, strict=True)]
     return write_comparison(first.path.resolve().parent / "comparison.html" if out is None else out, contenders, data)
 

@@ -16,7 +16,7 @@ from polyvae import noise
 from polyvae.aggregate import Experts
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
-from polyvae.distributions import FAMILIES, SCALES, Diagonal, Mixture
+from polyvae.distributions import FAMILIES, SCALES, Diagonal, Mixture, Normal
 from polyvae.errors import InputError, check_count, nearest
 from polyvae.modality import Modalities, Modality, ModalityNet
 from polyvae.priors import FittedPrior, MixturePrior, StandardPrior, TopDownPrior
@@ -226,6 +226,23 @@ class MultimodalVAE(nn.Module, ABC):
         """Which private columns the members of a view own: include [V, M_sources, B] -> [V, B, W] bool."""
         none = torch.zeros_like(include[:, :1])
         return torch.cat([include, none], 1)[:, self.expert_of].transpose(1, 2)
+
+    @property
+    def _p_z(self) -> Normal:
+        """p(z), of a model whose prior is one normal distribution."""
+        p = self.prior.z()
+        assert isinstance(p, Normal)
+        return p
+
+    def drawn(self, batch: Batch, q: Mixture, K: int, stratified: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What to decode of q: z [K, V, B, D], the weights of its views [V, B], and which count, for ``wanted``.
+
+        ``stratified``: K samples of every component. Else K of the mixture, the component drawn per datum and sample: one view.
+        """
+        if stratified:
+            return q.stratified(K), q.weights, self.live(batch, q)
+        z = q.pick(q.choose(K)).rsample(None, "z", "KBD")[:, None]
+        return z, q.observed[None].to(z.dtype), None if batch.whole else q.observed[None]
 
     def live(self, batch: Batch, q: Mixture) -> Tensor | None:
         """[V, B] bool, the views that count, for ``wanted``; None where the host knows that all do."""

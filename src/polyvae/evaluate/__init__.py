@@ -141,6 +141,6 @@ def judges_of(data: MultimodalData, say: Callable[[str], None] = lambda text: No
 
 
 __all__ = [
-    "METRICS", "Evaluation", "FeatureNet", "Judges", "Setting", "available", "evaluate", "fit_prior", "judges_for", "judges_of", "posterior_samples",
-    "train_judges",
+    "METRICS", "Evaluation", "FeatureNet", "Judges", "Setting", "available", "evaluate", "fit_prior", "judges_for", "judges_of",
+    "posterior_samples", "train_judges",
 ]
