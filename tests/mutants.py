@@ -150,7 +150,7 @@ MUTANTS = [
     Mutant("models/mvae.py", "mixture_of_products(experts, everything(experts.mask), self._p_z)",
            "mixture_of_products(experts, everything(experts.mask))"),
     Mutant("models/elbos.py", "wanted=model.members(q.include))", "wanted=q.live[None, None])"),
-    Mutant("models/elbos.py", "kl = q.components.kl(model.prior.z())", "kl = model.prior.z().kl(q.components)"),
+    Mutant("models/elbos.py", "kl = q.components.kl(model._p_z)", "kl = model._p_z.kl(q.components)"),
     Mutant("models/elbos.py", "model.weighted(log_x).mean(0) - beta * kl", "model.weighted(log_x).sum(0) - beta * kl"),
     Mutant("models/mvae.py", "q, self.K, warm * self.beta)", "q, self.K, warm)"),
     Mutant("models/elbos.py", "torch.where(q.live, gamma", "torch.where(torch.ones_like(q.live), gamma"),

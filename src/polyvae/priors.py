@@ -161,7 +161,8 @@ class FittedMixture(FittedPrior):
         mixture = GaussianMixture(components, covariance_type=covariance, random_state=seed, reg_covar=1e-4).fit(z.double().cpu().numpy())
         matrices = torch.as_tensor(mixture.covariances_)
         tril = torch.linalg.cholesky(matrices) if covariance == "full" else torch.diag_embed(matrices.sqrt())
-        return cls(*(torch.as_tensor(x).to(z) for x in (mixture.weights_, mixture.means_, tril)), covariance)
+        weights, loc, scale_tril = (torch.as_tensor(x).to(z) for x in (mixture.weights_, mixture.means_, tril))
+        return cls(weights, loc, scale_tril, covariance)
 
     def draw(self, n: int) -> Tensor:
         choice = noise.choice(self.weights[:, None].expand(-1, n), 1, "prior.component", "KB")[0]
@@ -215,7 +216,7 @@ class FittedFlow(FittedPrior):
         return prior.requires_grad_(False)
 
     @classmethod
-    @torch.enable_grad()                      # type: ignore[untyped-decorator]
+    @torch.enable_grad()
     def fit(cls, z: Tensor, transforms: int = 3, seed: int = 0, epochs: int = 100, patience: int = 5, batch_size: int = 256) -> Self:
         """Fit by maximum likelihood to z [N, D], as long as that of a tenth, held out, rises (``patience`` epochs without: the best stays).
 
@@ -228,9 +229,9 @@ class FittedFlow(FittedPrior):
         optimizer = torch.optim.Adam(prior.parameters(), lr=1e-3)
         best, state, since = -math.inf, copy.deepcopy(prior.state_dict()), 0
         for _ in range(epochs):
-            for rows in torch.randperm(len(rest), generator=generator).to(z.device).split(batch_size):
+            for rows in torch.split(torch.randperm(len(rest), generator=generator).to(z.device), batch_size):
                 optimizer.zero_grad()
-                (-prior.log_prob(rest[rows]).mean()).backward()
+                (-prior.log_prob(rest[rows]).mean()).backward()              # type: ignore[no-untyped-call]
                 optimizer.step()
             with torch.no_grad():
                 value = float(prior.log_prob(held).mean())

@@ -234,7 +234,7 @@ class MultimodalVAE(nn.Module, ABC):
         assert isinstance(p, Normal)
         return p
 
-    def drawn(self, batch: Batch, q: Mixture, K: int, stratified: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    def to_decode(self, batch: Batch, q: Mixture, K: int, stratified: bool) -> tuple[Tensor, Tensor, Tensor | None]:
         """What to decode of q: z [K, V, B, D], the weights of its views [V, B], and which count, for ``wanted``.
 
         ``stratified``: K samples of every component. Else K of the mixture, the component drawn per datum and sample: one view.

@@ -18,7 +18,7 @@ def sum_of_elbos(model: MultimodalVAE, batch: Batch, q: Mixture, K: int, beta: f
     """
     z = q.stratified(K)                                                                                 # [K, V, B, D]
     log_x = model.log_likelihood(batch, z, z[..., :0], wanted=model.members(q.include))                 # [M, K, V, B]
-    kl = q.components.kl(model.prior.z())                                                               # [V, B]
+    kl = q.components.kl(model._p_z)                                                                     # [V, B]
     elbo = torch.where(q.live, gamma * model.weighted(log_x).mean(0) - beta * kl, 0)
     terms = model.terms(q.live[:1].to(kl.dtype), log_x[:, :, :1], **{"kl/z": kl[None, :1]})
     return Bound(elbo.sum(0), terms | {"subsets": elbo[1:].sum(0).detach()})

@@ -58,7 +58,7 @@ class MoPoE(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        z, weights, live = self.drawn(batch, q, self.K, self.stratified)                                # [K, V, B, D], [V, B]
+        z, weights, live = self.to_decode(batch, q, self.K, self.stratified)                            # [K, V, B, D], [V, B]
         q_w, p_w = self.private(batch, experts, z), self.prior.w(z)
         log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=live)              # [M, K, V, B]
         kl_z = over_views(q.weights, q.components.kl(self._p_z))                                        # [B]
