@@ -145,4 +145,4 @@ def test_draws_are_made_in_one_room(name):
 @pytest.mark.parametrize("name", [name for name in FILES if room(name) in NUMERIC | {"noise", "priors"}])
 def test_the_core_stands_on_torch_alone(name):
     others = outside(TREES[name]) - sys.stdlib_module_names - {"polyvae", "torch"}
-    assert others <= ({"sklearn"} if room(name) == "priors" else set())
+    assert others <= ({"sklearn", "zuko"} if room(name) == "priors" else set())

@@ -94,6 +94,9 @@ def test_evaluate_sample_and_report_follow(run: Path, tmp_path: Path) -> None:
     (["train", "--set", "modality.m7.private=3"], "'m"),
     (["train", "missing.toml"], "missing.toml: no such file"),
     (["train", "--epochs", "many"], "'--epochs'"),
+    (["train", "--set", "evaluate.features=inception"], "expected 'judges', 'inception:PATH'"),
+    (["train", "--set", "evaluate.features=inception:no.pth"], "no.pth: no such file"),
+    (["train", "--set", 'evaluate.metrics=["coherense"]'], "did you mean 'coherence'?"),
     (["train", "--resume", "--out", "nowhere"], "nowhere: no such run"),
     (["evaluate", "nowhere"], "nowhere: no such run"),
     (["report", "nowhere"], "nowhere: no such run"),
@@ -119,6 +122,13 @@ def test_samples_that_cannot_be_made_are_refused_in_one_line(run: Path, words: l
     assert says in done.stderr
 
 
+def test_data_that_are_not_here_say_how_to_point_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("POLYVAE_DATA", raising=False)
+    done = polyvae("train", "--data", "polymnist", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "or the archive polymnist/MMNIST; pass root= (--set data.root=FOLDER on the command line) or set POLYVAE_DATA" in done.stderr
+
+
 def test_an_existing_run_is_kept_and_debug_shows_the_traceback(run: Path) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     done = polyvae("train", "--out", run, "--debug")
@@ -137,10 +147,29 @@ def test_a_truncated_bundle_is_one_line(run: Path, tmp_path: Path) -> None:
 
 
 def test_models_prints_one_tab_separated_line_each() -> None:
-    lines = polyvae("models").stdout.splitlines()
-    assert [line.split("\t")[0] for line in lines] == list(pv.MODELS)
-    assert {line.count("\t") for line in lines} == {5}
+    """Piped: six fields, none empty, none cut short, no header, no borders; what they say is what the class says."""
+    text = polyvae("models").stdout
+    rows = [line.split("\t") for line in text.split("\n")[:-1]]
+    assert text.endswith("\n")
+    assert [row[0] for row in rows] == list(pv.MODELS)
+    for name, citation, codes, missing, facts, needs in rows:
+        kind = pv.MODELS[name]
+        assert (citation, codes, missing, needs) == (kind.citation, kind.codes, kind.facts.missing, kind.facts.needs or "-")
+        assert facts.split(", ") == [word for word in ("bound", "density", "per datum", "nested", "symmetric")
+                                     if kind.facts._asdict()[word.replace(" ", "_")]]
+        for field in (name, citation, codes, missing, facts, needs):
+            assert field == " ".join(field.split())
+            assert field
+            assert not set(field) & set("│┃|…")
+    assert len({row[1] for row in rows}) > 1
     assert "nats per datum" in polyvae("models", "mmvae+").stdout
+
+
+def test_datasets_prints_one_tab_separated_line_each() -> None:
+    rows = [line.split("\t") for line in polyvae("datasets").stdout.splitlines()]
+    assert [row[0] for row in rows] == list(pv.DATASETS)
+    assert {len(row) for row in rows} == {6}
+    assert all(field == " ".join(field.split()).rstrip(",;") and field for row in rows for field in row)
 
 
 def test_version_and_help_answer() -> None:

@@ -14,7 +14,7 @@ from polyvae.config import DataConfig, ModelConfig, RunConfig, write_config
 from polyvae.data import load_dataset
 from polyvae.errors import InputError
 from polyvae.models import build
-from polyvae.priors import FittedPrior
+from polyvae.priors import FittedMixture
 from polyvae.report import Contender, labels, number, write_comparison
 from polyvae.report.compare import differences
 from polyvae.report.metrics import best, metric
@@ -36,7 +36,7 @@ def contender(place, name, **options):
                for n in range(1, 4 + place)]
     history[-1]["watched"] = {"conditional_coherence": 0.5 + place / 8}
     settings = {"data": {"name": "vectors", "root": f"/elsewhere/{place}"}, "train": {"lr": (1e-3, 1e-3, 5e-4)[place], "epochs": 9}}
-    prior = FittedPrior.fit(torch.randn(64, 2), 3) if place == 0 else None
+    prior = FittedMixture.fit(torch.randn(64, 2), 3) if place == 0 else None
     return Contender(NAMES[place], model, settings, evaluation, history, prior)
 
 
@@ -178,7 +178,12 @@ def test_runs_without_history_or_evaluation_make_a_page(runs, tmp_path):
     page = write_comparison(tmp_path / "page.html", [Contender(name, runs[0].model) for name in ("a", "b")], vectors(labels=None))
     rows = table(page)
     assert [cell[0] for cell in rows["steps"]] == ["–", "–"]
-    assert "Left out: none of these runs has a history yet" in Elements(page.read_text("utf-8")).words
+    assert "Left out: training ended within its first epoch, and history is written at the end of each." in Elements(
+        page.read_text("utf-8")).words
+    page = write_comparison(tmp_path / "page.html", [runs[0], Contender("short", runs[0].model)], vectors(labels=None))
+    words = Elements(page.read_text("utf-8")).words
+    assert "Without curves: short: training ended within its first epoch" in words
+    assert "Up to the last whole epoch. –: training ended within its first epoch" in words
 
 
 def run_on(folder, data, **options):

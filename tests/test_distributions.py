@@ -9,7 +9,7 @@ from scipy import integrate, stats
 
 from polyvae import InputError, Laplace, Mixture, Normal, noise
 from polyvae.distributions import FAMILIES, SCALES, mixture_log_prob
-from polyvae.priors import FittedPrior, MixturePrior, StandardPrior
+from polyvae.priors import FittedMixture, MixturePrior, StandardPrior
 
 pytestmark = pytest.mark.usefixtures("double")
 SCIPY = {"normal": stats.norm, "laplace": stats.laplace}
@@ -182,13 +182,13 @@ def test_the_mixture_prior_is_its_formula_and_draws_from_it():
 def test_a_fitted_prior_is_the_gaussian_mixture_it_says():
     weights, loc = torch.tensor([0.3, 0.7]), torch.tensor([[0.0, 0.0], [3.0, -2.0]])
     covariances = torch.tensor([[[1.0, 0.5], [0.5, 2.0]], [[0.5, -0.2], [-0.2, 0.3]]])
-    prior = FittedPrior(weights, loc, torch.linalg.cholesky(covariances))
+    prior = FittedMixture(weights, loc, torch.linalg.cholesky(covariances))
     x = torch.randn(6, 2)
     parts = zip(weights.tolist(), loc.numpy(), covariances.numpy(), strict=True)
     pdf = sum(weight * stats.multivariate_normal(mean, covariance).pdf(x.numpy()) for weight, mean, covariance in parts)
     assert prior.log_prob(x).numpy() == pytest.approx(np.log(pdf))
     drawn = prior.draw(20000)
-    again = FittedPrior.fit(drawn, components=2, seed=1)
+    again = FittedMixture.fit(drawn, components=2, seed=1)
     order = again.weights.argsort()
     torch.testing.assert_close(again.weights[order], weights, atol=0.02, rtol=0)
     torch.testing.assert_close(again.loc[order], loc, atol=0.1, rtol=0)
@@ -200,7 +200,7 @@ def test_what_cannot_be_fitted_is_refused():
     for z, options, words in ((torch.zeros(50, 0), {}, "no shared code"), (torch.zeros(10, 2), {"components": 20}, "expected at least 40"),
                               (torch.randn(50, 2), {"covariance": "round"}, "covariance='round'")):
         with pytest.raises(InputError, match=words):
-            FittedPrior.fit(z, **{"components": 5, **options})
+            FittedMixture.fit(z, **{"components": 5, **options})
 
 
 # ---- prepared draws --------------------------------------------------------------------------------------------------------------

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import polyvae.models.mopoe as mopoe
-from polyvae import MMVAE, MODELS, Modality, MoPoE, noise
+from polyvae import MMVAE, MODELS, Batch, Modality, MoPoE, build, noise
 from polyvae.aggregate import Experts, joint, product_of_experts, singles
 from polyvae.bounds import Bound
 from polyvae.distributions import Mixture
-from polyvae.testing import LAWS, check_model, law_nested, plain_world, roles_world
+from polyvae.testing import LAWS, check_model, example_model, law_nested, plain_world, roles_world
 
 OPTIONS = {
     "vae": [{}, {"objective": "iwae", "K": 3, "beta": 2.5}, {"objective": "dreg", "K": 2, "family": "laplace"}],
@@ -86,6 +86,19 @@ def test_laws_with_one_modality(name):
     without_r = {"cross": "prior"} if name in ("mmvae+", "cmvae", "holder", "idmvae") else {}
     wide = replace(plain_world()[1], params={"hidden": (12,)})    # of six units all may be dead in the two rows that are observed
     check_model(name, modalities=(wide,), latent=2, **without_r)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_the_table_says_of_missing_data_is_so(name):
+    """What was observed moves what is generated of another modality, unless the model says that it infers nothing."""
+    model = example_model(lambda specs: build(name, specs, latent=2), plain_world()).eval()
+    made = []
+    for size in (1.0, -2.0):
+        given = Batch.of({"rna.counts": torch.full((1, 3), size)})
+        torch.manual_seed(0)
+        made.append(model.generate(given, K=20)["forward"])
+    infers = not torch.allclose(*made)
+    assert model.facts.missing.startswith("trains and infers" if infers else "trains; infers nothing")
 
 
 # ---- models that are wrong -------------------------------------------------------------------------------------------------------

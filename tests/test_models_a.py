@@ -6,62 +6,48 @@ Their losses are averages over the batch, to be minimised; ``value`` is the sum 
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from inputs import (
+    DOUBLE,
+    LIKELIHOODS,
+    D,
+    Decoder,
+    Given,
+    Leaves,
+    by_position,
+    close,
+    likelihood_weight,
+    networks,
+    parameters,
+    read_cases,
+    real_data,
+    wave,
+)
 from scipy.stats import norm
 from test_formulas import WORLDS, Hand, kl_normal, product
-from torch import Tensor, nn
+from torch import Tensor
 from worlds import GRID, World
 
 from polyvae import Batch, InputError, Modality, build, noise
 from polyvae.testing import example_model, plain_world, roles_world
 
-FOLDER = Path(__file__).parent / "golden"
-DOUBLE = torch.float64
-D, W, SIZE = 2, 2, 3                         # columns of z, of every w_m, and of every x_m
-LIKELIHOODS = (("laplace", 0.75), ("normal", 0.5))   # of modality m: m modulo 2
-Leaves = dict[str, Tensor]
+SIZE = 3                                     # of every x_m
 
 # ---- golden: the inputs ----------------------------------------------------------------------------------------------------------
 
 
-def wave(shape: Sequence[int], phase: float) -> Tensor:
-    """Numbers between −1.5 and 1.5 without a pattern that a mistake could share."""
-    i = torch.arange(math.prod(shape), dtype=DOUBLE)
-    return ((0.7 * i + phase).sin() + 0.5 * (1.9 * i + 2.3 * phase + 0.4).cos()).view(*shape)
-
-
 def leaves(M: int, B: int, latent: int = D, private: int = 0) -> Leaves:
     """What an objective depends on, by name."""
-    values = {}
-    for m in range(M):
-        if latent:
-            values |= {f"{m}.z_loc": wave((B, latent), 1.1 + m), f"{m}.z_scale": (0.5 * wave((B, latent), 2.2 + 1.3 * m)).exp()}
-        if private:
-            values |= {f"{m}.w_loc": wave((B, private), 6.6 + m), f"{m}.w_scale": (0.5 * wave((B, private), 7.7 + 1.1 * m)).exp()}
-        values |= {f"{m}.weight": wave((SIZE, latent + private), 4.4 + 0.9 * m), f"{m}.bias": wave((SIZE,), 5.5 + m)}
-    return {name: nn.Parameter(value) for name, value in values.items()}
-
-
-def decoded(of: Leaves, m: int, code: Tensor) -> Tensor:
-    """What modality m's decoder says to a code [..., D + W]: z's columns first."""
-    return torch.tanh(code @ of[f"{m}.weight"].T + of[f"{m}.bias"])
-
-
-def likelihood_weight(m: int) -> float:
-    return 1 - 0.1 * m
+    return parameters(networks([SIZE] * M, B, latent, private))
 
 
 def data_of(M: int, B: int) -> list[Tensor]:
-    return [wave((B, SIZE), 9.9 + 0.7 * m) for m in range(M)]
+    return real_data([SIZE] * M, B)
 
 
 def eps(phase: float, *shape: int) -> Tensor:
@@ -71,37 +57,8 @@ def eps(phase: float, *shape: int) -> Tensor:
 # ---- golden: our models on them --------------------------------------------------------------------------------------------------
 
 
-def raw(scale: Tensor) -> Tensor:
-    """What the softplus map takes to this scale."""
-    y = (scale - 1e-6) / (1 - 1e-6)
-    return y + (-torch.expm1(-y)).log() - math.log(math.e - 1)
-
-
-class Given(nn.Module):
-    """An encoder that says what is given, whatever it sees."""
-
-    def __init__(self, of: Leaves, m: int, in_shape: object, out: object) -> None:
-        super().__init__()
-        for name in ("z_loc", "z_scale", "w_loc", "w_scale"):
-            self.register_parameter(name, of.get(f"{m}.{name}"))
-
-    def forward(self, x: Tensor) -> Tensor:
-        parts = [self.z_loc, raw(self.z_scale)] if self.z_loc is not None else []
-        parts += [self.w_loc, raw(self.w_scale)] if self.w_loc is not None else []
-        return torch.cat(parts, -1)
-
-
-class Decoder(nn.Module):
-    def __init__(self, of: Leaves, m: int, in_shape: object, out: object) -> None:
-        super().__init__()
-        self.of, self.m = of, m
-
-    def forward(self, code: Tensor) -> Tensor:
-        return decoded(self.of, self.m, code)
-
-
 def recorded(name: str) -> pytest.MarkDecorator:
-    of = json.loads((FOLDER / f"{name}.json").read_text())["cases"]
+    of = read_cases(name)
     return pytest.mark.parametrize("case", of, ids=[case["name"] for case in of])
 
 
@@ -117,20 +74,10 @@ def hold_golden(name: str, case: dict, draws: dict[str, Tensor], latent: int = D
         value = model(Batch.of({f"m{m}": x for m, x in enumerate(data_of(M, B))}), warm).value.sum()
     value.backward()
 
-    def close(ours: Tensor, theirs: object, what: str) -> None:
-        expected = torch.as_tensor(theirs, dtype=DOUBLE).reshape(ours.shape)
-        torch.testing.assert_close(ours.detach(), expected, rtol=1e-8, atol=1e-12 * float(expected.abs().max()),
-                                   msg=lambda text: f"{what}: {text}")
-
     close(value, case["value"], "bound")
     assert set(case["gradients"]) == set(of)
     for key, leaf in of.items():
         close(leaf.grad, case["gradients"][key], f"gradient of {key}")
-
-
-def by_position(B: int, views: int) -> Tensor:
-    """The component of each datum, as theirs: equal runs by position in the batch, the remainder to the last."""
-    return torch.arange(B).div(B // views, rounding_mode="floor").clamp(max=views - 1)
 
 
 @recorded("mmjsd")

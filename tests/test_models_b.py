@@ -14,27 +14,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from inputs import DOUBLE, LIKELIHOODS, D, Decoder, Given, Leaves, W, likelihood_weight, wave
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 from test_formulas import WORLDS, Hand, kl_normal, product
-from test_models_a import (
-    DOUBLE,
-    LIKELIHOODS,
-    SIZE,
-    D,
-    Decoder,
-    Given,
-    Leaves,
-    W,
-    data_of,
-    decodes,
-    eps,
-    kl,
-    leaves,
-    likelihood_weight,
-    recorded,
-    wave,
-)
+from test_models_a import SIZE, data_of, decodes, eps, kl, leaves, recorded
 from torch import Tensor, nn
 from worlds import Affine, World, fixed
 

@@ -9,10 +9,11 @@ from itertools import combinations, permutations
 import numpy as np
 import pytest
 import torch
+from inputs import DOUBLE, LIKELIHOODS, D, Decoder, Given, W, likelihood_weight, raw, wave
 from scipy.special import logsumexp
 from scipy.stats import entropy, norm
 from test_formulas import WORLDS, Hand, kl_laplace, kl_normal, over_k, product
-from test_models_a import DOUBLE, LIKELIHOODS, SIZE, D, Decoder, Given, W, data_of, eps, leaves, likelihood_weight, raw, recorded, wave
+from test_models_a import SIZE, data_of, eps, leaves, recorded
 from worlds import GRID, World
 
 from polyvae import Batch, InputError, Modality, build, noise
@@ -460,3 +461,15 @@ def test_pruning_needs_data_and_a_known_criterion():
         model.prune(batch, "entropi")
     with pytest.raises(InputError, match="got no observed modality to prune by"):
         model.prune(batch.observe())
+
+
+@pytest.mark.parametrize("name", ["cmvae", "idmvae"])
+def test_what_is_set_on_a_model_that_holds_another_reaches_it(name):
+    """β, K and max_rows are one number in two places; what the holder adds stays its own."""
+    model = build(name, plain_world(), latent=2)
+    model.beta, model.K, model.max_rows = 0.5, 3, 7
+    assert (model.held.beta, model.held.K, model.held.max_rows) == (0.5, 3, 7)
+    assert model.options | {"beta": 0.5, "K": 3, "max_rows": 7} == model.options
+    model.train(False)
+    assert not model.held.training
+    assert not {"beta", "K", "max_rows"} & set(vars(model))

@@ -14,7 +14,7 @@ from polyvae.data import MultimodalData
 from polyvae.evaluate import evaluate
 from polyvae.modality import Modality
 from polyvae.models import build
-from polyvae.priors import FittedPrior
+from polyvae.priors import FittedMixture
 from polyvae.report import number, write_report
 from polyvae.report.gallery import stage
 from polyvae.report.measures import conflict_section, latents_section, quality_section, reconstruction_section
@@ -88,7 +88,7 @@ def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "images"
     torch.manual_seed(0)
     model = run_of(folder, "mmvae+", data)
-    prior = FittedPrior.fit(torch.randn(64, 2), 3)
+    prior = FittedMixture.fit(torch.randn(64, 2), 3)
     evaluation = small_evaluation(("m<0>", ODD))
     state, training = torch.get_rng_state(), model.train().training
     page = write_report(folder, model, data, evaluation, prior=prior, command="polyvae demo --out '<here>'", seed=3)

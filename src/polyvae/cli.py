@@ -31,6 +31,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as train.epochs=5; repeatable.")]
 Run = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
+Trust = Annotated[list[str] | None, typer.Option("--trust", metavar="PACKAGE", help="A package whose code the run may import; repeatable.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
 
 
@@ -62,7 +63,7 @@ def demo(
                     "`polyvae train experiments/mine.toml --set train.epochs=5`, `polyvae train --resume --out runs/mine`")
 def train(
     config: Annotated[Path | None, typer.Argument(help="A TOML file; without one, the defaults.", show_default=False)] = None,
-    model: Annotated[str | None, typer.Option(help="A name that `polyvae models` lists.", show_default=False)] = None,
+    model: Annotated[str | None, typer.Option(help="A name that `polyvae models` lists, or module:Class.", show_default=False)] = None,
     data: Annotated[str | None, typer.Option(help="A name that `polyvae datasets` lists.", show_default=False)] = None,
     out: Annotated[Path | None, typer.Option(help="The run directory; runs/MODEL-DATA by default.", show_default=False)] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training part.", show_default=False)] = None,
@@ -77,22 +78,22 @@ def train(
     given = {"model.name": model, "data.name": data, "train.epochs": epochs, "train.seed": seed, "train.device": device, "data.hide": hide}
     changes = [f"{key}={value}" for key, value in given.items() if value is not None] + (settings or [])
     if resume and config is None:
-        out = out or Path("runs") / f"{model or 'mmvae+'}-{data or 'polydigits'}"
+        out = out or _place(model or "mmvae+", data or "polydigits")
         config = RunDirectory.open(out).config
     wanted = read_config(config, changes)
     wanted = wanted if resume else _begun(wanted)
-    where = out or Path("runs") / (config.stem if config is not None else f"{wanted.model.name}-{wanted.data.name}")
+    where = out or (Path("runs") / config.stem if config is not None else _place(wanted.model.name, wanted.data.name))
     history = runs.train_run(wanted, where, resume=resume, force=force, show=not quiet)
     _stop_if_interrupted(history.stopped, where)
     typer.echo(f"trained ({history.stopped}, step {history.step}): {where}")
 
 
 @app.command(epilog="Example: `polyvae evaluate runs/mine`")
-def evaluate(run: Run, settings: Set = None, quiet: Quiet = False) -> None:
+def evaluate(run: Run, settings: Set = None, trust: Trust = None, quiet: Quiet = False) -> None:
     """Judge a trained run on held-out data; writes evaluation.json."""
     _, config = runs.open_run(run)
     changed = read_config(RunDirectory(run).config, settings or []).evaluate if settings else config.evaluate
-    result = runs.evaluate_run(run, overrides=changed.model_dump(), show=not quiet)
+    result = runs.evaluate_run(run, overrides=changed.model_dump(), show=not quiet, trust=trust or ())
     Console().print(result.table())
     typer.echo(f"written: {RunDirectory(run).evaluation}")
 
@@ -106,17 +107,19 @@ def sample(
     given: Annotated[list[str] | None, typer.Option(help="Condition on this modality of test rows; repeatable.")] = None,
     draws: Annotated[int, typer.Option("-k", help="With --given: draws per row.", min=1)] = 1,
     noise: Annotated[bool, typer.Option("--noise", help="Draw from the likelihood, too, instead of taking its mean.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0, trust: Trust = None,
 ) -> None:
     """New samples of every modality, or every modality given some of a test row's."""
     directory, config = runs.open_run(run)
-    model = load_model(run)
+    model = load_model(run, trust or ())
     if out.suffix != ".npz":
         raise InputError(f"sample: got -o {out}; expected a name that ends in .npz, for that is what is written")
     if draws > 1 and not given:
         raise InputError(f"sample: got -k {draws} without --given; expected a modality to condition on; -n says how many new samples")
     if prior not in ("own", "fitted"):
         raise InputError(f"sample: got --prior {prior!r}; expected 'own' or 'fitted'")
+    if prior == "fitted" and not model.shared:
+        raise InputError(f"sample: {config.model.name} has no shared code, so no prior can be fitted; expected --prior own")
     fitted = runs.fitted_prior(directory) if prior == "fitted" else None
     if prior == "fitted" and fitted is None:
         raise InputError(f"sample: {run} has no fitted prior; expected fitted_prior.safetensors; make it with: polyvae evaluate {run}")
@@ -142,11 +145,12 @@ def report(
     run: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run directory; several: compare them.", show_default=False)],
     out: Annotated[Path | None, typer.Option("-o", help="The page that compares; comparison.html beside the first run by default.",
                                              show_default=False)] = None,
+    trust: Trust = None,
 ) -> None:
     """Write a run's report.html, or one page that compares several: one file, to look at anywhere."""
     if len(run) == 1 and out is not None:
         raise InputError(f"report: got -o {out} with one run; expected two or more to compare; a run's own page is {run[0]}/report.html")
-    typer.echo(f"written: {runs.report_run(run[0]) if len(run) == 1 else runs.compare_runs(run, out)}")
+    typer.echo(f"written: {runs.report_run(run[0], trust or ()) if len(run) == 1 else runs.compare_runs(run, out, trust or ())}")
 
 
 @app.command(epilog="Examples: `polyvae models`, `polyvae models mmvae+`")
@@ -156,7 +160,7 @@ def models(name: Annotated[str | None, typer.Argument(help="Print this model's d
         typer.echo(inspect.getdoc(model_class(name)))
         return
     head = ("name", "citation", "private codes", "missing data", "facts", "needs")
-    _list(head, [(key, cls.citation, cls.codes, "trains and infers", _facts(key), cls.facts.needs or "-") for key, cls in MODELS.items()])
+    _list(head, [(key, cls.citation, cls.codes, cls.facts.missing, _facts(key), cls.facts.needs or "-") for key, cls in MODELS.items()])
 
 
 @app.command(epilog="Example: `polyvae datasets`")
@@ -206,6 +210,11 @@ def _stop_if_interrupted(stopped: str, out: Path) -> None:
 def _begun(config: RunConfig) -> RunConfig:
     """The configuration with the command that was typed."""
     return config.model_copy(update={"command": shlex.join(["polyvae", *sys.argv[1:]])})
+
+
+def _place(model: str, data: str) -> Path:
+    """The run directory of a model on data; in an import path's colon some file systems see more than a letter."""
+    return Path("runs") / f"{model.replace(':', '.')}-{data}"
 
 
 def _facts(name: str) -> str:

@@ -51,7 +51,10 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    """``name`` in MODELS; every other key is a keyword of that model's constructor (see ``check_options``)."""
+    """``name`` in MODELS, or an import path "package.module:Class".
+
+    Every other key is a keyword of that model's constructor (see ``check_options``).
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -122,10 +125,15 @@ class TrainConfig(Section):
 
 
 class FittedPriorConfig(Section):
-    """The Gaussian mixture fitted to posterior samples after training; ``covariance`` as scikit-learn calls it."""
+    """The density fitted to posterior samples after training, "gmm" or "flow" (by zuko); 0 ``components``: none, whatever the kind.
 
+    ``covariance`` of the Gaussian mixture, as scikit-learn calls it; ``transforms`` of the flow.
+    """
+
+    kind: Literal["gmm", "flow"] = "gmm"
     components: Annotated[int, Field(ge=0)] = 20
     covariance: Literal["full", "diag"] = "full"
+    transforms: _Count = 3
     seed: _Seed = 0
 
 

@@ -1,10 +1,13 @@
-"""Priors of the latents, and mixtures fitted to the aggregate posterior after training."""
+"""Priors of the latents, and densities fitted to the aggregate posterior after training."""
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import math
-from collections.abc import Sequence
-from typing import Self
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -99,20 +102,50 @@ class TopDownPrior(nn.Module):
         return self.z().rsample(n, "prior.z", "BD")
 
 
-class FittedPrior(nn.Module):
-    """A Gaussian mixture with full covariances over z, fitted after training to samples of the aggregate posterior.
+class FittedPrior(nn.Module, ABC):
+    """A density over z, fitted after training to samples of the aggregate posterior. Its tensors and ``settings`` make it again.
 
-    ``weights`` [C], ``loc`` [C, D], ``scale_tril`` [C, D, D] (lower Cholesky factors).
+    ``latent``: columns of z. ``settings``: numbers and words for JSON, ``kind`` in FITTED among them. ``summary``: a few words for people.
     """
 
+    kind: ClassVar[str]
+    latent: int
+    settings: dict[str, Any]
+    summary: str
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """From ``settings`` and ``state_dict()``: the same density, bit for bit."""
+
+    @abstractmethod
+    def draw(self, n: int) -> Tensor:
+        """n draws of z: [n, D]."""
+
+    @abstractmethod
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of z [..., D] in nats: [...]."""
+
+
+class FittedMixture(FittedPrior):
+    """A Gaussian mixture. ``weights`` [C], ``loc`` [C, D], ``scale_tril`` [C, D, D] (lower Cholesky factors)."""
+
+    kind = "gmm"
     weights: Tensor
     loc: Tensor
     scale_tril: Tensor
 
-    def __init__(self, weights: Tensor, loc: Tensor, scale_tril: Tensor) -> None:
+    def __init__(self, weights: Tensor, loc: Tensor, scale_tril: Tensor, covariance: str = "full") -> None:
         super().__init__()
         for name, value in (("weights", weights), ("loc", loc), ("scale_tril", scale_tril)):
             self.register_buffer(name, value)
+        self.latent = loc.shape[1]
+        self.settings = {"kind": self.kind, "components": len(weights), "covariance": covariance}
+        self.summary = f"Gaussian mixture, {len(weights)} components, {covariance}"
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        return cls(tensors["weights"], tensors["loc"], tensors["scale_tril"], settings["covariance"])
 
     @classmethod
     def fit(cls, z: Tensor, components: int = 20, covariance: str = "full", seed: int = 0) -> Self:
@@ -122,29 +155,116 @@ class FittedPrior(nn.Module):
         """
         from sklearn.mixture import GaussianMixture
 
-        if z.shape[1] == 0:
-            raise InputError("fitted prior: the model has no shared code; expected latent columns; sample from its own prior")
-        if len(z) < 2 * components:
-            raise InputError(f"fitted prior: got {len(z)} posterior samples for {components} components; expected at least "
-                             f"{2 * components}; ask for fewer components")
+        _check_samples(z, 2 * components, f" for {components} components", "ask for fewer components")
         if covariance not in ("full", "diag"):
             raise InputError(f"fitted prior: got covariance={covariance!r}; expected 'full' or 'diag'")
         mixture = GaussianMixture(components, covariance_type=covariance, random_state=seed, reg_covar=1e-4).fit(z.double().cpu().numpy())
         matrices = torch.as_tensor(mixture.covariances_)
         tril = torch.linalg.cholesky(matrices) if covariance == "full" else torch.diag_embed(matrices.sqrt())
-        return cls(*(torch.as_tensor(x).to(z) for x in (mixture.weights_, mixture.means_, tril)))
+        weights, loc, scale_tril = (torch.as_tensor(x).to(z) for x in (mixture.weights_, mixture.means_, tril))
+        return cls(weights, loc, scale_tril, covariance)
 
     def draw(self, n: int) -> Tensor:
-        """n draws of z: [n, D]."""
         choice = noise.choice(self.weights[:, None].expand(-1, n), 1, "prior.component", "KB")[0]
         eps = noise.normal((n, self.loc.shape[1]), self.loc, "prior.z", "BD")
         return self.loc[choice] + torch.einsum("nij,nj->ni", self.scale_tril[choice], eps)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density of z [..., D] in nats: [...]."""
         gap = (z[..., None, :] - self.loc)[..., None]                                                   # [..., C, D, 1]
         white = torch.linalg.solve_triangular(self.scale_tril, gap, upper=False)[..., 0]
         diagonal = self.scale_tril.diagonal(dim1=-2, dim2=-1)
         each = -0.5 * white.square().sum(-1) - diagonal.log().sum(-1) - 0.5 * self.loc.shape[1] * math.log(2 * math.pi)
         log_prob: Tensor = (each + self.weights.log()).logsumexp(-1)
         return log_prob
+
+
+class FittedFlow(FittedPrior):
+    """A neural spline flow by zuko: z = loc + scale · f(ε), ε standard normal, f autoregressive rational-quadratic splines.
+
+    Durkan, Bekasov, Murray & Papamakarios, Neural Spline Flows, NeurIPS 2019. The splines act on [−5, 5], so z is standardised first:
+    ``loc``, ``scale`` [D].
+    """
+
+    kind = "flow"
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, loc: Tensor, scale: Tensor, transforms: int = 3, seed: int = 0) -> None:
+        """``transforms``: how many splines, one after the other. Raises InputError where zuko is not there."""
+        super().__init__()
+        check_flow()
+        from zuko.flows import NSF
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.flow = NSF(len(loc), transforms=transforms, hidden_features=(64, 64)).to(loc)
+        self.register_buffer("loc", loc)
+        self.register_buffer("scale", scale)
+        self.latent = len(loc)
+        self.settings = {"kind": self.kind, "transforms": transforms}
+        self.summary = f"neural spline flow, {transforms} transforms"
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """Raises InputError: tensors that do not fit, such as those of another version of zuko."""
+        prior = cls(tensors["loc"], tensors["scale"], settings["transforms"])
+        try:
+            prior.load_state_dict(dict(tensors))
+        except RuntimeError:
+            raise InputError("fitted prior: got tensors that do not fit this version's flow; expected those it wrote; fit it again with: "
+                             "polyvae evaluate RUN") from None
+        return prior.requires_grad_(False)
+
+    @classmethod
+    @torch.enable_grad()
+    def fit(cls, z: Tensor, transforms: int = 3, seed: int = 0, epochs: int = 100, patience: int = 5, batch_size: int = 256) -> Self:
+        """Fit by maximum likelihood to z [N, D], as long as that of a tenth, held out, rises (``patience`` epochs without: the best stays).
+
+        Raises InputError: no shared code (D = 0), fewer than 20 samples, no zuko.
+        """
+        _check_samples(z, 20, "", "give more data")
+        z, generator = z.detach(), torch.Generator().manual_seed(seed)
+        prior = cls(z.mean(0), z.std(0).clamp(min=1e-6), transforms, seed)
+        held, rest = (z[rows] for rows in torch.randperm(len(z), generator=generator).to(z.device).tensor_split([len(z) // 10]))
+        optimizer = torch.optim.Adam(prior.parameters(), lr=1e-3)
+        best, state, since = -math.inf, copy.deepcopy(prior.state_dict()), 0
+        for _ in range(epochs):
+            for rows in torch.split(torch.randperm(len(rest), generator=generator).to(z.device), batch_size):
+                optimizer.zero_grad()
+                (-prior.log_prob(rest[rows]).mean()).backward()              # type: ignore[no-untyped-call]
+                optimizer.step()
+            with torch.no_grad():
+                value = float(prior.log_prob(held).mean())
+            since += 1
+            if value > best:
+                best, state, since = value, copy.deepcopy(prior.state_dict()), 0
+            if since >= patience:
+                break
+        prior.load_state_dict(state)
+        return prior.requires_grad_(False)
+
+    def draw(self, n: int) -> Tensor:
+        eps = noise.normal((n, self.latent), self.loc, "prior.z", "BD")
+        z: Tensor = self.loc + self.scale * self.flow().transform.inv(eps)
+        return z
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        log_prob: Tensor = self.flow().log_prob((z - self.loc) / self.scale) - self.scale.log().sum()
+        return log_prob
+
+
+FITTED: dict[str, type[FittedPrior]] = {"gmm": FittedMixture, "flow": FittedFlow}
+
+
+def check_flow() -> None:
+    """Raises InputError where zuko is not there: what to install."""
+    if importlib.util.find_spec("zuko") is None:
+        raise InputError("fitted prior: zuko is not installed, which flows need; expected the extra flow; pip install 'polyvae[flow]', or "
+                         "choose kind 'gmm'")
+
+
+def _check_samples(z: Tensor, least: int, what: str, remedy: str) -> None:
+    if z.shape[1] == 0:
+        raise InputError("fitted prior: the model has no shared code; expected latent columns; sample from its own prior")
+    if len(z) < least:
+        raise InputError(f"fitted prior: got {len(z)} posterior samples{what}; expected at least {least}; {remedy}")

@@ -12,11 +12,11 @@ import torch
 from polyvae.config import RunConfig, check_options, read_config
 from polyvae.data import MultimodalData, load_dataset, mix
 from polyvae.errors import InputError, nearest
-from polyvae.evaluate import Evaluation, Setting, evaluate, judges_of
+from polyvae.evaluate import Evaluation, Setting, available, evaluate, judges_of
 from polyvae.evaluate.coherence import coherence
 from polyvae.modality import Modality
 from polyvae.models import build, options_of
-from polyvae.priors import FittedPrior
+from polyvae.priors import FITTED, FittedPrior
 from polyvae.progress import reporter
 from polyvae.report import Contender, labels, write_comparison, write_report
 from polyvae.storage import RunDirectory, load_model, load_tensors, save_tensors
@@ -58,7 +58,12 @@ def model_of(config: RunConfig, data: MultimodalData) -> MultimodalVAE:
 
 
 def train_run(config: RunConfig, out: str | Path, *, resume: bool = False, force: bool = False, show: bool = True) -> History:
-    """Train as the configuration says, into the run directory ``out``."""
+    """Train as the configuration says, into the run directory ``out``.
+
+    Raises InputError, before any training, also for an evaluation that could not be had afterwards.
+    """
+    wanted = config.evaluate
+    available(wanted.metrics, wanted.protocol, wanted.features, wanted.fitted_prior.kind)
     data, train = data_of(config)
     return fit(model_of(config, data), train, out=out, resume=resume, force=force, show=show, run=config, watch=_curve(config, data, show))
 
@@ -88,31 +93,33 @@ def _curve(config: RunConfig, data: MultimodalData, show: bool) -> Watch | None:
     return look
 
 
-def evaluate_run(path: str | Path, *, overrides: Mapping[str, Any] | None = None, show: bool = True) -> Evaluation:
-    """Judge a trained run on its test part; writes ``evaluation.json`` and ``fitted_prior.safetensors``."""
+def evaluate_run(
+    path: str | Path, *, overrides: Mapping[str, Any] | None = None, show: bool = True, trust: Sequence[str] = (),
+) -> Evaluation:
+    """Judge a trained run on its test part; writes ``evaluation.json`` and ``fitted_prior.safetensors``. ``trust``: see ``load_model``."""
     run, config = open_run(path)
-    model = load_model(run.path)
+    model = load_model(run.path, trust)
     data, train = data_of(config)
     settings = config.evaluate.model_dump() | dict(overrides or {})
-    fitted = settings.pop("fitted_prior")
+    fitted = dict(settings.pop("fitted_prior"))
     del settings["curve_seconds"]
-    result = evaluate(model, data, train=train, components=fitted["components"], covariance=fitted["covariance"],
-                      prior_seed=fitted["seed"], show=show, **settings)
+    fitted = {"prior_kind": fitted.pop("kind"), "prior_seed": fitted.pop("seed"), **fitted}
+    result = evaluate(model, data, train=train, show=show, **fitted, **settings)
     run.write_json("evaluation.json", dict(result))
     if result.prior is not None:
-        save_tensors(run.fitted_prior, result.prior.state_dict(), {"components": fitted["components"], "covariance": fitted["covariance"]})
+        save_tensors(run.fitted_prior, result.prior.state_dict(), result.prior.settings)
     return result
 
 
-def report_run(path: str | Path) -> Path:
+def report_run(path: str | Path, trust: Sequence[str] = ()) -> Path:
     """Write the run's ``report.html``, with its evaluation if there is one."""
     run, config = open_run(path)
     evaluation = run.read_json("evaluation.json") if run.evaluation.exists() else None
     data, _ = data_of(config)
-    return write_report(run, load_model(run.path), data, evaluation, prior=fitted_prior(run), command=config.command)
+    return write_report(run, load_model(run.path, trust), data, evaluation, prior=fitted_prior(run), command=config.command)
 
 
-def compare_runs(paths: Sequence[str | Path], out: str | Path | None = None) -> Path:
+def compare_runs(paths: Sequence[str | Path], out: str | Path | None = None, trust: Sequence[str] = ()) -> Path:
     """Write one page about two or more runs on one data set; by default ``comparison.html`` beside the first run.
 
     Raises InputError: a run given twice, or runs on different data, whose numbers cannot stand in one table.
@@ -124,8 +131,8 @@ def compare_runs(paths: Sequence[str | Path], out: str | Path | None = None) -> 
             raise InputError(f"report: got {first.path} on {_named(config)} and {run.path} on {_named(other)}; expected runs on one data "
                              "set; compare those that share one")
     data, _ = data_of(config)
-    contenders = [Contender(name, load_model(run.path), config.model_dump(), run.read_json("evaluation.json") if run.evaluation.exists()
-                            else {}, run.read_history(), fitted_prior(run))
+    contenders = [Contender(name, load_model(run.path, trust), config.model_dump(),
+                            run.read_json("evaluation.json") if run.evaluation.exists() else {}, run.read_history(), fitted_prior(run))
                   for name, (run, config) in zip(names, opened, strict=True)]
     return write_comparison(first.path.resolve().parent / "comparison.html" if out is None else out, contenders, data)
 
@@ -143,8 +150,8 @@ def fitted_prior(run: RunDirectory) -> FittedPrior | None:
     """The prior that evaluation fitted, or None."""
     if not run.fitted_prior.exists():
         return None
-    tensors, _ = load_tensors(run.fitted_prior)
-    return FittedPrior(tensors["weights"], tensors["loc"], tensors["scale_tril"])
+    tensors, settings = load_tensors(run.fitted_prior)
+    return FITTED[settings.get("kind", "gmm")].restore(settings, tensors)
 
 
 def _named(config: RunConfig) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from polyvae.errors import InputError, nearest
 from polyvae.modality import Modality
-from polyvae.models import build
+from polyvae.models import build, name_of
 from polyvae.vae import MultimodalVAE
 
 FORMAT = 1
@@ -44,7 +44,7 @@ class StorageError(InputError):
 
 
 class Bundle(NamedTuple):
-    """A model as stored: registry name, ``{"options": ..., "modalities": [...]}``, name -> tensor, and whatever else was put in."""
+    """A model as stored: name or import path, ``{"options": ..., "modalities": [...]}``, name -> tensor, and whatever else was put in."""
 
     name: str
     config: dict[str, Any]
@@ -190,17 +190,20 @@ def save_model(model: MultimodalVAE, path: Path_, extra: dict[str, Any] | None =
 
     Raises InputError: see ``check_storable``. StorageError: see ``write_atomic``.
     """
-    save_bundle(path, model_name=model.name, config=check_storable(model), state=model.state_dict(), extra=extra or {})
+    save_bundle(path, model_name=name_of(model), config=check_storable(model), state=model.state_dict(), extra=extra or {})
 
 
 def load_model(path: Path_, trust: Sequence[str] = (), device: torch.device | str = "cpu") -> MultimodalVAE:
     """The model stored in a bundle or run directory, in the dtype it was stored in, on ``device``, in evaluation mode.
 
-    ``trust`` names the packages that may be imported for encoders and decoders the bundle gives by import path; polyvae's own always may.
+    ``trust`` names the packages that may be imported for what the bundle gives by import path: a model that is not in MODELS, encoders and
+    decoders; polyvae's own always may.
 
     Raises InputError: see ``load_bundle``; a package that is not trusted; weights that do not fit the model described beside them.
     """
     bundle = load_bundle(path)
+    if ":" in bundle.name:
+        _check_path("model", bundle.name, trust, "Class")
     modalities = [read_modality(table) for table in bundle.config["modalities"]]
     for modality in modalities:
         check_trust(modality, trust)
@@ -252,16 +255,19 @@ def check_trust(modality: Modality, trust: Sequence[str]) -> None:
     """Raises InputError: an encoder or decoder whose import path is not of a package in ``trust``, nor of polyvae."""
     for side in ("encoder", "decoder"):
         given = getattr(modality, side)
-        if not isinstance(given, str) or ":" not in given:
-            continue
-        where, module = f"modality {modality.name!r}: {side}", given.partition(":")[0]
-        # No dots after the colon: through a module's attributes one reaches whatever else it has imported.
-        if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", given):
-            raise InputError(f"{where}: got {given!r}; expected an import path 'package.module:factory'; correct it")
-        if not any(module == name or module.startswith(f"{name}.") for name in ("polyvae", *trust)):
-            package = module.partition(".")[0]
-            raise InputError(f"{where}: {given!r} would import {package!r}, which is not trusted; expected polyvae's own or a trusted "
-                             f"package; if you know it, pass trust=[{package!r}]")
+        if isinstance(given, str) and ":" in given:
+            _check_path(f"modality {modality.name!r}: {side}", given, trust, "factory")
+
+
+def _check_path(where: str, given: str, trust: Sequence[str], what: str) -> None:
+    # No dots after the colon: through a module's attributes one reaches whatever else it has imported.
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", given):
+        raise InputError(f"{where}: got {given!r}; expected an import path 'package.module:{what}'; correct it")
+    module = given.partition(":")[0]
+    if not any(module == name or module.startswith(f"{name}.") for name in ("polyvae", *trust)):
+        package = module.partition(".")[0]
+        raise InputError(f"{where}: {given!r} would import {package!r}, which is not trusted; expected polyvae's own or a trusted package; "
+                         f"if you know it, pass trust=[{package!r}], or --trust {package}")
 
 
 def _import_path(where: str, factory: Callable[..., Any]) -> str:

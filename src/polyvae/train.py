@@ -24,6 +24,7 @@ from polyvae.data.loaders import Loader, SliceLoader
 from polyvae.data.mixing import mix
 from polyvae.data.multimodal import MultimodalData
 from polyvae.errors import InputError
+from polyvae.models import name_of
 from polyvae.progress import Reporter, reporter
 from polyvae.storage import (
     Checkpoints,
@@ -252,7 +253,7 @@ class _Training:
         if self.directory is None or not self.fabric.is_global_zero:
             return
         config = self.run or RunConfig.model_validate({
-            "data": {"name": "custom"}, "model": {"name": self.model.name, **self.model.options},
+            "data": {"name": "custom"}, "model": {"name": name_of(self.model), **self.model.options},
             "modality": [describe_modality(spec) for spec in self.model.specs]})
         self.directory.write_text("config.toml", write_config(config.model_copy(update={"train": self.train})))
 

@@ -16,7 +16,7 @@ from polyvae import noise
 from polyvae.aggregate import Experts
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
-from polyvae.distributions import FAMILIES, SCALES, Diagonal, Mixture
+from polyvae.distributions import FAMILIES, SCALES, Diagonal, Mixture, Normal
 from polyvae.errors import InputError, check_count, nearest
 from polyvae.modality import Modalities, Modality, ModalityNet
 from polyvae.priors import FittedPrior, MixturePrior, StandardPrior, TopDownPrior
@@ -33,6 +33,7 @@ class Facts(NamedTuple):
     ``per_datum``  a batch equals its rows. ``nested`` dropping by mask equals a model built without. ``symmetric`` order is free.
     ``decodes``    decoder calls per modality and step. ``needs`` what it cannot do without.
     ``again``      how often in a step what was decoded is encoded again: one more call of both networks, where a modality has both.
+    ``missing``    what becomes of data in which modalities are missing.
     """
 
     bound: bool
@@ -43,6 +44,7 @@ class Facts(NamedTuple):
     decodes: int = 1
     needs: str = ""
     again: int = 0
+    missing: str = "trains and infers"
 
 
 class Draws(NamedTuple):
@@ -225,6 +227,23 @@ class MultimodalVAE(nn.Module, ABC):
         none = torch.zeros_like(include[:, :1])
         return torch.cat([include, none], 1)[:, self.expert_of].transpose(1, 2)
 
+    @property
+    def _p_z(self) -> Normal:
+        """p(z), of a model whose prior is one normal distribution."""
+        p = self.prior.z()
+        assert isinstance(p, Normal)
+        return p
+
+    def to_decode(self, batch: Batch, q: Mixture, K: int, stratified: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What to decode of q: z [K, V, B, D], the weights of its views [V, B], and which count, for ``wanted``.
+
+        ``stratified``: K samples of every component. Else K of the mixture, the component drawn per datum and sample: one view.
+        """
+        if stratified:
+            return q.stratified(K), q.weights, self.live(batch, q)
+        z = q.pick(q.choose(K)).rsample(None, "z", "KBD")[:, None]
+        return z, q.observed[None].to(z.dtype), None if batch.whole else q.observed[None]
+
     def live(self, batch: Batch, q: Mixture) -> Tensor | None:
         """[V, B] bool, the views that count, for ``wanted``; None where the host knows that all do."""
         return None if batch.whole else q.live
@@ -295,6 +314,9 @@ class MultimodalVAE(nn.Module, ABC):
     @torch.no_grad()
     def sample(self, n: int, prior: FittedPrior | None = None, sample: bool = False) -> dict[str, Tensor]:
         """n new samples of every modality, name -> [n, *shape]: z from the model's prior or from a fitted one, w from p(w | z)."""
+        if prior is not None and prior.latent != self.shared:
+            raise InputError(f"sample: got a fitted prior over {prior.latent} columns; expected the {self.shared} shared columns of "
+                             f"{self.name}; {'fit it to this model' if self.shared else 'sample from its own prior'}")
         z = (self.prior if prior is None else prior).draw(n)
         return self.decode(z, self.prior.w(z).rsample(None, "w", "BW"), sample)
 

@@ -31,7 +31,7 @@ class Dataset:
     needed: str = ""
 
 
-_SOURCES = "mnist/*.gz (downloaded there where missing) and photos polymnist/1.jpg to 5.jpg, or the archive polymnist/MMNIST,"
+_SOURCES = "mnist/*.gz (downloaded there where missing) and photos polymnist/1.jpg to 5.jpg, or the archive polymnist/MMNIST"
 
 DATASETS: dict[str, Dataset] = {
     "polydigits": Dataset(
@@ -66,5 +66,6 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> M
         return entry.load(**options)
     folder = root or os.environ.get("POLYVAE_DATA")
     if not folder:
-        raise InputError(f"data set {name!r}: got no folder; expected {entry.needed} under it; pass root= or set POLYVAE_DATA")
+        raise InputError(f"data set {name!r}: got no folder; expected one that holds {entry.needed}; pass root= (--set data.root=FOLDER on "
+                         "the command line) or set POLYVAE_DATA")
     return entry.load(root=Path(folder), **options)

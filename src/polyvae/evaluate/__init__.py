@@ -20,7 +20,7 @@ from polyvae.evaluate.quality import quality
 from polyvae.evaluate.reconstruction import reconstruction
 from polyvae.evaluate.released import judges_for
 from polyvae.evaluate.setting import Setting, fit_prior, posterior_samples
-from polyvae.priors import FittedPrior
+from polyvae.priors import FITTED, FittedPrior, check_flow
 from polyvae.progress import reporter
 from polyvae.vae import MultimodalVAE
 
@@ -74,24 +74,19 @@ def evaluate(
     model: MultimodalVAE, data: MultimodalData, *, metrics: Sequence[str] = ("coherence", "likelihood"), judges: Judges | None = None,
     train: MultimodalData | None = None, components: int = 20, covariance: str = "full", seed: int = 0, draws: int = 10_000,
     prior_seed: int = 0, likelihood_samples: int = 1000, likelihood_rows: int = 200, likelihood_conditional: str = "none",
-    protocol: str = "sound", features: FeatureNet | str | None = None, show: bool = True,
+    protocol: str = "sound", features: FeatureNet | str | None = None, prior_kind: str = "gmm", transforms: int = 3, show: bool = True,
 ) -> Evaluation:
     """Judge ``model`` on held-out ``data``: a part such as ``data.test``, or data whose test split is taken.
 
-    Judges and the fitted prior (``components``, ``covariance``; 0 components: none) come from the training part that belongs to it (the
-    prior from ``train`` where that is given); where there is none, or no labels or images, the numbers that need them are left out. The
-    global generator is left as it was.
+    Judges and the fitted prior come from the training part that belongs to it (the prior from ``train`` where that is given); where there
+    is none, or no labels or images, the numbers that need them are left out. The global generator is left as it was.
+    ``prior_kind``: "gmm" (``components``, ``covariance``) or "flow" (``transforms``); 0 components: no prior is fitted.
     ``metrics``: names in METRICS, or ["all"]. ``protocol``: "sound", or "published" (MMVAE+, 2023); what that means stands in the result.
     ``features``: what image quality looks with: "judges" (or None), "inception:PATH" with the weights' file, or any feature net.
     ``likelihood_conditional``: "rest" adds log p(x_m | the others), "pairs" also every log p(x_m | x_n), at so much more sampling.
     Raises InputError for an unknown metric, protocol or feature net, or a model in training mode.
     """
-    for name in [metrics] if isinstance(metrics, str) else metrics:
-        if name not in [*METRICS, "all"] or isinstance(metrics, str):
-            raise InputError(f"evaluate: got metrics={metrics!r}; expected a list of names, or ['all']; {nearest(name, METRICS)}")
-    metrics = list(METRICS) if "all" in metrics else metrics
-    check_protocol(protocol)
-    net = feature_net(features)
+    metrics, net = available(metrics, protocol, features, prior_kind)
     if likelihood_conditional not in ("none", "rest", "pairs"):
         raise InputError(f"evaluate: got likelihood_conditional={likelihood_conditional!r}; expected 'none', 'rest' or 'pairs'")
     if likelihood_samples < 20:
@@ -107,17 +102,34 @@ def evaluate(
         fitted_to = whole.train if train is None and "train" in whole.splits else train
         if components and model.shared and fitted_to is not None and {"coherence", "quality"} & set(metrics):
             few = min(components, max(1, len(fitted_to) // 20))
-            if few < components:
+            if few < components and prior_kind == "gmm":
                 report.say(f"fitted prior: {few} components instead of {components}, for {len(fitted_to)} rows")
-            prior = fit_prior(model, fitted_to, few, covariance, prior_seed)
+            prior = fit_prior(model, fitted_to, few, covariance, prior_seed, prior_kind, transforms)
         setting = Setting(test, judges, prior, seed, draws, likelihood_samples, likelihood_rows, report=report,
                           train=fitted_to, protocol=protocol, features=net, conditional=likelihood_conditional)
         values: dict[str, Any] = {"model": model.name, "rows": len(test), "seed": seed,
-                                  "fitted_prior": f"{len(prior.weights)} components, {covariance}" if prior else None,
+                                  "fitted_prior": prior.summary if prior else None,
                                   "protocol": checklist(model, setting)}
         for name in metrics:
             values |= METRICS[name](model, setting)
     return Evaluation(values, prior)
+
+
+def available(metrics: Sequence[str], protocol: str, features: FeatureNet | str | None,
+              prior_kind: str) -> tuple[list[str], FeatureNet | None]:
+    """The names of the metrics asked for, and the feature net, once it is known that all can be had: ``evaluate``'s door, and training's.
+
+    Raises InputError for an unknown metric, protocol, kind of prior or feature net, and for what is not installed.
+    """
+    for name in [metrics] if isinstance(metrics, str) else metrics:
+        if name not in [*METRICS, "all"] or isinstance(metrics, str):
+            raise InputError(f"evaluate: got metrics={metrics!r}; expected a list of names, or ['all']; {nearest(name, METRICS)}")
+    check_protocol(protocol)
+    if prior_kind not in FITTED:
+        raise InputError(f"fitted prior: unknown kind {prior_kind!r}; {nearest(prior_kind, FITTED)}")
+    if prior_kind == "flow":
+        check_flow()
+    return list(METRICS) if "all" in metrics else list(metrics), feature_net(features)
 
 
 def judges_of(data: MultimodalData, say: Callable[[str], None] = lambda text: None) -> Judges | None:
@@ -129,6 +141,6 @@ def judges_of(data: MultimodalData, say: Callable[[str], None] = lambda text: No
 
 
 __all__ = [
-    "METRICS", "Evaluation", "FeatureNet", "Judges", "Setting", "evaluate", "fit_prior", "judges_for", "judges_of", "posterior_samples",
-    "train_judges",
+    "METRICS", "Evaluation", "FeatureNet", "Judges", "Setting", "available", "evaluate", "fit_prior", "judges_for", "judges_of",
+    "posterior_samples", "train_judges",
 ]

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import torch
 
 from polyvae.data import MultimodalData, mix
-from polyvae.errors import InputError
+from polyvae.errors import InputError, nearest
 from polyvae.evaluate.features import FeatureNet
 from polyvae.evaluate.judges import Judges
-from polyvae.priors import FittedPrior
+from polyvae.priors import FITTED, FittedFlow, FittedMixture, FittedPrior
 from polyvae.progress import Reporter, Silent
 from polyvae.vae import MultimodalVAE
 
@@ -69,8 +69,18 @@ def posterior_samples(model: MultimodalVAE, data: MultimodalData, seed: int = 0,
         return torch.cat([model.draw(batch).z[0] for batch in data.rows(slice(0, limit)).batches(1000)])
 
 
-def fit_prior(model: MultimodalVAE, data: MultimodalData, components: int = 20, covariance: str = "full", seed: int = 0) -> FittedPrior:
-    """A Gaussian mixture over z for ``model.sample(prior=)``, fitted to samples of the aggregate posterior of ``data`` (training)."""
+def fit_prior(
+    model: MultimodalVAE, data: MultimodalData, components: int = 20, covariance: str = "full", seed: int = 0, kind: str = "gmm",
+    transforms: int = 3,
+) -> FittedPrior:
+    """A density over z for ``model.sample(prior=)``, fitted to samples of the aggregate posterior of ``data`` (training).
+
+    ``kind`` "gmm": a Gaussian mixture with ``components`` and ``covariance``; "flow": a spline flow of ``transforms``. Raises InputError.
+    """
     if model.shared == 0:
         raise InputError(f"fitted prior: {model.name} has no shared code; expected latent columns; sample from its own prior")
-    return FittedPrior.fit(posterior_samples(model, data, seed), components, covariance, seed).to(next(model.parameters()).device)
+    if kind not in FITTED:
+        raise InputError(f"fitted prior: unknown kind {kind!r}; {nearest(kind, FITTED)}")
+    z = posterior_samples(model, data, seed)
+    prior = FittedFlow.fit(z, transforms, seed) if kind == "flow" else FittedMixture.fit(z, components, covariance, seed)
+    return prior.to(next(model.parameters()).device)

@@ -1,7 +1,8 @@
-"""MODELS: every model by name. One file per paper."""
+"""MODELS: every model by name. One file per paper. Models of other packages go by import path, "package.module:Class"."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -55,10 +56,21 @@ MODELS: dict[str, type[MultimodalVAE]] = {
 
 
 def model_class(name: str) -> type[MultimodalVAE]:
-    """The class that a name stands for. Raises InputError for an unknown name, with the nearest known one."""
+    """The class that a name in MODELS, or an import path "package.module:Class", stands for.
+
+    Raises InputError: an unknown name, with the nearest known one; a path that cannot be imported, or that leads to no model.
+    """
+    if ":" in name:
+        return _imported(name)
     if name not in MODELS:
         raise InputError(f"model: unknown name {name!r}; {nearest(name, MODELS)}")
     return MODELS[name]
+
+
+def name_of(model: MultimodalVAE) -> str:
+    """What ``build``, configurations and bundles call a model: its name in MODELS, else the import path of its class."""
+    kind = type(model)
+    return kind.name if MODELS.get(kind.name) is kind else f"{kind.__module__}:{kind.__qualname__}"
 
 
 def options_of(name: str) -> tuple[str, ...]:
@@ -79,4 +91,20 @@ def cite(name: str) -> str:
     return model_class(name).citation
 
 
-__all__ = ["MMVAE", "MODELS", "MVAE", "VAE", "MMVAEPlus", "MoPoE", "build", "cite", "model_class", "options_of"]
+def _imported(path: str) -> type[MultimodalVAE]:
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, TypeError, ValueError) as problem:
+        why = " ".join(str(problem).split())
+        raise InputError(f"model: cannot import {path!r} ({why}); expected 'package.module:Class'; install the package, or put its folder "
+                         "into PYTHONPATH") from None
+    if not isinstance(found, type) or not issubclass(found, MultimodalVAE) or inspect.isabstract(found):
+        raise InputError(f"model: {path!r} is not a model; expected a subclass of MultimodalVAE that says posterior, private and bound")
+    missing = [key for key in ("facts", "name", "citation", "codes") if getattr(found, key, None) is None]
+    if missing:
+        raise InputError(f"model: {path!r} says no {missing[0]}; expected facts, name, citation and codes; add it to the class")
+    return found
+
+
+__all__ = ["MMVAE", "MODELS", "MVAE", "VAE", "MMVAEPlus", "MoPoE", "build", "cite", "model_class", "name_of", "options_of"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from polyvae.aggregate import Experts, consensus, powerset
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Mixture, Normal
+from polyvae.distributions import Mixture
 from polyvae.errors import InputError, check_count
 from polyvae.modality import Modality
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior
@@ -86,9 +86,3 @@ class CoDEVAE(MultimodalVAE):
         logits = like.new_zeros((1, 1)) if self.logits is None else self.logits[:, None]
         total = torch.where(live, logits, torch.where(live.any(0), -torch.inf, 0)).logsumexp(0)         # [B]
         return torch.where(live, logits - total, 0)
-
-    @property
-    def _p_z(self) -> Normal:
-        p = self.prior.z()
-        assert isinstance(p, Normal)
-        return p

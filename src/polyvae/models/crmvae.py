@@ -10,7 +10,7 @@ from torch import Tensor
 from polyvae.aggregate import Experts, everything, mixture_of_products, singles
 from polyvae.batch import Batch
 from polyvae.bounds import Bound
-from polyvae.distributions import Mixture, Normal
+from polyvae.distributions import Mixture
 from polyvae.errors import InputError, check_count, nearest
 from polyvae.modality import Modality
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior
@@ -76,9 +76,3 @@ class CRMVAE(MultimodalVAE):
         """The coordination, and what the experts say of their own modalities, summed over them."""
         alone = self.weighted(log_x[:, :, 1:]).mean(0).sum(0)
         return {"experts": to_experts.detach(), "experts/log_likelihood": alone.detach(), "experts/kl": kl[1:].sum(0).detach()}
-
-    @property
-    def _p_z(self) -> Normal:
-        p = self.prior.z()
-        assert isinstance(p, Normal)
-        return p

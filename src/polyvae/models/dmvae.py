@@ -10,7 +10,7 @@ from torch import Tensor
 from polyvae.aggregate import Experts, everything, joint, mixture_of_products, singles
 from polyvae.batch import Batch
 from polyvae.bounds import Bound
-from polyvae.distributions import Diagonal, Mixture, Normal
+from polyvae.distributions import Diagonal, Mixture
 from polyvae.errors import InputError, check_count, nearest
 from polyvae.modality import Modality
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior
@@ -102,12 +102,6 @@ class DMVAE(MultimodalVAE):
             correlation = whole.logsumexp(-2)[..., 0] - parts.logsumexp(-2).sum(-1)                     # [K, V, B]
             total = total + torch.where(both, correlation.mean(0), 0).sum(0)
         return total
-
-    @property
-    def _p_z(self) -> Normal:
-        p = self.prior.z()
-        assert isinstance(p, Normal)
-        return p
 
 
 def _aggregate_weights(live: Tensor, n: int | None) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from polyvae.aggregate import Experts
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Mixture, Normal
+from polyvae.distributions import Mixture
 from polyvae.errors import InputError, check_count
 from polyvae.modality import Modality
 from polyvae.models.joint import JointNetwork, joint_or_product
@@ -31,7 +31,8 @@ class JMVAE(MultimodalVAE):
     Exempt: not nested, for the joint network takes all modalities.
     """
 
-    facts = Facts(bound=True, density=True, per_datum=True, nested=False, symmetric=True)
+    facts = Facts(bound=True, density=True, per_datum=True, nested=False, symmetric=True,
+                  missing="trains and infers; the joint encoder, on complete data only")
     name = "jmvae"
     citation = "Suzuki et al. 2016"
     codes = "none"
@@ -61,9 +62,3 @@ class JMVAE(MultimodalVAE):
         to_experts = self.alpha * torch.where(experts.mask, q.components.kl(experts.z), 0).sum(0, keepdim=True)
         value = over_views(q.weights, (self.weighted(log_x) - warm * self.beta * (kl + to_experts)).mean(0))
         return Bound(value, self.terms(q.weights, log_x, **{"kl/z": kl[None], "kl/experts": to_experts[None]}))
-
-    @property
-    def _p_z(self) -> Normal:
-        p = self.prior.z()
-        assert isinstance(p, Normal)
-        return p

@@ -54,12 +54,7 @@ class MMJSD(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        if self.stratified:
-            z, weights, live = q.stratified(self.K), q.weights, self.live(batch, q)                     # [K, V, B, D]
-        else:
-            z = q.pick(q.choose(self.K)).rsample(None, "z", "KBD")[:, None]                             # [K, 1, B, D]
-            weights = q.observed[None].to(z.dtype)
-            live = None if batch.whole else q.observed[None]
+        z, weights, live = self.to_decode(batch, q, self.K, self.stratified)                            # [K, V, B, D], [V, B]
         q_w, p_w = self.private(batch, experts, z), self.prior.w(z)
         log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=live)              # [M, K, V, B]
         kl_w = q_w.kl(p_w)                                                                              # [K, V, B]
@@ -76,9 +71,3 @@ class MMJSD(MultimodalVAE):
         f = self.dynamic_prior(experts)
         each = torch.where(experts.mask, experts.z.kl(f), 0)                                            # [M, B]
         return (self._p_z.kl(f) + each.sum(0)) / (1 + experts.mask.sum(0))
-
-    @property
-    def _p_z(self) -> Normal:
-        p = self.prior.z()
-        assert isinstance(p, Normal)
-        return p

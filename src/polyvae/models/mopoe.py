@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from polyvae.aggregate import POWERSET_LIMIT, Experts, mixture_of_products, powerset, random_subsets
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Mixture, Normal
+from polyvae.distributions import Mixture
 from polyvae.errors import InputError, check_count
 from polyvae.modality import Modality
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior
@@ -58,12 +58,7 @@ class MoPoE(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        if self.stratified:
-            z, weights, live = q.stratified(self.K), q.weights, self.live(batch, q)                     # [K, V, B, D]
-        else:
-            z = q.pick(q.choose(self.K)).rsample(None, "z", "KBD")[:, None]                             # [K, 1, B, D]
-            weights = q.observed[None].to(z.dtype)
-            live = None if batch.whole else q.observed[None]
+        z, weights, live = self.to_decode(batch, q, self.K, self.stratified)                            # [K, V, B, D], [V, B]
         q_w, p_w = self.private(batch, experts, z), self.prior.w(z)
         log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=live)              # [M, K, V, B]
         kl_z = over_views(q.weights, q.components.kl(self._p_z))                                        # [B]
@@ -71,10 +66,3 @@ class MoPoE(MultimodalVAE):
         kl = kl_z + kl_w
         value = over_views(weights, (self.weighted(log_x) - warm * self.beta * kl).mean(0))
         return Bound(value, self.terms(weights, log_x, **{"kl/z": kl_z.expand_as(kl_w), "kl/w": kl_w}))
-
-    @property
-    def _p_z(self) -> Normal:
-        p = self.prior.z()
-        assert isinstance(p, Normal)
-        return p
-

@@ -9,9 +9,10 @@ import torch
 from polyvae.aggregate import Experts, everything, mixture_of_products, random_sizes, singles
 from polyvae.batch import Batch
 from polyvae.bounds import Bound
-from polyvae.distributions import Mixture, Normal
+from polyvae.distributions import Mixture
 from polyvae.errors import check_count
 from polyvae.modality import Modality
+from polyvae.models.elbos import sum_of_elbos
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior
 
 
@@ -47,22 +48,11 @@ class MVAE(MultimodalVAE):
         self.K, self.subsets = K, subsets
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        return mixture_of_products(experts, everything(experts.mask), self._expert)
+        return mixture_of_products(experts, everything(experts.mask), self._p_z)
 
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         include = torch.cat([everything(experts.mask), singles(experts.mask), random_sizes(experts.mask, self.subsets)])
-        q = mixture_of_products(experts, include, self._expert)                                         # [V, B, D], V = 1 + M + subsets
-        z = q.stratified(self.K)                                                                        # [K, V, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.members(include))                 # [M, K, V, B]
-        kl = q.components.kl(self._expert)                                                              # [V, B]
-        elbo = torch.where(q.live, self.weighted(log_x).mean(0) - warm * self.beta * kl, 0)
-        terms = self.terms(q.live[:1].to(kl.dtype), log_x[:, :, :1], **{"kl/z": kl[None, :1]})
-        return Bound(elbo.sum(0), terms | {"subsets": elbo[1:].sum(0).detach()})
-
-    @property
-    def _expert(self) -> Normal:
-        p = self.prior.z()
-        assert isinstance(p, Normal)
-        return p
+        q = mixture_of_products(experts, include, self._p_z)                                            # [V, B, D], V = 1 + M + subsets
+        return sum_of_elbos(self, batch, q, self.K, warm * self.beta)

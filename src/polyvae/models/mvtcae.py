@@ -10,7 +10,7 @@ from torch import Tensor
 from polyvae.aggregate import Experts, everything, mixture_of_products
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Mixture, Normal
+from polyvae.distributions import Mixture
 from polyvae.errors import InputError, check_count
 from polyvae.modality import Modality
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior
@@ -67,9 +67,3 @@ class MVTCAE(MultimodalVAE):
         part = 1 - self.alpha / count
         share = [part if m in self.sources else torch.ones_like(part) for m in range(len(self.modalities))]
         return torch.stack(share)[:, None, None]
-
-    @property
-    def _p_z(self) -> Normal:
-        p = self.prior.z()
-        assert isinstance(p, Normal)
-        return p

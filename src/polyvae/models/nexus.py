@@ -110,9 +110,3 @@ class Nexus(MultimodalVAE):
             return mask
         dropped = noise.uniform((1, mask.shape[1]), self.loc.weight, "drop", "VB") < self.drop          # [1, B]
         return torch.where(dropped, random_sizes(mask, 1, proper=True)[0], mask)
-
-    @property
-    def _p_z(self) -> Normal:
-        p = self.prior.z()
-        assert isinstance(p, Normal)
-        return p

@@ -9,9 +9,10 @@ import torch
 from polyvae.aggregate import Experts, everything, joint, singles
 from polyvae.batch import Batch
 from polyvae.bounds import Bound
-from polyvae.distributions import Mixture, Normal
+from polyvae.distributions import Mixture
 from polyvae.errors import InputError, check_count
 from polyvae.modality import Modality
+from polyvae.models.elbos import sum_of_elbos
 from polyvae.models.joint import JointNetwork, joint_or_product
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior
 
@@ -33,7 +34,8 @@ class TELBO(MultimodalVAE):
     Exempt: not nested, for the joint network takes all modalities.
     """
 
-    facts = Facts(bound=False, density=True, per_datum=True, nested=False, symmetric=True)
+    facts = Facts(bound=False, density=True, per_datum=True, nested=False, symmetric=True,
+                  missing="trains and infers; the joint encoder, on complete data only")
     name = "telbo"
     citation = "Vedantam et al. 2018"
     codes = "none"
@@ -60,16 +62,5 @@ class TELBO(MultimodalVAE):
         several = experts.mask.all(0) | (experts.mask.sum(0) > 1)                                       # [B]
         include = torch.cat([everything(experts.mask & several), singles(experts.mask)])                # [V, M, B], V = 1 + M
         q = joint(type(together).cat([together, experts.z], 0), include)                                # [V, B, D]
-        z = q.stratified(self.K)                                                                        # [K, V, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.members(include))                 # [M, K, V, B]
-        kl = q.components.kl(self._p_z)                                                                 # [V, B]
-        gamma = torch.tensor([1.0] + [self.gamma] * len(experts.mask), dtype=kl.dtype, device=kl.device)[:, None]
-        elbo = torch.where(q.live, gamma * self.weighted(log_x).mean(0) - warm * self.beta * kl, 0)
-        terms = self.terms(q.live[:1].to(kl.dtype), log_x[:, :, :1], **{"kl/z": kl[None, :1]})
-        return Bound(elbo.sum(0), terms | {"subsets": elbo[1:].sum(0).detach()})
-
-    @property
-    def _p_z(self) -> Normal:
-        p = self.prior.z()
-        assert isinstance(p, Normal)
-        return p
+        gamma = q.weights.new_tensor([1.0] + [self.gamma] * len(experts.mask))[:, None]                 # [V, 1]
+        return sum_of_elbos(self, batch, q, self.K, warm * self.beta, gamma)

@@ -25,7 +25,8 @@ class VAE(MultimodalVAE):
     Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014. ``latent`` is each modality's own size; D = 0.
     """
 
-    facts = Facts(bound=True, density=True, per_datum=True, nested=True, symmetric=True)
+    facts = Facts(bound=True, density=True, per_datum=True, nested=True, symmetric=True,
+                  missing="trains; infers nothing, for modalities are independent")
     name = "vae"
     citation = "Kingma & Welling 2014"
     codes = "only private"

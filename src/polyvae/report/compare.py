@@ -18,7 +18,7 @@ from polyvae.report.figures import SERIES, Trace, traces
 from polyvae.report.gallery import Scene, Shown, beside, beside_fresh, show, stage
 from polyvae.report.metrics import KNOWN, best, metric, number, quality, worth
 from polyvae.report.page import render
-from polyvae.report.sections import Section, curve_names, trace, watched
+from polyvae.report.sections import NO_HISTORY, Section, curve_names, trace, watched
 from polyvae.storage import describe_modality, write_atomic
 from polyvae.vae import MultimodalVAE
 
@@ -105,7 +105,7 @@ def _groups(runs: Sequence[Contender], data: str) -> list[tuple[str, list[Row]]]
     weights = [sum(parameter.numel() for parameter in run.model.parameters()) for run in runs]
     settings = [Row("model", [Cell(run.model.name) for run in runs]), Row("data", [Cell(data)] * len(runs)), *(
         Row(key, [Cell(value) for value in values]) for key, values in differences([facts(run) for run in runs]).items())]
-    whole = "Up to the last whole epoch."
+    whole = "Up to the last whole epoch." + (f" –: {NO_HISTORY}" if not all(ends) else "")
     training = [Row("seconds of training", [_count(end.get("seconds")) for end in ends], whole),
                 Row("steps", [_count(end.get("step")) for end in ends], whole),
                 Row("weights", [Cell(f"{count:,}", exact=str(count)) for count in weights])]
@@ -232,10 +232,12 @@ def _curves(runs: Sequence[Contender]) -> Section:
         lines = [trace(place, run.label, watched(run.history), name) for place, run in enumerate(runs)]
         panels[metric(name).title] = [line for line in lines if line.values]
     if not panels:
-        return Section("learning", title, "Left out: none of these runs has a history yet.")
+        return Section("learning", title, f"Left out: {NO_HISTORY}")
     ends = "; ".join(f"{name}: " + ", ".join(f"{trace.label} {number(trace.values[-1])}" for trace in lines if not trace.faint)
                      for name, lines in panels.items())
     lead = "Over seconds of training at the left, which depend on the machine and what else it did; over steps at the right."
+    without = [run.label for run in runs if not run.history]
+    lead += f" Without curves: {', '.join(without)}: {NO_HISTORY}" if without else ""
     caption = ("The bound, in nats per datum: strong on data set aside from training, faint on training data (strong where nothing was set "
                "aside). Bounds with different objectives, K or β are different quantities: read their slopes, not their heights.")
     return Section("learning", title, lead, [traces("learning", panels, f"Curves of each run. At the end, {ends}.", caption)])
@@ -274,7 +276,7 @@ def _fresh_section(scene: Scene, shown: Sequence[Shown], prior: str) -> Section 
     if not scene.targets or not having:
         return None
     lead = ("z from each run’s own prior: down a column modalities should agree, along a row they should differ." if prior == "own"
-            else "The same, with z from a mixture fitted after training.")
+            else "The same, with z from a density fitted after training.")
     without = [run.label for run in shown if run.label not in having]
     if without:
         lead += f" There is none for {', '.join(without)}."

@@ -24,7 +24,7 @@ KNOWN = {
     "unconditional_coherence": Metric(
         "unconditional coherence", "Drawn from p(z), how often all modalities show one class; a constant would score 1.", "higher"),
     "unconditional_coherence_fitted": Metric(
-        "… with the fitted prior", "The same, with z from a mixture fitted after training; a constant would score 1.", "higher"),
+        "… with the fitted prior", "The same, with z from a density fitted after training; a constant would score 1.", "higher"),
     "judge_agreement": Metric(
         "judges agree on real data", "How often all judges agree on a real held-out sample: what to hold the two before against."),
     "unconditional_entropy": Metric("evenness of classes drawn", "1: all classes alike; 0: one alone."),

@@ -36,7 +36,7 @@ def protocol(model: MultimodalVAE, data: MultimodalData, evaluation: Mapping[str
             ("Averages", "Within a pair (or set) and target: over samples, every sample alike, classes not balanced. Over pairs, and over "
                          "sets and targets: the plain mean."),
             ("Samples", f"All {evaluation.get('rows', len(data)):,} held-out samples in which the source was observed."),
-            ("Unconditional generation", f"{_draws(evaluation)}z from p(z), or from a Gaussian mixture fitted after training to one "
+            ("Unconditional generation", f"{_draws(evaluation)}z from p(z), or from a density fitted after training to one "
                                          f"posterior draw per training sample ({evaluation.get('fitted_prior') or 'none was fitted'}); "
                                          f"{_fresh(shared) if len(model.owner) else ''}the decoder’s mean. "
                                          "A draw counts when all judges say the same class."),

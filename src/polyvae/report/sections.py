@@ -33,6 +33,9 @@ class Section(NamedTuple):
     wide: bool = True
 
 
+NO_HISTORY = "training ended within its first epoch, and history is written at the end of each."
+
+
 @dataclass(frozen=True)
 class Page:
     """What sections are made from. ``evaluation`` is empty where there was none."""
@@ -131,7 +134,7 @@ def learning_section(page: Page) -> Section:
     """The bound and its terms over seconds and steps."""
     title, records = "Learning", page.history
     if not records:
-        return Section("learning", title, "Left out: the run has no history yet.")
+        return Section("learning", title, f"Left out: {NO_HISTORY}")
     seconds, steps = [float(r["seconds"]) for r in records], [int(r["step"]) for r in records]
     kinds = [kind for kind in ("train", "validation") if all(kind in r for r in records)]
 
