@@ -376,6 +376,13 @@ def test_quality_compares_what_it_says(data, model):
     assert by["a"]["frechet_distance"] == pytest.approx(frechet_distance(moments(net(images_of(data.test, "a"))), stream), rel=1e-6)
 
 
+def test_the_frechet_distance_alone_is_that_of_all_measures(data, model):
+    alone, whole = quality(model, setting(data, measures="frechet")), quality(model, setting(data), subsets=2, subset_size=100)
+    numbers = {name for name, value in alone.items() if isinstance(value, float)}
+    assert numbers == {name for name in whole if name.endswith("frechet_distance")}
+    assert all(alone[name] == whole[name] for name in numbers)
+
+
 def test_the_training_part_is_near_and_the_untrained_model_far(data, model):
     found = quality(model, setting(data), subsets=5, subset_size=200)
     assert found["real_frechet_distance"] < 0.05 * found["unconditional_frechet_distance"]

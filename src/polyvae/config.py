@@ -139,7 +139,8 @@ class FittedPriorConfig(Section):
 
 class EvaluateConfig(Section):
     """``metrics`` in METRICS, or ["all"]; importance samples, and rows of the test part, for likelihoods; unconditional ``draws``; the
-    fitted prior.
+    fitted prior. ``inputs``: coherence given at most so many modalities; None: any number, and there are many sets of them. ``measures`` of
+    image quality: "all", or only the "frechet" distances, which are quick.
 
     ``protocol``: "sound", or "published" (MMVAE+, 2023). ``features`` of image quality: "judges", or "inception:PATH" with its weights.
     ``curve_seconds``: coherence is also looked at while training, after the first epoch that ends so many seconds of training after the
@@ -150,6 +151,8 @@ class EvaluateConfig(Section):
     likelihood_samples: Annotated[int, Field(ge=20)] = 1000
     likelihood_rows: _Count = 200
     likelihood_conditional: Literal["none", "rest", "pairs"] = "none"
+    inputs: Annotated[_Count | None, _Maybe] = None
+    measures: Literal["all", "frechet"] = "all"
     draws: _Count = 10_000
     seed: _Seed = 0
     protocol: Literal["sound", "published"] = "sound"

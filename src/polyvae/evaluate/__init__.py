@@ -74,7 +74,8 @@ def evaluate(
     model: MultimodalVAE, data: MultimodalData, *, metrics: Sequence[str] = ("coherence", "likelihood"), judges: Judges | None = None,
     train: MultimodalData | None = None, components: int = 20, covariance: str = "full", seed: int = 0, draws: int = 10_000,
     prior_seed: int = 0, likelihood_samples: int = 1000, likelihood_rows: int = 200, likelihood_conditional: str = "none",
-    protocol: str = "sound", features: FeatureNet | str | None = None, prior_kind: str = "gmm", transforms: int = 3, show: bool = True,
+    inputs: int | None = None, measures: str = "all", protocol: str = "sound", features: FeatureNet | str | None = None,
+    prior_kind: str = "gmm", transforms: int = 3, show: bool = True,
 ) -> Evaluation:
     """Judge ``model`` on held-out ``data``: a part such as ``data.test``, or data whose test split is taken.
 
@@ -83,12 +84,15 @@ def evaluate(
     ``prior_kind``: "gmm" (``components``, ``covariance``) or "flow" (``transforms``); 0 components: no prior is fitted.
     ``metrics``: names in METRICS, or ["all"]. ``protocol``: "sound", or "published" (MMVAE+, 2023); what that means stands in the result.
     ``features``: what image quality looks with: "judges" (or None), "inception:PATH" with the weights' file, or any feature net.
+    ``inputs``: coherence given at most so many modalities; None: any number. ``measures`` of image quality: "all", or "frechet" alone.
     ``likelihood_conditional``: "rest" adds log p(x_m | the others), "pairs" also every log p(x_m | x_n), at so much more sampling.
     Raises InputError for an unknown metric, protocol or feature net, or a model in training mode.
     """
     metrics, net = available(metrics, protocol, features, prior_kind)
     if likelihood_conditional not in ("none", "rest", "pairs"):
         raise InputError(f"evaluate: got likelihood_conditional={likelihood_conditional!r}; expected 'none', 'rest' or 'pairs'")
+    if measures not in ("all", "frechet"):
+        raise InputError(f"evaluate: got measures={measures!r}; expected 'all' or 'frechet'")
     if likelihood_samples < 20:
         raise InputError(f"evaluate: got likelihood_samples={likelihood_samples}; expected at least 20; 1000 is usual")
     if model.training:
@@ -106,7 +110,8 @@ def evaluate(
                 report.say(f"fitted prior: {few} components instead of {components}, for {len(fitted_to)} rows")
             prior = fit_prior(model, fitted_to, few, covariance, prior_seed, prior_kind, transforms)
         setting = Setting(test, judges, prior, seed, draws, likelihood_samples, likelihood_rows, report=report,
-                          train=fitted_to, protocol=protocol, features=net, conditional=likelihood_conditional)
+                          train=fitted_to, protocol=protocol, features=net, conditional=likelihood_conditional,
+                          inputs=inputs, measures=measures)
         values: dict[str, Any] = {"model": model.name, "rows": len(test), "seed": seed,
                                   "fitted_prior": prior.summary if prior else None,
                                   "protocol": checklist(model, setting)}

@@ -34,7 +34,8 @@ def quality(model: MultimodalVAE, setting: Setting, *, kept: int = 5_000, subset
     are means over modalities, or over pairs. "sound": source and target differ; images clamped to [0, 1], the nets' domain. "published":
     source = target (reconstruction) counts too, images become bytes as in a PNG, and a last partial batch of 128 is dropped.
     At most ``kept`` images of either side, drawn at random, enter the kernel distance (``subsets`` of ``subset_size``) and the neighbours;
-    all enter the Fréchet distance, whose bias falls with their number: compare equal numbers. Empty where there is nothing to look with.
+    all enter the Fréchet distance, whose bias falls with their number: compare equal numbers. ``setting.measures`` "frechet": that
+    alone. Empty where there is nothing to look with.
     """
     nets = _nets(model, setting)
     if not nets:
@@ -44,6 +45,7 @@ def quality(model: MultimodalVAE, setting: Setting, *, kept: int = 5_000, subset
     priors = {"unconditional": None} | ({"unconditional_fitted": setting.prior} if setting.prior is not None else {})
     setting.report.start("quality", 1 + len(priors) + len(sources) + (setting.train is not None))
     device = next(model.parameters()).device
+    kept = kept if setting.measures == "all" else 0
     sides = {name: _Side(net, setting, device, kept, (subsets, subset_size), mix(setting.seed, 11, number))
              for number, (name, net) in enumerate(nets.items())}
     for name, side in sides.items():
@@ -108,10 +110,11 @@ class _Side:
         numbers = None
         if min(made.count, self.seen.count) >= _FEW:
             frechet, kernel = self.names
-            x, y = self.seen.features(), made.features()
-            spread = kernel_distance(x, y, *self.subsets, seed=mix(self.seed, 3))
-            numbers = {frechet: self.frechet.value(), kernel: spread.mean, f"{kernel}_std": spread.std,
-                       **neighbours(x, y, _K, _K_DENSITY)._asdict(), "images": made.count, "real_images": self.seen.count}
+            numbers = {frechet: self.frechet.value(), "images": made.count, "real_images": self.seen.count}
+            if self.keep:
+                x, y = self.seen.features(), made.features()
+                spread = kernel_distance(x, y, *self.subsets, seed=mix(self.seed, 3))
+                numbers |= {kernel: spread.mean, f"{kernel}_std": spread.std, **neighbours(x, y, _K, _K_DENSITY)._asdict()}
         self.frechet.forget()
         return numbers
 

@@ -26,6 +26,7 @@ class Setting:
     ``protocol`` "sound", or "published": as the authors' code of 2023 does it, quirks included. ``features`` the feature net of image
     quality; None: each modality's judge. ``values``: how many numbers of one modality are decoded at a time. ``inputs``: coherence given
     at most so many modalities; None: any number. ``conditional``: which conditional likelihoods, "none", "rest" or "pairs".
+    ``measures`` of image quality: "all" or "frechet".
     """
 
     test: MultimodalData
@@ -43,6 +44,7 @@ class Setting:
     values: int = 2**22
     inputs: int | None = None
     conditional: str = "none"
+    measures: str = "all"
 
     def room(self, model: MultimodalVAE) -> int:
         """Rows that may be decoded at a time: the widest modality holds ``values`` numbers in them."""
