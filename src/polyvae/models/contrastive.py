@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from polyvae.models.mmvaeplus import MMVAEPlus
 from polyvae.models.mvae import MVAE
 from polyvae.vae import Facts, MultimodalVAE
 
-BASES: dict[str, type[MultimodalVAE]] = {"mmvae": MMVAE, "mvae": MVAE, "jmvae": JMVAE, "mmvae+": MMVAEPlus}
+BASES: dict[str, Callable[..., MultimodalVAE]] = {"mmvae": MMVAE, "mvae": MVAE, "jmvae": JMVAE, "mmvae+": MMVAEPlus}
 _OURS = ("modalities", "latent", "beta", "K", "scale_map", "max_rows")
 
 
@@ -50,9 +50,9 @@ class Contrastive(Around):
     Shi, Paige, Torr & Siddharth, Relating by Contrasting: A Data-efficient Framework for Multimodal Generative Models, ICLR 2021: the
     pointwise mutual information of related pairs is to exceed that of unrelated ones, whose marginals cancel or are constant.
 
-    ``base``: the model held, "mmvae", "mvae", "jmvae" or "mmvae+"; ``base_options`` its further keywords, such as {"objective": "iwae"}, the
-    paper's choice. ``unrelated``: "iwae" as above, or "cubo", where ½ log of the mean squared weight, an upper bound of log p in
-    expectation of the inside (Dieng et al. 2017), takes log p̂'s place for unrelated pairs: minimising a lower bound proves nothing.
+    ``base``: the model held, "mmvae", "mvae", "jmvae" or "mmvae+"; ``base_options`` its further keywords: {"objective": "iwae"} is the
+    paper's choice. ``unrelated``: "iwae" as above, or "cubo": for unrelated pairs ½ log of the mean squared weight, whose exact value is
+    above log p (Dieng et al. 2017), takes log p̂'s place, for to push a lower bound down proves nothing.
     With private codes p̂ takes each from its own posterior. ``log_marginal`` of a pair less those of its halves tells how related it is.
 
     More than two modalities: the mean over pairs, the paper having two. Missing modalities: a pair counts where the datum observed both,
@@ -95,8 +95,8 @@ class Contrastive(Around):
         self.pairs = [(m, n) for m, n in combinations(order, 2)
                       if "source" not in (roles[m], roles[n]) and "both" in (roles[m], roles[n])]
         if not self.pairs:
-            raise InputError(f"mmvae-contrastive: got modalities with roles { {spec.name: spec.role for spec in modalities} }; expected two "
-                             "that are decoded, one of them encoded, else there is no pair to contrast; give them role='both'")
+            raise InputError(f"mmvae-contrastive: got modalities with roles {roles}; expected two that are decoded, one of "
+                             "them encoded, else there is no pair to contrast; give them role='both'")
         self.base, self.gamma, self.negatives, self.unrelated = base, gamma, negatives, unrelated
         self.base_options = base_options
 
@@ -116,7 +116,7 @@ class Contrastive(Around):
         other = log_p if self.unrelated == "iwae" else 0.5 * log_over_views(weights, iwae(2 * log_weight))
         counted = torch.stack([batch.mask[m] & batch.mask[n] for m, n in self.pairs]).sum(0)            # [B]
         sizes = [block.first.numel() for block in blocks]
-        for block, related, mixed in zip(blocks, log_p.split(sizes), other.split(sizes), strict=True):
+        for block, related, mixed in zip(blocks, torch.split(log_p, sizes), torch.split(other, sizes), strict=True):
             rows, shape = block.first[0], block.first.shape
             if shape[0] > 1:
                 mixed = mixed.view(shape)[1:]                                                           # [N, R]

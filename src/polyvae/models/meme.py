@@ -54,9 +54,10 @@ class MEME(MultimodalVAE):
         self, modalities: Sequence[Modality], *, latent: int = 64, beta: float = 1.0, K: int = 10, alpha: float = 10.0,
         pseudo: int = 128, variant: str = "sound", scale_map: str = "softplus", max_rows: int | None = None,
     ) -> None:
-        if len(modalities) != 2 or any(spec.role != "both" for spec in modalities):
-            raise InputError(f"meme: got modalities with roles { {spec.name: spec.role for spec in modalities} }; expected exactly two, each "
-                             "with role='both', for each is the other's label; choose two, or another model")
+        roles = [spec.role for spec in modalities]
+        if roles != ["both", "both"]:
+            raise InputError(f"meme: got modalities with roles {roles}; expected exactly two, each with role='both', for each is the "
+                             "other's label; choose two, or another model")
         super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=None,
                          max_rows=max_rows)
         check_count(self.name, "K", K)
@@ -67,7 +68,7 @@ class MEME(MultimodalVAE):
             raise InputError(f"meme: unknown variant {variant!r}; {nearest(variant, ('sound', 'published'))}")
         self.K, self.alpha, self.pseudo, self.variant = K, alpha, pseudo, variant
         for spec, net in zip(modalities, self.modalities.values(), strict=True):
-            net.parts["pseudo"] = nn.ParameterList([torch.randn(pseudo, *spec.shape)])
+            net.parts["pseudo"] = nn.ParameterList([nn.init.normal_(torch.empty(pseudo, *spec.shape))])
         self.prior = PseudoPrior(0, self._everything_imagined)
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
