@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import polyvae.models.mopoe as mopoe
-from polyvae import MMVAE, MODELS, Batch, Modality, MoPoE, build, noise
+from polyvae import MMVAE, MODELS, Batch, InputError, Modality, MoPoE, build, noise
 from polyvae.aggregate import Experts, joint, product_of_experts, singles
 from polyvae.bounds import Bound
 from polyvae.distributions import Mixture
+from polyvae.models import model_class
 from polyvae.testing import LAWS, check_model, example_model, law_nested, plain_world, roles_world
 
 OPTIONS = {
@@ -39,6 +40,9 @@ OPTIONS = {
     "idmvae": [{}, {"cross": "prior", "K": 2, "temperature": 0.5, "objective": "iwae"}],
     "composed": [{}, {"subsets": "pairs", "agreement": "mean", "K": 2, "beta": 2.5}, {"subsets": "everything", "prior_expert": True},
                  {"subsets": "random", "objective": "iwae", "K": 2}, {"subsets": "singles", "prior_components": 3, "objective": "dreg"}],
+    "mmvae-contrastive": [{}, {"base": "mvae", "K": 2, "negatives": 2, "unrelated": "cubo"}, {"base": "jmvae", "K": 1, "gamma": 0.5},
+                          {"base": "mmvae+", "K": 2, "beta": 2.5, "base_options": {"objective": "iwae", "family": "laplace"}}],
+    "meme": [{"pseudo": 5}, {"pseudo": 3, "K": 2, "alpha": 1.0, "beta": 2.5}, {"pseudo": 3, "K": 2, "variant": "published"}],
     "cmvae": [{"clusters": 3}, {"clusters": 5, "objective": "dreg", "K": 2, "family": "normal", "scale_map": "softplus"}],
 }
 CASES = [(name, options) for name in MODELS for options in OPTIONS.get(name, [{}])]
@@ -83,6 +87,10 @@ def test_laws_with_more_than_255_subsets():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_laws_with_one_modality(name):
+    if model_class(name).facts.least > 1:
+        with pytest.raises(InputError, match=rf"^{name}: got modalities .*; expected [^\n]*two"):
+            build(name, plain_world()[1:2], latent=2)
+        return
     without_r = {"cross": "prior"} if name in ("mmvae+", "cmvae", "holder", "idmvae") else {}
     wide = replace(plain_world()[1], params={"hidden": (12,)})    # of six units all may be dead in the two rows that are observed
     check_model(name, modalities=(wide,), latent=2, **without_r)

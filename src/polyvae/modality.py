@@ -96,8 +96,13 @@ class ModalityNet(nn.Module):
         """x [B, *shape] -> the experts q(z | x_m) and q(w_m | x_m). ``entries`` [B, *shape]: unobserved entries count as zero."""
         if self.encoder is None:
             raise InputError(f"modality {self.spec.name!r} is a target: it is decoded, never encoded; give it role='both' to encode it")
-        out = self.encoder(self.look(x, entries))
-        out = out.to(x.dtype)                                    # densities in full precision, whatever autocast did
+        return self.codes(self.look(x, entries))
+
+    def codes(self, shown: Tensor) -> Codes:
+        """What the encoder says of what it is shown, [B, *shape]."""
+        assert self.encoder is not None
+        out = self.encoder(shown)
+        out = out.to(shown.dtype)                                # densities in full precision, whatever autocast did
         z_loc, z_raw, w_loc, w_raw = out.split([self.seen, self.seen, self.private, self.private], -1)
         return Codes(self.family(z_loc, self.scale(z_raw)), self.family(w_loc, self.scale(w_raw)))
 

@@ -6,7 +6,7 @@ import copy
 import importlib.util
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -100,6 +100,36 @@ class TopDownPrior(nn.Module):
     def draw(self, n: int) -> Tensor:
         """n draws of z: [n, D]."""
         return self.z().rsample(n, "prior.z", "BD")
+
+
+class PseudoPrior(nn.Module):
+    """p(z) = (1/C) Σ_c q(z | u_c): the experts' mean over pseudo-inputs u (VampPrior, Tomczak & Welling 2018); p(w) standard.
+
+    ``experts`` says q(z | u) of all pseudo-inputs, [C, D]; they belong to whoever says it, and are not registered here a second time.
+    """
+
+    def __init__(self, private: int, experts: Callable[[], Diagonal]) -> None:
+        super().__init__()
+        self.private, self.experts = private, experts
+
+    def z(self) -> Mixture:
+        """p(z), a mixture with components [C, 1, D]."""
+        return uniform_mixture(self.experts())
+
+    def w(self, z: Tensor) -> Diagonal:
+        return Normal.unit((*z.shape[:-1], self.private), z)
+
+    def draw(self, n: int) -> Tensor:
+        """n draws of z: [n, D]."""
+        experts = self.experts()
+        weights = experts.loc.new_full((len(experts.loc), n), 1 / len(experts.loc))
+        return experts[noise.choice(weights, 1, "prior.component", "KB")[0]].rsample(None, "prior.z", "BD")
+
+
+def uniform_mixture(experts: Diagonal) -> Mixture:
+    """The mean of densities [C, D], for every datum the same: components [C, 1, D]."""
+    weights = experts.loc.new_full((len(experts.loc), 1), 1 / len(experts.loc))
+    return Mixture(experts[:, None], weights, torch.ones_like(weights, dtype=torch.bool)[:, None])
 
 
 class FittedPrior(nn.Module, ABC):

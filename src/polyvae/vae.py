@@ -19,7 +19,7 @@ from polyvae.bounds import Bound, over_views
 from polyvae.distributions import FAMILIES, SCALES, Diagonal, Mixture, Normal
 from polyvae.errors import InputError, check_count, nearest
 from polyvae.modality import Modalities, Modality, ModalityNet
-from polyvae.priors import FittedPrior, MixturePrior, StandardPrior, TopDownPrior
+from polyvae.priors import FittedPrior, MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
 
 _DEFENCE = 0.1                               # share of likelihood samples drawn from the prior, so that weights stay bounded
 
@@ -34,6 +34,8 @@ class Facts(NamedTuple):
     ``decodes``    decoder calls per modality and step. ``needs`` what it cannot do without.
     ``again``      how often in a step what was decoded is encoded again: one more call of both networks, where a modality has both.
     ``missing``    what becomes of data in which modalities are missing.
+    ``least``, ``most`` modalities that it takes (0: any number). ``pseudo_inputs``: learnt ones stand for a missing modality, so its
+                   encoder is called once more, and rows that lack a modality move its network.
     """
 
     bound: bool
@@ -45,6 +47,9 @@ class Facts(NamedTuple):
     needs: str = ""
     again: int = 0
     missing: str = "trains and infers"
+    least: int = 1
+    most: int = 0
+    pseudo_inputs: bool = False
 
 
 class Draws(NamedTuple):
@@ -106,7 +111,7 @@ class MultimodalVAE(nn.Module, ABC):
         self.register_buffer("source_rows", torch.tensor(self.sources), persistent=False)
         self.likelihood_weights = tuple(float(spec.weight) for spec in modalities)   # numbers: a buffer made in float32 would stay rounded
         self.columns = [slice(sum(sizes[:m]), sum(sizes[: m + 1])) for m in range(len(sizes))]
-        self.prior: StandardPrior | MixturePrior | TopDownPrior = (
+        self.prior: StandardPrior | MixturePrior | TopDownPrior | PseudoPrior = (
             MixturePrior(seen, sum(sizes), family, prior_components) if prior_components
             else StandardPrior(seen, sum(sizes), family, learn_prior))
 

@@ -12,12 +12,14 @@ from polyvae.modality import Modality
 from polyvae.models.cmvae import CMVAE
 from polyvae.models.codevae import CoDEVAE
 from polyvae.models.composed import Composed
+from polyvae.models.contrastive import Contrastive
 from polyvae.models.crmvae import CRMVAE
 from polyvae.models.dmvae import DMVAE
 from polyvae.models.hellinger import Hellinger
 from polyvae.models.holder import Hoelder
 from polyvae.models.idmvae import IDMVAE
 from polyvae.models.jmvae import JMVAE
+from polyvae.models.meme import MEME
 from polyvae.models.mmjsd import MMJSD
 from polyvae.models.mmvae import MMVAE
 from polyvae.models.mmvaeplus import MMVAEPlus
@@ -51,6 +53,8 @@ MODELS: dict[str, type[MultimodalVAE]] = {
     "hellinger": Hellinger,
     "holder": Hoelder,
     "idmvae": IDMVAE,
+    "mmvae-contrastive": Contrastive,
+    "meme": MEME,
     "composed": Composed,
 }
 

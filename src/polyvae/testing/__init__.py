@@ -36,26 +36,26 @@ from polyvae.testing.laws import (
     law_trains,
     law_whole,
 )
-from polyvae.testing.worlds import example_batch, example_data, example_model, plain_world, roles_world, uneven
+from polyvae.testing.worlds import default_worlds, example_batch, example_data, example_model, plain_world, roles_world, uneven
 from polyvae.vae import MultimodalVAE
 
 
 def check_model(model: str | Callable[..., MultimodalVAE], *, modalities: Sequence[Modality] | None = None, **options: object) -> None:
-    """Hold a model to all laws, in the worlds of ``modalities`` (default: two, the second with a source and a target).
+    """Hold a model to all laws, in the worlds of ``modalities`` (default: ``default_worlds``).
 
     Raises AssertionError, whose one line names the law that does not hold.
     """
     def make(specs: Sequence[Modality]) -> MultimodalVAE:
         return build(model, specs, **options) if isinstance(model, str) else model(specs, **options)
 
-    worlds = [tuple(modalities)] if modalities is not None else [uneven(make, plain_world()), uneven(make, roles_world())]
-    for specs, law in itertools.product(worlds, LAWS):
+    for specs, law in itertools.product([tuple(modalities)] if modalities is not None else default_worlds(make), LAWS):
         law(make, specs)
 
 
 __all__ = [
     "LAWS",
     "check_model",
+    "default_worlds",
     "example_batch",
     "example_data",
     "example_model",

@@ -62,7 +62,7 @@ def law_missing(make: Make, specs: Sequence[Modality]) -> None:
         for name, gradient in gradients.items():
             hold(same(gradient, others[name]), "missing", f"{what} under the mask change the gradient of {name}")
     for row, (name, net) in zip(clean.mask, model.modalities.items(), strict=True):
-        if model.facts.per_datum:
+        if model.facts.per_datum and not model.facts.pseudo_inputs:
             _, gradients = step(model, clean, draws, ~row)
             for key, _ in net.named_parameters(prefix="its"):
                 hold(zero(gradients[full_name(model, net, key)]), "missing", f"rows without {name!r} reach its network's {key}")
@@ -183,7 +183,10 @@ def law_noise(make: Make, specs: Sequence[Modality]) -> None:
 
 
 def law_decodes(make: Make, specs: Sequence[Modality]) -> None:
-    """One encoder call and ``facts.decodes`` decoder calls per modality and step, ``facts.again`` more of both; none by role."""
+    """One encoder call and ``facts.decodes`` decoder calls per modality and step, ``facts.again`` more of both; none by role.
+
+    ``facts.pseudo_inputs``: one more encoder call, for those.
+    """
     model = example_model(make, specs)
     some = example_batch(model, entries=False)
     for batch in (some, some.rows(slice(0, 1))._replace(whole=True)):
@@ -199,7 +202,7 @@ def law_decodes(make: Make, specs: Sequence[Modality]) -> None:
         for name, net in model.modalities.items():
             role = net.spec.role
             again = model.facts.again if role == "both" else 0
-            for kind, expected in (("encoder", (1 + again) * (role != "target")),
+            for kind, expected in (("encoder", (1 + again + model.facts.pseudo_inputs) * (role != "target")),
                                    ("decoder", (model.facts.decodes + again) * (role != "source"))):
                 got = calls[f"{kind} of {name!r}"]
                 hold(got == expected, "decodes", f"{got} calls of the {kind} of {name!r} (role {role}) in one step; expected {expected}")
@@ -218,7 +221,7 @@ def law_gradients(make: Make, specs: Sequence[Modality]) -> None:
         for name, gradient in gradients.items():
             hold(gradient is not None, "gradients", f"{what}, {name} gets None; expected zeros in training mode")
             hold(bool(dense(gradient).isfinite().all()), "gradients", f"{what}, the gradient of {name} is not finite")
-    for name, net in model.modalities.items():
+    for name, net in () if model.facts.pseudo_inputs else model.modalities.items():
         less = batch.drop(name)
         _, gradients = step(model, less, record(model, less))
         for key, _ in net.named_parameters(prefix="its"):

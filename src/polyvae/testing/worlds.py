@@ -37,6 +37,15 @@ def roles_world() -> tuple[Modality, ...]:
     return a, replace(b, role="source"), replace(c, role="target"), d
 
 
+def default_worlds(make: Make) -> list[tuple[Modality, ...]]:
+    """Both worlds of four; a model whose facts say that it takes fewer gets the first and the last so many of the plain one."""
+    with repeatable():
+        most = make(plain_world()[:2]).facts.most
+    if 0 < most < len(plain_world()):
+        return [uneven(make, plain_world()[:most]), uneven(make, plain_world()[-most:])]
+    return [uneven(make, plain_world()), uneven(make, roles_world())]
+
+
 def uneven(make: Make, specs: Sequence[Modality]) -> tuple[Modality, ...]:
     """Where the model has private codes, the first modality's is wider than the others', so that columns cannot be mistaken.
 
