@@ -33,6 +33,7 @@ class Facts(NamedTuple):
     ``per_datum``  a batch equals its rows. ``nested`` dropping by mask equals a model built without. ``symmetric`` order is free.
     ``decodes``    decoder calls per modality and step. ``needs`` what it cannot do without.
     ``again``      how often in a step what was decoded is encoded again: one more call of both networks, where a modality has both.
+    ``modalities`` exactly so many it takes, in their order; 0: any number.
     """
 
     bound: bool
@@ -43,6 +44,7 @@ class Facts(NamedTuple):
     decodes: int = 1
     needs: str = ""
     again: int = 0
+    modalities: int = 0
 
 
 class Draws(NamedTuple):
@@ -80,20 +82,27 @@ class MultimodalVAE(nn.Module, ABC):
 
     def __init__(
         self, modalities: Sequence[Modality], *, latent: int, beta: float, family: str, scale_map: str,
-        seen: int, private: int | None, learn_prior: bool = False, prior_components: int = 0, max_rows: int | None = None,
+        seen: int, private: int | Sequence[int] | None, inferring: Sequence[int] | None = None, learn_prior: bool = False,
+        prior_components: int = 0, max_rows: int | None = None,
     ) -> None:
-        """``seen``: columns of z that experts and decoders see. ``private``: columns of w_m where the modality does not say, or None.
-
-        None: the model cannot have private codes. Raises InputError for anything that cannot be built.
+        """``seen``: columns of z that experts and decoders see. ``private``: columns of w_m where the modality does not say (one number
+        for all, or one for each), or None: the model cannot have private codes. ``inferring``: the modalities whose encoders say something
+        of z; None: all that are encoded. Raises InputError for anything that cannot be built.
         """
         super().__init__()
         _check(type(self).__name__, modalities, latent=latent, beta=beta, family=family, scale_map=scale_map, max_rows=max_rows)
         self.latent, self.beta, self.family, self.scale_map, self.max_rows = latent, beta, family, scale_map, max_rows
         self.seen = seen
-        sizes = [_private(type(self).__name__, spec, private) for spec in modalities]
+        exactly = self.facts.modalities
+        if exactly and len(modalities) != exactly:
+            raise InputError(f"{self.name}: got {len(modalities)} modalities; expected exactly {exactly}, in their order; choose those, or "
+                             "a model for any number")
+        defaults = private if isinstance(private, Sequence) else [private] * len(modalities)
+        sizes = [_private(type(self).__name__, spec, default) for spec, default in zip(modalities, defaults, strict=True)]
         self.modalities = Modalities({
-            spec.name: ModalityNet(spec, seen=seen, private=size, posterior=family, scale=scale_map)
-            for spec, size in zip(modalities, sizes, strict=True)})
+            spec.name: ModalityNet(spec, seen=seen, private=size, posterior=family, scale=scale_map,
+                                   expert=inferring is None or m in inferring)
+            for m, (spec, size) in enumerate(zip(modalities, sizes, strict=True))})
         self.sources = [m for m, spec in enumerate(modalities) if spec.role != "target"]
         if not self.sources:
             raise InputError(f"{self.name}: got only targets; expected at least one modality that is encoded; give it role='both'")

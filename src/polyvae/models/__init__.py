@@ -17,6 +17,7 @@ from polyvae.models.hellinger import Hellinger
 from polyvae.models.holder import Hoelder
 from polyvae.models.idmvae import IDMVAE
 from polyvae.models.jmvae import JMVAE
+from polyvae.models.mfm import MFM
 from polyvae.models.mmjsd import MMJSD
 from polyvae.models.mmvae import MMVAE
 from polyvae.models.mmvaeplus import MMVAEPlus
@@ -28,6 +29,7 @@ from polyvae.models.nexus import Nexus
 from polyvae.models.scmm import ScMM
 from polyvae.models.telbo import TELBO
 from polyvae.models.vae import VAE
+from polyvae.models.vcca import BiVCCA, VCCAPrivate
 from polyvae.vae import MultimodalVAE
 
 MODELS: dict[str, type[MultimodalVAE]] = {
@@ -50,6 +52,9 @@ MODELS: dict[str, type[MultimodalVAE]] = {
     "hellinger": Hellinger,
     "holder": Hoelder,
     "idmvae": IDMVAE,
+    "vcca-private": VCCAPrivate,
+    "bivcca": BiVCCA,
+    "mfm": MFM,
     "composed": Composed,
 }
 

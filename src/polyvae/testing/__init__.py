@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from polyvae.modality import Modality
-from polyvae.models import build
+from polyvae.models import build, model_class
 from polyvae.testing.laws import (
     LAWS,
     law_decodes,
@@ -36,19 +36,21 @@ from polyvae.testing.laws import (
     law_trains,
     law_whole,
 )
-from polyvae.testing.worlds import example_batch, example_data, example_model, plain_world, roles_world, uneven
+from polyvae.testing.worlds import example_batch, example_data, example_model, plain_world, roles_world, uneven, worlds_of
 from polyvae.vae import MultimodalVAE
 
 
 def check_model(model: str | Callable[..., MultimodalVAE], *, modalities: Sequence[Modality] | None = None, **options: object) -> None:
-    """Hold a model to all laws, in the worlds of ``modalities`` (default: two, the second with a source and a target).
+    """Hold a model to all laws, in the world of ``modalities`` (default: in several, with a source and a target in some).
 
     Raises AssertionError, whose one line names the law that does not hold.
     """
     def make(specs: Sequence[Modality]) -> MultimodalVAE:
         return build(model, specs, **options) if isinstance(model, str) else model(specs, **options)
 
-    worlds = [tuple(modalities)] if modalities is not None else [uneven(make, plain_world()), uneven(make, roles_world())]
+    known = model_class(model) if isinstance(model, str) else model
+    count = known.facts.modalities if isinstance(known, type) and issubclass(known, MultimodalVAE) else 0
+    worlds = [tuple(modalities)] if modalities is not None else [uneven(make, specs) for specs in worlds_of(count)]
     for specs, law in itertools.product(worlds, LAWS):
         law(make, specs)
 
@@ -80,4 +82,5 @@ __all__ = [
     "plain_world",
     "roles_world",
     "uneven",
+    "worlds_of",
 ]

@@ -37,6 +37,13 @@ def roles_world() -> tuple[Modality, ...]:
     return a, replace(b, role="source"), replace(c, role="target"), d
 
 
+def worlds_of(count: int) -> list[tuple[Modality, ...]]:
+    """The worlds in which a model faces the laws; of two modalities, for one that takes ``count`` = 2: either may be one-sided."""
+    if count == 2:
+        return [plain_world()[:2], roles_world()[::2], roles_world()[1::2]]
+    return [plain_world(), roles_world()]
+
+
 def uneven(make: Make, specs: Sequence[Modality]) -> tuple[Modality, ...]:
     """Where the model has private codes, the first modality's is wider than the others', so that columns cannot be mistaken.
 
