@@ -16,7 +16,7 @@ from test_models_b import decodes, joint_by_hand, kl
 from worlds import GRID, World, fixed
 
 from polyvae import Batch, InputError, Modality, build, noise
-from polyvae.testing import example_data, example_model, plain_world, roles_world, worlds_of
+from polyvae.testing import check_model, example_data, example_model, plain_world, roles_world, worlds_of
 from polyvae.vae import MultimodalVAE
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -195,6 +195,12 @@ def test_bivcca_draws_from_both_views_by_their_weights():
     mean, other = float(m[0, 0]), float(n[0, 0])
     variance = 0.8 * v[0] + 0.2 * u[0] + 0.16 * (mean - other) ** 2
     assert abs(made.mean() - (0.8 * mean + 0.2 * other)) <= 5 * np.sqrt(variance / 8000)
+
+
+@pytest.mark.parametrize("world", TWO)
+def test_bivcca_obeys_the_laws_with_private_codes(world):
+    specs = worlds_of(2)[TWO[world]]
+    check_model("bivcca", modalities=[replace(spec, private=size) for spec, size in zip(specs, (3, 1), strict=True)], latent=2)
 
 
 A, B = plain_world()[:2]

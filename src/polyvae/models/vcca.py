@@ -21,7 +21,7 @@ class VCCAPrivate(MultimodalVAE):
         L = E_{q(z|x) q(h_x|x) q(h_y|y)} [s_x log p(x | z, h_x) + s_y log p(y | z, h_y)]
             − β [KL(q(z | x) || p(z)) + KL(q(h_x | x) || p(h_x)) + KL(q(h_y | y) || p(h_y))]
 
-    Wang, Yan, Lee & Livescu, Deep Variational Canonical Correlation Analysis, 2016 (arXiv 1610.03454), section 3 (VCCA-private).
+    Wang, Yan, Lee & Livescu, Deep Variational Canonical Correlation Analysis, 2016 (arXiv 1610.03454).
     h_x and h_y are the private codes w. The encoder of y says nothing of z. y as a target (role="target", without h_y where it does not
     ask for one) and ``private=0`` for x give VCCA, the paper's first model.
 
@@ -65,8 +65,8 @@ class BiVCCA(MultimodalVAE):
         L = μ ELBO_{q(z|x)}(x, y) + (1 − μ) ELBO_{q(z|y)}(x, y)
         ELBO_q(x, y) = E_q [s_x log p(x | z, h_x) + s_y log p(y | z, h_y)] − β [KL(q || p(z)) + KL(q(h_x|x) || p) + KL(q(h_y|y) || p)]
 
-    Wang, Yan, Lee & Livescu, Deep Variational Canonical Correlation Analysis, 2016 (arXiv 1610.03454), section 3 (bi-VCCA; with private
-    codes, bi-VCCA-private, which are drawn from their own posteriors in both bounds). At inference q(z | x, y) is the mixture
+    Wang, Yan, Lee & Livescu, Deep Variational Canonical Correlation Analysis, 2016 (arXiv 1610.03454). Without private codes, or with
+    them where Modality says so, drawn from their own posteriors in both bounds. At inference q(z | x, y) is the mixture
     μ q(z | x) + (1 − μ) q(z | y), for which L is also a bound, by convexity.
 
     Missing views, which the paper does not train with: the bound of the view that was observed has weight 1 and counts what was observed.
