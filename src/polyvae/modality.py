@@ -77,23 +77,27 @@ class Codes(NamedTuple):
 class ModalityNet(nn.Module):
     """One modality's encoder, decoder and likelihood.
 
-    ``seen`` is the width of z that experts and decoders see, ``private`` that of w_m. A code is z's columns, then w_m's. ``parts``: what
-    a paper adds to this modality, by name (a copy of the encoder for a joint network, the way to a nexus and back).
+    ``seen`` is the width of z that experts and decoders see, ``private`` that of w_m. A code is z's columns, then w_m's. ``expert``: does
+    the encoder say anything of z? ``parts``: what a paper adds to this modality, by name (a copy of the encoder for a joint network, the
+    way to a nexus and back).
     """
 
-    def __init__(self, spec: Modality, *, seen: int, private: int, posterior: str, scale: str) -> None:
+    def __init__(self, spec: Modality, *, seen: int, private: int, posterior: str, scale: str, expert: bool = True) -> None:
         super().__init__()
         self.spec = spec
-        self.seen, self.private = seen, private
+        self.seen, self.private, self.told = seen, private, seen if expert else 0
         self.family, self.scale = FAMILIES[posterior], SCALES[scale]
         likelihood, network = _parameters(spec)
         self.likelihood = LIKELIHOODS[spec.likelihood](spec.shape, **likelihood)
-        self.encoder = _encoder(spec, (2 * seen, 2 * private), network) if spec.role != "target" else None
+        self.encoder = _encoder(spec, (2 * self.told, 2 * private), network) if spec.role != "target" else None
         self.decoder = _decoder(spec, seen + private, self.likelihood.output, network) if spec.role != "source" else None
         self.parts = nn.ModuleDict()
 
     def encode(self, x: Tensor, entries: Tensor | None = None) -> Codes:
-        """x [B, *shape] -> the experts q(z | x_m) and q(w_m | x_m). ``entries`` [B, *shape]: unobserved entries count as zero."""
+        """x [B, *shape] -> the experts q(z | x_m) and q(w_m | x_m). ``entries`` [B, *shape]: unobserved entries count as zero.
+
+        Where there is no expert of z, location is 0 and scale is 1.
+        """
         if self.encoder is None:
             raise InputError(f"modality {self.spec.name!r} is a target: it is decoded, never encoded; give it role='both' to encode it")
         return self.codes(self.look(x, entries))
@@ -103,8 +107,9 @@ class ModalityNet(nn.Module):
         assert self.encoder is not None
         out = self.encoder(shown)
         out = out.to(shown.dtype)                                # densities in full precision, whatever autocast did
-        z_loc, z_raw, w_loc, w_raw = out.split([self.seen, self.seen, self.private, self.private], -1)
-        return Codes(self.family(z_loc, self.scale(z_raw)), self.family(w_loc, self.scale(w_raw)))
+        z_loc, z_raw, w_loc, w_raw = out.split([self.told, self.told, self.private, self.private], -1)
+        z = self.family(z_loc, self.scale(z_raw)) if self.told == self.seen else self.family.unit((len(out), self.seen), out)
+        return Codes(z, self.family(w_loc, self.scale(w_raw)))
 
     def look(self, x: Tensor, entries: Tensor | None) -> Tensor:
         """What an encoder is shown of x: zeros where entries were not observed, and counts on the scale of their logarithm."""

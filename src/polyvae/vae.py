@@ -87,20 +87,27 @@ class MultimodalVAE(nn.Module, ABC):
 
     def __init__(
         self, modalities: Sequence[Modality], *, latent: int, beta: float, family: str, scale_map: str,
-        seen: int, private: int | None, learn_prior: bool = False, prior_components: int = 0, max_rows: int | None = None,
+        seen: int, private: int | Sequence[int] | None, inferring: Sequence[int] | None = None, learn_prior: bool = False,
+        prior_components: int = 0, max_rows: int | None = None,
     ) -> None:
-        """``seen``: columns of z that experts and decoders see. ``private``: columns of w_m where the modality does not say, or None.
-
-        None: the model cannot have private codes. Raises InputError for anything that cannot be built.
+        """``seen``: columns of z that experts and decoders see. ``private``: columns of w_m where the modality does not say (one number
+        for all, or one for each), or None: the model cannot have private codes. ``inferring``: the modalities whose encoders say something
+        of z; None: all that are encoded. Raises InputError for anything that cannot be built.
         """
         super().__init__()
         _check(type(self).__name__, modalities, latent=latent, beta=beta, family=family, scale_map=scale_map, max_rows=max_rows)
         self.latent, self.beta, self.family, self.scale_map, self.max_rows = latent, beta, family, scale_map, max_rows
         self.seen = seen
-        sizes = [_private(type(self).__name__, spec, private) for spec in modalities]
+        least, most = self.facts.least, self.facts.most or len(modalities)
+        if not least <= len(modalities) <= most:
+            expected = f"exactly {least}" if least == most else f"at least {least}" if len(modalities) < least else f"at most {most}"
+            raise InputError(f"{self.name}: got {len(modalities)} modalities; expected {expected}; choose those, or a model for any number")
+        defaults = private if isinstance(private, Sequence) else [private] * len(modalities)
+        sizes = [_private(type(self).__name__, spec, default) for spec, default in zip(modalities, defaults, strict=True)]
         self.modalities = Modalities({
-            spec.name: ModalityNet(spec, seen=seen, private=size, posterior=family, scale=scale_map)
-            for spec, size in zip(modalities, sizes, strict=True)})
+            spec.name: ModalityNet(spec, seen=seen, private=size, posterior=family, scale=scale_map,
+                                   expert=inferring is None or m in inferring)
+            for m, (spec, size) in enumerate(zip(modalities, sizes, strict=True))})
         self.sources = [m for m, spec in enumerate(modalities) if spec.role != "target"]
         if not self.sources:
             raise InputError(f"{self.name}: got only targets; expected at least one modality that is encoded; give it role='both'")

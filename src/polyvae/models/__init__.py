@@ -20,6 +20,7 @@ from polyvae.models.holder import Hoelder
 from polyvae.models.idmvae import IDMVAE
 from polyvae.models.jmvae import JMVAE
 from polyvae.models.meme import MEME
+from polyvae.models.mfm import MFM
 from polyvae.models.mmjsd import MMJSD
 from polyvae.models.mmvae import MMVAE
 from polyvae.models.mmvaeplus import MMVAEPlus
@@ -31,6 +32,7 @@ from polyvae.models.nexus import Nexus
 from polyvae.models.scmm import ScMM
 from polyvae.models.telbo import TELBO
 from polyvae.models.vae import VAE
+from polyvae.models.vcca import BiVCCA, VCCAPrivate
 from polyvae.vae import MultimodalVAE
 
 MODELS: dict[str, type[MultimodalVAE]] = {
@@ -55,6 +57,9 @@ MODELS: dict[str, type[MultimodalVAE]] = {
     "idmvae": IDMVAE,
     "mmvae-contrastive": Contrastive,
     "meme": MEME,
+    "vcca-private": VCCAPrivate,
+    "bivcca": BiVCCA,
+    "mfm": MFM,
     "composed": Composed,
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import torch
@@ -38,12 +38,20 @@ def roles_world() -> tuple[Modality, ...]:
 
 
 def default_worlds(make: Make) -> list[tuple[Modality, ...]]:
-    """Both worlds of four; a model whose facts say that it takes fewer gets the first and the last so many of the plain one."""
+    """The worlds in which a model faces the laws: both of four; of two, for one whose facts say that it takes no more.
+
+    Either of the two may be one-sided, where the model takes such modalities.
+    """
     with repeatable():
-        most = make(plain_world()[:2]).facts.most
-    if 0 < most < len(plain_world()):
-        return [uneven(make, plain_world()[:most]), uneven(make, plain_world()[-most:])]
-    return [uneven(make, plain_world()), uneven(make, roles_world())]
+        facts = make(plain_world()[:2]).facts
+        if facts.most != 2:
+            return [uneven(make, plain_world()), uneven(make, roles_world())]
+        worlds = [plain_world()[:2], plain_world()[-2:]]
+        for world in (roles_world()[::2], roles_world()[1::2]):
+            with suppress(InputError):
+                make(world)
+                worlds.append(world)
+    return [uneven(make, world) for world in worlds]
 
 
 def uneven(make: Make, specs: Sequence[Modality]) -> tuple[Modality, ...]:
