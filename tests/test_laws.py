@@ -37,6 +37,7 @@ OPTIONS = {
     "hellinger": [{}, {"K": 2, "beta": 2.5, "scale_map": "exp"}],
     "holder": [{}, {"hierarchical": False, "K": 2, "objective": "iwae"}, {"cross": "prior", "K": 2, "beta": 2.5, "hidden": 5}],
     "idmvae": [{}, {"cross": "prior", "K": 2, "temperature": 0.5, "objective": "iwae"}],
+    "u-hved": [{}, {"variant": "published", "levels": [1, 1], "K": 2, "beta": 2.5}],
     "composed": [{}, {"subsets": "pairs", "agreement": "mean", "K": 2, "beta": 2.5}, {"subsets": "everything", "prior_expert": True},
                  {"subsets": "random", "objective": "iwae", "K": 2}, {"subsets": "singles", "prior_components": 3, "objective": "dreg"}],
     "cmvae": [{"clusters": 3}, {"clusters": 5, "objective": "dreg", "K": 2, "family": "normal", "scale_map": "softplus"}],

@@ -27,6 +27,7 @@ from polyvae.models.mvtcae import MVTCAE
 from polyvae.models.nexus import Nexus
 from polyvae.models.scmm import ScMM
 from polyvae.models.telbo import TELBO
+from polyvae.models.uhved import UHVED
 from polyvae.models.vae import VAE
 from polyvae.vae import MultimodalVAE
 
@@ -50,6 +51,7 @@ MODELS: dict[str, type[MultimodalVAE]] = {
     "hellinger": Hellinger,
     "holder": Hoelder,
     "idmvae": IDMVAE,
+    "u-hved": UHVED,
     "composed": Composed,
 }
 
