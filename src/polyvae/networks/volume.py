@@ -23,8 +23,9 @@ def level_shapes(shape: tuple[int, ...], *, width: float = 1.0, levels: int = 4)
     """Each level's latents, (channels, *sizes): 4 channels times ``width`` at full size, then twice as many at half the size."""
     coarsest = [size >> (levels - 1) for size in shape[1:]]
     if len(shape) - 1 not in _CONV or prod(coarsest) < 2:
-        raise InputError(f"network 'volume': got shape {shape} and levels={levels}; expected (channels, height, width) or (channels, depth, "
-                         f"height, width), more than one pixel of which is left after {levels - 1} halvings; take fewer levels, or 'mlp'")
+        raise InputError(f"network 'volume': got shape {shape} and levels={levels}; expected (channels, height, width) or (channels, "
+                         f"depth, height, width), more than one pixel being left of it after {levels - 1} halvings; take fewer levels, or "
+                         "'mlp'")
     channels = max(1, round(4 * width))
     return [(channels << level, *(size >> level for size in shape[1:])) for level in range(levels)]
 
