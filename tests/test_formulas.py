@@ -21,9 +21,9 @@ FAMILY = {"normal": norm, "laplace": laplace}
 class Hand:
     """A model, a batch and its draws, seen one datum at a time. ``A``: what was observed, ``S``: of that, what is encoded."""
 
-    def __init__(self, world: str, name: str, **options) -> None:
+    def __init__(self, world: str, name: str, latent: int = 2, **options) -> None:
         def make(specs):
-            return build(name, specs, latent=2, **options)
+            return build(name, specs, latent=latent, **options)
 
         self.model = example_model(make, uneven(make, WORLDS[world]()))
         self.batch = example_batch(self.model)

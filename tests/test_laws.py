@@ -38,6 +38,7 @@ OPTIONS = {
     "hellinger": [{}, {"K": 2, "beta": 2.5, "scale_map": "exp"}],
     "holder": [{}, {"hierarchical": False, "K": 2, "objective": "iwae"}, {"cross": "prior", "K": 2, "beta": 2.5, "hidden": 5}],
     "idmvae": [{}, {"cross": "prior", "K": 2, "temperature": 0.5, "objective": "iwae"}],
+    "u-hved": [{}, {"variant": "published", "levels": [1, 1], "K": 2, "beta": 2.5}],
     "composed": [{}, {"subsets": "pairs", "agreement": "mean", "K": 2, "beta": 2.5}, {"subsets": "everything", "prior_expert": True},
                  {"subsets": "random", "objective": "iwae", "K": 2}, {"subsets": "singles", "prior_components": 3, "objective": "dreg"}],
     "mmvae-contrastive": [{}, {"base": "mvae", "K": 2, "negatives": 2, "unrelated": "cubo"}, {"base": "jmvae", "K": 1, "gamma": 0.5},

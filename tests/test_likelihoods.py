@@ -74,7 +74,8 @@ def test_unobserved_entries_are_absent(name):
     observed = torch.rand(5, 2, 4) < 0.6
     observed[0] = False
     total = likelihood.log_prob(out, torch.where(observed, x, 1e30), observed)
-    counted = observed.all(-1, keepdim=True).expand_as(observed) if name == "categorical" else observed
+    joined = {"categorical": -1, "segmentation": -2}.get(name)
+    counted = observed if joined is None else observed.all(joined, keepdim=True).expand_as(observed)
     each = likelihood.entries(out, x, observed)
     torch.testing.assert_close(total, (each * counted).sum((-1, -2)))
     assert float(total[0].detach()) == 0

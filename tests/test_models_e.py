@@ -21,13 +21,12 @@ from polyvae.vae import MultimodalVAE
 
 pytestmark = pytest.mark.filterwarnings("error")
 TWO = {"plain": 0, "target": 1, "source": 2}                        # the worlds of two modalities
-
-WORLDS = (plain_world()[:2], roles_world()[::2], roles_world()[1::2])
+OF_TWO = (plain_world()[:2], roles_world()[::2], roles_world()[1::2])
 
 
 def one_of(monkeypatch, world: str, private: int | None) -> None:
     """A world of two modalities, for ``Hand``; ``private`` columns of what is encoded, None: the model's default."""
-    specs = [spec if spec.role == "target" else replace(spec, private=private) for spec in WORLDS[TWO[world]]]
+    specs = [spec if spec.role == "target" else replace(spec, private=private) for spec in OF_TWO[TWO[world]]]
     monkeypatch.setitem(WORLDS, world, lambda: tuple(specs))
 
 
@@ -201,7 +200,7 @@ def test_bivcca_draws_from_both_views_by_their_weights():
 
 @pytest.mark.parametrize("world", TWO)
 def test_bivcca_obeys_the_laws_with_private_codes(world):
-    specs = WORLDS[TWO[world]]
+    specs = OF_TWO[TWO[world]]
     check_model("bivcca", modalities=[replace(spec, private=size) for spec, size in zip(specs, (3, 1), strict=True)], latent=2)
 
 

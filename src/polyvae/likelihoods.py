@@ -17,15 +17,17 @@ from polyvae.errors import InputError
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 _TINY = torch.finfo(torch.float32).tiny
+_EMPTY = 1e-5                                # a class that nobody has and nobody says: its overlap is 0, not 0/0
 
 
 class Likelihood(nn.Module, ABC):
     """p(x | decoder output). ``shape`` is one sample's; x is [..., *shape] and so are the methods' results.
 
-    ``joined``: the columns of the last axis are one entry, observed together or not at all. ``numbers``: what the decoder says of an entry.
+    ``joined``: the columns along this axis of a sample are one entry, observed together or not at all (None: each is its own).
+    ``numbers``: what the decoder says of an entry.
     """
 
-    joined: ClassVar[bool] = False
+    joined: ClassVar[int | None] = None
     numbers: ClassVar[int] = 1
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -66,7 +68,9 @@ class Likelihood(nn.Module, ABC):
 
     def counted(self, observed: Tensor) -> Tensor:
         """Which entries count in the likelihood, given which were observed: bool, [..., *shape]."""
-        return observed.all(-1, keepdim=True).expand_as(observed) if self.joined else observed
+        if self.joined is None:
+            return observed
+        return observed.all(range(-len(self.shape), 0)[self.joined], keepdim=True).expand_as(observed)
 
     def summed(self, each: Tensor, observed: Tensor | None) -> Tensor:
         """The sum over the entries that count: [..., *shape] -> [...]."""
@@ -214,29 +218,72 @@ class BernoulliLikelihood(Entrywise):
         return "" if fits else f"values from {float(seen.min()):.3g} to {float(seen.max()):.3g}; expected 0 to 1"
 
 
-class CategoricalLikelihood(Entrywise):
-    """x one-hot over its last axis, with logits from the decoder. An entry is observed if all its columns are."""
+class OneHot(Entrywise):
+    """x one-hot over the axis ``joined``, with logits from the decoder. An entry is observed if all its columns are."""
 
-    joined = True
-
-    def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        return x * out.log_softmax(-1)
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        assert self.joined is not None
+        self.axis = range(-len(shape), 0)[self.joined]
 
     def mean(self, out: Tensor) -> Tensor:
-        return out.softmax(-1)
+        return out.softmax(self.axis)
 
     def sample(self, out: Tensor) -> Tensor:
-        classes = out.shape[-1]
-        pick = noise.choice(out.softmax(-1).reshape(-1, classes).T, 1, "x", "")
-        return functional.one_hot(pick[0], classes).view(out.shape).to(out)
+        chance = out.movedim(self.axis, -1).softmax(-1)
+        classes = chance.shape[-1]
+        pick = noise.choice(chance.reshape(-1, classes).T, 1, "x", "")
+        return functional.one_hot(pick[0], classes).view(chance.shape).movedim(-1, self.axis).to(out)
 
     def features(self, x: Tensor) -> Tensor:
         return x
 
     def complaint(self, x: Tensor, observed: Tensor) -> str:
-        rows = x[self.counted(observed)].view(-1, x.shape[-1])
+        classes = x.shape[self.axis]
+        rows = x.movedim(self.axis, -1)[self.counted(observed).movedim(self.axis, -1)].view(-1, classes)
         whole = bool(((rows == 0) | (rows == 1)).all()) and bool((rows.sum(-1) == 1).all())
-        return "" if whole else "fractions or rows that do not sum to 1; expected one-hot rows over the last axis"
+        place = "last" if self.axis == -1 else "first"
+        return "" if whole else f"fractions or rows that do not sum to 1; expected one-hot rows over the {place} axis"
+
+
+class CategoricalLikelihood(OneHot):
+    """x one-hot over its last axis, with logits from the decoder. An entry is observed if all its columns are."""
+
+    joined = -1
+
+    def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        return x * out.log_softmax(-1)
+
+
+class SegmentationLikelihood(OneHot):
+    """Which of C classes every pixel has: x [C, *sizes], one-hot over its first axis; what is said has to overlap with it, too.
+
+    With p = softmax(out) and N observed pixels, Dice_c = 2 Σ p_c x_c / (Σ p_c² + Σ x_c), a class that the sample lacks having 0:
+
+        log p(x | out) = Σ x log p − dice N (1 − mean_c Dice_c),   up to a constant
+
+    This is −N times the loss CE + Dice of Dorent et al. 2019 (the squares are Milletari et al.'s, 2016). The constant, which depends on
+    out, is left out: with ``dice`` above 0 likelihoods that are estimated are not normalised. ``dice=0`` is ``categorical``.
+    """
+
+    joined = 0
+
+    def __init__(self, shape: tuple[int, ...], dice: float = 1.0) -> None:
+        super().__init__(shape)
+        if len(shape) < 2 or not dice >= 0:
+            raise InputError(f"likelihood 'segmentation': got shape {shape} and dice={dice}; expected (classes, *sizes) and a number, 0 or "
+                             "more; for one label per sample take 'categorical'")
+        self.dice = dice
+
+    def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        log_p = out.log_softmax(self.axis)
+        x = x.expand_as(log_p)
+        counted = torch.ones_like(x, dtype=torch.bool) if observed is None else self.counted(observed).expand_as(x)
+        x, p = torch.where(counted, x, 0), torch.where(counted, log_p.exp(), 0)
+        pixels = tuple(range(1 - len(self.shape), 0))
+        size = (p.square() + x).sum(pixels, keepdim=True) + _EMPTY                                      # [..., C, 1, ...]
+        share = counted.to(p.dtype).sum(pixels, keepdim=True) / self.shape[0]
+        return x * (log_p - self.dice) + self.dice * share * 2 * p * x / size
 
 
 class Counts(Entrywise):
@@ -348,6 +395,7 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "laplace": LaplaceLikelihood,
     "bernoulli": BernoulliLikelihood,
     "categorical": CategoricalLikelihood,
+    "segmentation": SegmentationLikelihood,
     "poisson": PoissonLikelihood,
     "negative_binomial": NegativeBinomialLikelihood,
     "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomialLikelihood,

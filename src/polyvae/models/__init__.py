@@ -31,6 +31,7 @@ from polyvae.models.mvtcae import MVTCAE
 from polyvae.models.nexus import Nexus
 from polyvae.models.scmm import ScMM
 from polyvae.models.telbo import TELBO
+from polyvae.models.uhved import UHVED
 from polyvae.models.vae import VAE
 from polyvae.models.vcca import BiVCCA, VCCAPrivate
 from polyvae.vae import MultimodalVAE
@@ -60,6 +61,7 @@ MODELS: dict[str, type[MultimodalVAE]] = {
     "vcca-private": VCCAPrivate,
     "bivcca": BiVCCA,
     "mfm": MFM,
+    "u-hved": UHVED,
     "composed": Composed,
 }
 

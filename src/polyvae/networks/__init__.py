@@ -6,11 +6,13 @@ from polyvae.networks.conv import conv_decoder, conv_encoder
 from polyvae.networks.kinds import Network
 from polyvae.networks.mlp import mlp_decoder, mlp_encoder
 from polyvae.networks.resnet import resnet_decoder, resnet_encoder
+from polyvae.networks.volume import volume_decoder, volume_encoder
 
 NETWORKS: dict[str, Network] = {
     "mlp": Network(mlp_encoder, mlp_decoder),
     "conv": Network(conv_encoder, conv_decoder),
     "resnet": Network(resnet_encoder, resnet_decoder, separate=True),
+    "volume": Network(volume_encoder, volume_decoder),
 }
 
 

@@ -145,7 +145,7 @@ def law_entries(make: Make, specs: Sequence[Modality]) -> None:
         if net.decoder is None:
             hold(bool((log_x[m] == 0).all()), "entries", f"the source {name!r} has a likelihood")
             continue
-        observed = gaps[name] if net.spec.likelihood != "categorical" else gaps[name].all(-1, keepdim=True).expand_as(gaps[name])
+        observed = net.likelihood.counted(gaps[name])
         each = net.likelihood.entries(net.decode(model.code(m, z, w)), torch.where(observed, data[name], 0), observed)
         by_hand = (each * observed).flatten(2).sum(-1)
         hold(near(log_x[m], by_hand), "entries", f"the likelihood of {name!r} is not the sum over its observed entries")
