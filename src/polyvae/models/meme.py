@@ -15,7 +15,7 @@ from polyvae.distributions import Diagonal, Mixture
 from polyvae.errors import InputError, check_count, nearest
 from polyvae.modality import Modality
 from polyvae.priors import PseudoPrior
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.vae import Facts, MultimodalVAE, own_or_prior, placed
 
 _FRESH = 10                                  # samples for q(t | s) alone, beside the one that is weighed (the authors' code)
 
@@ -125,7 +125,7 @@ class MEME(MultimodalVAE):
             if len(index):
                 experts = self._imagined(name, 1 if batch.whole else self.pseudo).map(lambda x: x[:, None, None])
                 log_p = experts.log_prob(z[:, v, index]).logsumexp(0) - math.log(self.pseudo)           # [K, rows]
-                view = view.index_put((index,), torch.where(real, log_p, 0).T)
+                view = placed(view, index, log_p.T, real)
             views.append(view.T)
         return torch.stack(views, 1)
 
