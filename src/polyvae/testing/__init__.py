@@ -36,19 +36,29 @@ from polyvae.testing.laws import (
     law_trains,
     law_whole,
 )
-from polyvae.testing.worlds import example_batch, example_data, example_model, plain_world, roles_world, uneven
+from polyvae.testing.worlds import (
+    example_batch,
+    example_data,
+    example_model,
+    example_worlds,
+    labels_world,
+    plain_world,
+    roles_world,
+    uneven,
+)
 from polyvae.vae import MultimodalVAE
 
 
 def check_model(model: str | Callable[..., MultimodalVAE], *, modalities: Sequence[Modality] | None = None, **options: object) -> None:
-    """Hold a model to all laws, in the worlds of ``modalities`` (default: two, the second with a source and a target).
+    """Hold a model to all laws, in the worlds of ``modalities`` (default: two, the second with a source and a target; or one of views and
+    labels, see ``facts.labels``).
 
     Raises AssertionError, whose one line names the law that does not hold.
     """
     def make(specs: Sequence[Modality]) -> MultimodalVAE:
         return build(model, specs, **options) if isinstance(model, str) else model(specs, **options)
 
-    worlds = [tuple(modalities)] if modalities is not None else [uneven(make, plain_world()), uneven(make, roles_world())]
+    worlds = [tuple(modalities)] if modalities is not None else example_worlds(make)
     for specs, law in itertools.product(worlds, LAWS):
         law(make, specs)
 
@@ -59,6 +69,8 @@ __all__ = [
     "example_batch",
     "example_data",
     "example_model",
+    "example_worlds",
+    "labels_world",
     "law_decodes",
     "law_empty",
     "law_entries",

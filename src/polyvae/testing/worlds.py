@@ -37,6 +37,22 @@ def roles_world() -> tuple[Modality, ...]:
     return a, replace(b, role="source"), replace(c, role="target"), d
 
 
+def labels_world() -> tuple[Modality, ...]:
+    """The same as two views and two labels, for a model whose ``facts.labels`` say that it knows nothing else."""
+    a, b, c, d = plain_world()
+    return replace(a, role="target"), replace(b, role="source"), replace(c, role="target"), replace(d, role="source")
+
+
+def example_worlds(make: Make) -> list[tuple[Modality, ...]]:
+    """The worlds whose laws a model is held to: plain and with roles, or, as its ``facts.labels`` say, of views and labels."""
+    with repeatable():
+        try:
+            predicts = make(labels_world()).facts.labels
+        except InputError:
+            predicts = False
+    return [uneven(make, world()) for world in ((labels_world,) if predicts else (plain_world, roles_world))]
+
+
 def uneven(make: Make, specs: Sequence[Modality]) -> tuple[Modality, ...]:
     """Where the model has private codes, the first modality's is wider than the others', so that columns cannot be mistaken.
 
