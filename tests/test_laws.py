@@ -12,7 +12,7 @@ from polyvae import MMVAE, MODELS, Modality, MoPoE, noise
 from polyvae.aggregate import Experts, joint, product_of_experts, singles
 from polyvae.bounds import Bound
 from polyvae.distributions import Mixture
-from polyvae.testing import LAWS, check_model, law_nested, plain_world, roles_world
+from polyvae.testing import LAWS, check_model, labels_world, law_nested, plain_world, roles_world
 
 OPTIONS = {
     "vae": [{}, {"objective": "iwae", "K": 3, "beta": 2.5}, {"objective": "dreg", "K": 2, "family": "laplace"}],
@@ -32,6 +32,9 @@ OPTIONS = {
     "telbo": [{}, {"gamma": 3.0, "K": 2, "beta": 2.5}],
     "dmvae": [{}, {"total_correlation": 3.0, "n": 50, "K": 2, "beta": 2.5}, {"variant": "published", "total_correlation": 0.0}],
     "nexus": [{}, {"drop": 0.7, "K": 2, "gamma": 2.0, "beta": 2.5, "hidden": ()}],
+    "deepimv": [{}, {"alpha": 0.3, "beta": 2.5, "K": 2}],
+    "relational": [{}, {"K": 2, "beta": 2.5, "hidden": ()}],
+    "hmvae": [{}, {"K": 2, "beta": 2.5, "hidden": ()}],
     "code-vae": [{}, {"entropy": 0.0, "correlation": -0.2, "K": 2, "beta": 2.5}],
     "scmm": [{}, {"learn_prior": True, "K": 2, "beta": 2.5, "family": "normal", "scale_map": "softplus"}],
     "hellinger": [{}, {"K": 2, "beta": 2.5, "scale_map": "exp"}],
@@ -84,7 +87,7 @@ def test_laws_with_more_than_255_subsets():
 @pytest.mark.parametrize("name", MODELS)
 def test_laws_with_one_modality(name):
     without_r = {"cross": "prior"} if name in ("mmvae+", "cmvae", "holder", "idmvae") else {}
-    check_model(name, modalities=plain_world()[1:2], latent=2, **without_r)
+    check_model(name, modalities=labels_world()[:2] if MODELS[name].facts.labels else plain_world()[1:2], latent=2, **without_r)
 
 
 # ---- models that are wrong -------------------------------------------------------------------------------------------------------
