@@ -13,7 +13,7 @@ from polyvae.aggregate import Experts, joint, product_of_experts, singles
 from polyvae.bounds import Bound
 from polyvae.distributions import Mixture
 from polyvae.models import model_class
-from polyvae.testing import LAWS, check_model, default_worlds, example_model, law_nested, plain_world, roles_world
+from polyvae.testing import LAWS, check_model, default_worlds, example_model, labels_world, law_nested, plain_world, roles_world
 
 OPTIONS = {
     "vae": [{}, {"objective": "iwae", "K": 3, "beta": 2.5}, {"objective": "dreg", "K": 2, "family": "laplace"}],
@@ -33,6 +33,9 @@ OPTIONS = {
     "telbo": [{}, {"gamma": 3.0, "K": 2, "beta": 2.5}],
     "dmvae": [{}, {"total_correlation": 3.0, "n": 50, "K": 2, "beta": 2.5}, {"variant": "published", "total_correlation": 0.0}],
     "nexus": [{}, {"drop": 0.7, "K": 2, "gamma": 2.0, "beta": 2.5, "hidden": ()}],
+    "deepimv": [{}, {"alpha": 0.3, "beta": 2.5, "K": 2}],
+    "relational": [{}, {"K": 2, "beta": 2.5, "hidden": ()}],
+    "hmvae": [{}, {"K": 2, "beta": 2.5, "hidden": ()}],
     "code-vae": [{}, {"entropy": 0.0, "correlation": -0.2, "K": 2, "beta": 2.5}],
     "scmm": [{}, {"learn_prior": True, "K": 2, "beta": 2.5, "family": "normal", "scale_map": "softplus"}],
     "hellinger": [{}, {"K": 2, "beta": 2.5, "scale_map": "exp"}],
@@ -97,7 +100,7 @@ def test_laws_with_one_modality(name):
         return
     without_r = {"cross": "prior"} if name in ("mmvae+", "cmvae", "holder", "idmvae") else {}
     wide = replace(plain_world()[1], params={"hidden": (12,)})    # of six units all may be dead in the two rows that are observed
-    check_model(name, modalities=(wide,), latent=2, **without_r)
+    check_model(name, modalities=labels_world()[:2] if model_class(name).facts.labels else (wide,), latent=2, **without_r)
 
 
 @pytest.mark.parametrize("name", MODELS)

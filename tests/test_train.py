@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -297,7 +298,10 @@ def test_densities_stay_in_full_precision_whatever_autocast_does(name: str) -> N
     """bf16 reaches the networks only: the bound is float32, close to the exact one, and trains under a mask."""
     torch.manual_seed(0)
     data = small_data()
-    model = pv.build(name, data.modalities(params={"hidden": [8]}), latent=2)
+    specs = data.modalities(params={"hidden": [8]})
+    if pv.MODELS[name].facts.labels:
+        specs = [replace(spec, role=role) for spec, role in zip(specs, ("source", "target"), strict=True)]  # type: ignore[arg-type]
+    model = pv.build(name, specs, latent=2)
     batch = data.take(slice(None))
     torch.manual_seed(1)
     exact = model(batch).value

@@ -31,7 +31,8 @@ class Facts(NamedTuple):
                    of which only targets were observed teaches nothing: its bound is 0.)
     ``density``    there is a joint density p(x, z, w), so likelihoods can be estimated.
     ``per_datum``  a batch equals its rows. ``nested`` dropping by mask equals a model built without. ``symmetric`` order is free.
-    ``decodes``    decoder calls per modality and step. ``needs`` what it cannot do without.
+    ``decodes``    decoder calls per modality and step. ``needs`` what it cannot do without. ``labels`` it predicts: every modality is a
+                   view, ``source``, or a label, ``target``, and it needs one of each.
     ``again``      how often in a step what was decoded is encoded again: one more call of both networks, where a modality has both.
     ``missing``    what becomes of data in which modalities are missing.
     ``least``, ``most`` modalities that it takes (0: any number). ``pseudo_inputs``: learnt ones stand for a missing modality, so its
@@ -50,6 +51,7 @@ class Facts(NamedTuple):
     least: int = 1
     most: int = 0
     pseudo_inputs: bool = False
+    labels: bool = False
 
 
 class Draws(NamedTuple):
@@ -217,18 +219,24 @@ class MultimodalVAE(nn.Module, ABC):
             if net.decoder is None:
                 terms.append(z.new_zeros(lead))
                 continue
-            code, x, entries = self.code(m, z, w), batch.data[name], batch.entries.get(name)
-            if batch.whole and wanted is None and self.max_rows is None:
-                terms.append(net.log_prob(x, code, entries))
-                continue
             exists = batch.mask[m].expand(lead) if wanted is None else batch.mask[m] & wanted[m]
-            index, real = self.existing(exists.flatten())
-            total = z.new_zeros(lead.numel())
-            if len(index):
-                each = self._log_prob_rows(net, x, code.flatten(0, -2).index_select(0, index), index % batch.size, entries)
-                total = placed(total, index, each, real)
-            terms.append(total.view(lead))
+            terms.append(self.log_prob_where(net, batch, name, self.code(m, z, w), None if batch.whole and wanted is None else exists))
         return torch.stack(terms)
+
+    def log_prob_where(self, net: ModalityNet, batch: Batch, name: str, code: Tensor, exists: Tensor | None) -> Tensor:
+        """log p(x | code) of the modality ``name`` as ``net`` decodes it: code [..., B, C] -> [..., B]; one decoder call.
+
+        ``exists`` [..., B] bool says which are asked for (None: all); the others are 0 and never computed.
+        """
+        x, entries, lead = batch.data[name], batch.entries.get(name), code.shape[:-1]
+        if exists is None and self.max_rows is None:
+            return net.log_prob(x, code, entries)
+        index, real = self.existing(torch.ones(lead.numel(), dtype=torch.bool, device=x.device) if exists is None else exists.flatten())
+        total = code.new_zeros(lead.numel())
+        if len(index):
+            each = self._log_prob_rows(net, x, code.flatten(0, -2).index_select(0, index), index % batch.size, entries)
+            total = placed(total, index, each, real)
+        return total.view(lead)
 
     def code(self, m: int, z: Tensor, w: Tensor) -> Tensor:
         """What modality m's decoder sees: z's columns, then w_m's."""

@@ -14,8 +14,10 @@ from polyvae.models.codevae import CoDEVAE
 from polyvae.models.composed import Composed
 from polyvae.models.contrastive import Contrastive
 from polyvae.models.crmvae import CRMVAE
+from polyvae.models.deepimv import DeepIMV
 from polyvae.models.dmvae import DMVAE
 from polyvae.models.hellinger import Hellinger
+from polyvae.models.hmvae import HMVAE
 from polyvae.models.holder import Hoelder
 from polyvae.models.idmvae import IDMVAE
 from polyvae.models.jmvae import JMVAE
@@ -29,6 +31,7 @@ from polyvae.models.mopoe import MoPoE
 from polyvae.models.mvae import MVAE
 from polyvae.models.mvtcae import MVTCAE
 from polyvae.models.nexus import Nexus
+from polyvae.models.relational import Relational
 from polyvae.models.scmm import ScMM
 from polyvae.models.telbo import TELBO
 from polyvae.models.uhved import UHVED
@@ -50,6 +53,9 @@ MODELS: dict[str, type[MultimodalVAE]] = {
     "telbo": TELBO,
     "dmvae": DMVAE,
     "nexus": Nexus,
+    "deepimv": DeepIMV,
+    "relational": Relational,
+    "hmvae": HMVAE,
     "code-vae": CoDEVAE,
     "scmm": ScMM,
     "cmvae": CMVAE,

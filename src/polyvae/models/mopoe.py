@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from polyvae.aggregate import POWERSET_LIMIT, Experts, mixture_of_products, powerset, random_subsets
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
@@ -46,8 +48,7 @@ class MoPoE(MultimodalVAE):
         self.K, self.stratified, self.prior_expert = K, stratified, prior_expert
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        small = 2 ** len(experts.mask) - 1 <= POWERSET_LIMIT
-        q = mixture_of_products(experts, powerset(experts.mask) if small else random_subsets(experts.mask, POWERSET_LIMIT))
+        q = mixture_of_products(experts, subsets(experts.mask))
         if self.prior_expert == "none":
             return q
         full = (q.include == experts.mask).all(1)[..., None]                                            # [V, B, 1]
@@ -66,3 +67,8 @@ class MoPoE(MultimodalVAE):
         kl = kl_z + kl_w
         value = over_views(weights, (self.weighted(log_x) - warm * self.beta * kl).mean(0))
         return Bound(value, self.terms(weights, log_x, **{"kl/z": kl_z.expand_as(kl_w), "kl/w": kl_w}))
+
+
+def subsets(mask: Tensor) -> Tensor:
+    """The power set of what was observed; of more than 255 views as many subsets, drawn per datum: mask [M, B] -> [V, M, B]."""
+    return powerset(mask) if 2 ** len(mask) - 1 <= POWERSET_LIMIT else random_subsets(mask, POWERSET_LIMIT)

@@ -15,8 +15,8 @@ from polyvae.bounds import Bound, over_views
 from polyvae.distributions import Mixture, Normal
 from polyvae.errors import InputError, check_count
 from polyvae.modality import Modality
+from polyvae.models.levels import top_down
 from polyvae.networks.mlp import layers
-from polyvae.priors import TopDownPrior
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior
 
 
@@ -55,23 +55,18 @@ class Nexus(MultimodalVAE):
                          max_rows=max_rows)
         check_count(self.name, "K", K)
         check_count(self.name, "message", message)
-        for name, net in self.modalities.items():
-            if not net.private:
-                raise InputError(f"nexus: modality {name!r} has private=0; expected at least one column, for its decoder sees nothing "
-                                 "else; leave private out, latent says it for all")
         if not isinstance(gamma, int | float) or not gamma > 0:
             raise InputError(f"nexus: got gamma={gamma!r}; expected a number above 0, half the precision of p(w | z)")
         if not isinstance(drop, int | float) or not 0 <= drop <= 1:
             raise InputError(f"nexus: got drop={drop!r}; expected a probability, from 0 to 1")
         self.K, self.gamma, self.drop, self.message, self.hidden = K, gamma, drop, message, list(hidden)
+        self.prior = top_down(self, latent, self.hidden, "its decoder sees nothing else", 1 / math.sqrt(2 * gamma))
         for net in self.modalities.values():
             if net.encoder is not None:
                 net.parts["message"] = nn.Linear(net.private, message)
-            net.parts["told"] = nn.Sequential(*layers([latent, *reversed(self.hidden), net.private]))
         self.nexus = nn.Sequential(nn.ReLU(), *layers([message, *self.hidden]), nn.ReLU())
         width = self.hidden[-1] if self.hidden else message
         self.loc, self.raw = nn.Linear(width, latent), nn.Linear(width, latent)
-        self.prior = TopDownPrior(latent, [net.parts["told"] for net in self.modalities.values()], 1 / math.sqrt(2 * gamma))
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
         return joint(self._from_messages(experts.w.loc, experts.mask)[None], everything(experts.mask))

@@ -36,7 +36,16 @@ from polyvae.testing.laws import (
     law_trains,
     law_whole,
 )
-from polyvae.testing.worlds import default_worlds, example_batch, example_data, example_model, plain_world, roles_world, uneven
+from polyvae.testing.worlds import (
+    default_worlds,
+    example_batch,
+    example_data,
+    example_model,
+    labels_world,
+    plain_world,
+    roles_world,
+    uneven,
+)
 from polyvae.vae import MultimodalVAE
 
 
@@ -59,6 +68,7 @@ __all__ = [
     "example_batch",
     "example_data",
     "example_model",
+    "labels_world",
     "law_decodes",
     "law_empty",
     "law_entries",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -37,21 +37,34 @@ def roles_world() -> tuple[Modality, ...]:
     return a, replace(b, role="source"), replace(c, role="target"), d
 
 
+def labels_world() -> tuple[Modality, ...]:
+    """The same as two views and two labels, for a model whose ``facts.labels`` say that it knows nothing else."""
+    a, b, c, d = plain_world()
+    return replace(a, role="target"), replace(b, role="source"), replace(c, role="target"), replace(d, role="source")
+
+
 def default_worlds(make: Make) -> list[tuple[Modality, ...]]:
-    """The worlds in which a model faces the laws: both of four; of two, for one whose facts say that it takes no more.
+    """The worlds in which a model faces the laws: both of four; of views and labels, or of two, for one whose facts say so.
 
     Either of the two may be one-sided, where the model takes such modalities.
     """
     with repeatable():
-        facts = make(plain_world()[:2]).facts
-        if facts.most != 2:
-            return [uneven(make, plain_world()), uneven(make, roles_world())]
-        worlds = [plain_world()[:2], plain_world()[-2:]]
-        for world in (roles_world()[::2], roles_world()[1::2]):
-            with suppress(InputError):
-                make(world)
-                worlds.append(world)
+        facts = next(found.facts for world in (plain_world()[:2], labels_world()) if (found := _built(make, world)) is not None)
+        if facts.labels:
+            worlds = [labels_world()]
+        elif facts.most == 2:
+            sided = [world for world in (roles_world()[::2], roles_world()[1::2]) if _built(make, world) is not None]
+            worlds = [plain_world()[:2], plain_world()[-2:], *sided]
+        else:
+            worlds = [plain_world(), roles_world()]
     return [uneven(make, world) for world in worlds]
+
+
+def _built(make: Make, specs: Sequence[Modality]) -> MultimodalVAE | None:
+    try:
+        return make(specs)
+    except InputError:
+        return None
 
 
 def uneven(make: Make, specs: Sequence[Modality]) -> tuple[Modality, ...]:

@@ -1,0 +1,25 @@
+"""What models of two levels share: a code w_m below for each modality, and a code z above that tells of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from polyvae.errors import InputError
+from polyvae.networks.mlp import layers
+from polyvae.priors import TopDownPrior
+from polyvae.vae import MultimodalVAE
+
+
+def top_down(model: MultimodalVAE, latent: int, hidden: Sequence[int], why: str, scale: float = 1.0) -> TopDownPrior:
+    """p(w_m | z) = N(g_m(z), scale²), with a network g_m for each modality: its part "told", through ``hidden`` from the last to the first.
+
+    Raises InputError where a modality has no private columns, and says ``why`` it needs them.
+    """
+    for name, net in model.modalities.items():
+        if not net.private:
+            raise InputError(f"{model.name}: modality {name!r} has private=0; expected at least one column, for {why}; "
+                             "leave private out, latent says it for all")
+        net.parts["told"] = nn.Sequential(*layers([latent, *reversed(hidden), net.private]))
+    return TopDownPrior(latent, [net.parts["told"] for net in model.modalities.values()], scale)
