@@ -209,7 +209,7 @@ class FittedMixture(FittedPrior):
 
 
 class FittedFlow(FittedPrior):
-    """A neural spline flow by zuko: z = loc + scale · f(ε), ε standard normal, f autoregressive rational-quadratic splines.
+    """A neural spline flow by zuko: z = loc + scale · f(ε), ε standard normal, f coupled rational-quadratic splines.
 
     Durkan, Bekasov, Murray & Papamakarios, Neural Spline Flows, NeurIPS 2019. The splines act on [−5, 5], so z is standardised first:
     ``loc``, ``scale`` [D].
@@ -227,7 +227,8 @@ class FittedFlow(FittedPrior):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.flow = NSF(len(loc), transforms=transforms, hidden_features=(64, 64)).to(loc)
+            # Coupled, not autoregressive: a draw takes 2 passes and not D, and the likelihood of 16 columns was no lower.
+            self.flow = NSF(len(loc), transforms=transforms, passes=2, hidden_features=(64, 64)).to(loc)
         self.register_buffer("loc", loc)
         self.register_buffer("scale", scale)
         self.latent = len(loc)
