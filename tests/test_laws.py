@@ -32,7 +32,7 @@ OPTIONS = {
     "jmvae": [{}, {"alpha": 0.5, "K": 2, "beta": 2.5}],
     "telbo": [{}, {"gamma": 3.0, "K": 2, "beta": 2.5}],
     "dmvae": [{}, {"total_correlation": 3.0, "n": 50, "K": 2, "beta": 2.5}, {"variant": "published", "total_correlation": 0.0}],
-    "nexus": [{}, {"drop": 0.7, "K": 2, "gamma": 2.0, "beta": 2.5, "hidden": ()}],
+    "nexus": [{"message": 8, "hidden": (6,)}, {"drop": 0.7, "K": 2, "gamma": 2.0, "beta": 2.5, "hidden": ()}],
     "deepimv": [{}, {"alpha": 0.3, "beta": 2.5, "K": 2}],
     "relational": [{}, {"K": 2, "beta": 2.5, "hidden": ()}],
     "hmvae": [{}, {"K": 2, "beta": 2.5, "hidden": ()}],
@@ -106,8 +106,9 @@ def test_laws_with_one_modality(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_what_the_table_says_of_missing_data_is_so(name):
     """What was observed moves what is generated of another modality, unless the model says that it infers nothing."""
-    world = default_worlds(lambda specs: build(name, specs, latent=2))[0]
-    model = example_model(lambda specs: build(name, specs, latent=2), world).eval()
+    options = OPTIONS.get(name, [{}])[0]
+    world = default_worlds(lambda specs: build(name, specs, latent=2, **options))[0]
+    model = example_model(lambda specs: build(name, specs, latent=2, **options), world).eval()
     source = next(spec for spec in world if spec.role != "target")
     target = next(spec for spec in reversed(world) if spec.role != "source")
     made = []

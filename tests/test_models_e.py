@@ -323,7 +323,7 @@ def test_labels_are_told_by_z_alone():
 def test_the_surrogate_teaches_experts_and_leaves_the_codes_alone():
     """With nothing but γ in the bound, complete data move the experts of z, and not the joint network."""
     model = example_model(partial(build, "mfm", latent=2, beta=0.0, joint_width=5), [replace(spec, weight=0.0) for spec in plain_world()])
-    model(Batch.of(example_data(model, 6))).value.sum().backward()
+    model(Batch.of(example_data(model, 60))).value.sum().backward()          # so many that no modality is never drawn
     assert all(bool((net.encoder[-1].bias.grad[:4] != 0).any()) for net in model.modalities.values())
     for module in (model.joint, *(net.parts["joint"] for net in model.modalities.values())):
         assert all(p.grad is None or bool((p.grad == 0).all()) for p in module.parameters())

@@ -219,8 +219,7 @@ def _place(model: str, data: str) -> Path:
 
 def _facts(name: str) -> str:
     facts = model_class(name).facts
-    words = [word.replace("_", " ") for word, true in facts._asdict().items() if true is True]
-    return ", ".join(words)
+    return ", ".join(word.replace("_", " ") for word in ("bound", "density", "per_datum", "nested", "symmetric") if getattr(facts, word))
 
 
 def _list(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

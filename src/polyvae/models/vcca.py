@@ -35,7 +35,8 @@ class VCCAPrivate(MultimodalVAE):
     """
 
     facts = Facts(bound=True, density=True, per_datum=True, nested=False, symmetric=False, least=2, most=2,
-                  needs="exactly two modalities; z from the first, from the prior where that is missing")
+                  needs="exactly two modalities",
+                  missing="trains and infers from the first modality; z is from the prior where that is missing")
     name = "vcca-private"
     citation = "Wang et al. 2016"
     codes = "yes"
