@@ -126,6 +126,11 @@ class PseudoPrior(nn.Module):
         return experts[noise.choice(weights, 1, "prior.component", "KB")[0]].rsample(None, "prior.z", "BD")
 
 
+def pseudo_inputs(count: int, shape: tuple[int, ...]) -> nn.ParameterList:
+    """``count`` learnable inputs of one modality, [count, *shape], that start as draws from N(0, 1)."""
+    return nn.ParameterList([torch.randn(count, *shape)])
+
+
 def uniform_mixture(experts: Diagonal) -> Mixture:
     """The mean of densities [C, D], for every datum the same: components [C, 1, D]."""
     weights = experts.loc.new_full((len(experts.loc), 1), 1 / len(experts.loc))

@@ -14,7 +14,7 @@ from polyvae.bounds import Bound, over_views
 from polyvae.distributions import Diagonal, Mixture
 from polyvae.errors import InputError, check_count, nearest
 from polyvae.modality import Modality
-from polyvae.priors import PseudoPrior
+from polyvae.priors import PseudoPrior, pseudo_inputs
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior, placed
 
 _FRESH = 10                                  # samples for q(t | s) alone, beside the one that is weighed (the authors' code)
@@ -68,7 +68,7 @@ class MEME(MultimodalVAE):
             raise InputError(f"meme: unknown variant {variant!r}; {nearest(variant, ('sound', 'published'))}")
         self.K, self.alpha, self.pseudo, self.variant = K, alpha, pseudo, variant
         for spec, net in zip(modalities, self.modalities.values(), strict=True):
-            net.parts["pseudo"] = nn.ParameterList([nn.init.normal_(torch.empty(pseudo, *spec.shape))])
+            net.parts["pseudo"] = pseudo_inputs(pseudo, spec.shape)
         self.prior = PseudoPrior(0, self._everything_imagined)
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
