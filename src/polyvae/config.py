@@ -139,6 +139,8 @@ class EvaluateConfig(Section):
     """``metrics`` in METRICS, or ["all"]; importance samples, and rows of the test part, for likelihoods; unconditional ``draws``; the
     fitted prior.
 
+    ``quality_kept``: images of either side that kernel distance and neighbours look at, 0 for the Fréchet distance alone.
+    ``coherence_inputs``: coherence given at most so many modalities. ``rows``: of the held-out part, drawn at random, that are looked at.
     ``protocol``: "sound", or "published" (MMVAE+, 2023). ``features`` of image quality: "judges", or "inception:PATH" with its weights.
     ``curve_seconds``: coherence is also looked at while training, after the first epoch that ends so many seconds of training after the
     last look (clock stopped); None: not at all.
@@ -149,6 +151,9 @@ class EvaluateConfig(Section):
     likelihood_rows: _Count = 200
     likelihood_conditional: Literal["none", "rest", "pairs"] = "none"
     draws: _Count = 10_000
+    quality_kept: Annotated[int, Field(ge=0)] = 5000
+    coherence_inputs: Annotated[_Count | None, _Maybe] = None
+    rows: Annotated[_Count | None, _Maybe] = None
     seed: _Seed = 0
     protocol: Literal["sound", "published"] = "sound"
     features: str = "judges"

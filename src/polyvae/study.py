@@ -191,7 +191,7 @@ def _plan(study: StudyConfig, cells: Sequence[Cell], out: Path, plan: dict[str, 
     judged = {_data_key(cell.config): cell.config for cell in cells if {"coherence", "quality", "all"} & {*cell.config.evaluate.metrics}}
     tasks: dict[str, Callable[[], Any]] = {f"judges {key}": partial(_judges, config) for key, config in judged.items()}
     new = {name: cell for name, cell in groups.items() if seconds is not None
-           and (plan.get(name, {}).get("seconds"), plan.get(name, {}).get("settings")) != (seconds, _jsonable(cell.settings))}
+           and (plan.get(name, {}).get("seconds"), _trained(plan.get(name, {}))) != (seconds, _trained(_entry(cell)))}
     tasks |= {name: partial(_measure, cell.config) for name, cell in new.items()}
     told.start("planning", len(tasks))
     for name, answer in workers.run(tasks):
@@ -199,13 +199,21 @@ def _plan(study: StudyConfig, cells: Sequence[Cell], out: Path, plan: dict[str, 
             raise InputError(f"study: planning {name}: {answer.error}")
         if name in new and seconds is not None:
             found = answer.value
-            plan[name] = {"epochs": max(1, round(seconds / found)), "seconds_per_epoch": found, "seconds": seconds,
-                          "settings": _jsonable(new[name].settings)}
+            plan[name] = {"epochs": max(1, round(seconds / found)), "seconds_per_epoch": found, "seconds": seconds, **_entry(new[name])}
         told.advance(note=name)
     if new:
         out.mkdir(parents=True, exist_ok=True)
         write_atomic(out / "plan.json", (json.dumps(plan, indent=2) + "\n").encode())
     return plan
+
+
+def _entry(cell: Cell) -> dict[str, Any]:
+    return {"settings": _jsonable(cell.settings)}
+
+
+def _trained(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a plan's settings that training knows."""
+    return {key: value for key, value in entry.get("settings", {}).items() if not key.startswith("evaluate.")}
 
 
 def _todo(cells: Sequence[Cell], plan: Mapping[str, Any], out: Path, force: bool) -> list[Cell]:

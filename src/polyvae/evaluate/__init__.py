@@ -19,7 +19,7 @@ from polyvae.evaluate.likelihood import likelihood
 from polyvae.evaluate.quality import quality
 from polyvae.evaluate.reconstruction import reconstruction
 from polyvae.evaluate.released import judges_for
-from polyvae.evaluate.setting import Setting, fit_prior, posterior_samples
+from polyvae.evaluate.setting import Setting, fit_prior, posterior_samples, some
 from polyvae.priors import FittedPrior
 from polyvae.progress import reporter
 from polyvae.vae import MultimodalVAE
@@ -74,7 +74,8 @@ def evaluate(
     model: MultimodalVAE, data: MultimodalData, *, metrics: Sequence[str] = ("coherence", "likelihood"), judges: Judges | None = None,
     train: MultimodalData | None = None, components: int = 20, covariance: str = "full", seed: int = 0, draws: int = 10_000,
     prior_seed: int = 0, likelihood_samples: int = 1000, likelihood_rows: int = 200, likelihood_conditional: str = "none",
-    protocol: str = "sound", features: FeatureNet | str | None = None, show: bool = True,
+    protocol: str = "sound", features: FeatureNet | str | None = None, quality_kept: int = 5000, coherence_inputs: int | None = None,
+    rows: int | None = None, show: bool = True,
 ) -> Evaluation:
     """Judge ``model`` on held-out ``data``: a part such as ``data.test``, or data whose test split is taken.
 
@@ -84,6 +85,9 @@ def evaluate(
     ``metrics``: names in METRICS, or ["all"]. ``protocol``: "sound", or "published" (MMVAE+, 2023); what that means stands in the result.
     ``features``: what image quality looks with: "judges" (or None), "inception:PATH" with the weights' file, or any feature net.
     ``likelihood_conditional``: "rest" adds log p(x_m | the others), "pairs" also every log p(x_m | x_n), at so much more sampling.
+    ``quality_kept``: images of either side that kernel distance and neighbours, which take most of the time, look at; 0 leaves them out.
+    ``coherence_inputs``: coherence given at most so many modalities (None: any number). ``rows``: at most so many held-out samples, drawn
+    at random.
     Raises InputError for an unknown metric, protocol or feature net, or a model in training mode.
     """
     for name in [metrics] if isinstance(metrics, str) else metrics:
@@ -100,6 +104,7 @@ def evaluate(
         raise InputError("evaluate: the model is in training mode; expected evaluation mode; call model.eval() first")
     whole = data.source or data
     test = data.test if "test" in data.splits else data
+    test = test if rows is None else some(test, rows, seed)
     with reporter(show) as report:
         if judges is None and ("coherence" in metrics or ("quality" in metrics and net is None)):
             judges = judges_of(whole, report.say)
@@ -111,7 +116,8 @@ def evaluate(
                 report.say(f"fitted prior: {few} components instead of {components}, for {len(fitted_to)} rows")
             prior = fit_prior(model, fitted_to, few, covariance, prior_seed)
         setting = Setting(test, judges, prior, seed, draws, likelihood_samples, likelihood_rows, report=report,
-                          train=fitted_to, protocol=protocol, features=net, conditional=likelihood_conditional)
+                          train=fitted_to, protocol=protocol, features=net, conditional=likelihood_conditional,
+                          kept=quality_kept, inputs=coherence_inputs)
         values: dict[str, Any] = {"model": model.name, "rows": len(test), "seed": seed,
                                   "fitted_prior": f"{len(prior.weights)} components, {covariance}" if prior else None,
                                   "protocol": checklist(model, setting)}

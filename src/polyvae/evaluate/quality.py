@@ -27,16 +27,17 @@ _K, _K_DENSITY = 3, 5
 _Numbers = dict[str, float]
 
 
-def quality(model: MultimodalVAE, setting: Setting, *, kept: int = 5_000, subsets: int = 50, subset_size: int = 1_000) -> dict[str, Any]:
+def quality(model: MultimodalVAE, setting: Setting, *, subsets: int = 50, subset_size: int = 1_000) -> dict[str, Any]:
     """``unconditional_*``, ``unconditional_*_fitted``, ``conditional_*`` and ``real_*``; in full under ``quality``, by modality or pair.
 
     * is frechet_distance, kernel_distance, precision, recall, density, coverage; fid and kid with the standard Inception weights. Headlines
     are means over modalities, or over pairs. "sound": source and target differ; images clamped to [0, 1], the nets' domain. "published":
     source = target (reconstruction) counts too, images become bytes as in a PNG, and a last partial batch of 128 is dropped.
-    At most ``kept`` images of either side, drawn at random, enter the kernel distance (``subsets`` of ``subset_size``) and the neighbours;
-    all enter the Fréchet distance, whose bias falls with their number: compare equal numbers. Empty where there is nothing to look with.
+    At most the setting's ``kept`` images of either side, drawn at random, enter the kernel distance (``subsets`` of ``subset_size``) and the
+    neighbours; where it is 0 there are neither. All enter the Fréchet distance, whose bias falls with their number: compare equal numbers.
+    Empty where there is nothing to look with.
     """
-    nets = _nets(model, setting)
+    nets, kept = _nets(model, setting), setting.kept
     if not nets:
         setting.report.say("no image quality: it needs images, and judges or a feature net to look at them; left out")
         return {}
@@ -108,10 +109,12 @@ class _Side:
         numbers = None
         if min(made.count, self.seen.count) >= _FEW:
             frechet, kernel = self.names
-            x, y = self.seen.features(), made.features()
-            spread = kernel_distance(x, y, *self.subsets, seed=mix(self.seed, 3))
-            numbers = {frechet: self.frechet.value(), kernel: spread.mean, f"{kernel}_std": spread.std,
-                       **neighbours(x, y, _K, _K_DENSITY)._asdict(), "images": made.count, "real_images": self.seen.count}
+            numbers = {frechet: self.frechet.value()}
+            if self.keep:
+                x, y = self.seen.features(), made.features()
+                spread = kernel_distance(x, y, *self.subsets, seed=mix(self.seed, 3))
+                numbers |= {kernel: spread.mean, f"{kernel}_std": spread.std, **neighbours(x, y, _K, _K_DENSITY)._asdict()}
+            numbers |= {"images": made.count, "real_images": self.seen.count}
         self.frechet.forget()
         return numbers
 

@@ -25,7 +25,8 @@ class Setting:
     ``train`` the training part, that probes are fitted to; None: they are left out.
     ``protocol`` "sound", or "published": as the authors' code of 2023 does it, quirks included. ``features`` the feature net of image
     quality; None: each modality's judge. ``values``: how many numbers of one modality are decoded at a time. ``inputs``: coherence given
-    at most so many modalities; None: any number. ``conditional``: which conditional likelihoods, "none", "rest" or "pairs".
+    at most so many modalities; None: any number. ``conditional``: which conditional likelihoods, "none", "rest" or "pairs". ``kept``:
+    images of either side that kernel distance and neighbours look at; 0: the Fréchet distance alone.
     """
 
     test: MultimodalData
@@ -43,6 +44,7 @@ class Setting:
     values: int = 2**22
     inputs: int | None = None
     conditional: str = "none"
+    kept: int = 5000
 
     def room(self, model: MultimodalVAE) -> int:
         """Rows that may be decoded at a time: the widest modality holds ``values`` numbers in them."""
