@@ -25,7 +25,7 @@ FLOORS = [
     {"bounds", "aggregate", "priors", "modality"},
     {"vae"},
     {"models"},
-    {"data", "storage", "config", "progress"},
+    {"data", "storage", "config", "progress", "workers"},
     {"evaluate", "train", "testing"},
     {"report", "runs", "estimator", "study"},
     {"cli", "explorer", "__main__", "__init__"},

@@ -18,6 +18,7 @@ from rich.table import Table
 from typer.exceptions import TyperException
 
 from polyvae import __version__, runs
+from polyvae import study as studies
 from polyvae.config import RunConfig, read_config
 from polyvae.data import DATASETS
 from polyvae.errors import InputError
@@ -151,6 +152,33 @@ def report(
     if len(run) == 1 and out is not None:
         raise InputError(f"report: got -o {out} with one run; expected two or more to compare; a run's own page is {run[0]}/report.html")
     typer.echo(f"written: {runs.report_run(run[0], trust or ()) if len(run) == 1 else runs.compare_runs(run, out, trust or ())}")
+
+
+@app.command(epilog="Examples: `polyvae study experiments/studies/compare_polydigits.toml`, "
+                    "`polyvae study STUDY.toml --seeds 1 --only MMVAE+`")
+def study(
+    config: Annotated[Path, typer.Argument(metavar="STUDY", help="A TOML file.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Where it lives; runs/study-NAME by default.", show_default=False)] = None,
+    jobs: Annotated[int | None, typer.Option(help="Cells at a time, one thread each; as the study says by default.", min=1)] = None,
+    only: Annotated[list[str] | None, typer.Option(metavar="LABEL", help="This contender; repeatable.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Seeds 0, 1, ...: so many, instead of the study's.", min=1)] = None,
+    report: Annotated[bool, typer.Option("--report", help="Train nothing: tables and page of what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make cells anew that were made with other settings.")] = False,
+    settings: Set = None, quiet: Quiet = False,
+) -> None:
+    """Train and judge a grid of runs; cells that are done are skipped. Writes study.html, study.md, results.json, results.csv."""
+    where = out or Path("runs") / f"study-{config.stem}"
+    done = studies.run_study(config, where, jobs=jobs, changes=settings or [], only=only or [], seeds=seeds, report=report, force=force,
+                             show=not quiet)
+    if done.interrupted:
+        typer.echo(f"interrupted with {sum(bool(one.numbers) for one in done.results)} of {len(done.results)} cells done; "
+                   "the same command goes on; with --report it tells what is there", err=True)
+        raise typer.Exit(130)
+    for one in done.failed:
+        typer.echo(f"failed: {one.name}: {one.error}", err=True)
+    typer.echo(f"written: {done.page}")
+    if done.failed:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Examples: `polyvae models`, `polyvae models mmvae+`")

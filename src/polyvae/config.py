@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import reprlib
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -23,6 +23,7 @@ _Count = Annotated[int, Field(ge=1)]
 _Seed = Annotated[int, Field(ge=0, lt=2**63)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_ALIASES = {"private": "modality.*.private"}
 _Section = TypeVar("_Section", bound="Section")
 
 
@@ -41,10 +42,15 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """``name`` in DATASETS; ``root`` of its files; ``hide``: share of the modalities hidden at random in the training part."""
+    """``name`` in DATASETS; ``root`` of its files; ``hide``: share of the modalities hidden at random in the training part.
+
+    ``only`` these of its modalities; ``target``: a name under which its labels become a modality that is decoded, never encoded.
+    """
 
     name: str = "polydigits"
     root: str | None = None
+    only: list[str] | None = None
+    target: str | None = None
     hide: _Share = 0.0
     hide_seed: _Seed = 0
     options: dict[str, Any] = {}
@@ -172,6 +178,81 @@ class RunConfig(Section):
     evaluate: EvaluateConfig = EvaluateConfig()
 
 
+class Plot(Section):
+    """A plot of a study. ``x``, ``y``: numbers of an evaluation; the ``x`` of a "curve" is an axis.
+
+    ``along``: the axis that a trade-off's paths follow, where there are several. ``reference_x``, ``reference_y``: a contender whose mean
+    of ``x`` or ``y`` is drawn as a line across, and not otherwise.
+    """
+
+    kind: Literal["curve", "tradeoff"]
+    x: str
+    y: str
+    along: str = ""
+    title: str = ""
+    log_x: bool = False
+    log_y: bool = False
+    reference_x: str = ""
+    reference_y: str = ""
+
+
+class StudySection(Section):
+    """What a study asks.
+
+    ``seconds``          of one thread's processor for each cell: whole epochs are planned for it beforehand; or ``epochs``; neither: as
+                         [base] says.
+    ``jobs``             cells at a time, one process and one thread each.
+    ``columns``          the numbers of an evaluation that the tables show, and seconds_per_epoch, processor_seconds_per_epoch.
+    """
+
+    title: str
+    about: str = ""
+    seeds: Annotated[list[_Seed], Field(min_length=1)] = [0, 1, 2]
+    seconds: _Positive | None = None
+    epochs: _Count | None = None
+    jobs: _Count = 2
+    columns: list[str] = ["conditional_coherence", "unconditional_coherence", "unconditional_coherence_fitted", "log_likelihood"]
+    plots: list[Plot] = []
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        if self.seconds is not None and self.epochs is not None:
+            raise ValueError("got seconds and epochs; expected one of them; epochs are planned from seconds")
+        return self
+
+
+class ContenderSection(Section):
+    """``label``, and settings. ``table``: the title of another table to stand in; ``skip``: axes that do not vary; ``axes`` of its own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    label: str
+    table: str = ""
+    skip: list[str] = []
+    axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, values: Any) -> Any:
+        known = [*cls.model_fields, *RunConfig.model_fields, *_ALIASES]
+        for key in values if isinstance(values, dict) else ():
+            if key.split(".")[0] not in known:
+                raise ValueError(f"unknown key {key!r}; {nearest(key, known)}")
+        return values
+
+
+class StudyConfig(Section):
+    """A study's TOML: ``[study]``; ``[base]``, what all runs share; ``[axes]``, setting -> values; ``[[contender]]``.
+
+    Settings are those of a run's TOML, nested or dotted; "private" is short for "modality.*.private".
+    """
+
+    study: StudySection
+    base: dict[str, Any] = {}
+    axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    contender: Annotated[list[ContenderSection], Field(min_length=1)]
+
+
 def read_config(path: str | os.PathLike[str] | None = None, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration in a TOML file (None: the defaults), with overrides such as "train.epochs=5".
 
@@ -179,8 +260,12 @@ def read_config(path: str | os.PathLike[str] | None = None, overrides: Sequence[
 
     Raises InputError, one line: missing file, a syntax error (with its line), unknown keys (with the nearest known one), wrong values.
     """
-    table = {} if path is None else _read(Path(path))
-    keys = [_override(table, text) for text in overrides]
+    table = {} if path is None else read_toml(path)
+    keys = []
+    for text in overrides:
+        key, value = assignment(text)
+        place(table, key, value)
+        keys.append(key)
     try:
         return RunConfig.model_validate(table)
     except ValidationError as problem:
@@ -203,7 +288,9 @@ def check_options(name: str, options: Iterable[str], accepted: Iterable[str]) ->
             raise InputError(f"model.{key}: unknown option of model {name!r}; {nearest(key, accepted)}")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a TOML file says. Raises InputError, one line: missing file, a syntax error (with its line)."""
+    path = Path(path)
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -215,11 +302,19 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not TOML: {problem}; expected lines such as epochs = 5 under [train]; correct that line") from None
 
 
-def _override(table: dict[str, Any], text: str) -> str:
-    """Put "key=value" into ``table``; the key."""
+def assignment(text: str) -> tuple[str, Any]:
+    """The key and the value of "key=value", which is read as TOML, and as text where it is not."""
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not all(key.split(".")):
         raise InputError(f"--set {text!r}: expected key=value, such as train.epochs=5")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def place(table: dict[str, Any], key: str, value: Any) -> None:
+    """Put a value into ``table`` where a dotted key says; "modality.NAME.FIELD" reaches into ``[[modality]]``."""
     *way, last = key.split(".")
     row: Any = table
     if way[:1] == ["modality"] and way[1:]:
@@ -228,11 +323,20 @@ def _override(table: dict[str, Any], text: str) -> str:
         row = row.setdefault(step, {})
         if not isinstance(row, dict):
             raise InputError(f"--set {key}: {step!r} is a value, not a table; expected a key such as train.epochs")
-    try:
-        row[last] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        row[last] = value
-    return key
+    row[last] = value
+
+
+def flatten(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested settings, for ``place``; a field of a modality is one value, whatever it holds."""
+    for key, value in settings.items():
+        key = _ALIASES.get(f"{before}{key}", f"{before}{key}")
+        if key == "modality" and isinstance(value, list):
+            for row in value:
+                yield from ((f"modality.{row.get('name', '*')}.{name}", x) for name, x in row.items() if name != "name")
+        elif isinstance(value, Mapping) and not (key.startswith("modality.") and key.count(".") > 1):
+            yield from flatten(value, f"{key}.")
+        else:
+            yield key, value
 
 
 def _modality(table: dict[str, Any], name: str) -> dict[str, Any]:
@@ -270,7 +374,7 @@ def _hint(root: type[Section], loc: Sequence[int | str]) -> str:
     for part in loc[:-1]:
         if isinstance(part, str):
             field = here.model_fields[part].annotation
-            here = ModalityConfig if part == "modality" else field
+            here = next(iter(get_args(field)), field)               # of a list of tables, such a table
     key = str(loc[-1])
     for name, section in sections.items():
         if isinstance(section, type) and issubclass(section, Section) and section is not here and key in section.model_fields:

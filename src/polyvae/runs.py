@@ -34,6 +34,8 @@ def data_of(config: RunConfig) -> tuple[MultimodalData, MultimodalData]:
         raise InputError("data: this run was trained on data given in Python, which polyvae cannot load again; expected a data set's name; "
                          "call pv.evaluate(pv.load_model(run), data) instead")
     data = load_dataset(config.data.name, config.data.root, **config.data.options)
+    data = data if config.data.only is None else data.select(*config.data.only)
+    data = data if config.data.target is None else data.with_labels_as(config.data.target)
     train = data.train
     return data, train.hide(config.data.hide, config.data.hide_seed) if config.data.hide else train
 
@@ -127,7 +129,7 @@ def compare_runs(paths: Sequence[str | Path], out: str | Path | None = None, tru
     opened = [open_run(path) for path in paths]
     (first, config), names = opened[0], labels([run.path for run, _ in opened])
     for run, other in opened[1:]:
-        if (other.data.name, other.data.options) != (config.data.name, config.data.options):
+        if _shown(other) != _shown(config):
             raise InputError(f"report: got {first.path} on {_named(config)} and {run.path} on {_named(other)}; expected runs on one data "
                              "set; compare those that share one")
     data, _ = data_of(config)
@@ -156,4 +158,10 @@ def fitted_prior(run: RunDirectory) -> FittedPrior | None:
 
 def _named(config: RunConfig) -> str:
     """The data set as an error names it."""
-    return f"{config.data.name} {config.data.options or ''}".strip()
+    name, *rest = _shown(config)
+    return " ".join([str(name), *(str(part) for part in rest if part)])
+
+
+def _shown(config: RunConfig) -> tuple[Any, ...]:
+    """What decides which data a run is about."""
+    return config.data.name, config.data.options, config.data.only, config.data.target

@@ -207,6 +207,32 @@ class MultimodalData:
         spared = torch.zeros_like(mask).scatter_(0, lot.argmax(0, keepdim=True), True) & mask
         return self._like(self._stored.only(torch.where(kept.any(0), kept, spared).to(self.device)))
 
+    def select(self, *names: str) -> MultimodalData:
+        """The same samples in these modalities alone, in the order of the data; the others are not there at all."""
+        for name in names or ("",):
+            if name not in self.names:
+                raise InputError(f"select: modality {name!r} is not in the data; {nearest(name, self.names)}")
+        stored, kept = self._stored, [name for name in self.names if name in names]
+        mask = stored.mask[[self.names.index(name) for name in kept]]
+        other = self._like(Batch({name: stored.data[name] for name in kept}, mask,
+                                 {name: gap for name, gap in stored.entries.items() if name in kept}, stored.extra, bool(mask.all())))
+        other._specs = tuple(spec for spec in self._specs if spec.name in kept)
+        other.factors = {name: own for name, own in self.factors.items() if name in kept}
+        other.scale = {name: factor for name, factor in self.scale.items() if name in kept}
+        return other
+
+    def with_labels_as(self, name: str) -> MultimodalData:
+        """The same samples with their labels, one-hot, as a further modality, which is a target: decoded, never encoded."""
+        if self.labels is None or name in self.names:
+            what = "data without labels" if self.labels is None else "data that have such a modality"
+            raise InputError(f"data: got target {name!r} for {what}; expected labels, and a new name; give another")
+        classes = int(self.labels.max()) + 1
+        stored, x = self._stored, torch.nn.functional.one_hot(self.labels, classes).to(torch.get_default_dtype())
+        other = self._like(stored._replace(data={**stored.data, name: x},
+                                           mask=torch.cat([stored.mask, torch.ones_like(stored.mask[:1])])))
+        other._specs = (*self._specs, Modality(name, (classes,), likelihood="categorical", role="target"))
+        return other
+
     # Parts
 
     @property

@@ -54,6 +54,8 @@ KNOWN = {
     "active_units_z": Metric("active columns of z", "Whose posterior mean varies by more than 0.01 over the data."),
     "active_units_w": Metric("active columns of w", "The same, over all modalities."),
     "kl_z": Metric("KL of z", "From the prior, in nats per datum, all modalities observed."),
+    "seconds_per_epoch": Metric("seconds per epoch", "By the clock, whatever else the machine did.", "lower"),
+    "processor_seconds_per_epoch": Metric("processor seconds per epoch", "Of one thread, measured before the study.", "lower"),
     "kl_w": Metric("KL of w", "From the prior, in nats per datum, over all modalities."),
 }
 

@@ -75,7 +75,7 @@ def _quality(evaluation: Mapping[str, Any]) -> str:
     fid = any("_fid" in name for name in evaluation)
     said = [f"Features of {nets}", f"pairs: {rules['quality_pairs']}" if "quality_pairs" in rules else "",
             f"pixels: {rules['pixels']}" if "pixels" in rules else "",
-            f"kernel distance and neighbours of at most {settings['kept']:,} images of either side" if "kept" in settings else "",
+            f"kernel distance and neighbours of at most {settings['kept']:,} images of either side" if settings.get("kept") else "",
             "" if fid else "not the standard Inception weights, so no FID"]
     return ". ".join(part[0].upper() + part[1:] for part in said if part) + "."
 

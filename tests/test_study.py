@@ -1,0 +1,329 @@
+"""A study: what its TOML asks for, what is done again and what is not, what its tables and plots say."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from polyvae import runs
+from polyvae.config import Plot, read_config
+from polyvae.errors import InputError
+from polyvae.models import MODELS
+from polyvae.report.study import Result, Summary, draw, hull, leader, pareto, points, summarise, tables, told, write_study
+from polyvae.storage import RunDirectory
+from polyvae.study import check_cells, read_study, run_study
+
+STUDIES = sorted((Path(__file__).parent.parent / "experiments" / "studies").glob("*.toml"))
+TINY = """
+[study]
+title = "A tiny study"
+seeds = [0, 1]
+epochs = 2
+columns = ["log_likelihood", "seconds_per_epoch", "nothing"]
+plots = [{kind = "curve", x = "private", y = "log_likelihood", log_x = true}]
+
+[base]
+data.options = {train = 60, test = 20}
+train = {batch_size = 20, validation = 0.0}
+evaluate = {metrics = ["likelihood"], likelihood_samples = 20, likelihood_rows = 5}
+modality = [{name = "*", params = {hidden = [20]}}]
+model.latent = 3
+
+[axes]
+private = [1, 2]
+
+[[contender]]
+label = "MMVAE+"
+model.name = "mmvae+"
+
+[[contender]]
+label = "MoPoE"
+model.name = "mopoe"
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+def bytes_of(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
+
+
+# ---- what is asked ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_grid_is_the_product_of_contenders_axes_and_seeds(tmp_path: Path) -> None:
+    path = tmp_path / "grid.toml"
+    path.write_text("""
+[study]
+title = "grid"
+seeds = [0, 5]
+[base]
+model = {latent = 8, beta = 3.0}
+"data.hide" = 0.25
+[axes]
+"model.beta" = [0.5, 2.0]
+private = [1, 4, 9]
+[[contender]]
+label = "A"
+model.name = "mmvae+"
+[[contender]]
+label = "B"
+model = {name = "vae", latent = 2}
+skip = ["model.beta"]
+private = 7
+axes = {"train.lr" = [0.1, 0.2]}
+""")
+    _, cells = read_study(path, ["model.latent=6", "study.title=other"])
+    assert len(cells) == 2 * (2 * 3 + 3 * 2)
+    assert [cell.seed for cell in cells] == [0] * 12 + [5] * 12                                         # whole grids, seed by seed
+    assert len({cell.name for cell in cells}) == 24
+    first = cells[0].config
+    assert (first.model.name, first.model.options, first.data.hide) == ("mmvae+", {"latent": 6, "beta": 0.5}, 0.25)
+    assert [(table.name, table.private) for table in first.modality] == [("*", 1)]
+    assert (first.train.seed, first.train.threads, first.train.device) == (0, 1, "cpu")
+    others = [(cell.config.model.options, cell.config.modality[0].private, cell.config.train.lr) for cell in cells[6:12]]
+    assert others == [({"latent": 2, "beta": 3.0}, private, lr) for private in (1, 4, 9) for lr in (0.1, 0.2)]
+
+
+@pytest.mark.parametrize(("old", "new", "line"), [
+    ('model.latent = 3', 'modle.latent = 3', "cell 'MMVAE+, private=1': modle: unknown key; did you mean 'model'?"),
+    ('epochs = 2', 'epochz = 2', "study.epochz: unknown key; did you mean 'epochs'?"),
+    ('x = "private", ', 'x = "privat", ', "study.plots: x: got 'privat'; did you mean 'private'? (known: private)"),
+    ('kind = "curve", ', 'kind = "curve", colour = "red", ', "study.plots.0.colour: unknown key; "),
+    ('model.name = "mopoe"', 'model.latnt = 5', "cell 'MoPoE,private=1': model.latnt: unknown option of model 'mmvae+'; did you mean"),
+    ('model.name = "mopoe"', 'model.name = "mopo"', "cell 'MoPoE,private=1': model: unknown name 'mopo'; did you mean 'mopoe'?"),
+    ('model.name = "mopoe"', 'model.name = "mvae"', "cell 'MoPoE,private=1': "),                        # which cannot have private codes
+    ('label = "MoPoE"', 'label = "MMVAE+"', "got two cells named 'MMVAE+,private=1,seed=0'; expected a label of its own"),
+    ('label = "MoPoE"', 'label = "MoPoE"\nskp = ["private"]', "contender.1: unknown key 'skp'; did you mean 'skip'?"),
+    ('label = "MoPoE"', 'label = "MoPoE"\nskip = ["privat"]', "contender 'MoPoE': skip: no axis 'privat'; did you mean 'private'?"),
+    ('"likelihood"]', '"likelyhood"]', "cell 'MMVAE+,private=1': evaluate.metrics: unknown metric 'likelyhood'; did you mean"),
+    ('epochs = 2', 'epochs = 2\nseconds = 5', "study: got seconds and epochs; expected one of them"),
+    ('[1, 2]\n', '[]\n', "axes.private: got []; expected"),
+])
+def test_what_cannot_be_is_an_error_at_the_door(tiny: Path, tmp_path: Path, old: str, new: str, line: str) -> None:
+    assert old in TINY
+    tiny.write_text(TINY.replace(old, new))
+    with pytest.raises(InputError, match=re.escape(line)) as problem:
+        run_study(tiny, tmp_path / "out", show=False)
+    assert "\n" not in str(problem.value)
+    assert str(problem.value).startswith(str(tiny))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
+def test_the_studies_can_be_built(file: Path) -> None:
+    study, cells = read_study(file, ["data.options.train=50", "data.options.test=20", "study.seeds=[0]"])
+    check_cells(file, cells)
+    assert study.study.seconds is not None
+
+
+def test_the_comparison_has_every_model_that_takes_five_modalities_at_one_size() -> None:
+    file = next(file for file in STUDIES if file.stem == "compare_polydigits")
+    _, cells = read_study(file, ["data.options.train=50", "data.options.test=20", "study.seeds=[0]"])
+    five = [cell for cell in cells if not cell.table]
+    data = runs.data_of(five[0].config)[0]
+    for cell in cells:
+        model = runs.model_of(cell.config, runs.data_of(cell.config)[0])
+        assert 95 <= model.shared + len(model.owner) <= 96, cell.label
+    for name in set(MODELS) - {cell.config.model.name for cell in five}:                                # it has a reason to be absent
+        with pytest.raises(InputError):
+            runs.model_of(read_config(None, [f"model.name={name}"]), data)
+
+
+# ---- what is done ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_from_end_to_end_is_resumed_where_it_stopped(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = run_study(tiny, out, jobs=1, show=False)
+    assert [bool(result.numbers) for result in done.results] == [True] * 8
+    assert not done.failed
+    cells = bytes_of(out / "cells")
+    # Every cell is an ordinary run; its number is the one in all the tables.
+    name = "MoPoE,private=2,seed=1"
+    value = json.loads((out / "cells" / name / "evaluation.json").read_text())["log_likelihood"]
+    told_ = {cell["name"]: cell for cell in json.loads((out / "results.json").read_text())["cells"]}
+    assert (told_[name]["numbers"]["log_likelihood"], told_[name]["epochs"], told_[name]["at"]) == (value, 2, {"private": 2})
+    rows = {(row["contender"], row["private"], row["seed"]): row for row in csv.DictReader((out / "results.csv").open())}
+    assert float(rows["MoPoE", "2", "1"]["log_likelihood"]) == value
+    values = [told_[f"MoPoE,private=2,seed={seed}"]["numbers"]["log_likelihood"] for seed in (0, 1)]
+    line = f"| MoPoE | 2 | 2 | 2 | {told(summarise(values))} |"
+    assert line in (out / "study.md").read_text()
+    page = (out / "study.html").read_text()
+    assert told(summarise(values)) in page
+    assert page.count("<figure>") == 1
+    assert "nothing: no cell has it; known: " in page
+    assert not re.findall(r'(?:src|href)="(?!#)', page)                                                 # nothing is loaded from elsewhere
+    assert [path.name for path in (out / "figures").iterdir()] == ["1-curve-log_likelihood.svg"]
+
+    # Once more: no cell is touched, and all that is told stays the same.
+    before = bytes_of(out)
+    run_study(tiny, out, jobs=1, show=False)
+    assert bytes_of(out / "cells") == cells
+    assert {name: text for name, (text, _) in bytes_of(out).items()} == {name: text for name, (text, _) in before.items()}
+
+    # A cell whose evaluation is gone, one that stopped half way, and one that was never begun: those three are done, to the same bits.
+    run = RunDirectory(out / "cells" / name)
+    run.evaluation.unlink()
+    half, gone = (RunDirectory(out / "cells" / f"MMVAE+,private=1,seed={seed}") for seed in (0, 1))
+    config = read_config(half.config)
+    for path in sorted(gone.path.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    runs.train_run(config.model_copy(update={"train": config.train.model_copy(update={"epochs": 1})}), half.path, force=True, show=False)
+    half.write_text("config.toml", half.config.read_text().replace("epochs = 1\n", "epochs = 2\n"))
+    run_study(tiny, out, jobs=1, show=False)
+    after = bytes_of(out / "cells")
+    touched = {path.split("/")[0] for path in after if after[path] != cells.get(path)}
+    assert touched == {run.path.name, half.path.name, gone.path.name}
+    for path in (f"{one.path.name}/{file}" for one in (run, half, gone) for file in ("evaluation.json", "model.safetensors")):
+        assert json.loads(after[path][0]) == json.loads(cells[path][0]) if path.endswith("json") else after[path][0] == cells[path][0]
+
+    # Other settings: an error that says which; with --force the cell is made anew.
+    with pytest.raises(InputError, match=r"MMVAE\+,private=1,seed=0 was made with train.lr = 0.001, and 0.01 is wanted; --force"):
+        run_study(tiny, out, changes=["train.lr=0.01"], show=False)
+    assert bytes_of(out / "cells") == after
+    told_now = run_study(tiny, out, changes=["train.lr=0.01"], only=["MoPoE"], seeds=1, force=True, show=False)
+    lr = {one.name: read_config(out / "cells" / one.name / "config.toml").train.lr for one in told_now.results}
+    assert [name for name, value in lr.items() if value == 0.01] == ["MoPoE,private=1,seed=0", "MoPoE,private=2,seed=0"]
+    assert [result.error for result in told_now.failed] == [
+        "made with train.lr = 0.001, and 0.01 is wanted" for _ in range(2)]                            # those that were not asked for
+
+
+def test_seconds_become_epochs_that_are_measured_once(tiny: Path, tmp_path: Path) -> None:
+    tiny.write_text(TINY.replace("epochs = 2", "seconds = 0.2").replace("private = [1, 2]", "private = [1]"))
+    run_study(tiny, tmp_path / "out", jobs=1, seeds=1, only=["MoPoE"], show=False)
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text())
+    ((name, entry),) = plan.items()
+    assert (name, entry["seconds"]) == ("MoPoE,private=1", 0.2)
+    assert entry["epochs"] == max(1, round(0.2 / entry["seconds_per_epoch"]))
+    assert 0 < entry["seconds_per_epoch"] < 1                                                           # three small steps
+    done = run_study(tiny, tmp_path / "out", jobs=1, seeds=1, only=["MoPoE"], show=False)
+    assert json.loads((tmp_path / "out" / "plan.json").read_text()) == plan
+    (result,) = (result for result in done.results if result.numbers)
+    assert result.numbers["processor_seconds_per_epoch"] == entry["seconds_per_epoch"]
+    assert len(RunDirectory(tmp_path / "out" / "cells" / result.name).read_history()) == entry["epochs"]
+
+
+def test_a_cell_that_fails_stops_no_other(tiny: Path, tmp_path: Path) -> None:
+    """Steps so large that the bound is no longer finite."""
+    text = TINY.replace("private = [1, 2]", "private = [1]").replace('model.name = "mmvae+"', 'model.name = "mmvae+"\ntrain.lr = 1e18')
+    tiny.write_text(text)
+    done = subprocess.run([sys.executable, "-m", "polyvae.cli", "study", str(tiny), "--out", str(tmp_path / "out"), "--seeds", "1", "-q"],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "failed: MMVAE+,private=1,seed=0: training: the bound is " in done.stderr
+    assert "Traceback" not in done.stderr
+    cells = json.loads((tmp_path / "out" / "results.json").read_text())["cells"]
+    assert [(bool(cell["numbers"]), bool(cell["error"])) for cell in cells] == [(False, True), (True, False)]
+    # What went wrong is told again when nothing is trained.
+    again = run_study(tiny, tmp_path / "out", seeds=1, report=True, show=False)
+    assert [result.error for result in again.failed] == [cells[0]["error"]]
+    assert html.escape(cells[0]["error"]).replace("&#x27;", "&#39;") in (tmp_path / "out" / "study.html").read_text()
+
+
+def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tiny: Path, tmp_path: Path) -> None:
+    tiny.write_text(TINY.replace("epochs = 2", "epochs = 1000000").replace("private = [1, 2]", "private = [1]"))
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "polyvae.cli", "study", str(tiny), "--out", str(out), "--seeds", "1", "--only", "MoPoE", "-q"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    run = RunDirectory(out / "cells" / "MoPoE,private=1,seed=0")
+    end = time.monotonic() + 60
+    while not (run.history.exists() and len(run.read_history()) > 3) and time.monotonic() < end:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)                                                               # as a terminal does it
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, said
+    assert said == "interrupted with 0 of 2 cells done; the same command goes on; with --report it tells what is there\n"
+    assert run.model.exists()                                                                           # a checkpoint, and what there is
+    steps = run.read_history()[-1]["step"]
+    assert steps > 3
+    tiny.write_text(tiny.read_text().replace("1000000", str(steps // 3 + 2)))
+    run.write_text("config.toml", run.config.read_text().replace("epochs = 1000000", f"epochs = {steps // 3 + 2}"))
+    done = run_study(tiny, out, seeds=1, only=["MoPoE"], show=False)
+    assert [bool(result.numbers) for result in done.results] == [False, True]
+    assert [record["epoch"] for record in run.read_history()] == list(range(1, steps // 3 + 3))
+
+
+# ---- what is told ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 30])
+def test_intervals_are_scipys(count: int) -> None:
+    values = np.random.default_rng(count).normal(3, 2, count)
+    found = summarise(list(values))
+    low, high = stats.t.interval(0.95, count - 1, values.mean(), stats.sem(values))
+    assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high), rel=1e-12)
+    assert math.isnan(summarise([1.0]).half)
+
+
+def some(label: str, at: dict[str, float], *pairs: tuple[float, float], table: str = "") -> list[Result]:
+    return [Result(f"{label}{at}{seed}", label, table, at, seed, 3, {"conditional_coherence": x, "log_likelihood": y})
+            for seed, (x, y) in enumerate(pairs)]
+
+
+def test_the_best_is_bold_only_where_no_interval_reaches_it() -> None:
+    one, two, three = Summary(0.9, 0.01, 3), Summary(0.85, 0.03, 3), Summary(0.7, 0.05, 3)
+    assert leader([three, one, two], "higher") == 1
+    assert leader([three, one, two], "lower") == 0
+    assert leader([Summary(0.9, 0.03, 3), two, three], "higher") is None                                # .87 to .93 and .82 to .88
+    assert leader([one, None, three], "higher") == 0
+    assert leader([one, Summary(0.1, math.nan, 1)], "higher") is None                                   # one seed has no interval
+    assert leader([one, two], "") is None
+
+
+def test_tables_say_mean_interval_and_count() -> None:
+    results = [*some("A", {"private": 2}, (0.5, -10.0), (0.6, -12.0), (0.7, -14.0)), *some("B", {}, (0.1, -10.5), (0.1, -11.5)),
+               *some("C", {}, (0.2, 1.0), table="Others")]
+    first, second = tables(results, ["conditional_coherence", "log_likelihood", "absent"])
+    assert (first.title, second.title) == ("", "Others")
+    assert list(first.header) == ["contender", "private", "epochs", "n", "conditional coherence", "log-likelihood"]
+    half = stats.t.ppf(0.975, 2) * 0.1 / math.sqrt(3)
+    assert [cell.text for cell in first.rows[0]] == ["A", "2", "3", "3", f"0.600 ± {half:.3f}", f"−12.0 ± {half * 20:.1f}"]
+    assert [cell.text for cell in first.rows[1]][:5] == ["B", "–", "3", "2", "0.100 ± 0.000"]
+    assert [[cell.best for cell in row] for row in first.rows] == [[False] * 4 + [True, False], [False] * 6]
+    assert [cell.text for cell in second.rows[0]] == ["C", "3", "1", "0.200", "1.000"]
+
+
+def test_the_front_and_its_hull_by_hand() -> None:
+    """Left is better, up is better. (2, .5) is beaten by (2, .6); (3, .7) lies below the line from (2, .6) to (4, .9)."""
+    places = [(1.0, 0.1), (2.0, 0.6), (2.0, 0.5), (3.0, 0.7), (4.0, 0.9), (5.0, 0.9)]
+    front = pareto(places, (-1, 1))
+    assert front == [(1.0, 0.1), (2.0, 0.6), (3.0, 0.7), (4.0, 0.9)]
+    assert hull(front, (-1, 1), (float, float)) == [(1.0, 0.1), (2.0, 0.6), (4.0, 0.9)]
+    assert pareto([(x, -y) for x, y in places], (-1, -1)) == [(x, -y) for x, y in front]
+    assert hull([(x, -y) for x, y in front], (-1, -1), (float, float)) == [(1.0, -0.1), (2.0, -0.6), (4.0, -0.9)]
+
+
+def test_plots_draw_what_there_is(tmp_path: Path) -> None:
+    results = [result for at in (1, 2, 4) for result in some("A", {"private": at}, (0.1 * at, at), (0.1 * at + 0.02, at + 0.1))]
+    results += [*some("B", {"private": 2}, (0.3, 2.0)), *some("ref", {}, (0.5, 3.0), (0.6, 3.5))]
+    curve = draw(Plot(kind="curve", x="private", y="conditional_coherence", log_x=True), "curve", results)
+    paths = draw(Plot(kind="tradeoff", x="log_likelihood", y="conditional_coherence", reference_x="ref", log_x=True), "paths", results)
+    assert curve is not None
+    assert paths is not None
+    assert "A from 0.110 to 0.410, spread 0.300" in curve.alt
+    assert "ref from 0.550 to 0.550" in curve.alt
+    # More is better in both: (4.05, .41) beats all others that are drawn.
+    assert "on the Pareto front: A, private 4; on the hull: A, private 4; ref: 3.250 ± 3.177" in paths.alt
+    assert draw(Plot(kind="curve", x="private", y="absent"), "none", results) is None
+    written = write_study(tmp_path, "t", results, ["conditional_coherence"], [Plot(kind="curve", x="private", y="absent")])
+    assert "<figure>" not in written.read_text()
+    assert len(points(results)) == 5
