@@ -16,6 +16,7 @@ from polyvae.evaluate.features import FeatureNet, feature_net
 from polyvae.evaluate.judges import Judges, judgeable, train_judges
 from polyvae.evaluate.latents import latents
 from polyvae.evaluate.likelihood import likelihood
+from polyvae.evaluate.prediction import prediction
 from polyvae.evaluate.quality import quality
 from polyvae.evaluate.reconstruction import reconstruction
 from polyvae.evaluate.released import judges_for
@@ -30,6 +31,7 @@ METRICS: dict[str, Callable[[MultimodalVAE, Setting], dict[str, Any]]] = {
     "reconstruction": reconstruction,
     "latents": latents,
     "conflict": conflict,
+    "prediction": prediction,
 }
 
 

@@ -1,0 +1,48 @@
+"""Labels told, against a computation by hand and in a case that is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from polyvae import Modality, MultimodalData, build
+from polyvae.evaluate.prediction import prediction
+from polyvae.evaluate.setting import Setting
+
+
+def made(likelihood="categorical", role="target"):
+    x = torch.randn(40, 3)
+    label = torch.nn.functional.one_hot(torch.randint(3, (40,)), 3).float()
+    mask = torch.ones(3, 40, dtype=torch.bool)
+    mask[2, :10] = False
+    mask[0, 30:] = False
+    specs = [Modality("a", (3,)), Modality("b", (3,)), Modality("label", (3,), likelihood, role=role)]
+    data = MultimodalData({"a": x, "b": x + 1, "label": label}, mask=mask, modalities=specs)
+    return build("mmvae+", data.modalities(private=2), latent=2).eval(), data
+
+
+def constant(model, chosen):
+    """The label's decoder says the same of every code."""
+    last = model.modalities["label"].decoder[-2]
+    last.weight.data.zero_()
+    last.bias.data.copy_(torch.eye(3)[chosen])
+
+
+@pytest.mark.parametrize("chosen", [0, 2])
+def test_a_model_that_always_says_one_class_is_right_as_often_as_it_occurs(chosen):
+    """Among the samples of which the label, and what it is told from, was observed."""
+    model, data = made()
+    constant(model, chosen)
+    found = prediction(model, Setting(data))
+    label, mask = data.values("label").argmax(-1), data.mask
+    for key, given in {"all": mask[0] & mask[1], "a": mask[0], "b": mask[1]}.items():
+        rows = given & mask[2]
+        assert found["prediction"]["label"][key] == pytest.approx(float((label[rows] == chosen).double().mean()))
+    by = found["prediction"]["label"]
+    assert found["label_accuracy"] == by["all"]
+    assert found["label_accuracy_single"] == pytest.approx((by["a"] + by["b"]) / 2)
+
+
+@pytest.mark.parametrize(("likelihood", "role"), [("normal", "target"), ("categorical", "both")])
+def test_what_is_no_label_is_not_told(likelihood, role):
+    assert prediction(made(likelihood, role)[0], Setting(made(likelihood, role)[1])) == {}
