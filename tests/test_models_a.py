@@ -28,7 +28,7 @@ from inputs import (
     real_data,
     wave,
 )
-from scipy.stats import norm
+from scipy.stats import chisquare, norm
 from test_formulas import WORLDS, Hand, kl_normal, product
 from torch import Tensor
 from worlds import GRID, World
@@ -418,3 +418,20 @@ def test_mmvm_refuses_codes_of_several_sizes_and_what_needs_a_joint_density():
     for what in (partial(model.log_marginal, K=100), partial(model.generate, resample=True)):
         with pytest.raises(InputError, match="got mmvm, a model without a joint density"):
             what(some(model, 2))
+
+
+# ---- mopoe: the trap --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_of_eight_trains_all_31_subsets():
+    """By position in the batch, as the authors' code has it, eight rows would train one subset of five modalities: here each is drawn alike."""
+    model = build("mopoe", [Modality(f"m{m}", (2,), params={"hidden": (3,)}) for m in range(5)], latent=2)
+    batch, counts = Batch.of({f"m{m}": torch.randn(8, 2) for m in range(5)}), np.zeros(31)
+    for _ in range(100):
+        with noise.record() as draws:
+            model(batch)
+        chosen = (draws["component"].value[0] * 31).long()                                              # equal weights, in order
+        assert len(set(chosen.tolist())) > 1
+        counts += np.bincount(chosen.numpy(), minlength=31)
+    assert counts.min() > 0
+    assert chisquare(counts).pvalue > 1e-4
