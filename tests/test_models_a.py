@@ -424,7 +424,7 @@ def test_mmvm_refuses_codes_of_several_sizes_and_what_needs_a_joint_density():
 
 
 def test_a_batch_of_eight_trains_all_31_subsets():
-    """By position in the batch, as the authors' code has it, eight rows would train one subset of five modalities: here each is drawn alike."""
+    """By position in the batch, as the authors' code has it, eight rows would train one subset of five: here all are drawn alike."""
     model = build("mopoe", [Modality(f"m{m}", (2,), params={"hidden": (3,)}) for m in range(5)], latent=2)
     batch, counts = Batch.of({f"m{m}": torch.randn(8, 2) for m in range(5)}), np.zeros(31)
     for _ in range(100):
