@@ -33,9 +33,9 @@ def quality(model: MultimodalVAE, setting: Setting, *, subsets: int = 50, subset
     * is frechet_distance, kernel_distance, precision, recall, density, coverage; fid and kid with the standard Inception weights. Headlines
     are means over modalities, or over pairs. "sound": source and target differ; images clamped to [0, 1], the nets' domain. "published":
     source = target (reconstruction) counts too, images become bytes as in a PNG, and a last partial batch of 128 is dropped.
-    At most the setting's ``kept`` images of either side, drawn at random, enter the kernel distance (``subsets`` of ``subset_size``) and the
-    neighbours; where it is 0 there are neither. All enter the Fréchet distance, whose bias falls with their number: compare equal numbers.
-    Empty where there is nothing to look with.
+    At most the setting's ``kept`` images of either side, drawn at random, enter the kernel distance (``subsets`` of ``subset_size``) and
+    the neighbours; where it is 0 there are neither. All enter the Fréchet distance, whose bias falls with their number: compare equal
+    numbers. Empty where there is nothing to look with.
     """
     nets, kept = _nets(model, setting), setting.kept
     if not nets:
