@@ -350,3 +350,26 @@ def test_every_data_set_says_what_it_is():
         for text in (entry.modalities, entry.samples, entry.what, entry.licence):
             assert text.strip(), name
             assert "\n" not in text
+
+
+def test_modalities_that_are_not_selected_are_not_there(data):
+    names = data.names[::-1][:1]
+    part = data.select(*names)
+    assert (part.names, [spec.name for spec in part.modalities()], len(part)) == (names, list(names), len(data))
+    assert torch.equal(part.mask, data.mask[-1:])
+    assert torch.equal(part.take([2, 0]).data[names[0]], data.take([2, 0]).data[names[0]])
+    with pytest.raises(InputError, match="select: modality 'nobody' is not in the data"):
+        data.select("nobody")
+
+
+def test_labels_become_a_target_that_says_them():
+    labels = [2, 0, 1, 2]
+    data = MultimodalData({"x": torch.arange(8.0).view(4, 2)}, mask={"x": [True, False, True, True]}, labels=labels,
+                          splits={"train": [0, 2], "test": [1, 3]}).with_labels_as("digit")
+    spec = data.modalities()[1]
+    assert (spec.name, spec.shape, spec.likelihood, spec.role) == ("digit", (3,), "categorical", "target")
+    assert data.take(slice(None)).data["digit"].argmax(1).tolist() == labels
+    assert data.mask.tolist() == [[True, False, True, True], [True] * 4]
+    assert data.test.take(slice(None)).data["digit"].tolist() == [[1, 0, 0], [0, 0, 1]]
+    with pytest.raises(InputError, match="got target 'x' for data that have such a modality"):
+        data.with_labels_as("x")

@@ -182,7 +182,7 @@ class Plot(Section):
     """A plot of a study. ``x``, ``y``: numbers of an evaluation; the ``x`` of a "curve" is an axis.
 
     ``along``: the axis that a trade-off's paths follow, where there are several. ``reference_x``, ``reference_y``: a contender whose mean
-    of ``x`` or ``y`` is drawn as a line across, and not otherwise.
+    of ``x`` or ``y`` is drawn as a line across, and not otherwise. ``table``: of the contenders of that table.
     """
 
     kind: Literal["curve", "tradeoff"]
@@ -190,6 +190,7 @@ class Plot(Section):
     y: str
     along: str = ""
     title: str = ""
+    table: str = ""
     log_x: bool = False
     log_y: bool = False
     reference_x: str = ""

@@ -162,7 +162,7 @@ def _value(value: Any) -> str:
 def draw(plot: Plot, name: str, results: Sequence[Result]) -> Figure | None:
     """The plot, or None where nothing of it was measured."""
     references = {plot.reference_x, plot.reference_y} - {""}
-    all_points = points(results)
+    all_points = [point for point in points(results) if point.table == plot.table]
     labels = list(dict.fromkeys(point.label for point in all_points if point.label not in references))
     axis = plot.x if plot.kind == "curve" else plot.along
     here = [point for point in all_points if point.label in labels and point.values(plot.y)
@@ -195,10 +195,12 @@ def draw(plot: Plot, name: str, results: Sequence[Result]) -> Figure | None:
         known = dict(zip(names, handles, strict=True))
         drawing.canvas.legend(known.values(), [short(label, 26) for label in known], loc="upper left", handlelength=2.2,
                               bbox_to_anchor=(690 / drawing.width, 1 - 28 / drawing.height), borderaxespad=0)
+        alt = f"{plot.title or title_of(plot.y)}: {'; '.join(said)}."
         caption = "Mean over seeds with its 95 % t-interval."
         if plot.kind == "tradeoff":
             caption += " Faint dots: single seeds. Grey: the Pareto front. Dashed: the side of the convex hull that faces what is better."
-        return drawing.done(f"{plot.title or title_of(plot.y)}: {'; '.join(said)}.", f"{caption} {_sentence(said)}")
+            said = [part for part in said if part.startswith("on the ")]
+        return drawing.done(alt, f"{caption} {_sentence(said)}".strip())
 
 
 def _sentence(parts: Sequence[str]) -> str:
@@ -237,9 +239,9 @@ def _tradeoff(ax: Axes, plot: Plot, axis: str, paths: Mapping[str, Sequence[Poin
             ax.plot(*zip(*pairs, strict=True), color=colour, linestyle="", marker="o", markersize=3, alpha=0.35, markeredgewidth=0)
         ax.errorbar([x.mean for x in xs], [y.mean for y in ys], [_known(y.half) for y in ys], [_known(x.half) for x in xs],
                     color=colour, linestyle=dash, linewidth=1.8, marker="o", markersize=5, elinewidth=0.7, label=label)
-        for end in {0, len(path) - 1} if len(path) > 1 else ():
-            ax.annotate(f"{axis_.rpartition('.')[2]} {_value(path[end].at.get(axis_))}", (xs[end].mean, ys[end].mean), (6, 5),
-                        textcoords="offset points", fontsize=8.5, color=MUTED)
+        for end in {0, len(path) - 1}:                            # what the path follows; a mark that stands alone has its name
+            text = f"{axis_.rpartition('.')[2]} {_value(path[end].at.get(axis_))}" if len(path) > 1 else short(label)
+            ax.annotate(text, (xs[end].mean, ys[end].mean), (6, 5), textcoords="offset points", fontsize=8.5, color=MUTED)
         where |= {(x.mean, y.mean): ", ".join([label, *(f"{k.rpartition('.')[2]} {_value(v)}" for k, v in point.at.items())])
                   for x, y, point in zip(xs, ys, path, strict=True)}
     signs = [{"higher": 1, "lower": -1}.get(metric(name).better, 0) for name in (plot.x, plot.y)]
