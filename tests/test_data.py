@@ -373,3 +373,15 @@ def test_labels_become_a_target_that_says_them():
     assert data.test.take(slice(None)).data["digit"].tolist() == [[1, 0, 0], [0, 0, 1]]
     with pytest.raises(InputError, match="got target 'x' for data that have such a modality"):
         data.with_labels_as("x")
+
+
+def test_a_label_of_minus_one_is_missing_and_a_label_alone_is_never_kept():
+    data = MultimodalData({"a": torch.randn(400, 2), "b": torch.randn(400, 2)}, labels=[0, 1, 2, -1] * 100).with_labels_as("digit")
+    assert data.modalities()[2].shape == (3,)
+    assert data.mask[2].tolist() == [True, True, True, False] * 100
+    assert data.values("digit")[:4].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
+    hidden = data.hide(0.5, seed=3)
+    assert bool(hidden.mask[:2].any(0).all())
+    assert 0.3 < float(hidden.mask[2][data.mask[2]].double().mean()) < 0.7
+    with pytest.raises(InputError, match="expected two classes or more"):
+        MultimodalData({"a": torch.randn(2, 2)}, labels=[-1, 0]).with_labels_as("digit")

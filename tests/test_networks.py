@@ -110,13 +110,13 @@ def test_what_the_last_layer_takes():
 def test_the_linear_form_is_the_plain_likelihood(family, rows, scale, picked):
     """Values and gradients, by residuals and by the Gram matrix; ``picked``: the codes belong to some rows of x, the second has none."""
     likelihood, last = LIKELIHOODS[family]((3, 5), scale), nn.Linear(3, 15)
-    x = torch.randn(4, 3, 5)
+    x = torch.randn(4, 3, 5, requires_grad=True)
     datum = torch.tensor([0, 3, 3, 2, 0]).repeat(rows) if picked else None
     hidden = torch.randn(*((5 * rows,) if picked else (rows, 2, 4)), 3, requires_grad=True)
     value = likelihood.log_prob_linear(hidden, last, x, datum)
     expected = likelihood.log_prob(last(hidden).unflatten(-1, (3, 5)), x if datum is None else x[datum])
     torch.testing.assert_close(value, expected, **EXACT)
-    inputs = [hidden, *last.parameters(), *likelihood.parameters()]
+    inputs = [hidden, x, *last.parameters(), *likelihood.parameters()]
     torch.testing.assert_close(gradients(value, inputs), gradients(expected, inputs), rtol=1e-11, atol=1e-11)
 
 
@@ -143,7 +143,7 @@ def test_residuals_keep_one_array_as_wide_as_the_data():
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
         distances(hidden, last, x, torch.arange(30) % 6, 2)
-    assert sorted(kept) == [(30, 4), (30, 1000), (1000, 4)]
+    assert sorted(kept) == [(30,), (30, 4), (30, 1000), (1000, 4)]
 
 
 def test_the_gram_form_keeps_its_digits():

@@ -46,3 +46,22 @@ def test_a_model_that_always_says_one_class_is_right_as_often_as_it_occurs(chose
 @pytest.mark.parametrize(("likelihood", "role"), [("normal", "target"), ("categorical", "both")])
 def test_what_is_no_label_is_not_told(likelihood, role):
     assert prediction(made(likelihood, role)[0], Setting(made(likelihood, role)[1])) == {}
+
+
+def test_an_entry_that_was_not_observed_counts_neither_way():
+    """A label of two entries; where one is unknown the other decides, and where both are, nothing is counted."""
+    torch.manual_seed(0)
+    label = torch.nn.functional.one_hot(torch.tensor([1, 2]).repeat(12, 1), 3).float()
+    gaps = torch.ones_like(label, dtype=torch.bool)
+    gaps[:4, 0] = False                                                         # class 0 would be read there
+    gaps[4:6] = False
+    label = torch.where(gaps, label, 0)
+    specs = [Modality("a", (3,)), Modality("label", (2, 3), "categorical", role="target")]
+    data = MultimodalData({"a": torch.randn(12, 3), "label": label}, entries={"label": gaps}, modalities=specs)
+    model = build("mmvae+", data.modalities(private=2), latent=2).eval()
+    last = model.modalities["label"].decoder[-2]
+    last.weight.data.zero_()
+    last.bias.data.copy_(torch.nn.functional.one_hot(torch.tensor([1, 2]), 3).flatten().float())
+    assert prediction(model, Setting(data))["prediction"] == {"label": {"all": 1.0, "a": 1.0}}
+    last.bias.data.copy_(torch.nn.functional.one_hot(torch.tensor([0, 2]), 3).flatten().float())
+    assert prediction(model, Setting(data))["prediction"]["label"]["all"] == 4 / 10

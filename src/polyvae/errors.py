@@ -13,7 +13,7 @@ class InputError(ValueError):
 def nearest(got: str, known: Iterable[str]) -> str:
     """The hint that ends an error about an unknown name: the nearest known one, else all of them."""
     names = [str(name) for name in known]
-    close = difflib.get_close_matches(got, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(got), names, n=1, cutoff=0.5)
     known = f"known: {', '.join(names) or 'none'}"
     if not close:
         return known

@@ -1,4 +1,4 @@
-"""How far data lies from what a linear layer says of it, with one array of the data's size for value and gradient together, or with none.
+"""How far data lies from what a linear layer says of it, with one array of the data's size kept for the gradient, or with none.
 
 The last layer of a decoder of vectors is most of a step: its output is as wide as the data, and there is a row for every sample and view.
 Written plainly, that output, the difference, its measure and both their gradients each take an array of that size.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 def distances(hidden: Tensor, layer: nn.Linear, x: Tensor, datum: Tensor, power: int) -> Tensor:
     """Σ_f |x_f − layer(hidden)_f|^power, power 1 or 2: hidden [N, H], x [B, F], datum [N] (whose row of x) -> [N].
 
-    Under autocast the layer's products are of its precision, as they would be; differences and sums are of x's. ``x`` gets no gradient.
+    Under autocast the layer's products are of its precision, as they would be; differences and sums are of x's.
     """
     device = x.device.type
     product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
@@ -47,7 +47,7 @@ def squares_pay(layer: nn.Linear, rows: int, data: int) -> bool:
 
 
 class _Distances(torch.autograd.Function):
-    """The residual x − Wh − b is all that is kept; rows are scaled on the narrow side of each product, so nothing else is as wide."""
+    """The residual x − Wh − b is all that is kept of the data's width; rows are scaled on the narrow side of each product."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, x: Tensor, datum: Tensor, power: int,
@@ -60,19 +60,22 @@ class _Distances(torch.autograd.Function):
             else:
                 residual -= hidden @ weight.T
             length: Tensor = torch.linalg.vector_norm(residual, power, dim=-1)
-        ctx.save_for_backward(hidden, weight, residual)
-        ctx.power, ctx.has_bias = power, bias is not None
+        ctx.save_for_backward(hidden, weight, residual, datum)
+        ctx.power, ctx.has_bias, ctx.rows = power, bias is not None, len(x)
         return length if power == 1 else torch.square(length)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, each: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, residual = ctx.saved_tensors
+        hidden, weight, residual, datum = ctx.saved_tensors
         slope = residual.sign() if ctx.power == 1 else residual                                         # [N, F]
         each = -each if ctx.power == 1 else -2 * each                                                   # [N]
         with torch.autocast(residual.device.type, enabled=False):
             to_bias = slope.T @ each if ctx.has_bias else None
+            to_x = None
+            if ctx.needs_input_grad[3]:
+                to_x = slope.new_zeros(ctx.rows, slope.shape[1]).index_add(0, datum, slope * -each[:, None])
             slope = slope.to(hidden.dtype)
             to_hidden = (slope @ weight).to(each.dtype) * each[:, None]
             to_weight = slope.T @ (hidden * each[:, None]).to(hidden.dtype)
-        return to_hidden, to_weight.to(each.dtype), to_bias, None, None, None, None
+        return to_hidden, to_weight.to(each.dtype), to_bias, to_x, None, None, None

@@ -231,7 +231,7 @@ class MultimodalVAE(nn.Module, ABC):
         x, entries, lead = batch.data[name], batch.entries.get(name), code.shape[:-1]
         if exists is None and self.max_rows is None:
             return net.log_prob(x, code, entries)
-        index, real = self.existing(torch.ones(lead.numel(), dtype=torch.bool, device=x.device) if exists is None else exists.flatten())
+        index, real = (torch.arange(lead.numel(), device=x.device), True) if exists is None else self.existing(exists.flatten())
         total = code.new_zeros(lead.numel())
         if len(index):
             each = self._log_prob_rows(net, x, code.flatten(0, -2).index_select(0, index), index % batch.size, entries)

@@ -195,17 +195,19 @@ class MultimodalData:
     def hide(self, rate: float, seed: int | None = None) -> MultimodalData:
         """The same samples with each observed modality of each hidden with probability ``rate``, all independently.
 
-        A sample that would lose everything keeps one of its modalities, chosen evenly. The same seed hides the same values.
+        A sample that would lose everything to look at keeps one of its modalities, chosen evenly; targets are not looked at. The same
+        seed hides the same values.
         """
         if not 0 <= rate <= 1:
             raise InputError(f"hide: got rate={rate}; expected a probability between 0 and 1; 0.5 hides half")
         draws = torch.Generator().manual_seed(mix(self.seed if seed is None else seed, _HIDE))
         mask = self.mask.cpu()
         kept = mask & (torch.rand(mask.shape, generator=draws, dtype=torch.float64) >= rate)
+        seen = mask & torch.tensor([spec.role != "target" for spec in self.modalities()])[:, None]
         # The largest of independent uniform numbers is an even choice among those that take part.
-        lot = torch.rand(mask.shape, generator=draws, dtype=torch.float64).masked_fill(~mask, -1)
-        spared = torch.zeros_like(mask).scatter_(0, lot.argmax(0, keepdim=True), True) & mask
-        return self._like(self._stored.only(torch.where(kept.any(0), kept, spared).to(self.device)))
+        lot = torch.rand(mask.shape, generator=draws, dtype=torch.float64).masked_fill(~seen, -1)
+        spared = torch.zeros_like(mask).scatter_(0, lot.argmax(0, keepdim=True), True) & seen
+        return self._like(self._stored.only(torch.where((kept & seen).any(0), kept, kept | spared).to(self.device)))
 
     def select(self, *names: str) -> MultimodalData:
         """The same samples in these modalities alone, in the order of the data; the others are not there at all."""
@@ -222,14 +224,21 @@ class MultimodalData:
         return other
 
     def with_labels_as(self, name: str) -> MultimodalData:
-        """The same samples with their labels, one-hot, as a further modality, which is a target: decoded, never encoded."""
+        """The same samples with their labels, one-hot, as a further modality, which is a target: decoded, never encoded.
+
+        A label of −1 is missing.
+        """
         if self.labels is None or name in self.names:
             what = "data without labels" if self.labels is None else "data that have such a modality"
             raise InputError(f"data: got target {name!r} for {what}; expected labels, and a new name; give another")
+        known = self.labels >= 0
         classes = int(self.labels.max()) + 1
-        stored, x = self._stored, torch.nn.functional.one_hot(self.labels, classes).to(torch.get_default_dtype())
-        other = self._like(stored._replace(data={**stored.data, name: x},
-                                           mask=torch.cat([stored.mask, torch.ones_like(stored.mask[:1])])))
+        if classes < 2:
+            raise InputError(f"data: got target {name!r} for labels up to {classes - 1}; expected two classes or more; label them")
+        x = torch.nn.functional.one_hot(self.labels.clamp(min=0), classes).to(torch.get_default_dtype()) * known[:, None]
+        stored = self._stored
+        mask = torch.cat([stored.mask, known[None].to(stored.mask.device)])
+        other = self._like(stored._replace(data={**stored.data, name: x}, mask=mask, whole=bool(mask.all())))
         other._specs = (*self._specs, Modality(name, (classes,), likelihood="categorical", role="target"))
         return other
 

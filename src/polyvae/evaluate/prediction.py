@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from polyvae.data import mix
 from polyvae.evaluate import generation
 from polyvae.evaluate.setting import Setting
@@ -14,7 +16,7 @@ def prediction(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
     """``label_accuracy`` given every modality that is encoded, ``label_accuracy_single`` given one: means over labels and modalities.
 
     In full under ``prediction``: label -> {"all", and each modality} -> the share of held-out samples whose most probable class is the
-    observed one, K = 10 draws of the latents averaged. Empty where the model has no label.
+    observed one (of several entries: all that were observed), K = 10 draws of the latents averaged. Empty where the model has no label.
     """
     labels = [name for name, net in model.modalities.items()
               if net.encoder is None and net.spec.likelihood == "categorical" and name in setting.test.names]
@@ -29,9 +31,13 @@ def prediction(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
             for name, shares in made.items():
                 seen = batch.mask[list(batch.data).index(name)]
                 told = shares.mean(0).argmax(-1) == batch.data[name].to(shares.device).argmax(-1)           # [B, *entries]
-                told = told.flatten(1).all(1) if told.ndim > 1 else told
-                right[name] += int(told[seen.to(told.device)].sum())
-                counted[name] += int(seen.sum())
+                known = torch.ones_like(told)
+                if name in batch.entries:
+                    known = model.modalities[name].likelihood.counted(batch.entries[name]).any(-1).to(told.device)
+                told, some = ((told | ~known), known) if told.ndim == 1 else ((told | ~known).flatten(1).all(1), known.flatten(1).any(1))
+                rows = seen.to(told.device) & some
+                right[name] += int(told[rows].sum())
+                counted[name] += int(rows.sum())
         for name in labels:
             if counted[name]:
                 found[name][key] = right[name] / counted[name]

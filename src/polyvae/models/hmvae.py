@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from polyvae.aggregate import Experts, everything, mixture_of_products
 from polyvae.batch import Batch
-from polyvae.bounds import Bound, over_views
+from polyvae.bounds import Bound
 from polyvae.distributions import Diagonal, Mixture, Normal
 from polyvae.errors import check_count
 from polyvae.modality import Modality
-from polyvae.models.levels import top_down
+from polyvae.models.elbos import mean_of_elbos
+from polyvae.models.levels import sizes, top_down
 from polyvae.vae import Facts, MultimodalVAE
 
 
@@ -35,7 +35,8 @@ class HMVAE(MultimodalVAE):
 
         L = E_q Σ_{m∈O} s_m log p(x_m | z, w_m) − β [KL(q(z | X) || p(z)) + E_{q(z|X)} Σ_{m∈O} KL(q(w_m | z, x_m) || p(w_m | z))]
 
-    both KLs exact. β > 1 takes more away. Where decoders do not look at z and are linear, the right experts make L log p(x_O).
+    both KLs exact. β > 1 takes more away. Where decoders do not look at z, all is linear and the exact
+    posteriors are diagonal, the right experts make L log p(x_O).
 
     Wolff, Krishnan, Ruff, Morshuis, Klein, Nakajima & Nabi, Hierarchical Multimodal Variational Autoencoders, 2022.
 
@@ -58,7 +59,7 @@ class HMVAE(MultimodalVAE):
         super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=latent,
                          max_rows=max_rows)
         check_count(self.name, "K", K)
-        self.K, self.hidden = K, list(hidden)
+        self.K, self.hidden = K, sizes(self.name, hidden)
         self.prior = top_down(self, latent, self.hidden, "its variation is a level of the model")
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
@@ -72,12 +73,4 @@ class HMVAE(MultimodalVAE):
         return both.where(self.own(experts.mask[None])[0], told)
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        q = self.posterior(batch, experts)
-        z = q.stratified(self.K)                                                                        # [K, 1, B, D]
-        q_w = self.private(batch, experts, z)                                                           # [K, 1, B, W]
-        log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=self.live(batch, q))          # [M, K, 1, B]
-        own = self.own(experts.mask[None])[0]                                                           # [B, W]
-        kl_z = q.components.kl(self._p_z).expand(self.K, -1, -1)                                        # [K, 1, B]
-        kl_w = torch.where(own, q_w.kl_columns(self.prior.w(z)), 0).sum(-1)
-        value = over_views(q.weights, (self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)).mean(0))
-        return Bound(value, self.terms(q.weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w}))
+        return mean_of_elbos(self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta)

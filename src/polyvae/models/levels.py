@@ -6,10 +6,19 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from polyvae.errors import InputError
+from polyvae.errors import InputError, check_count
 from polyvae.networks.mlp import layers
 from polyvae.priors import TopDownPrior
 from polyvae.vae import MultimodalVAE
+
+
+def sizes(model: str, hidden: object) -> list[int]:
+    """``hidden`` as a list. Raises InputError unless it holds whole numbers of 1 or more."""
+    if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+        raise InputError(f"{model}: got hidden={hidden!r}; expected a list of sizes, such as [256]; [] for a linear map")
+    for size in hidden:
+        check_count(model, "hidden", size)
+    return list(hidden)
 
 
 def top_down(model: MultimodalVAE, latent: int, hidden: Sequence[int], why: str, scale: float = 1.0) -> TopDownPrior:

@@ -15,7 +15,7 @@ from polyvae.bounds import Bound, over_views
 from polyvae.distributions import Mixture, Normal
 from polyvae.errors import InputError, check_count
 from polyvae.modality import Modality
-from polyvae.models.levels import top_down
+from polyvae.models.levels import sizes, top_down
 from polyvae.networks.mlp import layers
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior
 
@@ -59,7 +59,7 @@ class Nexus(MultimodalVAE):
             raise InputError(f"nexus: got gamma={gamma!r}; expected a number above 0, half the precision of p(w | z)")
         if not isinstance(drop, int | float) or not 0 <= drop <= 1:
             raise InputError(f"nexus: got drop={drop!r}; expected a probability, from 0 to 1")
-        self.K, self.gamma, self.drop, self.message, self.hidden = K, gamma, drop, message, list(hidden)
+        self.K, self.gamma, self.drop, self.message, self.hidden = K, gamma, drop, message, sizes(self.name, hidden)
         self.prior = top_down(self, latent, self.hidden, "its decoder sees nothing else", 1 / math.sqrt(2 * gamma))
         for net in self.modalities.values():
             if net.encoder is not None:

@@ -13,7 +13,7 @@ from polyvae.bounds import Bound, over_views
 from polyvae.distributions import Mixture, Normal
 from polyvae.errors import check_count
 from polyvae.modality import Modality
-from polyvae.models.levels import top_down
+from polyvae.models.levels import sizes, top_down
 from polyvae.models.mopoe import subsets
 from polyvae.networks.mlp import layers
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior
@@ -60,7 +60,7 @@ class Relational(MultimodalVAE):
         super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=0, private=latent,
                          max_rows=max_rows)
         check_count(self.name, "K", K)
-        self.K, self.hidden = K, list(hidden)
+        self.K, self.hidden = K, sizes(self.name, hidden)
         self.prior = top_down(self, latent, self.hidden, "its decoder sees nothing else")
         for net in self.modalities.values():
             if net.encoder is not None:
@@ -73,10 +73,8 @@ class Relational(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        z = q.pick(q.choose(self.K)).rsample(None, "z", "KBD")[:, None]                                 # [K, 1, B, D]
-        weights = q.observed[None].to(z.dtype)                                                          # [1, B]
+        z, weights, live = self.to_decode(batch, q, self.K, stratified=False)                           # [K, 1, B, D], [1, B]
         q_w = self.private(batch, experts, z)                                                           # [K, 1, B, W]
-        live = None if batch.whole else q.observed[None]
         log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=live)              # [M, K, 1, B]
         own = self.own(experts.mask[None])[0]                                                           # [B, W]
         kl_w = torch.where(own, q_w.kl_columns(self.prior.w(z)), 0).sum(-1)                             # [K, 1, B]

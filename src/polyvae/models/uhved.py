@@ -21,7 +21,7 @@ from polyvae.aggregate import (
 )
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Diagonal, Mixture, Normal
+from polyvae.distributions import Diagonal, Mixture
 from polyvae.errors import InputError, check_count, nearest
 from polyvae.modality import Modality
 from polyvae.networks.volume import level_shapes
@@ -64,6 +64,8 @@ class UHVED(MultimodalVAE):
         levels: Sequence[int] | None = None, variant: str = "paper", scale_map: str = "softplus", max_rows: int | None = None,
     ) -> None:
         """``levels``: columns of each level, ``latent`` together. None: those of the "volume" networks, or one level, of 32 columns."""
+        if levels is not None and (not isinstance(levels, Sequence) or not levels):
+            raise InputError(f"u-hved: got levels={levels!r}; expected a list of sizes, one for each level, such as [16, 8]")
         sizes = _levels(modalities, latent) if levels is None else list(levels)
         for size in sizes:
             check_count(self.name, "levels", size)
@@ -117,12 +119,6 @@ class UHVED(MultimodalVAE):
             return a.kl(b)
         means = [level.mean(-1) for level in torch.split(a.kl_columns(b), self.levels, -1)]
         return self.latent * torch.stack(means).mean(0)
-
-    @property
-    def _p_z(self) -> Normal:
-        p = self.prior.z()
-        assert isinstance(p, Normal)
-        return p
 
 
 def _levels(modalities: Sequence[Modality], latent: int | None) -> list[int]:

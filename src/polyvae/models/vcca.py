@@ -8,10 +8,11 @@ import torch
 
 from polyvae.aggregate import Experts, everything, joint, singles
 from polyvae.batch import Batch
-from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Mixture, Normal
+from polyvae.bounds import Bound
+from polyvae.distributions import Mixture
 from polyvae.errors import InputError, check_count
 from polyvae.modality import Modality
+from polyvae.models.elbos import mean_of_elbos
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior
 
 
@@ -57,7 +58,7 @@ class VCCAPrivate(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        return _elbo(self, batch, experts, self.posterior(batch, experts), warm)
+        return mean_of_elbos(self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta)
 
 
 class BiVCCA(MultimodalVAE):
@@ -104,7 +105,7 @@ class BiVCCA(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        return _elbo(self, batch, experts, self.posterior(batch, experts), warm)
+        return mean_of_elbos(self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta)
 
 
 def _unless_target(modalities: Sequence[Modality], size: int) -> list[int]:
@@ -122,16 +123,3 @@ def _check_order(modalities: Sequence[Modality]) -> None:
         if spec.role == "source" or (spec.role == "both" and spec.private == 0):
             raise InputError(f"vcca-private: got {spec.name!r} with role={spec.role!r} and private={spec.private} as the second modality, "
                              "which is encoded for its private code alone; expected a private code that is decoded, or role='target'")
-
-
-def _elbo(model: VCCAPrivate | BiVCCA, batch: Batch, experts: Experts, q: Mixture, warm: float) -> Bound:
-    """The mean over views of each view's own ELBO, with exact KLs."""
-    z = q.stratified(model.K)                                                                           # [K, V, B, D]
-    q_w, p_w, p_z = model.private(batch, experts, z), model.prior.w(z), model.prior.z()                 # [K, V, B, W]
-    assert isinstance(p_z, Normal)
-    w = q_w.rsample(None, "w", "KVBW")
-    log_x = model.log_likelihood(batch, z, w, wanted=model.live(batch, q))                              # [M, K, V, B]
-    kl_z = q.components.kl(p_z).expand(model.K, -1, -1)                                                 # [K, V, B]
-    kl_w = q_w.kl(p_w)
-    value = over_views(q.weights, (model.weighted(log_x) - warm * model.beta * (kl_z + kl_w)).mean(0))
-    return Bound(value, model.terms(q.weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w}))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from polyvae.errors import InputError
+from polyvae.errors import InputError, check_count
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _POOL = {2: functional.max_pool2d, 3: functional.max_pool3d}
@@ -21,6 +21,7 @@ _LINEAR = {2: "bilinear", 3: "trilinear"}
 
 def level_shapes(shape: tuple[int, ...], *, width: float = 1.0, levels: int = 4) -> list[tuple[int, ...]]:
     """Each level's latents, (channels, *sizes): 4 channels times ``width`` at full size, then twice as many at half the size."""
+    check_count("network 'volume'", "levels", levels)
     coarsest = [size >> (levels - 1) for size in shape[1:]]
     if len(shape) - 1 not in _CONV or prod(coarsest) < 2:
         raise InputError(f"network 'volume': got shape {shape} and levels={levels}; expected (channels, height, width) or (channels, "
