@@ -146,3 +146,14 @@ def test_draws_are_made_in_one_room(name):
 def test_the_core_stands_on_torch_alone(name):
     others = outside(TREES[name]) - sys.stdlib_module_names - {"polyvae", "torch"}
     assert others <= ({"sklearn", "zuko"} if room(name) == "priors" else set())
+
+
+@pytest.mark.parametrize("name", polyvae.MODELS)
+def test_a_model_overrides_nothing_that_is_concrete(name):
+    """A class is abstract or final: what a base says in full, no model says again."""
+    kind = polyvae.MODELS[name]
+    for base in kind.__mro__[1:-1]:
+        if base.__module__.startswith("polyvae"):
+            concrete = {key for key, value in vars(base).items() if callable(getattr(value, "fget", value))
+                        and not getattr(value, "__isabstractmethod__", False)}
+            assert not {key for key in vars(kind).keys() & concrete if not key.startswith("__")}
