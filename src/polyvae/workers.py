@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -78,6 +79,7 @@ def _process() -> tuple[ProcessPoolExecutor, Future[int]]:
 
 def _begin() -> None:
     torch.set_num_threads(1)
+    logging.disable(logging.INFO)                                # libraries that greet once per task
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
