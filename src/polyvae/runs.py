@@ -171,11 +171,18 @@ def imports_of(config: RunConfig) -> list[tuple[str, str]]:
 
 
 def fitted_prior(run: RunDirectory) -> FittedPrior | None:
-    """The prior that evaluation fitted, or None."""
+    """The prior that evaluation fitted, or None. Raises InputError: a file that is damaged, of an unknown kind, or misses something."""
     if not run.fitted_prior.exists():
         return None
     tensors, settings = load_tensors(run.fitted_prior)
-    return FITTED[settings.get("kind", "gmm")].restore(settings, tensors)
+    kind = settings.get("kind", "gmm")
+    if kind not in list(FITTED):
+        raise InputError(f"{run.fitted_prior}: unknown kind of fitted prior {kind!r}; {nearest(kind, FITTED)}; "
+                         f"fit it again with: polyvae evaluate {run.path}")
+    try:
+        return FITTED[kind].restore(settings, tensors)
+    except InputError as problem:
+        raise InputError(f"{run.fitted_prior}: {problem}") from None
 
 
 def _named(config: RunConfig) -> str:
