@@ -130,6 +130,41 @@ def test_a_flow_cannot_be_fitted_to_little_or_from_other_tensors():
         FittedFlow.restore(prior.settings | {"transforms": 2}, prior.state_dict())
 
 
+@pytest.mark.parametrize(("kind", "settings", "tensors", "says"), [
+    ("gmm", {"kind": "vine"}, {}, "unknown kind of fitted prior 'vine'; known: gmm, flow"),
+    ("gmm", {"kind": ["gmm"]}, {}, "unknown kind of fitted prior ['gmm']"),
+    ("gmm", {}, {"loc": None}, "fitted prior: got no 'loc'; expected weights, loc, scale_tril"),
+    ("gmm", {}, {"weights": torch.ones(3) / 3}, "loc (2, 2) and scale_tril (2, 2, 2); expected [C], [C, D] and [C, D, D]"),
+    ("gmm", {}, {"loc": torch.zeros(2)}, "got weights (2,), loc (2,) and scale_tril (2, 2, 2)"),
+    ("gmm", {"covariance": None}, {}, "got covariance=None; expected 'full' or 'diag'"),
+    ("flow", {}, {"scale": None}, "fitted prior: got no 'scale'; expected loc, scale"),
+    ("flow", {}, {"scale": torch.ones(3)}, "got loc (2,) and scale (3,); expected [D] both"),
+    ("flow", {"transforms": "3"}, {}, "got transforms='3'; expected a whole number, 1 or more"),
+    ("flow", {"transforms": 0}, {}, "got transforms=0; expected a whole number, 1 or more"),
+    ("flow", {"transforms": 2}, {}, "got tensors that do not fit this version's flow; expected those it wrote"),
+])
+def test_a_stored_prior_that_is_wrong_is_refused_in_one_line(priors, kind, settings, tensors, says, tmp_path):
+    """The file, what is wrong, and how to make it again. None: left out."""
+    run = RunDirectory(tmp_path)
+    kept = {key: x for key, x in (priors[kind].state_dict() | tensors).items() if x is not None}
+    save_tensors(run.fitted_prior, kept, {key: x for key, x in (priors[kind].settings | settings).items() if x is not None})
+    with pytest.raises(InputError) as caught:
+        fitted_prior(run)
+    assert str(caught.value).startswith(f"{run.fitted_prior}: ")
+    assert says in str(caught.value)
+    assert "; fit it again with: polyvae evaluate " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("kind", "rows", "least"), [("flow", 19, 20), ("gmm", 1, 2)])
+def test_too_few_rows_for_a_prior_cost_the_prior_and_not_the_evaluation(kind, rows, least, capsys):
+    model, data = some("mmvae")
+    result = evaluate(model, data, train=data.rows(slice(0, rows)), metrics=["quality"], prior_kind=kind, draws=20)
+    assert (result.prior, result["fitted_prior"]) == (None, None)
+    said = [line for line in "".join(capsys.readouterr()).splitlines() if "prior" in line]
+    assert said == [f"no fitted prior: {kind!r} needs {least} training rows or more, there are {rows}; left out"]
+
+
 def test_without_zuko_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "zuko", None)
     for call in (lambda: FittedFlow(torch.zeros(2), torch.ones(2)),

@@ -161,6 +161,26 @@ def test_a_segmentation_is_cross_entropy_and_dice_of_the_observed_pixels(dice):
             assert float(got[k, b]) == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_segmentation_is_sub_normalised():
+    """Over all 3^4 maps the probabilities sum to 1 without Dice, to less with it, and each is at most the categorical's."""
+    maps = torch.cartesian_prod(*[torch.arange(3)] * 4)
+    x = torch.nn.functional.one_hot(maps, 3).movedim(-1, 1).double()
+    out = torch.randn(3, 4, dtype=torch.float64).expand(81, 3, 4)
+    plain, dice = (LIKELIHOODS["segmentation"]((3, 4), weight).log_prob(out, x) for weight in (0.0, 0.5))
+    assert float(plain.exp().sum()) == pytest.approx(1, rel=1e-12)
+    assert (dice < plain).all()
+    sure = LIKELIHOODS["segmentation"]((3, 4), 1.0).log_prob(60 * x - 30, x)      # certain and right: only the 1e-5, and classes not there
+    there = x.sum(-1)
+    expected = -4 * (1 - (2 * there / (2 * there + 1e-5)).mean(-1))
+    torch.testing.assert_close(sure, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dice", ["x", -1.0, float("nan"), float("inf"), None])
+def test_dice_is_a_number(dice):
+    with pytest.raises(InputError, match=f"got dice={dice!r}; expected a number, 0 or more; leave it out for 1"):
+        LIKELIHOODS["segmentation"]((4, 5), dice)
+
+
 def test_without_dice_a_segmentation_is_categorical():
     """The same numbers, draws and complaints with the classes first as with them last."""
     first, last = LIKELIHOODS["segmentation"]((4, 2, 3), 0.0), LIKELIHOODS["categorical"]((2, 3, 4))

@@ -13,12 +13,15 @@ import torch
 from torch import nn
 
 from polyvae import storage
+from polyvae.data import MultimodalData
 from polyvae.errors import InputError
 from polyvae.modality import Modality
+from polyvae.models import VAE
 from polyvae.storage import (
     Checkpoints,
     RunDirectory,
     StorageError,
+    check_storable,
     check_trust,
     describe_modality,
     flatten_optimizer,
@@ -27,9 +30,13 @@ from polyvae.storage import (
     read_modality,
     restore_optimizer,
     save_bundle,
+    save_model,
     save_tensors,
     write_atomic,
 )
+from polyvae.testing import example_data, plain_world
+from polyvae.testing.laws import law_storage
+from polyvae.train import fit
 
 
 def message(call, *arguments, kind=InputError, **keywords):
@@ -210,6 +217,22 @@ def test_a_factory_is_stored_as_its_import_path_or_refused():
 
     for factory in (lambda shape, out: nn.Linear(shape[0], out), local):
         assert "no other program can import" in message(describe_modality, Modality("a", (3,), decoder=factory))
+
+
+@pytest.mark.parametrize("module", [__name__, "__main__"])
+def test_a_model_that_no_other_program_can_import_is_refused_before_training(module, tmp_path):
+    """In a function, or at the top of a script: what would be stored could not be loaded. Without a run directory it trains."""
+    inner = type("Inner", (VAE,), {"__module__": module, "__qualname__": "Inner" if module == "__main__" else "make.<locals>.Inner"})
+    model = inner(plain_world(), latent=2)
+    data = MultimodalData({name: x.float() for name, x in example_data(model, 8).items()})
+    for call in (check_storable, lambda model: save_model(model, tmp_path / "x.safetensors"),
+                 lambda model: fit(model, data, out=tmp_path / "run", epochs=1, validation=0.0, show=False)):
+        assert message(call, model) == (
+            f"model 'vae': got {inner!r}, which no other program can import; expected it at the top level of a module; move it into one, "
+            "and give it or 'package.module:Class'")
+    assert not list(tmp_path.iterdir())
+    assert fit(model, data, epochs=1, validation=0.0, show=False).step == 1
+    law_storage(lambda specs: inner(specs, latent=2), plain_world())
 
 
 def test_unknown_and_missing_keys_of_a_modality_are_named():

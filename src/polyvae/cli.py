@@ -56,7 +56,7 @@ def demo(
     """The whole road on embedded data: train MMVAE+, evaluate it, write a report. Offline, a few minutes on two cores."""
     config = _begun(read_config(runs.DEMO, settings or []))
     force = force or out == Path("runs/demo")
-    _stop_if_interrupted(runs.train_run(config, out, force=force, show=not quiet).stopped, out)
+    _stop_if_interrupted(runs.train_run(config, out, force=force, show=not quiet).stopped, out, config)
     _finish(out, quiet)
 
 
@@ -73,19 +73,20 @@ def train(
     hide: Annotated[float | None, typer.Option(help="Share of the modalities to hide from training.", show_default=False)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
-    settings: Set = None, quiet: Quiet = False,
+    settings: Set = None, trust: Trust = None, quiet: Quiet = False,
 ) -> None:
-    """Train a model; Ctrl-C keeps a checkpoint."""
+    """Train a model; Ctrl-C keeps a checkpoint. --resume without a TOML file takes the run's own, whose code --trust lets in."""
     given = {"model.name": model, "data.name": data, "train.epochs": epochs, "train.seed": seed, "train.device": device, "data.hide": hide}
     changes = [f"{key}={value}" for key, value in given.items() if value is not None] + (settings or [])
     if resume and config is None:
         out = out or _place(model or "mmvae+", data or "polydigits")
-        config = RunDirectory.open(out).config
-    wanted = read_config(config, changes)
+        wanted = runs.stored_config(out, changes, trust or ())
+    else:
+        wanted = read_config(config, changes)
     wanted = wanted if resume else _begun(wanted)
     where = out or (Path("runs") / config.stem if config is not None else _place(wanted.model.name, wanted.data.name))
     history = runs.train_run(wanted, where, resume=resume, force=force, show=not quiet)
-    _stop_if_interrupted(history.stopped, where)
+    _stop_if_interrupted(history.stopped, where, wanted)
     typer.echo(f"trained ({history.stopped}, step {history.step}): {where}")
 
 
@@ -229,9 +230,11 @@ def _finish(out: Path, quiet: bool) -> None:
     typer.echo(f"the report: {page}")
 
 
-def _stop_if_interrupted(stopped: str, out: Path) -> None:
+def _stop_if_interrupted(stopped: str, out: Path, config: RunConfig) -> None:
     if stopped == "interrupted":
-        typer.echo(f"interrupted; go on with: polyvae train --resume --out {shlex.quote(str(out))}", err=True)
+        packages = dict.fromkeys(path.partition(":")[0].partition(".")[0] for _, path in runs.imports_of(config))
+        trust = [word for package in packages if package != "polyvae" for word in ("--trust", package)]
+        typer.echo(f"interrupted; go on with: {shlex.join(['polyvae', 'train', '--resume', '--out', str(out), *trust])}", err=True)
         raise typer.Exit(130)
 
 

@@ -258,21 +258,24 @@ class CategoricalLikelihood(OneHot):
 class SegmentationLikelihood(OneHot):
     """Which of C classes every pixel has: x [C, *sizes], one-hot over its first axis; what is said has to overlap with it, too.
 
-    With p = softmax(out) and N observed pixels, Dice_c = 2 Σ p_c x_c / (Σ p_c² + Σ x_c), a class that the sample lacks having 0:
+    With p = softmax(out) and N observed pixels, Dice_c = 2 Σ p_c x_c / (Σ p_c² + Σ x_c + 1e-5), a class that the sample lacks having 0:
 
-        log p(x | out) = Σ x log p − dice N (1 − mean_c Dice_c),   up to a constant
+        log p(x | out) = Σ x log p − dice N (1 − mean_c Dice_c)
 
-    This is −N times the loss CE + Dice of Dorent et al. 2019 (the squares are Milletari et al.'s, 2016). The constant, which depends on
-    out, is left out: with ``dice`` above 0 likelihoods that are estimated are not normalised. ``dice=0`` is ``categorical``.
+    This is −N times the loss CE + Dice of Dorent et al. 2019 (the squares are Milletari et al.'s, 2016). ``dice=0`` is ``categorical``;
+    above 0 it is sub-normalised: Dice ≤ 1, so p is at most the categorical's, and what is estimated where a segmentation is observed is
+    a lower bound on the log-likelihood of the same decoder with ``categorical``.
     """
 
     joined = 0
 
     def __init__(self, shape: tuple[int, ...], dice: float = 1.0) -> None:
         super().__init__(shape)
-        if len(shape) < 2 or not dice >= 0:
-            raise InputError(f"likelihood 'segmentation': got shape {shape} and dice={dice}; expected (classes, *sizes) and a number, 0 or "
-                             "more; for one label per sample take 'categorical'")
+        if len(shape) < 2:
+            raise InputError(f"likelihood 'segmentation': got shape {shape}; expected (classes, *sizes); for one label per sample take "
+                             "'categorical'")
+        if not isinstance(dice, int | float) or not 0 <= dice < math.inf:
+            raise InputError(f"likelihood 'segmentation': got dice={dice!r}; expected a number, 0 or more; leave it out for 1")
         self.dice = dice
 
     def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:

@@ -141,9 +141,11 @@ class FittedPrior(nn.Module, ABC):
     """A density over z, fitted after training to samples of the aggregate posterior. Its tensors and ``settings`` make it again.
 
     ``latent``: columns of z. ``settings``: numbers and words for JSON, ``kind`` in FITTED among them. ``summary``: a few words for people.
+    ``least``: samples below which none can be fitted.
     """
 
     kind: ClassVar[str]
+    least: ClassVar[int]
     latent: int
     settings: dict[str, Any]
     summary: str
@@ -151,7 +153,7 @@ class FittedPrior(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """From ``settings`` and ``state_dict()``: the same density, bit for bit."""
+        """From ``settings`` and ``state_dict()``: the same density, bit for bit. Raises InputError: a part is missing, or does not fit."""
 
     @abstractmethod
     def draw(self, n: int) -> Tensor:
@@ -166,6 +168,7 @@ class FittedMixture(FittedPrior):
     """A Gaussian mixture. ``weights`` [C], ``loc`` [C, D], ``scale_tril`` [C, D, D] (lower Cholesky factors)."""
 
     kind = "gmm"
+    least = 2
     weights: Tensor
     loc: Tensor
     scale_tril: Tensor
@@ -180,7 +183,14 @@ class FittedMixture(FittedPrior):
 
     @classmethod
     def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        return cls(tensors["weights"], tensors["loc"], tensors["scale_tril"], settings["covariance"])
+        weights, loc, scale_tril = _tensors(tensors, "weights", "loc", "scale_tril")
+        covariance = settings.get("covariance")
+        if covariance not in ("full", "diag"):
+            raise _misfit(f"covariance={covariance!r}", "'full' or 'diag'")
+        if loc.ndim != 2 or weights.shape != loc.shape[:1] or scale_tril.shape != (*loc.shape, *loc.shape[1:]):
+            raise _misfit(f"weights {tuple(weights.shape)}, loc {tuple(loc.shape)} and scale_tril {tuple(scale_tril.shape)}",
+                          "[C], [C, D] and [C, D, D]")
+        return cls(weights, loc, scale_tril, covariance)
 
     @classmethod
     def fit(cls, z: Tensor, components: int = 20, covariance: str = "full", seed: int = 0) -> Self:
@@ -190,7 +200,7 @@ class FittedMixture(FittedPrior):
         """
         from sklearn.mixture import GaussianMixture
 
-        _check_samples(z, 2 * components, f" for {components} components", "ask for fewer components")
+        _check_samples(z, cls.least * components, f" for {components} components", "ask for fewer components")
         if covariance not in ("full", "diag"):
             raise InputError(f"fitted prior: got covariance={covariance!r}; expected 'full' or 'diag'")
         mixture = GaussianMixture(components, covariance_type=covariance, random_state=seed, reg_covar=1e-4).fit(z.double().cpu().numpy())
@@ -221,6 +231,7 @@ class FittedFlow(FittedPrior):
     """
 
     kind = "flow"
+    least = 20
     loc: Tensor
     scale: Tensor
 
@@ -242,13 +253,18 @@ class FittedFlow(FittedPrior):
 
     @classmethod
     def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Raises InputError: tensors that do not fit, such as those of another version of zuko."""
-        prior = cls(tensors["loc"], tensors["scale"], settings["transforms"])
+        """Raises InputError: tensors that are missing or do not fit, such as those of another version of zuko."""
+        loc, scale = _tensors(tensors, "loc", "scale")
+        transforms = settings.get("transforms")
+        if not isinstance(transforms, int) or transforms < 1:
+            raise _misfit(f"transforms={transforms!r}", "a whole number, 1 or more")
+        if loc.ndim != 1 or loc.shape != scale.shape:
+            raise _misfit(f"loc {tuple(loc.shape)} and scale {tuple(scale.shape)}", "[D] both")
+        prior = cls(loc, scale, transforms)
         try:
             prior.load_state_dict(dict(tensors))
         except RuntimeError:
-            raise InputError("fitted prior: got tensors that do not fit this version's flow; expected those it wrote; fit it again with: "
-                             "polyvae evaluate RUN") from None
+            raise _misfit("tensors that do not fit this version's flow", "those it wrote") from None
         return prior.requires_grad_(False)
 
     @classmethod
@@ -258,7 +274,7 @@ class FittedFlow(FittedPrior):
 
         Raises InputError: no shared code (D = 0), fewer than 20 samples, no zuko.
         """
-        _check_samples(z, 20, "", "give more data")
+        _check_samples(z, cls.least, "", "give more data")
         z, generator = z.detach(), torch.Generator().manual_seed(seed)
         prior = cls(z.mean(0), z.std(0).clamp(min=1e-6), transforms, seed)
         held, rest = (z[rows] for rows in torch.randperm(len(z), generator=generator).to(z.device).tensor_split([len(z) // 10]))
@@ -297,6 +313,17 @@ def check_flow() -> None:
     if importlib.util.find_spec("zuko") is None:
         raise InputError("fitted prior: zuko is not installed, which flows need; expected the extra flow; pip install 'polyvae[flow]', or "
                          "choose kind 'gmm'")
+
+
+def _misfit(got: str, expected: str) -> InputError:
+    return InputError(f"fitted prior: got {got}; expected {expected}; fit it again with: polyvae evaluate RUN")
+
+
+def _tensors(tensors: Mapping[str, Tensor], *names: str) -> list[Tensor]:
+    for name in names:
+        if name not in tensors:
+            raise _misfit(f"no {name!r}", ", ".join(names))
+    return [tensors[name] for name in names]
 
 
 def _check_samples(z: Tensor, least: int, what: str, remedy: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from polyvae.config import RunConfig, check_options, read_config
+from polyvae.config import RunConfig, assignment, check_options, read_config
 from polyvae.data import MultimodalData, load_dataset, mix
 from polyvae.errors import InputError, nearest
 from polyvae.evaluate import Evaluation, Setting, available, evaluate, judges_of
@@ -19,7 +19,7 @@ from polyvae.models import build, options_of
 from polyvae.priors import FITTED, FittedPrior
 from polyvae.progress import reporter
 from polyvae.report import Contender, labels, write_comparison, write_report
-from polyvae.storage import RunDirectory, load_model, load_tensors, save_tensors
+from polyvae.storage import RunDirectory, check_import, load_model, load_tensors, save_tensors
 from polyvae.train import History, Watch, fit
 from polyvae.vae import MultimodalVAE
 
@@ -148,12 +148,41 @@ def open_run(path: str | Path) -> tuple[RunDirectory, RunConfig]:
     return run, read_config(run.config)
 
 
+def stored_config(path: str | Path, changes: Sequence[str] = (), trust: Sequence[str] = ()) -> RunConfig:
+    """The configuration of the run to go on with, and ``changes`` such as "train.epochs=5".
+
+    Raises InputError, before any code is imported: an import path that is neither in ``changes`` nor of a package in ``trust``, nor
+    polyvae's own.
+    """
+    run = RunDirectory.open(path)
+    config, typed = read_config(run.config, changes), dict(assignment(text) for text in changes)
+    for key, given in imports_of(config):
+        if typed.get(key) != given:
+            check_import(f"{run.config}: {key}", given, trust, "Class" if key == "model.name" else "factory")
+    return config
+
+
+def imports_of(config: RunConfig) -> list[tuple[str, str]]:
+    """The import paths in a configuration, each after its dotted key."""
+    given = [("model.name", config.model.name)]
+    given += [(f"modality.{table.name}.{side}", value) for table in config.modality for side, value in table.changes.items()
+              if side in ("encoder", "decoder")]
+    return [(key, value) for key, value in given if ":" in value]
+
+
 def fitted_prior(run: RunDirectory) -> FittedPrior | None:
-    """The prior that evaluation fitted, or None."""
+    """The prior that evaluation fitted, or None. Raises InputError: a file that is damaged, of an unknown kind, or misses something."""
     if not run.fitted_prior.exists():
         return None
     tensors, settings = load_tensors(run.fitted_prior)
-    return FITTED[settings.get("kind", "gmm")].restore(settings, tensors)
+    kind = settings.get("kind", "gmm")
+    if kind not in list(FITTED):
+        raise InputError(f"{run.fitted_prior}: unknown kind of fitted prior {kind!r}; {nearest(kind, FITTED)}; "
+                         f"fit it again with: polyvae evaluate {run.path}")
+    try:
+        return FITTED[kind].restore(settings, tensors)
+    except InputError as problem:
+        raise InputError(f"{run.fitted_prior}: {problem}") from None
 
 
 def _named(config: RunConfig) -> str:

@@ -203,7 +203,7 @@ def load_model(path: Path_, trust: Sequence[str] = (), device: torch.device | st
     """
     bundle = load_bundle(path)
     if ":" in bundle.name:
-        _check_path("model", bundle.name, trust, "Class")
+        check_import("model", bundle.name, trust, "Class")
     modalities = [read_modality(table) for table in bundle.config["modalities"]]
     for modality in modalities:
         check_trust(modality, trust)
@@ -221,8 +221,10 @@ def load_model(path: Path_, trust: Sequence[str] = (), device: torch.device | st
 def check_storable(model: MultimodalVAE) -> dict[str, Any]:
     """What of a model goes into a bundle beside the weights: ``{"options": ..., "modalities": [...]}``.
 
-    Raises InputError, before any training: an encoder or decoder that cannot be named by an import path; an option JSON cannot hold.
+    Raises InputError, before any training: a model, encoder or decoder that cannot be named by an import path; an option JSON cannot hold.
     """
+    if ":" in name_of(model):
+        _import_path(f"model {model.name!r}", type(model), "Class")
     config = {"options": dict(model.options), "modalities": [describe_modality(net.spec) for net in model.modalities.values()]}
     loaded: dict[str, Any] = json.loads(_json(f"model {model.name!r}", config))
     return loaded
@@ -256,10 +258,11 @@ def check_trust(modality: Modality, trust: Sequence[str]) -> None:
     for side in ("encoder", "decoder"):
         given = getattr(modality, side)
         if isinstance(given, str) and ":" in given:
-            _check_path(f"modality {modality.name!r}: {side}", given, trust, "factory")
+            check_import(f"modality {modality.name!r}: {side}", given, trust, "factory")
 
 
-def _check_path(where: str, given: str, trust: Sequence[str], what: str) -> None:
+def check_import(where: str, given: str, trust: Sequence[str], what: str) -> None:
+    """Raises InputError: ``given`` is not an import path "package.module:NAME", or not of a package in ``trust``, nor of polyvae."""
     # No dots after the colon: through a module's attributes one reaches whatever else it has imported.
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", given):
         raise InputError(f"{where}: got {given!r}; expected an import path 'package.module:{what}'; correct it")
@@ -270,11 +273,11 @@ def _check_path(where: str, given: str, trust: Sequence[str], what: str) -> None
                          f"if you know it, pass trust=[{package!r}], or --trust {package}")
 
 
-def _import_path(where: str, factory: Callable[..., Any]) -> str:
+def _import_path(where: str, factory: Callable[..., Any], what: str = "factory") -> str:
     module, name = getattr(factory, "__module__", ""), getattr(factory, "__qualname__", "")
     if module in ("", "__main__") or not name.isidentifier():
-        raise InputError(f"{where}: got {_short(repr(factory), 80)}, which no other program can import; expected a function or class at "
-                         "the top level of a module; move it into one, and give it or 'package.module:factory'")
+        raise InputError(f"{where}: got {_short(repr(factory), 80)}, which no other program can import; expected it at the top level of "
+                         f"a module; move it into one, and give it or 'package.module:{what}'")
     return f"{module}:{name}"
 
 

@@ -82,7 +82,7 @@ def evaluate(
     """Judge ``model`` on held-out ``data``: a part such as ``data.test``, or data whose test split is taken.
 
     Judges and the fitted prior come from the training part that belongs to it (the prior from ``train`` where that is given); where there
-    is none, or no labels or images, the numbers that need them are left out. The global generator is left as it was.
+    is none, or too little, or no labels or images, the numbers that need them are left out. The global generator is left as it was.
     ``prior_kind``: "gmm" (``components``, ``covariance``) or "flow" (``transforms``); 0 components: no prior is fitted.
     ``metrics``: names in METRICS, or ["all"]. ``protocol``: "sound", or "published" (MMVAE+, 2023); what that means stands in the result.
     ``features``: what image quality looks with: "judges" (or None), "inception:PATH" with the weights' file, or any feature net.
@@ -107,10 +107,13 @@ def evaluate(
         prior = None
         fitted_to = whole.train if train is None and "train" in whole.splits else train
         if components and model.shared and fitted_to is not None and {"coherence", "quality"} & set(metrics):
-            few = min(components, max(1, len(fitted_to) // 20))
-            if few < components and prior_kind == "gmm":
-                report.say(f"fitted prior: {few} components instead of {components}, for {len(fitted_to)} rows")
-            prior = fit_prior(model, fitted_to, few, covariance, prior_seed, prior_kind, transforms)
+            few, least = min(components, max(1, len(fitted_to) // 20)), FITTED[prior_kind].least
+            if len(fitted_to) < least:
+                report.say(f"no fitted prior: {prior_kind!r} needs {least} training rows or more, there are {len(fitted_to)}; left out")
+            else:
+                if few < components and prior_kind == "gmm":
+                    report.say(f"fitted prior: {few} components instead of {components}, for {len(fitted_to)} rows")
+                prior = fit_prior(model, fitted_to, few, covariance, prior_seed, prior_kind, transforms)
         setting = Setting(test, judges, prior, seed, draws, likelihood_samples, likelihood_rows, report=report,
                           train=fitted_to, protocol=protocol, features=net, conditional=likelihood_conditional,
                           inputs=inputs, measures=measures)
