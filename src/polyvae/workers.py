@@ -169,7 +169,11 @@ def alone(folder: Path) -> Iterator[None]:
         return
     import fcntl
 
-    with (folder / ".lock").open("w") as file:
+    try:
+        file = (folder / ".lock").open("w")
+    except OSError as problem:
+        raise InputError(f"{folder}: cannot be written ({problem.strerror}); expected a writable folder; choose another") from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
