@@ -27,7 +27,7 @@ FLOORS = [
     {"models"},
     {"data", "storage", "config", "progress", "workers"},
     {"evaluate", "train", "testing"},
-    {"report", "runs", "estimator", "study"},
+    {"report", "runs", "estimator", "plan", "study"},
     {"cli", "explorer", "__main__", "__init__"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

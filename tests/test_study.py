@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,14 @@ import pytest
 from scipy import stats
 
 from polyvae import runs
-from polyvae.config import Plot, read_config
+from polyvae.config import Plot, read_config, write_config
 from polyvae.errors import InputError
 from polyvae.models import MODELS
+from polyvae.plan import Cell, Plan, check_cells, read_study
 from polyvae.report.study import Result, Summary, draw, hull, leader, pareto, points, summarise, tables, told, write_study
 from polyvae.storage import RunDirectory
-from polyvae.study import check_cells, read_study, run_study
+from polyvae.study import _run, run_study
+from polyvae.workers import Workers, alone
 
 STUDIES = sorted((Path(__file__).parent.parent / "experiments" / "studies").glob("*.toml"))
 TINY = """
@@ -91,16 +94,16 @@ skip = ["model.beta"]
 private = 7
 axes = {"train.lr" = [0.1, 0.2]}
 """)
-    _, cells = read_study(path, ["model.latent=6", "study.title=other"])
+    _, cells = read_study(path, ["data.hide=0.5", "model.latent=6", "study.title=other"])
     assert len(cells) == 2 * (2 * 3 + 3 * 2)
     assert [cell.seed for cell in cells] == [0] * 12 + [5] * 12                                         # whole grids, seed by seed
     assert len({cell.name for cell in cells}) == 24
     first = cells[0].config
-    assert (first.model.name, first.model.options, first.data.hide) == ("mmvae+", {"latent": 6, "beta": 0.5}, 0.25)
+    assert (first.model.name, first.model.options, first.data.hide) == ("mmvae+", {"latent": 6, "beta": 0.5}, 0.5)
     assert [(table.name, table.private) for table in first.modality] == [("*", 1)]
     assert (first.train.seed, first.train.threads, first.train.device) == (0, 1, "cpu")
     others = [(cell.config.model.options, cell.config.modality[0].private, cell.config.train.lr) for cell in cells[6:12]]
-    assert others == [({"latent": 2, "beta": 3.0}, private, lr) for private in (1, 4, 9) for lr in (0.1, 0.2)]
+    assert others == [({"latent": 6, "beta": 3.0}, private, lr) for private in (1, 4, 9) for lr in (0.1, 0.2)]
 
 
 @pytest.mark.parametrize(("old", "new", "line"), [
@@ -114,9 +117,11 @@ axes = {"train.lr" = [0.1, 0.2]}
     ('label = "MoPoE"', 'label = "MMVAE+"', "got two cells named 'MMVAE+,private=1,seed=0'; expected a label of its own"),
     ('label = "MoPoE"', 'label = "MoPoE"\nskp = ["private"]', "contender.1: unknown key 'skp'; did you mean 'skip'?"),
     ('label = "MoPoE"', 'label = "MoPoE"\nskip = ["privat"]', "contender 'MoPoE': skip: no axis 'privat'; did you mean 'private'?"),
-    ('"likelihood"]', '"likelyhood"]', "cell 'MMVAE+,private=1': evaluate.metrics: unknown metric 'likelyhood'; did you mean"),
+    ('"likelihood"]', '"likelyhood"]', "cell 'MMVAE+,private=1': evaluate: got metrics=['likelyhood']; "),
     ('epochs = 2', 'epochs = 2\nseconds = 5', "study: got seconds and epochs; expected one of them"),
     ('[1, 2]\n', '[]\n', "axes.private: got []; expected"),
+    ('seeds = [0, 1]', 'seeds = [0, 0]', "study: got seeds = [0, 0]; expected each once"),
+    ('label = "MoPoE"', 'label = "MoPoE"\ntrain.seed = 3', "contender 'MoPoE': got train.seed; expected none"),
 ])
 def test_what_cannot_be_is_an_error_at_the_door(tiny: Path, tmp_path: Path, old: str, new: str, line: str) -> None:
     assert old in TINY
@@ -128,11 +133,22 @@ def test_what_cannot_be_is_an_error_at_the_door(tiny: Path, tmp_path: Path, old:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("change", "line"), [
+    ("train.epochs=3", "--set: got train.epochs beside study.seconds, from which epochs are planned"),
+    ("train.seed=3", "--set: got train.seed; expected none"),
+    ("private=3", "--set modality.*.private: an axis sets it in every cell"),
+])
+def test_a_setting_that_would_say_nothing_is_an_error(tiny: Path, change: str, line: str) -> None:
+    tiny.write_text(TINY.replace("epochs = 2", "seconds = 2"))
+    with pytest.raises(InputError, match=re.escape(line)):
+        read_study(tiny, [change])
+
+
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
 def test_the_studies_can_be_built(file: Path) -> None:
     study, cells = read_study(file, ["data.options.train=50", "data.options.test=20", "study.seeds=[0]"])
     check_cells(file, cells)
-    assert study.study.seconds is not None
+    assert study.study.seconds is not None or study.study.epochs is not None
 
 
 def test_the_comparison_has_every_model_that_takes_five_modalities_at_one_size() -> None:
@@ -203,15 +219,15 @@ def test_a_study_from_end_to_end_is_resumed_where_it_stopped(tiny: Path, tmp_pat
     told_now = run_study(tiny, out, changes=["train.lr=0.01"], only=["MoPoE"], seeds=1, force=True, show=False)
     lr = {one.name: read_config(out / "cells" / one.name / "config.toml").train.lr for one in told_now.results}
     assert [name for name, value in lr.items() if value == 0.01] == ["MoPoE,private=1,seed=0", "MoPoE,private=2,seed=0"]
-    assert [result.error for result in told_now.failed] == [
-        "made with train.lr = 0.001, and 0.01 is wanted" for _ in range(2)]                            # those that were not asked for
+    assert not told_now.failed                                                                          # of those asked for
+    assert [result.error for result in told_now.results if result.error] == ["made with train.lr = 0.001, and 0.01 is wanted"] * 2
 
 
 def test_seconds_become_epochs_that_are_measured_once(tiny: Path, tmp_path: Path) -> None:
     tiny.write_text(TINY.replace("epochs = 2", "seconds = 0.2").replace("private = [1, 2]", "private = [1]"))
     run_study(tiny, tmp_path / "out", jobs=1, seeds=1, only=["MoPoE"], show=False)
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
-    ((name, entry),) = plan.items()
+    ((name, (entry,)),) = plan.items()
     assert (name, entry["seconds"]) == ("MoPoE,private=1", 0.2)
     assert entry["epochs"] == max(1, round(0.2 / entry["seconds_per_epoch"]))
     assert 0 < entry["seconds_per_epoch"] < 1                                                           # three small steps
@@ -219,7 +235,7 @@ def test_seconds_become_epochs_that_are_measured_once(tiny: Path, tmp_path: Path
     assert json.loads((tmp_path / "out" / "plan.json").read_text()) == plan
     (result,) = (result for result in done.results if result.numbers)
     assert result.numbers["processor_seconds_per_epoch"] == entry["seconds_per_epoch"]
-    assert len(RunDirectory(tmp_path / "out" / "cells" / result.name).read_history()) == entry["epochs"]
+    assert len(RunDirectory(tmp_path / "out" / "cells" / result.name).read_history()) == entry["epochs"] == result.epochs
 
 
 def test_a_cell_that_fails_stops_no_other(tiny: Path, tmp_path: Path) -> None:
@@ -239,7 +255,8 @@ def test_a_cell_that_fails_stops_no_other(tiny: Path, tmp_path: Path) -> None:
     assert html.escape(cells[0]["error"]).replace("&#x27;", "&#39;") in (tmp_path / "out" / "study.html").read_text()
 
 
-def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["ctrl-c", "sigterm"])
+def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tiny: Path, tmp_path: Path, number: int, group: bool) -> None:
     tiny.write_text(TINY.replace("epochs = 2", "epochs = 1000000").replace("private = [1, 2]", "private = [1]"))
     out = tmp_path / "out"
     words = [sys.executable, "-m", "polyvae.cli", "study", str(tiny), "--out", str(out), "--seeds", "1", "--only", "MoPoE", "-q"]
@@ -247,7 +264,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tiny: Path, tmp_path: 
     run = RunDirectory(out / "cells" / "MoPoE,private=1,seed=0")
     while process.poll() is None and len(run.read_history()) <= 3:                                      # pytest's own limit ends this
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)                                                               # as a terminal does it
+    (os.killpg if group else os.kill)(process.pid, number)                                              # a terminal tells the group
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 130, said
     assert said == "interrupted with 0 of 2 cells done; the same command goes on; with --report it tells what is there\n"
@@ -259,6 +276,158 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tiny: Path, tmp_path: 
     done = run_study(tiny, out, seeds=1, only=["MoPoE"], show=False)
     assert [bool(result.numbers) for result in done.results] == [False, True]
     assert [record["epoch"] for record in run.read_history()] == list(range(1, steps // 3 + 3))
+
+
+@pytest.fixture
+def cells(tiny: Path) -> list[Cell]:
+    return read_study(tiny)[1]
+
+
+def there(out: Path, cell: Cell, plan: Plan | None = None, **numbers: float) -> RunDirectory:
+    """A cell that is done, without training."""
+    run = RunDirectory.create(out / "cells" / cell.name)
+    config = cell.config if plan is None else plan.config(cell)
+    run.write_text("config.toml", write_config(config))
+    run.append_history({"step": 1, "epoch": config.train.epochs, "seconds": 1.0})
+    run.write_json("evaluation.json", numbers)
+    return run
+
+
+def plan_of(path: Path, cell: Cell, seconds: float, epochs: int) -> None:
+    """A plan as it was written before entries had lists."""
+    entry = {"epochs": epochs, "seconds_per_epoch": seconds / epochs, "seconds": seconds, "settings": dict(cell.settings)}
+    path.write_text(json.dumps({cell.group: entry}))
+
+
+def test_a_plan_holds_for_its_seconds_and_settings_alone(tiny: Path, tmp_path: Path) -> None:
+    tiny.write_text(TINY.replace("epochs = 2", "seconds = 30"))
+    cell, other = read_study(tiny)[1][0], read_study(tiny, ["model.beta=2"])[1][0]
+    file = tmp_path / "plan.json"
+    plan_of(file, cell, 30.0, 7)
+    plan = Plan(file, 30.0)
+    assert plan.config(cell).train.epochs == 7
+    for same in (["data.root=elsewhere"], ["evaluate.seed=3"]):
+        assert plan.config(read_study(tiny, same)[1][0]).train.epochs == 7
+    assert not plan.known(other)
+    assert not Plan(file, 20.0).known(cell)
+    assert Plan(file, None).config(cell) == cell.config
+    assert list(plan.tasks([cell, other])) == [cell.group]
+    plan.add(other, 10.0)
+    Plan(file, 20.0).add(cell, 0.5)
+    assert [Plan(file, seconds).config(one).train.epochs for seconds, one in ((30.0, cell), (30.0, other), (20.0, cell))] == [7, 3, 40]
+    file.write_text("{")
+    with pytest.raises(InputError, match="remove it, and epochs are planned anew"):
+        Plan(file, 30.0)
+
+
+def test_a_refused_command_leaves_all_as_it_was(tiny: Path, tmp_path: Path) -> None:
+    tiny.write_text(TINY.replace("epochs = 2", "seconds = 30"))
+    cell = read_study(tiny)[1][0]
+    plan_of(tmp_path / "plan.json", cell, 30.0, 7)
+    there(tmp_path, cell, Plan(tmp_path / "plan.json", 30.0), log_likelihood=-3.0)
+    before = bytes_of(tmp_path)
+    with pytest.raises(InputError, match=r"seed=0 was made with model.beta = "):
+        run_study(tiny, tmp_path, changes=["model.beta=2"], show=False)
+    assert {name: text for name, text in bytes_of(tmp_path).items() if name != ".lock"} == before
+    results = {one.name: one for one in run_study(tiny, tmp_path, report=True, show=False).results}
+    assert (results[cell.name].numbers["log_likelihood"], results[cell.name].epochs) == (-3.0, 7)
+    assert [one.epochs for one in results.values() if one.name != cell.name] == [None] * 7               # they never ran
+    # What was planned for seconds says nothing of a study that has epochs, nor of other seconds.
+    tiny.write_text(TINY.replace("epochs = 2", "epochs = 9"))
+    (failed,) = run_study(tiny, tmp_path, report=True, show=False).failed
+    assert failed.error == "made with train.epochs = 7, and 9 is wanted"
+    assert not run_study(tiny, tmp_path, changes=["study.epochs=7", "train.device=auto"], report=True, show=False).failed
+    tiny.write_text(TINY.replace("epochs = 2", "seconds = 20"))
+    (failed,) = run_study(tiny, tmp_path, report=True, show=False).failed
+    assert failed.error == "made with train.epochs = 7, and none are planned"
+
+
+def test_an_evaluation_with_other_settings_is_not_the_one_wanted(tiny: Path, tmp_path: Path, cells: list[Cell]) -> None:
+    run = there(tmp_path, cells[0], log_likelihood=-3.0)
+    wanted = cells[0].config.evaluate.model_dump(exclude={"curve_seconds"})
+    run.write_json("evaluation.json", {"log_likelihood": -3.0, "settings": wanted})
+    assert not run_study(tiny, tmp_path, report=True, show=False).failed
+    run.write_json("evaluation.json", {"log_likelihood": -3.0, "settings": wanted | {"draws": 10}})
+    (failed,) = run_study(tiny, tmp_path, report=True, show=False).failed
+    assert (failed.numbers, failed.error.startswith("evaluated with evaluate.draws = 10, and 10000 is wanted")) == ({}, True)
+    run.config.write_text("[")
+    (failed,) = run_study(tiny, tmp_path, report=True, show=False).failed
+    assert failed.error.startswith("made with settings that cannot be read (")
+    with pytest.raises(InputError, match="--force makes it anew"):
+        run_study(tiny, tmp_path, show=False)
+
+
+def test_a_folder_that_cannot_be_and_one_that_is_taken(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be made a folder"):
+        run_study(tiny, tmp_path / "file", show=False)
+    with alone(tmp_path), pytest.raises(InputError, match="another command is at work here"):
+        run_study(tiny, tmp_path, show=False)
+
+
+def test_a_contender_from_elsewhere_is_trained_judged_and_made_anew(
+    tmp_path: Path, cells: list[Cell], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "elsewhere_g.py").write_text("from polyvae.models import MODELS\n\n\nclass Mine(MODELS['mopoe']):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = next(cell.config for cell in cells if cell.label == "MoPoE")
+    config = config.model_copy(update={"model": config.model.model_copy(update={"name": "elsewhere_g:Mine"})})
+    out = tmp_path / "cell"
+    out.mkdir()
+    (out / ".config.toml.0123abcd.partial").write_text("[da")                                          # killed as it began
+    _run(config, out, anew=False, force=False)
+    value = RunDirectory(out).read_json("evaluation.json")
+    # With every checkpoint damaged, the cell can only be made anew: to the same numbers.
+    for path in (out / "checkpoints").glob("*.safetensors"):
+        path.write_bytes(b"torn")
+    with pytest.raises(InputError, match=r"all damaged.*; --force makes the cell anew"):
+        _run(config, out, anew=False, force=False)
+    _run(config, out, anew=False, force=True)
+    assert RunDirectory(out).read_json("evaluation.json") == value
+
+
+def test_a_worker_lost_while_idle_is_replaced_and_an_early_interrupt_is_kept() -> None:
+    workers = Workers(1)
+    ((_, first),) = workers.run({"a": os.getpid})
+    os.kill(first.value, signal.SIGKILL)
+    answers = [next(iter(workers.run({"b": os.getpid})))[1]]
+    if answers[0].error:                                                                                # its loss was noticed too late
+        answers = [next(iter(workers.run({"b": os.getpid})))[1]]
+    assert answers[0].value not in (None, first.value)
+    other = Workers(1)
+    future, pool = other._give(partial(time.sleep, 60))
+    other.busy[future] = "c", pool
+    other.stop()                                                                                        # while it is coming up
+    assert future.result().error == "interrupted"
+    workers.close()
+    other.close()
+
+
+def test_workers_end_with_the_process_that_began_them() -> None:
+    script = """if __name__ == "__main__":
+    import functools, time
+    from polyvae.workers import Workers
+    future, pool = Workers(1)._give(functools.partial(time.sleep, 600))
+    print(*pool._processes, flush=True)
+    future.result()
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    time.sleep(1)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    end = time.monotonic() + 60
+    while _runs(worker) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not _runs(worker)
+
+
+def _runs(number: int) -> bool:
+    """Is there such a process that has not ended?"""
+    done = subprocess.run(["ps", "-o", "stat=", "-p", str(number)], capture_output=True, text=True, check=False)
+    return done.stdout.strip()[:1] not in ("", "Z")
 
 
 # ---- what is told ----------------------------------------------------------------------------------------------------------------
@@ -326,3 +495,46 @@ def test_plots_draw_what_there_is(tmp_path: Path) -> None:
     written = write_study(tmp_path, "t", results, ["conditional_coherence"], [Plot(kind="curve", x="private", y="absent")])
     assert "<figure>" not in written.read_text()
     assert len(points(results)) == 5
+
+
+def test_plots_of_what_is_no_number_and_of_what_has_no_logarithm(tmp_path: Path) -> None:
+    mixed = [result for at in ("none", 1.0, [2, 3]) for result in some("A", {"private": at}, (0.1, 1.0), (0.2, 2.0))]
+    assert draw(Plot(kind="curve", x="private", y="log_likelihood", log_x=True), "mixed", mixed) is not None
+    assert draw(Plot(kind="tradeoff", x="log_likelihood", y="conditional_coherence"), "mixed", mixed) is not None
+    zero = [*some("A", {"private": 0}, (0.5, -1.0)), *some("A", {"private": 2}, (0.4, 1.0)), *some("A", {"private": 4}, (0.3, 2.0))]
+    for plot in (Plot(kind="curve", x="private", y="conditional_coherence", log_x=True),
+                 Plot(kind="tradeoff", x="log_likelihood", y="conditional_coherence", log_x=True)):
+        figure = draw(plot, "zero", zero)
+        assert figure is not None
+        assert "left out, for a logarithm needs more than 0: A, private 0." in figure.alt
+        assert "eft out, for a logarithm needs more than 0: A, private 0." in figure.caption
+    # A plot that fails is a note, a name that nobody has is one; not-a-numbers are null; old plots go.
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "9-curve-old.svg").write_text("")
+    results = [*zero, Result("bad", "A", "", {}, 0, None, {"log_likelihood": math.nan})]
+    page = write_study(tmp_path, "t", results, [], [Plot(kind="curve", x="private", y="log_likelyhood")]).read_text()
+    assert html.escape("log_likelyhood: no cell has it; did you mean 'log_likelihood'?").replace("&#x27;", "&#39;") in page
+    told_ = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    assert told_["cells"][-1]["numbers"] == {"log_likelihood": None}
+    assert not list((tmp_path / "figures").iterdir())
+
+
+def test_paths_and_references_pool_no_axis() -> None:
+    results = [result for beta in (1, 2) for at in (1, 2) for result in some("A", {"private": at, "model.beta": beta}, (0.1 * at, beta))]
+    results += [result for beta in (1, 2) for result in some("ref", {"model.beta": beta}, (0.5, 10.0 * beta))]
+    curve = draw(Plot(kind="curve", x="private", y="conditional_coherence"), "curve", results)
+    assert curve is not None
+    for beta in (1, 2):
+        assert f"A, beta {beta} from 0.100 to 0.200" in curve.alt
+    paths = draw(Plot(kind="tradeoff", x="log_likelihood", y="conditional_coherence", along="private", reference_x="ref"), "paths", results)
+    assert paths is not None
+    assert "ref, beta 1: 10.0; ref, beta 2: 20.0" in paths.alt
+    assert "A, beta 2 reaches 0.200" in paths.alt
+
+
+def test_small_intervals_are_not_rounded_away() -> None:
+    assert told(Summary(0.6, 0.00012, 3)) == "0.6000 ± 0.0001"
+    assert told(Summary(12.0, 0.031, 3)) == "12.00 ± 0.03"
+    assert told(Summary(0.6, 0.248, 3)) == "0.600 ± 0.248"
+    assert told(Summary(0.0004, math.nan, 1)) == "0.0004"
+    assert told(Summary(0.1, 0.0, 2)) == "0.100 ± 0.000"

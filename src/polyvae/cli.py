@@ -164,7 +164,7 @@ def study(
     only: Annotated[list[str] | None, typer.Option(metavar="LABEL", help="This contender; repeatable.")] = None,
     seeds: Annotated[int | None, typer.Option(help="Seeds 0, 1, ...: so many, instead of the study's.", min=1)] = None,
     report: Annotated[bool, typer.Option("--report", help="Train nothing: tables and page of what is there.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Make cells anew that were made with other settings.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make cells anew that were made with other settings or fail.")] = False,
     settings: Set = None, quiet: Quiet = False,
 ) -> None:
     """Train and judge a grid of runs; cells that are done are skipped. Writes study.html, study.md, results.json, results.csv."""

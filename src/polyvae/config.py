@@ -216,7 +216,9 @@ class StudySection(Section):
     plots: list[Plot] = []
 
     @model_validator(mode="after")
-    def _one_budget(self) -> Self:
+    def _one_of_each(self) -> Self:
+        if len({*self.seeds}) < len(self.seeds):
+            raise ValueError(f"got seeds = {self.seeds}; expected each once; leave out what is there twice")
         if self.seconds is not None and self.epochs is not None:
             raise ValueError("got seconds and epochs; expected one of them; epochs are planned from seconds")
         return self
@@ -245,7 +247,8 @@ class ContenderSection(Section):
 class StudyConfig(Section):
     """A study's TOML: ``[study]``; ``[base]``, what all runs share; ``[axes]``, setting -> values; ``[[contender]]``.
 
-    Settings are those of a run's TOML, nested or dotted; "private" is short for "modality.*.private".
+    Settings are those of a run's TOML, nested or dotted; "private" is short for "modality.*.private". [axes] say more than a contender, and
+    it more than [base].
     """
 
     study: StudySection

@@ -102,12 +102,13 @@ def evaluate_run(
     run, config = open_run(path)
     model = load_model(run.path, trust)
     data, train = data_of(config)
-    settings = config.evaluate.model_dump() | dict(overrides or {})
+    settings = config.evaluate.model_dump(exclude={"curve_seconds"}) | dict(overrides or {})
+    settings.pop("curve_seconds", None)
+    said = {"settings": dict(settings)}
     fitted = dict(settings.pop("fitted_prior"))
-    del settings["curve_seconds"]
     fitted = {"prior_kind": fitted.pop("kind"), "prior_seed": fitted.pop("seed"), **fitted}
     result = evaluate(model, data, train=train, show=show, **fitted, **settings)
-    run.write_json("evaluation.json", dict(result))
+    run.write_json("evaluation.json", dict(result) | said)
     if result.prior is not None:
         save_tensors(run.fitted_prior, result.prior.state_dict(), result.prior.settings)
     return result

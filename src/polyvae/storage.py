@@ -404,7 +404,9 @@ class RunDirectory:
         run = cls(path)
         # A config.toml alone is what many programs write, so it takes a second sign to believe that the files are ours to remove.
         ours = run.config.is_file() and any(sign.exists() for sign in (run.checkpoints, run.history, run.model))
-        empty = all(entry in (run.checkpoints, run.figures) and not any(entry.glob("*")) for entry in _entries(run.path))
+        # Of a run that was killed as it began, half a config.toml may be all there is.
+        there = [entry for entry in _entries(run.path) if not entry.match(".config.toml.*.partial")]
+        empty = all(entry in (run.checkpoints, run.figures) and not any(entry.glob("*")) for entry in there)
         if not empty and not ours:
             raise InputError(f"{run.path}: got something that is not a run; expected a run or an empty directory; choose another path")
         if not empty and not force:

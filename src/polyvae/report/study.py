@@ -135,10 +135,11 @@ def leader(summaries: Sequence[Summary | None], better: str) -> int | None:
 
 
 def told(summary: Summary | None) -> str:
-    """A summary as tables have it."""
+    """A summary as tables have it: a digit of the half-width, or of a mean without one, is always told."""
     if summary is None:
         return _NONE
-    decimals = 1 if abs(summary.mean) >= 10 else 3
+    size = summary.half if math.isfinite(summary.half) and summary.half else abs(summary.mean)
+    decimals = max(1 if abs(summary.mean) >= 10 else 3, min(8, -math.floor(math.log10(size))) if size else 0)
     mean = number(summary.mean, decimals)
     return mean if math.isnan(summary.half) else f"{mean} ± {number(summary.half, decimals)}"
 
@@ -160,47 +161,76 @@ def _value(value: Any) -> str:
 
 
 def draw(plot: Plot, name: str, results: Sequence[Result]) -> Figure | None:
-    """The plot, or None where nothing of it was measured."""
-    references = {plot.reference_x, plot.reference_y} - {""}
+    """The plot, or None where nothing of it was measured. An axis keeps the order in which its values come."""
     all_points = [point for point in points(results) if point.table == plot.table]
-    labels = list(dict.fromkeys(point.label for point in all_points if point.label not in references))
-    axis = plot.x if plot.kind == "curve" else plot.along
-    here = [point for point in all_points if point.label in labels and point.values(plot.y)
+    references = [(side, point, summary) for side, label, key in (("x", plot.reference_x, plot.x), ("y", plot.reference_y, plot.y))
+                  for point in all_points if label and point.label == label and (summary := point.summary(key))]
+    here = [point for point in all_points if point.label not in {plot.reference_x, plot.reference_y} and point.values(plot.y)
             and (plot.kind == "curve" or point.values(plot.x))]
+    places = {_value(point.at[plot.x]): point.at[plot.x] for point in here if plot.x in point.at} if plot.kind == "curve" else {}
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in places.values()):
+        places = {text: place for place, text in enumerate(places)}              # categories, side by side
+        plot = plot.model_copy(update={"log_x": False})
+    out = [point for point in here if _no_logarithm(plot, point, places)]
+    here = [point for point in here if point not in out]
     if not here:
         return None
-    paths = {label: [point for point in here if point.label == label] for label in labels}
+    paths = _paths(plot, here)
     with Drawing(name, 900, 470) as drawing:
         ax = drawing.axes(62, 34, 610, 376)
-        colours = {label: (SERIES[place % len(SERIES)], _DASHES[place // len(SERIES) % len(_DASHES)]) for place, label in enumerate(labels)}
-        said = (_curve if plot.kind == "curve" else _tradeoff)(ax, plot, axis, {k: v for k, v in paths.items() if v}, colours)
-        for side, label, key in (("x", plot.reference_x, plot.x), ("y", plot.reference_y, plot.y)):
-            summary = summarise([x for point in all_points if point.label == label for x in point.values(key)] or [math.nan])
-            if label and math.isfinite(summary.mean):
-                line, band = (ax.axvline, ax.axvspan) if side == "x" else (ax.axhline, ax.axhspan)
-                line(summary.mean, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label=label)
-                if math.isfinite(summary.half):
-                    band(summary.mean - summary.half, summary.mean + summary.half, color=INK, alpha=0.08, linewidth=0)
-                said.append(f"{label}: {told(summary)}")
-        ax.set(xlabel=axis.rpartition(".")[2] if plot.kind == "curve" else title_of(plot.x), ylabel=title_of(plot.y))
+        colours = {path: (SERIES[place % len(SERIES)], _DASHES[place // len(SERIES) % len(_DASHES)]) for place, path in enumerate(paths)}
+        said = _curve(ax, plot, places, paths, colours) if plot.kind == "curve" else _tradeoff(ax, plot, paths, colours)
+        for side, point, summary in references:
+            if summary.mean <= 0 and (plot.log_x if side == "x" else plot.log_y):
+                out.append(point)
+                continue
+            line, band = (ax.axvline, ax.axvspan) if side == "x" else (ax.axhline, ax.axhspan)
+            line(summary.mean, color=INK, linewidth=1.2, linestyle=(0, (4, 3)), label=_name(point))
+            if math.isfinite(summary.half):
+                band(summary.mean - summary.half, summary.mean + summary.half, color=INK, alpha=0.08, linewidth=0)
+            said.append(f"{_name(point)}: {told(summary)}")
+        ax.set(xlabel=plot.x.rpartition(".")[2] if plot.kind == "curve" else title_of(plot.x), ylabel=title_of(plot.y))
         ax.set_title(plot.title or f"{title_of(plot.y)} over {title_of(plot.x)}", pad=12)
         ax.grid(True)
         ax.set_axisbelow(True)
         ax.tick_params(length=0, which="both")
         for side, log in (("x", plot.log_x), ("y", plot.log_y)):
             if log:
-                values = {point.at[axis] for point in here if axis in point.at} if (plot.kind, side) == ("curve", "x") else {}
-                _logarithmic(ax, side, sorted(values))
+                _logarithmic(ax, side, sorted({*places.values()}) if side == "x" else ())
+        if any(text != _value(value) for text, value in places.items()):
+            ax.set_xticks([*places.values()], [short(text) for text in places])
         handles, names = ax.get_legend_handles_labels()
         known = dict(zip(names, handles, strict=True))
         drawing.canvas.legend(known.values(), [short(label, 26) for label in known], loc="upper left", handlelength=2.2,
                               bbox_to_anchor=(690 / drawing.width, 1 - 28 / drawing.height), borderaxespad=0)
-        alt = f"{plot.title or title_of(plot.y)}: {'; '.join(said)}."
+        left = [f"left out, for a logarithm needs more than 0: {'; '.join(map(_name, out))}"] if out else []
+        alt = f"{plot.title or title_of(plot.y)}: {'; '.join([*said, *left])}."
         caption = "Mean over seeds with its 95 % t-interval."
         if plot.kind == "tradeoff":
             caption += " Faint dots: single seeds. Grey: the Pareto front. Dashed: the side of the convex hull that faces what is better."
             said = [part for part in said if part.startswith("on the ")]
-        return drawing.done(alt, f"{caption} {_sentence(said)}".strip())
+        return drawing.done(alt, f"{caption} {_sentence([*said, *left])}".strip())
+
+
+def _no_logarithm(plot: Plot, point: Point, places: Mapping[str, Any]) -> bool:
+    """Does the point lie at or below zero on a logarithmic axis?"""
+    across = [places[_value(point.at[plot.x])]] if plot.x in point.at else point.values(plot.x)
+    pairs = ((plot.log_x, across), (plot.log_y, point.values(plot.y)))
+    return any(log and values and statistics.fmean(values) <= 0 for log, values in pairs)
+
+
+def _paths(plot: Plot, here: Sequence[Point]) -> dict[str, list[Point]]:
+    """What is joined: points of one contender that differ in one axis: ``x`` of a curve, ``along`` (or the first) of a trade-off."""
+    found: dict[tuple[str, str], list[Point]] = {}
+    for point in here:
+        axis = plot.x if plot.kind == "curve" else plot.along or next(iter(point.at), "")
+        found.setdefault((point.label, _name(Point("", "", {k: v for k, v in point.at.items() if k != axis}, ()))), []).append(point)
+    labels = [label for label, _ in found]
+    return {label + (others if labels.count(label) > 1 else ""): path for (label, others), path in found.items()}
+
+
+def _name(point: Point) -> str:
+    return ", ".join([point.label, *(f"{axis.rpartition('.')[2]} {_value(value)}" for axis, value in point.at.items())])
 
 
 def _sentence(parts: Sequence[str]) -> str:
@@ -208,16 +238,16 @@ def _sentence(parts: Sequence[str]) -> str:
     return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
-def _curve(ax: Axes, plot: Plot, axis: str, paths: Mapping[str, Sequence[Point]], colours: Mapping[str, Any]) -> list[str]:
+def _curve(ax: Axes, plot: Plot, places: Mapping[str, Any], paths: Mapping[str, Sequence[Point]], colours: Mapping[str, Any]) -> list[str]:
     said = []
     for label, path in paths.items():
         colour, dash = colours[label]
-        along = sorted((point for point in path if axis in point.at), key=lambda point: point.at[axis])
-        level = [point for point in path if axis not in point.at]
+        along = sorted((point for point in path if plot.x in point.at), key=lambda point: places[_value(point.at[plot.x])])
+        level = [point for point in path if plot.x not in point.at]
         for point in level:
-            ax.axhline(point.summary(plot.y).mean, color=colour, linestyle=dash, linewidth=1.2, label=label)  # type: ignore[union-attr]
+            ax.axhline(summarise(point.values(plot.y)).mean, color=colour, linestyle=dash, linewidth=1.2, label=label)
         if along:
-            xs, sums = [point.at[axis] for point in along], [summarise(point.values(plot.y)) for point in along]
+            xs, sums = [places[_value(point.at[plot.x])] for point in along], [summarise(point.values(plot.y)) for point in along]
             ax.plot(xs, [one.mean for one in sums], color=colour, linestyle=dash, linewidth=1.8, marker="o", markersize=4, label=label)
             known = [(x, one) for x, one in zip(xs, sums, strict=True) if math.isfinite(one.half)]
             ax.fill_between([x for x, _ in known], [one.mean - one.half for _, one in known], [one.mean + one.half for _, one in known],
@@ -227,12 +257,11 @@ def _curve(ax: Axes, plot: Plot, axis: str, paths: Mapping[str, Sequence[Point]]
     return said
 
 
-def _tradeoff(ax: Axes, plot: Plot, axis: str, paths: Mapping[str, Sequence[Point]], colours: Mapping[str, Any]) -> list[str]:
+def _tradeoff(ax: Axes, plot: Plot, paths: Mapping[str, Sequence[Point]], colours: Mapping[str, Any]) -> list[str]:
     where: dict[_Place, str] = {}
     for label, path in paths.items():
         colour, dash = colours[label]
-        axis_ = axis or next((name for point in path for name in point.at), "")
-        path = sorted(path, key=lambda point: point.at.get(axis_, 0))
+        axis = plot.along or next(iter(path[0].at), "")
         xs, ys = ([summarise(point.values(name)) for point in path] for name in (plot.x, plot.y))
         for point in path:
             pairs = [(r.numbers[plot.x], r.numbers[plot.y]) for r in point.results if plot.x in r.numbers and plot.y in r.numbers]
@@ -240,10 +269,9 @@ def _tradeoff(ax: Axes, plot: Plot, axis: str, paths: Mapping[str, Sequence[Poin
         ax.errorbar([x.mean for x in xs], [y.mean for y in ys], [_known(y.half) for y in ys], [_known(x.half) for x in xs],
                     color=colour, linestyle=dash, linewidth=1.8, marker="o", markersize=5, elinewidth=0.7, label=label)
         for end in {0, len(path) - 1}:                            # what the path follows; a mark that stands alone has its name
-            text = f"{axis_.rpartition('.')[2]} {_value(path[end].at.get(axis_))}" if len(path) > 1 else short(label)
+            text = f"{axis.rpartition('.')[2]} {_value(path[end].at.get(axis))}" if len(path) > 1 else short(label)
             ax.annotate(text, (xs[end].mean, ys[end].mean), (6, 5), textcoords="offset points", fontsize=8.5, color=MUTED)
-        where |= {(x.mean, y.mean): ", ".join([label, *(f"{k.rpartition('.')[2]} {_value(v)}" for k, v in point.at.items())])
-                  for x, y, point in zip(xs, ys, path, strict=True)}
+        where |= {(x.mean, y.mean): _name(point) for x, y, point in zip(xs, ys, path, strict=True)}
     signs = [{"higher": 1, "lower": -1}.get(metric(name).better, 0) for name in (plot.x, plot.y)]
     if 0 in signs:
         return [f"{len(where)} points"]
@@ -309,31 +337,55 @@ def _logarithmic(ax: Axes, side: str, ticks: Sequence[float]) -> None:
 
 def write_study(out: str | Path, title: str, results: Sequence[Result], columns: Sequence[str], plots: Sequence[Plot], *, about: str = "",
                 source: str = "", plan: Mapping[str, Any] | None = None) -> Path:
-    """Write results.json, results.csv, study.md, study.html and figures/*.svg under ``out``; the path of the page. Raises StorageError."""
+    """Write results.json, results.csv, study.md, study.html and figures/*.svg under ``out``; the path of the page. Raises StorageError.
+
+    The numbers come first; a plot that cannot be drawn is a note.
+    """
     out = Path(out)
-    (out / "figures").mkdir(parents=True, exist_ok=True)
-    drawn = [draw(plot, f"{number + 1}-{plot.kind}-{plot.y}", results) for number, plot in enumerate(plots)]
-    figures = [figure for figure in drawn if figure is not None]
+    write_numbers(out, title, results, plan)
+    known = dict.fromkeys(name for result in results for name in result.numbers)
+    asked = dict.fromkeys([*columns, *(name for plot in plots for name in ([plot.x] if plot.kind == "tradeoff" else []) + [plot.y])])
+    notes = [f"{name}: no cell has it; {nearest(name, known)}" for name in asked if known and name not in known]
+    made, figures = tables(results, columns), []
+    for place, plot in enumerate(plots, 1):
+        try:
+            figure = draw(plot, f"{place}-{plot.kind}-{plot.y}", results)
+        except Exception as problem:                             # whatever it is, the tables are told
+            notes.append(f"plot {place}, {plot.y} over {plot.x}: not drawn, {type(problem).__name__}: {' '.join(str(problem).split())}")
+        else:
+            figures += [figure] if figure is not None else []
+    (out / "figures").mkdir(exist_ok=True)
+    for old in out.glob("figures/[0-9]*-*.svg"):
+        if old.stem not in [figure.name for figure in figures]:
+            old.unlink()
     for figure in figures:
         write_atomic(out / "figures" / f"{figure.name}.svg", figure.svg)
-    known = dict.fromkeys(name for result in results for name in result.numbers)
     done, failed = [result for result in results if result.numbers], [result for result in results if result.error]
     meanings = [(title_of(name), metric(name).meaning, metric(name).better) for name in columns if name in known]
-    notes = [f"{name}: no cell has it; {nearest(name, known)}" for name in columns if known and name not in known]
     state = f"{len(done)} of {len(results)} cells"
-    made = tables(results, columns)
-    version = metadata.version("polyvae")
-    _json(out / "results.json", {"title": title, "polyvae": version, "plan": plan or {}, "cells": [asdict(result) for result in results]})
-    write_atomic(out / "results.csv", _csv(results, list(known)).encode())
     write_atomic(out / "study.md", _markdown(title, about, state, made, figures, failed, notes).encode())
     write_atomic(out / "study.html", render(
         "study.html.jinja", title=title, about=about, state=state, tables=made, figures=figures, failed=failed, notes=notes, source=source,
-        columns=meanings, version=version).encode())
+        columns=meanings, version=metadata.version("polyvae")).encode())
     return out / "study.html"
 
 
-def _json(path: Path, value: Any) -> None:
-    write_atomic(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
+def write_numbers(out: str | Path, title: str, results: Sequence[Result], plan: Mapping[str, Any] | None = None) -> None:
+    """Write results.json and results.csv under ``out``, which is made. What is not a number is null. Raises StorageError."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    told = {"title": title, "polyvae": metadata.version("polyvae"), "plan": plan or {}, "cells": [asdict(result) for result in results]}
+    write_atomic(out / "results.json", (json.dumps(_finite(told), indent=2, default=str, allow_nan=False) + "\n").encode())
+    write_atomic(out / "results.csv", _csv(results, list(dict.fromkeys(name for result in results for name in result.numbers))).encode())
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for what JSON has no number for."""
+    if isinstance(value, Mapping):
+        return {key: _finite(x) for key, x in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(x) for x in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _csv(results: Sequence[Result], names: Sequence[str]) -> str:
