@@ -262,7 +262,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(tiny: Path, tmp_path: 
     words = [sys.executable, "-m", "polyvae.cli", "study", str(tiny), "--out", str(out), "--seeds", "1", "--only", "MoPoE", "-q"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     run = RunDirectory(out / "cells" / "MoPoE,private=1,seed=0")
-    end = time.monotonic() + 60
+    end = time.monotonic() + 200
     while not (run.history.exists() and len(run.read_history()) > 3) and time.monotonic() < end:
         time.sleep(0.1)
     (os.killpg if group else os.kill)(process.pid, number)                                              # a terminal tells the group
