@@ -25,6 +25,7 @@ _GRACE = 0.5                                  # seconds in which a terminal's Ct
 _INTERRUPTED = "interrupted"
 _SPAWN = get_context("spawn")
 _stopped: Event | threading.Event = threading.Event()                  # a worker's own, until it is given the one that all share
+_bell = socket.socketpair()                   # a worker's own: what every signal writes to, for as long as the process lives
 
 
 class Answer(NamedTuple):
@@ -101,11 +102,10 @@ def _begin(stopped: Event) -> None:
     torch.set_num_threads(1)
     logging.disable(logging.INFO)                                # libraries that greet once per task
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    heard, bell = socket.socketpair()
-    bell.setblocking(False)
-    signal.set_wakeup_fd(bell.fileno())
+    _bell[1].setblocking(False)
+    signal.set_wakeup_fd(_bell[1].fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_follow, daemon=True).start()
-    threading.Thread(target=_listen, args=(stopped, heard, bell), daemon=True).start()
+    threading.Thread(target=_listen, args=(stopped,), daemon=True).start()
 
 
 def _follow() -> None:
@@ -116,10 +116,10 @@ def _follow() -> None:
         os._exit(1)
 
 
-def _listen(stopped: Event, heard: socket.socket, bell: socket.socket) -> None:
+def _listen(stopped: Event) -> None:
     """Ctrl-C, once: a terminal's may have reached this process already, and a second one would not wait for a checkpoint."""
     stopped.wait()
-    if not select.select([heard], [], [], _GRACE)[0]:
+    if not select.select([_bell[0]], [], [], _GRACE)[0]:
         os.kill(os.getpid(), signal.SIGINT)
 
 
