@@ -15,7 +15,7 @@ from polyvae.evaluate.setting import posterior_samples
 from polyvae.priors import FITTED, FittedFlow, FittedMixture
 from polyvae.runs import fitted_prior
 from polyvae.storage import RunDirectory, save_tensors
-from polyvae.testing import example_data, plain_world
+from polyvae.testing import default_worlds, example_data
 
 KINDS = {"gmm": lambda z: FittedMixture.fit(z, 2), "flow": lambda z: FittedFlow.fit(z, epochs=40)}
 
@@ -29,7 +29,8 @@ def two_hills(n: int) -> torch.Tensor:
 
 def some(name):
     """An untrained model in evaluation mode, and data for it."""
-    model = build(name, plain_world(), latent=2).eval()
+    world = default_worlds(lambda specs: build(name, specs, latent=2))[0]
+    model = build(name, world, latent=2).eval()
     data = {key: x.float() for key, x in example_data(model, 64).items()}
     return model, MultimodalData(data)
 
