@@ -67,7 +67,7 @@ class Contrastive(Around):
     """
 
     facts = Facts(bound=False, density=True, per_datum=False, nested=False, symmetric=True, decodes=2, least=2,
-                  needs="two modalities that are decoded, one of them encoded")
+                  needs="at least two modalities that are decoded, one of them encoded")
     name = "mmvae-contrastive"
     citation = "Shi et al. 2021"
     codes = "optional"
