@@ -248,7 +248,7 @@ class MultimodalVAE(nn.Module, ABC):
         return torch.cat([include, none], 1)[:, self.expert_of].transpose(1, 2)
 
     @property
-    def _p_z(self) -> Normal:
+    def p_z(self) -> Normal:
         """p(z), of a model whose prior is one normal distribution."""
         p = self.prior.z()
         assert isinstance(p, Normal)

@@ -72,7 +72,7 @@ class CoDEVAE(MultimodalVAE):
         z = q.stratified(self.K)                                                                        # [K, V, B, D]
         q_w, p_w = self.private(batch, experts, z), self.prior.w(z)
         log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=self.live(batch, q))          # [M, K, V, B]
-        kl_z, kl_w = q.components.kl(self._p_z).expand(self.K, -1, -1), q_w.kl(p_w)                     # [K, V, B]
+        kl_z, kl_w = q.components.kl(self.p_z).expand(self.K, -1, -1), q_w.kl(p_w)                     # [K, V, B]
         elbo = over_views(q.weights, (self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)).mean(0))
         terms = self.terms(q.weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w})
         if not self.entropy:

@@ -62,7 +62,7 @@ class CRMVAE(MultimodalVAE):
         q = mixture_of_products(experts, include)                                                       # [V, B, D], V = 1 + M
         z = q.stratified(self.K)                                                                        # [K, V, B, D]
         log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.members(include))                 # [M, K, V, B]
-        kl = torch.where(q.live, q.components.kl(self._p_z), 0)                                         # [V, B]
+        kl = torch.where(q.live, q.components.kl(self.p_z), 0)                                         # [V, B]
         to_experts = torch.where(experts.mask, q.components[0].kl(experts.z), 0).sum(0)                 # [B]
         likelihood = torch.where(q.live, self.weighted(log_x).mean(0), 0).sum(0)
         if self.variant == "paper":

@@ -67,7 +67,7 @@ class DeepIMV(MultimodalVAE):
                 for t in self.labels})
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        return mixture_of_products(experts, everything(experts.mask), self._p_z)
+        return mixture_of_products(experts, everything(experts.mask), self.p_z)
 
     private = own_or_prior
 
@@ -78,7 +78,7 @@ class DeepIMV(MultimodalVAE):
         z = q.stratified(self.K)                                                                        # [K, V, B, D]
         together = self.log_likelihood(batch, z[:, :1], z[:, :1, :, :0], wanted=None if batch.whole else q.live[:1])         # [M, K, 1, B]
         alone = self._alone(batch, z[:, 1:], q.live[1:])                                                # [M, K, V − 1, B]
-        kl = q.components.kl(self._p_z)                                                                 # [V, B]
+        kl = q.components.kl(self.p_z)                                                                 # [V, B]
         elbo = torch.where(q.live, self.weighted(torch.cat([together, alone], 2)).mean(0) - warm * self.beta * kl, 0)
         views = self.alpha * elbo[1:].sum(0)
         terms = self.terms(q.live[:1].to(kl.dtype), together, **{"kl/z": kl[None, :1]})

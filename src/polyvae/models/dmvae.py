@@ -64,7 +64,7 @@ class DMVAE(MultimodalVAE):
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
         include = everything(experts.mask)
         several = (experts.mask.sum(0) > 1)[:, None]
-        with_prior, alone = (mixture_of_products(experts, include, p) for p in (self._p_z, None))
+        with_prior, alone = (mixture_of_products(experts, include, p) for p in (self.p_z, None))
         return alone._replace(components=with_prior.components.where(several, alone.components))
 
     private = own_or_prior
@@ -80,7 +80,7 @@ class DMVAE(MultimodalVAE):
         decoded = q.live if self.variant == "paper" else q.live & (torch.arange(len(q.live), device=z.device) > 0)[:, None]
         log_x = self.log_likelihood(batch, z, w[:, None].expand(-1, len(q.live), -1, -1), wanted=decoded)           # [M, K, V, B]
         times = 1 if self.variant == "paper" else experts.mask.sum(0)
-        kl_z = times * (q.components.log_prob(z) - self._p_z.log_prob(z))                               # [K, V, B]
+        kl_z = times * (q.components.log_prob(z) - self.p_z.log_prob(z))                               # [K, V, B]
         kl_w = torch.where(own, q_w.columns(w) - self.prior.w(w).columns(w), 0).sum(-1)[:, None].expand_as(kl_z)
         elbo = torch.where(q.live, (self.weighted(log_x) - beta * (kl_z + kl_w)).mean(0), 0)            # [V, B]
         rest = elbo[1:].sum(0)

@@ -20,7 +20,7 @@ def sum_of_elbos(model: MultimodalVAE, batch: Batch, q: Mixture, K: int, beta: f
     """
     z = q.stratified(K)                                                                                 # [K, V, B, D]
     log_x = model.log_likelihood(batch, z, z[..., :0], wanted=model.members(q.include))                 # [M, K, V, B]
-    kl = q.components.kl(model._p_z)                                                                     # [V, B]
+    kl = q.components.kl(model.p_z)                                                                     # [V, B]
     elbo = torch.where(q.live, gamma * model.weighted(log_x).mean(0) - beta * kl, 0)
     terms = model.terms(q.live[:1].to(kl.dtype), log_x[:, :, :1], **{"kl/z": kl[None, :1]})
     return Bound(elbo.sum(0), terms | {"subsets": elbo[1:].sum(0).detach()})
@@ -34,6 +34,6 @@ def mean_of_elbos(model: MultimodalVAE, batch: Batch, experts: Experts, q: Mixtu
     z = q.stratified(K)                                                                                 # [K, V, B, D]
     q_w, p_w = model.private(batch, experts, z), model.prior.w(z)                                       # [K, V, B, W]
     log_x = model.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=model.live(batch, q))            # [M, K, V, B]
-    kl_z, kl_w = q.components.kl(model._p_z).expand(K, -1, -1), q_w.kl(p_w)                              # [K, V, B]
+    kl_z, kl_w = q.components.kl(model.p_z).expand(K, -1, -1), q_w.kl(p_w)                              # [K, V, B]
     value = over_views(q.weights, (model.weighted(log_x) - beta * (kl_z + kl_w)).mean(0))
     return Bound(value, model.terms(q.weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w}))

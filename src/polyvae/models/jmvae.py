@@ -58,7 +58,7 @@ class JMVAE(MultimodalVAE):
         q = self.posterior(batch, experts)
         z = q.stratified(self.K)                                                                        # [K, 1, B, D]
         log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.live(batch, q))                   # [M, K, 1, B]
-        kl = q.components.kl(self._p_z)                                                                 # [1, B]
+        kl = q.components.kl(self.p_z)                                                                 # [1, B]
         to_experts = self.alpha * torch.where(experts.mask, q.components.kl(experts.z), 0).sum(0, keepdim=True)
         value = over_views(q.weights, (self.weighted(log_x) - warm * self.beta * (kl + to_experts)).mean(0))
         return Bound(value, self.terms(q.weights, log_x, **{"kl/z": kl[None], "kl/experts": to_experts[None]}))

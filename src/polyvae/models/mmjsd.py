@@ -64,10 +64,10 @@ class MMJSD(MultimodalVAE):
 
     def dynamic_prior(self, experts: Experts) -> Normal:
         """f(z | what was observed): [B, D]; the prior where nothing was."""
-        return geometric_mean(experts.z, everything(experts.mask), self._p_z)[0]
+        return geometric_mean(experts.z, everything(experts.mask), self.p_z)[0]
 
     def _divergence(self, experts: Experts) -> Tensor:
         """The mean KL to f of the observed experts and the prior: [B]."""
         f = self.dynamic_prior(experts)
         each = torch.where(experts.mask, experts.z.kl(f), 0)                                            # [M, B]
-        return (self._p_z.kl(f) + each.sum(0)) / (1 + experts.mask.sum(0))
+        return (self.p_z.kl(f) + each.sum(0)) / (1 + experts.mask.sum(0))

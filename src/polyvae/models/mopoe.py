@@ -52,7 +52,7 @@ class MoPoE(MultimodalVAE):
         if self.prior_expert == "none":
             return q
         full = (q.include == experts.mask).all(1)[..., None]                                            # [V, B, 1]
-        with_prior = mixture_of_products(experts, q.include, self._p_z).components
+        with_prior = mixture_of_products(experts, q.include, self.p_z).components
         return q._replace(components=with_prior.where(full, q.components))
 
     private = own_or_prior
@@ -62,7 +62,7 @@ class MoPoE(MultimodalVAE):
         z, weights, live = self.to_decode(batch, q, self.K, self.stratified)                            # [K, V, B, D], [V, B]
         q_w, p_w = self.private(batch, experts, z), self.prior.w(z)
         log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=live)              # [M, K, V, B]
-        kl_z = over_views(q.weights, q.components.kl(self._p_z))                                        # [B]
+        kl_z = over_views(q.weights, q.components.kl(self.p_z))                                        # [B]
         kl_w = q_w.kl(p_w)                                                                              # [K, V, B]
         kl = kl_z + kl_w
         value = over_views(weights, (self.weighted(log_x) - warm * self.beta * kl).mean(0))

@@ -48,11 +48,11 @@ class MVAE(MultimodalVAE):
         self.K, self.subsets = K, subsets
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        return mixture_of_products(experts, everything(experts.mask), self._p_z)
+        return mixture_of_products(experts, everything(experts.mask), self.p_z)
 
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         include = torch.cat([everything(experts.mask), singles(experts.mask), random_sizes(experts.mask, self.subsets)])
-        q = mixture_of_products(experts, include, self._p_z)                                            # [V, B, D], V = 1 + M + subsets
+        q = mixture_of_products(experts, include, self.p_z)                                            # [V, B, D], V = 1 + M + subsets
         return sum_of_elbos(self, batch, q, self.K, warm * self.beta)

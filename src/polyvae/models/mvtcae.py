@@ -56,7 +56,7 @@ class MVTCAE(MultimodalVAE):
         z = q.stratified(self.K)                                                                        # [K, 1, B, D]
         log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.live(batch, q))                   # [M, K, 1, B]
         count = experts.mask.sum(0).clamp(min=1).to(z.dtype)                                            # [B], |A|
-        kl = q.components.kl(self._p_z)                                                                 # [1, B]
+        kl = q.components.kl(self.p_z)                                                                 # [1, B]
         to_experts = torch.where(experts.mask, q.components.kl(experts.z), 0).sum(0) / count            # [B]
         divergence = (1 - self.alpha) * kl + self.alpha * to_experts
         value = over_views(q.weights, (self.weighted(self._share(count) * log_x) - warm * self.beta * divergence).mean(0))

@@ -86,7 +86,7 @@ class Nexus(MultimodalVAE):
         log_x = self.log_likelihood(batch, z[:, None], w[:, None], wanted=live)                         # [M, K, 1, B]
         unit = Normal.unit(tuple(experts.w.loc.shape), fixed)
         kl_w = torch.where(own, experts.w.kl_columns(unit), 0).sum(-1).expand(self.K, 1, -1)            # [K, 1, B]
-        kl_z = q.kl(self._p_z)[:, None]
+        kl_z = q.kl(self.p_z)[:, None]
         log_w = torch.where(own, told.columns(fixed), 0).sum(-1)[:, None]
         value = over_views(weights, (self.weighted(log_x) + log_w - warm * self.beta * (kl_z + kl_w)).mean(0))
         return Bound(value, self.terms(weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w, "codes": log_w}))

@@ -78,7 +78,7 @@ class Relational(MultimodalVAE):
         log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=live)              # [M, K, 1, B]
         own = self.own(experts.mask[None])[0]                                                           # [B, W]
         kl_w = torch.where(own, q_w.kl_columns(self.prior.w(z)), 0).sum(-1)                             # [K, 1, B]
-        kl_z = over_views(q.weights, q.components.kl(self._p_z)).expand_as(kl_w)
+        kl_z = over_views(q.weights, q.components.kl(self.p_z)).expand_as(kl_w)
         value = over_views(weights, (self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)).mean(0))
         return Bound(value, self.terms(weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w}))
 

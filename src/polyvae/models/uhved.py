@@ -81,12 +81,12 @@ class UHVED(MultimodalVAE):
         self.K, self.levels, self.variant = K, sizes, variant
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        return mixture_of_products(experts, everything(experts.mask), self._p_z)
+        return mixture_of_products(experts, everything(experts.mask), self.p_z)
 
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        q = mixture_of_products(experts, random_sizes(experts.mask, 1), self._p_z)                      # [1, B, D], q_S
+        q = mixture_of_products(experts, random_sizes(experts.mask, 1), self.p_z)                      # [1, B, D], q_S
         z = q.stratified(self.K)                                                                        # [K, 1, B, D]
         log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.live(batch, q))                   # [M, K, 1, B]
         to_prior, to_subsets = self._divergences(experts, q)                                            # [B]
@@ -109,8 +109,8 @@ class UHVED(MultimodalVAE):
 
     def _summed(self, experts: Experts, q: Mixture, table: Tensor) -> Tensor:
         """[2, B]: the sums of KL(q_A || p) and of KL(q_S || q_A) over these subsets A, [V, M, B]."""
-        q_A = product_of_experts(experts.z, table, self._p_z)                                           # [V, B, D]
-        each = torch.stack([self._kl(q_A, self._p_z), self._kl(q.components, q_A)])                     # [2, V, B]
+        q_A = product_of_experts(experts.z, table, self.p_z)                                           # [V, B, D]
+        each = torch.stack([self._kl(q_A, self.p_z), self._kl(q.components, q_A)])                     # [2, V, B]
         return torch.where(table.any(1), each, 0).sum(1)
 
     def _kl(self, a: Diagonal, b: Diagonal) -> Tensor:
