@@ -36,7 +36,7 @@ def test_what_a_file_says_is_what_is_run(file: Path) -> None:
     said = tomllib.loads(file.read_text())
     assert {key: model.options[key] for key in said["model"] if key != "name"} == {k: v for k, v in said["model"].items() if k != "name"}
     assert [model.columns[m].stop - model.columns[m].start for m in range(5)] == [said["modality"][0]["private"]] * 5
-    scales = [net.likelihood.width for net in model.modalities.values()]
+    scales = [net.likelihood.scale for net in model.modalities.values()]
     assert scales == pytest.approx([said["modality"][0]["params"]["scale"]] * 5)
 
 

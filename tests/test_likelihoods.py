@@ -19,9 +19,9 @@ def test_continuous_likelihoods_are_scipys(name, scipys, scale):
     likelihood = LIKELIHOODS[name]((2, 3), scale)
     width = np.full((2, 3), 0.75)
     if isinstance(scale, str):
-        assert torch.equal(likelihood.width, torch.ones(() if scale == "learned" else (2, 3)))
+        assert torch.equal(likelihood.scale, torch.ones(() if scale == "learned" else (2, 3)))
         likelihood.raw_scale.data.normal_()
-        width = torch.as_tensor(likelihood.width).detach().numpy() * np.ones((2, 3))
+        width = torch.as_tensor(likelihood.scale).detach().numpy() * np.ones((2, 3))
     out, x = torch.randn(4, 5, 2, 3), torch.randn(5, 2, 3)
     expected = scipys(out.numpy(), width).logpdf(x.numpy())
     assert likelihood.log_prob(out, x).detach().numpy() == pytest.approx(expected.sum((-1, -2)))

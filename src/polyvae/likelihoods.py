@@ -101,12 +101,11 @@ class Scaled(Likelihood):
             raise InputError(f"likelihood: got scale={scale!r}; expected a positive number, 'learned' or 'per_entry'")
         if not isinstance(scale, str) and not scale > 0:
             raise InputError(f"likelihood: got scale={scale}; expected a positive number, 'learned' or 'per_entry'")
-        fixed = None if isinstance(scale, str) else float(scale)
-        self.fixed = fixed
-        self.raw_scale = None if fixed is not None else nn.Parameter(torch.zeros(shape if scale == "per_entry" else ()))
+        self.fixed = None if isinstance(scale, str) else float(scale)
+        self.raw_scale = None if self.fixed is not None else nn.Parameter(torch.zeros(shape if scale == "per_entry" else ()))
 
     @property
-    def width(self) -> Tensor | float:
+    def scale(self) -> Tensor | float:
         """The scale: the number that was given, which costs no operation, or what is learnt; broadcasts against [..., *shape]."""
         if self.raw_scale is not None:
             return softplus_scale(self.raw_scale)
@@ -127,15 +126,14 @@ class Scaled(Likelihood):
         """Log-likelihood in nats of ``count`` entries of one scale, whose distances add up to ``distance``."""
 
     def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        return self.density(self.distance(out, x), self.width, 1)
+        return self.density(self.distance(out, x), self.scale, 1)
 
     def log_prob(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        scale = self.width
         if not self.one_scale:
             return self.summed(self.entries(out, x), observed)
         # With one scale the entries are only added up; everything else is done once per datum.
         count = prod(self.shape) if observed is None else self.summed(observed, None).to(out.dtype)
-        return self.density(self.summed(self.distance(out, x), observed), scale, count)
+        return self.density(self.summed(self.distance(out, x), observed), self.scale, count)
 
     @property
     def takes_linear(self) -> bool:
@@ -154,7 +152,7 @@ class Scaled(Likelihood):
             distance = linear.squares(hidden, last, x, datum)
         else:
             distance = linear.distances(hidden, last, x, datum, self.power)
-        return self.density(distance.view(lead), self.width, prod(self.shape))
+        return self.density(distance.view(lead), self.scale, prod(self.shape))
 
     def mean(self, out: Tensor) -> Tensor:
         return out
@@ -178,7 +176,7 @@ class NormalLikelihood(Scaled):
         return distance * (-0.5 / scale**2) - count * (_log(scale) + 0.5 * _LOG_TWO_PI)
 
     def sample(self, out: Tensor) -> Tensor:
-        return out + self.width * noise.normal(tuple(out.shape), out, "x", "")
+        return out + self.scale * noise.normal(tuple(out.shape), out, "x", "")
 
 
 class LaplaceLikelihood(Scaled):
@@ -194,7 +192,7 @@ class LaplaceLikelihood(Scaled):
         return distance * (-1 / scale) - count * _log(2 * scale)
 
     def sample(self, out: Tensor) -> Tensor:
-        return out + self.width * noise.laplace(tuple(out.shape), out, "x", "")
+        return out + self.scale * noise.laplace(tuple(out.shape), out, "x", "")
 
 
 class BernoulliLikelihood(Entrywise):
