@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-import polyvae.models.mopoe as mopoe
+import polyvae.aggregate as aggregate
 from polyvae import MMVAE, MODELS, Batch, InputError, Modality, MoPoE, build, noise
 from polyvae.aggregate import Experts, joint, product_of_experts, singles
 from polyvae.bounds import Bound
@@ -79,7 +79,7 @@ def test_laws_of_the_free_combination_with_private_codes(options):
 @pytest.mark.parametrize("stratified", [False, True])
 def test_laws_with_drawn_subsets(stratified, monkeypatch):
     """The road for more views than the limit, with the limit lowered so that the model without one modality takes it, too."""
-    monkeypatch.setattr(mopoe, "POWERSET_LIMIT", 5)
+    monkeypatch.setattr(aggregate, "POWERSET_LIMIT", 5)
     check_model("mopoe", modalities=plain_world(), latent=2, stratified=stratified)
 
 

@@ -77,6 +77,11 @@ def random_subsets(mask: Tensor, count: int, name: str = "subset") -> Tensor:
     return torch.where((open_ & mask.any(0))[:, None], mask, subset)
 
 
+def subsets(mask: Tensor, name: str = "subset") -> Tensor:
+    """The power set of what was observed; of more than POWERSET_LIMIT views as many subsets, drawn per datum: mask [M, B] -> [V, M, B]."""
+    return powerset(mask) if 2 ** len(mask) - 1 <= POWERSET_LIMIT else random_subsets(mask, POWERSET_LIMIT, name)
+
+
 def random_sizes(mask: Tensor, count: int, name: str = "subset", proper: bool = False) -> Tensor:
     """``count`` subsets per datum: a size uniform in 1..|A|, then members uniformly among what it observed (MVAE's sub-sampling).
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
-
-from polyvae.aggregate import POWERSET_LIMIT, Experts, mixture_of_products, powerset, random_subsets
+from polyvae.aggregate import Experts, mixture_of_products, subsets
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
 from polyvae.distributions import Mixture
@@ -67,8 +65,3 @@ class MoPoE(MultimodalVAE):
         kl = kl_z + kl_w
         value = over_views(weights, (self.weighted(log_x) - warm * self.beta * kl).mean(0))
         return Bound(value, self.terms(weights, log_x, **{"kl/z": kl_z.expand_as(kl_w), "kl/w": kl_w}))
-
-
-def subsets(mask: Tensor) -> Tensor:
-    """The power set of what was observed; of more than 255 views as many subsets, drawn per datum: mask [M, B] -> [V, M, B]."""
-    return powerset(mask) if 2 ** len(mask) - 1 <= POWERSET_LIMIT else random_subsets(mask, POWERSET_LIMIT)

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from polyvae.aggregate import Experts, mixture_of_products
+from polyvae.aggregate import Experts, mixture_of_products, subsets
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
 from polyvae.distributions import Mixture, Normal
 from polyvae.errors import check_count
 from polyvae.modality import Modality
 from polyvae.models.levels import sizes, top_down
-from polyvae.models.mopoe import subsets
 from polyvae.networks.mlp import layers
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior
 

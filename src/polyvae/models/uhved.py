@@ -10,14 +10,12 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from polyvae.aggregate import (
-    POWERSET_LIMIT,
     Experts,
     everything,
     mixture_of_products,
-    powerset,
     product_of_experts,
     random_sizes,
-    random_subsets,
+    subsets,
 )
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
@@ -95,8 +93,7 @@ class UHVED(MultimodalVAE):
 
     def _divergences(self, experts: Experts, q: Mixture) -> tuple[Tensor, Tensor]:
         """The means over subsets A of KL(q_A || p) and, of those that are not S, of KL(q_S || q_A): [B] each."""
-        small = 2 ** len(experts.mask) - 1 <= POWERSET_LIMIT
-        table = powerset(experts.mask) if small else random_subsets(experts.mask, POWERSET_LIMIT, "subsets")
+        table = subsets(experts.mask, "subsets")
         parts = torch.split(table, max(1, _PIECE // q.components.loc.numel()))
         if len(parts) == 1:
             sums = self._summed(experts, q, table)
