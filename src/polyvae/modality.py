@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal, NamedTuple
@@ -171,6 +171,11 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
 
     def __eq__(self, other: object) -> bool:
         return self is other
+
+
+def unless_target(modalities: Sequence[Modality], size: int) -> list[int]:
+    """Columns of private code by default: a target, which is never encoded, has none."""
+    return [0 if spec.role == "target" else size for spec in modalities]
 
 
 def another_encoder(spec: Modality, out: int) -> nn.Module:

@@ -12,7 +12,7 @@ from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
 from polyvae.distributions import Mixture
 from polyvae.errors import InputError, check_count, nearest
-from polyvae.modality import Modality
+from polyvae.modality import Modality, unless_target
 from polyvae.models.joint import JointNetwork, joint_or_product
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior
 
@@ -61,7 +61,7 @@ class MFM(MultimodalVAE):
                 raise InputError(f"mfm: got the target {spec.name!r} with private={spec.private}; expected 0, for z alone tells labels; "
                                  "leave it out")
         super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent,
-                         private=[0 if spec.role == "target" else latent for spec in modalities], max_rows=max_rows)
+                         private=unless_target(modalities, latent), max_rows=max_rows)
         check_count(self.name, "K", K)
         if not isinstance(surrogate, int | float) or not surrogate >= 0:
             raise InputError(f"mfm: got surrogate={surrogate!r}; expected a number, 0 or more")

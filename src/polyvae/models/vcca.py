@@ -11,7 +11,7 @@ from polyvae.batch import Batch
 from polyvae.bounds import Bound
 from polyvae.distributions import Mixture
 from polyvae.errors import InputError, check_count
-from polyvae.modality import Modality
+from polyvae.modality import Modality, unless_target
 from polyvae.models.elbos import mean_of_elbos
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior
 
@@ -48,7 +48,7 @@ class VCCAPrivate(MultimodalVAE):
     ) -> None:
         _check_order(modalities)
         super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent,
-                         private=_unless_target(modalities, latent), inferring=[0], max_rows=max_rows)
+                         private=unless_target(modalities, latent), inferring=[0], max_rows=max_rows)
         check_count(self.name, "K", K)
         self.K = K
 
@@ -106,11 +106,6 @@ class BiVCCA(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         return mean_of_elbos(self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta)
-
-
-def _unless_target(modalities: Sequence[Modality], size: int) -> list[int]:
-    """Columns of private code by default: a target, which is never encoded, has none."""
-    return [0 if spec.role == "target" else size for spec in modalities]
 
 
 def _check_order(modalities: Sequence[Modality]) -> None:
