@@ -213,13 +213,8 @@ def _run(config: RunConfig, out: Path, anew: bool, force: bool) -> None:
         history = runs.train_run(config, out, force=True, show=False)
     if history.stopped == "interrupted":
         raise KeyboardInterrupt
-    runs.evaluate_run(out, show=False, trust=_named(config))
-
-
-def _named(config: RunConfig) -> list[str]:
-    """The modules whose code the configuration names itself: whoever wrote the study trusts them."""
-    named = [config.model.name, *(side for table in config.modality for side in (table.encoder, table.decoder) if side is not None)]
-    return [name.partition(":")[0] for name in named if ":" in name]
+    # Whoever wrote the study trusts the modules that it names.
+    runs.evaluate_run(out, show=False, trust=[given.partition(":")[0] for _, given in runs.imports_of(config)])
 
 
 __all__ = ["Cell", "Done", "check_cells", "read_study", "run_study"]
