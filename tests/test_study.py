@@ -289,14 +289,14 @@ def there(out: Path, cell: Cell, plan: Plan | None = None, **numbers: float) -> 
     config = cell.config if plan is None else plan.config(cell)
     run.write_text("config.toml", write_config(config))
     run.append_history({"step": 1, "epoch": config.train.epochs, "seconds": 1.0})
-    run.write_json("evaluation.json", numbers)
+    run.write_json("evaluation.json", {**numbers, "settings": config.evaluate.model_dump(exclude={"curve_seconds"})})
     return run
 
 
 def plan_of(path: Path, cell: Cell, seconds: float, epochs: int) -> None:
-    """A plan as it was written before entries had lists."""
+    """A plan of one entry."""
     entry = {"epochs": epochs, "seconds_per_epoch": seconds / epochs, "seconds": seconds, "settings": dict(cell.settings)}
-    path.write_text(json.dumps({cell.group: entry}))
+    path.write_text(json.dumps({cell.group: [entry]}))
 
 
 def test_a_plan_holds_for_its_seconds_and_settings_alone(tiny: Path, tmp_path: Path) -> None:

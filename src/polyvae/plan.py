@@ -17,7 +17,7 @@ from polyvae import runs
 from polyvae.config import ContenderSection, RunConfig, StudyConfig, assignment, flatten, place, read_toml
 from polyvae.errors import InputError, nearest
 from polyvae.evaluate import available, judges_of
-from polyvae.storage import write_atomic
+from polyvae.storage import read_object, write_atomic
 from polyvae.train import fit
 
 _STEPS = 10                                   # per turn of measuring; the first turn is warming up
@@ -139,9 +139,8 @@ class Plan:
     def __init__(self, path: Path, seconds: float | None) -> None:
         self.path, self.seconds = path, seconds
         remedy = "remove it, and epochs are planned anew; results.json beside it keeps the last plan"
-        found = read_object(path, remedy).items()
-        self.entries: dict[str, list[dict[str, Any]]] = {group: one if isinstance(one, list) else [one] for group, one in found}
-        if not all(isinstance(entry, dict) for entries in self.entries.values() for entry in entries):
+        self.entries: dict[str, list[dict[str, Any]]] = read_object(path, remedy, {})
+        if not all(isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries) for entries in self.entries.values()):
             raise InputError(f"{path}: got something that is not a plan; expected what polyvae wrote; {remedy}")
 
     def entry(self, cell: Cell) -> dict[str, Any]:
@@ -208,14 +207,3 @@ def _measure(config: RunConfig) -> float:
 def jsonable(value: Any) -> Any:
     """The value as JSON gives it back."""
     return json.loads(json.dumps(value, default=str))
-
-
-def read_object(path: Path, remedy: str) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none. Raises InputError that ends with ``remedy``."""
-    try:
-        found = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    except ValueError:                                           # not JSON, or not UTF-8
-        found = None
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: got something that is not a JSON object; expected what polyvae wrote; {remedy}")
-    return found

@@ -471,13 +471,22 @@ class RunDirectory:
         """Write a JSON file into the run directory, whole or not at all. Raises InputError, StorageError."""
         self.write_text(name, _json(str(self.path / name), value, indent=2) + "\n")
 
-    def read_json(self, name: str) -> Any:
-        """Read a JSON file of the run directory. Raises InputError: missing, or not JSON."""
-        try:
-            return json.loads(_read(self.path / name))
-        except ValueError as problem:
-            raise InputError(f"{self.path / name}: got something that is not JSON ({problem}); expected a file that polyvae wrote; "
-                             "make it again") from None
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON file of the run directory. Raises InputError: missing, or not a JSON object."""
+        return read_object(self.path / name, "make it again")
+
+
+def read_object(path: Path, remedy: str, otherwise: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The object in a JSON file; ``otherwise``, if that is given, where there is no file. Raises InputError that ends with ``remedy``."""
+    if otherwise is not None and not path.exists():
+        return otherwise
+    try:
+        found, problem = json.loads(_read(path)), "something else"
+    except ValueError as torn:
+        found, problem = None, str(torn)
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: got something that is not JSON, or no object ({problem}); expected a file that polyvae wrote; {remedy}")
+    return found
 
 
 def _entries(folder: Path) -> list[Path]:

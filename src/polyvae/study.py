@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from polyvae import runs
 from polyvae.config import EvaluateConfig, RunConfig, flatten, read_config
 from polyvae.errors import InputError, nearest
-from polyvae.plan import Cell, Plan, check_cells, jsonable, read_object, read_study
+from polyvae.plan import Cell, Plan, check_cells, jsonable, read_study
 from polyvae.progress import Reporter, reporter
 from polyvae.report.study import Result, write_numbers, write_study
-from polyvae.storage import RunDirectory
+from polyvae.storage import RunDirectory, read_object
 from polyvae.workers import Workers, alone, one_thread, terminable
 
 _FREE = ("data.root", "train.device", "train.threads")   # where a cell was made, not what
@@ -62,7 +62,7 @@ def run_study(
         raise InputError(f"study: --out {out}: cannot be made a folder ({problem.strerror}); expected a writable folder, or a new path; "
                          "choose another") from None
     tried = set() if report else {cell.name for cell in asked}
-    errors = {cell["name"]: cell["error"] for cell in read_object(out / "results.json", "remove it").get("cells", ())
+    errors = {cell["name"]: cell["error"] for cell in read_object(out / "results.json", "remove it", {}).get("cells", ())
               if cell["name"] not in tried}
     interrupted = False
     if report:
@@ -159,11 +159,9 @@ def _judged(run: RunDirectory, wanted: EvaluateConfig) -> tuple[dict[str, Any], 
         found = read_object(run.evaluation, "evaluate it again")
     except InputError as problem:
         return {}, str(problem)
-    then = found.get("settings")
-    if then is not None:                                         # older ones do not say
-        now = jsonable(wanted.model_dump(include={*then}))
-        for other in _differences({"evaluate": then}, {"evaluate": now}):
-            return {}, f"evaluated with {other}; the same command without --report evaluates it again"
+    then, now = found.get("settings", {}), jsonable(wanted.model_dump(exclude={"curve_seconds"}))
+    for other in _differences({"evaluate": then}, {"evaluate": now}):
+        return {}, f"evaluated with {other}; the same command without --report evaluates it again"
     return found, ""
 
 
