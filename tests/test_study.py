@@ -238,14 +238,15 @@ def test_seconds_become_epochs_that_are_measured_once(tiny: Path, tmp_path: Path
     assert len(RunDirectory(tmp_path / "out" / "cells" / result.name).read_history()) == entry["epochs"] == result.epochs
 
 
-def test_a_cell_that_fails_stops_no_other(tiny: Path, tmp_path: Path) -> None:
-    """Steps so large that the bound is no longer finite."""
+@pytest.mark.parametrize(("time", "when"), [("epochs = 2", ""), ("seconds = 0.05", "planning: ")])
+def test_a_cell_that_fails_stops_no_other(tiny: Path, tmp_path: Path, time: str, when: str) -> None:
+    """Steps so large that the bound is no longer finite, in training or already while an epoch is measured."""
     text = TINY.replace("private = [1, 2]", "private = [1]").replace('model.name = "mmvae+"', 'model.name = "mmvae+"\ntrain.lr = 1e18')
-    tiny.write_text(text)
+    tiny.write_text(text.replace("epochs = 2", time))
     done = subprocess.run([sys.executable, "-m", "polyvae.cli", "study", str(tiny), "--out", str(tmp_path / "out"), "--seeds", "1", "-q"],
                           capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
-    assert "failed: MMVAE+,private=1,seed=0: training: the bound is " in done.stderr
+    assert f"failed: MMVAE+,private=1,seed=0: {when}training: the bound is " in done.stderr
     assert "Traceback" not in done.stderr
     cells = json.loads((tmp_path / "out" / "results.json").read_text())["cells"]
     assert [(bool(cell["numbers"]), bool(cell["error"])) for cell in cells] == [(False, True), (True, False)]
