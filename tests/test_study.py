@@ -335,12 +335,42 @@ def test_a_refused_command_leaves_all_as_it_was(tiny: Path, tmp_path: Path) -> N
     assert [one.epochs for one in results.values() if one.name != cell.name] == [None] * 7               # they never ran
     # What was planned for seconds says nothing of a study that has epochs, nor of other seconds.
     tiny.write_text(TINY.replace("epochs = 2", "epochs = 9"))
-    (failed,) = run_study(tiny, tmp_path, report=True, show=False).failed
-    assert failed.error == "made with train.epochs = 7, and 9 is wanted"
+    with pytest.raises(InputError, match=r"was made with train\.epochs = 7, and 9 is wanted"):
+        run_study(tiny, tmp_path, report=True, show=False)
     assert not run_study(tiny, tmp_path, changes=["study.epochs=7", "train.device=auto"], report=True, show=False).failed
     tiny.write_text(TINY.replace("epochs = 2", "seconds = 20"))
-    (failed,) = run_study(tiny, tmp_path, report=True, show=False).failed
-    assert failed.error == "made with train.epochs = 7, and none are planned"
+    with pytest.raises(InputError, match=r"was made with train\.epochs = 7, and none are planned"):
+        run_study(tiny, tmp_path, report=True, show=False)
+
+
+@pytest.mark.parametrize(("old", "new", "line"), [
+    ("model.latent = 3", "model.latent = 4", "MMVAE+,private=1,seed=0 was made with model.latent = 3, and 4 is wanted; expected a cell "),
+    ("epochs = 2", "seconds = 30", "MMVAE+,private=1,seed=0 was made with train.epochs = 2, and none are planned; expected a cell "),
+    ("private = [1, 2]", "private = [5]", "got cells such as 'MMVAE+,private=1,seed=0' in "),
+])
+def test_a_report_of_cells_that_are_all_others_leaves_the_tables_as_they_are(
+    tiny: Path, tmp_path: Path, cells: list[Cell], old: str, new: str, line: str,
+) -> None:
+    out = tmp_path / "out"
+    for cell in cells[:2]:
+        there(out, cell, log_likelihood=-3.0)
+    run_study(tiny, out, report=True, show=False)
+    before = bytes_of(out)
+    tiny.write_text(TINY.replace(old, new))
+    with pytest.raises(InputError, match=re.escape(line)) as problem:
+        run_study(tiny, out, report=True, show=False)
+    assert "\n" not in str(problem.value)
+    assert "its tables stay as they are: set the study back, or choose another --out" in str(problem.value)
+    assert bytes_of(out) == before
+
+
+def test_a_report_of_some_cells_that_are_others_tells_the_rest_and_why(tiny: Path, tmp_path: Path, cells: list[Cell]) -> None:
+    for cell in (cells[0], cells[2]):
+        there(tmp_path, cell, log_likelihood=-3.0)
+    tiny.write_text(TINY.replace('model.name = "mopoe"', 'model.name = "mopoe"\nmodel.beta = 2.0'))
+    done = run_study(tiny, tmp_path, report=True, show=False)
+    assert [one.name for one in done.results if one.numbers] == [cells[0].name]
+    assert [(one.name, one.error) for one in done.failed] == [(cells[2].name, "made with model.beta = None, and 2.0 is wanted")]
 
 
 def test_an_evaluation_with_other_settings_is_not_the_one_wanted(tiny: Path, tmp_path: Path, cells: list[Cell]) -> None:
@@ -351,6 +381,7 @@ def test_an_evaluation_with_other_settings_is_not_the_one_wanted(tiny: Path, tmp
     run.write_json("evaluation.json", {"log_likelihood": -3.0, "settings": wanted | {"draws": 10}})
     (failed,) = run_study(tiny, tmp_path, report=True, show=False).failed
     assert (failed.numbers, failed.error.startswith("evaluated with evaluate.draws = 10, and 10000 is wanted")) == ({}, True)
+    there(tmp_path, cells[1])
     run.config.write_text("[")
     (failed,) = run_study(tiny, tmp_path, report=True, show=False).failed
     assert failed.error.startswith("made with settings that cannot be read (")
