@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +22,7 @@ import pytest
 import polyvae as pv
 from polyvae.cli import main
 from polyvae.config import read_config
+from polyvae.models import model_class, options_of
 from polyvae.storage import RunDirectory
 
 QUICK = ["--set", "train.batch_size=500", "--set", "model.latent=4", "--set", "train.threads=1", "--set", "train.device=cpu"]
@@ -162,7 +166,28 @@ def test_models_prints_one_tab_separated_line_each() -> None:
             assert field
             assert not set(field) & set("│┃|…")
     assert len({row[1] for row in rows}) > 1
-    assert "nats per datum" in polyvae("models", "mmvae+").stdout
+
+
+@pytest.mark.parametrize("name", ["mmvae+", "nexus", "meme", "u-hved", "polyvae.models.mopoe:MoPoE"])
+def test_models_name_prints_the_formula_what_the_class_says_of_itself_and_every_option_with_its_default(name: str) -> None:
+    kind = model_class(name)
+    text = polyvae("models", name).stdout
+    docstring = inspect.getdoc(kind)
+    assert docstring
+    assert text.startswith(docstring)
+    told, _, options = text.removeprefix(docstring).partition("options, as [model] in a TOML file or --set model.NAME=VALUE")
+    said = dict(re.split(r"  +", line, maxsplit=1) for line in told.strip().splitlines() if "  " in line)
+    facts = kind.facts._asdict()
+    assert (said["citation"], said["private codes"], said["missing data"], said["needs"]) == (
+        kind.citation, kind.codes, kind.facts.missing, kind.facts.needs or "-")
+    for word in ("bound", "density", "per_datum", "nested", "symmetric"):
+        assert said[word.replace("_", " ")].split()[0] == ("yes" if facts[word] else "no")
+    lines = options.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == list(options_of(name))
+    for line in lines:                                                                                  # as a TOML file would say it
+        default = inspect.signature(kind).parameters[line.split()[0]].default
+        given = tomllib.loads(line) if default is not None else {line.removesuffix("(not set)").strip(): None}
+        assert given == {line.split()[0]: list(default) if isinstance(default, tuple) else default}
 
 
 def test_datasets_prints_one_tab_separated_line_each() -> None:
