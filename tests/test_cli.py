@@ -168,6 +168,33 @@ def test_models_prints_one_tab_separated_line_each() -> None:
     assert len({row[1] for row in rows}) > 1
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("command", ["models", "datasets"])
+@pytest.mark.parametrize("width", [80, 60])
+def test_a_narrow_terminal_folds_everything_but_names_and_cuts_nothing(command: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    with contextlib.redirect_stdout(Terminal()) as shown, pytest.raises(SystemExit):
+        main([command])
+    lines = re.sub(r"\x1b\[[\d;]*m", "", shown.getvalue()).splitlines()
+    assert {len(line) for line in lines} == {width}
+    rows: list[list[str]] = []
+    for line in lines:
+        if line.startswith("│"):
+            cells = [cell.strip() for cell in line.strip("│").split("│")]
+            if cells[0]:                                                                                # a name stands in one line
+                rows.append(cells)
+            else:
+                rows[-1] = [before + cell for before, cell in zip(rows[-1], cells, strict=True)]
+    piped = [line.split("\t") for line in polyvae(command).stdout.splitlines()]
+    assert [row[0] for row in rows] == [row[0] for row in piped]
+    assert [[cell.replace(" ", "") for cell in row] for row in rows] == [[cell.replace(" ", "") for cell in row] for row in piped]
+
+
 @pytest.mark.parametrize("name", ["mmvae+", "nexus", "meme", "u-hved", "polyvae.models.mopoe:MoPoE"])
 def test_models_name_prints_the_formula_what_the_class_says_of_itself_and_every_option_with_its_default(name: str) -> None:
     kind = model_class(name)

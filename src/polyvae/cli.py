@@ -280,7 +280,10 @@ def _list(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         for row in rows:
             typer.echo("\t".join(row))
         return
-    table = Table(*head)
+    table, names = Table(), [row[0] for row in rows]
+    table.add_column(head[0], no_wrap=True, min_width=max(map(len, names), default=0))   # to copy; a narrow terminal folds the rest
+    for title in head[1:]:
+        table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console().print(table)
