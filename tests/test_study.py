@@ -121,6 +121,10 @@ axes = {"train.lr" = [0.1, 0.2]}
     ('epochs = 2', 'epochs = 2\nseconds = 5', "study: got seconds and epochs; expected one of them"),
     ('[1, 2]\n', '[]\n', "axes.private: got []; expected"),
     ('seeds = [0, 1]', 'seeds = [0, 0]', "study: got seeds = [0, 0]; expected each once"),
+    ('seeds = [0, 1]', 'seeds = 1', "study.seeds: got 1; expected a list such as seeds = [0, 1, 2]"),
+    ('private = [1, 2]\n', 'private = 3\n', "axes.private: got 3; expected a list such as private = [3]"),
+    ('private = [1, 2]\n', 'train.lr = [0.1]\n', "axes.train: got {'lr': [0.1]}; expected a list such as \"train.lr\" = [0.1]"),
+    ('label = "MoPoE"', 'label = "MoPoE"\naxes = {"train.lr" = 1}', "axes.train.lr: got 1; expected a list such as \"train.lr\" = [1]"),
     ('label = "MoPoE"', 'label = "MoPoE"\ntrain.seed = 3', "contender 'MoPoE': got train.seed; expected none"),
 ])
 def test_what_cannot_be_is_an_error_at_the_door(tiny: Path, tmp_path: Path, old: str, new: str, line: str) -> None:
