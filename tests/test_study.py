@@ -555,6 +555,20 @@ def test_plots_of_what_is_no_number_and_of_what_has_no_logarithm(tmp_path: Path)
     assert not list((tmp_path / "figures").iterdir())
 
 
+@pytest.mark.parametrize(("asked", "noted"), [
+    ("", []),                                                                                           # nobody asked for any by name
+    ('columns = ["conditional_coherence", "log_likelihood"]', ["log_likelihood"]),
+    ('plots = [{kind = "curve", x = "private", y = "log_likelihood"}]', ["log_likelihood"]),
+])
+def test_only_what_was_asked_for_by_name_is_noted_as_absent(tiny: Path, tmp_path: Path, asked: str, noted: list[str]) -> None:
+    tiny.write_text(re.sub(r"columns = .*\nplots = .*", asked, TINY))
+    there(tmp_path, read_study(tiny)[1][0], conditional_coherence=0.5)
+    run_study(tiny, tmp_path, report=True, show=False)
+    text = (tmp_path / "study.md").read_text()
+    assert "| MMVAE+ | 1 | 2 | 1 | 0.500 |" in text
+    assert re.findall(r"^\* (\w+): no cell has it; ", text, re.MULTILINE) == noted
+
+
 def test_paths_and_references_pool_no_axis() -> None:
     results = [result for beta in (1, 2) for at in (1, 2) for result in some("A", {"private": at, "model.beta": beta}, (0.1 * at, beta))]
     results += [result for beta in (1, 2) for result in some("ref", {"model.beta": beta}, (0.5, 10.0 * beta))]

@@ -87,7 +87,8 @@ def run_study(
         write_numbers(out, study.study.title, results, plan.entries)
         return Done(results, None, names, True)
     page = write_study(out, study.study.title, results, study.study.columns, study.study.plots, about=study.study.about,
-                       source=Path(path).read_text("utf-8"), plan=plan.entries)
+                       source=Path(path).read_text("utf-8"), plan=plan.entries,
+                       named="columns" in study.study.model_fields_set)
     return Done(results, page, names)
 
 
