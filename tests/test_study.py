@@ -569,6 +569,19 @@ def test_only_what_was_asked_for_by_name_is_noted_as_absent(tiny: Path, tmp_path
     assert re.findall(r"^\* (\w+): no cell has it; ", text, re.MULTILINE) == noted
 
 
+def test_a_plot_that_fails_is_a_note_beside_the_tables_and_the_other_plots(tmp_path: Path) -> None:
+    """An axis with a whole number that no floating-point number reaches."""
+    results = [result for at in (1, 10**400) for result in some("A", {"private": at}, (0.5, 3.0))]
+    plots = [Plot(kind="curve", x="private", y="log_likelihood"), Plot(kind="tradeoff", x="log_likelihood", y="conditional_coherence")]
+    page = write_study(tmp_path, "t", results, ["conditional_coherence"], plots).read_text()
+    note = "plot 1, log_likelihood over private: not drawn, OverflowError: "
+    notes = re.findall(rf"^\* {re.escape(note)}.+$", (tmp_path / "study.md").read_text(), re.MULTILINE)
+    assert len(notes) == 1
+    assert note in page
+    assert "| A | 1 | 3 | 1 | 0.500 |" in (tmp_path / "study.md").read_text()
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["2-tradeoff-conditional_coherence.svg"]
+
+
 def test_paths_and_references_pool_no_axis() -> None:
     results = [result for beta in (1, 2) for at in (1, 2) for result in some("A", {"private": at, "model.beta": beta}, (0.1 * at, beta))]
     results += [result for beta in (1, 2) for result in some("ref", {"model.beta": beta}, (0.5, 10.0 * beta))]
