@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import polyvae as pv
+from polyvae import runs
 from polyvae.cli import main
 from polyvae.config import read_config
 from polyvae.models import model_class, options_of
@@ -114,6 +115,26 @@ def test_bad_input_gets_one_clear_line_and_exit_code_2(words: list[str], says: s
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("model", "given", "names", "remedy"), [
+    ("meme", [], ["data.only", "data.select("], ["data.only=['m0', 'm3']"]),
+    ("bivcca", [], ["data.only", "data.select("], ["data.only=['m0', 'm3']"]),
+    ("vcca-private", ["data.only=['m0']"], ["data.target", "data.with_labels_as("], ["data.target=digit"]),
+    ("mmvae-contrastive", ["data.only=['m0']"], ["data.target", "data.with_labels_as("], ["data.target=digit"]),
+    ("deepimv", [], ["data.target", "[[modality]]"], ["data.target=digit", "modality.*.role=source", "modality.digit.role=target"]),
+    ("deepimv", ["modality.*.role=source"], ["data.target", "data.with_labels_as("], ["data.target=digit", "modality.digit.role=target"]),
+    ("deepimv", ["modality.*.role=source", "data.target=digit"], ["'digit'", "[[modality]]"], ["modality.digit.role=target"]),
+])
+def test_what_an_error_about_modalities_names_is_the_remedy(
+    model: str, given: list[str], names: list[str], remedy: list[str], tmp_path: Path,
+) -> None:
+    small = [f"model.name={model}", "data.options.train=50", "data.options.test=20", "modality.*.params={hidden = [5]}", *given]
+    done = polyvae("train", *[word for change in small for word in ("--set", change)], cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert all(name in done.stderr for name in names)
+    config = read_config(None, [*small, *remedy])
+    assert runs.model_of(config, runs.data_of(config)[0]).name == model
 
 
 @pytest.mark.parametrize(("words", "says"), [
