@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +20,10 @@ import numpy as np
 import pytest
 
 import polyvae as pv
+from polyvae import runs
 from polyvae.cli import main
 from polyvae.config import read_config
+from polyvae.models import model_class, options_of
 from polyvae.storage import RunDirectory
 
 QUICK = ["--set", "train.batch_size=500", "--set", "model.latent=4", "--set", "train.threads=1", "--set", "train.device=cpu"]
@@ -112,6 +117,26 @@ def test_bad_input_gets_one_clear_line_and_exit_code_2(words: list[str], says: s
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("model", "given", "names", "remedy"), [
+    ("meme", [], ["data.only", "data.select("], ["data.only=['m0', 'm3']"]),
+    ("bivcca", [], ["data.only", "data.select("], ["data.only=['m0', 'm3']"]),
+    ("vcca-private", ["data.only=['m0']"], ["data.target", "data.with_labels_as("], ["data.target=digit"]),
+    ("mmvae-contrastive", ["data.only=['m0']"], ["data.target", "data.with_labels_as("], ["data.target=digit"]),
+    ("deepimv", [], ["data.target", "[[modality]]"], ["data.target=digit", "modality.*.role=source", "modality.digit.role=target"]),
+    ("deepimv", ["modality.*.role=source"], ["data.target", "data.with_labels_as("], ["data.target=digit", "modality.digit.role=target"]),
+    ("deepimv", ["modality.*.role=source", "data.target=digit"], ["'digit'", "[[modality]]"], ["modality.digit.role=target"]),
+])
+def test_what_an_error_about_modalities_names_is_the_remedy(
+    model: str, given: list[str], names: list[str], remedy: list[str], tmp_path: Path,
+) -> None:
+    small = [f"model.name={model}", "data.options.train=50", "data.options.test=20", "modality.*.params={hidden = [5]}", *given]
+    done = polyvae("train", *[word for change in small for word in ("--set", change)], cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert all(name in done.stderr for name in names)
+    config = read_config(None, [*small, *remedy])
+    assert runs.model_of(config, runs.data_of(config)[0]).name == model
+
+
 @pytest.mark.parametrize(("words", "says"), [
     (["-o", "x.csv"], "ends in .npz"), (["-k", "3"], "without --given"), (["--given", "m1", "-n", "3000"], "at most 2000"),
     (["--given", "m9"], "known: m0, m1, m2, m3, m4"), (["--prior", "other"], "expected 'own' or 'fitted'"),
@@ -162,7 +187,55 @@ def test_models_prints_one_tab_separated_line_each() -> None:
             assert field
             assert not set(field) & set("│┃|…")
     assert len({row[1] for row in rows}) > 1
-    assert "nats per datum" in polyvae("models", "mmvae+").stdout
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("command", ["models", "datasets"])
+@pytest.mark.parametrize("width", [80, 60])
+def test_a_narrow_terminal_folds_everything_but_names_and_cuts_nothing(command: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    with contextlib.redirect_stdout(Terminal()) as shown, pytest.raises(SystemExit):
+        main([command])
+    lines = re.sub(r"\x1b\[[\d;]*m", "", shown.getvalue()).splitlines()
+    assert {len(line) for line in lines} == {width}
+    rows: list[list[str]] = []
+    for line in lines:
+        if line.startswith("│"):
+            cells = [cell.strip() for cell in line.strip("│").split("│")]
+            if cells[0]:                                                                                # a name stands in one line
+                rows.append(cells)
+            else:
+                rows[-1] = [before + cell for before, cell in zip(rows[-1], cells, strict=True)]
+    piped = [line.split("\t") for line in polyvae(command).stdout.splitlines()]
+    assert [row[0] for row in rows] == [row[0] for row in piped]
+    assert [[cell.replace(" ", "") for cell in row] for row in rows] == [[cell.replace(" ", "") for cell in row] for row in piped]
+
+
+@pytest.mark.parametrize("name", ["mmvae+", "nexus", "meme", "u-hved", "polyvae.models.mopoe:MoPoE"])
+def test_models_name_prints_the_formula_what_the_class_says_of_itself_and_every_option_with_its_default(name: str) -> None:
+    kind = model_class(name)
+    text = polyvae("models", name).stdout
+    docstring = inspect.getdoc(kind)
+    assert docstring
+    assert text.startswith(docstring)
+    told, _, options = text.removeprefix(docstring).partition("options, as [model] in a TOML file or --set model.NAME=VALUE")
+    said = dict(re.split(r"  +", line, maxsplit=1) for line in told.strip().splitlines() if "  " in line)
+    facts = kind.facts._asdict()
+    assert (said["citation"], said["private codes"], said["missing data"], said["needs"]) == (
+        kind.citation, kind.codes, kind.facts.missing, kind.facts.needs or "-")
+    for word in ("bound", "density", "per_datum", "nested", "symmetric"):
+        assert said[word.replace("_", " ")].split()[0] == ("yes" if facts[word] else "no")
+    lines = options.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == list(options_of(name))
+    for line in lines:                                                                                  # as a TOML file would say it
+        default = inspect.signature(kind).parameters[line.split()[0]].default
+        given = tomllib.loads(line) if default is not None else {line.removesuffix("(not set)").strip(): None}
+        assert given == {line.split()[0]: list(default) if isinstance(default, tuple) else default}
 
 
 def test_datasets_prints_one_tab_separated_line_each() -> None:

@@ -121,6 +121,10 @@ axes = {"train.lr" = [0.1, 0.2]}
     ('epochs = 2', 'epochs = 2\nseconds = 5', "study: got seconds and epochs; expected one of them"),
     ('[1, 2]\n', '[]\n', "axes.private: got []; expected"),
     ('seeds = [0, 1]', 'seeds = [0, 0]', "study: got seeds = [0, 0]; expected each once"),
+    ('seeds = [0, 1]', 'seeds = 1', "study.seeds: got 1; expected a list such as seeds = [0, 1, 2]"),
+    ('private = [1, 2]\n', 'private = 3\n', "axes.private: got 3; expected a list such as private = [3]"),
+    ('private = [1, 2]\n', 'train.lr = [0.1]\n', "axes.train: got {'lr': [0.1]}; expected a list such as \"train.lr\" = [0.1]"),
+    ('label = "MoPoE"', 'label = "MoPoE"\naxes = {"train.lr" = 1}', "axes.train.lr: got 1; expected a list such as \"train.lr\" = [1]"),
     ('label = "MoPoE"', 'label = "MoPoE"\ntrain.seed = 3', "contender 'MoPoE': got train.seed; expected none"),
 ])
 def test_what_cannot_be_is_an_error_at_the_door(tiny: Path, tmp_path: Path, old: str, new: str, line: str) -> None:
@@ -335,12 +339,42 @@ def test_a_refused_command_leaves_all_as_it_was(tiny: Path, tmp_path: Path) -> N
     assert [one.epochs for one in results.values() if one.name != cell.name] == [None] * 7               # they never ran
     # What was planned for seconds says nothing of a study that has epochs, nor of other seconds.
     tiny.write_text(TINY.replace("epochs = 2", "epochs = 9"))
-    (failed,) = run_study(tiny, tmp_path, report=True, show=False).failed
-    assert failed.error == "made with train.epochs = 7, and 9 is wanted"
+    with pytest.raises(InputError, match=r"was made with train\.epochs = 7, and 9 is wanted"):
+        run_study(tiny, tmp_path, report=True, show=False)
     assert not run_study(tiny, tmp_path, changes=["study.epochs=7", "train.device=auto"], report=True, show=False).failed
     tiny.write_text(TINY.replace("epochs = 2", "seconds = 20"))
-    (failed,) = run_study(tiny, tmp_path, report=True, show=False).failed
-    assert failed.error == "made with train.epochs = 7, and none are planned"
+    with pytest.raises(InputError, match=r"was made with train\.epochs = 7, and none are planned"):
+        run_study(tiny, tmp_path, report=True, show=False)
+
+
+@pytest.mark.parametrize(("old", "new", "line"), [
+    ("model.latent = 3", "model.latent = 4", "MMVAE+,private=1,seed=0 was made with model.latent = 3, and 4 is wanted; expected a cell "),
+    ("epochs = 2", "seconds = 30", "MMVAE+,private=1,seed=0 was made with train.epochs = 2, and none are planned; expected a cell "),
+    ("private = [1, 2]", "private = [5]", "got cells such as 'MMVAE+,private=1,seed=0' in "),
+])
+def test_a_report_of_cells_that_are_all_others_leaves_the_tables_as_they_are(
+    tiny: Path, tmp_path: Path, cells: list[Cell], old: str, new: str, line: str,
+) -> None:
+    out = tmp_path / "out"
+    for cell in cells[:2]:
+        there(out, cell, log_likelihood=-3.0)
+    run_study(tiny, out, report=True, show=False)
+    before = bytes_of(out)
+    tiny.write_text(TINY.replace(old, new))
+    with pytest.raises(InputError, match=re.escape(line)) as problem:
+        run_study(tiny, out, report=True, show=False)
+    assert "\n" not in str(problem.value)
+    assert "its tables stay as they are: set the study back, or choose another --out" in str(problem.value)
+    assert bytes_of(out) == before
+
+
+def test_a_report_of_some_cells_that_are_others_tells_the_rest_and_why(tiny: Path, tmp_path: Path, cells: list[Cell]) -> None:
+    for cell in (cells[0], cells[2]):
+        there(tmp_path, cell, log_likelihood=-3.0)
+    tiny.write_text(TINY.replace('model.name = "mopoe"', 'model.name = "mopoe"\nmodel.beta = 2.0'))
+    done = run_study(tiny, tmp_path, report=True, show=False)
+    assert [one.name for one in done.results if one.numbers] == [cells[0].name]
+    assert [(one.name, one.error) for one in done.failed] == [(cells[2].name, "made with model.beta = None, and 2.0 is wanted")]
 
 
 def test_an_evaluation_with_other_settings_is_not_the_one_wanted(tiny: Path, tmp_path: Path, cells: list[Cell]) -> None:
@@ -351,6 +385,7 @@ def test_an_evaluation_with_other_settings_is_not_the_one_wanted(tiny: Path, tmp
     run.write_json("evaluation.json", {"log_likelihood": -3.0, "settings": wanted | {"draws": 10}})
     (failed,) = run_study(tiny, tmp_path, report=True, show=False).failed
     assert (failed.numbers, failed.error.startswith("evaluated with evaluate.draws = 10, and 10000 is wanted")) == ({}, True)
+    there(tmp_path, cells[1])
     run.config.write_text("[")
     (failed,) = run_study(tiny, tmp_path, report=True, show=False).failed
     assert failed.error.startswith("made with settings that cannot be read (")
@@ -518,6 +553,33 @@ def test_plots_of_what_is_no_number_and_of_what_has_no_logarithm(tmp_path: Path)
     told_ = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
     assert told_["cells"][-1]["numbers"] == {"log_likelihood": None}
     assert not list((tmp_path / "figures").iterdir())
+
+
+@pytest.mark.parametrize(("asked", "noted"), [
+    ("", []),                                                                                           # nobody asked for any by name
+    ('columns = ["conditional_coherence", "log_likelihood"]', ["log_likelihood"]),
+    ('plots = [{kind = "curve", x = "private", y = "log_likelihood"}]', ["log_likelihood"]),
+])
+def test_only_what_was_asked_for_by_name_is_noted_as_absent(tiny: Path, tmp_path: Path, asked: str, noted: list[str]) -> None:
+    tiny.write_text(re.sub(r"columns = .*\nplots = .*", asked, TINY))
+    there(tmp_path, read_study(tiny)[1][0], conditional_coherence=0.5)
+    run_study(tiny, tmp_path, report=True, show=False)
+    text = (tmp_path / "study.md").read_text()
+    assert "| MMVAE+ | 1 | 2 | 1 | 0.500 |" in text
+    assert re.findall(r"^\* (\w+): no cell has it; ", text, re.MULTILINE) == noted
+
+
+def test_a_plot_that_fails_is_a_note_beside_the_tables_and_the_other_plots(tmp_path: Path) -> None:
+    """An axis with a whole number that no floating-point number reaches."""
+    results = [result for at in (1, 10**400) for result in some("A", {"private": at}, (0.5, 3.0))]
+    plots = [Plot(kind="curve", x="private", y="log_likelihood"), Plot(kind="tradeoff", x="log_likelihood", y="conditional_coherence")]
+    page = write_study(tmp_path, "t", results, ["conditional_coherence"], plots).read_text()
+    note = "plot 1, log_likelihood over private: not drawn, OverflowError: "
+    notes = re.findall(rf"^\* {re.escape(note)}.+$", (tmp_path / "study.md").read_text(), re.MULTILINE)
+    assert len(notes) == 1
+    assert note in page
+    assert "| A | 1 | 3 | 1 | 0.500 |" in (tmp_path / "study.md").read_text()
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["2-tradeoff-conditional_coherence.svg"]
 
 
 def test_paths_and_references_pool_no_axis() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -24,11 +25,18 @@ from polyvae.data import DATASETS
 from polyvae.errors import InputError
 from polyvae.models import MODELS, model_class
 from polyvae.storage import RunDirectory, load_model
+from polyvae.vae import MultimodalVAE
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
                   help="Multimodal variational autoencoders: train, evaluate, compare; fill in what was not measured.",
                   epilog="Example: `polyvae demo`. Errors are one line; `--debug` anywhere shows the traceback. "
                          "Exit codes: 0 done, 1 unexpected, 2 bad input, 130 interrupted.")
+
+_QUESTIONS = {
+    "bound": "does the objective stay below log p(x), in expectation?", "density": "can likelihoods be estimated?",
+    "per_datum": "is a batch the same as its rows?", "nested": "is a missing modality the same as a model built without it?",
+    "symmetric": "are the modalities free in their order?",
+}
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as train.epochs=5; repeatable.")]
 Run = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
@@ -184,9 +192,9 @@ def study(
 
 @app.command(epilog="Examples: `polyvae models`, `polyvae models mmvae+`")
 def models(name: Annotated[str | None, typer.Argument(help="Print this model's description.", show_default=False)] = None) -> None:
-    """The models there are; one untruncated, tab-separated line each when piped."""
+    """The models there are; one untruncated, tab-separated line each when piped. NAME: its formula, what it is, and its options."""
     if name is not None:
-        typer.echo(inspect.getdoc(model_class(name)))
+        typer.echo("\n".join(_described(model_class(name))))
         return
     head = ("name", "citation", "private codes", "missing data", "facts", "needs")
     _list(head, [(key, cls.citation, cls.codes, cls.facts.missing, _facts(key), cls.facts.needs or "-") for key, cls in MODELS.items()])
@@ -250,7 +258,21 @@ def _place(model: str, data: str) -> Path:
 
 def _facts(name: str) -> str:
     facts = model_class(name).facts
-    return ", ".join(word.replace("_", " ") for word in ("bound", "density", "per_datum", "nested", "symmetric") if getattr(facts, word))
+    return ", ".join(word.replace("_", " ") for word in _QUESTIONS if getattr(facts, word))
+
+
+def _described(kind: type[MultimodalVAE]) -> Iterator[str]:
+    """The lines that describe a model: its docstring, what the list says of it, and its options."""
+    yield from (inspect.getdoc(kind) or "", "")
+    facts = kind.facts
+    told = {"citation": kind.citation, "private codes": kind.codes, "missing data": facts.missing, "needs": facts.needs or "-"}
+    told |= {word.replace("_", " "): f"{'yes' if getattr(facts, word) else 'no '} ({question})" for word, question in _QUESTIONS.items()}
+    yield from (f"{head:<13}  {value}" for head, value in told.items())
+    yield from ("", "options, as [model] in a TOML file or --set model.NAME=VALUE, and their defaults:")
+    for name, option in inspect.signature(kind).parameters.items():
+        if name != "modalities":
+            default = "(to be given)" if option.default is option.empty else "(not set)" if option.default is None else ""
+            yield f"  {name} {default or f'= {json.dumps(option.default, default=str)}'}"   # TOML has these values as JSON does
 
 
 def _list(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -258,7 +280,10 @@ def _list(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         for row in rows:
             typer.echo("\t".join(row))
         return
-    table = Table(*head)
+    table, names = Table(), [row[0] for row in rows]
+    table.add_column(head[0], no_wrap=True, min_width=max(map(len, names), default=0))   # to copy; a narrow terminal folds the rest
+    for title in head[1:]:
+        table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console().print(table)

@@ -5,6 +5,7 @@ Unknown keys are errors that name the nearest known one; every error is one line
 
 from __future__ import annotations
 
+import json
 import os
 import reprlib
 import tomllib
@@ -200,6 +201,7 @@ class Plot(Section):
 class StudySection(Section):
     """What a study asks.
 
+    ``seeds``            a list: each makes the whole grid once (``--seeds 2`` on the command line: two, [0, 1]).
     ``seconds``          of one thread's processor for each cell: whole epochs are planned for it beforehand; or ``epochs``; neither: as
                          [base] says.
     ``jobs``             cells at a time, one process and one thread each.
@@ -366,6 +368,8 @@ def _line(root: type[Section], problem: ValidationError, source: str, overrides:
         message = f"unknown key; {_hint(root, first['loc'])}"
     elif first["type"] == "missing":
         message = "got nothing; expected a value; add it"
+    elif first["type"] == "list_type":
+        message = f"got {reprlib.repr(first['input'])}; expected {_list(root, first['loc'], first['input'])}"
     elif first["type"] != "value_error":
         message = f"got {reprlib.repr(first['input'])}; expected {message.removeprefix('Input should be ')}"
     return f"{where}: {message}"
@@ -374,13 +378,32 @@ def _line(root: type[Section], problem: ValidationError, source: str, overrides:
 def _hint(root: type[Section], loc: Sequence[int | str]) -> str:
     """The nearest known key in the section where an unknown one stands, or the section where it would be known."""
     sections = {name: field.annotation for name, field in root.model_fields.items()}
+    here, key = _section(root, loc), str(loc[-1])
+    for name, section in sections.items():
+        if isinstance(section, type) and issubclass(section, Section) and section is not here and key in section.model_fields:
+            return f"did you mean {name}.{key}?"
+    return nearest(key, here.model_fields)
+
+
+def _list(root: type[Section], loc: Sequence[int | str], got: object) -> str:
+    """What a list looks like where there is none: its default, or one of what was given."""
+    here, key = _section(root, loc), str(loc[-1])
+    field = here.model_fields[key] if isinstance(here, type) and issubclass(here, Section) else None
+    if field is None:                                               # an axis, whose name may have dots
+        key, got = next(flatten(got, f"{key}."), (key, got)) if isinstance(got, dict) else (key, got)
+        key, default = json.dumps(key) if "." in key else key, got
+    else:
+        default, (inner, *_) = field.default, get_args(field.annotation)
+        if isinstance(inner, type) and issubclass(inner, Section):
+            return f"a list of tables, each under [[{'.'.join(map(str, loc))}]]; double the brackets"
+    return f"a list such as {key} = {(isinstance(default, list) and default) or [got]}"
+
+
+def _section(root: type[Section], loc: Sequence[int | str]) -> Any:
+    """Where the last part of a place stands: a section, or the type of a plain table."""
     here: Any = root
     for part in loc[:-1]:
         if isinstance(part, str):
             field = here.model_fields[part].annotation
             here = next(iter(get_args(field)), field)               # of a list of tables, such a table
-    key = str(loc[-1])
-    for name, section in sections.items():
-        if isinstance(section, type) and issubclass(section, Section) and section is not here and key in section.model_fields:
-            return f"did you mean {name}.{key}?"
-    return nearest(key, here.model_fields)
+    return here

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+SELECT = "data.only chooses modalities (in Python data.select(...))"
+LABELS = "data.target makes the labels a target modality (in Python data.with_labels_as(...))"
+
 
 class InputError(ValueError):
     """Something the caller gave cannot be used. The message is one line that says what, got, expected and remedy."""

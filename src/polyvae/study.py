@@ -44,8 +44,8 @@ def run_study(
     """Train and evaluate every cell that is not done, under ``out``/cells; write results.json, results.csv, study.md and study.html.
 
     ``only`` these labels. ``seeds``: 0, 1, ... so many, instead of the study's. ``report``: nothing is trained. ``force``: cells that were
-    made with other settings, or cannot be gone on with, are made anew. Raises InputError at the door; what goes wrong in a cell stands in
-    its result.
+    made with other settings, or cannot be gone on with, are made anew. Raises InputError at the door, also for a report of cells of which
+    none is as the study says; what goes wrong in a cell stands in its result.
     """
     changes = [*changes, *([f"study.seeds={list(range(seeds))}"] if seeds is not None else [])]
     study, cells = read_study(path, changes)
@@ -67,6 +67,7 @@ def run_study(
     interrupted = False
     if report:
         plan = Plan(out / "plan.json", study.study.seconds)
+        _refuse_to_tell(cells, plan, out)
     else:
         with alone(out), terminable(), one_thread(), reporter(show) as told:
             plan = Plan(out / "plan.json", study.study.seconds)
@@ -86,7 +87,8 @@ def run_study(
         write_numbers(out, study.study.title, results, plan.entries)
         return Done(results, None, names, True)
     page = write_study(out, study.study.title, results, study.study.columns, study.study.plots, about=study.study.about,
-                       source=Path(path).read_text("utf-8"), plan=plan.entries)
+                       source=Path(path).read_text("utf-8"), plan=plan.entries,
+                       named="columns" in study.study.model_fields_set)
     return Done(results, page, names)
 
 
@@ -126,6 +128,29 @@ def _refuse(cells: Sequence[Cell], plan: Plan, out: Path) -> None:
         for other in _other(run, plan.config(cell)):
             if plan.known(cell) or not other.startswith("train.epochs "):
                 raise InputError(f"study: cell {run.path} was made with {other}; --force makes it anew, another --out keeps both")
+
+
+def _refuse_to_tell(cells: Sequence[Cell], plan: Plan, out: Path) -> None:
+    """Raises InputError: there are cells, and none as the study says. Empty tables would take the place of those that tell of them."""
+    others = []
+    for cell in cells:
+        run = RunDirectory(out / "cells" / cell.name)
+        if run.config.exists():
+            other = _other(run, plan.config(cell))
+            if not other:
+                return
+            others.append(f"cell {run.path} was {_made(cell, other, plan)}")
+    there = sorted(path.parent.name for path in out.glob("cells/*/config.toml"))
+    if there:
+        got = others[0] if others else f"got cells such as {there[0]!r} in {out}, and none of this study's, such as {cells[0].name!r}"
+        raise InputError(f"study: --report: {got}; expected a cell as the study says; its tables stay as they are: set the study back, or "
+                         "choose another --out")
+
+
+def _made(cell: Cell, other: Sequence[str], plan: Plan) -> str:
+    """With what the cell that is there was made, in words."""
+    unplanned = other[0].startswith("train.epochs ") and not plan.known(cell)
+    return f"made with {other[0].partition(', and ')[0] + ', and none are planned' if unplanned else other[0]}"
 
 
 def _todo(cells: Sequence[Cell], plan: Plan, out: Path, force: bool) -> dict[str, Callable[[], None]]:
@@ -177,8 +202,7 @@ def _results(cells: Sequence[Cell], plan: Plan, out: Path, errors: Mapping[str, 
         run, config, entry = RunDirectory(out / "cells" / cell.name), plan.config(cell), plan.entry(cell)
         other, (judged, error), numbers, epochs = _other(run, config), _judged(run, config.evaluate), {}, None
         if other:
-            unplanned = other[0].startswith("train.epochs ") and not plan.known(cell)
-            error = f"made with {other[0].partition(', and ')[0] + ', and none are planned' if unplanned else other[0]}"
+            error = _made(cell, other, plan)
         elif judged:
             ends = [record for record in run.read_history() if "epoch" in record]
             numbers = {name: value for name, value in judged.items() if isinstance(value, float)}

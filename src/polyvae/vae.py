@@ -17,7 +17,7 @@ from polyvae.aggregate import Experts
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
 from polyvae.distributions import FAMILIES, SCALES, Diagonal, Mixture, Normal
-from polyvae.errors import InputError, check_count, nearest
+from polyvae.errors import LABELS, SELECT, InputError, check_count, nearest
 from polyvae.modality import Modalities, Modality, ModalityNet
 from polyvae.priors import FittedPrior, MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
 
@@ -103,7 +103,8 @@ class MultimodalVAE(nn.Module, ABC):
         least, most = self.facts.least, self.facts.most or len(modalities)
         if not least <= len(modalities) <= most:
             expected = f"exactly {least}" if least == most else f"at least {least}" if len(modalities) < least else f"at most {most}"
-            raise InputError(f"{self.name}: got {len(modalities)} modalities; expected {expected}; choose those, or a model for any number")
+            raise InputError(f"{self.name}: got {len(modalities)} modalities; expected {expected}; {SELECT}, {LABELS}; or "
+                             "choose a model for any number")
         defaults = private if isinstance(private, Sequence) else [private] * len(modalities)
         sizes = [_private(type(self).__name__, spec, default) for spec, default in zip(modalities, defaults, strict=True)]
         self.modalities = Modalities({

@@ -13,7 +13,7 @@ from torch import Tensor
 from polyvae.aggregate import Experts
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, iwae, log_over_views
-from polyvae.errors import InputError, check_count, nearest
+from polyvae.errors import LABELS, SELECT, InputError, check_count, nearest
 from polyvae.modality import Modality
 from polyvae.models.held import Around
 from polyvae.models.jmvae import JMVAE
@@ -96,7 +96,7 @@ class Contrastive(Around):
                       if "source" not in (roles[m], roles[n]) and "both" in (roles[m], roles[n])]
         if not self.pairs:
             raise InputError(f"mmvae-contrastive: got modalities with roles {roles}; expected two that are decoded, one of "
-                             "them encoded, else there is no pair to contrast; give them role='both'")
+                             f"them encoded, else there is no pair to contrast; give them role='both'; {SELECT}, {LABELS}")
         self.base, self.gamma, self.negatives, self.unrelated = base, gamma, negatives, unrelated
         self.base_options = base_options
 

@@ -11,7 +11,7 @@ from polyvae.aggregate import Experts, everything, joint, mixture_of_products, s
 from polyvae.batch import Batch
 from polyvae.bounds import Bound
 from polyvae.distributions import Mixture
-from polyvae.errors import InputError, check_count
+from polyvae.errors import LABELS, InputError, check_count
 from polyvae.modality import Modalities, Modality, ModalityNet
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior
 
@@ -55,11 +55,11 @@ class DeepIMV(MultimodalVAE):
         for spec in modalities:
             if spec.role == "both":
                 raise InputError(f"deepimv: modality {spec.name!r} has role='both'; expected 'source' for a view, which is never decoded, "
-                                 "or 'target' for a label, which is never encoded")
+                                 f"or 'target' for a label, which is never encoded; [[modality]] tables say role; {LABELS}")
         self.labels = [m for m, spec in enumerate(modalities) if spec.role == "target"]
         if not self.labels:
             raise InputError(f"deepimv: got the views {[spec.name for spec in modalities]} and no label to predict; expected at least one "
-                             "modality with role='target'")
+                             f"modality with role='target'; {LABELS}, but [[modality]] \"*\" changes its role, too")
         self.K, self.alpha = K, alpha
         for m in self.sources:
             self._net(m).parts["labels"] = Modalities({

@@ -12,7 +12,7 @@ from polyvae.aggregate import Experts, mixture_of_experts
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
 from polyvae.distributions import Diagonal, Mixture
-from polyvae.errors import InputError, check_count, nearest
+from polyvae.errors import SELECT, InputError, check_count, nearest
 from polyvae.modality import Modality
 from polyvae.priors import PseudoPrior, pseudo_inputs
 from polyvae.vae import Facts, MultimodalVAE, own_or_prior, placed
@@ -57,7 +57,7 @@ class MEME(MultimodalVAE):
         roles = [spec.role for spec in modalities]
         if roles != ["both", "both"]:
             raise InputError(f"meme: got modalities with roles {roles}; expected exactly two, each with role='both', for each is the "
-                             "other's label; choose two, or another model")
+                             f"other's label; {SELECT}; or choose another model")
         super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=None,
                          max_rows=max_rows)
         check_count(self.name, "K", K)

@@ -336,15 +336,17 @@ def _logarithmic(ax: Axes, side: str, ticks: Sequence[float]) -> None:
 
 
 def write_study(out: str | Path, title: str, results: Sequence[Result], columns: Sequence[str], plots: Sequence[Plot], *, about: str = "",
-                source: str = "", plan: Mapping[str, Any] | None = None) -> Path:
+                source: str = "", plan: Mapping[str, Any] | None = None, named: bool = True) -> Path:
     """Write results.json, results.csv, study.md, study.html and figures/*.svg under ``out``; the path of the page. Raises StorageError.
 
-    The numbers come first; a plot that cannot be drawn is a note.
+    The numbers come first; a plot that cannot be drawn is a note, and so is a number that no cell has: a column only if somebody ``named``
+    the columns.
     """
     out = Path(out)
     write_numbers(out, title, results, plan)
     known = dict.fromkeys(name for result in results for name in result.numbers)
-    asked = dict.fromkeys([*columns, *(name for plot in plots for name in ([plot.x] if plot.kind == "tradeoff" else []) + [plot.y])])
+    drawn = [name for plot in plots for name in ([plot.x] if plot.kind == "tradeoff" else []) + [plot.y]]
+    asked = dict.fromkeys([*(columns if named else ()), *drawn])
     notes = [f"{name}: no cell has it; {nearest(name, known)}" for name in asked if known and name not in known]
     made, figures = tables(results, columns), []
     for place, plot in enumerate(plots, 1):
