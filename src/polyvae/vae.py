@@ -472,10 +472,14 @@ class MultimodalVAE(nn.Module, ABC):
 
 def own_or_prior(self: MultimodalVAE, batch: Batch, experts: Experts, z: Tensor) -> Diagonal:
     """q(w_m | x_m) where x_m was observed, p(w_m | z) elsewhere."""
-    prior = self.prior.w(z)
+    return own_or(self, batch, experts, self.prior.w(z))
+
+
+def own_or(self: MultimodalVAE, batch: Batch, experts: Experts, p_w: Diagonal) -> Diagonal:
+    """``own_or_prior`` for whoever has p(w | z) already: [..., B, W]."""
     if batch.whole and len(self.sources) == len(self.modalities):
-        return experts.w.map(lambda x: x.expand_as(prior.loc))
-    return experts.w.where(self.own(experts.mask[None])[0], prior)
+        return experts.w.map(lambda x: x.expand_as(p_w.loc))
+    return experts.w.where(self.own(experts.mask[None])[0], p_w)
 
 
 def placed(base: Tensor, index: Tensor, rows: Tensor, real: bool) -> Tensor:
