@@ -13,10 +13,11 @@ from scipy.stats import norm
 from test_formulas import WORLDS, Hand, kl_normal
 from worlds import World
 
-from polyvae import Batch, InputError, build, noise
+from polyvae import Batch, InputError, build, distributions, noise
 from polyvae.distributions import softplus_scale
 from polyvae.models.contrastive import Contrastive
 from polyvae.testing import example_batch, example_data, example_model, law_nested, plain_world, roles_world, uneven
+from polyvae.testing.worlds import record, step
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -151,6 +152,21 @@ def test_pseudo_inputs_start_as_data_and_make_the_prior():
     mean, variance = loc.mean(0), (scale.square() + loc.square()).mean(0) - loc.mean(0).square()
     torch.testing.assert_close(drawn.mean(0), mean, rtol=0, atol=5 * float(variance.max() / 40_000) ** 0.5)
     torch.testing.assert_close(drawn.var(0), variance, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("variant", ["sound", "published"])
+def test_pseudo_inputs_can_be_looked_at_one_by_one(variant, monkeypatch):
+    """Bound and gradients, those of the pseudo-inputs among them, are what they are where all are looked at together."""
+    model = meme(K=3, variant=variant)
+    batch = example_batch(model)
+    draws = record(model, batch)
+    value, gradients = step(model, batch, draws)
+    monkeypatch.setattr(distributions, "_PIECE", 1)
+    again, others = step(model, batch, draws)
+    torch.testing.assert_close(again, value, rtol=1e-12, atol=0)
+    assert all(bool((net.get_parameter("parts.pseudo.0").grad != 0).any()) for net in model.modalities.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(others[name], gradient, rtol=1e-10, atol=1e-12, msg=name)
 
 
 # ---- contrastive -----------------------------------------------------------------------------------------------------------------
