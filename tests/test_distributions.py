@@ -248,6 +248,20 @@ def test_choices_follow_the_weights_and_never_pick_weight_zero():
         assert noise.choice(weights.double(), 2, "component", "KB").tolist() == [[1, 0], [3, 2]]
 
 
+def test_views_that_do_not_count_can_be_left_out():
+    """The same density and mean, in as many views as the fullest datum has; each keeps its experts, in their order."""
+    weights = torch.tensor([[0.0, 0.0, 0.3, 0.0], [0.4, 0.0, 0.0, 0.0], [0.0, 0.0, 0.7, 1.0], [0.6, 0.0, 0.0, 0.0]])                # [V, B]
+    include = torch.eye(4, dtype=torch.bool)[:, :, None] & (weights > 0)[:, None]
+    q = Mixture(Normal(torch.randn(4, 4, 2), torch.rand(4, 4, 2) + 0.2), weights, include)
+    less = q.compact()
+    assert less.weights.tolist() == [[0.4, 0.0, 0.3, 1.0], [0.6, 0.0, 0.7, 0.0]]
+    assert [less.include[..., b].nonzero().tolist() for b in range(4)] == [[[0, 1], [1, 3]], [], [[0, 0], [1, 2]], [[0, 2]]]
+    z = torch.randn(5, 1, 4, 2)
+    torch.testing.assert_close(less.log_prob(z), q.log_prob(z), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(less.mean, q.mean, rtol=1e-12, atol=1e-12)
+    assert less.compact() is less
+
+
 # ---- a long sum of densities -----------------------------------------------------------------------------------------------------
 
 

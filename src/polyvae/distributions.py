@@ -188,6 +188,14 @@ class Mixture(NamedTuple):
     def detach(self) -> Mixture:
         return self._replace(components=self.components.detach())
 
+    def compact(self) -> Mixture:
+        """The same density in as many views as the datum with most of them has that count: those of a datum first, in their order."""
+        count = max(1, int(self.live.sum(0).max()))
+        if count == len(self.weights):
+            return self
+        chosen = self.live.int().argsort(dim=0, descending=True, stable=True)[:count]                   # [V', B]
+        return Mixture(self.pick(chosen), self.weights.gather(0, chosen), self.included(chosen))
+
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of z [..., V', B, D] in nats: [..., V', B]; zero where nothing was observed."""
         return mixture_log_prob(self.components, self.weights, z)
