@@ -2,8 +2,9 @@
 
     python tests/mutants.py [--jobs 2] [--only WORD] [--all] [--list]
 
-Each mutant replaces one piece of text in a copy of the package; the fast tests run against the copy until one fails. Exit code 1 if fewer
-than nine in ten mutants are caught. Mutants that change nothing say why; they are listed, and run with --all only.
+Each mutant replaces one piece of text in a copy of the package; the fast tests, or those that are named for it, run against the copy until
+one fails. Exit code 1 if fewer than nine in ten mutants are caught. Mutants that change nothing say why; they are listed, and run with
+--all only.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,16 +31,49 @@ TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "src" / "polyvae"
 FIRST = {"bounds.py": ["bounds", "gradients"], "aggregate.py": ["aggregate"], "distributions.py": ["distributions"], "vae.py": ["truth"]}
 REST = ["formulas", "gradients", "truth", "laws", "bounds", "aggregate", "distributions"]
+# The tests that know a paper's formula: they alone are asked.
+NAMED = {
+    "models/cmvae.py": ["models_d::test_cmvae_is_the_port", "models_d::test_pruning_by_hand"],
+    "models/codevae.py": ["models_b::test_codevae"],
+    "models/composed.py": ["models_d::test_composed", "models_d::test_the_free_combination_has_the_gradient_of_the_paper_it_is"],
+    "models/contrastive.py": ["models_c::test_contrastive"],
+    "models/crmvae.py": ["models_a::test_crmvae", "models_a::test_crmvae_is_the_port"],
+    "models/deepimv.py": ["models_g::test_deepimv_by_hand", "models_g::test_deepimv"],
+    "models/dmvae.py": ["models_b::test_dmvae"],
+    "models/held.py": ["models_d::test_what_is_set_on_a_model_that_holds_another_reaches_it"],
+    "models/hellinger.py": ["models_d::test_hellinger"],
+    "models/hmvae.py": ["models_g::test_hmvae"],
+    "models/holder.py": ["models_d::test_holder"],
+    "models/idmvae.py": ["models_d::test_the_terms_of_idmvae_see_what_was_observed", "models_d::test_idmvae_adds_the_authors_terms"],
+    "models/jmvae.py": ["models_b::test_jmvae"],
+    "models/joint.py": ["models_b::test_jmvae"],
+    "models/meme.py": ["models_c::test_meme", "models_c::test_the_label_decoder_of_meme_learns_from_alpha_minus_one"],
+    "models/mfm.py": ["models_e::test_mfm", "models_e::test_the_surrogate_teaches_experts_and_leaves_the_codes_alone"],
+    "models/mmjsd.py": ["models_a::test_mmjsd"],
+    "models/mmvm.py": ["models_a::test_mmvm"],
+    "models/mvtcae.py": ["models_a::test_mvtcae"],
+    "models/nexus.py": ["models_b::test_nexus", "models_b::test_nexus_is_deterministic_in_evaluation",
+                        "models_b::test_the_levels_of_nexus_are_fitted_apart"],
+    "models/relational.py": ["models_g::test_relational"],
+    "models/scmm.py": ["models_d::test_scmm"],
+    "models/telbo.py": ["models_b::test_telbo"],
+    "models/uhved.py": ["models_u::test_uhved"],
+    "models/vcca.py": ["models_e::test_vcca_private", "models_e::test_bivcca"],
+}
 
 
 class Mutant(NamedTuple):
-    """In ``file``, ``old`` becomes ``new``; ``old`` occurs exactly once, or at the occurrence ``at`` (from 0) of several."""
+    """In ``file``, ``old`` becomes ``new``; ``old`` occurs exactly once, or at the occurrence ``at`` (from 0) of several.
+
+    ``by``: the one test that is asked; none: those of NAMED, or of FIRST and REST.
+    """
 
     file: str
     old: str
     new: str
     at: int | None = None
     harmless: str = ""
+    by: str = ""
 
 
 MUTANTS = [
@@ -201,6 +236,108 @@ MUTANTS = [
     Mutant("models/mmvaeplus.py", "beta = warm * self.beta", "beta = self.beta"),
     Mutant("models/mmvaeplus.py", "choice = q.choose(1)", "choice = q.choose(1)[:, :1].expand(1, q.weights.shape[1])"),
     Mutant("models/mmvaeplus.py", 'return q_w if self.private_prior == "prior" else', "return q_w if True else"),
+    # ---- jmvae, telbo, and their joint network ----
+    Mutant("models/jmvae.py", "q.components.kl(experts.z), 0)", "experts.z.kl(q.components), 0)"),
+    Mutant("models/jmvae.py", "to_experts = self.alpha * torch.where(", "to_experts = torch.where("),
+    Mutant("models/jmvae.py", "(kl + to_experts)", "(kl - to_experts)"),
+    Mutant("models/joint.py", "hidden = torch.stack(features).sum(0).relu()", "hidden = torch.stack(features).mean(0).relu()"),
+    Mutant("models/joint.py", "model.existing(experts.mask.all(0))", "model.existing(experts.mask.any(0))"),
+    Mutant("models/telbo.py", "[1.0] + [self.gamma] * len(experts.mask)", "[self.gamma] + [1.0] * len(experts.mask)"),
+    Mutant("models/telbo.py", "several = experts.mask.all(0) | (experts.mask.sum(0) > 1)", "several = experts.mask.all(0)"),
+    Mutant("models/telbo.py", "q, self.K, warm * self.beta, gamma)", "q, self.K, self.beta, gamma)"),
+    # ---- mmjsd, mvtcae, crmvae ----
+    Mutant("models/mmjsd.py", "self.p_z.kl(f) + each.sum(0)", "each.sum(0)"),
+    Mutant("models/mmjsd.py", "/ (1 + experts.mask.sum(0))", "/ (1 + len(experts.mask))"),
+    Mutant("models/mmjsd.py", "experts.z.kl(f)", "f.kl(experts.z)"),
+    Mutant("aggregate.py", "product.scale * count.clamp(min=1).sqrt()[..., None]", "product.scale", by="models_a::test_mmjsd"),
+    Mutant("models/mvtcae.py", "part = 1 - self.alpha / count", "part = 1 - self.alpha + 0 * count"),
+    Mutant("models/mvtcae.py", "(1 - self.alpha) * kl + self.alpha * to_experts", "self.alpha * kl + (1 - self.alpha) * to_experts"),
+    Mutant("models/mvtcae.py", "part if m in self.sources else torch.ones_like(part)", "part"),
+    Mutant("models/crmvae.py", "q.components[0].kl(experts.z)", "experts.z.kl(q.components[0])"),
+    Mutant("models/crmvae.py", "total / (1 + experts.mask.sum(0))", "total / (1 + len(experts.mask))"),
+    Mutant("models/crmvae.py", "total = likelihood / 2", "total = likelihood"),
+    # ---- dmvae, nexus ----
+    Mutant("models/dmvae.py", "beta * (self.total_correlation - 1) *", "beta * self.total_correlation *"),
+    Mutant("models/dmvae.py", "whole.logsumexp(-2)[..., 0] - parts.logsumexp(-2).sum(-1)",
+           "whole.logsumexp(-2)[..., 0] + parts.logsumexp(-2).sum(-1)"),
+    Mutant("models/dmvae.py", "times = 1 if self.variant", "times = 1 if True or self.variant"),
+    Mutant("models/nexus.py", "fixed = codes.detach()", "fixed = codes"),
+    Mutant("models/nexus.py", "1 / math.sqrt(2 * gamma)", "1 / math.sqrt(gamma)"),
+    Mutant("models/nexus.py", "if not self.training or not self.drop:", "if not self.drop:"),
+    # ---- mmvm ----
+    Mutant("models/mmvm.py", "q.log_prob(codes) - mixed.log_prob(codes)", "q.log_prob(codes) - mixed.detach().log_prob(codes)",
+           by="gradients::test_the_gradient_is_the_values_slope[mmvm-]"),
+    Mutant("models/mmvm.py", "return (1 - share) * among +", "return among +"),
+    Mutant("models/mmvm.py", "among + share * q.kl(", "among + q.kl("),
+    # ---- code-vae ----
+    Mutant("models/codevae.py", "return torch.where(live, logits - total, 0)", "return torch.where(live, logits, 0)"),
+    Mutant("models/codevae.py", "elbo + self.entropy * entropy,", "elbo - self.entropy * entropy,"),
+    Mutant("models/codevae.py", "entropy = over_views(q.weights, -", "entropy = over_views(q.weights.detach(), -",
+           by="gradients::test_the_gradient_is_the_values_slope[code-vae-]"),
+    Mutant("aggregate.py", "shared = correlation / (1 + (members - 1) * correlation)", "shared = correlation / (1 + members * correlation)",
+           by="models_b::test_codevae"),
+    # ---- scmm, cmvae, idmvae ----
+    Mutant("models/scmm.py", "kl = q.components.kl(p).expand", "kl = p.kl(q.components).expand"),
+    Mutant("models/scmm.py", "warm * self.beta * kl).mean(0)", "warm * kl).mean(0)"),
+    Mutant("priors.py", "weights = self.logits.softmax(0)[:, None]", "weights = self.logits.detach().softmax(0)[:, None]",
+           by="models_d::test_cmvae_is_the_port"),
+    Mutant("models/cmvae.py", "self.beta * value - log_p / self.latent", "value - log_p / self.latent"),
+    Mutant("models/cmvae.py", " - self._prior.logits.log_softmax(0)[kept].logsumexp(0)", ""),
+    Mutant("models/cmvae.py", "best = min(values", "best = max(values"),
+    Mutant("models/held.py", "            setattr(held, name, value)", "            super().__setattr__(name, value)"),
+    Mutant("models/idmvae.py", "pair = 2 * self._contrast(", "pair = self._contrast("),
+    Mutant("models/idmvae.py", "torch.cat([z, w.roll(1, 0)], -1)", "torch.cat([z, w], -1)"),
+    Mutant("models/idmvae.py", "self.cross_view * c - self.augmentation * g", "self.cross_view * c + self.augmentation * g"),
+    # ---- hellinger, holder, composed ----
+    Mutant("models/hellinger.py", "moment_matched(hoelder_pool(experts))", "hoelder_pool(experts)"),
+    Mutant("aggregate.py", "overlap + math.log(2)]", "overlap]",
+           by="models_d::test_the_pool_is_the_square_of_the_sum_of_roots_by_quadrature"),
+    Mutant("aggregate.py", "q.components.scale.square() + (q.components.loc - loc).square()", "q.components.scale.square()",
+           by="models_d::test_hellinger"),
+    Mutant("models/holder.py", "own = self.own(q.include)", "own = self.own(experts.mask[None])"),
+    Mutant("models/holder.py", "kl_w = torch.where(own, q_w.columns(w) - p_w.columns(w), 0).sum(-1)",
+           "kl_w = (q_w.columns(w) - p_w.columns(w)).sum(-1)"),
+    Mutant("models/holder.py", "q_w.scale * softplus_scale(", "q_w.scale + softplus_scale("),
+    Mutant("models/composed.py", 'charged = torch.ones_like(own) if self.cross == "posterior" else own', "charged = own"),
+    Mutant("models/composed.py", '(q.detach(), q_w.detach()) if self.objective == "dreg"', '(q, q_w.detach()) if self.objective == "dreg"'),
+    Mutant("models/composed.py", "{z: None, w: charged}, beta)", "{z: None}, beta)"),
+    # ---- vcca-private, bivcca, mfm ----
+    Mutant("models/elbos.py", "beta * (kl_z + kl_w)).mean(0)", "beta * (kl_z - kl_w)).mean(0)", by="models_e::test_vcca_private"),
+    Mutant("models/vcca.py", "joint(experts.z[:1], everything(experts.mask))", "joint(experts.z[:1], everything(experts.mask[:1]))"),
+    Mutant("models/vcca.py", "[self.mu, 1 - self.mu]", "[1 - self.mu, self.mu]"),
+    Mutant("models/vcca.py", "weights / torch.where(total > 0, total, 1)", "weights"),
+    Mutant("models/mfm.py", "missed = q.components.detach().kl(part)", "missed = q.components.kl(part)"),
+    Mutant("models/mfm.py", "missed = q.components.detach().kl(part)", "missed = part.kl(q.components.detach())"),
+    Mutant("models/mfm.py", "/ (count - 1).clamp(min=1)", "/ count.clamp(min=1)"),
+    Mutant("models/mfm.py", "among - 2 * to_prior", "among - to_prior"),
+    # ---- u-hved ----
+    Mutant("models/uhved.py", "(live & (table != q.include).any(1)).sum(0)", "live.sum(0)"),
+    Mutant("models/uhved.py", "self._kl(q.components, q_A)", "self._kl(q_A, q.components)"),
+    Mutant("models/uhved.py", "(to_prior + to_subsets)", "(to_prior - to_subsets)"),
+    # ---- mmvae-contrastive, meme ----
+    Mutant("models/contrastive.py", "- 0.5 * (mixed.logsumexp(0)", "- (mixed.logsumexp(0)"),
+    Mutant("models/contrastive.py", "line.roll(s) for s, line", "line.roll(-s) for s, line"),
+    Mutant("models/contrastive.py", "0.5 * log_over_views(weights, iwae(2 * log_weight))", "log_over_views(weights, iwae(2 * log_weight))"),
+    Mutant("models/contrastive.py", "c / counted[rows]", "c"),
+    Mutant("models/contrastive.py", "value + self.gamma * c", "value - self.gamma * c"),
+    Mutant("models/contrastive.py", "q.log_prob(z) + q_w.log_prob(w)", "q.log_prob(z)"),
+    Mutant("models/meme.py", "(log_t - log_q_t).exp().detach()", "(log_t - log_q_t).exp()"),
+    Mutant("models/meme.py", "math.log(_FRESH + 1)", "math.log(_FRESH)"),
+    Mutant("models/meme.py", "to_t = log_q - p.log_prob(z[:K])", "to_t = p.log_prob(z[:K]) - log_q"),
+    Mutant("models/meme.py", "z[:, v, index]) - math.log(self.pseudo)", "z[:, v, index])"),
+    Mutant("distributions.py", "(summed.detach() - total).exp() * gradient", "gradient",
+           by="distributions::test_a_sum_of_densities_is_the_same_in_pieces"),
+    # ---- deepimv, relational, hmvae ----
+    Mutant("models/deepimv.py", "mask = experts.mask & batch.mask[self.labels].any(0)", "mask = experts.mask"),
+    Mutant("models/deepimv.py", "views = self.alpha * elbo[1:].sum(0)", "views = elbo[1:].sum(0)"),
+    Mutant("models/deepimv.py", "- warm * self.beta * kl, 0)", "+ warm * self.beta * kl, 0)"),
+    Mutant("models/relational.py", "q_w.kl_columns(told)", "told.kl_columns(q_w)"),
+    Mutant("models/relational.py", "subsets(experts.mask))", "subsets(experts.mask), self.p_z)"),
+    Mutant("models/relational.py", "(experts.w.loc[:, span]).to", "(experts.w.loc[:, span].detach()).to",
+           by="gradients::test_the_gradient_is_the_values_slope[relational-]"),
+    Mutant("models/hmvae.py", "total = strong + weak", "total = strong"),
+    Mutant("models/hmvae.py", "return both.where(model.own(experts.mask[None])[0], told)", "return both"),
+    Mutant("models/hmvae.py", "everything(experts.mask), self.p_z)", "everything(experts.mask))"),
     # ---- the base ----
     Mutant("vae.py", "    if not real:\n", "    if False:\n"),
     Mutant("vae.py", "exists = batch.mask[m].expand(lead) if wanted is None else batch.mask[m] & wanted[m]",
@@ -214,6 +351,19 @@ MUTANTS = [
     Mutant("vae.py", "z = self._draw_z(q, K)\n", "z = self._draw_z(q, 1).expand(K, -1, -1)\n"),
     Mutant("vae.py", "return torch.where(q.observed[:, None], z, fresh)", "return z"),
 ]
+
+
+def asked(mutant: Mutant) -> list[str]:
+    """The names of the tests that are asked, once each."""
+    if mutant.by:
+        return [mutant.by]
+    return NAMED.get(mutant.file) or list(dict.fromkeys(FIRST.get(mutant.file, []) + REST))
+
+
+def node(name: str) -> str:
+    """What pytest calls the file or the test of that name."""
+    stem, _, test = name.partition("::")
+    return f"{TESTS / f'test_{stem}.py'}" + (f"::{test}" if test else "")
 
 
 def mutated(mutant: Mutant) -> str:
@@ -241,8 +391,11 @@ class Notes:
             self.first = f"collection of {report.nodeid}"
 
 
-def run(mutant: Mutant | None) -> tuple[str, float]:
-    """The first test that notices ("" if none does), and the seconds it took. None: the package as it is. Runs in a process of its own."""
+def run(mutant: Mutant | None, tests: Sequence[str] = ()) -> tuple[str, float]:
+    """The first test that notices ("" if none does), and the seconds it took. Runs in a process of its own.
+
+    None: the package as it is, by these ``tests``.
+    """
     start = time.monotonic()
     notes = Notes()
     with tempfile.TemporaryDirectory() as folder:
@@ -254,8 +407,7 @@ def run(mutant: Mutant | None) -> tuple[str, float]:
         import polyvae
 
         assert polyvae.__file__.startswith(folder), f"the tests would see {polyvae.__file__}, not the copy"
-        tests = dict.fromkeys((FIRST.get(mutant.file, []) if mutant else []) + REST)
-        files = [str(TESTS / f"test_{name}.py") for name in tests]
+        files = [node(name) for name in (tests if mutant is None else asked(mutant))]
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             code = pytest.main(["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no", *files], plugins=[notes])
     assert code in (0, 1, 2), f"pytest ends with {code}"
@@ -275,11 +427,11 @@ def main() -> int:
     """Run the mutants and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--only", default="", help="mutants whose file or text contains this")
+    parser.add_argument("--only", default="", help="mutants whose file, text or tests contain this")
     parser.add_argument("--all", action="store_true", help="also those that are known to change nothing")
     parser.add_argument("--list", action="store_true")
     chosen = parser.parse_args()
-    mutants = [mutant for mutant in MUTANTS if chosen.only in f"{mutant.file} {mutant.old} {mutant.new}"]
+    mutants = [mutant for mutant in MUTANTS if chosen.only in f"{mutant.file} {mutant.old} {mutant.new} {asked(mutant)}"]
     for mutant in mutants:
         mutated(mutant)
     if chosen.list:
@@ -287,7 +439,7 @@ def main() -> int:
         return 0
     forget()
     with multiprocessing.get_context("fork").Pool(chosen.jobs, maxtasksperchild=1) as pool:
-        by, seconds = pool.apply(run, (None,))
+        by, seconds = pool.apply(run, (None, list(dict.fromkeys(name for mutant in mutants for name in asked(mutant)))))
         if by:
             print(f"the tests fail without any mutation ({by}); mend that first")
             return 1

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
+from scipy.special import logsumexp
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from polyvae import InputError, Laplace, Mixture, Normal, noise
-from polyvae.distributions import FAMILIES, SCALES, mixture_log_prob
+from polyvae import InputError, Laplace, Mixture, Normal, distributions, noise
+from polyvae.distributions import FAMILIES, SCALES, mixture_log_prob, sum_log_prob
 from polyvae.priors import FittedMixture, MixturePrior, StandardPrior
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -244,3 +246,77 @@ def test_choices_follow_the_weights_and_never_pick_weight_zero():
         assert abs(float((values == live[0]).double().mean()) - share) < 5 * (share * (1 - share) / 20000) ** 0.5
     with noise.feed({"component": torch.tensor([[0.0, 0.0], [1 - 1e-9, 1 - 1e-9]], dtype=torch.float64)}):
         assert noise.choice(weights.double(), 2, "component", "KB").tolist() == [[1, 0], [3, 2]]
+
+
+def test_views_that_do_not_count_can_be_left_out():
+    """The same density and mean, in as many views as the fullest datum has; each keeps its experts, in their order."""
+    weights = torch.tensor([[0.0, 0.0, 0.3, 0.0], [0.4, 0.0, 0.0, 0.0], [0.0, 0.0, 0.7, 1.0], [0.6, 0.0, 0.0, 0.0]])                # [V, B]
+    include = torch.eye(4, dtype=torch.bool)[:, :, None] & (weights > 0)[:, None]
+    q = Mixture(Normal(torch.randn(4, 4, 2), torch.rand(4, 4, 2) + 0.2), weights, include)
+    less = q.compact()
+    assert less.weights.tolist() == [[0.4, 0.0, 0.3, 1.0], [0.6, 0.0, 0.7, 0.0]]
+    assert [less.include[..., b].nonzero().tolist() for b in range(4)] == [[[0, 1], [1, 3]], [], [[0, 0], [1, 2]], [[0, 2]]]
+    z = torch.randn(5, 1, 4, 2)
+    torch.testing.assert_close(less.log_prob(z), q.log_prob(z), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(less.mean, q.mean, rtol=1e-12, atol=1e-12)
+    assert less.compact() is less
+
+
+# ---- a long sum of densities -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_a_sum_of_densities_is_the_same_in_pieces(family, size, monkeypatch):
+    """Seven components, 1, 3 or all of them at a time: scipy's value, and the gradients of all at once."""
+    loc, scale, z = 3 * torch.randn(7, 2), torch.rand(7, 2) + 0.2, 3 * torch.randn(4, 5, 2)
+    weights = torch.randn(4, 5)
+    made = []
+    for pieces in (size * z.numel(), z.numel() * 7):
+        monkeypatch.setattr(distributions, "_PIECE", pieces)
+        leaves = [x.clone().requires_grad_() for x in (loc, scale, z)]
+        value = sum_log_prob(FAMILIES[family](*leaves[:2]), leaves[2])
+        made.append([value, *torch.autograd.grad((weights * value).sum(), leaves)])
+    each = SCIPY[family](loc.numpy(), scale.numpy()).logpdf(z[:, :, None].numpy()).sum(-1)
+    np.testing.assert_allclose(made[0][0].detach(), logsumexp(each, -1), rtol=1e-12)
+    for one, other in zip(*made, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13)
+
+
+class Largest(TorchDispatchMode):
+    """The numbers in the largest tensor that is made inside."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, of, types, arguments=(), options=None):
+        out = of(*arguments, **(options or {}))
+        for x in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(x, torch.Tensor):
+                self.numbers = max(self.numbers, x.numel())
+        return out
+
+
+def test_the_memory_of_a_sum_of_densities_does_not_grow_with_its_terms(monkeypatch):
+    """What is kept for the backward pass beside what was given, and the largest tensor of both passes: of 4 or of 400 terms the same."""
+    monkeypatch.setattr(distributions, "_PIECE", 4 * 1000)
+    z = torch.randn(10, 50, 2, requires_grad=True)                                          # 1000 numbers
+    kept, largest = [], []
+    for count in (4, 40, 400):
+        q = Normal(torch.randn(count, 2, requires_grad=True), torch.ones(count, 2, requires_grad=True))
+        given = {x.untyped_storage().data_ptr() for x in (z, q.loc, q.scale)}
+        seen = {}
+
+        def keep(x, seen=seen, given=given):
+            if x.untyped_storage().data_ptr() not in given:
+                seen[x.untyped_storage().data_ptr()] = x.numel(), x                         # held, so that no address comes twice
+            return x
+
+        with Largest() as made:
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+                total = sum_log_prob(q, z).sum()
+            total.backward()
+        kept.append(sum(numbers for numbers, _ in seen.values()))
+        largest.append(made.numbers)
+    assert largest == [4000, 4000, 4000]
+    assert kept[0] > 8000                                                                   # all at once: several of [4, 10, 50, 2]
+    assert kept[1] == kept[2] <= 500                                                        # in pieces: the sum, [10, 50]

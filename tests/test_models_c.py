@@ -10,13 +10,15 @@ import pytest
 import torch
 from scipy.special import logsumexp
 from scipy.stats import norm
+from test_distributions import Largest
 from test_formulas import WORLDS, Hand, kl_normal
 from worlds import World
 
-from polyvae import Batch, InputError, build, noise
+from polyvae import Batch, InputError, build, distributions, noise
 from polyvae.distributions import softplus_scale
 from polyvae.models.contrastive import Contrastive
 from polyvae.testing import example_batch, example_data, example_model, law_nested, plain_world, roles_world, uneven
+from polyvae.testing.worlds import record, step
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -153,6 +155,21 @@ def test_pseudo_inputs_start_as_data_and_make_the_prior():
     torch.testing.assert_close(drawn.var(0), variance, rtol=0.05, atol=0)
 
 
+@pytest.mark.parametrize("variant", ["sound", "published"])
+def test_pseudo_inputs_can_be_looked_at_one_by_one(variant, monkeypatch):
+    """Bound and gradients, those of the pseudo-inputs among them, are what they are where all are looked at together."""
+    model = meme(K=3, variant=variant)
+    batch = example_batch(model)
+    draws = record(model, batch)
+    value, gradients = step(model, batch, draws)
+    monkeypatch.setattr(distributions, "_PIECE", 1)
+    again, others = step(model, batch, draws)
+    torch.testing.assert_close(again, value, rtol=1e-12, atol=0)
+    assert all(bool((net.get_parameter("parts.pseudo.0").grad != 0).any()) for net in model.modalities.values())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(others[name], gradient, rtol=1e-10, atol=1e-12, msg=name)
+
+
 # ---- contrastive -----------------------------------------------------------------------------------------------------------------
 
 BASES = [("mmvae", {}), ("mmvae", {"unrelated": "cubo"}), ("mvae", {"negatives": 1}), ("jmvae", {"K": 1}), ("mmvae+", {"negatives": 9})]
@@ -189,11 +206,11 @@ def test_contrastive(world, base, options):
         experts = model.held.experts(pair)
         q = model.held.posterior(pair, experts)
         each = []
-        for v in range(len(q.weights)):
-            for k in range(model.K if q.weights[v, 0] > 0 else 0):
-                z = q.components.loc[v] + q.components.scale[v] * eps[k, v, position]
+        for rank, v in enumerate(q.live[:, 0].nonzero()[:, 0].tolist()):       # views that do not count draw nothing
+            for k in range(model.K):
+                z = q.components.loc[v] + q.components.scale[v] * eps[k, rank, position]
                 q_w = model.held.private(pair, experts, z)
-                w = q_w.loc + q_w.scale * eps_w[k, v, position]
+                w = q_w.loc + q_w.scale * eps_w[k, rank, position]
                 log_x = 0.0
                 for o in (m, n):
                     net, span = model.modalities[names[o]], model.columns[o]
@@ -297,6 +314,23 @@ def test_contrastive_is_nested_where_its_base_is(base):
 
     for world in (plain_world(), roles_world()):
         law_nested(lambda specs: Nested(specs, base=base, latent=2, K=2, negatives=2), world)
+
+
+def test_a_pair_costs_its_two_views_and_its_two_values():
+    """K = 2 samples of 2 views, each decoded as 2 modalities, for every pair; of 4 wide modalities no value is gathered for a pair."""
+    specs = [replace(spec, shape=(3000,), likelihood="normal") for spec in plain_world()]
+    specs = [replace(spec, params={"scale": 1.0, "hidden": (6,)}) for spec in specs]
+    model = example_model(lambda specs: build("mmvae-contrastive", specs, latent=2, K=2, negatives=3), specs)
+    batch = Batch.of(example_data(model, 5))
+    rows: dict[str, list[int]] = {name: [] for name in model.modalities}
+    for name, net in model.modalities.items():
+        net.decoder.register_forward_pre_hook(lambda _, inputs, name=name: rows[name].append(len(inputs[0])))
+    with noise.record() as draws, Largest() as made:
+        model(batch).value.sum().backward()
+    pairs = 6 * 5 * (1 + 3)                                                     # of modalities, data, partners
+    assert draws["z#2"].value.shape == (2, 2, pairs, 2)
+    assert list(rows.values()) == [[2 * 4 * 5, 2 * 2 * pairs // 2]] * 4
+    assert made.numbers < pairs * 3000 / 4
 
 
 # ---- what is refused -------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from worlds import Affine, World, fixed, raw
 
 from polyvae import Batch, InputError, Modality, build, noise
 from polyvae.cli import models
-from polyvae.testing import labels_world
+from polyvae.testing import example_batch, example_data, example_model, labels_world
 from polyvae.vae import MultimodalVAE
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -372,6 +373,20 @@ def test_what_deepimv_predicts_does_not_look_at_the_label():
         made.append(model.generate(given, K=3))
     assert set(made[0]) == {"rna.counts", "type"}
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+
+
+@pytest.mark.parametrize("world", ["plain", "roles"])
+@pytest.mark.parametrize("name", ["relational", "hmvae"])
+def test_a_step_asks_once_what_z_tells_the_codes(name, world):
+    """One call of every g_m, for the prior and the posterior of w together, on mixed and on complete data."""
+    model = example_model(partial(build, name, latent=2, K=2, hidden=(5,)), WORLDS[world]())
+    calls: Counter[str] = Counter()
+    for key, net in model.modalities.items():
+        net.parts["told"].register_forward_hook(partial(lambda key, *_: calls.update([key]), key))
+    for batch in (example_batch(model), Batch.of(example_data(model, 3))):
+        calls.clear()
+        model(batch).value.sum().backward()
+        assert calls == dict.fromkeys(model.modalities, 1)
 
 
 VIEW, LABEL = Modality("x", (2,), role="source"), Modality("y", (1,), role="target")

@@ -9,12 +9,14 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from polyvae import noise
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 _FLOOR = 1e-6                                # a scale never underflows to zero; scale 1 at raw 0 holds in spite of it
+_PIECE = 2**20                               # numbers: of so many at a time the densities of a long sum are looked at
 
 
 def softplus_scale(raw: Tensor) -> Tensor:
@@ -186,6 +188,14 @@ class Mixture(NamedTuple):
     def detach(self) -> Mixture:
         return self._replace(components=self.components.detach())
 
+    def compact(self) -> Mixture:
+        """The same density in as many views as the datum with most of them has that count: those of a datum first, in their order."""
+        count = max(1, int(self.live.sum(0).max()))
+        if count == len(self.weights):
+            return self
+        chosen = self.live.int().argsort(dim=0, descending=True, stable=True)[:count]                   # [V', B]
+        return Mixture(self.pick(chosen), self.weights.gather(0, chosen), self.included(chosen))
+
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density of z [..., V', B, D] in nats: [..., V', B]; zero where nothing was observed."""
         return mixture_log_prob(self.components, self.weights, z)
@@ -222,3 +232,47 @@ def mixture_log_prob(components: Diagonal, weights: Tensor, z: Tensor) -> Tensor
     each = torch.stack([components[v].log_prob(z) + log_weights[v] for v in range(len(weights))])       # [V, ..., V', B]
     total = each[0] if len(weights) == 1 else each.logsumexp(0)
     return torch.where((weights > 0).any(0), total, 0)
+
+
+def sum_log_prob(components: Diagonal, z: Tensor) -> Tensor:
+    """log Σ_c components_c(z), in nats: components [C, D], z [..., D] -> [...].
+
+    Many components are looked at in pieces, and once more in the backward pass, so that memory does not grow with C.
+    """
+    size = max(1, _PIECE // max(1, z.numel()))
+    if size >= len(components.loc):
+        return _summed(components, z)
+    total: Tensor = _InPieces.apply(type(components), size, components.loc, components.scale, z)   # type: ignore[no-untyped-call]
+    return total
+
+
+def _summed(components: Diagonal, z: Tensor) -> Tensor:
+    return components.map(lambda x: x.view(len(x), *[1] * (z.ndim - 1), -1)).log_prob(z).logsumexp(0)
+
+
+class _InPieces(torch.autograd.Function):
+    """With l the sum of a piece, dL = Σ exp(l − L) dl: a piece's share of the whole, times its own gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, family: type[Diagonal], size: int, loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
+        total = z.new_full(z.shape[:-1], -torch.inf)
+        for part in zip(torch.split(loc, size), torch.split(scale, size), strict=True):
+            total = torch.logaddexp(total, _summed(family(*part), z))
+        ctx.family, ctx.size = family, size
+        ctx.save_for_backward(loc, scale, z, total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor, Tensor, Tensor]:
+        loc, scale, z, total = ctx.saved_tensors
+        by_loc, by_scale, by_z = [], [], torch.zeros_like(z)
+        for part in zip(torch.split(loc, ctx.size), torch.split(scale, ctx.size), strict=True):
+            with torch.enable_grad():
+                leaves = [x.detach().requires_grad_() for x in (*part, z)]
+                summed = _summed(ctx.family(*leaves[:2]), leaves[2])
+            a, b, c = torch.autograd.grad(summed, leaves, (summed.detach() - total).exp() * gradient)
+            by_loc.append(a)
+            by_scale.append(b)
+            by_z += c
+        return None, None, torch.cat(by_loc), torch.cat(by_scale), by_z

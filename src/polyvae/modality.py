@@ -126,12 +126,13 @@ class ModalityNet(nn.Module):
     def log_prob(self, x: Tensor, code: Tensor, entries: Tensor | None = None, datum: Tensor | None = None) -> Tensor:
         """log p(x | code) in nats, unweighted. x [B, *shape], code [..., B, C] -> [..., B]; with ``entries``, of the observed ones.
 
-        ``datum`` [N]: code [N, C] is that of these rows of x -> [N].
+        ``datum`` [B']: code [..., B', C] is that of these rows of x -> [..., B'].
         """
         decoder, likelihood, lead = self.decoder, self.likelihood, code.shape[:-1]
         if entries is None and isinstance(decoder, LinearDecoder) and isinstance(likelihood, Scaled) and likelihood.takes_linear:
             hidden: Tensor = decoder(code.reshape(prod(lead), code.shape[-1]), hidden=True)
-            return likelihood.log_prob_linear(hidden.view(*lead, -1), decoder.last, x, datum)
+            rows = None if datum is None else datum.expand(lead).flatten()
+            return likelihood.log_prob_linear(hidden.view(*lead, -1), decoder.last, x, rows)
         if datum is not None:
             x, entries = x.index_select(0, datum), None if entries is None else entries.index_select(0, datum)
         return likelihood.log_prob(self.decode(code), x, entries)

@@ -224,18 +224,23 @@ class MultimodalVAE(nn.Module, ABC):
             terms.append(self.log_prob_where(net, batch, name, self.code(m, z, w), None if batch.whole and wanted is None else exists))
         return torch.stack(terms)
 
-    def log_prob_where(self, net: ModalityNet, batch: Batch, name: str, code: Tensor, exists: Tensor | None) -> Tensor:
+    def log_prob_where(
+        self, net: ModalityNet, batch: Batch, name: str, code: Tensor, exists: Tensor | None, datum: Tensor | None = None,
+    ) -> Tensor:
         """log p(x | code) of the modality ``name`` as ``net`` decodes it: code [..., B, C] -> [..., B]; one decoder call.
 
-        ``exists`` [..., B] bool says which are asked for (None: all); the others are 0 and never computed.
+        ``exists`` [..., B] bool says which are asked for (None: all); the others are 0 and never computed. ``datum`` [B]: whose value of
+        x it is, where the last axis of a code is not the batch's own rows.
         """
         x, entries, lead = batch.data[name], batch.entries.get(name), code.shape[:-1]
         if exists is None and self.max_rows is None:
-            return net.log_prob(x, code, entries)
+            return net.log_prob(x, code, entries, datum)
         index, real = (torch.arange(lead.numel(), device=x.device), True) if exists is None else self.existing(exists.flatten())
         total = code.new_zeros(lead.numel())
         if len(index):
-            each = self._log_prob_rows(net, x, code.flatten(0, -2).index_select(0, index), index % batch.size, entries)
+            column = index % lead[-1]
+            rows = column if datum is None else datum.index_select(0, column)
+            each = self._log_prob_rows(net, x, code.flatten(0, -2).index_select(0, index), rows, entries)
             total = placed(total, index, each, real)
         return total.view(lead)
 
@@ -473,10 +478,14 @@ class MultimodalVAE(nn.Module, ABC):
 
 def own_or_prior(self: MultimodalVAE, batch: Batch, experts: Experts, z: Tensor) -> Diagonal:
     """q(w_m | x_m) where x_m was observed, p(w_m | z) elsewhere."""
-    prior = self.prior.w(z)
+    return own_or(self, batch, experts, self.prior.w(z))
+
+
+def own_or(self: MultimodalVAE, batch: Batch, experts: Experts, p_w: Diagonal) -> Diagonal:
+    """``own_or_prior`` for whoever has p(w | z) already: [..., B, W]."""
     if batch.whole and len(self.sources) == len(self.modalities):
-        return experts.w.map(lambda x: x.expand_as(prior.loc))
-    return experts.w.where(self.own(experts.mask[None])[0], prior)
+        return experts.w.map(lambda x: x.expand_as(p_w.loc))
+    return experts.w.where(self.own(experts.mask[None])[0], p_w)
 
 
 def placed(base: Tensor, index: Tensor, rows: Tensor, real: bool) -> Tensor:

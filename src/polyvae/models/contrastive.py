@@ -38,6 +38,22 @@ class Block(NamedTuple):
     second: Tensor
 
 
+class Gathered(Mapping[str, Tensor]):
+    """name -> x[rows]: the values of pairs, which only a posterior that looks at data asks for."""
+
+    def __init__(self, data: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> None:
+        self.data, self.rows = data, rows
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.data[name][self.rows[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.data)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
 class Contrastive(Around):
     """A model's bound, and that pairs of modalities of one datum are likelier under it than pairs mixed from two data.
 
@@ -59,7 +75,8 @@ class Contrastive(Around):
     and its partners are data that did; the j-th partner is j places on among them, so the same pairs serve both directions (shuffle the
     data). Pairs need both decoded and one encoded. A datum's term depends on others, hence ``facts.per_datum`` is False. c is unbounded,
     as unrelated pairs can get ever less likely: γ small enough lets L_held hold it (the paper weighs the related term up).
-    Pairs are a batch of their own, decoded in one call, 1 + ``negatives`` pairs for each two modalities and datum.
+    Pairs are a batch of their own, decoded in one call, 1 + ``negatives`` pairs for each two modalities and datum. Experts are the
+    batch's own, and each datum's values are gathered for no pair; "jmvae" over two encoded modalities alone encodes pairs, jointly.
 
     No code of the authors is public: this is after the paper, with one weight γ where it has one on the related term (here 1/γ + 1 to 1).
     Exempt: nested unless the base is "jmvae", and so not by ``facts``; as in MMVAE+ the scales of r get no gradient with one column under
@@ -141,17 +158,19 @@ class Contrastive(Around):
             span = slice(start, start := start + first.numel())
             datum[m, span], datum[n, span] = first.flatten(), second.flatten()
             mask[[m, n], span] = True
-        data = {name: x[row] for row, (name, x) in zip(datum, batch.data.items(), strict=True)}
-        entries = {name: x[datum[list(batch.data).index(name)]] for name, x in batch.entries.items()}
-        pairs = Batch(data, mask, entries, whole=batch.whole and len(mask) == 2)
+        rows = dict(zip(batch.data, datum, strict=True))
+        pairs = Batch(Gathered(batch.data, rows), mask, Gathered(batch.entries, rows), whole=batch.whole and len(mask) == 2)
         sources = datum[self.sources]
         mine = torch.arange(len(sources), device=batch.device)[:, None]
         columns = torch.arange(len(self.owner), device=batch.device)
         told = Experts(experts.z[mine, sources], experts.w[datum[self.owner].T, columns], mask[self.sources])
-        q = self.posterior(pairs, told)
+        q = self.posterior(pairs, told).compact()
         z = q.stratified(self.K)                                                                        # [K, V, P, D]
         q_w, p_w = self.private(pairs, told, z), self.prior.w(z)
         w = q_w.rsample(None, "w", "KVBW")
-        log_x = self.log_likelihood(pairs, z, w, wanted=self.live(pairs, q))                            # [M, K, V, P]
+        live = self.live(pairs, q)
+        log_x = torch.stack([z.new_zeros(z.shape[:-1]) if net.decoder is None else self.log_prob_where(
+            net, batch, name, self.code(m, z, w), None if live is None else (mask[m] & live).expand(z.shape[:-1]), datum[m])
+            for m, (name, net) in enumerate(self.modalities.items())])                                  # [M, K, V, P]
         log_p, log_q = self.prior.z().log_prob(z) + p_w.log_prob(w), q.log_prob(z) + q_w.log_prob(w)
         return self.weighted(log_x) + log_p - log_q, q.weights

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from polyvae.aggregate import Experts
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Mixture
-from polyvae.vae import MultimodalVAE
+from polyvae.distributions import Diagonal, Mixture
+from polyvae.vae import MultimodalVAE, own_or
 
 
 def sum_of_elbos(model: MultimodalVAE, batch: Batch, q: Mixture, K: int, beta: float, gamma: Tensor | float = 1.0) -> Bound:
@@ -26,13 +28,18 @@ def sum_of_elbos(model: MultimodalVAE, batch: Batch, q: Mixture, K: int, beta: f
     return Bound(elbo.sum(0), terms | {"subsets": elbo[1:].sum(0).detach()})
 
 
-def mean_of_elbos(model: MultimodalVAE, batch: Batch, experts: Experts, q: Mixture, K: int, beta: float) -> Bound:
+def mean_of_elbos(
+    model: MultimodalVAE, batch: Batch, experts: Experts, q: Mixture, K: int, beta: float,
+    private: Callable[[MultimodalVAE, Batch, Experts, Diagonal], Diagonal] = own_or,
+) -> Bound:
     """Σ_v π_v {E Σ_m s_m log p(x_m | z, w_m) − β [KL(q_v || p) + E KL(q(w | z, X) || p(w | z))]}, z ~ q_v, w ~ q(w | z, X), KLs exact.
 
-    A private code of what was not observed is the prior's, and costs nothing.
+    A private code of what was not observed is the prior's, and costs nothing. ``private``: q(w | z, X), given p(w | z), which is asked for
+    once.
     """
     z = q.stratified(K)                                                                                 # [K, V, B, D]
-    q_w, p_w = model.private(batch, experts, z), model.prior.w(z)                                       # [K, V, B, W]
+    p_w = model.prior.w(z)
+    q_w = private(model, batch, experts, p_w)                                                           # [K, V, B, W]
     log_x = model.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=model.live(batch, q))            # [M, K, V, B]
     kl_z, kl_w = q.components.kl(model.p_z).expand(K, -1, -1), q_w.kl(p_w)                              # [K, V, B]
     value = over_views(q.weights, (model.weighted(log_x) - beta * (kl_z + kl_w)).mean(0))

@@ -66,11 +66,15 @@ class HMVAE(MultimodalVAE):
         return mixture_of_products(experts, everything(experts.mask), self.p_z)
 
     def private(self, batch: Batch, experts: Experts, z: Tensor) -> Diagonal:
-        told = self.prior.w(z)                                                                          # [..., B, W]
-        strong, weak = experts.w.scale.pow(-2), told.scale.pow(-2)
-        total = strong + weak
-        both = Normal((strong * experts.w.loc + weak * told.loc) / total, total.rsqrt())
-        return both.where(self.own(experts.mask[None])[0], told)
+        return agreed(self, batch, experts, self.prior.w(z))
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        return mean_of_elbos(self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta)
+        return mean_of_elbos(self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta, agreed)
+
+
+def agreed(model: MultimodalVAE, batch: Batch, experts: Experts, told: Diagonal) -> Diagonal:
+    """q(w | z, X), what was ``told``, p(w | z), multiplied by the experts of w: [..., B, W]."""
+    strong, weak = experts.w.scale.pow(-2), told.scale.pow(-2)
+    total = strong + weak
+    both = Normal((strong * experts.w.loc + weak * told.loc) / total, total.rsqrt())
+    return both.where(model.own(experts.mask[None])[0], told)

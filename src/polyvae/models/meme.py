@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from polyvae.aggregate import Experts, mixture_of_experts
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Diagonal, Mixture
+from polyvae.distributions import Diagonal, Mixture, sum_log_prob
 from polyvae.errors import SELECT, InputError, check_count, nearest
 from polyvae.modality import Modality
 from polyvae.priors import PseudoPrior, pseudo_inputs
@@ -41,6 +41,7 @@ class MEME(MultimodalVAE):
     Differs from the authors' code (thwjoy/meme, which calls an absent method for unpaired data): the log-ratio of z, not the exact KL, is
     weighed by w, as the formula has it; q(t | s) is the mean over the K samples; the mean of both directions, not their sum. ``variant=
     "published"``: q(t | s) is the mean over z_k and 10 fresh samples, and the exact KL is weighed. log p(t) is in neither.
+    p_u looks at few pseudo-inputs at a time, so that its memory does not grow with their number.
     Exempt: not nested, for it takes exactly two modalities; rows that lack t move t's encoder, through its pseudo-inputs.
     """
 
@@ -123,8 +124,8 @@ class MEME(MultimodalVAE):
             index, real = self.existing(batch.mask[v] & ~batch.mask[1 - v])
             view = z.new_zeros(z.shape[2], len(z))                                                      # [B, K]
             if len(index):
-                experts = self._imagined(name, 1 if batch.whole else self.pseudo).map(lambda x: x[:, None, None])
-                log_p = experts.log_prob(z[:, v, index]).logsumexp(0) - math.log(self.pseudo)           # [K, rows]
+                experts = self._imagined(name, 1 if batch.whole else self.pseudo)
+                log_p = sum_log_prob(experts, z[:, v, index]) - math.log(self.pseudo)                   # [K, rows]
                 view = placed(view, index, log_p.T, real)
             views.append(view.T)
         return torch.stack(views, 1)

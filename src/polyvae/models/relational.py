@@ -15,7 +15,7 @@ from polyvae.errors import check_count
 from polyvae.modality import Modality
 from polyvae.models.levels import sizes, top_down
 from polyvae.networks.mlp import layers
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.vae import Facts, MultimodalVAE, own_or, own_or_prior
 
 
 class Relational(MultimodalVAE):
@@ -73,10 +73,11 @@ class Relational(MultimodalVAE):
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
         z, weights, live = self.to_decode(batch, q, self.K, stratified=False)                           # [K, 1, B, D], [1, B]
-        q_w = self.private(batch, experts, z)                                                           # [K, 1, B, W]
+        told = self.prior.w(z)                                                                          # [K, 1, B, W]
+        q_w = own_or(self, batch, experts, told)
         log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=live)              # [M, K, 1, B]
         own = self.own(experts.mask[None])[0]                                                           # [B, W]
-        kl_w = torch.where(own, q_w.kl_columns(self.prior.w(z)), 0).sum(-1)                             # [K, 1, B]
+        kl_w = torch.where(own, q_w.kl_columns(told), 0).sum(-1)                                        # [K, 1, B]
         kl_z = over_views(q.weights, q.components.kl(self.p_z)).expand_as(kl_w)
         value = over_views(weights, (self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)).mean(0))
         return Bound(value, self.terms(weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w}))
