@@ -325,7 +325,7 @@ MUTANTS = [
     Mutant("models/meme.py", "math.log(_FRESH + 1)", "math.log(_FRESH)"),
     Mutant("models/meme.py", "to_t = log_q - p.log_prob(z[:K])", "to_t = p.log_prob(z[:K]) - log_q"),
     Mutant("models/meme.py", "z[:, v, index]) - math.log(self.pseudo)", "z[:, v, index])"),
-    Mutant("distributions.py", "(summed.detach() - total).exp() * gradient", "gradient",
+    Mutant("distributions.py", "(each.detach() - total).exp() * gradient", "gradient",
            by="distributions::test_a_sum_of_densities_is_the_same_in_pieces"),
     # ---- deepimv, relational, hmvae ----
     Mutant("models/deepimv.py", "mask = experts.mask & batch.mask[self.labels].any(0)", "mask = experts.mask"),

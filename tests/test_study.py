@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -364,8 +365,18 @@ def test_a_report_of_cells_that_are_all_others_leaves_the_tables_as_they_are(
     with pytest.raises(InputError, match=re.escape(line)) as problem:
         run_study(tiny, out, report=True, show=False)
     assert "\n" not in str(problem.value)
-    assert "its tables stay as they are: set the study back, or choose another --out" in str(problem.value)
+    assert "its tables stay as they are: set the study back, or run it without --report" in str(problem.value)
     assert bytes_of(out) == before
+
+
+def test_a_report_of_tables_whose_cells_are_gone_leaves_them_as_they_are(tiny: Path, tmp_path: Path, cells: list[Cell]) -> None:
+    there(tmp_path, cells[0], log_likelihood=-3.0)
+    run_study(tiny, tmp_path, report=True, show=False)
+    shutil.rmtree(tmp_path / "cells")
+    before = bytes_of(tmp_path)
+    with pytest.raises(InputError, match=r"got tables in .* and no cells; expected a cell as the study says; its tables stay"):
+        run_study(tiny, tmp_path, report=True, show=False)
+    assert bytes_of(tmp_path) == before
 
 
 def test_a_report_of_some_cells_that_are_others_tells_the_rest_and_why(tiny: Path, tmp_path: Path, cells: list[Cell]) -> None:

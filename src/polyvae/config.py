@@ -370,6 +370,8 @@ def _line(root: type[Section], problem: ValidationError, source: str, overrides:
         message = "got nothing; expected a value; add it"
     elif first["type"] == "list_type":
         message = f"got {reprlib.repr(first['input'])}; expected {_list(root, first['loc'], first['input'])}"
+    elif first["type"] == "too_short":
+        message = f"got {first['input']!r}; expected one value or more; add one"
     elif first["type"] != "value_error":
         message = f"got {reprlib.repr(first['input'])}; expected {message.removeprefix('Input should be ')}"
     return f"{where}: {message}"
@@ -396,7 +398,9 @@ def _list(root: type[Section], loc: Sequence[int | str], got: object) -> str:
         default, (inner, *_) = field.default, get_args(field.annotation)
         if isinstance(inner, type) and issubclass(inner, Section):
             return f"a list of tables, each under [[{'.'.join(map(str, loc))}]]; double the brackets"
-    return f"a list such as {key} = {(isinstance(default, list) and default) or [got]}"
+    example = (isinstance(default, list) and default) or [got]
+    plain = not any(isinstance(value, dict | list) for value in example)                # TOML has these as JSON does
+    return f"a list such as {key} = {json.dumps(example, default=str)}" if plain else "a list"
 
 
 def _section(root: type[Section], loc: Sequence[int | str]) -> Any:

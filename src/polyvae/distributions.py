@@ -241,23 +241,23 @@ def sum_log_prob(components: Diagonal, z: Tensor) -> Tensor:
     """
     size = max(1, _PIECE // max(1, z.numel()))
     if size >= len(components.loc):
-        return _summed(components, z)
+        return _each(components, z).logsumexp(0)
     total: Tensor = _InPieces.apply(type(components), size, components.loc, components.scale, z)   # type: ignore[no-untyped-call]
     return total
 
 
-def _summed(components: Diagonal, z: Tensor) -> Tensor:
-    return components.map(lambda x: x.view(len(x), *[1] * (z.ndim - 1), -1)).log_prob(z).logsumexp(0)
+def _each(components: Diagonal, z: Tensor) -> Tensor:
+    return components.map(lambda x: x.view(len(x), *[1] * (z.ndim - 1), -1)).log_prob(z)
 
 
 class _InPieces(torch.autograd.Function):
-    """With l the sum of a piece, dL = Σ exp(l − L) dl: a piece's share of the whole, times its own gradient."""
+    """With l_c the log-density of a component, dL = Σ_c exp(l_c − L) dl_c: its share of the whole, times its own gradient."""
 
     @staticmethod
     def forward(ctx: Any, family: type[Diagonal], size: int, loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
         total = z.new_full(z.shape[:-1], -torch.inf)
         for part in zip(torch.split(loc, size), torch.split(scale, size), strict=True):
-            total = torch.logaddexp(total, _summed(family(*part), z))
+            total = torch.logaddexp(total, _each(family(*part), z).logsumexp(0))
         ctx.family, ctx.size = family, size
         ctx.save_for_backward(loc, scale, z, total)
         return total
@@ -270,8 +270,8 @@ class _InPieces(torch.autograd.Function):
         for part in zip(torch.split(loc, ctx.size), torch.split(scale, ctx.size), strict=True):
             with torch.enable_grad():
                 leaves = [x.detach().requires_grad_() for x in (*part, z)]
-                summed = _summed(ctx.family(*leaves[:2]), leaves[2])
-            a, b, c = torch.autograd.grad(summed, leaves, (summed.detach() - total).exp() * gradient)
+                each = _each(ctx.family(*leaves[:2]), leaves[2])
+            a, b, c = torch.autograd.grad(each, leaves, (each.detach() - total).exp() * gradient)
             by_loc.append(a)
             by_scale.append(b)
             by_z += c

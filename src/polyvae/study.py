@@ -131,7 +131,7 @@ def _refuse(cells: Sequence[Cell], plan: Plan, out: Path) -> None:
 
 
 def _refuse_to_tell(cells: Sequence[Cell], plan: Plan, out: Path) -> None:
-    """Raises InputError: there are cells, and none as the study says. Empty tables would take the place of those that tell of them."""
+    """Raises InputError: there are cells or tables, and no cell as the study says. Empty tables would take the place of those that tell."""
     others = []
     for cell in cells:
         run = RunDirectory(out / "cells" / cell.name)
@@ -141,10 +141,11 @@ def _refuse_to_tell(cells: Sequence[Cell], plan: Plan, out: Path) -> None:
                 return
             others.append(f"cell {run.path} was {_made(cell, other, plan)}")
     there = sorted(path.parent.name for path in out.glob("cells/*/config.toml"))
-    if there:
-        got = others[0] if others else f"got cells such as {there[0]!r} in {out}, and none of this study's, such as {cells[0].name!r}"
+    if there or (out / "results.json").exists():
+        got = others[0] if others else f"got cells such as {there[0]!r} in {out}, and none of this study's, such as {cells[0].name!r}" \
+            if there else f"got tables in {out}, and no cells"
         raise InputError(f"study: --report: {got}; expected a cell as the study says; its tables stay as they are: set the study back, or "
-                         "choose another --out")
+                         "run it without --report")
 
 
 def _made(cell: Cell, other: Sequence[str], plan: Plan) -> str:

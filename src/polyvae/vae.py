@@ -103,8 +103,8 @@ class MultimodalVAE(nn.Module, ABC):
         least, most = self.facts.least, self.facts.most or len(modalities)
         if not least <= len(modalities) <= most:
             expected = f"exactly {least}" if least == most else f"at least {least}" if len(modalities) < least else f"at most {most}"
-            raise InputError(f"{self.name}: got {len(modalities)} modalities; expected {expected}; {SELECT}, {LABELS}; or "
-                             "choose a model for any number")
+            raise InputError(f"{self.name}: got {len(modalities)} modalities; expected {expected}; "
+                             f"{LABELS if len(modalities) < least else SELECT}; or choose a model for any number")
         defaults = private if isinstance(private, Sequence) else [private] * len(modalities)
         sizes = [_private(type(self).__name__, spec, default) for spec, default in zip(modalities, defaults, strict=True)]
         self.modalities = Modalities({

@@ -76,7 +76,7 @@ class Contrastive(Around):
     data). Pairs need both decoded and one encoded. A datum's term depends on others, hence ``facts.per_datum`` is False. c is unbounded,
     as unrelated pairs can get ever less likely: γ small enough lets L_held hold it (the paper weighs the related term up).
     Pairs are a batch of their own, decoded in one call, 1 + ``negatives`` pairs for each two modalities and datum. Experts are the
-    batch's own, and each datum's values are gathered for no pair; "jmvae" over two encoded modalities alone encodes pairs, jointly.
+    batch's own, and so are values where the last layer gives squared distances; "jmvae" over two encoded modalities alone encodes pairs.
 
     No code of the authors is public: this is after the paper, with one weight γ where it has one on the related term (here 1/γ + 1 to 1).
     Exempt: nested unless the base is "jmvae", and so not by ``facts``; as in MMVAE+ the scales of r get no gradient with one column under

@@ -11,7 +11,7 @@ from polyvae.aggregate import Experts
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
 from polyvae.distributions import Diagonal, Mixture
-from polyvae.vae import MultimodalVAE, own_or
+from polyvae.vae import MultimodalVAE
 
 
 def sum_of_elbos(model: MultimodalVAE, batch: Batch, q: Mixture, K: int, beta: float, gamma: Tensor | float = 1.0) -> Bound:
@@ -30,12 +30,12 @@ def sum_of_elbos(model: MultimodalVAE, batch: Batch, q: Mixture, K: int, beta: f
 
 def mean_of_elbos(
     model: MultimodalVAE, batch: Batch, experts: Experts, q: Mixture, K: int, beta: float,
-    private: Callable[[MultimodalVAE, Batch, Experts, Diagonal], Diagonal] = own_or,
+    private: Callable[[MultimodalVAE, Batch, Experts, Diagonal], Diagonal],
 ) -> Bound:
     """Σ_v π_v {E Σ_m s_m log p(x_m | z, w_m) − β [KL(q_v || p) + E KL(q(w | z, X) || p(w | z))]}, z ~ q_v, w ~ q(w | z, X), KLs exact.
 
-    A private code of what was not observed is the prior's, and costs nothing. ``private``: q(w | z, X), given p(w | z), which is asked for
-    once.
+    A private code of what was not observed is the prior's, and costs nothing. ``private``: the model's q(w | z, X), given p(w | z),
+    which is asked for once.
     """
     z = q.stratified(K)                                                                                 # [K, V, B, D]
     p_w = model.prior.w(z)

@@ -13,7 +13,7 @@ from polyvae.distributions import Mixture
 from polyvae.errors import InputError, check_count
 from polyvae.modality import Modality, unless_target
 from polyvae.models.elbos import mean_of_elbos
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.vae import Facts, MultimodalVAE, own_or, own_or_prior
 
 
 class VCCAPrivate(MultimodalVAE):
@@ -58,7 +58,7 @@ class VCCAPrivate(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        return mean_of_elbos(self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta)
+        return mean_of_elbos(self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta, own_or)
 
 
 class BiVCCA(MultimodalVAE):
@@ -105,7 +105,7 @@ class BiVCCA(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        return mean_of_elbos(self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta)
+        return mean_of_elbos(self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta, own_or)
 
 
 def _check_order(modalities: Sequence[Modality]) -> None:
