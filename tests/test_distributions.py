@@ -283,6 +283,23 @@ def test_a_sum_of_densities_is_the_same_in_pieces(family, size, monkeypatch):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13)
 
 
+def test_a_component_out_of_reach_has_no_share(monkeypatch):
+    """Its density is 0: the value and the gradients, in pieces of one, are those of the others."""
+    z = torch.randn(6, 2)
+    loc = torch.tensor([[0.0, 1.0], [1e200, 1e200], [2.0, -1.0]])
+    made = []
+    for rows, pieces in (([0, 1, 2], z.numel()), ([0, 2], 10**6)):
+        monkeypatch.setattr(distributions, "_PIECE", pieces)
+        leaves = [loc[rows].clone().requires_grad_(), torch.ones(len(rows), 2, requires_grad=True), z.clone().requires_grad_()]
+        value = sum_log_prob(Normal(*leaves[:2]), leaves[2])
+        made.append([value, *torch.autograd.grad(value.sum(), leaves)])
+    (value, by_loc, by_scale, by_z), (other, other_loc, other_scale, other_z) = made
+    for one, two in ((value, other), (by_loc[[0, 2]], other_loc), (by_scale[[0, 2]], other_scale), (by_z, other_z)):
+        torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-13)
+    assert not by_loc[1].any()
+    assert not by_scale[1].any()
+
+
 class Largest(TorchDispatchMode):
     """The numbers in the largest tensor that is made inside."""
 

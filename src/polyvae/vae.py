@@ -208,10 +208,13 @@ class MultimodalVAE(nn.Module, ABC):
                 z.append(unit)
         return Experts(family.stack(z), family.cat(list(w.values())), mask)
 
-    def log_likelihood(self, batch: Batch, z: Tensor, w: Tensor, wanted: Tensor | None = None) -> Tensor:
+    def log_likelihood(
+        self, batch: Batch, z: Tensor, w: Tensor, wanted: Tensor | None = None, datum: Tensor | None = None,
+    ) -> Tensor:
         """log p(x_m | z, w_m) in nats, unweighted: z [..., B, D], w [..., B, W] -> [M, ..., B]; one decoder call per modality.
 
         ``wanted`` [M, ..., B] bool says which terms exist (None: all). What was not observed, or is not wanted, is 0 and never computed.
+        ``datum`` [M, B]: whose value of x_m it is, where the last axis of a code is not the batch's own rows.
         """
         terms = []
         lead = z.shape[:-1]
@@ -220,8 +223,10 @@ class MultimodalVAE(nn.Module, ABC):
             if net.decoder is None:
                 terms.append(z.new_zeros(lead))
                 continue
-            exists = batch.mask[m].expand(lead) if wanted is None else batch.mask[m] & wanted[m]
-            terms.append(self.log_prob_where(net, batch, name, self.code(m, z, w), None if batch.whole and wanted is None else exists))
+            rows = None if datum is None else datum[m]
+            observed = batch.mask[m] if rows is None else batch.mask[m, rows]
+            exists = observed.expand(lead) if wanted is None else observed & wanted[m]
+            terms.append(self.log_prob_where(net, batch, name, self.code(m, z, w), None if batch.whole and wanted is None else exists, rows))
         return torch.stack(terms)
 
     def log_prob_where(

@@ -169,8 +169,7 @@ class Contrastive(Around):
         q_w, p_w = self.private(pairs, told, z), self.prior.w(z)
         w = q_w.rsample(None, "w", "KVBW")
         live = self.live(pairs, q)
-        log_x = torch.stack([z.new_zeros(z.shape[:-1]) if net.decoder is None else self.log_prob_where(
-            net, batch, name, self.code(m, z, w), None if live is None else (mask[m] & live).expand(z.shape[:-1]), datum[m])
-            for m, (name, net) in enumerate(self.modalities.items())])                                  # [M, K, V, P]
+        wanted = None if live is None else mask[:, None, None] & live
+        log_x = self.log_likelihood(batch, z, w, wanted, datum)                                         # [M, K, V, P]
         log_p, log_q = self.prior.z().log_prob(z) + p_w.log_prob(w), q.log_prob(z) + q_w.log_prob(w)
         return self.weighted(log_x) + log_p - log_q, q.weights
