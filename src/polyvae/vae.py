@@ -226,7 +226,8 @@ class MultimodalVAE(nn.Module, ABC):
             rows = None if datum is None else datum[m]
             observed = batch.mask[m] if rows is None else batch.mask[m, rows]
             exists = observed.expand(lead) if wanted is None else observed & wanted[m]
-            terms.append(self.log_prob_where(net, batch, name, self.code(m, z, w), None if batch.whole and wanted is None else exists, rows))
+            terms.append(self.log_prob_where(net, batch, name, self.code(m, z, w),
+                                             None if batch.whole and wanted is None else exists, rows))
         return torch.stack(terms)
 
     def log_prob_where(
