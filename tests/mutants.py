@@ -33,6 +33,7 @@ FIRST = {"bounds.py": ["bounds", "gradients"], "aggregate.py": ["aggregate"], "d
 REST = ["formulas", "gradients", "truth", "laws", "bounds", "aggregate", "distributions"]
 # The tests that know a paper's formula: they alone are asked.
 NAMED = {
+    "again.py": ["again"],
     "models/cmvae.py": ["models_d::test_cmvae_is_the_port", "models_d::test_pruning_by_hand"],
     "models/codevae.py": ["models_b::test_codevae"],
     "models/composed.py": ["models_d::test_composed", "models_d::test_the_free_combination_has_the_gradient_of_the_paper_it_is"],
@@ -99,6 +100,25 @@ MUTANTS = [
     Mutant("bounds.py", "log_value + torch.where(live, weights, 1).log()", "log_value"),
     Mutant("bounds.py", "log_value + torch.where(live, weights, 1).log()", "log_value - torch.where(live, weights, 1).log()"),
     Mutant("bounds.py", "torch.where(any_live, torch.where(any_live, shifted, 0).logsumexp(0), 0)", "shifted.logsumexp(0)"),
+    # ---- again ----
+    Mutant("again.py", "len(size) * size <= torch.finfo(size.dtype).eps * size.sum()", "size <= torch.finfo(size.dtype).eps * size.sum()"),
+    Mutant("again.py", "len(size) * size <= torch.finfo(size.dtype).eps * size.sum()", "len(size) * size <= 0.01 * size.sum()"),
+    Mutant("again.py", "len(size) * size <= torch.finfo(size.dtype).eps * size.sum()", "size <= 0"),
+    Mutant("again.py", " & size.isfinite()", ""),
+    Mutant("again.py", "size = each.abs()", "size = each"),
+    Mutant("again.py", "each.index_select(0, part), materialize_grads", "torch.ones_like(part, dtype=each.dtype), materialize_grads"),
+    Mutant("again.py", "to_code.index_copy_(0, part, first)", "to_code.index_copy_(0, part, 2 * first)"),
+    Mutant("again.py", "total += one", "total.copy_(one)"),
+    Mutant("again.py", "datum.index_select(0, part)", "datum[: len(part)]"),
+    Mutant("again.py", "with torch.enable_grad(), ctx.autocast:", "with torch.enable_grad():"),
+    Mutant("again.py", "torch.is_autocast_enabled(device), cache_enabled=False", "torch.is_autocast_enabled(device)",
+           harmless="torch 2.13 keeps nothing that was cast without a graph; the package allows older ones"),
+    Mutant("again.py", "network.training and isinstance(network, _LOOKS_ASIDE)", "isinstance(network, _LOOKS_ASIDE)"),
+    Mutant("again.py", "not (network.training and isinstance(network, _LOOKS_ASIDE)) and", ""),
+    Mutant("again.py", "known = type(network).__module__.startswith((\"torch.nn.modules.\", \"polyvae.\"))", "known = True"),
+    Mutant("again.py", "all(map(rows_apart, network.children()))", "True"),
+    Mutant("again.py", "[:, differ].double()", ".double()"),
+    Mutant("again.py", "log_weight.softmax(0) >", "log_weight.softmax(-1) >"),
     # ---- aggregate ----
     Mutant("aggregate.py", "return eye[:, :, None] & mask", "return eye[:, :, None] | ~mask & mask"),
     Mutant("aggregate.py", "complete = (~member[:, :, None] | mask).all(1)", "complete = (member[:, :, None] & mask).any(1)"),

@@ -55,6 +55,7 @@ def test_other_networks_are_refused():
 @pytest.mark.parametrize("name", ["c1", "c10"])
 def test_the_flops_of_a_step_are_those_on_paper(name):
     work = tiny(WORKS[name])
+    work = work._replace(K=min(work.K, 2))                                 # of two weights none is spared
     M, K, B, D = work.modalities, work.K, work.batch, work.shape[0]
     a, b = work.hidden
     encoder = [D * a, a * b, b * 4 * work.latent]                          # multiplications per row

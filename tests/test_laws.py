@@ -124,7 +124,7 @@ def test_what_the_table_says_of_missing_data_is_so(name):
 
 
 class MultipliesByTheMask(MMVAE):
-    def log_likelihood(self, batch, z, w, wanted=None):
+    def log_likelihood(self, batch, z, w, wanted=None, **options):
         each = [net.log_prob(batch.data[name], self.code(m, z, w)) for m, (name, net) in enumerate(self.modalities.items())]
         return torch.stack(each) * batch.mask[:, None, None]
 
@@ -149,9 +149,9 @@ class DrawsElsewhere(MMVAE):
 
 
 class DecodesEveryView(MMVAE):
-    def log_likelihood(self, batch, z, w, wanted=None):
+    def log_likelihood(self, batch, z, w, wanted=None, **options):
         if z.ndim < 4:
-            return super().log_likelihood(batch, z, w, wanted)
+            return super().log_likelihood(batch, z, w, wanted, **options)
         views = [slice(v, v + 1) for v in range(z.shape[-3])]
         return torch.cat([super(DecodesEveryView, self).log_likelihood(
             batch, z[:, v], w[:, v], None if wanted is None else wanted[v]) for v in views], 2)

@@ -140,6 +140,10 @@ class Scaled(Likelihood):
         """Whether ``log_prob_linear`` is there."""
         return self.power > 0 and self.one_scale
 
+    def needs_no_output(self, last: nn.Linear, rows: int, data: int) -> bool:
+        """Whether ``log_prob_linear`` of ``rows`` codes of ``data`` samples does without any array of rows times the data's width."""
+        return self.power == 2 and linear.squares_pay(last, rows, data)
+
     def log_prob_linear(self, hidden: Tensor, last: nn.Linear, x: Tensor, datum: Tensor | None = None) -> Tensor:
         """``log_prob(last(hidden), x)`` without forming last(hidden): hidden [..., B, H], x [B, *shape] -> [..., B].
 
@@ -148,7 +152,7 @@ class Scaled(Likelihood):
         lead, hidden, x = hidden.shape[:-1], hidden.flatten(0, -2), x.flatten(1)
         if datum is None:
             datum = torch.arange(len(x), device=x.device).repeat(len(hidden) // max(1, len(x)))
-        if self.power == 2 and linear.squares_pay(last, len(hidden), len(x)):
+        if self.needs_no_output(last, len(hidden), len(x)):
             distance = linear.squares(hidden, last, x, datum)
         else:
             distance = linear.distances(hidden, last, x, datum, self.power)

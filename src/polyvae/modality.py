@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from polyvae.again import rows_apart
 from polyvae.distributions import FAMILIES, SCALES, Diagonal
 from polyvae.errors import InputError, nearest
 from polyvae.likelihoods import LIKELIHOODS, Scaled
@@ -34,6 +35,8 @@ class Modality:
     ``role``       "source" is encoded, never decoded; "target" is decoded, never encoded (labels, a segmentation).
     ``encoder``, ``decoder`` override ``network``: a name in NETWORKS, an import path "package.module:factory", or a factory
                    ``(in_shape, out) -> nn.Module``: an encoder maps [B, *in_shape] to [B, out], a decoder [N, *in_shape] to [N, *out].
+                   A decoder of your own classes that treats each row alone and draws nothing may say ``rows_apart = True``: with many
+                   importance samples it is trained faster.
 
     Raises InputError: empty name, a shape without positive sizes, an unknown likelihood or role, a weight or size below zero.
     """
@@ -128,14 +131,32 @@ class ModalityNet(nn.Module):
 
         ``datum`` [B']: code [..., B', C] is that of these rows of x -> [..., B'].
         """
-        decoder, likelihood, lead = self.decoder, self.likelihood, code.shape[:-1]
-        if entries is None and isinstance(decoder, LinearDecoder) and isinstance(likelihood, Scaled) and likelihood.takes_linear:
-            hidden: Tensor = decoder(code.reshape(prod(lead), code.shape[-1]), hidden=True)
+        lead, linear = code.shape[:-1], self.last_layer(entries is not None)
+        if linear is not None:
+            assert self.decoder is not None
+            hidden: Tensor = self.decoder(code.reshape(prod(lead), code.shape[-1]), hidden=True)
             rows = None if datum is None else datum.expand(lead).flatten()
-            return likelihood.log_prob_linear(hidden.view(*lead, -1), decoder.last, x, rows)
+            return linear[1].log_prob_linear(hidden.view(*lead, -1), linear[0], x, rows)
         if datum is not None:
             x, entries = x.index_select(0, datum), None if entries is None else entries.index_select(0, datum)
-        return likelihood.log_prob(self.decode(code), x, entries)
+        return self.likelihood.log_prob(self.decode(code), x, entries)
+
+    def decodes_again(self, rows: int, data: int, entries: bool) -> bool:
+        """Whether it pays to decode ``rows`` codes of ``data`` samples without a graph, and some of them again.
+
+        It does where rows stand apart and each has its share of the cost. ``entries``: are there gaps inside samples?
+        """
+        if self.decoder is None or not rows_apart(self.decoder):
+            return False
+        linear = self.last_layer(entries)
+        return linear is None or not linear[1].needs_no_output(linear[0], rows, data)
+
+    def last_layer(self, entries: bool) -> tuple[nn.Linear, Scaled] | None:
+        """The decoder's last layer and the likelihood, where that takes the layer instead of what it says."""
+        decoder, likelihood = self.decoder, self.likelihood
+        if entries or not isinstance(decoder, LinearDecoder) or not isinstance(likelihood, Scaled) or not likelihood.takes_linear:
+            return None
+        return decoder.last, likelihood
 
     def mean(self, code: Tensor) -> Tensor:
         """E[x | code]: [..., B, *shape]."""

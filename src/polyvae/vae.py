@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from polyvae import noise
+from polyvae.again import decoded_again, graphless, share_that_counts
 from polyvae.aggregate import Experts
 from polyvae.batch import Batch
 from polyvae.bounds import Bound, over_views
@@ -209,15 +210,18 @@ class MultimodalVAE(nn.Module, ABC):
         return Experts(family.stack(z), family.cat(list(w.values())), mask)
 
     def log_likelihood(
-        self, batch: Batch, z: Tensor, w: Tensor, wanted: Tensor | None = None, datum: Tensor | None = None,
+        self, batch: Batch, z: Tensor, w: Tensor, wanted: Tensor | None = None, datum: Tensor | None = None, importance: bool = False,
     ) -> Tensor:
         """log p(x_m | z, w_m) in nats, unweighted: z [..., B, D], w [..., B, W] -> [M, ..., B]; one decoder call per modality.
 
         ``wanted`` [M, ..., B] bool says which terms exist (None: all). What was not observed, or is not wanted, is 0 and never computed.
-        ``datum`` [M, B]: whose value of x_m it is, where the last axis of a code is not the batch's own rows.
+        ``datum`` [M, B]: whose value of x_m it is, where the last axis of a code is not the batch's own rows. ``importance``: their
+        gradients will be weights normalised over the first axis, K; where few of these count, only their rows are gone through backwards
+        (`again`), which costs two more decoder calls and saves most of the time and memory.
         """
         terms = []
         lead = z.shape[:-1]
+        spared = self._spared(batch, z, w, wanted) if importance else set()
         wanted = None if wanted is None else wanted.expand(len(self.modalities), *lead)
         for m, (name, net) in enumerate(self.modalities.items()):
             if net.decoder is None:
@@ -227,26 +231,27 @@ class MultimodalVAE(nn.Module, ABC):
             observed = batch.mask[m] if rows is None else batch.mask[m, rows]
             exists = observed.expand(lead) if wanted is None else observed & wanted[m]
             terms.append(self.log_prob_where(net, batch, name, self.code(m, z, w),
-                                             None if batch.whole and wanted is None else exists, rows))
+                                             None if batch.whole and wanted is None else exists, rows, name in spared))
         return torch.stack(terms)
 
     def log_prob_where(
         self, net: ModalityNet, batch: Batch, name: str, code: Tensor, exists: Tensor | None, datum: Tensor | None = None,
+        again: bool = False,
     ) -> Tensor:
         """log p(x | code) of the modality ``name`` as ``net`` decodes it: code [..., B, C] -> [..., B]; one decoder call.
 
         ``exists`` [..., B] bool says which are asked for (None: all); the others are 0 and never computed. ``datum`` [B]: whose value of
-        x it is, where the last axis of a code is not the batch's own rows.
+        x it is, where the last axis of a code is not the batch's own rows. ``again``: the backward pass decodes anew the rows that count.
         """
         x, entries, lead = batch.data[name], batch.entries.get(name), code.shape[:-1]
-        if exists is None and self.max_rows is None:
+        if exists is None and self.max_rows is None and not again:
             return net.log_prob(x, code, entries, datum)
         index, real = (torch.arange(lead.numel(), device=x.device), True) if exists is None else self.existing(exists.flatten())
         total = code.new_zeros(lead.numel())
         if len(index):
             column = index % lead[-1]
             rows = column if datum is None else datum.index_select(0, column)
-            each = self._log_prob_rows(net, x, code.flatten(0, -2).index_select(0, index), rows, entries)
+            each = self._log_prob_rows(net, x, code.flatten(0, -2).index_select(0, index), rows, entries, again)
             total = placed(total, index, each, real)
         return total.view(lead)
 
@@ -411,11 +416,29 @@ class MultimodalVAE(nn.Module, ABC):
             return index.new_zeros(1), False
         return index, True
 
-    def _log_prob_rows(self, net: ModalityNet, x: Tensor, code: Tensor, datum: Tensor, entries: Tensor | None) -> Tensor:
+    def _spared(self, batch: Batch, z: Tensor, w: Tensor, wanted: Tensor | None) -> set[str]:
+        """The modalities to decode without a graph: all that can be, where of the weights over K, z [K, ..., B, D], under half will count.
+
+        Asked of the likelihoods of a sixteenth of the batch: the latents' densities only move weights further apart.
+        """
+        rows, some = z.shape[:-1].numel(), slice(0, (batch.size + 8) // 16)
+        names = {name for name, net in self.modalities.items()
+                 if net.decodes_again(rows, batch.size, name in batch.entries) and not batch.data[name].requires_grad}
+        if not names or len(z) < 3 or not some.stop or not torch.is_grad_enabled():
+            return set()
+        with graphless(z):
+            log_x = self.log_likelihood(batch.rows(some), z[..., some, :], w[..., some, :], None if wanted is None else wanted[..., some])
+        return names if share_that_counts(self.weighted(log_x)) < 0.5 else set()
+
+    def _log_prob_rows(self, net: ModalityNet, x: Tensor, code: Tensor, datum: Tensor, entries: Tensor | None, again: bool) -> Tensor:
         """log p(x[datum] | code), row by row; in chunks that are recomputed in the backward pass where ``max_rows`` says so."""
         def some(code: Tensor, datum: Tensor) -> Tensor:
             return net.log_prob(x, code, entries, datum)
 
+        if again:
+            assert net.decoder is not None
+            learnt = [part for part in (*net.decoder.parameters(), *net.likelihood.parameters()) if part.requires_grad]
+            return decoded_again(some, code, datum, learnt, self.max_rows)
         if self.max_rows is None or len(code) <= self.max_rows:
             return some(code, datum)
         starts = range(0, len(code), self.max_rows)

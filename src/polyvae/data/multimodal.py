@@ -271,6 +271,9 @@ class MultimodalData:
         ``fractions`` maps names to shares of the rows that add to 1 (None: .8, .1, .1). Without groups the shares are exact to within
         a row; with groups, to within half of a group. Raises InputError where a split would stay empty.
         """
+        if not isinstance(fractions, Mapping | None):
+            raise InputError(f"split: got fractions {fractions!r}; expected a mapping from names to shares, such as {PARTS}; a split that "
+                             "is there is data.part(name)")
         shares = dict(PARTS if fractions is None else fractions)
         if not shares or any(not share > 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
             raise InputError(f"split: got fractions {shares}; expected positive shares that add to 1; such as {PARTS}")

@@ -100,7 +100,7 @@ class Composed(MultimodalVAE):
         own = self.own(q.include)                                                                       # [V, B, W]
         charged = torch.ones_like(own) if self.cross == "posterior" else own
         w = q_w.where(charged, auxiliary_priors(self, self.raw_r, z)).rsample(None, "w", "KVBW")
-        log_x = self.log_likelihood(batch, z, w, wanted=self.live(batch, q))                            # [M, K, V, B]
+        log_x = self.log_likelihood(batch, z, w, self.live(batch, q), importance=self.objective != "elbo")   # [M, K, V, B]
         density, density_w = (q.detach(), q_w.detach()) if self.objective == "dreg" else (q, q_w)
         kl_z = density.log_prob(z) - self.prior.z().log_prob(z)                                         # [K, V, B]
         kl_w = torch.where(charged, density_w.columns(w) - p_w.columns(w), 0).sum(-1)

@@ -73,7 +73,7 @@ class Hoelder(MultimodalVAE):
         q_w, p_w = self.private(batch, experts, z), self.prior.w(z)                                     # [K, V, B, W]
         own = self.own(q.include)                                                                       # [V, B, W]
         w = q_w.where(own, auxiliary_priors(self, self.raw_r, z)).rsample(None, "w", "KVBW")
-        log_x = self.log_likelihood(batch, z, w, wanted=self.live(batch, q))                            # [M, K, V, B]
+        log_x = self.log_likelihood(batch, z, w, self.live(batch, q), importance=self.objective != "elbo")   # [M, K, V, B]
         kl_z = q.log_prob(z) - self.prior.z().log_prob(z)                                               # [K, V, B]
         kl_w = torch.where(own, q_w.columns(w) - p_w.columns(w), 0).sum(-1)
         log_weight = self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)

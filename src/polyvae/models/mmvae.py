@@ -53,7 +53,7 @@ class MMVAE(MultimodalVAE):
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
         z = q.stratified(self.K)                                                                        # [K, V, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.live(batch, q))                   # [M, K, V, B]
+        log_x = self.log_likelihood(batch, z, z[..., :0], self.live(batch, q), importance=self.objective != "elbo")   # [M, K, V, B]
         density = q.detach() if self.objective == "dreg" else q
         kl = density.log_prob(z) - self.prior.z().log_prob(z)
         log_weight = self.weighted(log_x) - warm * self.beta * kl                                       # [K, V, B]

@@ -85,7 +85,7 @@ class MMVAEPlus(MultimodalVAE):
         own = self.own(views.include)                                                                   # [V, B, W]
         others = {"auxiliary": r, "prior": p_w}.get(self.cross, q_w)
         w = q_w.where(own, others).rsample(None, "w", "KVBW")
-        log_x = self.log_likelihood(batch, z, w, wanted=self.live(batch, views))                        # [M, K, V, B]
+        log_x = self.log_likelihood(batch, z, w, self.live(batch, views), importance=self.objective != "elbo")   # [M, K, V, B]
         density, density_w = (q.detach(), q_w.detach()) if self.objective == "dreg" else (q, q_w)
         charged = own if self.cross != "posterior" else torch.ones_like(own)
         kl_z = density.log_prob(z) - self.prior.z().log_prob(z)                                         # [K, V, B]

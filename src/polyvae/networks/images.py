@@ -7,10 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _PIECE = 2**25                               # bytes: the C library keeps smaller pieces of memory for reuse and maps larger ones anew
+_FLEETING = 2**24                            # bytes: without a graph they are freed at once, and of larger ones it hands some back
 
 
 class ImageNetwork(nn.Sequential):
-    """Layers in a row, on images that lie channels last; on a CPU, on so few rows at a time that no tensor inside takes 32 MB.
+    """Layers in a row, on images that lie channels last; on a CPU, on so few rows at a time that no tensor inside takes 32 MB
+    (16 MB without a graph).
 
     The rows of one call do not meet, so the values are those of nn.Sequential. ``largest``: numbers of one row in the largest tensor.
     Parameters keep torch's default layout: optimisers and files need know nothing of it.
@@ -24,7 +26,9 @@ class ImageNetwork(nn.Sequential):
         """[N, ...] -> [N, ...]."""
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        rows = max(1, (_PIECE - 1) // (self.largest * x.element_size()))
+        half = torch.is_autocast_enabled(x.device.type)
+        piece = _PIECE if half or torch.is_grad_enabled() else _FLEETING
+        rows = max(1, (piece - 1) // (self.largest * x.element_size()))
         if x.device.type != "cpu" or len(x) <= rows:
             return self._run(x)
         return torch.cat([self._run(part) for part in torch.split(x, rows)])

@@ -1,0 +1,86 @@
+"""Rows that are decoded without a graph, and those that a gradient flows to once more, in the backward pass.
+
+The gradient of an importance-weighted bound is an average over K samples with their normalised weights. Where data has many dimensions one
+sample in K takes nearly all of it: a graph of the others would be kept, and gone through backwards, for products with zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Run = Callable[[Tensor, Tensor], Tensor]
+
+_LOOKS_ASIDE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RNNBase)
+
+
+def decoded_again(run: Run, code: Tensor, datum: Tensor, parameters: Iterable[nn.Parameter], rows: int | None = None) -> Tensor:
+    """``run(code, datum)``: [N, C], [N] -> [N], with its gradient in ``code`` and ``parameters`` and no graph kept; ``rows`` at a time.
+
+    The backward pass runs again the rows whose gradient g_n counts: those left out, N |g_n| ≤ ε Σ|g|, add up to less than one rounding of
+    the sum of all. ``run`` must say the same of a row whatever stands beside it and whenever it is asked (``rows_apart``).
+    """
+    found: Tensor = _Again.apply(run, rows, code, datum, *parameters)  # type: ignore[no-untyped-call]
+    return found
+
+
+def share_that_counts(log_weight: Tensor) -> float:
+    """The share of log-weights [K, ...] that a gradient would flow to, among the samples in which they differ at all."""
+    differ = (log_weight != log_weight[:1]).any(0)
+    return float((log_weight.softmax(0) > torch.finfo(log_weight.dtype).eps)[:, differ].double().mean())
+
+
+def rows_apart(network: nn.Module) -> bool:
+    """Whether a network is known to say the same of a row whatever stands beside it and whenever it is asked.
+
+    Those of this library do, and what torch's modules make up, but for batch statistics and dropout. Of your own: ``rows_apart = True``
+    on the module says it.
+    """
+    if getattr(network, "rows_apart", False) is True:
+        return True
+    known = type(network).__module__.startswith(("torch.nn.modules.", "polyvae."))
+    return known and not (network.training and isinstance(network, _LOOKS_ASIDE)) and all(map(rows_apart, network.children()))
+
+
+@contextmanager
+def graphless(like: Tensor) -> Iterator[None]:
+    """No graph is made, and autocast keeps no weights: what it casts here has no graph, and would be handed to whoever needs one."""
+    with torch.no_grad(), _autocast(like.device.type):
+        yield
+
+
+def _autocast(device: str) -> torch.autocast:
+    return torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device), cache_enabled=False)
+
+
+class _Again(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx: Any, run: Run, rows: int | None, code: Tensor, datum: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.run, ctx.rows, ctx.autocast = run, rows, _autocast(code.device.type)
+        ctx.save_for_backward(code, datum, *parameters)
+        size = rows or max(1, len(code))
+        with graphless(code):
+            return torch.cat([run(*part) for part in zip(torch.split(code, size), torch.split(datum, size), strict=True)])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, each: Tensor) -> tuple[Tensor | None, ...]:
+        code, datum, *parameters = ctx.saved_tensors
+        size = each.abs()
+        nothing = (len(size) * size <= torch.finfo(size.dtype).eps * size.sum()) & size.isfinite()      # NaN and infinity are not
+        index = (~nothing).nonzero()[:, 0]
+        to_code, to_parameters = torch.zeros_like(code), [torch.zeros_like(each) for each in parameters]
+        for part in torch.split(index, ctx.rows or max(1, len(index))):
+            some = code.index_select(0, part).requires_grad_()
+            with torch.enable_grad(), ctx.autocast:
+                found = ctx.run(some, datum.index_select(0, part))
+            first, *others = torch.autograd.grad(found, [some, *parameters], each.index_select(0, part), materialize_grads=True)
+            to_code.index_copy_(0, part, first)
+            for total, one in zip(to_parameters, others, strict=True):
+                total += one
+        return None, None, to_code, None, *to_parameters
