@@ -65,6 +65,11 @@ def test_the_flops_of_a_step_are_those_on_paper(name):
     assert Worker("polyvae", work._asdict()).flops()["flops"] == on_paper
 
 
+def test_what_does_not_count_is_not_gone_through_backwards():
+    sharp, flat = (Worker("polyvae", tiny(WORKS["b"])._replace(K=9, batch=16, scale=scale)._asdict()).flops()["flops"] for scale in (1e-3, 1e3))
+    assert sharp < 0.7 * flat
+
+
 def test_hidden_modalities_are_neither_encoded_nor_decoded():
     work = tiny(WORKS["d1"])._replace(batch=64)
     a, b = work.hidden

@@ -65,7 +65,7 @@ class _Again(torch.autograd.Function):
         ctx.save_for_backward(code, datum, *parameters)
         size = rows or max(1, len(code))
         with graphless(code):
-            return torch.cat([run(*part) for part in zip(torch.split(code, size), torch.split(datum, size), strict=True)])
+            return torch.cat([run(*part) for part in zip(torch.split(code.detach(), size), torch.split(datum, size), strict=True)])
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -427,7 +427,8 @@ class MultimodalVAE(nn.Module, ABC):
         if not names or len(z) < 3 or not some.stop or not torch.is_grad_enabled():
             return set()
         with graphless(z):
-            log_x = self.log_likelihood(batch.rows(some), z[..., some, :], w[..., some, :], None if wanted is None else wanted[..., some])
+            z, w = z.detach()[..., some, :], w.detach()[..., some, :]
+            log_x = self.log_likelihood(batch.rows(some), z, w, None if wanted is None else wanted[..., some])
         return names if share_that_counts(self.weighted(log_x)) < 0.5 else set()
 
     def _log_prob_rows(self, net: ModalityNet, x: Tensor, code: Tensor, datum: Tensor, entries: Tensor | None, again: bool) -> Tensor:
