@@ -276,7 +276,7 @@ def main() -> None:
         raise SystemExit(f"bench: unknown part {unknown.pop()!r}; expected some of {', '.join(PARTS)}")
     bench, works = Bench(given), chosen(given.work)
     if given.coherence:
-        bench.coherence(given.seeds, *((0.5, 1.0) if given.quick else (5.0, 150.0)))
+        bench.coherence(given.seeds, *((0.5, 1.0) if given.quick else (5.0, 300.0)))
     else:
         for work in works:
             sized = tiny(work) if given.quick else work

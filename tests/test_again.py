@@ -22,10 +22,12 @@ def example(name="mmvae+", scale=0.01, rows=9, **options):
     """A model, and a batch in which some of each modality is missing. ``scale``: small is a sharp likelihood."""
     torch.manual_seed(0)
     specs = [Modality("image", (1, 8, 8), "laplace", params={"scale": scale, "width": 0.25}),
-             Modality("vector", (30,), "normal", params={"scale": scale, "hidden": [8]}), Modality("label", (3,), "categorical")]
+             Modality("vector", (30,), "normal", params={"scale": scale, "hidden": [8]}), Modality("label", (3,), "categorical"),
+             Modality("count", (20,), "negative_binomial")]
     model = build(name, specs, latent=3, K=6, **options).train()
-    data = {"image": torch.rand(rows, 1, 8, 8), "vector": torch.randn(rows, 30), "label": torch.eye(3)[torch.arange(rows) % 3]}
-    mask = torch.ones(3, rows, dtype=torch.bool)
+    data = {"image": torch.rand(rows, 1, 8, 8), "vector": torch.randn(rows, 30), "label": torch.eye(3)[torch.arange(rows) % 3],
+            "count": torch.randint(0, 9, (rows, 20)).to(torch.get_default_dtype())}
+    mask = torch.ones(4, rows, dtype=torch.bool)
     mask[0, 1] = mask[1, 2] = mask[2, 0] = False
     mask[:, 4] = False
     return model, Batch.of(data, mask, {"vector": torch.rand(rows, 30) > 0.2})
@@ -179,5 +181,8 @@ def test_whose_rows_stand_apart():
     assert rows_apart(norm.eval())
     assert rows_apart(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), Says(2, 2)))
     spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2))
-    for other in (Own(2, 2), nn.Sequential(nn.Linear(2, 2), Own(2, 2)), nn.Dropout(), spectral):
+    old = nn.utils.spectral_norm(nn.Linear(2, 2))
+    says = Says(2, 2)
+    says.inside = nn.Dropout()
+    for other in (Own(2, 2), nn.Sequential(nn.Linear(2, 2), Own(2, 2)), nn.Dropout(), nn.RReLU(), spectral, old, says):
         assert not rows_apart(other)

@@ -17,7 +17,7 @@ from benchmarks import networks  # noqa: E402
 from benchmarks.contenders import Polyvae, polyvae_networks  # noqa: E402
 from benchmarks.page import PAGE, RESULTS, page  # noqa: E402
 from benchmarks.processes import Process  # noqa: E402
-from benchmarks.summary import Asked, asked, overhead, passed, rows, to_bar  # noqa: E402
+from benchmarks.summary import Asked, asked, overhead, passed, rows, sooner, to_bar  # noqa: E402
 from benchmarks.worker import Rise, Worker  # noqa: E402
 from benchmarks.works import WORKS, Work, chosen, tiny  # noqa: E402
 
@@ -66,7 +66,8 @@ def test_the_flops_of_a_step_are_those_on_paper(name):
 
 
 def test_what_does_not_count_is_not_gone_through_backwards():
-    sharp, flat = (Worker("polyvae", tiny(WORKS["b"])._replace(K=9, batch=16, scale=scale)._asdict()).flops()["flops"] for scale in (1e-3, 1e3))
+    work = tiny(WORKS["b"])._replace(K=9, batch=16)
+    sharp, flat = (Worker("polyvae", work._replace(scale=scale)._asdict()).flops()["flops"] for scale in (1e-3, 1e3))
     assert sharp < 0.7 * flat
 
 
@@ -129,6 +130,10 @@ def test_a_bar_is_passed_where_the_curve_first_reaches_it():
     assert (passed(fast), passed(slow), passed([[5.0, 50, 0.8]])) == (10.0, 30.0, None)
     assert to_bar({"curves": {"polyvae": [fast, slow]}}, "polyvae") == 20.0
     assert to_bar({"curves": {"polyvae": [fast, []]}}, "polyvae") is None
+    cut = [[5.0, 50, 0.8], [40.0, 400, 0.89]]
+    assert sooner({"curves": {"polyvae": [fast], "multivae": [slow]}}, "polyvae") == (3.0, "")
+    assert sooner({"curves": {"polyvae": [fast], "multivae": [cut]}}, "polyvae") == (4.0, "at least ")
+    assert sooner({"curves": {"polyvae": [cut], "multivae": [slow]}}, "polyvae") == (None, "")
     assert overhead({"seconds": {"bare": 2.0, "fit": 2.1}}) == pytest.approx(0.05)
 
 

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 Run = Callable[[Tensor, Tensor], Tensor]
 
-_LOOKS_ASIDE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RNNBase)
+# What looks at the batch, or draws, in training; each is a torch module that could stand in a decoder.
+_LOOKS_ASIDE = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RNNBase, nn.RReLU, nn.MultiheadAttention,
+                nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 
 
 def decoded_again(run: Run, code: Tensor, datum: Tensor, parameters: Iterable[nn.Parameter], rows: int | None = None) -> Tensor:
@@ -23,6 +25,7 @@ def decoded_again(run: Run, code: Tensor, datum: Tensor, parameters: Iterable[nn
 
     The backward pass runs again the rows whose gradient g_n counts: those left out, N |g_n| ≤ ε Σ|g|, add up to less than one rounding of
     the sum of all. ``run`` must say the same of a row whatever stands beside it and whenever it is asked (``rows_apart``).
+    There are no gradients of these gradients.
     """
     found: Tensor = _Again.apply(run, rows, code, datum, *parameters)  # type: ignore[no-untyped-call]
     return found
@@ -37,13 +40,13 @@ def share_that_counts(log_weight: Tensor) -> float:
 def rows_apart(network: nn.Module) -> bool:
     """Whether a network is known to say the same of a row whatever stands beside it and whenever it is asked.
 
-    Those of this library do, and what torch's modules make up, but for batch statistics and dropout. Of your own: ``rows_apart = True``
-    on the module says it.
+    Those of this library do, and what torch's modules make up, but for batch statistics, dropout and whatever a hook does before them. Of
+    a class of your own ``rows_apart = True`` says it, and that its own parameters are all it learns by; its parts are looked at, too.
     """
-    if getattr(network, "rows_apart", False) is True:
-        return True
-    known = type(network).__module__.startswith(("torch.nn.modules.", "polyvae."))
-    return known and not (network.training and isinstance(network, _LOOKS_ASIDE)) and all(map(rows_apart, network.children()))
+    known = type(network).__module__.startswith(("torch.nn.modules.", "polyvae.")) or vars(type(network)).get("rows_apart") is True
+    hooked = bool(network._forward_pre_hooks)                    # the old spectral norm: other weights at every call
+    aside = network.training and isinstance(network, _LOOKS_ASIDE)
+    return known and not hooked and not aside and all(map(rows_apart, network.children()))
 
 
 @contextmanager
@@ -74,8 +77,8 @@ class _Again(torch.autograd.Function):
         size = each.abs()
         nothing = (len(size) * size <= torch.finfo(size.dtype).eps * size.sum()) & size.isfinite()      # NaN and infinity are not
         index = (~nothing).nonzero()[:, 0]
-        to_code, to_parameters = torch.zeros_like(code), [torch.zeros_like(each) for each in parameters]
-        for part in torch.split(index, ctx.rows or max(1, len(index))):
+        to_code, to_parameters = torch.zeros_like(code), [torch.zeros_like(parameter) for parameter in parameters]
+        for part in torch.split(index, ctx.rows or len(index)) if len(index) else ():
             some = code.index_select(0, part).requires_grad_()
             with torch.enable_grad(), ctx.autocast:
                 found = ctx.run(some, datum.index_select(0, part))

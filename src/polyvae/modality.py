@@ -35,8 +35,8 @@ class Modality:
     ``role``       "source" is encoded, never decoded; "target" is decoded, never encoded (labels, a segmentation).
     ``encoder``, ``decoder`` override ``network``: a name in NETWORKS, an import path "package.module:factory", or a factory
                    ``(in_shape, out) -> nn.Module``: an encoder maps [B, *in_shape] to [B, out], a decoder [N, *in_shape] to [N, *out].
-                   A decoder of your own classes that treats each row alone and draws nothing may say ``rows_apart = True``: with many
-                   importance samples it is trained faster.
+                   A decoder class of your own that treats each row alone, draws nothing and learns by its own parameters alone may say
+                   ``rows_apart = True``: with many importance samples it is trained faster.
 
     Raises InputError: empty name, a shape without positive sizes, an unknown likelihood or role, a weight or size below zero.
     """

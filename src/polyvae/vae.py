@@ -221,7 +221,7 @@ class MultimodalVAE(nn.Module, ABC):
         """
         terms = []
         lead = z.shape[:-1]
-        spared = self._spared(batch, z, w, wanted) if importance else set()
+        spared = self._spared(batch, z, w, wanted, datum) if importance else set()
         wanted = None if wanted is None else wanted.expand(len(self.modalities), *lead)
         for m, (name, net) in enumerate(self.modalities.items()):
             if net.decoder is None:
@@ -416,15 +416,16 @@ class MultimodalVAE(nn.Module, ABC):
             return index.new_zeros(1), False
         return index, True
 
-    def _spared(self, batch: Batch, z: Tensor, w: Tensor, wanted: Tensor | None) -> set[str]:
+    def _spared(self, batch: Batch, z: Tensor, w: Tensor, wanted: Tensor | None, datum: Tensor | None) -> set[str]:
         """The modalities to decode without a graph: all that can be, where of the weights over K, z [K, ..., B, D], under half will count.
 
-        Asked of the likelihoods of a sixteenth of the batch: the latents' densities only move weights further apart.
+        Asked of the likelihoods of a sixteenth of the batch; the latents' densities are small beside them. Where they are not, time is
+        lost, and nothing else.
         """
         rows, some = z.shape[:-1].numel(), slice(0, (batch.size + 8) // 16)
         names = {name for name, net in self.modalities.items()
                  if net.decodes_again(rows, batch.size, name in batch.entries) and not batch.data[name].requires_grad}
-        if not names or len(z) < 3 or not some.stop or not torch.is_grad_enabled():
+        if not names or len(z) < 3 or not some.stop or datum is not None or not torch.is_grad_enabled():
             return set()
         with graphless(z):
             z, w = z.detach()[..., some, :], w.detach()[..., some, :]
