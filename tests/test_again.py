@@ -124,10 +124,15 @@ def test_what_is_left_out_is_less_than_a_rounding_of_the_sum():
         assert asked == expected
         assert code.grad[:, 0].tolist() == pytest.approx([3.0, 0, -3 * eps, 0])
         assert float(scale.grad) == pytest.approx(2 - 2 * eps)
-    for bad in (torch.nan, torch.inf):                                              # never taken for nothing
+    for bad in (torch.nan, torch.inf):                                              # never taken for nothing, nor all else beside them
+        found = decoded_again(run, code, torch.arange(4), [scale])
+        code.grad = scale.grad = None
         asked.clear()
-        decoded_again(run, code, torch.arange(4), [scale]).backward(torch.tensor([0.0, bad, 0.0, 0.0]))
-        assert 1 in asked[-1]
+        found.backward(torch.tensor([0.0, bad, 1.0, 0.0]))
+        assert asked == [[0, 1, 2, 3]]
+        assert code.grad[[0, 2, 3], 0].tolist() == [0, 3, 0]
+        assert not code.grad[1].isfinite().any()
+        assert not scale.grad.isfinite()
     scale.grad = None
     decoded_again(run, code, torch.arange(4), [scale]).backward(torch.zeros(4))
     assert float(scale.grad) == 0                                                   # never None: distributed training waits for it

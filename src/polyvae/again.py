@@ -75,8 +75,9 @@ class _Again(torch.autograd.Function):
     def backward(ctx: Any, each: Tensor) -> tuple[Tensor | None, ...]:
         code, datum, *parameters = ctx.saved_tensors
         size = each.abs()
-        nothing = (len(size) * size <= torch.finfo(size.dtype).eps * size.sum()) & size.isfinite()      # NaN and infinity are not
-        index = (~nothing).nonzero()[:, 0]
+        total = size.sum()
+        counts = (len(size) * size > torch.finfo(size.dtype).eps * total) | ~total.isfinite()       # NaN and infinity reach what they would
+        index = counts.nonzero()[:, 0]
         to_code, to_parameters = torch.zeros_like(code), [torch.zeros_like(parameter) for parameter in parameters]
         for part in torch.split(index, ctx.rows or len(index)) if len(index) else ():
             some = code.index_select(0, part).requires_grad_()
@@ -84,6 +85,6 @@ class _Again(torch.autograd.Function):
                 found = ctx.run(some, datum.index_select(0, part))
             first, *others = torch.autograd.grad(found, [some, *parameters], each.index_select(0, part), materialize_grads=True)
             to_code.index_copy_(0, part, first)
-            for total, one in zip(to_parameters, others, strict=True):
-                total += one
+            for so_far, one in zip(to_parameters, others, strict=True):
+                so_far += one
         return None, None, to_code, None, *to_parameters
