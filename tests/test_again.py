@@ -124,7 +124,7 @@ def test_what_is_left_out_is_less_than_a_rounding_of_the_sum():
         assert asked == expected
         assert code.grad[:, 0].tolist() == pytest.approx([3.0, 0, -3 * eps, 0])
         assert float(scale.grad) == pytest.approx(2 - 2 * eps)
-    for bad in (torch.nan, torch.inf):                                              # never taken for nothing, nor all else beside them
+    for bad in (torch.nan, torch.inf):                                              # never left out, and nothing beside them either
         found = decoded_again(run, code, torch.arange(4), [scale])
         code.grad = scale.grad = None
         asked.clear()

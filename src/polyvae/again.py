@@ -24,8 +24,8 @@ def decoded_again(run: Run, code: Tensor, datum: Tensor, parameters: Iterable[nn
     """``run(code, datum)``: [N, C], [N] -> [N], with its gradient in ``code`` and ``parameters`` and no graph kept; ``rows`` at a time.
 
     The backward pass runs again the rows whose gradient g_n counts: those left out, N |g_n| ≤ ε Σ|g|, add up to less than one rounding of
-    the sum of all. ``run`` must say the same of a row whatever stands beside it and whenever it is asked (``rows_apart``).
-    There are no gradients of these gradients.
+    the sum of all; where that sum is not finite, none is left out. ``run`` must say the same of a row whatever stands beside it and
+    whenever it is asked (``rows_apart``). There are no gradients of these gradients.
     """
     found: Tensor = _Again.apply(run, rows, code, datum, *parameters)  # type: ignore[no-untyped-call]
     return found
@@ -76,7 +76,7 @@ class _Again(torch.autograd.Function):
         code, datum, *parameters = ctx.saved_tensors
         size = each.abs()
         total = size.sum()
-        counts = (len(size) * size > torch.finfo(size.dtype).eps * total) | ~total.isfinite()       # NaN and infinity reach what they would
+        counts = (len(size) * size > torch.finfo(size.dtype).eps * total) | ~total.isfinite()       # beside infinity all else looks small
         index = counts.nonzero()[:, 0]
         to_code, to_parameters = torch.zeros_like(code), [torch.zeros_like(parameter) for parameter in parameters]
         for part in torch.split(index, ctx.rows or len(index)) if len(index) else ():
