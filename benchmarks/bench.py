@@ -38,10 +38,10 @@ from benchmarks.works import DIGITS, WORKS, Work, chosen, tiny
 CONTENDERS = ["polyvae", "polyvae-bf16", "polyvae-rows", "multivae", "multivae-nets"]
 ROUNDS = {"a": 5, "b": 3, "c1": 40, "c10": 12, "d1": 40, "d10": 12}
 PARTS = ["memory", "steps", "likelihood", "overhead"]
-LIKELIHOOD = {"c1": 64, "a": 4}                # work -> data
-AGREE = 0.02                                   # first losses: the same networks, the same data, other noise
+LIKELIHOOD = {"c1": 64, "a": 4}  # work -> data
+AGREE = 0.02  # first losses: the same networks, the same data, other noise
 _console = Console(highlight=False, soft_wrap=True)
-_console.width = max(_console.width, 124)       # a file is as wide as it needs to be
+_console.width = max(_console.width, 124)  # a file is as wide as it needs to be
 say = _console.print
 
 
@@ -76,7 +76,9 @@ class Bench:
         else:
             self.results.setdefault(section, {})[key] = entry
         if section == "works":
-            self.results["works"] = {name: self.results["works"][name] for name in WORKS if name in self.results["works"]}
+            self.results["works"] = {
+                name: self.results["works"][name] for name in WORKS if name in self.results["works"]
+            }
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text(tidy(self.results))
         self.page.parent.mkdir(parents=True, exist_ok=True)
@@ -87,8 +89,13 @@ class Bench:
 
     def steps(self, work: Work) -> None:
         """Memory, each contender alone; then steps in turn."""
-        entry = {"work": work._asdict(), "contenders": {name: {} for name in self.who(work)}, "matmul": {"fp32": [], "bf16": []},
-                 "max_rows": self.max_rows(work), "failed": {}}
+        entry = {
+            "work": work._asdict(),
+            "contenders": {name: {} for name in self.who(work)},
+            "matmul": {"fp32": [], "bf16": []},
+            "max_rows": self.max_rows(work),
+            "failed": {},
+        }
         if "memory" in self.given.parts:
             for name in self.who(work):
                 self._alone(entry, name, work)
@@ -102,13 +109,18 @@ class Bench:
         try:
             with self.process(name, work) as worker:
                 entry["contenders"][name] |= worker.ask("memory")
-            say(f"({work.name}) {name}: {entry['contenders'][name]['megabytes']:.0f} MB above the level before the first step")
+            say(
+                f"({work.name}) {name}: {entry['contenders'][name]['megabytes']:.0f} MB above the level before the first step"
+            )
         except Died as problem:
             entry["failed"][name] = "its process ended"
             say(f"({work.name}) {problem}")
 
     def _in_turn(self, entry: dict[str, Any], work: Work) -> None:
-        found, rounds = entry["contenders"], self.given.rounds or (2 if self.given.quick else ROUNDS[work.name])
+        found, rounds = (
+            entry["contenders"],
+            self.given.rounds or (2 if self.given.quick else ROUNDS[work.name]),
+        )
         with ExitStack() as stack:
             matmul = stack.enter_context(self.process("matmul", work))
             workers: dict[str, Process] = {}
@@ -132,7 +144,9 @@ class Bench:
                 for precision, measured in entry["matmul"].items():
                     measured.append(round(matmul.ask("matmul", precision=precision)["flops_per_second"]))
                 if found and (rounds <= 5 or number % 5 == 4):
-                    latest = ", ".join(f"{name} {seconds_in_words(found[name]['seconds'][-1])}" for name in workers)
+                    latest = ", ".join(
+                        f"{name} {seconds_in_words(found[name]['seconds'][-1])}" for name in workers
+                    )
                     say(f"({work.name}) round {number + 1} of {rounds}: {latest}")
 
     # ---- beside the step -------------------------------------------------------------------------------------------------------------
@@ -145,14 +159,20 @@ class Bench:
             for number in range(4):
                 for name, worker in workers.items():
                     answer = worker.ask("likelihood", rows=data if number else 1, samples=samples)
-                    if number:                                   # the first, of one datum, warms up
+                    if number:  # the first, of one datum, warms up
                         found[name]["seconds"].append(answer["seconds"])
-                        found[name] |= {"value": answer["value"],
-                                        "megabytes": max(found[name].get("megabytes", 0), answer["megabytes"])}
+                        found[name] |= {
+                            "value": answer["value"],
+                            "megabytes": max(found[name].get("megabytes", 0), answer["megabytes"]),
+                        }
         self.keep("likelihood", work.name, {"contenders": found, "samples": samples, "rows": data})
-        say(f"joint likelihood ({work.name}): " + ", ".join(
-            f"{row.contender} {seconds_in_words(row.seconds)} a datum ({row.times_faster or 0:.2f}x)"
-            for row in rows({"contenders": found, "matmul": {}})))
+        say(
+            f"joint likelihood ({work.name}): "
+            + ", ".join(
+                f"{row.contender} {seconds_in_words(row.seconds)} a datum ({row.times_faster or 0:.2f}x)"
+                for row in rows({"contenders": found, "matmul": {}})
+            )
+        )
 
     def overhead(self, work: Work, steps: int, blocks: int) -> None:
         with self.process("polyvae", work) as worker:
@@ -163,7 +183,7 @@ class Bench:
     def coherence(self, seeds: int, every: float, limit: float) -> None:
         """Train in turns, judge after each; until all have passed .90 or run out of time."""
         import polyvae as pv
-        from polyvae.evaluate import train_judges
+        from polyvae.metrics import train_judges
 
         small = {"train": 400, "test": 100} if self.given.quick else {}
         data = pv.load_dataset("polydigits", **small)
@@ -175,9 +195,16 @@ class Bench:
             with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
                 for part, rows_of in (("train", data.train), ("test", data.test)):
                     batch = rows_of.take(range(len(rows_of)))
-                    np.savez(Path(folder) / f"{part}.npz", **{  # type: ignore[arg-type]
-                        name: (255 * x).round().byte().numpy() for name, x in batch.data.items()})
-                workers = {name: stack.enter_context(self.process(name, DIGITS._replace(seed=seed), lr=2e-3)) for name in names}
+                    np.savez(
+                        Path(folder) / f"{part}.npz",
+                        **{  # type: ignore[arg-type]
+                            name: (255 * x).round().byte().numpy() for name, x in batch.data.items()
+                        },
+                    )
+                workers = {
+                    name: stack.enter_context(self.process(name, DIGITS._replace(seed=seed), lr=2e-3))
+                    for name in names
+                }
                 for name, worker in workers.items():
                     worker.ask("open", path=folder)
                     curves[name].append([])
@@ -191,14 +218,26 @@ class Bench:
                         curve.append([before[0] + done["seconds"], before[1] + done["steps"], right])
                         if right >= 0.9 or curve[-1][0] >= limit:
                             del workers[name]
-                    say(f"seed {seed}: " + ", ".join(f"{name} {curves[name][-1][-1][2]:.3f} after {curves[name][-1][-1][0]:.0f} s"
-                                                     for name in names))
-        self.keep("coherence", None, {"curves": curves, "every": every, "judges": judges.accuracy, "rows": len(data.test)})
+                    say(
+                        f"seed {seed}: "
+                        + ", ".join(
+                            f"{name} {curves[name][-1][-1][2]:.3f} after {curves[name][-1][-1][0]:.0f} s"
+                            for name in names
+                        )
+                    )
+        self.keep(
+            "coherence",
+            None,
+            {"curves": curves, "every": every, "judges": judges.accuracy, "rows": len(data.test)},
+        )
 
 
 def tidy(results: dict[str, Any]) -> str:
     """JSON in which a list of numbers is one line."""
-    return re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), json.dumps(results, indent=1)) + "\n"
+    return (
+        re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), json.dumps(results, indent=1))
+        + "\n"
+    )
 
 
 def conditional(judges: Any, labels: Any, folder: Path, names: list[str]) -> float:
@@ -206,8 +245,15 @@ def conditional(judges: Any, labels: Any, folder: Path, names: list[str]) -> flo
     shares = []
     for source in names:
         found = np.load(folder / f"{source}.npz")
-        shares += [float((judges.predict(name, torch.from_numpy(found[name])) == torch.as_tensor(labels)).float().mean())
-                   for name in names if name != source]
+        shares += [
+            float(
+                (judges.predict(name, torch.from_numpy(found[name])) == torch.as_tensor(labels))
+                .float()
+                .mean()
+            )
+            for name in names
+            if name != source
+        ]
     return sum(shares) / len(shares)
 
 
@@ -221,13 +267,34 @@ def same_work(work: Work, losses: dict[str, float]) -> None:
 
 
 def steps_table(entry: dict[str, Any]) -> Table:
-    table = Table("contender", "seconds", "times faster", "by processor", "GFLOP", "GFLOP/s", "of matmul", "peak MB", "of MultiVae's",
-                  title=f"({entry['work']['name']}) {entry['work']['says']}")
+    table = Table(
+        "contender",
+        "seconds",
+        "times faster",
+        "by processor",
+        "GFLOP",
+        "GFLOP/s",
+        "of matmul",
+        "peak MB",
+        "of MultiVae's",
+        title=f"({entry['work']['name']}) {entry['work']['says']}",
+    )
     for row in rows(entry):
-        cells = (row.times_faster, row.processor, row.gflop, row.gflops_per_second, row.share_of_matmul, row.megabytes, row.memory_share)
+        cells = (
+            row.times_faster,
+            row.processor,
+            row.gflop,
+            row.gflops_per_second,
+            row.share_of_matmul,
+            row.megabytes,
+            row.memory_share,
+        )
         digits = (2, 2, 1, 0, 2, 0, 2)
-        table.add_row(row.contender, seconds_in_words(row.seconds), *("–" if value is None else f"{value:.{d}f}"
-                                                                      for value, d in zip(cells, digits, strict=True)))
+        table.add_row(
+            row.contender,
+            seconds_in_words(row.seconds),
+            *("–" if value is None else f"{value:.{d}f}" for value, d in zip(cells, digits, strict=True)),
+        )
     return table
 
 
@@ -238,9 +305,16 @@ def conditions(given: argparse.Namespace) -> dict[str, Any]:
 
     commit = git("rev-parse", "--short", "HEAD") or "unknown"
     commit += " with changes" if git("status", "--porcelain", "--", "src") else ""
-    return {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": commit,
-            "machine": given.machine or machine(given.device), "torch": torch.__version__, "threads": given.threads,
-            "multivae": MULTIVAE, "quick": given.quick, "load": round(os.getloadavg()[0], 2)}
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": commit,
+        "machine": given.machine or machine(given.device),
+        "torch": torch.__version__,
+        "threads": given.threads,
+        "multivae": MULTIVAE,
+        "quick": given.quick,
+        "load": round(os.getloadavg()[0], 2),
+    }
 
 
 def machine(device: str) -> str:
@@ -250,25 +324,46 @@ def machine(device: str) -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines) if value}
-    flags = [flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in facts.get("flags", "").split()]
+    flags = [
+        flag
+        for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
+        if flag in facts.get("flags", "").split()
+    ]
     words = f"{os.cpu_count()} cores of an {facts.get('model name', platform.machine())}"
     return f"{words} ({flags[0]})" if flags else words
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", default="a,b,c,d", help="some of a, b, c, d (or c1, c10, d1, d10)")
-    parser.add_argument("--contenders", default=",".join(CONTENDERS), help=f"some of {', '.join(CONTENDERS)}, polyvae-bf16-rows")
+    parser.add_argument(
+        "--contenders",
+        default=",".join(CONTENDERS),
+        help=f"some of {', '.join(CONTENDERS)}, polyvae-bf16-rows",
+    )
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
-    parser.add_argument("--rounds", type=int, default=0, help="steps per contender; by default as the work's length allows")
+    parser.add_argument(
+        "--rounds", type=int, default=0, help="steps per contender; by default as the work's length allows"
+    )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--max-rows", type=int, default=0, help="of the contender polyvae-rows; by default the batch, 128 at most")
+    parser.add_argument(
+        "--max-rows",
+        type=int,
+        default=0,
+        help="of the contender polyvae-rows; by default the batch, 128 at most",
+    )
     parser.add_argument("--authors", default="", help="a checkout of the authors' repository")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--machine", default="", help="the kind of machine in words, for the page")
-    parser.add_argument("--coherence", action="store_true", help="only time to conditional coherence .90 on polydigits")
+    parser.add_argument(
+        "--coherence", action="store_true", help="only time to conditional coherence .90 on polydigits"
+    )
     parser.add_argument("--seeds", type=int, default=2, help="of --coherence")
-    parser.add_argument("--out", type=Path, default=None, help="a folder for JSON and page, beside the committed ones")
+    parser.add_argument(
+        "--out", type=Path, default=None, help="a folder for JSON and page, beside the committed ones"
+    )
     parser.add_argument("--quick", action="store_true", help="toy sizes")
     given = parser.parse_args()
     unknown = set(given.parts.split(",")) - set(PARTS)
@@ -283,13 +378,17 @@ def main() -> None:
             if {"memory", "steps"} & set(given.parts.split(",")):
                 bench.steps(sized)
             if "likelihood" in given.parts and work.name in LIKELIHOOD:
-                bench.likelihood(sized, 2 if given.quick else LIKELIHOOD[work.name], 50 if given.quick else 1000)
+                bench.likelihood(
+                    sized, 2 if given.quick else LIKELIHOOD[work.name], 50 if given.quick else 1000
+                )
             if "overhead" in given.parts and work.name in ("a", "c1"):
                 steps, blocks = (3, 1) if given.quick else (4, 2) if work.name == "a" else (40, 6)
                 bench.overhead(sized, steps, blocks)
     for one in asked(bench.results):
         if one.found is not None:
-            say(f"{one.met:>12}  {one.found:6.2f}  (floor {one.floor or '–'}, target {round(one.target or 0, 2) or '–'})  {one.what}")
+            say(
+                f"{one.met:>12}  {one.found:6.2f}  (floor {one.floor or '–'}, target {round(one.target or 0, 2) or '–'})  {one.what}"
+            )
     say(f"kept in {bench.path}")
 
 

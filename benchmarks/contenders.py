@@ -55,11 +55,24 @@ class Polyvae(Contender):
         import polyvae as pv
 
         self.pv, self.device, self.bf16 = pv, device, "bf16" in variant
-        params: dict[str, Any] = {"scale": work.scale} | ({"hidden": work.hidden} if work.hidden else {"width": work.width})
-        specs = [pv.Modality(name, work.shape, work.likelihood, "mlp" if work.hidden else "resnet", params=params) for name in work.names]
+        params: dict[str, Any] = {"scale": work.scale} | (
+            {"hidden": work.hidden} if work.hidden else {"width": work.width}
+        )
+        specs = [
+            pv.Modality(name, work.shape, work.likelihood, "mlp" if work.hidden else "resnet", params=params)
+            for name in work.names
+        ]
         scale_map = "softmax" if work.family == "laplace" else "softplus"
-        model = pv.MMVAEPlus(specs, latent=work.latent, K=work.K, beta=work.beta, objective="elbo" if work.K == 1 else "dreg",
-                             family=work.family, scale_map=scale_map, max_rows=max_rows if "rows" in variant else None)
+        model = pv.MMVAEPlus(
+            specs,
+            latent=work.latent,
+            K=work.K,
+            beta=work.beta,
+            objective="elbo" if work.K == 1 else "dreg",
+            family=work.family,
+            scale_map=scale_map,
+            max_rows=max_rows if "rows" in variant else None,
+        )
         for (encoder, decoder), net in zip(pairs(work), model.modalities.values(), strict=True):
             assert net.encoder is not None
             assert net.decoder is not None
@@ -101,7 +114,12 @@ class MultiVae(Contender):
         from pythae.models.base.base_utils import ModelOutput
         from pythae.models.nn.base_architectures import BaseDecoder
 
-        self.complete, self.incomplete, self.device, self.work = MultimodalBaseDataset, IncompleteDataset, device, work
+        self.complete, self.incomplete, self.device, self.work = (
+            MultimodalBaseDataset,
+            IncompleteDataset,
+            device,
+            work,
+        )
 
         class Encoder(BaseMultilatentEncoder):
             def __init__(self, net: nn.Module) -> None:
@@ -110,7 +128,9 @@ class MultiVae(Contender):
 
             def forward(self, x: Tensor) -> Any:
                 z, raw_z, w, raw_w = self.net(x).chunk(4, -1)
-                return ModelOutput(embedding=z, log_covariance=raw_z, style_embedding=w, style_log_covariance=raw_w)
+                return ModelOutput(
+                    embedding=z, log_covariance=raw_z, style_embedding=w, style_log_covariance=raw_w
+                )
 
         class Decoder(BaseDecoder):
             def __init__(self, net: nn.Module) -> None:
@@ -124,13 +144,26 @@ class MultiVae(Contender):
         if variant == "nets":
             nets = {name: polyvae_networks(work, *pair) for name, pair in nets.items()}
         config = MMVAEPlusConfig(
-            n_modalities=work.modalities, latent_dim=work.latent, modalities_specific_dim=work.latent, K=work.K, beta=work.beta,
-            input_dims=dict.fromkeys(work.names, work.shape), decoders_dist=dict.fromkeys(work.names, work.likelihood),
+            n_modalities=work.modalities,
+            latent_dim=work.latent,
+            modalities_specific_dim=work.latent,
+            K=work.K,
+            beta=work.beta,
+            input_dims=dict.fromkeys(work.names, work.shape),
+            decoders_dist=dict.fromkeys(work.names, work.likelihood),
             decoder_dist_params={name: {"scale": work.scale} for name in work.names},
             prior_and_posterior_dist="laplace_with_softmax" if work.family == "laplace" else "normal",
-            loss="iwae_looser" if work.K == 1 else "dreg_looser")
-        self.model: Any = MMVAEPlus(config, {name: Encoder(pair[0]) for name, pair in nets.items()},
-                                    {name: Decoder(pair[1]) for name, pair in nets.items()}).to(device).train()
+            loss="iwae_looser" if work.K == 1 else "dreg_looser",
+        )
+        self.model: Any = (
+            MMVAEPlus(
+                config,
+                {name: Encoder(pair[0]) for name, pair in nets.items()},
+                {name: Decoder(pair[1]) for name, pair in nets.items()},
+            )
+            .to(device)
+            .train()
+        )
 
     def batch(self, data: Data, mask: Tensor | None = None) -> Any:
         data = {name: x.to(self.device) for name, x in data.items()}
@@ -170,8 +203,13 @@ class Authors(Contender):
 
         families = {"laplace": distributions.Laplace, "normal": distributions.Normal}
         latent, posterior, likelihood = work.latent, families[work.family], families[work.likelihood]
-        params = types.SimpleNamespace(latent_dim_w=latent, latent_dim_z=latent, variant="mmvaeplus", no_cuda=device == "cpu",
-                                       beta=work.beta)
+        params = types.SimpleNamespace(
+            latent_dim_w=latent,
+            latent_dim_z=latent,
+            variant="mmvaeplus",
+            no_cuda=device == "cpu",
+            beta=work.beta,
+        )
 
         def softmax(raw: Tensor) -> Tensor:
             return functional.softmax(raw, -1) * raw.shape[-1]
@@ -192,7 +230,9 @@ class Authors(Contender):
 
             def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
                 code = torch.cat([u[..., latent:], u[..., :latent]], -1).flatten(0, -2)
-                return self.net(code).view(*u.shape[:-1], *work.shape), torch.tensor(work.scale, device=u.device)
+                return self.net(code).view(*u.shape[:-1], *work.shape), torch.tensor(
+                    work.scale, device=u.device
+                )
 
         class One(VAE):  # type: ignore[misc]
             def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
@@ -206,7 +246,9 @@ class Authors(Contender):
 
         class All(MMVAE):  # type: ignore[misc]
             def __init__(self) -> None:
-                super().__init__(posterior, params, *(lambda _, pair=pair: One(*pair) for pair in pairs(work)))
+                super().__init__(
+                    posterior, params, *(lambda _, pair=pair: One(*pair) for pair in pairs(work))
+                )
                 self.zero = nn.Parameter(torch.zeros(1, 2 * latent), requires_grad=False)
 
             @property
@@ -214,7 +256,11 @@ class Authors(Contender):
                 return self.zero, softmax(self.zero)
 
         self.model = All().to(device).train()
-        self.objective, self.K, self.device = objectives.m_elbo if work.K == 1 else objectives.m_dreg, work.K, device
+        self.objective, self.K, self.device = (
+            objectives.m_elbo if work.K == 1 else objectives.m_dreg,
+            work.K,
+            device,
+        )
 
     def batch(self, data: Data, mask: Tensor | None = None) -> Any:
         return [x.to(self.device) for x in data.values()]
@@ -228,7 +274,7 @@ CONTENDERS = {"polyvae": Polyvae, "multivae": MultiVae, "authors": Authors}
 
 
 def make(name: str, work: Work, **options: Any) -> Contender:
-    """"polyvae-bf16" -> Polyvae(work, "bf16", ...)."""
+    """ "polyvae-bf16" -> Polyvae(work, "bf16", ...)."""
     who, _, variant = name.partition("-")
     return CONTENDERS[who](work, variant, **options)
 
@@ -238,13 +284,16 @@ def polyvae_networks(work: Work, encoder: nn.Module, decoder: nn.Module) -> tupl
     package = types.ModuleType("polyvae")
     package.__path__ = [str(ROOT / "src" / "polyvae")]
     sys.modules.setdefault("polyvae", package)
-    from polyvae.networks import NETWORKS
-    from polyvae.networks.kinds import Branches
+    from polyvae.core.networks import NETWORKS
+    from polyvae.core.networks.kinds import Branches
 
     network = NETWORKS["mlp" if work.hidden else "resnet"]
     options: dict[str, Any] = {"hidden": work.hidden} if work.hidden else {"width": work.width}
-    ours = (Branches(*(network.encoder(work.shape, 2 * work.latent, **options) for _ in "zw")) if network.separate
-            else network.encoder(work.shape, 4 * work.latent, **options))
+    ours = (
+        Branches(*(network.encoder(work.shape, 2 * work.latent, **options) for _ in "zw"))
+        if network.separate
+        else network.encoder(work.shape, 4 * work.latent, **options)
+    )
     pair = ours, network.decoder((2 * work.latent,), work.shape, **options)
     give(encoder, pair[0])
     give(decoder, pair[1])
@@ -268,8 +317,14 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self, package: str) -> None:
         self.package = package
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.split(".")[0] == self.package else None
+    def find_spec(
+        self, name: str, path: Any = None, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        return (
+            importlib.machinery.ModuleSpec(name, self, is_package=True)
+            if name.split(".")[0] == self.package
+            else None
+        )
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
         return _StandIn(spec.name)

@@ -61,8 +61,15 @@ def encoder(work: Work) -> nn.Module:
 
     def half() -> nn.Module:
         return nn.Sequential(
-            nn.Conv2d(channels, a, 3, padding=1), Block(a, a), nn.AvgPool2d(3, 2, 1), Block(a, b), nn.AvgPool2d(3, 2, 1), Block(b, c),
-            nn.Flatten(), nn.Linear(c * (height // 4) * (across // 4), 2 * work.latent))
+            nn.Conv2d(channels, a, 3, padding=1),
+            Block(a, a),
+            nn.AvgPool2d(3, 2, 1),
+            Block(a, b),
+            nn.AvgPool2d(3, 2, 1),
+            Block(b, c),
+            nn.Flatten(),
+            nn.Linear(c * (height // 4) * (across // 4), 2 * work.latent),
+        )
 
     return Two(half(), half())
 
@@ -70,13 +77,22 @@ def encoder(work: Work) -> nn.Module:
 def decoder(work: Work) -> nn.Module:
     """[N, 2 latent] -> [N, *shape]; a code is z's columns, then w's."""
     if work.hidden:
-        return nn.Sequential(*_mlp([2 * work.latent, *reversed(work.hidden), prod(work.shape)]), nn.Unflatten(-1, work.shape))
+        return nn.Sequential(
+            *_mlp([2 * work.latent, *reversed(work.hidden), prod(work.shape)]), nn.Unflatten(-1, work.shape)
+        )
     a, b, c = _channels(work)
     channels, height, across = work.shape
     return nn.Sequential(
-        nn.Linear(2 * work.latent, c * (height // 4) * (across // 4)), nn.Unflatten(-1, (c, height // 4, across // 4)),
-        Block(c, b), nn.Upsample(scale_factor=2), Block(b, a), nn.Upsample(scale_factor=2), Block(a, a),
-        nn.LeakyReLU(0.2), nn.Conv2d(a, channels, 3, padding=1))
+        nn.Linear(2 * work.latent, c * (height // 4) * (across // 4)),
+        nn.Unflatten(-1, (c, height // 4, across // 4)),
+        Block(c, b),
+        nn.Upsample(scale_factor=2),
+        Block(b, a),
+        nn.Upsample(scale_factor=2),
+        Block(a, a),
+        nn.LeakyReLU(0.2),
+        nn.Conv2d(a, channels, 3, padding=1),
+    )
 
 
 def pairs(work: Work) -> list[tuple[nn.Module, nn.Module]]:

@@ -24,15 +24,27 @@ class Died(RuntimeError):
 class Process:
     """A worker process: ``ask("step")`` has it do one thing and waits for the answer."""
 
-    def __init__(self, contender: str, work: Work, *, threads: int, device: str = "cpu", **options: Any) -> None:
+    def __init__(
+        self, contender: str, work: Work, *, threads: int, device: str = "cpu", **options: Any
+    ) -> None:
         self.contender = contender
         given = {"contender": contender, "work": work._asdict(), "device": device, **options}
         python = multivae_python() if contender.startswith("multivae") else Path(sys.executable)
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(threads),
+            "MKL_NUM_THREADS": str(threads),
+            "PYTHONPATH": str(ROOT),
+        }
         if not contender.startswith("multivae"):
             environment["PYTHONPATH"] += os.pathsep + str(ROOT / "src")
-        self.popen = subprocess.Popen([str(python), "-W", "ignore", "-m", "benchmarks.worker", json.dumps(given)], cwd=ROOT,
-                                      env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.popen = subprocess.Popen(
+            [str(python), "-W", "ignore", "-m", "benchmarks.worker", json.dumps(given)],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def ask(self, do: str, **options: Any) -> dict[str, Any]:
         """The answer to one command. Raises Died where there is none."""
@@ -44,7 +56,9 @@ class Process:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise Died(f"{self.contender} ended with {self.popen.wait()} when asked for {do}; its last words stand above")
+            raise Died(
+                f"{self.contender} ended with {self.popen.wait()} when asked for {do}; its last words stand above"
+            )
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -66,7 +80,10 @@ def multivae_python() -> Path:
     home = ROOT / "benchmarks" / ".envs" / "multivae"
     python, done = home / "bin" / "python", home / f".installed-{MULTIVAE}"
     if not done.exists():
-        print(f"making an environment for MultiVae {MULTIVAE} in {home.relative_to(ROOT)} (once, minutes)", flush=True)
+        print(
+            f"making an environment for MultiVae {MULTIVAE} in {home.relative_to(ROOT)} (once, minutes)",
+            flush=True,
+        )
         venv.create(home, with_pip=True, clear=True)
         pip = [str(python), "-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt")]
         subprocess.run([*pip, "torch"], check=True)
@@ -80,7 +97,11 @@ def available() -> float:
     path = Path("/proc/meminfo")
     if not path.exists():
         return float("inf")
-    return next(float(line.split()[1]) * 1024 / 1e6 for line in path.read_text().splitlines() if line.startswith("MemAvailable:"))
+    return next(
+        float(line.split()[1]) * 1024 / 1e6
+        for line in path.read_text().splitlines()
+        if line.startswith("MemAvailable:")
+    )
 
 
 def make_room(workers: Mapping[str, Process], megabytes: float) -> bool:

@@ -41,7 +41,7 @@ class Asked(NamedTuple):
 
     @property
     def met(self) -> str:
-        """"target", "floor", "no" or "not measured"."""
+        """ "target", "floor", "no" or "not measured"."""
         if self.found is None:
             return "not measured"
         for name, bar in (("target", self.target), ("floor", self.floor)):
@@ -52,13 +52,28 @@ class Asked(NamedTuple):
 
 # What the project asks of its steps: contender, work -> (floor, target). Times faster than MultiVae.
 FASTER = {
-    ("polyvae", "a"): (1.1, 1.3), ("polyvae", "b"): (2.0, 2.8), ("polyvae", "c1"): (1.4, 1.7), ("polyvae", "c10"): (None, 1.5),
-    ("polyvae", "d1"): (2.8, 3.2), ("polyvae", "d10"): (None, 5.0),
-    ("polyvae-bf16", "a"): (None, 2.3), ("polyvae-bf16", "b"): (None, 5.0), ("polyvae-bf16", "c1"): (None, 2.7),
-    ("polyvae-bf16", "c10"): (None, 2.3), ("polyvae-bf16", "d1"): (None, 5.0), ("polyvae-bf16", "d10"): (None, 8.0),
+    ("polyvae", "a"): (1.1, 1.3),
+    ("polyvae", "b"): (2.0, 2.8),
+    ("polyvae", "c1"): (1.4, 1.7),
+    ("polyvae", "c10"): (None, 1.5),
+    ("polyvae", "d1"): (2.8, 3.2),
+    ("polyvae", "d10"): (None, 5.0),
+    ("polyvae-bf16", "a"): (None, 2.3),
+    ("polyvae-bf16", "b"): (None, 5.0),
+    ("polyvae-bf16", "c1"): (None, 2.7),
+    ("polyvae-bf16", "c10"): (None, 2.3),
+    ("polyvae-bf16", "d1"): (None, 5.0),
+    ("polyvae-bf16", "d10"): (None, 8.0),
 }
 # Peak memory as a share of MultiVae's. Any variant may meet it: the time of the one that does stands beside it.
-SMALLER = {"a": (0.5, 1 / 4), "b": (0.5, 1 / 6), "c1": (None, 0.5), "c10": (None, 0.5), "d1": (None, 1 / 4), "d10": (None, 1 / 4)}
+SMALLER = {
+    "a": (0.5, 1 / 4),
+    "b": (0.5, 1 / 6),
+    "c1": (None, 0.5),
+    "c10": (None, 0.5),
+    "d1": (None, 1 / 4),
+    "d10": (None, 1 / 4),
+}
 LIKELIHOOD = {"polyvae": 1.8, "polyvae-bf16": 3.5}
 OVERHEAD = {"a": 0.03, "c1": 0.10}
 COHERENCE = {"polyvae": 2.5, "polyvae-bf16": 4.0}
@@ -78,10 +93,20 @@ def rows(entry: Mapping[str, Any]) -> list[Row]:
     for name, one in found.items():
         peak = entry["matmul"].get("bf16" if "bf16" in name else "fp32")
         speed = ratio(one.get("flops"), seconds[name])
-        table.append(Row(
-            name, seconds[name], *((min(one["seconds"]), max(one["seconds"])) if one.get("seconds") else (None, None)),
-            ratio(seconds.get(PEER), seconds[name]), ratio(busy.get(PEER), busy[name]), ratio(one.get("flops"), 1e9), ratio(speed, 1e9),
-            ratio(speed, median(peak) if peak else None), one.get("megabytes"), ratio(one.get("megabytes"), peer.get("megabytes"))))
+        table.append(
+            Row(
+                name,
+                seconds[name],
+                *((min(one["seconds"]), max(one["seconds"])) if one.get("seconds") else (None, None)),
+                ratio(seconds.get(PEER), seconds[name]),
+                ratio(busy.get(PEER), busy[name]),
+                ratio(one.get("flops"), 1e9),
+                ratio(speed, 1e9),
+                ratio(speed, median(peak) if peak else None),
+                one.get("megabytes"),
+                ratio(one.get("megabytes"), peer.get("megabytes")),
+            )
+        )
     return table
 
 
@@ -97,7 +122,10 @@ def passed(curve: Sequence[Sequence[float]], bar: float = 0.9) -> float | None:
 
 def to_bar(entry: Mapping[str, Any], name: str, at_least: bool = False) -> float | None:
     """Mean seconds over seeds to the bar; None where a seed did not reach it, or with ``at_least`` its last seconds, a lower bound."""
-    times = [curve[-1][0] if at_least and passed(curve) is None else passed(curve) for curve in entry["curves"].get(name, [])]
+    times = [
+        curve[-1][0] if at_least and passed(curve) is None else passed(curve)
+        for curve in entry["curves"].get(name, [])
+    ]
     return None if not times or None in times else sum(times) / len(times)  # type: ignore[arg-type]
 
 
@@ -114,26 +142,71 @@ def asked(results: Mapping[str, Any]) -> list[Asked]:
     found = []
     for (contender, work), (floor, target) in FASTER.items():
         row = tables.get(work, {}).get(contender)
-        found.append(Asked(f"({work}) {contender}: times faster than MultiVae", floor, target, row and row.times_faster, True))
+        found.append(
+            Asked(
+                f"({work}) {contender}: times faster than MultiVae",
+                floor,
+                target,
+                row and row.times_faster,
+                True,
+            )
+        )
     for work, (floor, target) in SMALLER.items():
-        shares = {name: row.memory_share for name, row in tables.get(work, {}).items() if name.startswith(OURS) and "bf16" not in name}
+        shares = {
+            name: row.memory_share
+            for name, row in tables.get(work, {}).items()
+            if name.startswith(OURS) and "bf16" not in name
+        }
         shares = {name: share for name, share in shares.items() if share is not None}
         least = min(shares, key=lambda name: shares[name] or 0, default=None)
-        found.append(Asked(f"({work}) {least or OURS}: peak memory, share of MultiVae's", floor, target, shares[least] if least else None,
-                           False))
+        found.append(
+            Asked(
+                f"({work}) {least or OURS}: peak memory, share of MultiVae's",
+                floor,
+                target,
+                shares[least] if least else None,
+                False,
+            )
+        )
     row = tables.get("a", {}).get(OURS)
-    found.append(Asked("(a) polyvae: share of the measured matmul peak", None, 0.9, row and row.share_of_matmul, True))
+    found.append(
+        Asked("(a) polyvae: share of the measured matmul peak", None, 0.9, row and row.share_of_matmul, True)
+    )
     for work, entry in results.get("likelihood", {}).items():
         table = {one.contender: one for one in rows({"matmul": {}, **entry})}
-        found += [Asked(f"joint likelihood ({work}), {name}: times faster than MultiVae", None, target,
-                        table[name].times_faster if name in table else None, True) for name, target in LIKELIHOOD.items()]
+        found += [
+            Asked(
+                f"joint likelihood ({work}), {name}: times faster than MultiVae",
+                None,
+                target,
+                table[name].times_faster if name in table else None,
+                True,
+            )
+            for name, target in LIKELIHOOD.items()
+        ]
     for work, bar in OVERHEAD.items():
         entry = results.get("overhead", {}).get(work)
-        found.append(Asked(f"({work}) the loop of fit on top of the bare step", bar, bar, overhead(entry) if entry else None, False))
+        found.append(
+            Asked(
+                f"({work}) the loop of fit on top of the bare step",
+                bar,
+                bar,
+                overhead(entry) if entry else None,
+                False,
+            )
+        )
     entry = results.get("coherence")
     for name, target in COHERENCE.items():
         value, cut = sooner(entry, name) if entry else (None, "")
-        found.append(Asked(f"time to conditional coherence .90, {name}: {cut}times faster than MultiVae", None, target, value, True))
+        found.append(
+            Asked(
+                f"time to conditional coherence .90, {name}: {cut}times faster than MultiVae",
+                None,
+                target,
+                value,
+                True,
+            )
+        )
     return found
 
 

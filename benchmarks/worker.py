@@ -1,6 +1,6 @@
 """One contender in a process of its own. It reads commands, one JSON object a line, does one thing at a time, and answers with one.
 
-    python -m benchmarks.worker '{"contender": "polyvae-bf16", "work": {...}}'
+python -m benchmarks.worker '{"contender": "polyvae-bf16", "work": {...}}'
 """
 
 from __future__ import annotations
@@ -49,8 +49,16 @@ class Training:
 class Worker:
     """The commands, each a method of the same name."""
 
-    def __init__(self, contender: str, work: dict[str, Any], device: str = "cpu", lr: float = 1e-3, **options: Any) -> None:
-        self.name, self.work, self.device, self.lr, self.options = contender, Work.of(work), device, lr, options
+    def __init__(
+        self, contender: str, work: dict[str, Any], device: str = "cpu", lr: float = 1e-3, **options: Any
+    ) -> None:
+        self.name, self.work, self.device, self.lr, self.options = (
+            contender,
+            Work.of(work),
+            device,
+            lr,
+            options,
+        )
         self.training: Training | None = None
 
     def _training(self) -> Training:
@@ -69,7 +77,11 @@ class Worker:
         start, busy = time.perf_counter(), time.process_time()
         loss = training.step()
         self._wait()
-        return {"seconds": time.perf_counter() - start, "processor": time.process_time() - busy, "loss": float(loss)}
+        return {
+            "seconds": time.perf_counter() - start,
+            "processor": time.process_time() - busy,
+            "loss": float(loss),
+        }
 
     def flops(self) -> dict[str, Any]:
         """The floating-point operations of one whole step, counted as it is done (recomputation included), and the first loss."""
@@ -89,8 +101,10 @@ class Worker:
         with Rise(self.device) as rise:
             for _ in range(steps):
                 training.step()
-        learnt = sum(p.numel() * p.element_size() for p in training.contender.model.parameters() if p.requires_grad)
-        return {"megabytes": rise.megabytes, "state": 4 * learnt / 1e6}                  # gradients, and Adam's three
+        learnt = sum(
+            p.numel() * p.element_size() for p in training.contender.model.parameters() if p.requires_grad
+        )
+        return {"megabytes": rise.megabytes, "state": 4 * learnt / 1e6}  # gradients, and Adam's three
 
     def likelihood(self, rows: int, samples: int) -> dict[str, Any]:
         """Seconds per datum of the joint log-likelihood, and its mean in nats."""
@@ -131,13 +145,24 @@ class Worker:
             for kind, periods in found.items():
                 marks.clear()
                 if kind == "fit":
-                    pv.fit(model, data, epochs=1, batch_size=self.work.batch, validation=0.0, device=self.device, show=False)
+                    pv.fit(
+                        model,
+                        data,
+                        epochs=1,
+                        batch_size=self.work.batch,
+                        validation=0.0,
+                        device=self.device,
+                        show=False,
+                    )
                     model.train()
                 else:
                     for _ in range(steps):
                         training.step()
                 periods += np.diff(marks).tolist()
-        return {"seconds": {kind: statistics.median(periods) for kind, periods in found.items()}, "steps": len(found["bare"])}
+        return {
+            "seconds": {kind: statistics.median(periods) for kind, periods in found.items()},
+            "steps": len(found["bare"]),
+        }
 
     def trim(self) -> dict[str, Any]:
         """Hand free memory back to the system."""
@@ -151,7 +176,10 @@ class Worker:
     def open(self, path: str) -> dict[str, Any]:
         """Read ``train.npz`` and ``test.npz`` (name -> bytes [N, *shape]) from this folder."""
         parts = {part: dict(np.load(Path(path) / f"{part}.npz")) for part in ("train", "test")}
-        self.parts = {part: {name: torch.from_numpy(x).float() / 255 for name, x in arrays.items()} for part, arrays in parts.items()}
+        self.parts = {
+            part: {name: torch.from_numpy(x).float() / 255 for name, x in arrays.items()}
+            for part, arrays in parts.items()
+        }
         self.stream = self._stream(torch.Generator().manual_seed(self.work.seed))
         return {}
 
@@ -176,10 +204,18 @@ class Worker:
         contender, test = self._training().contender, self.parts["test"]
         size = len(next(iter(test.values())))
         for source in test:
-            found = [contender.generate({name: x[start : start + rows] for name, x in test.items()}, source)
-                     for start in range(0, size, rows)]
-            np.savez(Path(path) / f"{source}.npz", **{name: torch.cat([part[name] for part in found]).cpu().numpy()  # type: ignore[arg-type]
-                                                      for name in test if name != source})
+            found = [
+                contender.generate({name: x[start : start + rows] for name, x in test.items()}, source)
+                for start in range(0, size, rows)
+            ]
+            np.savez(
+                Path(path) / f"{source}.npz",
+                **{
+                    name: torch.cat([part[name] for part in found]).cpu().numpy()  # type: ignore[arg-type]
+                    for name in test
+                    if name != source
+                },
+            )
         return {}
 
 
@@ -200,7 +236,7 @@ class Rise:
         self.before = self.highest = _status("VmRSS")
         self.done, self.sampler = threading.Event(), None
         try:
-            Path("/proc/self/clear_refs").write_text("5")        # the high-water mark starts again from here
+            Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
         except OSError:
             self.sampler = threading.Thread(target=self._sample, daemon=True)
             self.sampler.start()
@@ -230,9 +266,11 @@ def _status(key: str) -> float:
 
 def main() -> None:
     out: TextIO = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)                                                # whatever a library prints is no answer
+    os.dup2(2, 1)  # whatever a library prints is no answer
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")      # where memory ends, this process goes, not what stands beside it
+        Path("/proc/self/oom_score_adj").write_text(
+            "1000"
+        )  # where memory ends, this process goes, not what stands beside it
     worker = Worker(**json.loads(sys.argv[1]))
     for line in sys.stdin:
         command = json.loads(line)

@@ -41,7 +41,9 @@ class Work(NamedTuple):
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Work:
         """From JSON, whose lists are tuples here."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        return cls(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        )
 
     def data(self, seed: int = 0, rows: int | None = None) -> dict[str, Tensor]:
         """name -> [rows, *shape]: uniform in [0, 1] for images, standard normal for vectors."""
@@ -55,23 +57,51 @@ class Work(NamedTuple):
             return None
         draws = torch.Generator().manual_seed(seed + 1)
         kept = torch.rand(self.modalities, self.batch, generator=draws) >= self.hide
-        spared = torch.zeros_like(kept).scatter_(0, torch.rand(kept.shape, generator=draws).argmax(0, keepdim=True), True)
+        spared = torch.zeros_like(kept).scatter_(
+            0, torch.rand(kept.shape, generator=draws).argmax(0, keepdim=True), True
+        )
         return torch.where(kept.any(0), kept, spared)
 
 
 _IMAGES = Work("a", "5 images 3x28x28, residual networks, K 1, batch 128", (3, 28, 28), 5, 1, 128)
-_VECTORS = Work("c1", "3 vectors of 2,000, MLP 256-128, K 1, batch 256", (2000,), 3, 1, 256, (256, 128),
-                likelihood="normal", scale=1.0, beta=1.0)
-WORKS = {work.name: work for work in (
-    _IMAGES,
-    _IMAGES._replace(name="b", says="as (a), K 10, batch 32", K=10, batch=32),
-    _VECTORS,
-    _VECTORS._replace(name="c10", says="as (c1), K 10", K=10),
-    _VECTORS._replace(name="d1", says="as (c1), half of the modalities hidden at random", hide=0.5),
-    _VECTORS._replace(name="d10", says="as (c10), half of the modalities hidden at random", K=10, hide=0.5),
-)}
-DIGITS = Work("polydigits", "5 images 3x16x16, MLP 512-256", (3, 16, 16), 5, 1, 64, (512, 256), latent=16, family="normal", scale=0.3,
-              beta=1.5)
+_VECTORS = Work(
+    "c1",
+    "3 vectors of 2,000, MLP 256-128, K 1, batch 256",
+    (2000,),
+    3,
+    1,
+    256,
+    (256, 128),
+    likelihood="normal",
+    scale=1.0,
+    beta=1.0,
+)
+WORKS = {
+    work.name: work
+    for work in (
+        _IMAGES,
+        _IMAGES._replace(name="b", says="as (a), K 10, batch 32", K=10, batch=32),
+        _VECTORS,
+        _VECTORS._replace(name="c10", says="as (c1), K 10", K=10),
+        _VECTORS._replace(name="d1", says="as (c1), half of the modalities hidden at random", hide=0.5),
+        _VECTORS._replace(
+            name="d10", says="as (c10), half of the modalities hidden at random", K=10, hide=0.5
+        ),
+    )
+}
+DIGITS = Work(
+    "polydigits",
+    "5 images 3x16x16, MLP 512-256",
+    (3, 16, 16),
+    5,
+    1,
+    64,
+    (512, 256),
+    latent=16,
+    family="normal",
+    scale=0.3,
+    beta=1.5,
+)
 
 
 def tiny(work: Work) -> Work:
@@ -83,9 +113,11 @@ def tiny(work: Work) -> Work:
 
 
 def chosen(letters: str) -> list[Work]:
-    """"a,c" -> the works (a), (c1), (c10)."""
+    """ "a,c" -> the works (a), (c1), (c10)."""
     names = [letter.strip() for letter in letters.split(",") if letter.strip()]
     unknown = [name for name in names if name not in WORKS and name not in {known[0] for known in WORKS}]
     if unknown:
-        raise SystemExit(f"bench: unknown work {unknown[0]!r}; expected some of {', '.join(WORKS)}, or c and d for both of theirs")
+        raise SystemExit(
+            f"bench: unknown work {unknown[0]!r}; expected some of {', '.join(WORKS)}, or c and d for both of theirs"
+        )
     return [work for known, work in WORKS.items() if known in names or known[0] in names]

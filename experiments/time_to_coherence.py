@@ -1,6 +1,6 @@
 """How fast conditional coherence passes .90 on polydigits, with the demo's settings: seconds of training, judging not counted.
 
-    python experiments/time_to_coherence.py [--seeds 3] [--set train.lr=1e-3]
+python experiments/time_to_coherence.py [--seeds 3] [--set train.lr=1e-3]
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ import argparse
 from typing import Any
 
 from polyvae.config import read_config
-from polyvae.evaluate import Setting, train_judges
-from polyvae.evaluate.coherence import coherence
+from polyvae.core.vae import MultimodalVAE
+from polyvae.metrics import Setting, train_judges
+from polyvae.metrics.coherence import coherence
 from polyvae.runs import DEMO, data_of, model_of
-from polyvae.train import fit
-from polyvae.vae import MultimodalVAE
+from polyvae.training.loop import fit
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], dest="settings")
     given = parser.parse_args()
@@ -27,7 +29,13 @@ def main() -> None:
         judges = train_judges(data)
         curve: list[tuple[float, int, float]] = []
 
-        def watch(model: MultimodalVAE, record: dict[str, Any], data: Any = data, judges: Any = judges, curve: Any = curve) -> None:
+        def watch(
+            model: MultimodalVAE,
+            record: dict[str, Any],
+            data: Any = data,
+            judges: Any = judges,
+            curve: Any = curve,
+        ) -> None:
             found = coherence(model, Setting(data.test, judges, draws=10))["conditional_coherence"]
             curve.append((record["seconds"], record["step"], round(found, 3)))
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 FOLDER = Path(__file__).parent / "golden"
 DOUBLE = torch.float64
-D, W = 2, 2                                  # columns of z, and of every w_m
-LIKELIHOODS = (("laplace", 0.75), ("normal", 0.5))   # of modality m: m modulo 2
+D, W = 2, 2  # columns of z, and of every w_m
+LIKELIHOODS = (("laplace", 0.75), ("normal", 0.5))  # of modality m: m modulo 2
 Leaves = dict[str, Tensor]
 
 
@@ -28,10 +28,19 @@ def networks(sizes: Sequence[int], B: int, latent: int = D, private: int = 0) ->
     values = {}
     for m, size in enumerate(sizes):
         if latent:
-            values |= {f"{m}.z_loc": wave((B, latent), 1.1 + m), f"{m}.z_scale": (0.5 * wave((B, latent), 2.2 + 1.3 * m)).exp()}
+            values |= {
+                f"{m}.z_loc": wave((B, latent), 1.1 + m),
+                f"{m}.z_scale": (0.5 * wave((B, latent), 2.2 + 1.3 * m)).exp(),
+            }
         if private:
-            values |= {f"{m}.w_loc": wave((B, private), 6.6 + m), f"{m}.w_scale": (0.5 * wave((B, private), 7.7 + 1.1 * m)).exp()}
-        values |= {f"{m}.weight": wave((size, latent + private), 4.4 + 0.9 * m), f"{m}.bias": wave((size,), 5.5 + m)}
+            values |= {
+                f"{m}.w_loc": wave((B, private), 6.6 + m),
+                f"{m}.w_scale": (0.5 * wave((B, private), 7.7 + 1.1 * m)).exp(),
+            }
+        values |= {
+            f"{m}.weight": wave((size, latent + private), 4.4 + 0.9 * m),
+            f"{m}.bias": wave((size,), 5.5 + m),
+        }
     return values
 
 
@@ -97,5 +106,10 @@ def read_cases(name: str) -> list[dict]:
 def close(ours: Tensor, theirs: object, what: str) -> None:
     """Relative error ≤ 1e-8, element by element; what is 1e-4 of the largest may be off by 1e-12 of it."""
     expected = torch.as_tensor(theirs, dtype=DOUBLE).reshape(ours.shape)
-    torch.testing.assert_close(ours.detach(), expected, rtol=1e-8, atol=1e-12 * float(expected.abs().max()),
-                               msg=lambda text: f"{what}: {text}")
+    torch.testing.assert_close(
+        ours.detach(),
+        expected,
+        rtol=1e-8,
+        atol=1e-12 * float(expected.abs().max()),
+        msg=lambda text: f"{what}: {text}",
+    )

@@ -7,26 +7,38 @@ import torch
 from torch import nn
 
 from polyvae import Batch, Modality, build
-from polyvae.again import decoded_again, rows_apart, share_that_counts
-from polyvae.networks import NETWORKS
-from polyvae.vae import MultimodalVAE
+from polyvae.core.networks import NETWORKS
+from polyvae.core.recompute import decoded_again, rows_apart, share_that_counts
+from polyvae.core.vae import MultimodalVAE
 
 MODELS = [
-    ("mmvae+", {"objective": "dreg"}), ("mmvae+", {"objective": "iwae", "source_experts": "random"}), ("mmvae", {"objective": "dreg"}),
-    ("mmvae", {"objective": "iwae", "tight": True}), ("mmvae", {"objective": "dreg", "tight": True}), ("cmvae", {"objective": "iwae"}),
-    ("composed", {"objective": "dreg"}), ("holder", {"objective": "iwae"}),
+    ("mmvae+", {"objective": "dreg"}),
+    ("mmvae+", {"objective": "iwae", "source_experts": "random"}),
+    ("mmvae", {"objective": "dreg"}),
+    ("mmvae", {"objective": "iwae", "tight": True}),
+    ("mmvae", {"objective": "dreg", "tight": True}),
+    ("cmvae", {"objective": "iwae"}),
+    ("composed", {"objective": "dreg"}),
+    ("holder", {"objective": "iwae"}),
 ]
 
 
 def example(name="mmvae+", scale=0.01, rows=9, **options):
     """A model, and a batch in which some of each modality is missing. ``scale``: small is a sharp likelihood."""
     torch.manual_seed(0)
-    specs = [Modality("image", (1, 8, 8), "laplace", params={"scale": scale, "width": 0.25}),
-             Modality("vector", (30,), "normal", params={"scale": scale, "hidden": [8]}), Modality("label", (3,), "categorical"),
-             Modality("count", (20,), "negative_binomial")]
+    specs = [
+        Modality("image", (1, 8, 8), "laplace", params={"scale": scale, "width": 0.25}),
+        Modality("vector", (30,), "normal", params={"scale": scale, "hidden": [8]}),
+        Modality("label", (3,), "categorical"),
+        Modality("count", (20,), "negative_binomial"),
+    ]
     model = build(name, specs, latent=3, K=6, **options).train()
-    data = {"image": torch.rand(rows, 1, 8, 8), "vector": torch.randn(rows, 30), "label": torch.eye(3)[torch.arange(rows) % 3],
-            "count": torch.randint(0, 9, (rows, 20)).to(torch.get_default_dtype())}
+    data = {
+        "image": torch.rand(rows, 1, 8, 8),
+        "vector": torch.randn(rows, 30),
+        "label": torch.eye(3)[torch.arange(rows) % 3],
+        "count": torch.randint(0, 9, (rows, 20)).to(torch.get_default_dtype()),
+    }
     mask = torch.ones(4, rows, dtype=torch.bool)
     mask[0, 1] = mask[1, 2] = mask[2, 0] = False
     mask[:, 4] = False
@@ -36,8 +48,10 @@ def example(name="mmvae+", scale=0.01, rows=9, **options):
 def gradients(model, batch, monkeypatch, again):
     """The value, name -> gradient, and how many rows each decoder was given in each call."""
     calls = {name: [] for name in model.modalities}
-    hooks = [net.decoder.register_forward_hook(lambda _, given, out, to=calls[name]: to.append(len(given[0])))
-             for name, net in model.modalities.items()]
+    hooks = [
+        net.decoder.register_forward_hook(lambda _, given, out, to=calls[name]: to.append(len(given[0])))
+        for name, net in model.modalities.items()
+    ]
     with monkeypatch.context() as patch:
         if not again:
             patch.setattr(MultimodalVAE, "_spared", lambda *_: set())
@@ -64,7 +78,7 @@ def test_the_gradient_is_the_same(name, options, max_rows, monkeypatch):
         for key, (every,) in calls.items():
             first, whole, few = others[key]
             assert (first < every / 4, whole) == (True, every), key
-            assert few < 0.4 * every, key                                           # here a sixth, and a few close seconds
+            assert few < 0.4 * every, key  # here a sixth, and a few close seconds
 
 
 class Draws(nn.Sequential):
@@ -74,14 +88,25 @@ class Draws(nn.Sequential):
         return super().forward(nn.functional.dropout(x, 0.5))
 
 
-@pytest.mark.parametrize(("change", "image", "vector"), [
-    ({}, 3, 3), ({"scale": 100.0}, 2, 2), ({"rows": 7}, 1, 1), ({"K": 2}, 1, 1), ({"objective": "elbo"}, 1, 1), ({"draws": True}, 3, 2),
-    ({"x": True}, 3, 2), ({"entries": False, "rows": 40}, 3, 2),
-])
+@pytest.mark.parametrize(
+    ("change", "image", "vector"),
+    [
+        ({}, 3, 3),
+        ({"scale": 100.0}, 2, 2),
+        ({"rows": 7}, 1, 1),
+        ({"K": 2}, 1, 1),
+        ({"objective": "elbo"}, 1, 1),
+        ({"draws": True}, 3, 2),
+        ({"x": True}, 3, 2),
+        ({"entries": False, "rows": 40}, 3, 2),
+    ],
+)
 def test_who_is_decoded_again(change, image, vector, monkeypatch):
     """A look at a few, all, and some again; but not where many weights count, where there are few samples or weights, where a decoder might
     draw or mix, where data has a gradient, and where the Gram matrix spares the data's width (without gaps)."""
-    options = {"objective": "dreg"} | {key: change[key] for key in ("scale", "rows", "objective") if key in change}
+    options = {"objective": "dreg"} | {
+        key: change[key] for key in ("scale", "rows", "objective") if key in change
+    }
     model, batch = example(**options)
     model.K = change.get("K", model.K)
     if "draws" in change:
@@ -124,7 +149,7 @@ def test_what_is_left_out_is_less_than_a_rounding_of_the_sum():
         assert asked == expected
         assert code.grad[:, 0].tolist() == pytest.approx([3.0, 0, -3 * eps, 0])
         assert float(scale.grad) == pytest.approx(2 - 2 * eps)
-    for bad in (torch.nan, torch.inf):                                              # never left out, and nothing beside them either
+    for bad in (torch.nan, torch.inf):  # never left out, and nothing beside them either
         found = decoded_again(run, code, torch.arange(4), [scale])
         code.grad = scale.grad = None
         asked.clear()
@@ -135,7 +160,7 @@ def test_what_is_left_out_is_less_than_a_rounding_of_the_sum():
         assert not scale.grad.isfinite()
     scale.grad = None
     decoded_again(run, code, torch.arange(4), [scale]).backward(torch.zeros(4))
-    assert float(scale.grad) == 0                                                   # never None: distributed training waits for it
+    assert float(scale.grad) == 0  # never None: distributed training waits for it
 
 
 def test_autocast_keeps_no_weights_without_a_graph(monkeypatch):
@@ -168,8 +193,10 @@ def test_the_backward_pass_has_the_precision_of_the_forward_pass():
 def test_shares():
     flat = torch.zeros(4, 3)
     assert share_that_counts(torch.tensor([[0.0], [-1.0], [-200.0], [-300.0]])) == 0.5
-    assert share_that_counts(torch.cat([flat, torch.tensor([[0.0], [-1.0], [-200.0], [-300.0]])], 1)) == 0.5   # flat: nothing was observed
-    assert not share_that_counts(flat) < 0.5                                        # of nobody
+    assert (
+        share_that_counts(torch.cat([flat, torch.tensor([[0.0], [-1.0], [-200.0], [-300.0]])], 1)) == 0.5
+    )  # flat: nothing was observed
+    assert not share_that_counts(flat) < 0.5  # of nobody
 
 
 def test_whose_rows_stand_apart():
@@ -189,5 +216,13 @@ def test_whose_rows_stand_apart():
     old = nn.utils.spectral_norm(nn.Linear(2, 2))
     says = Says(2, 2)
     says.inside = nn.Dropout()
-    for other in (Own(2, 2), nn.Sequential(nn.Linear(2, 2), Own(2, 2)), nn.Dropout(), nn.RReLU(), spectral, old, says):
+    for other in (
+        Own(2, 2),
+        nn.Sequential(nn.Linear(2, 2), Own(2, 2)),
+        nn.Dropout(),
+        nn.RReLU(),
+        spectral,
+        old,
+        says,
+    ):
         assert not rows_apart(other)

@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from polyvae import Laplace, Normal
-from polyvae.aggregate import (
+from polyvae.core.aggregate import (
     Experts,
     everything,
     joint,
@@ -35,42 +35,59 @@ def mask():
 
 @pytest.fixture
 def experts(mask):
-    return Experts(Normal(torch.randn(3, 5, 2), torch.rand(3, 5, 2) + 0.3), Normal(torch.zeros(5, 0), torch.ones(5, 0)), mask)
+    return Experts(
+        Normal(torch.randn(3, 5, 2), torch.rand(3, 5, 2) + 0.3),
+        Normal(torch.zeros(5, 0), torch.ones(5, 0)),
+        mask,
+    )
 
 
-def sets(include, b):
+def sets(membership, b):
     """The views of datum b, as tuples of members; the empty ones left out."""
-    return [tuple(m for m in range(include.shape[1]) if row[m]) for row in include[:, :, b] if row.any()]
+    return [
+        tuple(m for m in range(membership.shape[1]) if row[m]) for row in membership[:, :, b] if row.any()
+    ]
 
 
 def test_tables_by_enumeration(mask):
     for b, members in enumerate(((0, 1, 2), (), (0,), (1, 2), (0, 2))):
         assert sets(everything(mask), b) == ([members] if members else [])
         assert sets(singles(mask), b) == [(m,) for m in members]
-        assert sets(powerset(mask), b) == [subset for size in (1, 2, 3) for subset in combinations(members, size)]
+        assert sets(powerset(mask), b) == [
+            subset for size in (1, 2, 3) for subset in combinations(members, size)
+        ]
     assert len(powerset(mask)) == 7
-    assert singles(mask)[1, 1, 3]                                               # view m is modality m
+    assert singles(mask)[1, 1, 3]  # view m is modality m
 
 
 def test_live_views_weigh_the_same(mask):
     weights = uniform_weights(powerset(mask), torch.float64)
     assert weights.sum(0).tolist() == pytest.approx([1, 0, 1, 1, 1])
-    assert [sorted(set(column.tolist()) - {0}) for column in weights.T] == [[1 / 7], [], [1], [1 / 3], [1 / 3]]
+    assert [sorted(set(column.tolist()) - {0}) for column in weights.T] == [
+        [1 / 7],
+        [],
+        [1],
+        [1 / 3],
+        [1 / 3],
+    ]
 
 
 def test_a_product_is_the_normalised_product_of_densities(experts, mask):
     """log Π q_m(z) − log q(z) is the same constant for all z; the constant is the logarithm of the product's integral."""
-    include = powerset(mask)
-    made = product_of_experts(experts.z, include)
+    membership = powerset(mask)
+    made = product_of_experts(experts.z, membership)
     z = torch.randn(50, 2)
     for v in range(7):
         for b in range(5):
-            members = [m for m in range(3) if include[v, m, b]]
+            members = [m for m in range(3) if membership[v, m, b]]
             if not members:
                 assert made.loc[v, b].tolist() == [0, 0]
                 assert made.scale[v, b].tolist() == [1, 1]
                 continue
-            each = sum(stats.norm(experts.z.loc[m, b].numpy(), experts.z.scale[m, b].numpy()).logpdf(z.numpy()) for m in members)
+            each = sum(
+                stats.norm(experts.z.loc[m, b].numpy(), experts.z.scale[m, b].numpy()).logpdf(z.numpy())
+                for m in members
+            )
             ratio = each - stats.norm(made.loc[v, b].numpy(), made.scale[v, b].numpy()).logpdf(z.numpy())
             assert np.ptp(ratio, 0) == pytest.approx(np.zeros(2), abs=1e-9)
             if len(members) == 1:
@@ -83,7 +100,10 @@ def test_a_prior_joins_every_product_once(experts, mask):
     for b in range(5):
         members = [m for m in range(3) if mask[m, b]]
         precision = prior.scale**-2 + sum(experts.z.scale[m, b] ** -2 for m in members)
-        loc = (prior.loc * prior.scale**-2 + sum(experts.z.loc[m, b] * experts.z.scale[m, b] ** -2 for m in members)) / precision
+        loc = (
+            prior.loc * prior.scale**-2
+            + sum(experts.z.loc[m, b] * experts.z.scale[m, b] ** -2 for m in members)
+        ) / precision
         torch.testing.assert_close(made.loc[0, b], loc)
         torch.testing.assert_close(made.scale[0, b], precision**-0.5)
 
@@ -100,20 +120,22 @@ def test_mixtures_keep_family_weights_and_members(experts, mask):
     q = mixture_of_experts(experts)
     assert torch.equal(q.components.loc, experts.z.loc)
     assert q.weights.T.tolist() == [[1 / 3] * 3, [0] * 3, [1, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5]]
-    assert torch.equal(q.include, singles(mask))
-    assert torch.equal(mixture_of_products(experts, powerset(mask)).include, powerset(mask))
-    assert isinstance(joint(Laplace(torch.zeros(1, 5, 2), torch.ones(1, 5, 2)), everything(mask)).components, Laplace)
+    assert torch.equal(q.membership, singles(mask))
+    assert torch.equal(mixture_of_products(experts, powerset(mask)).membership, powerset(mask))
+    assert isinstance(
+        joint(Laplace(torch.zeros(1, 5, 2), torch.ones(1, 5, 2)), everything(mask)).components, Laplace
+    )
 
 
 # ---- drawn subsets ---------------------------------------------------------------------------------------------------------------
 
 
-def counts(include, members):
+def counts(membership, members):
     """How often each set of the members was drawn, by its bits."""
-    bits = (include * (2 ** torch.arange(include.shape[1]))[:, None]).sum(1).flatten()
+    bits = (membership * (2 ** torch.arange(membership.shape[1]))[:, None]).sum(1).flatten()
     allowed = sum(2**m for m in members)
     assert ((bits & ~allowed) == 0).all()
-    return torch.bincount(bits, minlength=2 ** include.shape[1]).numpy()
+    return torch.bincount(bits, minlength=2 ** membership.shape[1]).numpy()
 
 
 def assert_uniform(got, expected):

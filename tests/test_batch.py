@@ -15,21 +15,27 @@ def batch():
     """Four data: both, a alone, b alone, nothing; the first entry of a is a gap in the first datum."""
     gaps = torch.ones(4, 2, dtype=torch.bool)
     gaps[0, 0] = False
-    return Batch.of(DATA, torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0]], dtype=torch.bool), {"a": gaps}, id=list("wxyz"), label=torch.arange(4))
+    return Batch.of(
+        DATA,
+        torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0]], dtype=torch.bool),
+        {"a": gaps},
+        id=list("wxyz"),
+        label=torch.arange(4),
+    )
 
 
 def test_what_is_missing_is_zero_and_only_that(batch):
     assert batch.data["a"].tolist() == [[0, 2], [3, 4], [0, 0], [0, 0]]
     assert batch.data["b"].sum(1).tolist() == [3, 0, 3, 0]
     assert batch.entries["a"].tolist() == [[False, True], [True, True], [False, False], [False, False]]
-    assert (batch.names, batch.size, batch.whole) == (("a", "b"), 4, False)
-    assert DATA["a"][0, 0] == 1                                                  # what was given is as it was
+    assert (batch.names, batch.size, batch.complete) == (("a", "b"), 4, False)
+    assert DATA["a"][0, 0] == 1  # what was given is as it was
 
 
 def test_complete_data_is_an_all_true_mask():
     batch = Batch.of(DATA)
     assert batch.mask.tolist() == [[True] * 4] * 2
-    assert batch.whole
+    assert batch.complete
     assert torch.equal(batch.data["a"], DATA["a"])
 
 
@@ -56,7 +62,7 @@ def test_to_observe_is_to_mask(batch):
     assert Batch.of(DATA).observe("b", "a").whole
     assert not Batch.of(DATA).observe("a").whole
     assert batch.only(~batch.mask).mask.sum() == 0
-    assert batch.mask.sum() == 4                                                # what was given is as it was
+    assert batch.mask.sum() == 4  # what was given is as it was
 
 
 def test_rows_take_everything_along(batch):
@@ -80,22 +86,28 @@ def one_line(problem, *words):
         assert word in message, message
 
 
-@pytest.mark.parametrize(("given", "words"), [
-    (({},), ["no modality", "pass at least one"]),
-    (({"a": torch.zeros(0, 2)},), ["zero rows"]),
-    (({"a": torch.zeros(3, 2), "b": torch.zeros(4, 2)},), ["different numbers of rows", "{'a': 3, 'b': 4}"]),
-    (({"a": torch.tensor([[1.0], [torch.nan]])},), ["'a'", "1 values", "NaN", "mask="]),
-    (({"a": torch.tensor([[1.0], [torch.inf]])},), ["'a'", "infinite"]),
-    (({"a": ["x", "y"]},), ["'a'", "list", "expected numbers"]),
-    (({"a": torch.zeros(2, 1, dtype=torch.complex64)},), ["'a'", "complex64"]),
-    ((DATA, torch.ones(4, 2, dtype=torch.bool)), ["(4, 2)", "(2, 4)", "[modalities, samples]"]),
-    ((DATA, torch.ones(2, 4)), ["torch.float32", "torch.bool"]),
-    ((DATA, {"aa": [True] * 4}), ["'aa'", "did you mean 'a'"]),
-    ((DATA, {"a": [True] * 3}), ["(3,)", "'a'", "(4,)"]),
-    ((DATA, None, {"bb": torch.ones(4, 3, dtype=torch.bool)}), ["'bb'", "did you mean 'b'"]),
-    ((DATA, None, {"b": torch.ones(4, 2, dtype=torch.bool)}), ["(4, 2)", "'b'", "(4, 3)"]),
-    ((DATA, None, {"b": torch.ones(4, 3)}), ["torch.float32", "torch.bool"]),
-])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (({},), ["no modality", "pass at least one"]),
+        (({"a": torch.zeros(0, 2)},), ["zero rows"]),
+        (
+            ({"a": torch.zeros(3, 2), "b": torch.zeros(4, 2)},),
+            ["different numbers of rows", "{'a': 3, 'b': 4}"],
+        ),
+        (({"a": torch.tensor([[1.0], [torch.nan]])},), ["'a'", "1 values", "NaN", "mask="]),
+        (({"a": torch.tensor([[1.0], [torch.inf]])},), ["'a'", "infinite"]),
+        (({"a": ["x", "y"]},), ["'a'", "list", "expected numbers"]),
+        (({"a": torch.zeros(2, 1, dtype=torch.complex64)},), ["'a'", "complex64"]),
+        ((DATA, torch.ones(4, 2, dtype=torch.bool)), ["(4, 2)", "(2, 4)", "[modalities, samples]"]),
+        ((DATA, torch.ones(2, 4)), ["torch.float32", "torch.bool"]),
+        ((DATA, {"aa": [True] * 4}), ["'aa'", "did you mean 'a'"]),
+        ((DATA, {"a": [True] * 3}), ["(3,)", "'a'", "(4,)"]),
+        ((DATA, None, {"bb": torch.ones(4, 3, dtype=torch.bool)}), ["'bb'", "did you mean 'b'"]),
+        ((DATA, None, {"b": torch.ones(4, 2, dtype=torch.bool)}), ["(4, 2)", "'b'", "(4, 3)"]),
+        ((DATA, None, {"b": torch.ones(4, 3)}), ["torch.float32", "torch.bool"]),
+    ],
+)
 def test_what_cannot_be_used_is_refused_in_one_line(given, words):
     with pytest.raises(InputError) as problem:
         Batch.of(*given)
@@ -112,46 +124,52 @@ def test_unknown_names_get_the_nearest_known_one(batch):
 # ---- modalities ------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("given", "words"), [
-    ({"name": ""}, ["name ''", "non-empty"]),
-    ({"shape": ()}, ["'a'", "shape ()"]),
-    ({"shape": (3, 0)}, ["(3, 0)", "positive sizes"]),
-    ({"likelihood": "laplac"}, ["'laplac'", "did you mean 'laplace'"]),
-    ({"role": "sauce"}, ["'sauce'", "did you mean 'source'"]),
-    ({"private": -1}, ["private=-1"]),
-    ({"weight": -1.0}, ["weight=-1.0"]),
-    ({"weight": float("nan")}, ["weight=nan"]),
-])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"name": ""}, ["name ''", "non-empty"]),
+        ({"shape": ()}, ["'a'", "shape ()"]),
+        ({"shape": (3, 0)}, ["(3, 0)", "positive sizes"]),
+        ({"likelihood": "laplac"}, ["'laplac'", "did you mean 'laplace'"]),
+        ({"role": "sauce"}, ["'sauce'", "did you mean 'source'"]),
+        ({"private": -1}, ["private=-1"]),
+        ({"weight": -1.0}, ["weight=-1.0"]),
+        ({"weight": float("nan")}, ["weight=nan"]),
+    ],
+)
 def test_modalities_that_cannot_be_are_refused(given, words):
     with pytest.raises(InputError) as problem:
         Modality(**{"name": "a", "shape": (2,), **given})
     one_line(problem, *words)
 
 
-@pytest.mark.parametrize(("name", "given", "options", "words"), [
-    ("vae", {"network": "mpl"}, {}, ["'mpl'", "did you mean 'mlp'"]),
-    ("vae", {"params": {"widht": 2}}, {}, ["'widht'", "did you mean 'width'"]),
-    ("vae", {"encoder": "resnett"}, {}, ["'resnett'", "did you mean 'resnet'"]),
-    ("vae", {"encoder": "nowhere.at_all:net"}, {}, ["'nowhere.at_all:net'", "cannot import"]),
-    ("vae", {"network": "resnet"}, {}, ["'resnet'", "(2,)", "use 'mlp'"]),
-    ("vae", {"role": "target"}, {}, ["only targets"]),
-    ("mmvae", {"private": 3}, {}, ["MMVAE", "'a'", "private=3", "no private codes"]),
-    ("mmvae", {}, {"lattent": 3}, ["'lattent'", "did you mean 'latent'"]),
-    ("mmvae", {}, {"latent": 0}, ["latent=0"]),
-    ("mmvae", {}, {"beta": -1}, ["beta=-1"]),
-    ("mmvae", {}, {"family": "laplac"}, ["'laplac'", "did you mean 'laplace'"]),
-    ("mmvae", {}, {"scale_map": "softmx"}, ["'softmx'", "did you mean 'softmax'"]),
-    ("mmvae", {}, {"max_rows": 0}, ["max_rows=0"]),
-    ("mmvae", {}, {"tight": True}, ["tight=True", "'iwae'"]),
-    ("mmvae", {}, {"K": 0}, ["K=0"]),
-    ("mopoe", {}, {"K": 0}, ["K=0"]),
-    ("mopoe", {}, {"prior_expert": "all"}, ["'all'", "'full'"]),
-    ("mvae", {}, {"subsets": -1}, ["subsets=-1"]),
-    ("mmvae+", {}, {"cross": "auxilary"}, ["'auxilary'", "did you mean 'auxiliary'"]),
-    ("mmvae+", {}, {"source_experts": "any"}, ["'any'"]),
-    ("mmvae+", {}, {"cross": "prior", "corrected": True}, ["cross='prior'", "auxiliary"]),
-    ("mmvae++", {}, {}, ["'mmvae++'", "did you mean 'mmvae+'"]),
-])
+@pytest.mark.parametrize(
+    ("name", "given", "options", "words"),
+    [
+        ("vae", {"network": "mpl"}, {}, ["'mpl'", "did you mean 'mlp'"]),
+        ("vae", {"params": {"widht": 2}}, {}, ["'widht'", "did you mean 'width'"]),
+        ("vae", {"encoder": "resnett"}, {}, ["'resnett'", "did you mean 'resnet'"]),
+        ("vae", {"encoder": "nowhere.at_all:net"}, {}, ["'nowhere.at_all:net'", "cannot import"]),
+        ("vae", {"network": "resnet"}, {}, ["'resnet'", "(2,)", "use 'mlp'"]),
+        ("vae", {"role": "target"}, {}, ["only targets"]),
+        ("mmvae", {"private": 3}, {}, ["MMVAE", "'a'", "private=3", "no private codes"]),
+        ("mmvae", {}, {"lattent": 3}, ["'lattent'", "did you mean 'latent'"]),
+        ("mmvae", {}, {"latent": 0}, ["latent=0"]),
+        ("mmvae", {}, {"beta": -1}, ["beta=-1"]),
+        ("mmvae", {}, {"family": "laplac"}, ["'laplac'", "did you mean 'laplace'"]),
+        ("mmvae", {}, {"scale_map": "softmx"}, ["'softmx'", "did you mean 'softmax'"]),
+        ("mmvae", {}, {"max_rows": 0}, ["max_rows=0"]),
+        ("mmvae", {}, {"tight": True}, ["tight=True", "'iwae'"]),
+        ("mmvae", {}, {"K": 0}, ["K=0"]),
+        ("mopoe", {}, {"K": 0}, ["K=0"]),
+        ("mopoe", {}, {"prior_expert": "all"}, ["'all'", "'full'"]),
+        ("mvae", {}, {"subsets": -1}, ["subsets=-1"]),
+        ("mmvae+", {}, {"cross": "auxilary"}, ["'auxilary'", "did you mean 'auxiliary'"]),
+        ("mmvae+", {}, {"source_experts": "any"}, ["'any'"]),
+        ("mmvae+", {}, {"cross": "prior", "corrected": True}, ["cross='prior'", "auxiliary"]),
+        ("mmvae++", {}, {}, ["'mmvae++'", "did you mean 'mmvae+'"]),
+    ],
+)
 def test_models_that_cannot_be_are_refused(name, given, options, words):
     with pytest.raises(InputError) as problem:
         build(name, [Modality(**{"name": "a", "shape": (2,), **given})], **options)
@@ -166,11 +184,18 @@ def test_names_must_differ():
 @pytest.fixture
 def model():
     small = {"hidden": (4,)}
-    return build("mmvae+", [Modality("a", (2,), params=small), Modality("b", (3,), "categorical", params=small)], latent=2)
+    return build(
+        "mmvae+",
+        [Modality("a", (2,), params=small), Modality("b", (3,), "categorical", params=small)],
+        latent=2,
+    )
 
 
 def test_batches_that_do_not_fit_the_model_are_refused(model):
-    for data, words in (({"aa": torch.zeros(2, 2)}, ["'aa'", "did you mean 'a'"]), ({"a": torch.zeros(2, 3)}, ["'a'", "(3,)", "(2,)"])):
+    for data, words in (
+        ({"aa": torch.zeros(2, 2)}, ["'aa'", "did you mean 'a'"]),
+        ({"a": torch.zeros(2, 3)}, ["'a'", "(3,)", "(2,)"]),
+    ):
         with pytest.raises(InputError) as problem:
             model(Batch.of(data))
         one_line(problem, *words)
@@ -193,6 +218,10 @@ def test_a_modality_is_found_by_its_name(model):
     with pytest.raises(KeyError, match="did you mean 'a'"):
         model.modalities["aa"]
     with pytest.raises(InputError, match="target: it is decoded, never encoded"):
-        build("vae", [Modality("a", (2,)), Modality("b", (2,), role="target")]).modalities["b"].encode(torch.zeros(1, 2))
+        build("vae", [Modality("a", (2,)), Modality("b", (2,), role="target")]).modalities["b"].encode(
+            torch.zeros(1, 2)
+        )
     with pytest.raises(InputError, match="source: it is encoded, never decoded"):
-        build("vae", [Modality("a", (2,), role="source"), Modality("b", (2,))]).modalities["a"].mean(torch.zeros(1, 32))
+        build("vae", [Modality("a", (2,), role="source"), Modality("b", (2,))]).modalities["a"].mean(
+            torch.zeros(1, 32)
+        )

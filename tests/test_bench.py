@@ -22,17 +22,31 @@ from benchmarks.worker import Rise, Worker  # noqa: E402
 from benchmarks.works import WORKS, Work, chosen, tiny  # noqa: E402
 
 MADE_UP = {
-    "work": WORKS["a"]._asdict(), "max_rows": 128, "failed": {},
-    "conditions": {"date": "2000-01-01", "commit": "none", "machine": "a machine", "torch": "2", "threads": 2, "quick": False},
+    "work": WORKS["a"]._asdict(),
+    "max_rows": 128,
+    "failed": {},
+    "conditions": {
+        "date": "2000-01-01",
+        "commit": "none",
+        "machine": "a machine",
+        "torch": "2",
+        "threads": 2,
+        "quick": False,
+    },
     "matmul": {"fp32": [1e11, 2e11, 3e11], "bf16": [4e11]},
     "contenders": {
         "polyvae": {"seconds": [2.0, 1.0, 9.0], "processor": [4.0], "flops": 3e11, "megabytes": 100.0},
         "polyvae-bf16": {"seconds": [1.0], "flops": 2e11, "megabytes": 50.0},
         "polyvae-rows": {"megabytes": 25.0},
-        "multivae": {"seconds": [5.0, 3.0, 4.0], "processor": [6.0], "state": 20.0, "flops": 4e11, "megabytes": 200.0},
+        "multivae": {
+            "seconds": [5.0, 3.0, 4.0],
+            "processor": [6.0],
+            "state": 20.0,
+            "flops": 4e11,
+            "megabytes": 200.0,
+        },
     },
 }
-
 
 
 @pytest.mark.parametrize("name", ["a", "c1"])
@@ -55,19 +69,21 @@ def test_other_networks_are_refused():
 @pytest.mark.parametrize("name", ["c1", "c10"])
 def test_the_flops_of_a_step_are_those_on_paper(name):
     work = tiny(WORKS[name])
-    work = work._replace(K=min(work.K, 2))                                 # of two weights none is spared
+    work = work._replace(K=min(work.K, 2))  # of two weights none is spared
     M, K, B, D = work.modalities, work.K, work.batch, work.shape[0]
     a, b = work.hidden
-    encoder = [D * a, a * b, b * 4 * work.latent]                          # multiplications per row
+    encoder = [D * a, a * b, b * 4 * work.latent]  # multiplications per row
     decoder = [2 * work.latent * b, b * a, a * D]
-    first = encoder[0]                                                     # the data need no gradient
+    first = encoder[0]  # the data need no gradient
     on_paper = 2 * (M * B * (3 * sum(encoder) - first) + M * K * M * B * 3 * sum(decoder))
     assert Worker("polyvae", work._asdict()).flops()["flops"] == on_paper
 
 
 def test_what_does_not_count_is_not_gone_through_backwards():
     work = tiny(WORKS["b"])._replace(K=9, batch=16)
-    sharp, flat = (Worker("polyvae", work._replace(scale=scale)._asdict()).flops()["flops"] for scale in (1e-3, 1e3))
+    sharp, flat = (
+        Worker("polyvae", work._replace(scale=scale)._asdict()).flops()["flops"] for scale in (1e-3, 1e3)
+    )
     assert sharp < 0.7 * flat
 
 
@@ -76,7 +92,10 @@ def test_hidden_modalities_are_neither_encoded_nor_decoded():
     a, b = work.hidden
     encoder, decoder = [20 * a, a * b, b * 16], [8 * b, b * a, a * 20]
     mask = work.mask()
-    seen, pairs = int(mask.sum()), int(mask.sum(0).square().sum())         # of a datum with n modalities, n views decode n each
+    seen, pairs = (
+        int(mask.sum()),
+        int(mask.sum(0).square().sum()),
+    )  # of a datum with n modalities, n views decode n each
     on_paper = 2 * (seen * (3 * sum(encoder) - encoder[0]) + pairs * 3 * sum(decoder))
     assert Worker("polyvae", work._asdict()).flops()["flops"] == on_paper
 
@@ -85,7 +104,9 @@ def test_masks_hide_the_share_they_say_and_leave_everybody_something():
     work = WORKS["d1"]._replace(batch=20_000)
     mask = work.mask()
     assert mask.any(0).all()
-    assert mask.float().mean().item() == pytest.approx(0.5 + 0.125 / 3, abs=0.01)      # one in eight would have lost all three
+    assert mask.float().mean().item() == pytest.approx(
+        0.5 + 0.125 / 3, abs=0.01
+    )  # one in eight would have lost all three
     assert WORKS["c1"].mask() is None
 
 
@@ -98,9 +119,9 @@ def test_a_worker_takes_steps_that_lower_the_loss_and_finds_its_memory():
 
 
 def test_memory_is_the_rise_above_the_level_at_entry():
-    torch.ones(16_000_000)                                                 # 64 MB before: no part of it
+    torch.ones(16_000_000)  # 64 MB before: no part of it
     with Rise() as rise:
-        torch.ones(32_000_000)                                             # 128 MB, gone again
+        torch.ones(32_000_000)  # 128 MB, gone again
     assert rise.megabytes == pytest.approx(128, abs=12)
 
 

@@ -8,7 +8,7 @@ import torch
 from scipy.special import logsumexp
 
 from polyvae import InputError
-from polyvae.bounds import check_objective, elbo, estimate, iwae, log_over_views, over_views
+from polyvae.core.bounds import check_objective, elbo, estimate, iwae, log_over_components, over_components
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -31,27 +31,29 @@ def test_iwae_weighs_the_gradient_by_the_normalised_weights():
 def test_dead_views_have_no_influence(dead):
     """Neither on the value nor on the gradient; where no view is live, the value is exactly 0."""
     weights = torch.tensor([[0.25, 1.0, 0.0], [0.75, 0.0, 0.0]])
-    live = weights > 0
+    active = weights > 0
     given = torch.tensor([[1.0, 2.0, 0.0], [3.0, 0.0, 0.0]])
-    for function, expected in ((over_views, [0.25 + 2.25, 2.0, 0.0]),
-                               (log_over_views, [float(np.log(0.25 * np.e + 0.75 * np.exp(3))), 2.0, 0.0])):
-        value = torch.where(live, given, dead).requires_grad_()
+    for function, expected in (
+        (over_components, [0.25 + 2.25, 2.0, 0.0]),
+        (log_over_components, [float(np.log(0.25 * np.e + 0.75 * np.exp(3))), 2.0, 0.0]),
+    ):
+        value = torch.where(active, given, dead).requires_grad_()
         out = function(weights, value)
         assert out.tolist() == pytest.approx(expected)
         assert float(out[2].detach()) == 0
         out.sum().backward()
-        assert value.grad[live].isfinite().all()
-        assert float(value.grad[live][1]) == 1                                  # the only view of its datum
+        assert value.grad[active].isfinite().all()
+        assert float(value.grad[active][1]) == 1  # the only view of its datum
     assert weights.tolist() == [[0.25, 1.0, 0.0], [0.75, 0.0, 0.0]]
 
 
 def test_weights_of_views_get_gradients():
     weights = torch.tensor([[0.25], [0.75]], requires_grad=True)
     value = torch.tensor([[1.0], [3.0]])
-    over_views(weights, value).sum().backward()
+    over_components(weights, value).sum().backward()
     assert weights.grad[:, 0].tolist() == [1.0, 3.0]
     weights.grad = None
-    log_over_views(weights, value).sum().backward()
+    log_over_components(weights, value).sum().backward()
     total = 0.25 * np.e + 0.75 * np.exp(3)
     assert weights.grad[:, 0].tolist() == pytest.approx([np.e / total, np.exp(3) / total])
 

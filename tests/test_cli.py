@@ -26,7 +26,16 @@ from polyvae.config import read_config
 from polyvae.models import model_class, options_of
 from polyvae.storage import RunDirectory
 
-QUICK = ["--set", "train.batch_size=500", "--set", "model.latent=4", "--set", "train.threads=1", "--set", "train.device=cpu"]
+QUICK = [
+    "--set",
+    "train.batch_size=500",
+    "--set",
+    "model.latent=4",
+    "--set",
+    "train.threads=1",
+    "--set",
+    "train.device=cpu",
+]
 
 
 class Done(NamedTuple):
@@ -41,7 +50,11 @@ def polyvae(*words: str | Path, cwd: Path | None = None) -> Done:
     here = Path.cwd()
     os.chdir(cwd or here)
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as end,
+        ):
             main([str(word) for word in words])
     finally:
         os.chdir(here)
@@ -52,7 +65,21 @@ def polyvae(*words: str | Path, cwd: Path | None = None) -> Done:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch."""
     out = tmp_path_factory.mktemp("cli") / "run"
-    done = polyvae("train", "--model", "mmvae+", "--data", "polydigits", "--hide", "0.5", "--epochs", "1", "--out", out, "-q", *QUICK)
+    done = polyvae(
+        "train",
+        "--model",
+        "mmvae+",
+        "--data",
+        "polydigits",
+        "--hide",
+        "0.5",
+        "--epochs",
+        "1",
+        "--out",
+        out,
+        "-q",
+        *QUICK,
+    )
     assert done.returncode == 0, done.stderr
     return out
 
@@ -61,16 +88,35 @@ def test_a_run_directory_holds_what_the_design_says(run: Path) -> None:
     names = {entry.name for entry in run.iterdir()}
     assert {"config.toml", "model.safetensors", "checkpoints", "history.jsonl"} <= names
     config = read_config(run / "config.toml")
-    assert (config.model.name, config.data.hide, config.train.epochs, config.train.batch_size) == ("mmvae+", 0.5, 1, 500)
+    assert (config.model.name, config.data.hide, config.train.epochs, config.train.batch_size) == (
+        "mmvae+",
+        0.5,
+        1,
+        500,
+    )
     assert len(RunDirectory(run).read_history()) == 1
 
 
 def test_evaluate_sample_and_report_follow(run: Path, tmp_path: Path) -> None:
-    done = polyvae("evaluate", run, "-q", "--set", "evaluate.likelihood_rows=5", "--set", "evaluate.likelihood_samples=50",
-                   "--set", "evaluate.draws=500")
+    done = polyvae(
+        "evaluate",
+        run,
+        "-q",
+        "--set",
+        "evaluate.likelihood_rows=5",
+        "--set",
+        "evaluate.likelihood_samples=50",
+        "--set",
+        "evaluate.draws=500",
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads((run / "evaluation.json").read_text())
-    for name in ("conditional_coherence", "unconditional_coherence", "unconditional_coherence_fitted", "judge_agreement"):
+    for name in (
+        "conditional_coherence",
+        "unconditional_coherence",
+        "unconditional_coherence_fitted",
+        "judge_agreement",
+    ):
         assert isinstance(found[name], float)
         assert f"{found[name]:.3f}" in done.stdout
     effective = found["log_likelihood_joint"]["effective_samples"]
@@ -81,33 +127,42 @@ def test_evaluate_sample_and_report_follow(run: Path, tmp_path: Path) -> None:
     assert found["conditional_coherence"] == pytest.approx(sum(rows) / 20)
     assert len(rows) == 20
 
-    for words, shape in (((), (7, 3, 16, 16)), (("--prior", "fitted"), (7, 3, 16, 16)), (("--given", "m1", "-k", "2"), (2, 7, 3, 16, 16))):
+    for words, shape in (
+        ((), (7, 3, 16, 16)),
+        (("--prior", "fitted"), (7, 3, 16, 16)),
+        (("--given", "m1", "-k", "2"), (2, 7, 3, 16, 16)),
+    ):
         done = polyvae("sample", run, "-n", "7", "-o", tmp_path / "new.npz", *words)
         assert done.returncode == 0, done.stderr
-        assert {name: x.shape for name, x in np.load(tmp_path / "new.npz").items()} == {f"m{m}": shape for m in range(5)}
+        assert {name: x.shape for name, x in np.load(tmp_path / "new.npz").items()} == {
+            f"m{m}": shape for m in range(5)
+        }
 
     done = polyvae("report", run)
     assert done.returncode == 0, done.stderr
     assert f"{found['conditional_coherence']:.3f}"[1:] in (run / "report.html").read_text()
 
 
-@pytest.mark.parametrize(("words", "says"), [
-    (["train", "--model", "mmvaee"], "did you mean 'mmvae'?"),
-    (["train", "--data", "polydigit"], "did you mean 'polydigits'?"),
-    (["train", "--set", "train.epohcs=3"], "did you mean 'epochs'?"),
-    (["train", "--set", "model.latnt=3"], "did you mean 'latent'?"),
-    (["train", "--set", "modality.m7.private=3"], "'m"),
-    (["train", "missing.toml"], "missing.toml: no such file"),
-    (["train", "--epochs", "many"], "'--epochs'"),
-    (["train", "--set", "evaluate.features=inception"], "expected 'judges', 'inception:PATH'"),
-    (["train", "--set", "evaluate.features=inception:no.pth"], "no.pth: no such file"),
-    (["train", "--set", 'evaluate.metrics=["coherense"]'], "did you mean 'coherence'?"),
-    (["train", "--resume", "--out", "nowhere"], "nowhere: no such run"),
-    (["evaluate", "nowhere"], "nowhere: no such run"),
-    (["report", "nowhere"], "nowhere: no such run"),
-    (["models", "mmvae++"], "did you mean 'mmvae+'?"),
-    (["trian"], "trian"),
-])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "--model", "mmvaee"], "did you mean 'mmvae'?"),
+        (["train", "--data", "polydigit"], "did you mean 'polydigits'?"),
+        (["train", "--set", "train.epohcs=3"], "did you mean 'epochs'?"),
+        (["train", "--set", "model.latnt=3"], "did you mean 'latent'?"),
+        (["train", "--set", "modality.m7.private=3"], "'m"),
+        (["train", "missing.toml"], "missing.toml: no such file"),
+        (["train", "--epochs", "many"], "'--epochs'"),
+        (["train", "--set", "evaluate.features=inception"], "expected 'judges', 'inception:PATH'"),
+        (["train", "--set", "evaluate.features=inception:no.pth"], "no.pth: no such file"),
+        (["train", "--set", 'evaluate.metrics=["coherense"]'], "did you mean 'coherence'?"),
+        (["train", "--resume", "--out", "nowhere"], "nowhere: no such run"),
+        (["evaluate", "nowhere"], "nowhere: no such run"),
+        (["report", "nowhere"], "nowhere: no such run"),
+        (["models", "mmvae++"], "did you mean 'mmvae+'?"),
+        (["trian"], "trian"),
+    ],
+)
 def test_bad_input_gets_one_clear_line_and_exit_code_2(words: list[str], says: str, tmp_path: Path) -> None:
     done = polyvae(*words, cwd=tmp_path)
     assert done.returncode == 2
@@ -117,19 +172,57 @@ def test_bad_input_gets_one_clear_line_and_exit_code_2(words: list[str], says: s
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("model", "given", "names", "remedy"), [
-    ("meme", [], ["data.only", "data.select("], ["data.only=['m0', 'm3']"]),
-    ("bivcca", [], ["data.only", "data.select("], ["data.only=['m0', 'm3']"]),
-    ("vcca-private", ["data.only=['m0']"], ["data.target", "data.with_labels_as("], ["data.target=digit"]),
-    ("mmvae-contrastive", ["data.only=['m0']"], ["data.target", "data.with_labels_as("], ["data.target=digit"]),
-    ("deepimv", [], ["data.target", "[[modality]]"], ["data.target=digit", "modality.*.role=source", "modality.digit.role=target"]),
-    ("deepimv", ["modality.*.role=source"], ["data.target", "data.with_labels_as("], ["data.target=digit", "modality.digit.role=target"]),
-    ("deepimv", ["modality.*.role=source", "data.target=digit"], ["'digit'", "[[modality]]"], ["modality.digit.role=target"]),
-])
+@pytest.mark.parametrize(
+    ("model", "given", "names", "remedy"),
+    [
+        ("meme", [], ["data.only", "data.select("], ["data.only=['m0', 'm3']"]),
+        ("bivcca", [], ["data.only", "data.select("], ["data.only=['m0', 'm3']"]),
+        (
+            "vcca-private",
+            ["data.only=['m0']"],
+            ["data.target", "data.with_labels_as("],
+            ["data.target=digit"],
+        ),
+        (
+            "mmvae-contrastive",
+            ["data.only=['m0']"],
+            ["data.target", "data.with_labels_as("],
+            ["data.target=digit"],
+        ),
+        (
+            "deepimv",
+            [],
+            ["data.target", "[[modality]]"],
+            ["data.target=digit", "modality.*.role=source", "modality.digit.role=target"],
+        ),
+        (
+            "deepimv",
+            ["modality.*.role=source"],
+            ["data.target", "data.with_labels_as("],
+            ["data.target=digit", "modality.digit.role=target"],
+        ),
+        (
+            "deepimv",
+            ["modality.*.role=source", "data.target=digit"],
+            ["'digit'", "[[modality]]"],
+            ["modality.digit.role=target"],
+        ),
+    ],
+)
 def test_what_an_error_about_modalities_names_is_the_remedy(
-    model: str, given: list[str], names: list[str], remedy: list[str], tmp_path: Path,
+    model: str,
+    given: list[str],
+    names: list[str],
+    remedy: list[str],
+    tmp_path: Path,
 ) -> None:
-    small = [f"model.name={model}", "data.options.train=50", "data.options.test=20", "modality.*.params={hidden = [5]}", *given]
+    small = [
+        f"model.name={model}",
+        "data.options.train=50",
+        "data.options.test=20",
+        "modality.*.params={hidden = [5]}",
+        *given,
+    ]
     done = polyvae("train", *[word for change in small for word in ("--set", change)], cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert all(name in done.stderr for name in names)
@@ -137,21 +230,32 @@ def test_what_an_error_about_modalities_names_is_the_remedy(
     assert runs.model_of(config, runs.data_of(config)[0]).name == model
 
 
-@pytest.mark.parametrize(("words", "says"), [
-    (["-o", "x.csv"], "ends in .npz"), (["-k", "3"], "without --given"), (["--given", "m1", "-n", "3000"], "at most 2000"),
-    (["--given", "m9"], "known: m0, m1, m2, m3, m4"), (["--prior", "other"], "expected 'own' or 'fitted'"),
-])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["-o", "x.csv"], "ends in .npz"),
+        (["-k", "3"], "without --given"),
+        (["--given", "m1", "-n", "3000"], "at most 2000"),
+        (["--given", "m9"], "known: m0, m1, m2, m3, m4"),
+        (["--prior", "other"], "expected 'own' or 'fitted'"),
+    ],
+)
 def test_samples_that_cannot_be_made_are_refused_in_one_line(run: Path, words: list[str], says: str) -> None:
     done = polyvae("sample", run, *words)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert says in done.stderr
 
 
-def test_data_that_are_not_here_say_how_to_point_to_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_are_not_here_say_how_to_point_to_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("POLYVAE_DATA", raising=False)
     done = polyvae("train", "--data", "polymnist", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "or the archive polymnist/MMNIST; pass root= (--set data.root=FOLDER on the command line) or set POLYVAE_DATA" in done.stderr
+    assert (
+        "or the archive polymnist/MMNIST; pass root= (--set data.root=FOLDER on the command line) or set POLYVAE_DATA"
+        in done.stderr
+    )
 
 
 def test_an_existing_run_is_kept_and_debug_shows_the_traceback(run: Path) -> None:
@@ -179,9 +283,17 @@ def test_models_prints_one_tab_separated_line_each() -> None:
     assert [row[0] for row in rows] == list(pv.MODELS)
     for name, citation, codes, missing, facts, needs in rows:
         kind = pv.MODELS[name]
-        assert (citation, codes, missing, needs) == (kind.citation, kind.codes, kind.facts.missing, kind.facts.needs or "-")
-        assert facts.split(", ") == [word for word in ("bound", "density", "per datum", "nested", "symmetric")
-                                     if kind.facts._asdict()[word.replace(" ", "_")]]
+        assert (citation, codes, missing, needs) == (
+            kind.citation,
+            kind.private_latents,
+            kind.facts.missing,
+            kind.facts.needs or "-",
+        )
+        assert facts.split(", ") == [
+            word
+            for word in ("bound", "density", "per datum", "nested", "symmetric")
+            if kind.facts._asdict()[word.replace(" ", "_")]
+        ]
         for field in (name, citation, codes, missing, facts, needs):
             assert field == " ".join(field.split())
             assert field
@@ -196,7 +308,9 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize("command", ["models", "datasets"])
 @pytest.mark.parametrize("width", [80, 60])
-def test_a_narrow_terminal_folds_everything_but_names_and_cuts_nothing(command: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_narrow_terminal_folds_everything_but_names_and_cuts_nothing(
+    command: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "xterm")
     with contextlib.redirect_stdout(Terminal()) as shown, pytest.raises(SystemExit):
@@ -207,32 +321,42 @@ def test_a_narrow_terminal_folds_everything_but_names_and_cuts_nothing(command: 
     for line in lines:
         if line.startswith("│"):
             cells = [cell.strip() for cell in line.strip("│").split("│")]
-            if cells[0]:                                                                                # a name stands in one line
+            if cells[0]:  # a name stands in one line
                 rows.append(cells)
             else:
                 rows[-1] = [before + cell for before, cell in zip(rows[-1], cells, strict=True)]
     piped = [line.split("\t") for line in polyvae(command).stdout.splitlines()]
     assert [row[0] for row in rows] == [row[0] for row in piped]
-    assert [[cell.replace(" ", "") for cell in row] for row in rows] == [[cell.replace(" ", "") for cell in row] for row in piped]
+    assert [[cell.replace(" ", "") for cell in row] for row in rows] == [
+        [cell.replace(" ", "") for cell in row] for row in piped
+    ]
 
 
 @pytest.mark.parametrize("name", ["mmvae+", "nexus", "meme", "u-hved", "polyvae.models.mopoe:MoPoE"])
-def test_models_name_prints_the_formula_what_the_class_says_of_itself_and_every_option_with_its_default(name: str) -> None:
+def test_models_name_prints_the_formula_what_the_class_says_of_itself_and_every_option_with_its_default(
+    name: str,
+) -> None:
     kind = model_class(name)
     text = polyvae("models", name).stdout
     docstring = inspect.getdoc(kind)
     assert docstring
     assert text.startswith(docstring)
-    told, _, options = text.removeprefix(docstring).partition("options, as [model] in a TOML file or --set model.NAME=VALUE")
+    told, _, options = text.removeprefix(docstring).partition(
+        "options, as [model] in a TOML file or --set model.NAME=VALUE"
+    )
     said = dict(re.split(r"  +", line, maxsplit=1) for line in told.strip().splitlines() if "  " in line)
     facts = kind.facts._asdict()
     assert (said["citation"], said["private codes"], said["missing data"], said["needs"]) == (
-        kind.citation, kind.codes, kind.facts.missing, kind.facts.needs or "-")
+        kind.citation,
+        kind.private_latents,
+        kind.facts.missing,
+        kind.facts.needs or "-",
+    )
     for word in ("bound", "density", "per_datum", "nested", "symmetric"):
         assert said[word.replace("_", " ")].split()[0] == ("yes" if facts[word] else "no")
     lines = options.splitlines()[1:]
     assert [line.split()[0] for line in lines] == list(options_of(name))
-    for line in lines:                                                                                  # as a TOML file would say it
+    for line in lines:  # as a TOML file would say it
         default = inspect.signature(kind).parameters[line.split()[0]].default
         given = tomllib.loads(line) if default is not None else {line.removesuffix("(not set)").strip(): None}
         assert given == {line.split()[0]: list(default) if isinstance(default, tuple) else default}
@@ -255,8 +379,21 @@ def test_version_and_help_answer() -> None:
 
 def test_ctrl_c_keeps_a_checkpoint_that_resume_continues(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = [sys.executable, "-m", "polyvae.cli", "train", "--epochs", "200", "--out", str(out), "--set", "train.checkpoint_every=100000"]
-    process = subprocess.Popen([*words, *QUICK], stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    words = [
+        sys.executable,
+        "-m",
+        "polyvae.cli",
+        "train",
+        "--epochs",
+        "200",
+        "--out",
+        str(out),
+        "--set",
+        "train.checkpoint_every=100000",
+    ]
+    process = subprocess.Popen(
+        [*words, *QUICK], stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     end = time.monotonic() + 90
     while not (out / "history.jsonl").exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)

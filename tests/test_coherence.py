@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from polyvae import Modality, MultimodalData, build
-from polyvae.evaluate import Judges, Setting, evaluate
-from polyvae.evaluate.coherence import coherence, entropy
-from polyvae.evaluate.judges import Reader
+from polyvae.metrics import Judges, Setting, evaluate
+from polyvae.metrics.coherence import coherence, entropy
+from polyvae.metrics.judges import Reader
 
 NAMES = ("a", "b", "c")
 
@@ -48,8 +48,16 @@ class Signs(nn.Module):
 
 def model_of(columns: dict[str, int], private: int = 1):
     """One column of z, and one of w_m each (of the last ``private``); a modality shows the sign of z (0) or of its own w (1)."""
-    specs = [Modality(name, (1, 8, 8), encoder=lambda shape, out: Signs(0, out), decoder=lambda shape, out, c=column: Signs(c, out),
-                      private=private if name == "c" else 1) for name, column in columns.items()]
+    specs = [
+        Modality(
+            name,
+            (1, 8, 8),
+            encoder=lambda shape, out: Signs(0, out),
+            decoder=lambda shape, out, c=column: Signs(c, out),
+            private=private if name == "c" else 1,
+        )
+        for name, column in columns.items()
+    ]
     return build("mmvae+", specs, latent=1, family="normal").eval()
 
 
@@ -57,21 +65,29 @@ def model_of(columns: dict[str, int], private: int = 1):
 def data():
     labels = torch.arange(3000) % 2
     image = (2.0 * labels - 1)[:, None, None, None].expand(-1, 1, 8, 8)
-    return MultimodalData(dict.fromkeys(NAMES, image), labels=labels, splits={"train": range(1000), "test": range(1000, 3000)})
+    return MultimodalData(
+        dict.fromkeys(NAMES, image), labels=labels, splits={"train": range(1000), "test": range(1000, 3000)}
+    )
 
 
 @pytest.fixture(scope="module")
 def judges():
-    return Judges({name: Bright() for name in NAMES}, torch.arange(2), dict.fromkeys(NAMES, 1.0), 1.0, "by hand", 0.0)
+    return Judges(
+        {name: Bright() for name in NAMES}, torch.arange(2), dict.fromkeys(NAMES, 1.0), 1.0, "by hand", 0.0
+    )
 
 
 def test_what_z_says_is_coherent_and_what_w_says_is_chance(data, judges):
     found = coherence(model_of({"a": 0, "b": 0, "c": 1}), Setting(data.test, judges, draws=4000))
     matrix = found["coherence_matrix"]
-    assert {source: set(row) for source, row in matrix.items()} == {name: set(NAMES) - {name} for name in NAMES}
+    assert {source: set(row) for source, row in matrix.items()} == {
+        name: set(NAMES) - {name} for name in NAMES
+    }
     assert (matrix["a"]["b"], matrix["b"]["a"], matrix["c"]["a"]) == (1, 1, 1)
     assert matrix["a"]["c"] == pytest.approx(0.5, abs=0.05)
-    assert found["conditional_coherence"] == pytest.approx(sum(value for row in matrix.values() for value in row.values()) / 6)
+    assert found["conditional_coherence"] == pytest.approx(
+        sum(value for row in matrix.values() for value in row.values()) / 6
+    )
     # Of sets of two: (a, b) -> c by chance, (a, c) -> b and (b, c) -> a always.
     assert found["coherence_by_observed"]["2"] == pytest.approx(2.5 / 3, abs=0.02)
     # All three agree where w happens to have the sign of z.
@@ -87,18 +103,37 @@ def test_where_nothing_that_is_decoded_can_be_judged_there_is_no_coherence(data)
 def test_the_published_protocol_shares_one_w(data, judges):
     """Two modalities that show only their w agree by chance, and always where they share one draw, as in the code of 2023."""
     model = model_of({"a": 1, "b": 1, "c": 1})
-    agreed = {protocol: coherence(model, Setting(data.test, judges, draws=4000, protocol=protocol))["unconditional_coherence"]
-              for protocol in ("sound", "published")}
+    agreed = {
+        protocol: coherence(model, Setting(data.test, judges, draws=4000, protocol=protocol))[
+            "unconditional_coherence"
+        ]
+        for protocol in ("sound", "published")
+    }
     assert agreed["sound"] == pytest.approx(1 / 4, abs=0.04)
     assert agreed["published"] == 1
     uneven = model_of({"a": 1, "b": 1, "c": 1}, private=2)
-    assert coherence(uneven, Setting(data.test, judges, draws=4000, protocol="published"))["unconditional_coherence"] < 0.3
+    assert (
+        coherence(uneven, Setting(data.test, judges, draws=4000, protocol="published"))[
+            "unconditional_coherence"
+        ]
+        < 0.3
+    )
 
 
 def test_the_protocol_stands_beside_the_numbers(data, judges):
     model = model_of({"a": 0, "b": 0, "c": 1})
     for protocol, word in (("sound", "draw of its own"), ("published", "shared by all")):
-        found = evaluate(model, data, metrics=["coherence"], judges=judges, components=0, draws=100, seed=4, protocol=protocol, show=False)
+        found = evaluate(
+            model,
+            data,
+            metrics=["coherence"],
+            judges=judges,
+            components=0,
+            draws=100,
+            seed=4,
+            protocol=protocol,
+            show=False,
+        )
         assert word in found["protocol"]["private_codes"]
         assert (found["protocol"]["name"], found["protocol"]["seed"]) == (protocol, 4)
         assert found["protocol"]["images"]["held_out"] == 2000

@@ -10,26 +10,43 @@ import torch
 from worlds import World, fixed
 
 from polyvae import Batch, Modality, MultimodalData, build
-from polyvae.evaluate.conflict import conflict, pulls
-from polyvae.evaluate.setting import Setting
+from polyvae.metrics.conflict import conflict, pulls
+from polyvae.metrics.setting import Setting
 
 SCALE = 0.5
 FAR = 100.0
 
 
-def linear(decoders: dict[str, np.ndarray], weights: dict[str, float] | None = None, name: str = "mmvae", private: int | None = None):
+def linear(
+    decoders: dict[str, np.ndarray],
+    weights: dict[str, float] | None = None,
+    name: str = "mmvae",
+    private: int | None = None,
+):
     """Laplace likelihoods of x = decoder @ (z, w): where x is far above, the gradient is the decoder's column sums / scale, whatever z."""
     specs = [
-        Modality(key, (len(decoder),), "laplace", params={"scale": SCALE}, weight=(weights or {}).get(key, 1.0), private=private,
-                 encoder=partial(fixed, np.zeros((2 * decoder.shape[1], len(decoder))), np.zeros(2 * decoder.shape[1])),
-                 decoder=partial(fixed, decoder, np.zeros(len(decoder))))
-        for key, decoder in decoders.items()]
+        Modality(
+            key,
+            (len(decoder),),
+            "laplace",
+            params={"scale": SCALE},
+            weight=(weights or {}).get(key, 1.0),
+            private=private,
+            encoder=partial(
+                fixed, np.zeros((2 * decoder.shape[1], len(decoder))), np.zeros(2 * decoder.shape[1])
+            ),
+            decoder=partial(fixed, decoder, np.zeros(len(decoder))),
+        )
+        for key, decoder in decoders.items()
+    ]
     latent = next(iter(decoders.values())).shape[1] - (private or 0)
     return build(name, specs, latent=latent).double().eval()
 
 
 def far(decoders: dict[str, np.ndarray], count: int = 12, mask: torch.Tensor | None = None) -> MultimodalData:
-    x = {key: torch.full((count, len(decoder)), FAR, dtype=torch.float64) for key, decoder in decoders.items()}
+    x = {
+        key: torch.full((count, len(decoder)), FAR, dtype=torch.float64) for key, decoder in decoders.items()
+    }
     return MultimodalData(x, mask=mask)
 
 
@@ -43,7 +60,11 @@ def test_equal_and_opposite_decoders(sign, cosine, negative):
     assert result["gradient_conflict"] == negative
     assert result["gradients"]["norm"] == pytest.approx({"a": norm, "b": 2 * norm}, rel=1e-12)
     assert result["gradients"]["share"] == pytest.approx({"a": 1 / 3, "b": 2 / 3}, rel=1e-12)
-    assert result["gradients"]["cosine"]["a"]["b"] == result["gradients"]["cosine"]["b"]["a"] == pytest.approx(cosine, abs=1e-12)
+    assert (
+        result["gradients"]["cosine"]["a"]["b"]
+        == result["gradients"]["cosine"]["b"]["a"]
+        == pytest.approx(cosine, abs=1e-12)
+    )
     assert result["gradients"]["negative"] == {"a": {"b": negative}, "b": {"a": negative}}
 
 
@@ -52,7 +73,9 @@ def test_three_directions_with_weights_and_private_columns():
     decoders = {"a": np.array([[1.0, 0, 5]]), "b": np.array([[0, 1.0, 5]]), "c": np.array([[-1.0, 1, 5]])}
     result = conflict(linear(decoders, {"b": 3.0}, "mmvae+", private=1), Setting(far(decoders)))
     half = np.sqrt(0.5)
-    assert result["gradients"]["norm"] == pytest.approx({"a": 1 / SCALE, "b": 3 / SCALE, "c": np.sqrt(2) / SCALE})
+    assert result["gradients"]["norm"] == pytest.approx(
+        {"a": 1 / SCALE, "b": 3 / SCALE, "c": np.sqrt(2) / SCALE}
+    )
     found = result["gradients"]["cosine"]
     assert [found["a"]["b"], found["a"]["c"], found["b"]["c"]] == pytest.approx([0, -half, half], abs=1e-12)
     assert result["gradient_cosine"] == pytest.approx(0, abs=1e-12)
@@ -63,8 +86,8 @@ def test_three_directions_with_weights_and_private_columns():
 def test_pairs_count_where_both_were_observed():
     decoders = {"a": np.array([[1.0, 0]]), "b": np.array([[-1.0, 0]]), "c": np.array([[1.0, 0]])}
     mask = torch.ones(3, 12, dtype=torch.bool)
-    mask[1, 3:] = False                                                           # b: in 3 of 12
-    mask[2, :6] = False                                                           # c: in the other half
+    mask[1, 3:] = False  # b: in 3 of 12
+    mask[2, :6] = False  # c: in the other half
     result = conflict(linear(decoders), Setting(far(decoders, mask=mask)), batch_size=5)
     assert result["gradients"]["norm"] == pytest.approx(dict.fromkeys("abc", 1 / SCALE))
     assert result["gradients"]["cosine"] == {"a": {"b": -1, "c": 1}, "b": {"a": -1}, "c": {"a": 1}}

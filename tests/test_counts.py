@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import stats
 
-from polyvae import Batch, InputError, Modality, build, counts
-from polyvae.likelihoods import LIKELIHOODS
+from polyvae import Batch, InputError, Modality, build
+from polyvae.core.likelihoods import LIKELIHOODS, counts
 from polyvae.testing import check_model
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -16,7 +16,9 @@ pytestmark = pytest.mark.usefixtures("double")
 SHAPE = (2, 3)
 
 
-def scipys(name: str, x: np.ndarray, mean: np.ndarray, dispersion: np.ndarray, gamma: np.ndarray) -> np.ndarray:
+def scipys(
+    name: str, x: np.ndarray, mean: np.ndarray, dispersion: np.ndarray, gamma: np.ndarray
+) -> np.ndarray:
     """The log-mass of each entry. scipy's negative binomial counts failures before ``n`` successes of chance ``p``: n = θ, p = θ/(θ+μ)."""
     if name == "poisson":
         return stats.poisson(mean).logpmf(x)
@@ -46,7 +48,7 @@ COUNTS = ("poisson", "negative_binomial", "zero_inflated_negative_binomial")
 def test_counts_given_their_library_size_are_scipys(name):
     likelihood, out, share, dispersion, lost = example(name)
     x = torch.randint(0, 9, (5, *SHAPE)).double()
-    x[0], x[1, 0] = 0, 0                                         # a sample without a count has library size 1
+    x[0], x[1, 0] = 0, 0  # a sample without a count has library size 1
     library = np.maximum(x.numpy().sum((-1, -2)), 1)[..., None, None]
     mean = library * np.exp(share) / np.exp(share).sum((-1, -2), keepdims=True)
     expected = scipys(name, x.numpy(), mean, dispersion, lost).sum((-1, -2))
@@ -61,7 +63,9 @@ def test_counts_without_a_library_size_are_scipys_and_sum_to_one(name):
     mean = np.log1p(np.exp(raw))
     x = torch.arange(4000.0).view(-1, 1, 1).expand(-1, *SHAPE)
     each = likelihood.entries(out[0, 0], x).detach()
-    assert each[:50].numpy() == pytest.approx(scipys(name, x[:50].numpy(), mean[0, 0], dispersion, lost[0, 0]), rel=1e-9, abs=1e-11)
+    assert each[:50].numpy() == pytest.approx(
+        scipys(name, x[:50].numpy(), mean[0, 0], dispersion, lost[0, 0]), rel=1e-9, abs=1e-11
+    )
     assert each.exp().sum(0).numpy() == pytest.approx(np.ones(SHAPE), abs=1e-9)
     assert (each.exp() * x).sum(0).numpy() == pytest.approx(likelihood.mean(out[0, 0]).numpy(), rel=1e-8)
 
@@ -91,7 +95,9 @@ def test_with_gaps_a_sample_is_the_one_that_has_only_the_observed_entries(name):
         smaller.raw_dispersion.data = likelihood.raw_dispersion.data[observed[0]]
     expected = smaller.log_prob(out[:, :, observed[0]], x[:, observed[0]])
     for hidden in (-2.5, 1e30):
-        torch.testing.assert_close(likelihood.log_prob(out, torch.where(observed, x, hidden), observed), expected)
+        torch.testing.assert_close(
+            likelihood.log_prob(out, torch.where(observed, x, hidden), observed), expected
+        )
 
 
 def test_few_and_many_counts_stay_finite():
@@ -109,7 +115,12 @@ def test_few_and_many_counts_stay_finite():
 
 def test_the_negative_binomial_ends_in_a_poisson():
     x, log_mean = torch.arange(20.0), torch.tensor(1.3)
-    torch.testing.assert_close(counts.negative_binomial(x, log_mean, torch.tensor(1e6)), counts.poisson(x, log_mean), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        counts.negative_binomial(x, log_mean, torch.tensor(1e6)),
+        counts.poisson(x, log_mean),
+        rtol=1e-4,
+        atol=1e-4,
+    )
 
 
 def test_encoders_see_logarithms_of_counts_of_one_library_size():
@@ -121,7 +132,9 @@ def test_encoders_see_logarithms_of_counts_of_one_library_size():
         torch.testing.assert_close(net.look(x[:1], None).exp(), torch.tensor([expected]))
         a, b = net.encode(x).z.loc
         assert torch.allclose(a, b) is (library != "none")
-    net = build("mmvae", [Modality("rna", (3,), "poisson", params={"library": 40.0})], latent=2).modalities["rna"]
+    net = build("mmvae", [Modality("rna", (3,), "poisson", params={"library": 40.0})], latent=2).modalities[
+        "rna"
+    ]
     torch.testing.assert_close(net.look(x, gaps).exp(), torch.tensor([[41.0, 1.0, 1.0]] * 2))
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from polyvae.batch import Batch
+from polyvae.core.batch import Batch
+from polyvae.core.modality import Modality
 from polyvae.data import DATASETS, MultimodalData, SliceLoader, StreamLoader, load_dataset, mix
-from polyvae.data.mixing import bits, permutation
-from polyvae.errors import InputError
-from polyvae.modality import Modality
+from polyvae.utils.errors import InputError
+from polyvae.utils.seeds import bits, permutation
 
 N = 60
 
@@ -19,8 +19,10 @@ N = 60
 @pytest.fixture
 def arrays():
     draws = torch.Generator().manual_seed(0)
-    return {"rna.counts": torch.randn(N, 4, generator=draws),
-            "image": torch.randint(0, 256, (N, 1, 3, 3), dtype=torch.uint8, generator=draws)}
+    return {
+        "rna.counts": torch.randn(N, 4, generator=draws),
+        "image": torch.randint(0, 256, (N, 1, 3, 3), dtype=torch.uint8, generator=draws),
+    }
 
 
 @pytest.fixture
@@ -28,17 +30,28 @@ def data(arrays):
     mask = torch.ones(2, N, dtype=torch.bool)
     mask[0, ::3] = False
     mask[1, ::4] = False
-    return MultimodalData(arrays, mask=mask, labels=np.arange(N) % 5, ids=[f"s{row}" for row in range(N)],
-                          groups=np.repeat(np.arange(N // 4), 4), scale={"image": 1 / 255},
-                          splits={"train": range(40), "test": range(40, N)})
+    return MultimodalData(
+        arrays,
+        mask=mask,
+        labels=np.arange(N) % 5,
+        ids=[f"s{row}" for row in range(N)],
+        groups=np.repeat(np.arange(N // 4), 4),
+        scale={"image": 1 / 255},
+        splits={"train": range(40), "test": range(40, N)},
+    )
 
 
 def same(one: Batch, other: Batch) -> bool:
-    return (all(torch.equal(one.data[name], other.data[name]) for name in other.data) and torch.equal(one.mask, other.mask)
-            and torch.equal(one.extra["labels"], other.extra["labels"]) and one.whole == other.whole)
+    return (
+        all(torch.equal(one.data[name], other.data[name]) for name in other.data)
+        and torch.equal(one.mask, other.mask)
+        and torch.equal(one.extra["labels"], other.extra["labels"])
+        and one.complete == other.complete
+    )
 
 
 # Rows
+
 
 def test_take_is_indexing_times_the_scale(data, arrays):
     index = torch.tensor([7, 3, 3, 50])
@@ -62,7 +75,7 @@ def test_a_slice_a_list_and_a_bool_pick_the_same_rows(data):
 def test_whole_says_what_the_mask_says(data):
     for start in range(0, N, 2):
         batch = data.take([start, start + 1])
-        assert batch.whole == bool(batch.mask.all())
+        assert batch.complete == bool(batch.mask.all())
 
 
 def test_batches_in_order_are_the_data(data):
@@ -114,13 +127,20 @@ def test_the_digest_changes_with_every_fact(arrays):
     other["image"][0, 0, 0, 0] += 1
     mask = torch.ones(2, N, dtype=torch.bool)
     mask[0, 0] = False
-    variants = [MultimodalData(other), MultimodalData(arrays, mask=mask), MultimodalData(arrays, labels=range(N)),
-                MultimodalData(arrays, card={"name": "x"}), MultimodalData(arrays, scale={"image": 0.5}), MultimodalData(arrays).split()]
+    variants = [
+        MultimodalData(other),
+        MultimodalData(arrays, mask=mask),
+        MultimodalData(arrays, labels=range(N)),
+        MultimodalData(arrays, card={"name": "x"}),
+        MultimodalData(arrays, scale={"image": 0.5}),
+        MultimodalData(arrays).split(),
+    ]
     assert MultimodalData(arrays).digest() == bare
     assert len({bare, *(variant.digest() for variant in variants)}) == 7
 
 
 # Hiding
+
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.5, 0.9, 1.0])
 def test_hide_spares_one_modality_and_keeps_its_rate(rate):
@@ -129,7 +149,7 @@ def test_hide_spares_one_modality_and_keeps_its_rate(rate):
     kept = hidden.mask.double()
     assert hidden.unobserved_rows == 0
     # A row keeps what chance leaves, and one more where chance leaves none.
-    expected = (1 - rate) + rate ** views / views
+    expected = (1 - rate) + rate**views / views
     spread = math.sqrt(expected * (1 - expected) / rows)
     assert (kept.mean(1) - expected).abs().max() <= 4 * spread + 1e-12
     assert torch.equal(hidden.values("m2")[:, 0], hidden.mask[2].float())
@@ -150,6 +170,7 @@ def test_observe_conditions_on_what_was_named(data):
 
 
 # Splits
+
 
 def test_carve_never_divides_a_group_and_loses_no_row(data):
     for seed in range(20):
@@ -180,24 +201,48 @@ def test_uneven_groups_come_within_half_a_group_of_their_share():
 
 BAD = {
     "labels of another length": (lambda x: {"labels": [1, 2]}, ["labels", "(2,)", "(60,)"]),
-    "labels that are no integers": (lambda x: {"labels": np.linspace(0, 1, N)}, ["labels", "float64", "integers", "numpy.unique"]),
+    "labels that are no integers": (
+        lambda x: {"labels": np.linspace(0, 1, N)},
+        ["labels", "float64", "integers", "numpy.unique"],
+    ),
     "ids twice": (lambda x: {"ids": ["a", "a", *range(N - 2)]}, ["ids", "'a'", "more than once"]),
     "ids of another length": (lambda x: {"ids": ["a"]}, ["ids", "(1,)", "(60,)"]),
     "groups of another length": (lambda x: {"groups": [0] * 61}, ["groups", "(61,)", "(60,)"]),
-    "a row in two splits": (lambda x: {"splits": {"train": range(N), "test": [3]}}, ["1 rows more than once", "row 3"]),
+    "a row in two splits": (
+        lambda x: {"splits": {"train": range(N), "test": [3]}},
+        ["1 rows more than once", "row 3"],
+    ),
     "a row in no split": (lambda x: {"splits": {"train": range(N - 2)}}, ["2 rows in no split", "row 58"]),
-    "a row number too far": (lambda x: {"splits": {"train": range(N + 1)}}, ["'train'", "0 to 60", "0 to 59"]),
-    "a mask as a split": (lambda x: {"splits": {"train": np.ones(N, dtype=bool)}}, ["bool", "numpy.flatnonzero"]),
-    "a group in two splits": (lambda x: {"splits": {"train": range(30), "test": range(30, N)}, "groups": [7] * N},
-                              ["group 7", "both 'train'"]),
-    "a specification too few": (lambda x: {"modalities": [Modality("image", (1, 3, 3))]},
-                                ["none for 'rna.counts'", "Modality('rna.counts', (4,))"]),
-    "a specification that does not fit": (lambda x: {"modalities": [Modality("image", (9,)), Modality("rna.counts", (4,))]},
-                                          ["'image'", "(1, 3, 3)", "(9,)"]),
+    "a row number too far": (
+        lambda x: {"splits": {"train": range(N + 1)}},
+        ["'train'", "0 to 60", "0 to 59"],
+    ),
+    "a mask as a split": (
+        lambda x: {"splits": {"train": np.ones(N, dtype=bool)}},
+        ["bool", "numpy.flatnonzero"],
+    ),
+    "a group in two splits": (
+        lambda x: {"splits": {"train": range(30), "test": range(30, N)}, "groups": [7] * N},
+        ["group 7", "both 'train'"],
+    ),
+    "a specification too few": (
+        lambda x: {"modalities": [Modality("image", (1, 3, 3))]},
+        ["none for 'rna.counts'", "Modality('rna.counts', (4,))"],
+    ),
+    "a specification that does not fit": (
+        lambda x: {"modalities": [Modality("image", (9,)), Modality("rna.counts", (4,))]},
+        ["'image'", "(1, 3, 3)", "(9,)"],
+    ),
     "a scale for nobody": (lambda x: {"scale": {"imag": 0.5}}, ["'imag'", "did you mean 'image'"]),
     "a scale of zero": (lambda x: {"scale": {"image": 0}}, ["scale", "got 0", "above 0"]),
-    "a mask of the wrong shape": (lambda x: {"mask": torch.ones(N, 2, dtype=torch.bool)}, ["mask", "(60, 2)", "(2, 60)"]),
-    "entries that are no bool": (lambda x: {"entries": {"image": x["image"]}}, ["entries", "uint8", "torch.bool"]),
+    "a mask of the wrong shape": (
+        lambda x: {"mask": torch.ones(N, 2, dtype=torch.bool)},
+        ["mask", "(60, 2)", "(2, 60)"],
+    ),
+    "entries that are no bool": (
+        lambda x: {"entries": {"image": x["image"]}},
+        ["entries", "uint8", "torch.bool"],
+    ),
 }
 
 
@@ -220,22 +265,28 @@ def test_values_that_are_not_finite_pass_only_under_the_mask():
     assert hidden.values("x")[:, 0].tolist() == [1, 0, 0]
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda data: data.validation, ["no split 'validation'", "train, test"]),
-    (lambda data: data.rows([0]).train, ["no split 'train'", "split()"]),
-    (lambda data: data.take([N]), ["60 to 60", "0 to 59"]),
-    (lambda data: data.hide(1.5), ["rate=1.5", "between 0 and 1"]),
-    (lambda data: data.carve(0), ["fraction=0", "between 0 and 1"]),
-    (lambda data: data.split({"train": 0.5}), ["add to 1"]),
-    (lambda data: data.rows(range(4)).split({"train": 0.9, "test": 0.1}), ["nothing is left for 'test'", "1 groups"]),
-    (lambda data: data.observe("imag"), ["'imag'", "did you mean 'image'"]),
-    (lambda data: data.modalities(privat=3), ["'privat'", "did you mean 'private'"]),
-    (lambda data: SliceLoader(data, 0), ["batch_size=0"]),
-    (lambda data: SliceLoader(data, 4, rank=2, world=2), ["rank 2 of 2"]),
-    (lambda data: load_dataset("polydigit"), ["did you mean 'polydigits'"]),
-    (lambda data: load_dataset("polydigits", sead=1), ["'sead'", "did you mean 'seed'"]),
-    (lambda data: next(StreamLoader(DataLoader(list(range(4)))).epoch(0)), ["got Tensor", "collate_fn"]),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda data: data.validation, ["no split 'validation'", "train, test"]),
+        (lambda data: data.rows([0]).train, ["no split 'train'", "split()"]),
+        (lambda data: data.take([N]), ["60 to 60", "0 to 59"]),
+        (lambda data: data.hide(1.5), ["rate=1.5", "between 0 and 1"]),
+        (lambda data: data.carve(0), ["fraction=0", "between 0 and 1"]),
+        (lambda data: data.split({"train": 0.5}), ["add to 1"]),
+        (
+            lambda data: data.rows(range(4)).split({"train": 0.9, "test": 0.1}),
+            ["nothing is left for 'test'", "1 groups"],
+        ),
+        (lambda data: data.observe("imag"), ["'imag'", "did you mean 'image'"]),
+        (lambda data: data.modalities(privat=3), ["'privat'", "did you mean 'private'"]),
+        (lambda data: SliceLoader(data, 0), ["batch_size=0"]),
+        (lambda data: SliceLoader(data, 4, rank=2, world=2), ["rank 2 of 2"]),
+        (lambda data: load_dataset("polydigit"), ["did you mean 'polydigits'"]),
+        (lambda data: load_dataset("polydigits", sead=1), ["'sead'", "did you mean 'seed'"]),
+        (lambda data: next(StreamLoader(DataLoader(list(range(4)))).epoch(0)), ["got Tensor", "collate_fn"]),
+    ],
+)
 def test_a_request_that_cannot_be_met_gets_one_line(data, call, words):
     with pytest.raises(InputError) as caught:
         call(data)
@@ -244,18 +295,27 @@ def test_a_request_that_cannot_be_met_gets_one_line(data, call, words):
 
 
 def test_specifications_are_derived_in_the_order_of_the_data_and_overridden(arrays, data):
-    assert [(spec.name, spec.shape, spec.likelihood, spec.private) for spec in data.modalities(private=3)] == [
-        ("rna.counts", (4,), "normal", 3), ("image", (1, 3, 3), "normal", 3)]
-    turned = MultimodalData(arrays, modalities=[Modality("image", (1, 3, 3), "laplace"), Modality("rna.counts", (4,))])
+    assert [
+        (spec.name, spec.shape, spec.likelihood, spec.private) for spec in data.modalities(private=3)
+    ] == [("rna.counts", (4,), "normal", 3), ("image", (1, 3, 3), "normal", 3)]
+    turned = MultimodalData(
+        arrays, modalities=[Modality("image", (1, 3, 3), "laplace"), Modality("rna.counts", (4,))]
+    )
     assert [(spec.name, spec.likelihood, spec.private) for spec in turned.modalities()] == [
-        ("rna.counts", "normal", None), ("image", "laplace", None)]
+        ("rna.counts", "normal", None),
+        ("image", "laplace", None),
+    ]
 
 
 # Loaders
 
+
 def test_an_epoch_is_a_permutation_that_seed_and_epoch_decide(data):
     loader = SliceLoader(data, 7, seed=1)
-    orders = {key: SliceLoader(data, 7, seed=key[0]).order(key[1]).tolist() for key in [(1, 0), (1, 1), (2, 0), (2, 1)]}
+    orders = {
+        key: SliceLoader(data, 7, seed=key[0]).order(key[1]).tolist()
+        for key in [(1, 0), (1, 1), (2, 0), (2, 1)]
+    }
     assert all(sorted(order) == list(range(N)) for order in orders.values())
     assert len({tuple(order) for order in orders.values()}) == 4
     torch.manual_seed(99)
@@ -297,15 +357,23 @@ def collate(rows):
 
 
 def test_a_stream_repeats_by_seed_and_epoch_whatever_was_drawn_between():
-    loader = StreamLoader(DataLoader(torch.arange(20), batch_size=6, shuffle=True, collate_fn=collate), seed=3)
+    loader = StreamLoader(
+        DataLoader(torch.arange(20), batch_size=6, shuffle=True, collate_fn=collate), seed=3
+    )
+
     def values(epoch, start=0):
         torch.rand(3)
         return [batch.data["x"] for batch in loader.epoch(epoch, start) if torch.rand(1) < 2]
+
     first, again, rest, other = values(0), values(0), values(0, 2), values(1)
     assert (loader.size, len(loader), len(first)) == (20, 4, 4)
     assert torch.equal(torch.cat(first), torch.cat(again))
     assert torch.equal(torch.cat(first[2:]), torch.cat(rest))
-    assert sorted(torch.cat(first)[:, 0].long().tolist()) == sorted(torch.cat(other)[:, 0].long().tolist()) == list(range(20))
+    assert (
+        sorted(torch.cat(first)[:, 0].long().tolist())
+        == sorted(torch.cat(other)[:, 0].long().tolist())
+        == list(range(20))
+    )
     assert not torch.equal(torch.cat(first), torch.cat(other))
 
 
@@ -326,16 +394,24 @@ def test_a_stream_hands_batches_through_and_asks_how_long_an_endless_one_is(data
     with pytest.raises(InputError, match=r"Endless, which has no length; .* pass size= and steps="):
         StreamLoader(loader)
     stream = StreamLoader(loader, size=48, steps=3)
-    assert all(same(one, data.take(slice(16 * step, 16 * step + 16))) for step, one in enumerate(stream.epoch(0)))
+    assert all(
+        same(one, data.take(slice(16 * step, 16 * step + 16))) for step, one in enumerate(stream.epoch(0))
+    )
     assert sum(batch.size for batch in stream.epoch(0)) == stream.size
 
 
 # Seeds
 
+
 def test_mixed_seeds_are_fixed_for_ever_and_differ():
-    assert (mix(), mix(0), mix(0, 1), mix(1, 0)) == (0, 5225608189600411232, 8085905411993364802, 6802404449170015307)
+    assert (mix(), mix(0), mix(0, 1), mix(1, 0)) == (
+        0,
+        5225608189600411232,
+        8085905411993364802,
+        6802404449170015307,
+    )
     assert len({mix(seed, step) for seed in range(-50, 50) for step in range(100)}) == 10_000
-    assert all(0 <= mix(seed) < 2 ** 63 for seed in range(-50, 50))
+    assert all(0 <= mix(seed) < 2**63 for seed in range(-50, 50))
 
 
 def test_hashed_bits_are_fair_and_permutations_are_permutations():
@@ -355,7 +431,11 @@ def test_every_data_set_says_what_it_is():
 def test_modalities_that_are_not_selected_are_not_there(data):
     names = data.names[::-1][:1]
     part = data.select(*names)
-    assert (part.names, [spec.name for spec in part.modalities()], len(part)) == (names, list(names), len(data))
+    assert (part.names, [spec.name for spec in part.modalities()], len(part)) == (
+        names,
+        list(names),
+        len(data),
+    )
     assert torch.equal(part.mask, data.mask[-1:])
     assert torch.equal(part.take([2, 0]).data[names[0]], data.take([2, 0]).data[names[0]])
     with pytest.raises(InputError, match="select: modality 'nobody' is not in the data"):
@@ -364,8 +444,12 @@ def test_modalities_that_are_not_selected_are_not_there(data):
 
 def test_labels_become_a_target_that_says_them():
     labels = [2, 0, 1, 2]
-    data = MultimodalData({"x": torch.arange(8.0).view(4, 2)}, mask={"x": [True, False, True, True]}, labels=labels,
-                          splits={"train": [0, 2], "test": [1, 3]}).with_labels_as("digit")
+    data = MultimodalData(
+        {"x": torch.arange(8.0).view(4, 2)},
+        mask={"x": [True, False, True, True]},
+        labels=labels,
+        splits={"train": [0, 2], "test": [1, 3]},
+    ).with_labels_as("digit")
     spec = data.modalities()[1]
     assert (spec.name, spec.shape, spec.likelihood, spec.role) == ("digit", (3,), "categorical", "target")
     assert data.take(slice(None)).data["digit"].argmax(1).tolist() == labels
@@ -376,7 +460,9 @@ def test_labels_become_a_target_that_says_them():
 
 
 def test_a_label_of_minus_one_is_missing_and_a_label_alone_is_never_kept():
-    data = MultimodalData({"a": torch.randn(400, 2), "b": torch.randn(400, 2)}, labels=[0, 1, 2, -1] * 100).with_labels_as("digit")
+    data = MultimodalData(
+        {"a": torch.randn(400, 2), "b": torch.randn(400, 2)}, labels=[0, 1, 2, -1] * 100
+    ).with_labels_as("digit")
     assert data.modalities()[2].shape == (3,)
     assert data.mask[2].tolist() == [True, True, True, False] * 100
     assert data.values("digit")[:4].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]

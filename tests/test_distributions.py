@@ -9,9 +9,10 @@ from scipy import integrate, stats
 from scipy.special import logsumexp
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from polyvae import InputError, Laplace, Mixture, Normal, distributions, noise
-from polyvae.distributions import FAMILIES, SCALES, mixture_log_prob, sum_log_prob
-from polyvae.priors import FittedMixture, MixturePrior, StandardPrior
+from polyvae import InputError, Laplace, Mixture, Normal
+from polyvae.core import distributions, noise
+from polyvae.core.distributions import FAMILIES, SCALES, mixture_log_prob, sum_log_prob
+from polyvae.core.priors import FittedMixture, MixturePrior, StandardPrior
 
 pytestmark = pytest.mark.usefixtures("double")
 SCIPY = {"normal": stats.norm, "laplace": stats.laplace}
@@ -31,8 +32,13 @@ def test_log_densities_are_scipys(family):
 def test_divergences_are_their_integrals(family, numbers):
     a, s, b, t = numbers
     p, q = SCIPY[family](a, s), SCIPY[family](b, t)
-    exact, _ = integrate.quad(lambda x: p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), a - 40 * s, a + 40 * s, points=[a, b], limit=500)
-    first, second = (FAMILIES[family](torch.tensor([loc, 0.2]), torch.tensor([scale, 1.3])) for loc, scale in ((a, s), (b, t)))
+    exact, _ = integrate.quad(
+        lambda x: p.pdf(x) * (p.logpdf(x) - q.logpdf(x)), a - 40 * s, a + 40 * s, points=[a, b], limit=500
+    )
+    first, second = (
+        FAMILIES[family](torch.tensor([loc, 0.2]), torch.tensor([scale, 1.3]))
+        for loc, scale in ((a, s), (b, t))
+    )
     assert first.kl_columns(second).tolist() == pytest.approx([exact, 0], abs=1e-8)
     assert float(first.kl(second)) == pytest.approx(exact, abs=1e-8)
 
@@ -78,10 +84,12 @@ def test_scales_are_exactly_one_at_zero_and_positive(name):
 
 def test_scale_maps_are_their_formulas():
     raw = torch.randn(5, 3)
-    close = {"rtol": 2e-6, "atol": 2e-6}                                        # the floor
+    close = {"rtol": 2e-6, "atol": 2e-6}  # the floor
     torch.testing.assert_close(SCALES["exp"](raw), (raw / 2).exp(), **close)
     torch.testing.assert_close(SCALES["softplus"](raw), (1 + (raw.exp() * (np.e - 1))).log(), **close)
-    torch.testing.assert_close(SCALES["softmax"](raw), 3 * raw.exp() / raw.exp().sum(-1, keepdim=True), **close)
+    torch.testing.assert_close(
+        SCALES["softmax"](raw), 3 * raw.exp() / raw.exp().sum(-1, keepdim=True), **close
+    )
 
 
 def test_the_softmax_scales_of_a_code_average_one():
@@ -111,9 +119,16 @@ def mixture():
 
 def test_mixtures_are_scipys():
     q, x = mixture(), torch.randn(5, 1, 2, 1)
-    for b, live in ((0, 3), (1, 2)):
-        expected = np.log(sum(float(q.weights[v, b]) * stats.norm(float(q.components.loc[v, b, 0]), float(q.components.scale[v, b, 0]))
-                              .pdf(x[:, 0, b, 0].numpy()) for v in range(live)))
+    for b, active in ((0, 3), (1, 2)):
+        expected = np.log(
+            sum(
+                float(q.weights[v, b])
+                * stats.norm(float(q.components.loc[v, b, 0]), float(q.components.scale[v, b, 0])).pdf(
+                    x[:, 0, b, 0].numpy()
+                )
+                for v in range(active)
+            )
+        )
         assert q.log_prob(x)[:, 0, b].numpy() == pytest.approx(expected, rel=1e-12)
     assert q.mean[:, 0].tolist() == pytest.approx([0.5 - 0.9, 0.5])
 
@@ -139,14 +154,14 @@ def test_chosen_views_follow_the_weights():
         share = torch.bincount(choice[:, b], minlength=3) / 20000
         assert ((share - q.weights[:, b]).abs() <= 5 * (q.weights[:, b] / 20000).sqrt()).all()
         assert torch.equal(q.pick(choice).loc[:, b, 0], q.components.loc[choice[:, b], b, 0])
-    include = torch.eye(3, dtype=torch.bool)[:, :, None].expand(3, 3, 2)
-    assert torch.equal(q._replace(include=include).included(choice).int().argmax(1), choice)
+    membership = torch.eye(3, dtype=torch.bool)[:, :, None].expand(3, 3, 2)
+    assert torch.equal(q._replace(membership=membership).memberships(choice).int().argmax(1), choice)
 
 
 def test_what_is_observed_and_what_is_live():
     q = mixture()._replace(weights=torch.tensor([[0.0, 1.0], [0.0, 0.0], [0.0, 0.0]]))
     assert q.observed.tolist() == [False, True]
-    assert q.live.tolist() == [[False, True], [False, False], [False, False]]
+    assert q.active.tolist() == [[False, True], [False, False], [False, False]]
     assert not mixture().detach().components.loc.requires_grad
 
 
@@ -172,7 +187,9 @@ def test_the_mixture_prior_is_its_formula_and_draws_from_it():
     share = prior.logits.softmax(0).detach().numpy()
     x = np.linspace(-5, 6, 7)
     pdf = sum(p * stats.norm(loc, 1).pdf(x) for p, loc in zip(share, (-3, 0, 4), strict=True))
-    assert prior.z().log_prob(torch.as_tensor(x)[:, None, None])[:, 0].detach().numpy() == pytest.approx(np.log(pdf))
+    assert prior.z().log_prob(torch.as_tensor(x)[:, None, None])[:, 0].detach().numpy() == pytest.approx(
+        np.log(pdf)
+    )
     draws = prior.draw(5000).detach()[:, 0].numpy()
 
     def cdf(x):
@@ -187,7 +204,10 @@ def test_a_fitted_prior_is_the_gaussian_mixture_it_says():
     prior = FittedMixture(weights, loc, torch.linalg.cholesky(covariances))
     x = torch.randn(6, 2)
     parts = zip(weights.tolist(), loc.numpy(), covariances.numpy(), strict=True)
-    pdf = sum(weight * stats.multivariate_normal(mean, covariance).pdf(x.numpy()) for weight, mean, covariance in parts)
+    pdf = sum(
+        weight * stats.multivariate_normal(mean, covariance).pdf(x.numpy())
+        for weight, mean, covariance in parts
+    )
     assert prior.log_prob(x).numpy() == pytest.approx(np.log(pdf))
     drawn = prior.draw(20000)
     again = FittedMixture.fit(drawn, components=2, seed=1)
@@ -199,8 +219,11 @@ def test_a_fitted_prior_is_the_gaussian_mixture_it_says():
 
 
 def test_what_cannot_be_fitted_is_refused():
-    for z, options, words in ((torch.zeros(50, 0), {}, "no shared code"), (torch.zeros(10, 2), {"components": 20}, "expected at least 40"),
-                              (torch.randn(50, 2), {"covariance": "round"}, "covariance='round'")):
+    for z, options, words in (
+        (torch.zeros(50, 0), {}, "no shared code"),
+        (torch.zeros(10, 2), {"components": 20}, "expected at least 40"),
+        (torch.randn(50, 2), {"covariance": "round"}, "covariance='round'"),
+    ):
         with pytest.raises(InputError, match=words):
             FittedMixture.fit(z, **{"components": 5, **options})
 
@@ -240,22 +263,32 @@ def test_draws_that_were_not_prepared_are_named():
 def test_choices_follow_the_weights_and_never_pick_weight_zero():
     weights = torch.tensor([[0.0, 0.2], [0.5, 0.0], [0.0, 0.8], [0.5, 0.0]])
     choice = noise.choice(weights, 20000, "component", "KB")
-    for column, live, share in ((0, (1, 3), 0.5), (1, (0, 2), 0.2)):
+    for column, active, share in ((0, (1, 3), 0.5), (1, (0, 2), 0.2)):
         values = choice[:, column]
-        assert set(values.tolist()) == set(live)
-        assert abs(float((values == live[0]).double().mean()) - share) < 5 * (share * (1 - share) / 20000) ** 0.5
+        assert set(values.tolist()) == set(active)
+        assert (
+            abs(float((values == active[0]).double().mean()) - share)
+            < 5 * (share * (1 - share) / 20000) ** 0.5
+        )
     with noise.feed({"component": torch.tensor([[0.0, 0.0], [1 - 1e-9, 1 - 1e-9]], dtype=torch.float64)}):
         assert noise.choice(weights.double(), 2, "component", "KB").tolist() == [[1, 0], [3, 2]]
 
 
 def test_views_that_do_not_count_can_be_left_out():
     """The same density and mean, in as many views as the fullest datum has; each keeps its experts, in their order."""
-    weights = torch.tensor([[0.0, 0.0, 0.3, 0.0], [0.4, 0.0, 0.0, 0.0], [0.0, 0.0, 0.7, 1.0], [0.6, 0.0, 0.0, 0.0]])                # [V, B]
-    include = torch.eye(4, dtype=torch.bool)[:, :, None] & (weights > 0)[:, None]
-    q = Mixture(Normal(torch.randn(4, 4, 2), torch.rand(4, 4, 2) + 0.2), weights, include)
+    weights = torch.tensor(
+        [[0.0, 0.0, 0.3, 0.0], [0.4, 0.0, 0.0, 0.0], [0.0, 0.0, 0.7, 1.0], [0.6, 0.0, 0.0, 0.0]]
+    )  # [V, B]
+    membership = torch.eye(4, dtype=torch.bool)[:, :, None] & (weights > 0)[:, None]
+    q = Mixture(Normal(torch.randn(4, 4, 2), torch.rand(4, 4, 2) + 0.2), weights, membership)
     less = q.compact()
     assert less.weights.tolist() == [[0.4, 0.0, 0.3, 1.0], [0.6, 0.0, 0.7, 0.0]]
-    assert [less.include[..., b].nonzero().tolist() for b in range(4)] == [[[0, 1], [1, 3]], [], [[0, 0], [1, 2]], [[0, 2]]]
+    assert [less.membership[..., b].nonzero().tolist() for b in range(4)] == [
+        [[0, 1], [1, 3]],
+        [],
+        [[0, 0], [1, 2]],
+        [[0, 2]],
+    ]
     z = torch.randn(5, 1, 4, 2)
     torch.testing.assert_close(less.log_prob(z), q.log_prob(z), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(less.mean, q.mean, rtol=1e-12, atol=1e-12)
@@ -290,11 +323,20 @@ def test_a_component_out_of_reach_has_no_share(monkeypatch):
     made = []
     for rows, pieces in (([0, 1, 2], z.numel()), ([0, 2], 10**6)):
         monkeypatch.setattr(distributions, "_PIECE", pieces)
-        leaves = [loc[rows].clone().requires_grad_(), torch.ones(len(rows), 2, requires_grad=True), z.clone().requires_grad_()]
+        leaves = [
+            loc[rows].clone().requires_grad_(),
+            torch.ones(len(rows), 2, requires_grad=True),
+            z.clone().requires_grad_(),
+        ]
         value = sum_log_prob(Normal(*leaves[:2]), leaves[2])
         made.append([value, *torch.autograd.grad(value.sum(), leaves)])
     (value, by_loc, by_scale, by_z), (other, other_loc, other_scale, other_z) = made
-    for one, two in ((value, other), (by_loc[[0, 2]], other_loc), (by_scale[[0, 2]], other_scale), (by_z, other_z)):
+    for one, two in (
+        (value, other),
+        (by_loc[[0, 2]], other_loc),
+        (by_scale[[0, 2]], other_scale),
+        (by_z, other_z),
+    ):
         torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-13)
     assert not by_loc[1].any()
     assert not by_scale[1].any()
@@ -316,7 +358,7 @@ class Largest(TorchDispatchMode):
 def test_the_memory_of_a_sum_of_densities_does_not_grow_with_its_terms(monkeypatch):
     """What is kept for the backward pass beside what was given, and the largest tensor of both passes: of 4 or of 400 terms the same."""
     monkeypatch.setattr(distributions, "_PIECE", 4 * 1000)
-    z = torch.randn(10, 50, 2, requires_grad=True)                                          # 1000 numbers
+    z = torch.randn(10, 50, 2, requires_grad=True)  # 1000 numbers
     kept, largest = [], []
     for count in (4, 40, 400):
         q = Normal(torch.randn(count, 2, requires_grad=True), torch.ones(count, 2, requires_grad=True))
@@ -325,7 +367,7 @@ def test_the_memory_of_a_sum_of_densities_does_not_grow_with_its_terms(monkeypat
 
         def keep(x, seen=seen, given=given):
             if x.untyped_storage().data_ptr() not in given:
-                seen[x.untyped_storage().data_ptr()] = x.numel(), x                         # held, so that no address comes twice
+                seen[x.untyped_storage().data_ptr()] = x.numel(), x  # held, so that no address comes twice
             return x
 
         with Largest() as made:
@@ -335,5 +377,5 @@ def test_the_memory_of_a_sum_of_densities_does_not_grow_with_its_terms(monkeypat
         kept.append(sum(numbers for numbers, _ in seen.values()))
         largest.append(made.numbers)
     assert largest == [4000, 4000, 4000]
-    assert kept[0] > 8000                                                                   # all at once: several of [4, 10, 50, 2]
-    assert kept[1] == kept[2] <= 500                                                        # in pieces: the sum, [10, 50]
+    assert kept[0] > 8000  # all at once: several of [4, 10, 50, 2]
+    assert kept[1] == kept[2] <= 500  # in pieces: the sum, [10, 50]

@@ -13,18 +13,23 @@ import torch
 import polyvae as pv
 from polyvae import runs
 from polyvae.config import RunConfig, read_config, write_config
-from polyvae.data.polymnist import NAMES
-from polyvae.modality import Modality
+from polyvae.core.modality import Modality
+from polyvae.data.sets.polymnist import NAMES
 
 FOLDER = Path(__file__).parent.parent / "experiments"
 FILES = sorted(FOLDER.glob("*.toml"))
 ROOT = Path(os.environ.get("POLYVAE_DATA", ""))
-needs_mnist = pytest.mark.skipif(not (ROOT / "mnist").is_dir(), reason="POLYVAE_DATA holds no mnist/ to compose PolyMNIST from")
+needs_mnist = pytest.mark.skipif(
+    not (ROOT / "mnist").is_dir(), reason="POLYVAE_DATA holds no mnist/ to compose PolyMNIST from"
+)
 
 
 def images() -> pv.MultimodalData:
     """What a model of PolyMNIST needs to know of its data."""
-    specs = [Modality(name, (3, 28, 28), likelihood="laplace", network="resnet", params={"scale": 0.75}) for name in NAMES]
+    specs = [
+        Modality(name, (3, 28, 28), likelihood="laplace", network="resnet", params={"scale": 0.75})
+        for name in NAMES
+    ]
     return pv.MultimodalData({name: torch.zeros(2, 3, 28, 28) for name in NAMES}, modalities=specs)
 
 
@@ -34,8 +39,12 @@ def test_what_a_file_says_is_what_is_run(file: Path) -> None:
     assert RunConfig.check(tomllib.loads(write_config(config))) == config
     model = runs.model_of(config, images())
     said = tomllib.loads(file.read_text())
-    assert {key: model.options[key] for key in said["model"] if key != "name"} == {k: v for k, v in said["model"].items() if k != "name"}
-    assert [model.columns[m].stop - model.columns[m].start for m in range(5)] == [said["modality"][0]["private"]] * 5
+    assert {key: model.options[key] for key in said["model"] if key != "name"} == {
+        k: v for k, v in said["model"].items() if k != "name"
+    }
+    assert [model.columns[m].stop - model.columns[m].start for m in range(5)] == [
+        said["modality"][0]["private"]
+    ] * 5
     scales = [net.likelihood.scale for net in model.modalities.values()]
     assert scales == pytest.approx([said["modality"][0]["params"]["scale"]] * 5)
 
@@ -43,6 +52,7 @@ def test_what_a_file_says_is_what_is_run(file: Path) -> None:
 def test_the_papers_networks_have_the_papers_size() -> None:
     """By hand: an encoder branch has a first convolution, three residual blocks (64-64, 64-128, 128-256) and two heads on 12,544 numbers;
     the decoder mirrors it on a code of 64."""
+
     def block(a: int, b: int) -> int:
         hidden = min(a, b)
         return 9 * a * hidden + hidden + 9 * hidden * b + b + (a * b if a != b else 0)
@@ -50,7 +60,9 @@ def test_the_papers_networks_have_the_papers_size() -> None:
     branch = 3 * 9 * 64 + 64 + block(64, 64) + block(64, 128) + block(128, 256) + 12_544 * 64 + 64
     decoder = 64 * 12_544 + 12_544 + block(256, 128) + block(128, 64) + block(64, 64) + 64 * 9 * 3 + 3
     model = runs.model_of(read_config(FOLDER / "polymnist.toml"), images())
-    assert sum(x.numel() for x in model.parameters()) == 5 * (2 * branch + decoder + 32)                # 32: the scales of r_m
+    assert sum(x.numel() for x in model.parameters()) == 5 * (
+        2 * branch + decoder + 32
+    )  # 32: the scales of r_m
 
 
 @pytest.mark.slow
@@ -59,13 +71,25 @@ def test_the_papers_networks_have_the_papers_size() -> None:
 @pytest.mark.timeout(900)
 def test_the_papers_experiment_takes_its_first_fifty_steps_and_is_judged(tmp_path: Path) -> None:
     """All of experiments/polymnist.toml but its size: batches of 4 (128 take a GPU), few likelihood samples."""
-    settings = ["train.batch_size=4", "train.epochs=1", "train.device=cpu", "data.options.train=200", "data.options.test=100",
-                "evaluate.likelihood_samples=20", "evaluate.likelihood_rows=4", "evaluate.draws=100", "evaluate.curve_seconds=none"]
+    settings = [
+        "train.batch_size=4",
+        "train.epochs=1",
+        "train.device=cpu",
+        "data.options.train=200",
+        "data.options.test=100",
+        "evaluate.likelihood_samples=20",
+        "evaluate.likelihood_rows=4",
+        "evaluate.draws=100",
+        "evaluate.curve_seconds=none",
+    ]
     config = read_config(FOLDER / "polymnist.toml", settings)
     history = runs.train_run(config, tmp_path / "run", show=False)
     assert (history.step, history.stopped) == (50, "done")
     found = runs.evaluate_run(tmp_path / "run", show=False)
-    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["conditional_coherence"] == found["conditional_coherence"]
+    assert (
+        json.loads((tmp_path / "run" / "evaluation.json").read_text())["conditional_coherence"]
+        == found["conditional_coherence"]
+    )
     assert found["judge_kind"]["m0"] in ("released", "trained")
     before = runs.model_of(config, runs.data_of(config)[0])
     batch = runs.data_of(config)[0].test.take(slice(0, 50))
@@ -74,4 +98,4 @@ def test_the_papers_experiment_takes_its_first_fifty_steps_and_is_judged(tmp_pat
         torch.manual_seed(0)
         worse = before.eval()(batch).value.mean()
         torch.manual_seed(0)
-        assert after(batch).value.mean() > worse + 100                                                  # nats; it learns something
+        assert after(batch).value.mean() > worse + 100  # nats; it learns something

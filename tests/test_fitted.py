@@ -9,10 +9,11 @@ import pytest
 import torch
 from scipy import stats
 
-from polyvae import MODELS, InputError, MultimodalData, build, evaluate, fit_prior
+from polyvae import MODELS, InputError, MultimodalData, build, fit_prior
+from polyvae import metrics as evaluate
 from polyvae.config import read_config
-from polyvae.evaluate.setting import posterior_samples
-from polyvae.priors import FITTED, FittedFlow, FittedMixture
+from polyvae.core.priors import FITTED, FittedFlow, FittedMixture
+from polyvae.metrics.setting import posterior_samples
 from polyvae.runs import fitted_prior
 from polyvae.storage import RunDirectory, save_tensors
 from polyvae.testing import default_worlds, example_data
@@ -65,14 +66,19 @@ def test_a_flow_over_one_column_integrates_to_one_and_is_the_density_of_its_draw
 def test_two_hills_are_told_better_than_by_one_gaussian(priors, kind):
     """Held-out data: a Gaussian of their own moments loses about log 2 and more; draws fall into the valley as rarely as the data."""
     fresh, drawn = two_hills(4000), priors[kind].draw(4000)
-    gaussian = stats.multivariate_normal(fresh.mean(0).numpy(), np.cov(fresh.numpy().T)).logpdf(fresh.numpy()).mean()
+    gaussian = (
+        stats.multivariate_normal(fresh.mean(0).numpy(), np.cov(fresh.numpy().T)).logpdf(fresh.numpy()).mean()
+    )
     truth = stats.multivariate_normal([0, 0], [[0.25, 0.15], [0.15, 0.25]]).logpdf(
-        (fresh - torch.stack([fresh[:, 0].sign() * 3, torch.full((4000,), 4.0)], -1)).numpy()).mean() - np.log(2)
+        (fresh - torch.stack([fresh[:, 0].sign() * 3, torch.full((4000,), 4.0)], -1)).numpy()
+    ).mean() - np.log(2)
     ours = float(priors[kind].log_prob(fresh).mean())
     assert gaussian + 0.6 < ours < truth + 0.02
     assert ours > truth - 0.15
-    valley = float((drawn[:, 0].abs() < 1.25).double().mean())          # 3.5 of the hills' standard deviations from both tops
-    assert valley < 0.05                                               # one Gaussian: 0.32
+    valley = float(
+        (drawn[:, 0].abs() < 1.25).double().mean()
+    )  # 3.5 of the hills' standard deviations from both tops
+    assert valley < 0.05  # one Gaussian: 0.32
     assert float((drawn[:, 0] > 0).double().mean()) == pytest.approx(0.5, abs=0.05)
 
 
@@ -80,7 +86,11 @@ def test_two_hills_are_told_better_than_by_one_gaussian(priors, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_stored_is_the_same_density(kind, dtype, tmp_path):
     """Through safetensors and JSON; the global generator is left as it was."""
-    prior = FittedMixture.fit(two_hills(200).to(dtype), 2) if kind == "gmm" else FittedFlow.fit(two_hills(200).to(dtype), 2, epochs=2)
+    prior = (
+        FittedMixture.fit(two_hills(200).to(dtype), 2)
+        if kind == "gmm"
+        else FittedFlow.fit(two_hills(200).to(dtype), 2, epochs=2)
+    )
     run = RunDirectory(tmp_path)
     save_tensors(run.fitted_prior, prior.state_dict(), prior.settings)
     before = torch.get_rng_state()
@@ -102,7 +112,10 @@ def test_every_model_with_a_shared_code_is_sampled_from_a_flow(name):
     if not model.shared:
         with pytest.raises(InputError, match="no shared code"):
             fit_prior(model, data, kind="flow")
-        with pytest.raises(InputError, match=r"over 2 columns; expected the 0 shared columns of .*; sample from its own prior"):
+        with pytest.raises(
+            InputError,
+            match=r"over 2 columns; expected the 0 shared columns of .*; sample from its own prior",
+        ):
             model.sample(3, FittedFlow(torch.zeros(2), torch.ones(2)))
         return
     prior = fit_prior(model, data, kind="flow", transforms=1)
@@ -131,24 +144,41 @@ def test_a_flow_cannot_be_fitted_to_little_or_from_other_tensors():
         FittedFlow.restore(prior.settings | {"transforms": 2}, prior.state_dict())
 
 
-@pytest.mark.parametrize(("kind", "settings", "tensors", "says"), [
-    ("gmm", {"kind": "vine"}, {}, "unknown kind of fitted prior 'vine'; known: gmm, flow"),
-    ("gmm", {"kind": ["gmm"]}, {}, "unknown kind of fitted prior ['gmm']"),
-    ("gmm", {}, {"loc": None}, "fitted prior: got no 'loc'; expected weights, loc, scale_tril"),
-    ("gmm", {}, {"weights": torch.ones(3) / 3}, "loc (2, 2) and scale_tril (2, 2, 2); expected [C], [C, D] and [C, D, D]"),
-    ("gmm", {}, {"loc": torch.zeros(2)}, "got weights (2,), loc (2,) and scale_tril (2, 2, 2)"),
-    ("gmm", {"covariance": None}, {}, "got covariance=None; expected 'full' or 'diag'"),
-    ("flow", {}, {"scale": None}, "fitted prior: got no 'scale'; expected loc, scale"),
-    ("flow", {}, {"scale": torch.ones(3)}, "got loc (2,) and scale (3,); expected [D] both"),
-    ("flow", {"transforms": "3"}, {}, "got transforms='3'; expected a whole number, 1 or more"),
-    ("flow", {"transforms": 0}, {}, "got transforms=0; expected a whole number, 1 or more"),
-    ("flow", {"transforms": 2}, {}, "got tensors that do not fit this version's flow; expected those it wrote"),
-])
+@pytest.mark.parametrize(
+    ("kind", "settings", "tensors", "says"),
+    [
+        ("gmm", {"kind": "vine"}, {}, "unknown kind of fitted prior 'vine'; known: gmm, flow"),
+        ("gmm", {"kind": ["gmm"]}, {}, "unknown kind of fitted prior ['gmm']"),
+        ("gmm", {}, {"loc": None}, "fitted prior: got no 'loc'; expected weights, loc, scale_tril"),
+        (
+            "gmm",
+            {},
+            {"weights": torch.ones(3) / 3},
+            "loc (2, 2) and scale_tril (2, 2, 2); expected [C], [C, D] and [C, D, D]",
+        ),
+        ("gmm", {}, {"loc": torch.zeros(2)}, "got weights (2,), loc (2,) and scale_tril (2, 2, 2)"),
+        ("gmm", {"covariance": None}, {}, "got covariance=None; expected 'full' or 'diag'"),
+        ("flow", {}, {"scale": None}, "fitted prior: got no 'scale'; expected loc, scale"),
+        ("flow", {}, {"scale": torch.ones(3)}, "got loc (2,) and scale (3,); expected [D] both"),
+        ("flow", {"transforms": "3"}, {}, "got transforms='3'; expected a whole number, 1 or more"),
+        ("flow", {"transforms": 0}, {}, "got transforms=0; expected a whole number, 1 or more"),
+        (
+            "flow",
+            {"transforms": 2},
+            {},
+            "got tensors that do not fit this version's flow; expected those it wrote",
+        ),
+    ],
+)
 def test_a_stored_prior_that_is_wrong_is_refused_in_one_line(priors, kind, settings, tensors, says, tmp_path):
     """The file, what is wrong, and how to make it again. None: left out."""
     run = RunDirectory(tmp_path)
     kept = {key: x for key, x in (priors[kind].state_dict() | tensors).items() if x is not None}
-    save_tensors(run.fitted_prior, kept, {key: x for key, x in (priors[kind].settings | settings).items() if x is not None})
+    save_tensors(
+        run.fitted_prior,
+        kept,
+        {key: x for key, x in (priors[kind].settings | settings).items() if x is not None},
+    )
     with pytest.raises(InputError) as caught:
         fitted_prior(run)
     assert str(caught.value).startswith(f"{run.fitted_prior}: ")
@@ -160,16 +190,22 @@ def test_a_stored_prior_that_is_wrong_is_refused_in_one_line(priors, kind, setti
 @pytest.mark.parametrize(("kind", "rows", "least"), [("flow", 19, 20), ("gmm", 1, 2)])
 def test_too_few_rows_for_a_prior_cost_the_prior_and_not_the_evaluation(kind, rows, least, capsys):
     model, data = some("mmvae")
-    result = evaluate(model, data, train=data.rows(slice(0, rows)), metrics=["quality"], prior_kind=kind, draws=20)
+    result = evaluate(
+        model, data, train=data.rows(slice(0, rows)), metrics=["quality"], prior_kind=kind, draws=20
+    )
     assert (result.prior, result["fitted_prior"]) == (None, None)
     said = [line for line in "".join(capsys.readouterr()).splitlines() if "prior" in line]
-    assert said == [f"no fitted prior: {kind!r} needs {least} training rows or more, there are {rows}; left out"]
+    assert said == [
+        f"no fitted prior: {kind!r} needs {least} training rows or more, there are {rows}; left out"
+    ]
 
 
 def test_without_zuko_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "zuko", None)
-    for call in (lambda: FittedFlow(torch.zeros(2), torch.ones(2)),
-                 lambda: evaluate(*some("mmvae"), prior_kind="flow", show=False)):
+    for call in (
+        lambda: FittedFlow(torch.zeros(2), torch.ones(2)),
+        lambda: evaluate(*some("mmvae"), prior_kind="flow", show=False),
+    ):
         with pytest.raises(InputError, match=r"pip install 'polyvae\[flow\]'") as caught:
             call()
         assert "\n" not in str(caught.value)

@@ -11,7 +11,8 @@ import torch
 from scipy.special import logsumexp
 from scipy.stats import laplace, norm
 
-from polyvae import build, noise
+from polyvae import build
+from polyvae.core import noise
 from polyvae.testing import example_batch, example_model, plain_world, roles_world, uneven
 
 WORLDS = {"plain": plain_world, "roles": roles_world}
@@ -41,12 +42,14 @@ class Hand:
         """Look at datum b: its experts' locations and scales."""
         self.b = b
         self.A = [m for m in range(len(self.names)) if self.batch.mask[m, b]]
-        self.S = [m for m in self.A if m in self.model.sources]
+        self.S = [m for m in self.A if m in self.model.encoded]
         self.z, self.w = {}, {}
         for m in self.S:
             name = self.names[m]
             gaps = self.batch.entries.get(name)
-            codes = self.model.modalities[name].encode(self.batch.data[name][b : b + 1], None if gaps is None else gaps[b : b + 1])
+            codes = self.model.modalities[name].encode(
+                self.batch.data[name][b : b + 1], None if gaps is None else gaps[b : b + 1]
+            )
             self.z[m] = codes.z.loc[0].numpy(), codes.z.scale[0].numpy()
             self.w[m] = codes.w.loc[0].numpy(), codes.w.scale[0].numpy()
 
@@ -57,7 +60,9 @@ class Hand:
         gaps = self.batch.entries.get(name)
         code = torch.from_numpy(np.concatenate([z, w_n]))[None]
         b = slice(self.b, self.b + 1)
-        log_x = self.model.modalities[name].log_prob(self.batch.data[name][b], code, None if gaps is None else gaps[b])
+        log_x = self.model.modalities[name].log_prob(
+            self.batch.data[name][b], code, None if gaps is None else gaps[b]
+        )
         return self.weights[n] * float(log_x)
 
     def log(self, x: np.ndarray, loc, scale) -> float:
@@ -75,7 +80,11 @@ class Hand:
 
 
 def over_k(objective: str, log_weights) -> float:
-    return float(np.mean(log_weights)) if objective == "elbo" else float(logsumexp(log_weights) - np.log(len(log_weights)))
+    return (
+        float(np.mean(log_weights))
+        if objective == "elbo"
+        else float(logsumexp(log_weights) - np.log(len(log_weights)))
+    )
 
 
 def kl_normal(loc, scale) -> float:
@@ -95,8 +104,10 @@ def product(experts) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize(("objective", "K", "family"), [
-    ("elbo", 2, "normal"), ("elbo", 1, "laplace"), ("iwae", 3, "laplace"), ("dreg", 3, "normal")])
+@pytest.mark.parametrize(
+    ("objective", "K", "family"),
+    [("elbo", 2, "normal"), ("elbo", 1, "laplace"), ("iwae", 3, "laplace"), ("dreg", 3, "normal")],
+)
 def test_vae(world, objective, K, family):
     hand = Hand(world, "vae", objective=objective, K=K, family=family, beta=1.5)
     model = hand.model
@@ -123,21 +134,31 @@ def test_vae(world, objective, K, family):
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize(("objective", "K", "tight", "family", "learn"), [
-    ("elbo", 2, False, "laplace", False), ("iwae", 3, False, "normal", True),
-    ("iwae", 3, True, "laplace", True), ("dreg", 2, True, "normal", False)])
+@pytest.mark.parametrize(
+    ("objective", "K", "tight", "family", "learn"),
+    [
+        ("elbo", 2, False, "laplace", False),
+        ("iwae", 3, False, "normal", True),
+        ("iwae", 3, True, "laplace", True),
+        ("dreg", 2, True, "normal", False),
+    ],
+)
 def test_mmvae(world, objective, K, tight, family, learn):
-    hand = Hand(world, "mmvae", objective=objective, K=K, tight=tight, family=family, learn_prior=learn, beta=1.5)
+    hand = Hand(
+        world, "mmvae", objective=objective, K=K, tight=tight, family=family, learn_prior=learn, beta=1.5
+    )
     prior = hand.model.prior.z().scale.detach().numpy()
 
     def value() -> float:
         table = []
         for m in hand.S:
-            v = hand.model.sources.index(m)
+            v = hand.model.encoded.index(m)
             weights = []
             for k in range(K):
                 z = hand.z[m][0] + hand.z[m][1] * hand.draws["z"][k, v, hand.b]
-                log_x = sum(hand.log_x(n, z, np.zeros(0)) for n in hand.A if hand.model.specs[n].role != "source")
+                log_x = sum(
+                    hand.log_x(n, z, np.zeros(0)) for n in hand.A if hand.model.specs[n].role != "source"
+                )
                 weights.append(log_x + hand.beta * (hand.log(z, 0, prior) - hand.mixture(z)))
             table.append(weights)
         if tight:
@@ -157,18 +178,24 @@ def test_mvae(world, subsets, K):
 
     def drawn(j: int) -> list[int]:
         size = int(hand.draws["subset.size"][j, hand.b] * len(hand.S)) + 1
-        return sorted(hand.S, key=lambda m: hand.draws["subset"][j, hand.model.sources.index(m), hand.b])[:size]
+        return sorted(hand.S, key=lambda m: hand.draws["subset"][j, hand.model.encoded.index(m), hand.b])[
+            :size
+        ]
 
     def value() -> float:
         views = {0: hand.S}
-        views |= {1 + hand.model.sources.index(m): [m] for m in hand.S}
-        views |= {1 + len(hand.model.sources) + j: drawn(j) for j in range(subsets)}
+        views |= {1 + hand.model.encoded.index(m): [m] for m in hand.S}
+        views |= {1 + len(hand.model.encoded) + j: drawn(j) for j in range(subsets)}
         total = 0.0
         for v, members in views.items():
             loc, scale = product([(np.zeros(2), np.ones(2)), *(hand.z[m] for m in members)])
             for k in range(K):
                 z = loc + scale * hand.draws["z"][k, v, hand.b]
-                targets = [n for n in hand.A if (n in members or n not in hand.model.sources) and hand.model.specs[n].role != "source"]
+                targets = [
+                    n
+                    for n in hand.A
+                    if (n in members or n not in hand.model.encoded) and hand.model.specs[n].role != "source"
+                ]
                 total += sum(hand.log_x(n, z, np.zeros(0)) for n in targets) / K
             total -= hand.beta * kl_normal(loc, scale)
         return total
@@ -180,26 +207,30 @@ def test_mvae(world, subsets, K):
 
 
 @pytest.mark.parametrize("private", [0, 2])
-@pytest.mark.parametrize(("stratified", "prior_expert"), [(True, "none"), (False, "none"), (True, "full"), (False, "full")])
+@pytest.mark.parametrize(
+    ("stratified", "prior_expert"), [(True, "none"), (False, "none"), (True, "full"), (False, "full")]
+)
 def test_mopoe(stratified, prior_expert, private, monkeypatch):
-    monkeypatch.setitem(WORLDS, "private", lambda: tuple(replace(spec, private=private) for spec in roles_world()))
+    monkeypatch.setitem(
+        WORLDS, "private", lambda: tuple(replace(spec, private=private) for spec in roles_world())
+    )
     hand = Hand("private", "mopoe", stratified=stratified, K=2, prior_expert=prior_expert, beta=1.5)
     model = hand.model
-    sources = range(len(model.sources))
+    sources = range(len(model.encoded))
     everyone = [subset for size in range(1, len(sources) + 1) for subset in combinations(sources, size)]
 
     def value() -> float:
-        here = [model.sources.index(m) for m in hand.S]
-        live = [v for v, subset in enumerate(everyone) if set(subset) <= set(here)]
+        here = [model.encoded.index(m) for m in hand.S]
+        active = [v for v, subset in enumerate(everyone) if set(subset) <= set(here)]
         made = {}
-        for v in live:
-            experts = [hand.z[model.sources[i]] for i in everyone[v]]
+        for v in active:
+            experts = [hand.z[model.encoded[i]] for i in everyone[v]]
             full = prior_expert == "full" and len(experts) == len(hand.S)
             made[v] = product([*experts, (np.zeros(2), np.ones(2))] if full else experts)
-        total = -hand.beta * float(np.mean([kl_normal(*made[v]) for v in live]))
+        total = -hand.beta * float(np.mean([kl_normal(*made[v]) for v in active]))
         total -= hand.beta * sum(kl_normal(*hand.w[m]) for m in hand.S)
         for k in range(2):
-            views = live if stratified else [live[int(hand.draws["component"][k, hand.b] * len(live))]]
+            views = active if stratified else [active[int(hand.draws["component"][k, hand.b] * len(active))]]
             for v in views:
                 strip = v if stratified else 0
                 eps = hand.draws["z"][k, v, hand.b] if stratified else hand.draws["z"][k, hand.b]
@@ -242,8 +273,12 @@ def test_mmvaeplus(world, options):
         share, at = prior.logits.detach().softmax(0).log().numpy(), prior.loc.detach().numpy()
     r_scale = np.ones(len(model.owner))
     if model.raw_r is not None:
-        r_scale = np.concatenate([model.modalities[name].scale(model.raw_r[span]).detach().numpy()
-                                  for name, span in zip(hand.names, model.columns, strict=True)])
+        r_scale = np.concatenate(
+            [
+                model.modalities[name].scale(model.raw_r[span]).detach().numpy()
+                for name, span in zip(hand.names, model.columns, strict=True)
+            ]
+        )
 
     def log_p_z(z) -> float:
         if "prior_components" not in options:
@@ -267,9 +302,16 @@ def test_mmvaeplus(world, options):
 
     def value() -> float:
         experts = hand.S
-        if model.source_experts == "random" and len(model.sources) > 1:
+        if model.source_experts == "random" and len(model.encoded) > 1:
             experts = [hand.S[int(hand.draws["component"][0, hand.b] * len(hand.S))]]
-        lines = {m: 0 if model.source_experts == "random" else model.sources.index(m) for m in experts}
-        return float(np.mean([over_k(model.objective, [log_weight(m, v, k) for k in range(model.K)]) for m, v in lines.items()]))
+        lines = {m: 0 if model.source_experts == "random" else model.encoded.index(m) for m in experts}
+        return float(
+            np.mean(
+                [
+                    over_k(model.objective, [log_weight(m, v, k) for k in range(model.K)])
+                    for m, v in lines.items()
+                ]
+            )
+        )
 
     hand.check(value)

@@ -33,15 +33,18 @@ from inputs import (
 from torch import Tensor
 from torch.nn import functional
 
-from polyvae import Batch, Modality, build, noise
-from polyvae.bounds import iwae, log_over_views, over_views
-from polyvae.distributions import softplus_scale
-from polyvae.vae import MultimodalVAE
+from polyvae import Batch, Modality, build
+from polyvae.core import noise
+from polyvae.core.bounds import iwae, log_over_components, over_components
+from polyvae.core.distributions import softplus_scale
+from polyvae.core.vae import MultimodalVAE
 
 # ---- the formulas ----------------------------------------------------------------------------------------------------------------
 
 
-def leaves(sizes: Sequence[int], B: int, private: int = 0, calls: Sequence[int] | None = None, latent: int = D) -> Leaves:
+def leaves(
+    sizes: Sequence[int], B: int, private: int = 0, calls: Sequence[int] | None = None, latent: int = D
+) -> Leaves:
     """What an objective depends on, by name. ``m.out`` [calls, size], zeros added to a decoder's output, has that output's gradient."""
     values = {"prior_scale": (0.4 * wave((latent,), 0.3)).exp(), **networks(sizes, B, latent, private)}
     for m, size in enumerate(sizes):
@@ -71,15 +74,29 @@ def labels(B: int, classes: int) -> Tensor:
 # ---- our models on these inputs --------------------------------------------------------------------------------------------------
 
 
-def specs(of: Leaves, sizes: Sequence[int], private: int = 0, weights: Sequence[float] | None = None,
-          likelihoods: Sequence[str] | None = None) -> list[Modality]:
+def specs(
+    of: Leaves,
+    sizes: Sequence[int],
+    private: int = 0,
+    weights: Sequence[float] | None = None,
+    likelihoods: Sequence[str] | None = None,
+) -> list[Modality]:
     out = []
     for m, size in enumerate(sizes):
         name, scale = LIKELIHOODS[m % 2]
         params = {"scale": scale} if likelihoods is None else {}
-        out.append(Modality(
-            f"m{m}", (size,), name if likelihoods is None else likelihoods[m], private=private or None, params=params,
-            weight=1.0 if weights is None else weights[m], encoder=partial(Given, of, m), decoder=partial(Decoder, of, m)))
+        out.append(
+            Modality(
+                f"m{m}",
+                (size,),
+                name if likelihoods is None else likelihoods[m],
+                private=private or None,
+                params=params,
+                weight=1.0 if weights is None else weights[m],
+                encoder=partial(Given, of, m),
+                decoder=partial(Decoder, of, m),
+            )
+        )
     return out
 
 
@@ -163,7 +180,7 @@ class Plus:
 
     def private_noise(self) -> Tensor:
         """[K, V, B, M W]. Their MMVAE_f decodes n with one draw of w_n in every view; their 2023 evaluation draws one w for all n ≠ m."""
-        own = eps_w(self.K, self.M, self.B, self.M, W)                                                  # by view and owner
+        own = eps_w(self.K, self.M, self.B, self.M, W)  # by view and owner
         if self.case["cross"] == "posterior-published":
             own = own[:, :1].expand_as(own)
         if self.case["shared_w"]:
@@ -174,9 +191,20 @@ class Plus:
 
     def model(self, **options: object) -> MultimodalVAE:
         weights = [likelihood_weight(m) for m in range(self.M)]
-        of = self.leaves if options.get("source_experts") != "random" else {k: v for k, v in self.leaves.items() if ".out" not in k}
-        return make("mmvae+", self.leaves, specs(of, [self.size] * self.M, W, weights), beta=self.case["beta"],
-                    family=self.case["family"], cross=self.case["cross"], **options)
+        of = (
+            self.leaves
+            if options.get("source_experts") != "random"
+            else {k: v for k, v in self.leaves.items() if ".out" not in k}
+        )
+        return make(
+            "mmvae+",
+            self.leaves,
+            specs(of, [self.size] * self.M, W, weights),
+            beta=self.case["beta"],
+            family=self.case["family"],
+            cross=self.case["cross"],
+            **options,
+        )
 
     def value(self, objective: str) -> tuple[Tensor, Leaves]:
         """The bound [B], and the gradients of its sum."""
@@ -204,10 +232,18 @@ def test_mmvaeplus(case):
     plus = Plus(case)
     log_weight = torch.tensor(case["log_weights"], dtype=DOUBLE).view(plus.M, plus.K, plus.B)
     close(plus.log_weights(), log_weight, "log-weights")
-    for theirs, ours in [("m_elbo", "iwae"), ("mean", "elbo"), *([("m_elbo", "elbo")] if plus.K == 1 else [])]:
+    for theirs, ours in [
+        ("m_elbo", "iwae"),
+        ("mean", "elbo"),
+        *([("m_elbo", "elbo")] if plus.K == 1 else []),
+    ]:
         if theirs in case["results"]:
             value, grads = plus.value(ours)
-            close(value, log_mean_exp(log_weight, 1).mean(0) if ours == "iwae" else log_weight.mean((0, 1)), f"{ours}, per datum")
+            close(
+                value,
+                log_mean_exp(log_weight, 1).mean(0) if ours == "iwae" else log_weight.mean((0, 1)),
+                f"{ours}, per datum",
+            )
             close(value.sum(), case["results"][theirs]["value"], ours)
             same_gradients(grads, case["results"][theirs])
 
@@ -242,8 +278,15 @@ class Shared:
 
     def model(self, **options: object) -> MultimodalVAE:
         weights = [likelihood_weight(m) for m in range(self.M)]
-        return make("mmvae", self.leaves, specs(self.leaves, [self.size] * self.M, weights=weights), family=self.case["family"],
-                    learn_prior=True, K=self.K, **options)
+        return make(
+            "mmvae",
+            self.leaves,
+            specs(self.leaves, [self.size] * self.M, weights=weights),
+            family=self.case["family"],
+            learn_prior=True,
+            K=self.K,
+            **options,
+        )
 
     def value(self, **options: object) -> tuple[Tensor, Leaves]:
         model = self.model(**options)
@@ -257,14 +300,15 @@ def test_mmvae(case):
     """Looser, tight, and the mean of their log-weights, which is our "elbo" (theirs is another objective)."""
     shared = Shared(case)
     log_weight = torch.tensor(case["log_weights"], dtype=DOUBLE).view(shared.M, shared.K, shared.B)
-    for theirs, per_datum, options in [
-            ("m_iwae_looser", log_mean_exp(log_weight, 1).mean(0), {"objective": "iwae"}),
-            ("mean", log_weight.mean((0, 1)), {"objective": "elbo"}),
-            ("m_iwae", log_mean_exp(log_weight.flatten(0, 1), 0), {"objective": "iwae", "tight": True})]:
+    for theirs, per_sample, options in [
+        ("m_iwae_looser", log_mean_exp(log_weight, 1).mean(0), {"objective": "iwae"}),
+        ("mean", log_weight.mean((0, 1)), {"objective": "elbo"}),
+        ("m_iwae", log_mean_exp(log_weight.flatten(0, 1), 0), {"objective": "iwae", "tight": True}),
+    ]:
         if theirs not in case["results"]:
             continue
         value, grads = shared.value(**options)
-        close(value, per_datum, f"{theirs}, per datum")
+        close(value, per_sample, f"{theirs}, per datum")
         close(value.sum(), case["results"][theirs]["value"], theirs)
         same_gradients(grads, case["results"][theirs])
 
@@ -280,10 +324,12 @@ def test_mmvae_dreg_as_published_has_detached_densities_and_no_hook(case, tight)
     with noise.feed(shared.noise):
         z = q.stratified(shared.K)
     log_x = model.log_likelihood(shared.batch, z, z[..., :0])
-    log_weight = model.weighted(log_x) + model.prior.z().log_prob(z) - q.detach().log_prob(z)           # [K, V, B]
-    value = (log_over_views if tight else over_views)(q.weights, iwae(log_weight)).sum()
+    log_weight = model.weighted(log_x) + model.prior.z().log_prob(z) - q.detach().log_prob(z)  # [K, V, B]
+    value = (log_over_components if tight else over_components)(q.weights, iwae(log_weight)).sum()
     same_gradients(gradients(model, shared.leaves, value), result)
-    share = log_weight.flatten(0, 1).softmax(0).view_as(log_weight) if tight else log_weight.softmax(0) / shared.M
+    share = (
+        log_weight.flatten(0, 1).softmax(0).view_as(log_weight) if tight else log_weight.softmax(0) / shared.M
+    )
     close((share * log_weight).sum(), result["value"], "what they log")
     _, grads = shared.value(objective="dreg", tight=tight)
     same_gradients(grads, result, () if shared.K == 1 and not tight else ("z_loc", "z_scale"))
@@ -311,10 +357,20 @@ def test_mopoe(case):
     sizes = [3] * M
     of = leaves(sizes, B, private)
     weights = [likelihood_weight(m) for m in range(M)]
-    model = make("mopoe", of, specs(of, sizes, private, weights), beta=case["beta"], prior_expert="full" if seen == M else "none")
+    model = make(
+        "mopoe",
+        of,
+        specs(of, sizes, private, weights),
+        beta=case["beta"],
+        prior_expert="full" if seen == M else "none",
+    )
     batch = batch_of(real_data(sizes, B)).observe(*(f"m{m}" for m in range(seen)))
-    views = 2**seen - 1                       # the choice counts live views only, in order: the smallest subsets first
-    draws = {"component": ((by_position(B, views) + 0.5) / views)[None], "z": eps_z(1, B, D), "w": eps_w(1, 1, B, M * private)}
+    views = 2**seen - 1  # the choice counts live views only, in order: the smallest subsets first
+    draws = {
+        "component": ((by_position(B, views) + 0.5) / views)[None],
+        "z": eps_z(1, B, D),
+        "w": eps_w(1, 1, B, M * private),
+    }
     with noise.feed(draws):
         value = model(batch).value
     close(value.sum(), case["results"]["total_loss"]["value"], "bound")
@@ -331,10 +387,14 @@ def test_mvae(case):
     M = len(sizes)
     of = leaves(sizes, B)
     subsets = case["subsets"]
-    model = make("mvae", of, specs(of, sizes, weights=case["weights"], likelihoods=kinds), subsets=len(subsets))
+    model = make(
+        "mvae", of, specs(of, sizes, weights=case["weights"], likelihoods=kinds), subsets=len(subsets)
+    )
     xs = binary_data(sizes, B)
-    xs = [functional.one_hot(labels(B, size), size).to(DOUBLE) if kind == "categorical" else x
-          for x, size, kind in zip(xs, sizes, kinds, strict=True)]
+    xs = [
+        functional.one_hot(labels(B, size), size).to(DOUBLE) if kind == "categorical" else x
+        for x, size, kind in zip(xs, sizes, kinds, strict=True)
+    ]
     draws = {"z": eps_z(1, 1 + M + len(subsets), B, D)}
     score = torch.full((len(subsets), M, B), 0.9, dtype=DOUBLE)
     size = torch.zeros((len(subsets), B), dtype=DOUBLE)

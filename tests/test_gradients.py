@@ -7,8 +7,9 @@ import torch
 from test_laws import CASES
 from worlds import World
 
-from polyvae import Batch, build, noise
-from polyvae.bounds import dreg, elbo, iwae
+from polyvae import Batch, build
+from polyvae.core import noise
+from polyvae.core.bounds import dreg, elbo, iwae
 from polyvae.testing import default_worlds, example_batch, example_model
 from polyvae.testing.worlds import record, step
 
@@ -37,16 +38,24 @@ def test_iwae_with_one_sample_is_the_elbo(name):
 
 # ---- the slope of the value ------------------------------------------------------------------------------------------------------
 
-FIXED = {"meme": "the weights of samples", "mfm": "the joint posterior, for the surrogate", "nexus": "the codes, for what lies above them"}
+FIXED = {
+    "meme": "the weights of samples",
+    "mfm": "the joint posterior, for the surrogate",
+    "nexus": "the codes, for what lies above them",
+}
 
 
-@pytest.mark.parametrize(("name", "options"), [(name, options) for name, options in CASES if options.get("objective") != "dreg"],
-                         ids=lambda case: case if isinstance(case, str) else "-".join(map(str, case.values())))
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [(name, options) for name, options in CASES if options.get("objective") != "dreg"],
+    ids=lambda case: case if isinstance(case, str) else "-".join(map(str, case.values())),
+)
 def test_the_gradient_is_the_values_slope(name, options):
     """Along a random direction in all parameters, by central differences.
 
     Where the paper holds something fixed they differ, which alone would allow any gradient: their formulas have tests of their own.
     """
+
     def make(specs):
         return build(name, specs, latent=2, **options)
 
@@ -79,7 +88,7 @@ def test_the_multiplier_by_hand(beta):
     partly = torch.randn(3, 5, 2, dtype=torch.float64, requires_grad=True)
     free = torch.randn(3, 5, 2, dtype=torch.float64, requires_grad=True)
     columns = torch.tensor([True, False])
-    log_weight = -(hooked.square() + partly.square() + free.square()).sum(-1)                           # [K, B], slope −2 h
+    log_weight = -(hooked.square() + partly.square() + free.square()).sum(-1)  # [K, B], slope −2 h
     value = dreg(log_weight, {hooked: None, partly: columns}, beta)
     value.sum().backward()
     w = log_weight.detach().softmax(0)[..., None]
@@ -92,9 +101,9 @@ def test_the_multiplier_by_hand(beta):
 
 def test_the_multiplier_where_the_outer_bound_normalises_over_more():
     draws = torch.randn(3, 2, 4, 1, dtype=torch.float64, requires_grad=True)
-    log_weight = -draws.square().sum(-1)                                                                # [K, V, B]
+    log_weight = -draws.square().sum(-1)  # [K, V, B]
     share = log_weight.detach().flatten(0, 1).softmax(0).view_as(log_weight)
-    inner = dreg(log_weight, {draws: None}, 2.5, share)                                                 # [V, B]
+    inner = dreg(log_weight, {draws: None}, 2.5, share)  # [V, B]
     inner.logsumexp(0).sum().backward()
     torch.testing.assert_close(draws.grad, -2 * draws.detach() * (share * (1 - 2.5 + 2.5 * share))[..., None])
 
@@ -124,24 +133,31 @@ def gradients_on_the_same_noise(world, name, batch, **options):
     return out
 
 
-@pytest.mark.parametrize(("name", "options", "untouched"), [
-    ("mmvae+", {}, ("decoder", "raw_r")),
-    ("mmvae+", {"source_experts": "random"}, ("decoder", "raw_r")),
-    ("mmvae+", {"corrected": True}, ("decoder",)),
-    ("mmvae+", {"cross": "posterior"}, ("decoder",)),
-    ("mmvae+", {"prior_components": 3}, ("decoder", "raw_r", "prior.loc", "prior.logits")),
-    ("mmvae", {"learn_prior": True}, ("decoder", "prior.raw_scale")),
-    ("mmvae", {"learn_prior": True, "tight": True}, ("decoder", "prior.raw_scale")),
-    ("vae", {}, ("decoder",)),
-])
+@pytest.mark.parametrize(
+    ("name", "options", "untouched"),
+    [
+        ("mmvae+", {}, ("decoder", "raw_r")),
+        ("mmvae+", {"source_experts": "random"}, ("decoder", "raw_r")),
+        ("mmvae+", {"corrected": True}, ("decoder",)),
+        ("mmvae+", {"cross": "posterior"}, ("decoder",)),
+        ("mmvae+", {"prior_components": 3}, ("decoder", "raw_r", "prior.loc", "prior.logits")),
+        ("mmvae", {"learn_prior": True}, ("decoder", "prior.raw_scale")),
+        ("mmvae", {"learn_prior": True, "tight": True}, ("decoder", "prior.raw_scale")),
+        ("vae", {}, ("decoder",)),
+    ],
+)
 def test_decoders_priors_and_r_keep_the_single_weight(name, options, untouched):
     """On the same noise, dreg has the value of iwae, and its gradient except for the encoders'."""
     world = World(private=1, latent=0) if name == "vae" else World(private=int(name == "mmvae+"))
-    (a, first), (b, second) = gradients_on_the_same_noise(world, name, world.every_mask(), K=3, beta=2.5, **options)
+    (a, first), (b, second) = gradients_on_the_same_noise(
+        world, name, world.every_mask(), K=3, beta=2.5, **options
+    )
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
     for key in first:
         if any(part in key for part in untouched):
-            torch.testing.assert_close(first[key], second[key], rtol=1e-9, atol=1e-11, msg=lambda text, key=key: f"{key}: {text}")
+            torch.testing.assert_close(
+                first[key], second[key], rtol=1e-9, atol=1e-11, msg=lambda text, key=key: f"{key}: {text}"
+            )
         elif "encoder" in key:
             assert not torch.allclose(first[key], second[key], rtol=1e-3), key
 
@@ -162,8 +178,12 @@ def encoder_gradients(model, batch, rounds):
     return torch.stack(out)
 
 
-OFF = {"a": (0.5, 0.4), "b": (-0.4, 0.5), "c": (0.4, -0.4)}                     # experts that are off have gradients worth comparing
-NARROW = {"a": (0.0, -2.0)}                                                     # one narrow expert inside another's wide one
+OFF = {
+    "a": (0.5, 0.4),
+    "b": (-0.4, 0.5),
+    "c": (0.4, -0.4),
+}  # experts that are off have gradients worth comparing
+NARROW = {"a": (0.0, -2.0)}  # one narrow expert inside another's wide one
 
 
 def compare(world, name, batch, rounds, off=OFF, **options):
@@ -189,7 +209,9 @@ def copies(world, count, *names):
 
 @pytest.mark.parametrize("beta", [1.0, 2.5])
 @pytest.mark.parametrize("K", [1, 2, 3])
-@pytest.mark.parametrize(("name", "family"), [("mmvae+", "normal"), ("mmvae+", "laplace"), ("vae", "normal"), ("mmvae", "normal")])
+@pytest.mark.parametrize(
+    ("name", "family"), [("mmvae+", "normal"), ("mmvae+", "laplace"), ("vae", "normal"), ("mmvae", "normal")]
+)
 def test_dreg_is_unbiased_for_one_expert(name, family, K, beta):
     world = World(private=1, latent=0) if name == "vae" else World(private=int(name == "mmvae+"))
     ratio, gap, exact = compare(world, name, copies(world, 1000, "a"), 30, K=K, beta=beta, family=family)
@@ -207,7 +229,9 @@ def private_part(world, vector):
 def test_dreg_is_unbiased_for_private_codes_in_a_mixture(corrected):
     """The sampler of w_m is its density, so also with K > 1 and several experts; that of r_n, too, when its density is in the weight."""
     world = World(private=1)
-    ratio, gap, _ = compare(world, "mmvae+", copies(world, 1000, "a", "b", "c"), 40, K=3, beta=2.5, corrected=corrected)
+    ratio, gap, _ = compare(
+        world, "mmvae+", copies(world, 1000, "a", "b", "c"), 40, K=3, beta=2.5, corrected=corrected
+    )
     assert (private_part(world, ratio).abs() < 5).all(), private_part(world, ratio)
     assert private_part(world, gap).abs().max() < 0.05
 
@@ -223,7 +247,9 @@ def test_dreg_is_unbiased_for_a_mixture_with_one_sample():
 def test_dreg_is_biased_for_stratified_mixtures(K, tight):
     """Documented, not wished for: the density in the weight is the mixture's, the sampler is one expert (K > 1; tight already at K = 1)."""
     world = World(experts="exact")
-    ratio, gap, _ = compare(world, "mmvae", copies(world, 1000, "a", "c"), 60, NARROW, K=K, tight=tight, family="normal")
+    ratio, gap, _ = compare(
+        world, "mmvae", copies(world, 1000, "a", "c"), 60, NARROW, K=K, tight=tight, family="normal"
+    )
     assert ratio.abs().max() > 8, ratio
     assert gap.abs().max() < 0.1
 
@@ -240,7 +266,7 @@ def test_tight_reweights_experts_by_their_weights():
         z = model.modalities["a"].decoder.bias.grad
         with torch.no_grad():
             q = model.posterior(batch, model.experts(batch))
-            points = q.components.loc + q.components.scale * draws["z"].value                           # [K, V, 1, 1]
+            points = q.components.loc + q.components.scale * draws["z"].value  # [K, V, 1, 1]
             log_x = model.log_likelihood(batch, points, points[..., :0])
             log_weight = (log_x.sum(0) + model.prior.z().log_prob(points) - q.log_prob(points))[..., 0]
             share = log_weight.flatten().softmax(0)

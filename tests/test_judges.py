@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from polyvae.data import MultimodalData, load_dataset
-from polyvae.data.polydigits import held_out_digits
-from polyvae.errors import InputError
-from polyvae.evaluate.judges import Judge, Recipe, measured, moved, train_judges
-from polyvae.evaluate.released import judges_for, released
+from polyvae.data.sets.polydigits import held_out_digits
+from polyvae.metrics.judges import Judge, Recipe, measured, moved, train_judges
+from polyvae.metrics.released import judges_for, released
+from polyvae.utils.errors import InputError
 
 QUICK = {"epochs": 1, "least": 20, "width": 8, "batch_size": 32}
 
@@ -32,14 +32,20 @@ def judges(data, cache):
 
 
 def same(one, other) -> bool:
-    weights, others = ([x for judge in judges.values() for x in judge.state_dict().values()] for judges in (one, other))
+    weights, others = (
+        [x for judge in judges.values() for x in judge.state_dict().values()] for judges in (one, other)
+    )
     return all(torch.equal(x, y) for x, y in zip(weights, others, strict=True))
 
 
 def test_a_judge_learns_to_read():
     data = load_dataset("polydigits", train=4_000, test=1_000)
-    one = MultimodalData({"m0": data._stored.data["m0"]}, labels=data.labels, scale={"m0": 1 / 255},
-                         splits={"train": range(4_000), "test": range(4_000, 5_000)})
+    one = MultimodalData(
+        {"m0": data._stored.data["m0"]},
+        labels=data.labels,
+        scale={"m0": 1 / 255},
+        splits={"train": range(4_000), "test": range(4_000, 5_000)},
+    )
     judges = train_judges(one, cache=False, epochs=2, least=1)
     assert judges.accuracy["m0"] >= 0.95
     assert judges.agreement == 1
@@ -51,7 +57,10 @@ def test_the_judges_of_polydigits_are_right_about_handwriting_they_never_saw():
     assert min(judges.accuracy.values()) >= 0.97
     assert judges.agreement >= 0.9
     held = held_out_digits()
-    assert min((judges.predict(name, held.values(name)) == held.labels).float().mean() for name in judges) >= 0.965
+    assert (
+        min((judges.predict(name, held.values(name)) == held.labels).float().mean() for name in judges)
+        >= 0.965
+    )
 
 
 def test_accuracy_and_agreement_are_counted_on_the_test_part(data, judges):
@@ -64,8 +73,13 @@ def test_accuracy_and_agreement_are_counted_on_the_test_part(data, judges):
 
 def test_what_was_not_observed_is_neither_learnt_nor_counted(data):
     hidden = data.hide(0.5, seed=1)
-    masked = MultimodalData({name: hidden._stored.data[name] for name in ("m0", "m1")}, mask=hidden.mask[:2], labels=data.labels,
-                            scale={"m0": 1 / 255, "m1": 1 / 255}, splits={"train": range(640), "test": range(640, 840)})
+    masked = MultimodalData(
+        {name: hidden._stored.data[name] for name in ("m0", "m1")},
+        mask=hidden.mask[:2],
+        labels=data.labels,
+        scale={"m0": 1 / 255, "m1": 1 / 255},
+        splits={"train": range(640), "test": range(640, 840)},
+    )
     judges = train_judges(masked, cache=False, **QUICK)
     seen = masked.test.mask
     said = torch.stack([judges.predict(name, masked.test.values(name)) for name in judges])
@@ -75,8 +89,12 @@ def test_what_was_not_observed_is_neither_learnt_nor_counted(data):
 
 
 def test_judges_answer_with_the_labels_of_the_data(data):
-    shifted = MultimodalData({"m0": data._stored.data["m0"]}, labels=data.labels * 7 - 3, scale={"m0": 1 / 255},
-                             splits={"train": range(640), "test": range(640, 840)})
+    shifted = MultimodalData(
+        {"m0": data._stored.data["m0"]},
+        labels=data.labels * 7 - 3,
+        scale={"m0": 1 / 255},
+        splits={"train": range(640), "test": range(640, 840)},
+    )
     said = train_judges(shifted, cache=False, **QUICK).predict("m0", shifted.test.values("m0"))
     assert set(said.tolist()) <= {7 * digit - 3 for digit in range(10)}
     assert len(set(said.tolist())) > 1
@@ -112,10 +130,14 @@ def test_a_judge_judges_in_eval_mode_whatever_was_done_to_it(data, judges):
 
 def test_leading_axes_stay(data, judges):
     images = data.test.values("m1")[:12]
-    assert torch.equal(judges.predict("m1", images.reshape(2, 3, 2, 3, 16, 16)), judges.predict("m1", images).reshape(2, 3, 2))
+    assert torch.equal(
+        judges.predict("m1", images.reshape(2, 3, 2, 3, 16, 16)),
+        judges.predict("m1", images).reshape(2, 3, 2),
+    )
 
 
 # The cache
+
 
 def test_the_cache_gives_back_the_same_bits(data, cache, judges):
     calls = []
@@ -123,7 +145,11 @@ def test_the_cache_gives_back_the_same_bits(data, cache, judges):
     assert calls == []
     assert same(judges, again)
     assert (again.accuracy, again.agreement, again.source, again.seconds) == (
-        judges.accuracy, judges.agreement, judges.source, judges.seconds)
+        judges.accuracy,
+        judges.agreement,
+        judges.source,
+        judges.seconds,
+    )
     assert again.classes.tolist() == list(range(10))
 
 
@@ -143,7 +169,7 @@ def spoil_everything(path):
 
 @pytest.mark.parametrize("spoil", [spoil_the_end, spoil_a_weight, spoil_everything])
 def test_a_spoilt_cache_is_made_anew_with_one_line_in_the_log(data, judges, cache, tmp_path, caplog, spoil):
-    original, = cache.glob("judges-*.safetensors")
+    (original,) = cache.glob("judges-*.safetensors")
     path = tmp_path / original.name
     path.write_bytes(original.read_bytes())
     spoil(path)
@@ -176,9 +202,12 @@ def test_other_data_seeds_and_settings_have_other_judges(data, cache, judges, mo
 
 # Training
 
+
 def test_progress_runs_to_one_for_every_modality(data):
     seen: dict[str, list[float]] = {}
-    train_judges(data, cache=False, progress=lambda name, share: seen.setdefault(name, []).append(share), **QUICK)
+    train_judges(
+        data, cache=False, progress=lambda name, share: seen.setdefault(name, []).append(share), **QUICK
+    )
     assert sorted(seen) == ["m0", "m1", "m2", "m3", "m4"]
     assert all(shares == sorted(shares) and shares[-1] == 1 for shares in seen.values())
 
@@ -201,20 +230,26 @@ def test_judges_read_images_of_8_to_32_pixels(side):
     draws = torch.Generator().manual_seed(side)
     labels = torch.arange(240) % 2
     x = torch.rand(240, 1, side, side, generator=draws) * 0.3
-    x[labels == 1, :, :side // 2, :side // 2] += 0.5
-    x[labels == 0, :, side // 2:, side // 2:] += 0.5
+    x[labels == 1, :, : side // 2, : side // 2] += 0.5
+    x[labels == 0, :, side // 2 :, side // 2 :] += 0.5
     data = MultimodalData({"x": x}, labels=labels, splits={"train": range(160), "test": range(160, 240)})
     assert train_judges(data, cache=False, least=80, width=8, batch_size=16).accuracy["x"] >= 0.95
 
 
-@pytest.mark.parametrize(("call", "words"), [
-    (lambda data, judges: train_judges(data, epoch=3), ["'epoch'", "did you mean 'epochs'"]),
-    (lambda data, judges: train_judges(MultimodalData({"x": torch.zeros(4, 1, 8, 8)})), ["no labels"]),
-    (lambda data, judges: train_judges(MultimodalData({"x": torch.zeros(4, 9)}, labels=[0] * 4)), ["no modality of shape (C, H, W)"]),
-    (lambda data, judges: train_judges(data.train, **QUICK), ["no split 'train'"]),
-    (lambda data, judges: judges.predict("m9", torch.zeros(1, 3, 16, 16)), ["'m9'", "did you mean"]),
-    (lambda data, judges: judges.predict("m0", torch.zeros(1, 768)), ["(1, 768)", "(3, 16, 16)"]),
-])
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda data, judges: train_judges(data, epoch=3), ["'epoch'", "did you mean 'epochs'"]),
+        (lambda data, judges: train_judges(MultimodalData({"x": torch.zeros(4, 1, 8, 8)})), ["no labels"]),
+        (
+            lambda data, judges: train_judges(MultimodalData({"x": torch.zeros(4, 9)}, labels=[0] * 4)),
+            ["no modality of shape (C, H, W)"],
+        ),
+        (lambda data, judges: train_judges(data.train, **QUICK), ["no split 'train'"]),
+        (lambda data, judges: judges.predict("m9", torch.zeros(1, 3, 16, 16)), ["'m9'", "did you mean"]),
+        (lambda data, judges: judges.predict("m0", torch.zeros(1, 768)), ["(1, 768)", "(3, 16, 16)"]),
+    ],
+)
 def test_what_cannot_be_judged_gets_one_line(data, judges, call, words):
     with pytest.raises(InputError) as caught:
         call(data, judges)
@@ -233,6 +268,7 @@ def test_a_judge_sees_the_whole_image():
 
 # Released judges
 
+
 @pytest.fixture(scope="module")
 def polymnist():
     folder = os.environ.get("POLYVAE_DATA")
@@ -249,20 +285,35 @@ def test_released_judges_score_what_they_are_known_to(polymnist):
     judges = released(polymnist)
     assert set(judges) >= {"m0", "m3", "m4"}
     found = measured(judges, torch.arange(10), polymnist.test.rows(range(2_000)), "", 0.0)
-    assert [found.accuracy[name] for name in ("m0", "m3", "m4")] == pytest.approx([0.957, 0.967, 0.953], abs=0.006)
+    assert [found.accuracy[name] for name in ("m0", "m3", "m4")] == pytest.approx(
+        [0.957, 0.967, 0.953], abs=0.006
+    )
 
 
 def of_noise(root, **judged):
     """Labelled noise whose card names these published judges."""
     x = torch.rand(240, 3, 28, 28, generator=torch.Generator().manual_seed(3))
-    return MultimodalData({"m0": x, "m1": x.flip(0)}, labels=torch.arange(240) % 10, root=root, card={"released_judges": judged},
-                          splits={"train": range(160), "test": range(160, 240)})
+    return MultimodalData(
+        {"m0": x, "m1": x.flip(0)},
+        labels=torch.arange(240) % 10,
+        root=root,
+        card={"released_judges": judged},
+        splits={"train": range(160), "test": range(160, 240)},
+    )
 
 
 def weights(seed: int) -> dict[str, torch.Tensor]:
     draws = torch.Generator().manual_seed(seed)
-    shapes = {"encoder.0.weight": (10, 3, 4, 4), "encoder.0.bias": (10,), "encoder.3.weight": (20, 10, 4, 4), "encoder.3.bias": (20,),
-              "encoder.7.weight": (128, 980), "encoder.7.bias": (128,), "encoder.10.weight": (10, 128), "encoder.10.bias": (10,)}
+    shapes = {
+        "encoder.0.weight": (10, 3, 4, 4),
+        "encoder.0.bias": (10,),
+        "encoder.3.weight": (20, 10, 4, 4),
+        "encoder.3.bias": (20,),
+        "encoder.7.weight": (128, 980),
+        "encoder.7.bias": (128,),
+        "encoder.10.weight": (10, 128),
+        "encoder.10.bias": (10,),
+    }
     return {name: torch.randn(shape, generator=draws) / 10 for name, shape in shapes.items()}
 
 
@@ -281,7 +332,9 @@ def test_released_judges_are_used_where_they_are_and_others_trained(root):
     assert same({"m1": judges["m1"]}, own)
     assert judges.source == f"published with PolyMNIST for m0; trained for m1: {own.source}"
     said = torch.stack([judges.predict(name, data.test.values(name)) for name in judges])
-    assert list(judges.accuracy.values()) == pytest.approx((said == data.test.labels).double().mean(1).tolist())
+    assert list(judges.accuracy.values()) == pytest.approx(
+        (said == data.test.labels).double().mean(1).tolist()
+    )
     assert judges.agreement == pytest.approx(float((said[0] == said[1]).double().mean()))
 
 
@@ -291,7 +344,9 @@ def test_a_released_judge_is_the_published_net_without_dropout(root):
     x = torch.rand(7, 3, 28, 28)
     h = torch.conv2d(x, w["encoder.0.weight"], w["encoder.0.bias"], 2, 1).relu()
     h = torch.conv2d(h, w["encoder.3.weight"], w["encoder.3.bias"], 2, 1).relu().flatten(1)
-    logits = (h @ w["encoder.7.weight"].T + w["encoder.7.bias"]).relu() @ w["encoder.10.weight"].T + w["encoder.10.bias"]
+    logits = (h @ w["encoder.7.weight"].T + w["encoder.7.bias"]).relu() @ w["encoder.10.weight"].T + w[
+        "encoder.10.bias"
+    ]
     judges["m0"].train()
     assert torch.equal(judges.predict("m0", x), logits.argmax(1))
     assert judges.kinds == {"m0": "released", "m1": "released"}
@@ -309,7 +364,9 @@ def test_a_file_that_holds_no_such_weights_is_refused(root):
     torch.save({"encoder.0.weight": torch.zeros(3)}, path)
     for content in (path.read_bytes(), b"something else"):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="expected the weights of a published PolyMNIST classifier") as caught:
+        with pytest.raises(
+            InputError, match="expected the weights of a published PolyMNIST classifier"
+        ) as caught:
             released(of_noise(root, m0="clf"))
         assert "\n" not in str(caught.value)
 

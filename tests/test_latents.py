@@ -12,10 +12,11 @@ from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression, Ridge
 from worlds import GRID, World, fixed, raw
 
-from polyvae import InputError, Modality, MultimodalData, build, evaluate
-from polyvae.data.polydigits import _TRAIN, NAMES, backgrounds, base_digits, brightness, pair, polydigits
-from polyvae.evaluate.latents import Usage, encode, latents, probe, usage
-from polyvae.evaluate.setting import Setting
+from polyvae import InputError, Modality, MultimodalData, build
+from polyvae import metrics as evaluate
+from polyvae.data.sets.polydigits import _TRAIN, NAMES, backgrounds, base_digits, brightness, pair, polydigits
+from polyvae.metrics.latents import Usage, encode, latents, probe, usage
+from polyvae.metrics.setting import Setting
 
 # ---- factors that data carry -----------------------------------------------------------------------------------------------------
 
@@ -23,26 +24,48 @@ from polyvae.evaluate.setting import Setting
 def test_factors_stay_with_their_rows():
     count = 20
     x = torch.arange(count, dtype=torch.float32)[:, None]
-    data = MultimodalData({"a": x, "b": x}, factors={"b": {"site": range(count), "age": x[:, 0] / 2}},
-                          splits={"train": range(5, count), "test": range(5)})
-    for part in (data, data.train, data.test, data.train.rows([3, 1]), data.hide(0.5), data.split(seed=1).test, data.observe("a")):
+    data = MultimodalData(
+        {"a": x, "b": x},
+        factors={"b": {"site": range(count), "age": x[:, 0] / 2}},
+        splits={"train": range(5, count), "test": range(5)},
+    )
+    for part in (
+        data,
+        data.train,
+        data.test,
+        data.train.rows([3, 1]),
+        data.hide(0.5),
+        data.split(seed=1).test,
+        data.observe("a"),
+    ):
         assert part.factors.keys() == {"b"}
         assert torch.equal(part.factors["b"]["site"], part.factors["b"]["age"].mul(2).long())
         assert len(part.factors["b"]["site"]) == len(part)
-    assert torch.equal(data.train.rows([3, 1]).factors["b"]["site"], data.train.rows([3, 1]).values("b")[:, 0].long())
+    assert torch.equal(
+        data.train.rows([3, 1]).factors["b"]["site"], data.train.rows([3, 1]).values("b")[:, 0].long()
+    )
 
 
 def test_a_factor_does_not_change_the_digest():
     x = torch.ones(4, 1)
-    assert MultimodalData({"a": x}, factors={"a": {"site": [0, 1, 0, 1]}}).digest() == MultimodalData({"a": x}).digest()
+    assert (
+        MultimodalData({"a": x}, factors={"a": {"site": [0, 1, 0, 1]}}).digest()
+        == MultimodalData({"a": x}).digest()
+    )
 
 
-@pytest.mark.parametrize(("factors", "message"), [
-    ({"aa": {"site": [0] * 4}}, "factors: modality 'aa' is not in the data"),
-    ({"a": {"site": [0] * 3}}, r"factor 'site' of modality 'a': got shape \(3,\); expected \(4,\)"),
-    ({"a": {"site": list("abcd")}}, "factor 'site' of modality 'a': got <U1; expected integers"),
-    ({"a": {"age": [0.0, np.nan, 1.0, np.inf]}}, "factor 'age' of modality 'a': got 2 values that are NaN or infinite"),
-])
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ({"aa": {"site": [0] * 4}}, "factors: modality 'aa' is not in the data"),
+        ({"a": {"site": [0] * 3}}, r"factor 'site' of modality 'a': got shape \(3,\); expected \(4,\)"),
+        ({"a": {"site": list("abcd")}}, "factor 'site' of modality 'a': got <U1; expected integers"),
+        (
+            {"a": {"age": [0.0, np.nan, 1.0, np.inf]}},
+            "factor 'age' of modality 'a': got 2 values that are NaN or infinite",
+        ),
+    ],
+)
 def test_factors_that_cannot_be_are_refused(factors, message):
     with pytest.raises(InputError, match=message):
         MultimodalData({"a": torch.ones(4, 1)}, factors=factors)
@@ -68,10 +91,17 @@ def told(seed: int = 0) -> MultimodalData:
     draws = np.random.default_rng(seed)
     label, site = draws.integers(3, size=COUNT), draws.integers(2, size=(2, COUNT))
     age = draws.normal(size=(2, COUNT))
-    x = [np.stack([4.0 * label + 0.1 * draws.normal(size=COUNT), 10.0 * site[m] + 0.5 * age[m]], 1) for m in range(2)]
-    return MultimodalData({"a": torch.as_tensor(x[0]), "b": torch.as_tensor(x[1])}, labels=label, seed=seed,
-                          factors={name: {"site": site[m], "age": age[m]} for m, name in enumerate("ab")},
-                          splits={"train": range(400), "test": range(400, COUNT)})
+    x = [
+        np.stack([4.0 * label + 0.1 * draws.normal(size=COUNT), 10.0 * site[m] + 0.5 * age[m]], 1)
+        for m in range(2)
+    ]
+    return MultimodalData(
+        {"a": torch.as_tensor(x[0]), "b": torch.as_tensor(x[1])},
+        labels=label,
+        seed=seed,
+        factors={name: {"site": site[m], "age": age[m]} for m, name in enumerate("ab")},
+        splits={"train": range(400), "test": range(400, COUNT)},
+    )
 
 
 def reader(name: str = "mmvae+", swapped: bool = False) -> torch.nn.Module:
@@ -81,8 +111,17 @@ def reader(name: str = "mmvae+", swapped: bool = False) -> torch.nn.Module:
     weight[0, int(swapped)] = weight[2, int(not swapped)] = 1
     bias = np.concatenate([[0.0], raw(flat), [0.0], raw(flat)])
     decoder = np.eye(2)[:, ::-1] if swapped else np.eye(2)
-    specs = [Modality(key, (2,), "normal", private=1, encoder=partial(fixed, weight, bias),
-                      decoder=partial(fixed, decoder.copy(), np.zeros(2))) for key in "ab"]
+    specs = [
+        Modality(
+            key,
+            (2,),
+            "normal",
+            private=1,
+            encoder=partial(fixed, weight, bias),
+            decoder=partial(fixed, decoder.copy(), np.zeros(2)),
+        )
+        for key in "ab"
+    ]
     return build(name, specs, latent=1).double().eval()
 
 
@@ -93,12 +132,15 @@ def test_leakage_is_seen_both_ways(on):
     wrong = latents(reader(swapped=True), Setting(data.test, train=data.train), on=on)
     for result, full, empty in ((right, "z", "w"), (wrong, "w", "z")):
         assert result[f"probe_{full}_shared"] == 1
-        assert result[f"probe_{empty}_private"] == 1                             # site: ten apart, age moves it by one half
-        for whose, score in (("shared", result[f"probe_{empty}_shared"]), ("private", result[f"probe_{full}_private"])):
+        assert result[f"probe_{empty}_private"] == 1  # site: ten apart, age moves it by one half
+        for whose, score in (
+            ("shared", result[f"probe_{empty}_shared"]),
+            ("private", result[f"probe_{full}_private"]),
+        ):
             chance = result[f"probe_{whose}_chance"]
             assert abs(score - chance) <= 5 * np.sqrt(chance * (1 - chance) / 200)
         assert result[f"probe_{full}_private_r2"] < 0.02
-        assert result[f"probe_{empty}_private_r2"] < 0.2                          # the site's ten drown it, for a linear reader
+        assert result[f"probe_{empty}_private_r2"] < 0.2  # the site's ten drown it, for a linear reader
     assert right["probe_z_shared_joint"] == 1
     assert right["probed"] == f"posterior {on}"
     assert set(right["probes"]["z"]) == {"a", "b", "a,b"}
@@ -109,17 +151,25 @@ def test_leakage_is_seen_both_ways(on):
 def test_a_probe_is_scikit_learns():
     """On means, which nothing is drawn for: fitted by hand from ``embed``."""
     data = told()
-    model = World(private=1).model("mmvae+").eval()                              # a [2], b [1], c [2]: only a is here
-    part = MultimodalData({"a": data.values("a")}, labels=data.labels, factors={"a": data.factors["a"]},
-                          splits={"train": range(400), "test": range(400, COUNT)})
+    model = World(private=1).model("mmvae+").eval()  # a [2], b [1], c [2]: only a is here
+    part = MultimodalData(
+        {"a": data.values("a")},
+        labels=data.labels,
+        factors={"a": data.factors["a"]},
+        splits={"train": range(400), "test": range(400, COUNT)},
+    )
     result = latents(model, Setting(part.test, train=part.train), on="means")
-    fit, judge = (model.embed(piece.take(slice(None)), private=True).numpy()[:, :2] for piece in (part.train, part.test))
+    fit, judge = (
+        model.embed(piece.take(slice(None)), private=True).numpy()[:, :2] for piece in (part.train, part.test)
+    )
     age = [piece.factors["a"]["age"].numpy() for piece in (part.train, part.test)]
     for code, column in (("z", [0]), ("w", [1])):
         line = result["probes"][code]["a"]
         classes = LogisticRegression(max_iter=1000).fit(fit[:, column], part.train.labels)
         assert line["label"]["score"] == classes.score(judge[:, column], part.test.labels)
-        assert line["a/age"]["score"] == pytest.approx(Ridge().fit(fit[:, column], age[0]).score(judge[:, column], age[1]), abs=1e-12)
+        assert line["a/age"]["score"] == pytest.approx(
+            Ridge().fit(fit[:, column], age[0]).score(judge[:, column], age[1]), abs=1e-12
+        )
         top = np.bincount(part.train.labels).argmax()
         assert line["label"]["chance"] == float((part.test.labels == top).double().mean())
     assert result["probe_z_shared"] == result["probes"]["z"]["a"]["label"]["score"]
@@ -127,8 +177,8 @@ def test_a_probe_is_scikit_learns():
 
 def test_a_probe_of_nothing_is_none():
     x = np.zeros((5, 1))
-    assert probe(x, np.zeros(5, int), x, np.zeros(5, int)) is None               # one class
-    assert probe(x[:, :0], np.arange(5), x[:, :0], np.arange(5)) is None         # no column
+    assert probe(x, np.zeros(5, int), x, np.zeros(5, int)) is None  # one class
+    assert probe(x[:, :0], np.arange(5), x[:, :0], np.arange(5)) is None  # no column
 
 
 def test_samples_have_the_posteriors_moments_and_repeat():
@@ -146,10 +196,19 @@ def test_only_samples_that_have_it_are_probed():
     mask = torch.ones(2, COUNT, dtype=torch.bool)
     mask[0, ::2] = False
     mask[1, 1::4] = False
-    gappy = MultimodalData({name: data.values(name) for name in "ab"}, mask=mask, labels=data.labels, factors=data.factors,
-                           splits={"train": range(400), "test": range(400, COUNT)})
+    gappy = MultimodalData(
+        {name: data.values(name) for name in "ab"},
+        mask=mask,
+        labels=data.labels,
+        factors=data.factors,
+        splits={"train": range(400), "test": range(400, COUNT)},
+    )
     result = latents(reader(), Setting(gappy.test, train=gappy.train))
-    assert {key: line["label"]["rows"] for key, line in result["probes"]["z"].items()} == {"a": 100, "b": 150, "a,b": 200}
+    assert {key: line["label"]["rows"] for key, line in result["probes"]["z"].items()} == {
+        "a": 100,
+        "b": 150,
+        "a,b": 200,
+    }
     assert result["probes"]["z"]["a,b"]["a/site"]["rows"] == 100
     assert result["probe_z_shared"] == 1
     assert result["probe_w_private"] == 1
@@ -157,13 +216,17 @@ def test_only_samples_that_have_it_are_probed():
 
 def test_what_does_not_exist_is_left_out():
     data = told()
-    bare = MultimodalData({name: data.values(name) for name in "ab"}, splits={"train": range(400), "test": range(400, COUNT)})
+    bare = MultimodalData(
+        {name: data.values(name) for name in "ab"}, splits={"train": range(400), "test": range(400, COUNT)}
+    )
     assert not any(key.startswith("probe") for key in latents(reader(), Setting(bare.test, train=bare.train)))
     assert not any(key.startswith("probe") for key in latents(reader(), Setting(data.test)))
     alone = latents(World(latent=0, private=1).model("vae").eval(), Setting(MultimodalData(World().data(50))))
     assert set(alone) == {"active_units_w", "kl_w", "units"}
     assert set(alone["units"]) == {"w"}
-    shared = latents(World().model("mmvae", family="normal").eval(), Setting(MultimodalData(World().data(50))))
+    shared = latents(
+        World().model("mmvae", family="normal").eval(), Setting(MultimodalData(World().data(50)))
+    )
     assert set(shared) == {"active_units_z", "kl_z", "units"}
     with pytest.raises(InputError, match="on='mean'; expected 'samples' or 'means'"):
         latents(reader(), Setting(data.test), on="mean")
@@ -173,7 +236,9 @@ def test_evaluate_hands_on_the_training_part():
     data = told()
     assert evaluate(reader(), data, metrics=["latents"], show=False)["probe_z_shared"] == 1
     assert evaluate(reader(), data.test, metrics=["latents"], show=False)["probe_z_shared"] == 1
-    assert "probe_z_shared" not in evaluate(reader(), data.rows(range(COUNT)), metrics=["latents"], show=False)
+    assert "probe_z_shared" not in evaluate(
+        reader(), data.rows(range(COUNT)), metrics=["latents"], show=False
+    )
 
 
 # ---- units -----------------------------------------------------------------------------------------------------------------------
@@ -203,7 +268,10 @@ def test_a_product_has_the_exact_units_and_divergence():
     world = World(latent=2, experts="factor")
     x = world.data(200)
     z, _ = usage(world.model("mvae").eval(), MultimodalData(x), world.names)
-    A, s = np.concatenate(world.A), np.concatenate([np.full(len(b), s) for b, s in zip(world.b, world.s, strict=True)])
+    A, s = (
+        np.concatenate(world.A),
+        np.concatenate([np.full(len(b), s) for b, s in zip(world.b, world.s, strict=True)]),
+    )
     precision = np.eye(2) + A.T @ np.diag(s**-2.0) @ A
     rest = np.concatenate([x[name].numpy() - world.b[m] for m, name in enumerate(world.names)], 1)
     loc = rest @ np.diag(s**-2.0) @ A @ np.linalg.inv(precision)
@@ -212,7 +280,9 @@ def test_a_product_has_the_exact_units_and_divergence():
     assert z.kl.numpy() == pytest.approx(kl_normal(loc, np.diag(precision) ** -0.5).mean(0), rel=1e-4)
 
 
-def quadrature(world: World, x: dict[str, torch.Tensor], seen: np.ndarray, log_p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quadrature(
+    world: World, x: dict[str, torch.Tensor], seen: np.ndarray, log_p: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of log q(z)/p(z) under the mixture of the observed experts, for each datum: seen [3, B]."""
     step = GRID[1] - GRID[0]
     out = []
@@ -221,7 +291,10 @@ def quadrature(world: World, x: dict[str, torch.Tensor], seen: np.ndarray, log_p
         for m, name in enumerate(world.names):
             if seen[m, row]:
                 weight, bias = world.encoder(m)
-                loc, scale = weight[0] @ x[name][row].numpy() + bias[0], np.log1p(np.exp(bias[1] + np.log(np.e - 1)))
+                loc, scale = (
+                    weight[0] @ x[name][row].numpy() + bias[0],
+                    np.log1p(np.exp(bias[1] + np.log(np.e - 1))),
+                )
                 each.append(norm(loc, scale).logpdf(GRID))
         log_q = logsumexp(each, 0) - np.log(len(each))
         ratio, mass = log_q - log_p, np.exp(log_q) * step
@@ -247,7 +320,7 @@ def test_a_mixtures_divergence_is_the_quadratures(components):
     assert not z.exact
     assert z.asdict()["how"] == "Monte Carlo, 10 draws per sample"
     assert abs(z.total - mean.mean()) <= 5 * np.sqrt(variance.mean() / (10 * 200))
-    assert float(z.kl[0]) == pytest.approx(z.total, abs=1e-12)                   # one column is its own marginal
+    assert float(z.kl[0]) == pytest.approx(z.total, abs=1e-12)  # one column is its own marginal
     alone, _ = usage(model, MultimodalData(x, mask=mask), ("a",))
     assert alone.exact is not bool(components)
 
@@ -257,7 +330,7 @@ def test_a_column_that_is_never_used_is_not_active():
     model = world.model("mmvae+").eval()
     for net in model.modalities.values():
         net.encoder.weight.data[1] = 0
-        net.encoder.bias.data[[1, 3]] = 0                                        # z's second column: the prior
+        net.encoder.bias.data[[1, 3]] = 0  # z's second column: the prior
     result = latents(model, Setting(MultimodalData(world.data(400))))
     alone = result["units"]["z"]["a"]
     assert (alone["active"], alone["columns"]) == (1, 2)

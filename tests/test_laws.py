@@ -7,31 +7,67 @@ from dataclasses import replace
 import pytest
 import torch
 
-import polyvae.aggregate as aggregate
-from polyvae import MMVAE, MODELS, Batch, InputError, Modality, MoPoE, build, noise
-from polyvae.aggregate import Experts, joint, product_of_experts, singles
-from polyvae.bounds import Bound
-from polyvae.distributions import Mixture
+import polyvae.core.aggregate as aggregate
+from polyvae import MMVAE, MODELS, Batch, InputError, Modality, MoPoE, build
+from polyvae.core import noise
+from polyvae.core.aggregate import Experts, joint, product_of_experts, singles
+from polyvae.core.bounds import Bound
+from polyvae.core.distributions import Mixture
 from polyvae.models import model_class
-from polyvae.testing import LAWS, check_model, default_worlds, example_model, labels_world, law_nested, plain_world, roles_world
+from polyvae.testing import (
+    LAWS,
+    check_model,
+    default_worlds,
+    example_model,
+    labels_world,
+    law_nested,
+    plain_world,
+    roles_world,
+)
 
 OPTIONS = {
-    "vae": [{}, {"objective": "iwae", "K": 3, "beta": 2.5}, {"objective": "dreg", "K": 2, "family": "laplace"}],
+    "vae": [
+        {},
+        {"objective": "iwae", "K": 3, "beta": 2.5},
+        {"objective": "dreg", "K": 2, "family": "laplace"},
+    ],
     "mvae": [{}, {"subsets": 0, "beta": 2.5}, {"subsets": 2, "K": 2, "scale_map": "exp"}],
-    "mmvae": [{}, {"objective": "iwae", "K": 3, "tight": True}, {"objective": "dreg", "K": 3, "tight": True, "learn_prior": True},
-              {"objective": "dreg", "K": 2, "beta": 2.5, "scale_map": "softmax"}],
+    "mmvae": [
+        {},
+        {"objective": "iwae", "K": 3, "tight": True},
+        {"objective": "dreg", "K": 3, "tight": True, "learn_prior": True},
+        {"objective": "dreg", "K": 2, "beta": 2.5, "scale_map": "softmax"},
+    ],
     "mopoe": [{}, {"stratified": True, "K": 2, "beta": 2.5}, {"prior_expert": "full", "K": 2}],
-    "mmvae+": [{}, {"cross": "prior", "objective": "iwae", "K": 3}, {"cross": "posterior", "beta": 2.5}, {"cross": "posterior-published"},
-               {"corrected": True, "objective": "dreg", "K": 3}, {"source_experts": "random", "K": 2}, {"prior_components": 3},
-               {"family": "laplace", "scale_map": "softmax", "objective": "dreg", "K": 3, "beta": 2.5, "source_experts": "random"},
-               {"private_prior": "auxiliary", "objective": "iwae", "K": 3}],
+    "mmvae+": [
+        {},
+        {"cross": "prior", "objective": "iwae", "K": 3},
+        {"cross": "posterior", "beta": 2.5},
+        {"cross": "posterior-published"},
+        {"corrected": True, "objective": "dreg", "K": 3},
+        {"source_experts": "random", "K": 2},
+        {"prior_components": 3},
+        {
+            "family": "laplace",
+            "scale_map": "softmax",
+            "objective": "dreg",
+            "K": 3,
+            "beta": 2.5,
+            "source_experts": "random",
+        },
+        {"private_prior": "auxiliary", "objective": "iwae", "K": 3},
+    ],
     "mmjsd": [{}, {"stratified": True, "K": 2, "beta": 2.5}],
     "mvtcae": [{}, {"alpha": 0.0, "K": 2}],
     "crmvae": [{}, {"variant": "multivae", "K": 2}],
     "mmvm": [{}, {"divergence": "pairwise", "K": 2, "prior_share": 0.2}, {"anneal": True, "beta": 2.5}],
     "jmvae": [{}, {"alpha": 0.5, "K": 2, "beta": 2.5}],
     "telbo": [{}, {"gamma": 3.0, "K": 2, "beta": 2.5}],
-    "dmvae": [{}, {"total_correlation": 3.0, "n": 50, "K": 2, "beta": 2.5}, {"variant": "published", "total_correlation": 0.0}],
+    "dmvae": [
+        {},
+        {"total_correlation": 3.0, "n": 50, "K": 2, "beta": 2.5},
+        {"variant": "published", "total_correlation": 0.0},
+    ],
     "nexus": [{"message": 8, "hidden": (6,)}, {"drop": 0.7, "K": 2, "gamma": 2.0, "beta": 2.5, "hidden": ()}],
     "deepimv": [{}, {"alpha": 0.3, "beta": 2.5, "K": 2}],
     "relational": [{}, {"K": 2, "beta": 2.5, "hidden": ()}],
@@ -39,23 +75,47 @@ OPTIONS = {
     "code-vae": [{}, {"entropy": 0.0, "correlation": -0.2, "K": 2, "beta": 2.5}],
     "scmm": [{}, {"learn_prior": True, "K": 2, "beta": 2.5, "family": "normal", "scale_map": "softplus"}],
     "hellinger": [{}, {"K": 2, "beta": 2.5, "scale_map": "exp"}],
-    "holder": [{}, {"hierarchical": False, "K": 2, "objective": "iwae"}, {"cross": "prior", "K": 2, "beta": 2.5, "hidden": 5}],
+    "holder": [
+        {},
+        {"hierarchical": False, "K": 2, "objective": "iwae"},
+        {"cross": "prior", "K": 2, "beta": 2.5, "hidden": 5},
+    ],
     "idmvae": [{}, {"cross": "prior", "K": 2, "temperature": 0.5, "objective": "iwae"}],
     "u-hved": [{}, {"variant": "published", "levels": [1, 1], "K": 2, "beta": 2.5}],
-    "composed": [{}, {"subsets": "pairs", "agreement": "mean", "K": 2, "beta": 2.5}, {"subsets": "everything", "prior_expert": True},
-                 {"subsets": "random", "objective": "iwae", "K": 2}, {"subsets": "singles", "prior_components": 3, "objective": "dreg"}],
-    "mmvae-contrastive": [{}, {"base": "mvae", "K": 2, "negatives": 2, "unrelated": "cubo"}, {"base": "jmvae", "K": 1, "gamma": 0.5},
-                          {"base": "mmvae+", "K": 2, "beta": 2.5, "base_options": {"objective": "iwae", "family": "laplace"}}],
-    "meme": [{"pseudo": 5}, {"pseudo": 3, "K": 2, "alpha": 1.0, "beta": 2.5}, {"pseudo": 3, "K": 2, "variant": "published"}],
+    "composed": [
+        {},
+        {"subsets": "pairs", "agreement": "mean", "K": 2, "beta": 2.5},
+        {"subsets": "everything", "prior_expert": True},
+        {"subsets": "random", "objective": "iwae", "K": 2},
+        {"subsets": "singles", "prior_components": 3, "objective": "dreg"},
+    ],
+    "mmvae-contrastive": [
+        {},
+        {"base": "mvae", "K": 2, "negatives": 2, "unrelated": "cubo"},
+        {"base": "jmvae", "K": 1, "gamma": 0.5},
+        {"base": "mmvae+", "K": 2, "beta": 2.5, "base_options": {"objective": "iwae", "family": "laplace"}},
+    ],
+    "meme": [
+        {"pseudo": 5},
+        {"pseudo": 3, "K": 2, "alpha": 1.0, "beta": 2.5},
+        {"pseudo": 3, "K": 2, "variant": "published"},
+    ],
     "vcca-private": [{}, {"K": 2, "beta": 2.5, "scale_map": "exp"}],
     "bivcca": [{}, {"mu": 0.8, "K": 2, "beta": 2.5}],
     "mfm": [{}, {"kernel": "published", "K": 2, "beta": 2.5, "surrogate": 0.5}],
-    "cmvae": [{"clusters": 3}, {"clusters": 5, "objective": "dreg", "K": 2, "family": "normal", "scale_map": "softplus"}],
+    "cmvae": [
+        {"clusters": 3},
+        {"clusters": 5, "objective": "dreg", "K": 2, "family": "normal", "scale_map": "softplus"},
+    ],
 }
 CASES = [(name, options) for name in MODELS for options in OPTIONS.get(name, [{}])]
 
 
-@pytest.mark.parametrize(("name", "options"), CASES, ids=[f"{name}-{'-'.join(map(str, options.values()))}" for name, options in CASES])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    CASES,
+    ids=[f"{name}-{'-'.join(map(str, options.values()))}" for name, options in CASES],
+)
 def test_laws(name, options):
     check_model(name, latent=2, **options)
 
@@ -67,10 +127,15 @@ def test_laws_with_private_codes_where_the_modalities_say(name, stratified):
     check_model(name, modalities=specs, latent=2, stratified=stratified)
 
 
-@pytest.mark.parametrize("options", [
-    {"subsets": "singles", "cross": "auxiliary", "objective": "dreg", "K": 2}, {"subsets": "pairs", "cross": "prior"},
-    {"subsets": "powerset", "objective": "dreg", "K": 2},
-    {"subsets": "random", "cross": "auxiliary", "agreement": "mean", "prior_expert": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"subsets": "singles", "cross": "auxiliary", "objective": "dreg", "K": 2},
+        {"subsets": "pairs", "cross": "prior"},
+        {"subsets": "powerset", "objective": "dreg", "K": 2},
+        {"subsets": "random", "cross": "auxiliary", "agreement": "mean", "prior_expert": True},
+    ],
+)
 def test_laws_of_the_free_combination_with_private_codes(options):
     specs = tuple(replace(spec, private=size) for spec, size in zip(plain_world(), (3, 0, 1, 2), strict=True))
     check_model("composed", modalities=specs, latent=2, **options)
@@ -99,8 +164,15 @@ def test_laws_with_one_modality(name):
             build(name, plain_world()[1:2], latent=2)
         return
     without_r = {"cross": "prior"} if name in ("mmvae+", "cmvae", "holder", "idmvae") else {}
-    wide = replace(plain_world()[1], params={"hidden": (12,)})    # of six units all may be dead in the two rows that are observed
-    check_model(name, modalities=labels_world()[:2] if model_class(name).facts.labels else (wide,), latent=2, **without_r)
+    wide = replace(
+        plain_world()[1], params={"hidden": (12,)}
+    )  # of six units all may be dead in the two rows that are observed
+    check_model(
+        name,
+        modalities=labels_world()[:2] if model_class(name).facts.labels else (wide,),
+        latent=2,
+        **without_r,
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -125,7 +197,10 @@ def test_what_the_table_says_of_missing_data_is_so(name):
 
 class MultipliesByTheMask(MMVAE):
     def log_likelihood(self, batch, z, w, wanted=None, **options):
-        each = [net.log_prob(batch.data[name], self.code(m, z, w)) for m, (name, net) in enumerate(self.modalities.items())]
+        each = [
+            net.log_prob(batch.data[name], self.code(m, z, w))
+            for m, (name, net) in enumerate(self.modalities.items())
+        ]
         return torch.stack(each) * batch.mask[:, None, None]
 
 
@@ -153,8 +228,15 @@ class DecodesEveryView(MMVAE):
         if z.ndim < 4:
             return super().log_likelihood(batch, z, w, wanted, **options)
         views = [slice(v, v + 1) for v in range(z.shape[-3])]
-        return torch.cat([super(DecodesEveryView, self).log_likelihood(
-            batch, z[:, v], w[:, v], None if wanted is None else wanted[v]) for v in views], 2)
+        return torch.cat(
+            [
+                super(DecodesEveryView, self).log_likelihood(
+                    batch, z[:, v], w[:, v], None if wanted is None else wanted[v]
+                )
+                for v in views
+            ],
+            2,
+        )
 
 
 class CountsFromTheLeft(MMVAE):
@@ -173,17 +255,19 @@ class DividesByAll(MMVAE):
 
     def posterior(self, batch, experts):
         q = super().posterior(batch, experts)
-        return q._replace(weights=q.live.double() / len(q.weights))
+        return q._replace(weights=q.active.double() / len(q.weights))
 
 
 class SubsetsCountedTwice(MMVAE):
     """A view counts where any of its members is there, so {a, b} without b is {a} again."""
 
     def posterior(self, batch, experts):
-        pairs = torch.eye(len(experts.mask), dtype=torch.bool) | torch.eye(len(experts.mask), dtype=torch.bool).roll(1, 0)
-        include = torch.cat([singles(experts.mask), pairs[:, :, None] & experts.mask])
-        precise = product_of_experts(experts.z, include)
-        return joint(type(experts.z)(precise.loc, precise.scale), include)
+        pairs = torch.eye(len(experts.mask), dtype=torch.bool) | torch.eye(
+            len(experts.mask), dtype=torch.bool
+        ).roll(1, 0)
+        membership = torch.cat([singles(experts.mask), pairs[:, :, None] & experts.mask])
+        precise = product_of_experts(experts.z, membership)
+        return joint(type(experts.z)(precise.loc, precise.scale), membership)
 
 
 class SomethingForNothing(MMVAE):
@@ -218,7 +302,7 @@ class TrainsNoExpert(MMVAE):
 
     def posterior(self, batch, experts):
         q = super().posterior(batch, experts)
-        return Mixture(q.components.detach(), q.weights, q.include)
+        return Mixture(q.components.detach(), q.weights, q.membership)
 
 
 class SumsOverTheBatch(MMVAE):

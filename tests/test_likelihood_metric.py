@@ -10,9 +10,10 @@ import pytest
 import torch
 from worlds import World
 
-from polyvae import Batch, InputError, MultimodalData, build, evaluate
-from polyvae.evaluate.likelihood import likelihood
-from polyvae.evaluate.setting import Setting
+from polyvae import Batch, InputError, MultimodalData, build
+from polyvae import metrics as evaluate
+from polyvae.metrics.likelihood import likelihood
+from polyvae.metrics.setting import Setting
 
 ROWS = 7
 
@@ -25,7 +26,9 @@ def gaps() -> torch.Tensor:
 def exact(world: World, x: dict[str, torch.Tensor], mask: torch.Tensor, family: str = "normal"):
     """(names, rows) -> log p of these modalities, as far as they were observed: [B]."""
     batch = Batch.of(x, mask)
-    return lambda *names: np.where(batch.observe(*names).mask.any(0), world.log_p(batch.observe(*names), family), 0)
+    return lambda *names: np.where(
+        batch.observe(*names).mask.any(0), world.log_p(batch.observe(*names), family), 0
+    )
 
 
 def assert_near(line: dict[str, float], truth: np.ndarray, seen: np.ndarray) -> None:
@@ -35,14 +38,24 @@ def assert_near(line: dict[str, float], truth: np.ndarray, seen: np.ndarray) -> 
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("name", "shape", "options"), [
-    ("mmvae+", {"private": 1}, {}), ("mmvae+", {"private": 1}, {"family": "laplace"}), ("mopoe", {}, {}), ("mvae", {}, {}),
-    ("vae", {"latent": 0, "private": 1}, {})])
+@pytest.mark.parametrize(
+    ("name", "shape", "options"),
+    [
+        ("mmvae+", {"private": 1}, {}),
+        ("mmvae+", {"private": 1}, {"family": "laplace"}),
+        ("mopoe", {}, {}),
+        ("mvae", {}, {}),
+        ("vae", {"latent": 0, "private": 1}, {}),
+    ],
+)
 def test_every_likelihood_is_the_truth(name, shape, options, masked):
     world = World(**shape)
     x = world.data(ROWS)
     mask = gaps() if masked else torch.ones(3, ROWS, dtype=torch.bool)
-    log_p, seen = exact(world, x, mask, options.get("family", "normal")), dict(zip(world.names, mask.numpy(), strict=True))
+    log_p, seen = (
+        exact(world, x, mask, options.get("family", "normal")),
+        dict(zip(world.names, mask.numpy(), strict=True)),
+    )
     setting = Setting(MultimodalData(x, mask=mask), likelihood_samples=4000)
     result = likelihood(world.model(name, **options).eval(), replace(setting, conditional="pairs"))
 
@@ -66,9 +79,14 @@ def test_a_shared_code_makes_the_others_tell_something():
     told = {}
     for name, shape in (("mvae", {"experts": "factor"}), ("vae", {"latent": 0, "private": 1})):
         world = World(**shape)
-        result = likelihood(world.model(name).eval(), Setting(MultimodalData(world.data(100)), likelihood_samples=500, conditional="rest"))
-        told[name] = [line["mean"] - result["log_likelihood_by_modality"][key[0]]["mean"]
-                      for key, line in result["log_likelihood_by_condition"].items()]
+        result = likelihood(
+            world.model(name).eval(),
+            Setting(MultimodalData(world.data(100)), likelihood_samples=500, conditional="rest"),
+        )
+        told[name] = [
+            line["mean"] - result["log_likelihood_by_modality"][key[0]]["mean"]
+            for key, line in result["log_likelihood_by_condition"].items()
+        ]
     assert min(told["mvae"]) > 0.1
     assert np.abs(told["vae"]).max() < 0.02
 
@@ -77,11 +95,17 @@ def test_a_target_has_a_likelihood_and_a_source_has_none():
     """c is only encoded and b only decoded: log p(a, b), log p(b | a), and nothing about c, not even in samples that show it alone."""
     world = World()
     roles = {"a": "both", "b": "target", "c": "source"}
-    model = build("mopoe", [replace(spec, role=roles[spec.name]) for spec in world.modalities()], latent=1).double().eval()
+    model = (
+        build("mopoe", [replace(spec, role=roles[spec.name]) for spec in world.modalities()], latent=1)
+        .double()
+        .eval()
+    )
     x, mask = world.data(ROWS), gaps()
     log_p = exact(world, x, mask)
     a, b, _ = mask.numpy()
-    result = likelihood(model, Setting(MultimodalData(x, mask=mask), likelihood_samples=4000, conditional="rest"))
+    result = likelihood(
+        model, Setting(MultimodalData(x, mask=mask), likelihood_samples=4000, conditional="rest")
+    )
     assert_near(result["log_likelihood_joint"], log_p("a", "b"), a | b)
     assert set(result["log_likelihood_by_modality"]) == {"a", "b"}
     assert_near(result["log_likelihood_by_modality"]["b"], log_p("b"), b)
@@ -96,8 +120,10 @@ def test_what_does_not_exist_is_left_out():
     assert none["log_likelihood_by_condition"] == {}
     assert "log_likelihood_conditional" not in none
     mask = torch.zeros(3, ROWS, dtype=torch.bool)
-    mask[0, :3] = mask[1, 3:] = True                                             # a and b never together, c never
-    result = likelihood(model, Setting(MultimodalData(x, mask=mask), likelihood_samples=50, conditional="pairs"))
+    mask[0, :3] = mask[1, 3:] = True  # a and b never together, c never
+    result = likelihood(
+        model, Setting(MultimodalData(x, mask=mask), likelihood_samples=50, conditional="pairs")
+    )
     assert set(result["log_likelihood_by_modality"]) == {"a", "b"}
     assert result["log_likelihood_by_condition"] == {}
     nothing = MultimodalData(x, mask=torch.zeros(3, ROWS, dtype=torch.bool))

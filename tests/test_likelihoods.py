@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from polyvae import InputError
-from polyvae.likelihoods import LIKELIHOODS
+from polyvae.core.likelihoods import LIKELIHOODS
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -44,12 +44,16 @@ def test_bernoulli_is_scipys():
     likelihood = LIKELIHOODS["bernoulli"]((3,))
     out, x = torch.randn(4, 5, 3) * 3, (torch.rand(5, 3) < 0.5).double()
     chance = 1 / (1 + np.exp(-out.numpy()))
-    assert likelihood.log_prob(out, x).numpy() == pytest.approx(stats.bernoulli(chance).logpmf(x.numpy()).sum(-1))
+    assert likelihood.log_prob(out, x).numpy() == pytest.approx(
+        stats.bernoulli(chance).logpmf(x.numpy()).sum(-1)
+    )
     assert likelihood.mean(out).numpy() == pytest.approx(chance)
     draws = likelihood.sample(out.expand(5000, -1, -1, -1))
     assert set(draws.flatten().tolist()) == {0, 1}
     assert (np.abs(draws.mean(0).numpy() - chance) <= 5 * np.sqrt(chance * (1 - chance) / 5000) + 1e-3).all()
-    assert float(likelihood.log_prob(torch.tensor([800.0, -800.0, 0.0]), torch.tensor([1.0, 0.0, 1.0]))) == pytest.approx(-np.log(2))
+    assert float(
+        likelihood.log_prob(torch.tensor([800.0, -800.0, 0.0]), torch.tensor([1.0, 0.0, 1.0]))
+    ) == pytest.approx(-np.log(2))
 
 
 def test_categorical_is_the_log_softmax_at_its_class():
@@ -57,7 +61,9 @@ def test_categorical_is_the_log_softmax_at_its_class():
     out, classes = torch.randn(3, 5, 2, 4), torch.randint(4, (5, 2))
     x = torch.nn.functional.one_hot(classes, 4).double()
     chance = np.exp(out.numpy()) / np.exp(out.numpy()).sum(-1, keepdims=True)
-    expected = np.log(np.take_along_axis(chance, classes.numpy()[None, ..., None].repeat(3, 0), -1))[..., 0].sum(-1)
+    expected = np.log(np.take_along_axis(chance, classes.numpy()[None, ..., None].repeat(3, 0), -1))[
+        ..., 0
+    ].sum(-1)
     assert likelihood.log_prob(out, x).numpy() == pytest.approx(expected)
     assert likelihood.mean(out).numpy() == pytest.approx(chance)
     draws = likelihood.sample(out.expand(4000, -1, -1, -1, -1))
@@ -82,19 +88,44 @@ def test_unobserved_entries_are_absent(name):
     total.sum().backward()
     assert (out.grad[~counted] == 0).all()
     assert bool(out.grad.isfinite().all())
-    assert likelihood.log_prob(out, x, torch.ones_like(observed)).tolist() == likelihood.log_prob(out, x).tolist()
+    assert (
+        likelihood.log_prob(out, x, torch.ones_like(observed)).tolist()
+        == likelihood.log_prob(out, x).tolist()
+    )
 
 
 def test_values_that_cannot_be_theirs_are_named():
-    assert "0 to 1" in LIKELIHOODS["bernoulli"]((2,)).complaint(torch.tensor([[0.0, 255.0]]), torch.tensor([[True, True]]))
-    assert LIKELIHOODS["bernoulli"]((2,)).complaint(torch.tensor([[0.0, 1.0]]), torch.tensor([[True, True]])) == ""
-    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[0.3, 0.7]]), torch.tensor([[True, True]]))
-    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[1.0, 1.0]]), torch.tensor([[True, True]]))
-    assert LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[0.0, 1.0]]), torch.tensor([[True, True]])) == ""
-    assert LIKELIHOODS["bernoulli"]((2,)).complaint(torch.tensor([[0.0, 255.0]]), torch.tensor([[True, False]])) == ""
-    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[0.0, 0.0]]), torch.tensor([[True, True]]))
-    assert LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[0.0, 0.0]]), torch.tensor([[True, False]])) == ""
-    assert LIKELIHOODS["normal"]((2,)).complaint(torch.tensor([[-9.0, 1e9]]), torch.tensor([[True, True]])) == ""
+    assert "0 to 1" in LIKELIHOODS["bernoulli"]((2,)).complaint(
+        torch.tensor([[0.0, 255.0]]), torch.tensor([[True, True]])
+    )
+    assert (
+        LIKELIHOODS["bernoulli"]((2,)).complaint(torch.tensor([[0.0, 1.0]]), torch.tensor([[True, True]]))
+        == ""
+    )
+    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).complaint(
+        torch.tensor([[0.3, 0.7]]), torch.tensor([[True, True]])
+    )
+    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).complaint(
+        torch.tensor([[1.0, 1.0]]), torch.tensor([[True, True]])
+    )
+    assert (
+        LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[0.0, 1.0]]), torch.tensor([[True, True]]))
+        == ""
+    )
+    assert (
+        LIKELIHOODS["bernoulli"]((2,)).complaint(torch.tensor([[0.0, 255.0]]), torch.tensor([[True, False]]))
+        == ""
+    )
+    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).complaint(
+        torch.tensor([[0.0, 0.0]]), torch.tensor([[True, True]])
+    )
+    assert (
+        LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[0.0, 0.0]]), torch.tensor([[True, False]]))
+        == ""
+    )
+    assert (
+        LIKELIHOODS["normal"]((2,)).complaint(torch.tensor([[-9.0, 1e9]]), torch.tensor([[True, True]])) == ""
+    )
 
 
 @pytest.mark.parametrize("scale", [0, -1.0, "learnt"])

@@ -33,10 +33,11 @@ from test_formulas import WORLDS, Hand, kl_normal, product
 from torch import Tensor
 from worlds import GRID, World
 
-from polyvae import Batch, InputError, Modality, build, noise
+from polyvae import Batch, InputError, Modality, build
+from polyvae.core import noise
 from polyvae.testing import example_model, plain_world, roles_world
 
-SIZE = 3                                     # of every x_m
+SIZE = 3  # of every x_m
 
 # ---- golden: the inputs ----------------------------------------------------------------------------------------------------------
 
@@ -62,13 +63,26 @@ def recorded(name: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", of, ids=[case["name"] for case in of])
 
 
-def hold_golden(name: str, case: dict, draws: dict[str, Tensor], latent: int = D, warm: float = 1.0, **options: object) -> None:
+def hold_golden(
+    name: str, case: dict, draws: dict[str, Tensor], latent: int = D, warm: float = 1.0, **options: object
+) -> None:
     """The bound and all its gradients, relative error ≤ 1e-8; what is 1e-4 of the largest may be off by 1e-12 of it."""
     M, B, private = case["M"], case["B"], case.get("private", 0)
     of = leaves(M, B, latent, private)
     kinds = [LIKELIHOODS[m % 2] for m in range(M)] if name != "mmvm" else [LIKELIHOODS[0]] * M
-    specs = [Modality(f"m{m}", (SIZE,), kind, private=private or None, weight=likelihood_weight(m), params={"scale": scale},
-                      encoder=partial(Given, of, m), decoder=partial(Decoder, of, m)) for m, (kind, scale) in enumerate(kinds)]
+    specs = [
+        Modality(
+            f"m{m}",
+            (SIZE,),
+            kind,
+            private=private or None,
+            weight=likelihood_weight(m),
+            params={"scale": scale},
+            encoder=partial(Given, of, m),
+            decoder=partial(Decoder, of, m),
+        )
+        for m, (kind, scale) in enumerate(kinds)
+    ]
     model = build(name, specs, latent=latent or private, beta=case["beta"] / warm, **options).double()
     with noise.feed(draws):
         value = model(Batch.of({f"m{m}": x for m, x in enumerate(data_of(M, B))}), warm).value.sum()
@@ -84,7 +98,11 @@ def hold_golden(name: str, case: dict, draws: dict[str, Tensor], latent: int = D
 def test_mmjsd_is_the_authors(case):
     """Three modalities, the expert by position in the batch, the prior's own KL among the M + 1."""
     M, B, private = case["M"], case["B"], case["private"]
-    draws = {"component": ((by_position(B, M) + 0.5) / M)[None], "z": eps(0.15, 1, B, D), "w": eps(0.85, 1, 1, B, M * private)}
+    draws = {
+        "component": ((by_position(B, M) + 0.5) / M)[None],
+        "z": eps(0.15, 1, B, D),
+        "w": eps(0.85, 1, 1, B, M * private),
+    }
     hold_golden("mmjsd", case, draws)
 
 
@@ -123,7 +141,7 @@ def decodes(hand: Hand, n: int) -> bool:
 
 
 def is_target(hand: Hand, n: int) -> bool:
-    return n not in hand.model.sources
+    return n not in hand.model.encoded
 
 
 UNIT = np.zeros(2), np.ones(2)
@@ -132,7 +150,9 @@ UNIT = np.zeros(2), np.ones(2)
 @pytest.mark.parametrize("private", [0, 2])
 @pytest.mark.parametrize("stratified", [True, False])
 def test_mmjsd(stratified, private, monkeypatch):
-    monkeypatch.setitem(WORLDS, "private", lambda: tuple(replace(spec, private=private) for spec in roles_world()))
+    monkeypatch.setitem(
+        WORLDS, "private", lambda: tuple(replace(spec, private=private) for spec in roles_world())
+    )
     hand = Hand("private", "mmjsd", stratified=stratified, K=2, beta=1.5)
     model = hand.model
 
@@ -143,9 +163,11 @@ def test_mmjsd(stratified, private, monkeypatch):
         total = -hand.beta / n * (kl(UNIT, f) + sum(kl(hand.z[m], f) for m in hand.S))
         total -= hand.beta * sum(kl_normal(*hand.w[m]) for m in hand.S)
         for k in range(2):
-            experts = hand.S if stratified else [hand.S[int(hand.draws["component"][k, hand.b] * len(hand.S))]]
+            experts = (
+                hand.S if stratified else [hand.S[int(hand.draws["component"][k, hand.b] * len(hand.S))]]
+            )
             for m in experts:
-                v = model.sources.index(m) if stratified else 0
+                v = model.encoded.index(m) if stratified else 0
                 eps = hand.draws["z"][k, v, hand.b] if stratified else hand.draws["z"][k, hand.b]
                 z = hand.z[m][0] + hand.z[m][1] * eps
                 for t in filter(partial(decodes, hand), hand.A):
@@ -183,14 +205,18 @@ def test_crmvae(world, variant, K):
 
     def expected(q, v: int, targets: list[int]) -> float:
         draws = [q[0] + q[1] * hand.draws["z"][k, v, hand.b] for k in range(K)]
-        return float(np.mean([sum(hand.log_x(n, z, np.zeros(0)) for n in targets if decodes(hand, n)) for z in draws]))
+        return float(
+            np.mean([sum(hand.log_x(n, z, np.zeros(0)) for n in targets if decodes(hand, n)) for z in draws])
+        )
 
     def value() -> float:
         q, others = product([hand.z[m] for m in hand.S]), [n for n in hand.A if is_target(hand, n)]
         half = 0.5 if variant == "multivae" else 1
         total = half * expected(q, 0, hand.A) - hand.beta * kl_normal(*q)
         for m in hand.S:
-            total += half * expected(hand.z[m], 1 + hand.model.sources.index(m), [m, *others]) - hand.beta * kl(q, hand.z[m])
+            total += half * expected(
+                hand.z[m], 1 + hand.model.encoded.index(m), [m, *others]
+            ) - hand.beta * kl(q, hand.z[m])
             if variant == "paper":
                 total -= hand.beta * kl_normal(*hand.z[m])
         return total / (1 + len(hand.S))
@@ -199,8 +225,15 @@ def test_crmvae(world, variant, K):
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize(("divergence", "options"), [
-    ("mixture", {"K": 2}), ("mixture", {"prior_share": 0.3}), ("pairwise", {"K": 2}), ("pairwise", {"prior_share": 0.1, "anneal": True})])
+@pytest.mark.parametrize(
+    ("divergence", "options"),
+    [
+        ("mixture", {"K": 2}),
+        ("mixture", {"prior_share": 0.3}),
+        ("pairwise", {"K": 2}),
+        ("pairwise", {"prior_share": 0.1, "anneal": True}),
+    ],
+)
 def test_mmvm(world, divergence, options):
     """Warm-up stands at 0.7. A target is decoded from the code of one of the observed, drawn per datum and sample."""
     hand = Hand(world, "mmvm", divergence=divergence, beta=1.5, **options)
@@ -212,7 +245,11 @@ def test_mmvm(world, divergence, options):
         for k in range(K):
             at = hand.draws["w"][k, hand.b]
             for n in hand.A:
-                q = hand.w[n] if n in hand.S else hand.w[hand.S[int(hand.draws["component"][k, hand.b] * len(hand.S))]]
+                q = (
+                    hand.w[n]
+                    if n in hand.S
+                    else hand.w[hand.S[int(hand.draws["component"][k, hand.b] * len(hand.S))]]
+                )
                 code = q[0] + q[1] * at[model.columns[n]]
                 total += hand.log_x(n, np.zeros(0), code) / K if decodes(hand, n) else 0
                 if n in hand.S and divergence == "mixture":
@@ -240,11 +277,17 @@ def test_the_dynamic_prior_is_the_geometric_mean_by_quadrature():
         f = model.dynamic_prior(experts)
     step = GRID[1] - GRID[0]
     for row in range(7):
-        q = [(float(experts.z.loc[m, row, 0]), float(experts.z.scale[m, row, 0])) for m in range(3) if batch.mask[m, row]]
+        q = [
+            (float(experts.z.loc[m, row, 0]), float(experts.z.scale[m, row, 0]))
+            for m in range(3)
+            if batch.mask[m, row]
+        ]
         logs = [norm(*each).logpdf(GRID) for each in [*q, (0, 1)]]
         mean = np.mean(logs, 0)
         log_f = mean - np.log(np.exp(mean).sum() * step)
-        assert norm(float(f.loc[row, 0]), float(f.scale[row, 0])).logpdf(GRID) == pytest.approx(log_f, abs=1e-6)
+        assert norm(float(f.loc[row, 0]), float(f.scale[row, 0])).logpdf(GRID) == pytest.approx(
+            log_f, abs=1e-6
+        )
         divergence = np.mean([(np.exp(log) * (log - log_f)).sum() * step for log in logs])
         assert float(terms["kl/z"][row]) == pytest.approx(divergence, abs=1e-8)
 
@@ -252,13 +295,17 @@ def test_the_dynamic_prior_is_the_geometric_mean_by_quadrature():
 def test_a_small_batch_trains_every_expert_of_mmjsd():
     """The expert is drawn per datum, whatever its place: two rows reach all four of them (by position, only the last would be)."""
     model = example_model(lambda specs: build("mmjsd", specs, latent=2, beta=0.0), plain_world())
-    batch = Batch.of({name: torch.rand(2, *net.spec.shape, dtype=DOUBLE).round() for name, net in model.modalities.items()})
+    batch = Batch.of(
+        {name: torch.rand(2, *net.spec.shape, dtype=DOUBLE).round() for name, net in model.modalities.items()}
+    )
     trained = torch.zeros(4, 2, dtype=torch.bool)
     for _ in range(40):
         for row in range(2):
             model.zero_grad()
             model(batch).value[row].backward()
-            reached = [any(bool(p.grad.any()) for p in net.encoder.parameters()) for net in model.modalities.values()]
+            reached = [
+                any(bool(p.grad.any()) for p in net.encoder.parameters()) for net in model.modalities.values()
+            ]
             trained[:, row] |= torch.tensor(reached)
     assert bool(trained.all()), trained
 
@@ -292,17 +339,21 @@ def test_mvtcae_without_its_conditional_bottlenecks_is_a_bound(beta, experts):
     assert (mean <= truth + 5 * spread).all(), (mean - truth).round(3)
 
 
-ALONE = [0, 1, 3]                            # the masks with one modality
+ALONE = [0, 1, 3]  # the masks with one modality
 
 
-@pytest.mark.parametrize(("name", "options", "share"), [
-    ("mvtcae", {"alpha": 0.0}, 1), ("mvtcae", {"alpha": 0.25}, 0.75), ("crmvae", {}, 1)])
+@pytest.mark.parametrize(
+    ("name", "options", "share"),
+    [("mvtcae", {"alpha": 0.0}, 1), ("mvtcae", {"alpha": 0.25}, 0.75), ("crmvae", {}, 1)],
+)
 def test_with_one_exact_expert_the_objective_is_its_share_of_the_truth(name, options, share):
     """The product is the expert, the coordination 0: MVTCAE is (1 − α) ELBO, CRMVAE the mean of two equal ELBOs; both are tight."""
     world = World(experts="exact")
     truth = world.log_p(world.every_mask())[ALONE]
     mean, spread = expected_bound(world.model(name, beta=1.0, **options), world)
-    assert (np.abs(mean[ALONE] - share * truth) <= 5 * spread[ALONE]).all(), (mean[ALONE] - share * truth).round(3)
+    assert (np.abs(mean[ALONE] - share * truth) <= 5 * spread[ALONE]).all(), (
+        mean[ALONE] - share * truth
+    ).round(3)
 
 
 # ---- mmvm ------------------------------------------------------------------------------------------------------------------------
@@ -313,7 +364,9 @@ def mmvm(**options):
 
 
 def some(model, B: int) -> Batch:
-    return Batch.of({name: torch.rand(B, *net.spec.shape, dtype=DOUBLE).round() for name, net in model.modalities.items()})
+    return Batch.of(
+        {name: torch.rand(B, *net.spec.shape, dtype=DOUBLE).round() for name, net in model.modalities.items()}
+    )
 
 
 @pytest.mark.parametrize("divergence", ["mixture", "pairwise"])
@@ -339,7 +392,9 @@ def test_the_divergence_of_mmvm_by_quadrature():
         sampled = model(many).terms["kl/w"]
         model.divergence = "pairwise"
         pairs = float(model(batch).terms["kl/w"])
-        experts = [model.modalities[name].encode(batch.data[name]).w for name in ("values", "type", "forward")]
+        experts = [
+            model.modalities[name].encode(batch.data[name]).w for name in ("values", "type", "forward")
+        ]
     densities = np.array([norm(float(q.loc), float(q.scale)).pdf(GRID) for q in experts])
     inside = densities * (np.log(densities + 1e-300) - np.log(densities.mean(0) + 1e-300))
     exact = inside.sum() * (GRID[1] - GRID[0])
@@ -376,10 +431,12 @@ def test_mmvm_decodes_an_observed_code_with_the_decoder_of_what_is_missing():
 
     for name in own:
         torch.testing.assert_close(made[name], decode(name, name))
-    first = draws["component"].value < 0.5                                                               # [K, B]
+    first = draws["component"].value < 0.5  # [K, B]
     for name in ("rna.counts", "type"):
         each = first.view(*first.shape, *[1] * (made[name].ndim - 2))
-        torch.testing.assert_close(made[name], torch.where(each, decode(name, "values"), decode(name, "forward")))
+        torch.testing.assert_close(
+            made[name], torch.where(each, decode(name, "values"), decode(name, "forward"))
+        )
     assert 0.4 < float(first.double().mean()) < 0.6
     assert bool((first.any(0) & ~first.all(0)).all())
     assert bool((first.any(1) & ~first.all(1)).all())
@@ -399,12 +456,15 @@ def test_mmvm_embeds_what_is_missing_as_the_mean_of_what_is_there():
 # ---- what is refused -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "options", "message"), [
-    ("mvtcae", {"alpha": 1.2}, "mvtcae: got alpha=1.2; expected a number from 0"),
-    ("crmvae", {"variant": "multivea"}, "unknown variant 'multivea'; did you mean 'multivae'"),
-    ("mmvm", {"divergence": "pairs"}, "unknown divergence 'pairs'"),
-    ("mmvm", {"prior_share": -0.1}, "got prior_share=-0.1; expected a number from 0 to 1"),
-])
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("mvtcae", {"alpha": 1.2}, "mvtcae: got alpha=1.2; expected a number from 0"),
+        ("crmvae", {"variant": "multivea"}, "unknown variant 'multivea'; did you mean 'multivae'"),
+        ("mmvm", {"divergence": "pairs"}, "unknown divergence 'pairs'"),
+        ("mmvm", {"prior_share": -0.1}, "got prior_share=-0.1; expected a number from 0 to 1"),
+    ],
+)
 def test_what_cannot_be_built_is_refused(name, options, message):
     with pytest.raises(InputError, match=message):
         build(name, plain_world(), latent=2, **options)
@@ -430,7 +490,7 @@ def test_a_batch_of_eight_trains_all_31_subsets():
     for _ in range(100):
         with noise.record() as draws:
             model(batch)
-        chosen = (draws["component"].value[0] * 31).long()                                              # equal weights, in order
+        chosen = (draws["component"].value[0] * 31).long()  # equal weights, in order
         assert len(set(chosen.tolist())) > 1
         counts += np.bincount(chosen.numpy(), minlength=31)
     assert counts.min() > 0

@@ -14,10 +14,19 @@ from test_distributions import Largest
 from test_formulas import WORLDS, Hand, kl_normal
 from worlds import World
 
-from polyvae import Batch, InputError, build, distributions, noise
-from polyvae.distributions import softplus_scale
+from polyvae import Batch, InputError, build
+from polyvae.core import distributions, noise
+from polyvae.core.distributions import softplus_scale
 from polyvae.models.contrastive import Contrastive
-from polyvae.testing import example_batch, example_data, example_model, law_nested, plain_world, roles_world, uneven
+from polyvae.testing import (
+    example_batch,
+    example_data,
+    example_model,
+    law_nested,
+    plain_world,
+    roles_world,
+    uneven,
+)
 from polyvae.testing.worlds import record, step
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -38,7 +47,10 @@ def test_meme(of, variant, K, monkeypatch):
     hand = Hand("pair", "meme", variant=variant, K=K, alpha=3.0, beta=1.5, pseudo=4)
     with torch.no_grad():
         nets = list(hand.model.modalities.values())
-        loc, raw = zip(*(net.encoder(net.get_parameter("parts.pseudo.0")).tensor_split(2, -1) for net in nets), strict=True)
+        loc, raw = zip(
+            *(net.encoder(net.get_parameter("parts.pseudo.0")).tensor_split(2, -1) for net in nets),
+            strict=True,
+        )
         scale = [softplus_scale(x) for x in raw]
 
     def value() -> float:
@@ -49,7 +61,10 @@ def test_meme(of, variant, K, monkeypatch):
             log_s = [hand.log_x(s, z_k, np.zeros(0)) for z_k in z[:K]]
             log_q = [hand.log(z_k, *hand.z[s]) for z_k in z[:K]]
             if t not in hand.S:
-                log_p = [logsumexp([norm.logpdf(z_k, loc[t][i], scale[t][i]).sum() for i in range(4)]) - np.log(4) for z_k in z[:K]]
+                log_p = [
+                    logsumexp([norm.logpdf(z_k, loc[t][i], scale[t][i]).sum() for i in range(4)]) - np.log(4)
+                    for z_k in z[:K]
+                ]
                 total += np.mean([log_s[k] - hand.beta * (log_q[k] - log_p[k]) for k in range(K)])
                 continue
             q_t = np.exp([hand.log_x(t, z_k, np.zeros(0)) for z_k in z])
@@ -61,7 +76,9 @@ def test_meme(of, variant, K, monkeypatch):
                 else:
                     q_t_s = q_t.mean()
                     kl = log_q[k] - hand.log(z[k], mean_t, width_t)
-                total += (q_t[k] / q_t_s * (log_s[k] - np.log(q_t[k]) - hand.beta * kl) + 3.0 * np.log(q_t_s)) / K
+                total += (
+                    q_t[k] / q_t_s * (log_s[k] - np.log(q_t[k]) - hand.beta * kl) + 3.0 * np.log(q_t_s)
+                ) / K
         return total / len(hand.S)
 
     hand.check(value)
@@ -90,8 +107,10 @@ def test_meme_with_exact_experts_is_known():
             z = q.loc + q.scale * draws["z"].value[:, v]
             cross = model.modalities[t].log_prob(pair[t], z).numpy()
         expected += (log_p[s,] - log_p[t,] + logsumexp(cross, 0) - np.log(7)) / 2
-    np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-7)          # log p is by quadrature, scales by a map and back
-    truth = log_p["a", "b"] - (log_p["a",] + log_p["b",]) / 2                                       # ½ [log p(a | b) + log p(b | a)]
+    np.testing.assert_allclose(
+        value, expected, rtol=1e-6, atol=1e-7
+    )  # log p is by quadrature, scales by a map and back
+    truth = log_p["a", "b"] - (log_p["a",] + log_p["b",]) / 2  # ½ [log p(a | b) + log p(b | a)]
     with torch.no_grad():
         few = model(Batch.of({name: x.repeat(2000, 1) for name, x in pair.items()})).value.view(2000, 6)
         assert (few.mean(0).numpy() <= truth + 5 * few.std(0).numpy() / 2000**0.5).all()
@@ -109,8 +128,10 @@ def test_the_value_of_meme_is_below_the_importance_bound_of_the_conditional_for_
         bounds = []
         for s, t in ((0, 1), (1, 0)):
             z = q[s].loc + q[s].scale * draws["z"].value[:, s]
-            log_x = [weight * net.log_prob(batch.data[name], z, batch.entries.get(name))
-                     for weight, (name, net) in zip(weights, model.modalities.items(), strict=True)]
+            log_x = [
+                weight * net.log_prob(batch.data[name], z, batch.entries.get(name))
+                for weight, (name, net) in zip(weights, model.modalities.items(), strict=True)
+            ]
             bounds.append((log_x[s] + q[t].log_prob(z) - q[s].log_prob(z)).logsumexp(0) - np.log(K))
     both = batch.mask.all(0)
     assert int(both.sum()) == 1
@@ -128,7 +149,9 @@ def test_the_label_decoder_of_meme_learns_from_alpha_minus_one(alpha):
     nets, q, objective = list(model.modalities.values()), model.experts(batch).z, 0.0
     for s, t in ((0, 1), (1, 0)):
         z = (q[s].loc + q[s].scale * draws["z"].value[:, s]).detach()
-        log_s, log_t = (model.specs[m].weight * nets[m].log_prob(batch.data[nets[m].spec.name], z) for m in (s, t))
+        log_s, log_t = (
+            model.specs[m].weight * nets[m].log_prob(batch.data[nets[m].spec.name], z) for m in (s, t)
+        )
         w = log_t.softmax(0).detach()
         objective = objective + (w * (log_s + (alpha - 1) * log_t)).sum() / 2
     decoders = [parameter for net in nets for parameter in net.decoder.parameters()]
@@ -165,35 +188,54 @@ def test_pseudo_inputs_can_be_looked_at_one_by_one(variant, monkeypatch):
     monkeypatch.setattr(distributions, "_PIECE", 1)
     again, others = step(model, batch, draws)
     torch.testing.assert_close(again, value, rtol=1e-12, atol=0)
-    assert all(bool((net.get_parameter("parts.pseudo.0").grad != 0).any()) for net in model.modalities.values())
+    assert all(
+        bool((net.get_parameter("parts.pseudo.0").grad != 0).any()) for net in model.modalities.values()
+    )
     for name, gradient in gradients.items():
         torch.testing.assert_close(others[name], gradient, rtol=1e-10, atol=1e-12, msg=name)
 
 
 # ---- contrastive -----------------------------------------------------------------------------------------------------------------
 
-BASES = [("mmvae", {}), ("mmvae", {"unrelated": "cubo"}), ("mvae", {"negatives": 1}), ("jmvae", {"K": 1}), ("mmvae+", {"negatives": 9})]
+BASES = [
+    ("mmvae", {}),
+    ("mmvae", {"unrelated": "cubo"}),
+    ("mvae", {"negatives": 1}),
+    ("jmvae", {"K": 1}),
+    ("mmvae+", {"negatives": 9}),
+]
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("world", [plain_world(), roles_world(), plain_world()[1:3]], ids=["four", "roles", "two"])
+@pytest.mark.parametrize(
+    "world", [plain_world(), roles_world(), plain_world()[1:3]], ids=["four", "roles", "two"]
+)
 @pytest.mark.parametrize(("base", "options"), BASES, ids=[f"{base}-{options}" for base, options in BASES])
 def test_contrastive(world, base, options):
     """One pair of modalities, one pair of data, one view and one sample at a time."""
+
     def make(specs):
-        return build("mmvae-contrastive", specs, latent=2, gamma=0.6, **{"K": 2, "negatives": 2, **options}, base=base)
+        return build(
+            "mmvae-contrastive", specs, latent=2, gamma=0.6, **{"K": 2, "negatives": 2, **options}, base=base
+        )
 
     model = example_model(make, uneven(make, world))
     batch, names, D = example_batch(model), list(model.modalities), model.latent
     if len(world) == 2:
-        batch = Batch.of(example_data(model, 7), torch.tensor([[1, 0, 1, 0, 1, 1, 1], [1, 0, 0, 1, 1, 1, 1]], dtype=torch.bool))
+        batch = Batch.of(
+            example_data(model, 7),
+            torch.tensor([[1, 0, 1, 0, 1, 1, 1], [1, 0, 0, 1, 1, 1, 1]], dtype=torch.bool),
+        )
     with noise.record() as held, torch.no_grad():
         torch.manual_seed(4)
         plain = model.held(batch, 0.7).value
     with noise.record() as draws:
         torch.manual_seed(4)
         value, terms = model(batch, 0.7)
-    (z_key,), w_key = {key for key in draws.keys() - held.keys() if key.startswith("z")}, max(key for key in draws if key.startswith("w"))
+    (z_key,), w_key = (
+        {key for key in draws.keys() - held.keys() if key.startswith("z")},
+        max(key for key in draws if key.startswith("w")),
+    )
     eps, eps_w = draws[z_key].value, draws[w_key].value
     position = 0
 
@@ -206,7 +248,9 @@ def test_contrastive(world, base, options):
         experts = model.held.experts(pair)
         q = model.held.posterior(pair, experts)
         each = []
-        for rank, v in enumerate(q.live[:, 0].nonzero()[:, 0].tolist()):       # views that do not count draw nothing
+        for rank, v in enumerate(
+            q.active[:, 0].nonzero()[:, 0].tolist()
+        ):  # views that do not count draw nothing
             for k in range(model.K):
                 z = q.components.loc[v] + q.components.scale[v] * eps[k, rank, position]
                 q_w = model.held.private(pair, experts, z)
@@ -214,11 +258,19 @@ def test_contrastive(world, base, options):
                 log_x = 0.0
                 for o in (m, n):
                     net, span = model.modalities[names[o]], model.columns[o]
-                    log_x += model.specs[o].weight * float(net.log_prob(pair.data[names[o]], torch.cat([z, w[:, span]], -1),
-                                                                        pair.entries.get(names[o])))
+                    log_x += model.specs[o].weight * float(
+                        net.log_prob(
+                            pair.data[names[o]], torch.cat([z, w[:, span]], -1), pair.entries.get(names[o])
+                        )
+                    )
                     log_x += float((model.prior.w(z).columns(w) - q_w.columns(w))[:, span].sum())
-                density = logsumexp([float(q.components[u].log_prob(z)) + np.log(float(q.weights[u, 0]))
-                                     for u in range(len(q.weights)) if q.weights[u, 0] > 0])
+                density = logsumexp(
+                    [
+                        float(q.components[u].log_prob(z)) + np.log(float(q.weights[u, 0]))
+                        for u in range(len(q.weights))
+                        if q.weights[u, 0] > 0
+                    ]
+                )
                 log_weight = log_x + float(model.prior.z().log_prob(z)) - density
                 each.append(power * log_weight + np.log(float(q.weights[v, 0]) / model.K))
         return logsumexp(each) / power
@@ -239,7 +291,10 @@ def test_contrastive(world, base, options):
                 log_p[i, j] = estimate(m, i, n, j, power if s else 1)
                 position += 1
         for i in rows:
-            first, second = [x for (p, j), x in log_p.items() if p == i != j], [x for (j, p), x in log_p.items() if p == i != j]
+            first, second = (
+                [x for (p, j), x in log_p.items() if p == i != j],
+                [x for (j, p), x in log_p.items() if p == i != j],
+            )
             assert len(first) == len(second) == min(model.negatives, len(rows) - 1)
             if first:
                 totals[i] += log_p[i, i] - (logsumexp(first) + logsumexp(second)) / 2
@@ -260,9 +315,9 @@ def test_modalities_that_have_nothing_in_common_earn_only_what_is_usual(negative
     batch = Batch.of(world.data(6))
     with torch.no_grad():
         c = model(batch).terms["contrast"].numpy()
-    alone = np.stack([world.log_p(batch.observe(name)) for name in world.names])                       # [M, B]
+    alone = np.stack([world.log_p(batch.observe(name)) for name in world.names])  # [M, B]
     unusual = np.stack([alone[:, i] - logsumexp(np.delete(alone, i, 1), axis=1) for i in range(6)], 1)
-    np.testing.assert_allclose(c, unusual.mean(0), rtol=1e-6)                                           # the mean over pairs of ½ (a + b)
+    np.testing.assert_allclose(c, unusual.mean(0), rtol=1e-6)  # the mean over pairs of ½ (a + b)
 
 
 def test_of_a_batch_of_copies_the_contrast_is_what_was_counted():
@@ -278,7 +333,13 @@ def test_of_a_batch_of_copies_the_contrast_is_what_was_counted():
 @pytest.mark.parametrize("base", ["mmvae", "mvae"])
 def test_with_many_samples_the_contrast_is_that_of_the_true_likelihoods(base):
     world = World(experts="exact" if base == "mmvae" else "factor")
-    model = world.model("mmvae-contrastive", base=base, negatives=9, K=4000, base_options={"family": "normal"} if base == "mmvae" else {})
+    model = world.model(
+        "mmvae-contrastive",
+        base=base,
+        negatives=9,
+        K=4000,
+        base_options={"family": "normal"} if base == "mmvae" else {},
+    )
     data = world.data(4)
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 0, 1]], dtype=torch.bool)
     batch = Batch.of(data, mask)
@@ -286,8 +347,13 @@ def test_with_many_samples_the_contrast_is_that_of_the_true_likelihoods(base):
     for m, n in combinations(range(3), 2):
         rows = [i for i in range(4) if mask[m, i] and mask[n, i]]
         keys = [(i, j) for i in rows for j in rows]
-        mixed = {name: x[[i for i, _ in keys]] if k == m else x[[j for _, j in keys]] for k, (name, x) in enumerate(data.items())}
-        log_p = dict(zip(keys, world.log_p(Batch.of(mixed).observe(world.names[m], world.names[n])), strict=True))
+        mixed = {
+            name: x[[i for i, _ in keys]] if k == m else x[[j for _, j in keys]]
+            for k, (name, x) in enumerate(data.items())
+        }
+        log_p = dict(
+            zip(keys, world.log_p(Batch.of(mixed).observe(world.names[m], world.names[n])), strict=True)
+        )
         for i in rows:
             counts[i] += 1
             first, second = [log_p[i, j] for j in rows if j != i], [log_p[j, i] for j in rows if j != i]
@@ -327,7 +393,7 @@ def test_a_pair_costs_its_two_views_and_its_two_values():
         net.decoder.register_forward_pre_hook(lambda _, inputs, name=name: rows[name].append(len(inputs[0])))
     with noise.record() as draws, Largest() as made:
         model(batch).value.sum().backward()
-    pairs = 6 * 5 * (1 + 3)                                                     # of modalities, data, partners
+    pairs = 6 * 5 * (1 + 3)  # of modalities, data, partners
     assert draws["z#2"].value.shape == (2, 2, pairs, 2)
     assert list(rows.values()) == [[2 * 4 * 5, 2 * 2 * pairs // 2]] * 4
     assert made.numbers < pairs * 3000 / 4
@@ -336,18 +402,26 @@ def test_a_pair_costs_its_two_views_and_its_two_values():
 # ---- what is refused -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "count", "options", "message"), [
-    ("meme", 3, {}, "expected exactly two, each with role='both'"),
-    ("meme", 2, {"variant": "publish"}, "unknown variant 'publish'; did you mean 'published'"),
-    ("meme", 2, {"alpha": -1.0}, "got alpha=-1.0; expected a number, 0 or more"),
-    ("meme", 2, {"pseudo": 0}, "pseudo=0"),
-    ("mmvae-contrastive", 2, {"base": "mmva"}, "unknown base 'mmva'; did you mean"),
-    ("mmvae-contrastive", 2, {"unrelated": "elbo"}, r"unknown unrelated 'elbo'; .*known: iwae, cubo"),
-    ("mmvae-contrastive", 2, {"gamma": -1.0}, "got gamma=-1.0; expected a weight"),
-    ("mmvae-contrastive", 2, {"negatives": 0}, "negatives=0"),
-    ("mmvae-contrastive", 2, {"base": "mvae", "base_options": {"subset": 2}}, r"unknown key 'subset' of base_options .*'subsets'"),
-    ("mmvae-contrastive", 2, {"base_options": {"beta": 2.0}}, "unknown key 'beta' of base_options"),
-])
+@pytest.mark.parametrize(
+    ("name", "count", "options", "message"),
+    [
+        ("meme", 3, {}, "expected exactly two, each with role='both'"),
+        ("meme", 2, {"variant": "publish"}, "unknown variant 'publish'; did you mean 'published'"),
+        ("meme", 2, {"alpha": -1.0}, "got alpha=-1.0; expected a number, 0 or more"),
+        ("meme", 2, {"pseudo": 0}, "pseudo=0"),
+        ("mmvae-contrastive", 2, {"base": "mmva"}, "unknown base 'mmva'; did you mean"),
+        ("mmvae-contrastive", 2, {"unrelated": "elbo"}, r"unknown unrelated 'elbo'; .*known: iwae, cubo"),
+        ("mmvae-contrastive", 2, {"gamma": -1.0}, "got gamma=-1.0; expected a weight"),
+        ("mmvae-contrastive", 2, {"negatives": 0}, "negatives=0"),
+        (
+            "mmvae-contrastive",
+            2,
+            {"base": "mvae", "base_options": {"subset": 2}},
+            r"unknown key 'subset' of base_options .*'subsets'",
+        ),
+        ("mmvae-contrastive", 2, {"base_options": {"beta": 2.0}}, "unknown key 'beta' of base_options"),
+    ],
+)
 def test_what_cannot_be_built_is_refused(name, count, options, message):
     with pytest.raises(InputError, match=message):
         build(name, plain_world()[:count], latent=2, **options)
@@ -358,10 +432,16 @@ def test_modalities_without_a_role_in_it_are_refused():
     with pytest.raises(InputError, match="expected exactly two, each with role='both'"):
         build("meme", (a, replace(b, role="target")), latent=2)
     with pytest.raises(InputError, match="expected two that are decoded, one of them encoded"):
-        build("mmvae-contrastive", (replace(a, role="source"), replace(b, role="target"), replace(c, role="target")), latent=2)
+        build(
+            "mmvae-contrastive",
+            (replace(a, role="source"), replace(b, role="target"), replace(c, role="target")),
+            latent=2,
+        )
 
 
 def test_too_few_data_to_start_from_are_refused():
     model = meme()
-    with pytest.raises(InputError, match=r"got 3 observed data of modality .* for 4 pseudo-inputs; expected at least as many"):
+    with pytest.raises(
+        InputError, match=r"got 3 observed data of modality .* for 4 pseudo-inputs; expected at least as many"
+    ):
         model.start(Batch.of(example_batch(model).data).rows(slice(0, 3)))

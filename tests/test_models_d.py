@@ -16,8 +16,9 @@ from test_formulas import WORLDS, Hand, kl_laplace, kl_normal, over_k, product
 from test_models_a import SIZE, data_of, eps, leaves, recorded
 from worlds import GRID, World
 
-from polyvae import Batch, InputError, Modality, build, noise
-from polyvae.aggregate import hoelder_pool, moment_matched
+from polyvae import Batch, InputError, Modality, build
+from polyvae.core import noise
+from polyvae.core.aggregate import hoelder_pool, moment_matched
 from polyvae.storage import load_model, save_model
 from polyvae.testing import example_batch, example_model, plain_world, roles_world
 from polyvae.testing.worlds import record, step
@@ -33,25 +34,43 @@ def expected_bound(model, world, copies=800):
 
 def golden_specs(of, M: int, private: int | None) -> list[Modality]:
     kinds = [LIKELIHOODS[m % 2] for m in range(M)]
-    return [Modality(f"m{m}", (SIZE,), kind, private=private, weight=likelihood_weight(m), params={"scale": scale},
-                     encoder=partial(Given, of, m), decoder=partial(Decoder, of, m)) for m, (kind, scale) in enumerate(kinds)]
+    return [
+        Modality(
+            f"m{m}",
+            (SIZE,),
+            kind,
+            private=private,
+            weight=likelihood_weight(m),
+            params={"scale": scale},
+            encoder=partial(Given, of, m),
+            decoder=partial(Decoder, of, m),
+        )
+        for m, (kind, scale) in enumerate(kinds)
+    ]
 
 
 def close(ours, theirs, what: str) -> None:
     expected = torch.as_tensor(theirs, dtype=DOUBLE).reshape(ours.shape)
-    torch.testing.assert_close(ours.detach(), expected, rtol=1e-8, atol=1e-12 * float(expected.abs().max()),
-                               msg=lambda text: f"{what}: {text}")
+    torch.testing.assert_close(
+        ours.detach(),
+        expected,
+        rtol=1e-8,
+        atol=1e-12 * float(expected.abs().max()),
+        msg=lambda text: f"{what}: {text}",
+    )
 
 
 # ---- scmm ------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize(("family", "scale_map", "learn", "K"), [("laplace", "softmax", False, 1), ("normal", "softplus", True, 2)])
+@pytest.mark.parametrize(
+    ("family", "scale_map", "learn", "K"), [("laplace", "softmax", False, 1), ("normal", "softplus", True, 2)]
+)
 def test_scmm(world, family, scale_map, learn, K):
     """Every expert's own ELBO with the exact KL, then their mean. For Laplace, scales b: KL = b e^{−|μ|/b} + |μ| − 1 − log b."""
     hand = Hand(world, "scmm", family=family, scale_map=scale_map, learn_prior=learn, K=K, beta=1.5)
-    width = hand.model.prior.z().scale.detach().numpy()          # KL(q || p) is that of z / width
+    width = hand.model.prior.z().scale.detach().numpy()  # KL(q || p) is that of z / width
     exact = kl_laplace if family == "laplace" else kl_normal
 
     def value() -> float:
@@ -60,8 +79,11 @@ def test_scmm(world, family, scale_map, learn, K):
             loc, scale = hand.z[m]
             total -= hand.beta * exact(loc / width, scale / width)
             for k in range(K):
-                z = loc + scale * hand.draws["z"][k, hand.model.sources.index(m), hand.b]
-                total += sum(hand.log_x(n, z, np.zeros(0)) for n in hand.A if hand.model.specs[n].role != "source") / K
+                z = loc + scale * hand.draws["z"][k, hand.model.encoded.index(m), hand.b]
+                total += (
+                    sum(hand.log_x(n, z, np.zeros(0)) for n in hand.A if hand.model.specs[n].role != "source")
+                    / K
+                )
         return total / len(hand.S)
 
     hand.check(value)
@@ -74,7 +96,7 @@ def test_scmm_is_a_bound_below_that_of_the_mixture(family):
     truth = world.log_p(world.every_mask(), family)
     mean, spread = expected_bound(world.model("scmm", family=family, scale_map="softplus"), world)
     tighter, more = expected_bound(world.model("mmvae", family=family), world)
-    alone = np.array([0, 1, 3])                                  # the masks with one modality
+    alone = np.array([0, 1, 3])  # the masks with one modality
     assert (mean <= truth + 5 * spread).all()
     assert (mean <= tighter + 5 * np.hypot(spread, more)).all()
     assert (np.abs(mean - tighter)[alone] <= 5 * np.hypot(spread, more)[alone]).all()
@@ -88,17 +110,33 @@ def test_cmvae_is_the_port(case):
     """Its expectation over q(c | z) is our log-density of the mixture; gradients of π, μ and r, too."""
     M, B, K = case["M"], case["B"], case["K"]
     of = leaves(M, B, D, W)
-    model = build("cmvae", golden_specs(of, M, W), latent=D, beta=case["beta"], K=K, objective="iwae", clusters=case["clusters"],
-                  family="normal", scale_map="softplus").double()
+    model = build(
+        "cmvae",
+        golden_specs(of, M, W),
+        latent=D,
+        beta=case["beta"],
+        K=K,
+        objective="iwae",
+        clusters=case["clusters"],
+        family="normal",
+        scale_map="softplus",
+    ).double()
     scale = (0.5 * wave((M * W,), 1.7)).exp().requires_grad_()
-    model.prior.loc.data, model.prior.logits.data = wave((case["clusters"], D), 0.3), wave((case["clusters"],), 0.8)
+    model.prior.loc.data, model.prior.logits.data = (
+        wave((case["clusters"], D), 0.3),
+        wave((case["clusters"],), 0.8),
+    )
     model.held.raw_r.data = raw(scale).detach()
     with noise.feed({"z": eps(0.15, K, M, B, D), "w": eps(0.85, K, M, B, M * W)}):
         value = model(Batch.of({f"m{m}": x for m, x in enumerate(data_of(M, B))})).value.sum()
     value.backward()
     theirs = case["gradients"]
     slope = torch.autograd.grad(raw(scale).sum(), scale)[0]
-    ours = {"loc": model.prior.loc.grad, "logits": model.prior.logits.grad, "r_scale": model.held.raw_r.grad * slope}
+    ours = {
+        "loc": model.prior.loc.grad,
+        "logits": model.prior.logits.grad,
+        "r_scale": model.held.raw_r.grad * slope,
+    }
     close(value, case["value"], "bound")
     assert set(theirs) == set(of) | set(ours)
     for key in theirs:
@@ -106,7 +144,9 @@ def test_cmvae_is_the_port(case):
 
 
 def clustered(clusters: int = 5):
-    model = example_model(lambda specs: build("cmvae", specs, latent=2, clusters=clusters), plain_world()).eval()
+    model = example_model(
+        lambda specs: build("cmvae", specs, latent=2, clusters=clusters), plain_world()
+    ).eval()
     return model, example_batch(model)
 
 
@@ -128,7 +168,9 @@ def test_pruning_by_hand(criterion):
             votes, each = [], []
             for m in range(4):
                 if batch.mask[m, b]:
-                    joint = share * np.exp([-np.abs(z[m, b] - at[c]).sum() for c in kept]) / 4       # Laplace, two columns: (1/2)²
+                    joint = (
+                        share * np.exp([-np.abs(z[m, b] - at[c]).sum() for c in kept]) / 4
+                    )  # Laplace, two columns: (1/2)²
                     q = joint / joint.sum()
                     votes.append(kept[int(q.argmax())])
                     clear = entropy(q) / np.log(len(kept))
@@ -146,7 +188,20 @@ def test_pruning_by_hand(criterion):
 def test_pruning_finds_the_clusters_that_are_there(tmp_path):
     """Data in three places, five clusters of which two explain nothing: three stay; what went is never drawn and does not come back."""
     spec = Modality("x", (2,), "normal", private=0, encoder=Located, decoder=Same)
-    model = build("cmvae", [spec], latent=2, clusters=5, family="normal", scale_map="softplus", cross="prior", beta=5.0).double().eval()
+    model = (
+        build(
+            "cmvae",
+            [spec],
+            latent=2,
+            clusters=5,
+            family="normal",
+            scale_map="softplus",
+            cross="prior",
+            beta=5.0,
+        )
+        .double()
+        .eval()
+    )
     places = torch.tensor([[0.0, 8.0], [9.0, 0.0], [-9.0, -9.0]], dtype=DOUBLE)
     model.prior.loc.data = torch.cat([places, places[:1] + 0.3, places.new_full((1, 2), 60.0)])
     model.prior.logits.data = torch.tensor([0.0, 0.0, 0.0, -0.5, 0.0], dtype=DOUBLE)
@@ -223,7 +278,9 @@ def test_the_pool_is_the_square_of_the_sum_of_roots_by_quadrature():
         assert np.exp(log_q[:, row]) == pytest.approx(density, abs=1e-9)
         mean = (density * GRID).sum() * step
         assert float(matched.components.loc[0, row]) == pytest.approx(mean, abs=1e-9)
-        assert float(matched.components.scale[0, row]) ** 2 == pytest.approx((density * (GRID - mean) ** 2).sum() * step, rel=1e-8)
+        assert float(matched.components.scale[0, row]) ** 2 == pytest.approx(
+            (density * (GRID - mean) ** 2).sum() * step, rel=1e-8
+        )
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -238,7 +295,9 @@ def test_hellinger(world, K):
         total = -hand.beta * kl_normal(loc, scale)
         for k in range(K):
             z = loc + scale * hand.draws["z"][k, 0, hand.b]
-            total += sum(hand.log_x(n, z, np.zeros(0)) for n in hand.A if hand.model.specs[n].role != "source") / K
+            total += (
+                sum(hand.log_x(n, z, np.zeros(0)) for n in hand.A if hand.model.specs[n].role != "source") / K
+            )
         return total
 
     hand.check(value)
@@ -248,7 +307,9 @@ def auxiliary_scales(model) -> np.ndarray:
     if model.raw_r is None:
         return np.ones(len(model.owner))
     nets = model.modalities.values()
-    return np.concatenate([net.scale(model.raw_r[span]).detach().numpy() for net, span in zip(nets, model.columns, strict=True)])
+    return np.concatenate(
+        [net.scale(model.raw_r[span]).detach().numpy() for net, span in zip(nets, model.columns, strict=True)]
+    )
 
 
 @torch.no_grad()
@@ -256,16 +317,23 @@ def told(model, n: int, z: np.ndarray, loc: np.ndarray, scale: np.ndarray):
     """q(w_n | x_n, z): the location moved, the scale multiplied by softplus (1 at 0)."""
     if not model.options.get("hierarchical"):
         return loc, scale
-    move, stretch = model.modalities[list(model.modalities)[n]].parts["told"](torch.as_tensor(z)[None])[0].numpy().reshape(2, -1)
+    move, stretch = (
+        model.modalities[list(model.modalities)[n]]
+        .parts["told"](torch.as_tensor(z)[None])[0]
+        .numpy()
+        .reshape(2, -1)
+    )
     return loc + move, scale * (1e-6 + (1 - 1e-6) * np.log1p(np.exp(stretch + np.log(np.e - 1))))
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("options", [{}, {"hierarchical": False, "K": 2}, {"objective": "iwae", "K": 2}, {"cross": "prior"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"hierarchical": False, "K": 2}, {"objective": "iwae", "K": 2}, {"cross": "prior"}]
+)
 def test_holder(world, options):
     hand = Hand(world, "holder", beta=1.5, **options)
     model = hand.model
-    sources = model.sources
+    sources = model.encoded
     views = [(m,) for m in sources] + list(combinations(sources, 2))
     r_scale = auxiliary_scales(model)
 
@@ -286,7 +354,10 @@ def test_holder(world, options):
 
     def value() -> float:
         parts = pool({m: hand.z[m] for m in hand.S})
-        return sum(parts[subset][0] * over_k(model.objective, [log_weight(parts, subset, k) for k in range(model.K)]) for subset in parts)
+        return sum(
+            parts[subset][0] * over_k(model.objective, [log_weight(parts, subset, k) for k in range(model.K)])
+            for subset in parts
+        )
 
     hand.check(value)
 
@@ -294,9 +365,16 @@ def test_holder(world, options):
 # ---- composed --------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("subsets", "cross", "name", "options"), [
-    ("singles", "auxiliary", "mmvae+", {}), ("singles", "prior", "mmvae+", {"cross": "prior"}),
-    ("singles", "posterior", "mmvae+", {"cross": "posterior"}), ("pairs", "prior", None, {}), ("powerset", "auxiliary", None, {})])
+@pytest.mark.parametrize(
+    ("subsets", "cross", "name", "options"),
+    [
+        ("singles", "auxiliary", "mmvae+", {}),
+        ("singles", "prior", "mmvae+", {"cross": "prior"}),
+        ("singles", "posterior", "mmvae+", {"cross": "posterior"}),
+        ("pairs", "prior", None, {}),
+        ("powerset", "auxiliary", None, {}),
+    ],
+)
 @pytest.mark.parametrize("objective", ["elbo", "iwae"])
 def test_composed(subsets, cross, name, options, objective, monkeypatch):
     """By hand; and where it is a paper's, that model's bound on the same draws."""
@@ -304,13 +382,17 @@ def test_composed(subsets, cross, name, options, objective, monkeypatch):
     hand = Hand("private", "composed", subsets=subsets, cross=cross, objective=objective, K=2, beta=1.5)
     model = hand.model
     sizes = {"singles": (1,), "pairs": (1, 2), "powerset": (1, 2, 3)}[subsets]
-    views = [subset for size in sizes for subset in combinations(model.sources, size)]
+    views = [subset for size in sizes for subset in combinations(model.encoded, size)]
     r_scale = auxiliary_scales(model)
 
     def log_weight(parts: dict, subset: tuple, k: int) -> float:
         v = views.index(subset)
         z = parts[subset][0] + parts[subset][1] * hand.draws["z"][k, v, hand.b]
-        total = hand.beta * (hand.log(z, 0, 1) - logsumexp([hand.log(z, *part) for part in parts.values()]) + np.log(len(parts)))
+        total = hand.beta * (
+            hand.log(z, 0, 1)
+            - logsumexp([hand.log(z, *part) for part in parts.values()])
+            + np.log(len(parts))
+        )
         for n in hand.A:
             span = model.columns[n]
             own = n in hand.w and (n in subset or cross == "posterior")
@@ -323,15 +405,21 @@ def test_composed(subsets, cross, name, options, objective, monkeypatch):
         return total
 
     def value() -> float:
-        parts = {subset: product([hand.z[m] for m in subset]) for subset in views if set(subset) <= set(hand.S)}
-        return float(np.mean([over_k(objective, [log_weight(parts, subset, k) for k in range(2)]) for subset in parts]))
+        parts = {
+            subset: product([hand.z[m] for m in subset]) for subset in views if set(subset) <= set(hand.S)
+        }
+        return float(
+            np.mean([over_k(objective, [log_weight(parts, subset, k) for k in range(2)]) for subset in parts])
+        )
 
     hand.check(value)
     if name:
         paper = build(name, model.specs, latent=2, K=2, beta=1.5, objective=objective, **options).double()
         paper.load_state_dict(model.state_dict())
         with noise.feed({key: torch.as_tensor(draw) for key, draw in hand.draws.items()}):
-            torch.testing.assert_close(paper(hand.batch, hand.warm).value, hand.bound.value, rtol=1e-10, atol=1e-10)
+            torch.testing.assert_close(
+                paper(hand.batch, hand.warm).value, hand.bound.value, rtol=1e-10, atol=1e-10
+            )
 
 
 @pytest.mark.parametrize("cross", ["auxiliary", "prior", "posterior"])
@@ -353,9 +441,17 @@ def test_the_free_combination_has_the_gradient_of_the_paper_it_is(cross):
 # ---- truth -----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "private", "options"), [
-    ("scmm", 0, {"scale_map": "softplus", "family": "normal"}), ("cmvae", 1, {"clusters": 2, "family": "normal", "scale_map": "softplus"}),
-    ("hellinger", 0, {}), ("holder", 1, {}), ("idmvae", 1, {}), ("composed", 1, {"subsets": "pairs"})])
+@pytest.mark.parametrize(
+    ("name", "private", "options"),
+    [
+        ("scmm", 0, {"scale_map": "softplus", "family": "normal"}),
+        ("cmvae", 1, {"clusters": 2, "family": "normal", "scale_map": "softplus"}),
+        ("hellinger", 0, {}),
+        ("holder", 1, {}),
+        ("idmvae", 1, {}),
+        ("composed", 1, {"subsets": "pairs"}),
+    ],
+)
 def test_the_likelihood_is_the_truth(name, private, options):
     """Within 5 standard errors, for every mask; with z in q(w_n | x_n, z), and with a prior of two clusters."""
     world = World(private)
@@ -363,19 +459,31 @@ def test_the_likelihood_is_the_truth(name, private, options):
     batch, prior = world.every_mask(), norm(0, 1).logpdf
     if name == "cmvae":
         model.prior.loc.data = torch.tensor([[-2.0], [1.5]], dtype=DOUBLE)
+
         def prior(z):
             return np.log(norm(-2, 1).pdf(z) / 2 + norm(1.5, 1).pdf(z) / 2)
+
     estimate = model.log_marginal(batch, K=4000)
-    error, spread = np.abs(estimate.value.numpy() - world.log_p(batch, prior=prior)), estimate.standard_error.numpy()
+    error, spread = (
+        np.abs(estimate.value.numpy() - world.log_p(batch, prior=prior)),
+        estimate.standard_error.numpy(),
+    )
     assert (error <= 5 * spread).all(), (error / spread).round(2)
     assert (spread < 0.1).all(), spread.round(3)
 
 
 @pytest.mark.parametrize("experts", ["exact", "rough"])
-@pytest.mark.parametrize(("name", "private", "options"), [
-    ("hellinger", 0, {"beta": 1.0}), ("hellinger", 0, {"beta": 2.5}), ("holder", 1, {"cross": "prior"}),
-    ("holder", 1, {"cross": "prior", "hierarchical": False, "objective": "iwae", "K": 3}), ("composed", 1, {"subsets": "powerset"}),
-    ("composed", 1, {"subsets": "pairs", "cross": "prior", "objective": "iwae", "K": 3})])
+@pytest.mark.parametrize(
+    ("name", "private", "options"),
+    [
+        ("hellinger", 0, {"beta": 1.0}),
+        ("hellinger", 0, {"beta": 2.5}),
+        ("holder", 1, {"cross": "prior"}),
+        ("holder", 1, {"cross": "prior", "hierarchical": False, "objective": "iwae", "K": 3}),
+        ("composed", 1, {"subsets": "powerset"}),
+        ("composed", 1, {"subsets": "pairs", "cross": "prior", "objective": "iwae", "K": 3}),
+    ],
+)
 def test_a_bound_stays_below_the_truth(name, private, options, experts):
     world = World(private, experts=experts)
     truth = world.log_p(world.every_mask())
@@ -433,7 +541,9 @@ def test_the_terms_of_idmvae_see_what_was_observed():
         A = [m for m in range(4) if batch.mask[m, b]]
         total = 0.0
         for i, j in permutations(A, 2):
-            others = [(m, n) for n in range(batch.size) if batch.mask[i, n] and batch.mask[j, n] for m in (i, j)]
+            others = [
+                (m, n) for n in range(batch.size) if batch.mask[i, n] and batch.mask[j, n] for m in (i, j)
+            ]
             for m, o in ((i, j), (j, i)):
                 similar = [mean[m, b] @ mean[k, n] / 0.5 for k, n in others if (k, n) != (m, b)]
                 total += (logsumexp(similar) - mean[m, b] @ mean[o, b] / 0.5) / 2
@@ -443,7 +553,9 @@ def test_the_terms_of_idmvae_see_what_was_observed():
 
 def test_idmvae_without_its_terms_is_mmvaeplus_and_registers_nothing_twice():
     specs = plain_world()
-    model = example_model(lambda modalities: build("idmvae", modalities, latent=2, cross_view=0.0, augmentation=0.0), specs)
+    model = example_model(
+        lambda modalities: build("idmvae", modalities, latent=2, cross_view=0.0, augmentation=0.0), specs
+    )
     plus = build("mmvae+", specs, latent=2, beta=2.5).double()
     plus.load_state_dict({key.removeprefix("held."): value for key, value in model.state_dict().items()})
     assert len(model.state_dict()) == len(plus.state_dict())
@@ -458,15 +570,18 @@ def test_idmvae_without_its_terms_is_mmvaeplus_and_registers_nothing_twice():
 # ---- what is refused -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "options", "message"), [
-    ("cmvae", {"clusters": 0}, "clusters"),
-    ("scmm", {"K": 0}, "K=0"),
-    ("holder", {"objective": "dreg"}, "unknown objective 'dreg'; known: elbo, iwae"),
-    ("idmvae", {"augmentation": -1.0}, "got augmentation=-1.0; expected a weight"),
-    ("idmvae", {"temperature": 0.0}, "got temperature=0.0; expected a positive number"),
-    ("composed", {"subsets": "power"}, "unknown subsets 'power'; .*'powerset'"),
-    ("composed", {"cross": "auxiliary"}, "0 private columns; expected private codes"),
-])
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("cmvae", {"clusters": 0}, "clusters"),
+        ("scmm", {"K": 0}, "K=0"),
+        ("holder", {"objective": "dreg"}, "unknown objective 'dreg'; known: elbo, iwae"),
+        ("idmvae", {"augmentation": -1.0}, "got augmentation=-1.0; expected a weight"),
+        ("idmvae", {"temperature": 0.0}, "got temperature=0.0; expected a positive number"),
+        ("composed", {"subsets": "power"}, "unknown subsets 'power'; .*'powerset'"),
+        ("composed", {"cross": "auxiliary"}, "0 private columns; expected private codes"),
+    ],
+)
 def test_what_cannot_be_built_is_refused(name, options, message):
     with pytest.raises(InputError, match=message):
         build(name, plain_world(), latent=2, **options)

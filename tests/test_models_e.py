@@ -15,12 +15,13 @@ from test_formulas import WORLDS, Hand, kl_normal, product
 from test_models_b import decodes, joint_by_hand, kl
 from worlds import GRID, World, fixed
 
-from polyvae import Batch, InputError, Modality, build, noise
+from polyvae import Batch, InputError, Modality, build
+from polyvae.core import noise
+from polyvae.core.vae import MultimodalVAE
 from polyvae.testing import check_model, example_data, example_model, plain_world, roles_world
-from polyvae.vae import MultimodalVAE
 
 pytestmark = pytest.mark.filterwarnings("error")
-TWO = {"plain": 0, "target": 1, "source": 2}                        # the worlds of two modalities
+TWO = {"plain": 0, "target": 1, "source": 2}  # the worlds of two modalities
 OF_TWO = (plain_world()[:2], roles_world()[::2], roles_world()[1::2])
 
 
@@ -65,7 +66,9 @@ def test_bivcca(world, private, monkeypatch):
 
     def value() -> float:
         share = {m: (0.3, 0.7)[m] for m in hand.S}
-        return sum(share[m] * elbo_by_hand(hand, hand.z[m], hand.model.sources.index(m)) for m in hand.S) / sum(share.values())
+        return sum(
+            share[m] * elbo_by_hand(hand, hand.z[m], hand.model.encoded.index(m)) for m in hand.S
+        ) / sum(share.values())
 
     hand.check(value)
 
@@ -77,17 +80,27 @@ def linear(world: World, name: str, **options) -> MultimodalVAE:
     """The model over a linear world's first two modalities; VCCA's second encoder says nothing of z."""
     specs = world.modalities()[:2]
     if name == "vcca-private":
-        weight, bias = (part[2 * world.latent:] for part in world.encoder(1))
-        specs[1] = replace(specs[1], encoder=partial(fixed, weight, bias)) if world.private else replace(specs[1], role="target")
-    return build(name, [replace(spec, private=0 if spec.role == "target" else world.private) for spec in specs],
-                 latent=world.latent, **options).double()
+        weight, bias = (part[2 * world.latent :] for part in world.encoder(1))
+        specs[1] = (
+            replace(specs[1], encoder=partial(fixed, weight, bias))
+            if world.private
+            else replace(specs[1], role="target")
+        )
+    return build(
+        name,
+        [replace(spec, private=0 if spec.role == "target" else world.private) for spec in specs],
+        latent=world.latent,
+        **options,
+    ).double()
 
 
 def three_masks(world: World, copies: int = 1) -> tuple[Batch, Batch]:
     """One datum of which a, b and both were observed: for the model, and for the world, which has a third that is never observed."""
     mask = torch.tensor([[True, False, True], [False, True, True]]).repeat_interleave(copies, 1)
     x = {name: value.expand(mask.shape[1], -1) for name, value in world.data(1).items()}
-    return Batch.of({name: x[name] for name in ("a", "b")}, mask), Batch.of(x, torch.cat([mask, torch.zeros_like(mask[:1])]))
+    return Batch.of({name: x[name] for name in ("a", "b")}, mask), Batch.of(
+        x, torch.cat([mask, torch.zeros_like(mask[:1])])
+    )
 
 
 def gap(world: World, x: dict[str, np.ndarray], loc: np.ndarray, scale: np.ndarray) -> float:
@@ -100,13 +113,21 @@ def gap(world: World, x: dict[str, np.ndarray], loc: np.ndarray, scale: np.ndarr
             L[:, : world.latent] = world.A[m]
             at = world.latent + m * world.private
             L[:, at : at + world.private] = world.C[m]
-            precision, pull = precision + L.T @ L / world.s[m] ** 2, pull + L.T @ (x[name] - world.b[m]) / world.s[m] ** 2
+            precision, pull = (
+                precision + L.T @ L / world.s[m] ** 2,
+                pull + L.T @ (x[name] - world.b[m]) / world.s[m] ** 2,
+            )
     away = np.linalg.solve(precision, pull) - loc
     trace = (np.diag(precision) * scale**2).sum() + away @ precision @ away - size
     return 0.5 * float(trace - np.linalg.slogdet(precision)[1] - 2 * np.log(scale).sum())
 
 
-SHAPES = [("vcca-private", 1, {}), ("vcca-private", 0, {}), ("bivcca", 0, {"mu": 0.3}), ("bivcca", 1, {"mu": 0.3})]
+SHAPES = [
+    ("vcca-private", 1, {}),
+    ("vcca-private", 0, {}),
+    ("bivcca", 0, {"mu": 0.3}),
+    ("bivcca", 1, {"mu": 0.3}),
+]
 
 
 @pytest.mark.parametrize(("name", "private", "options"), SHAPES)
@@ -121,27 +142,36 @@ def test_the_bound_is_the_truth_less_what_the_posterior_is_off(name, private, op
     That shows at once, for every mask (b alone: q(z) = p(z) in VCCA), that L is below log p(x).
     """
     world = World(private, experts=experts)
-    signs = torch.tensor(list(every([-1.0, 1.0], repeat=3)), dtype=torch.float64)                       # [K, 3]: z, w_a, w_b
+    signs = torch.tensor(list(every([-1.0, 1.0], repeat=3)), dtype=torch.float64)  # [K, 3]: z, w_a, w_b
     model = linear(world, name, beta=beta, K=8, **options)
     batch, seen = three_masks(world)
     W, V = len(model.owner), 2 if name == "bivcca" else 1
-    draws = {"z": signs[:, None, None, :1].expand(8, V, 3, 1), "w": signs[:, None, None, 1:][..., :W].expand(8, V, 3, W)}
+    draws = {
+        "z": signs[:, None, None, :1].expand(8, V, 3, 1),
+        "w": signs[:, None, None, 1:][..., :W].expand(8, V, 3, W),
+    }
     with noise.feed(draws):
         value = model(batch).value.numpy()
     experts_of = model.experts(batch)
-    for row, (names, views) in enumerate([("a", [(0, 1.0)]), ("b", [(1, 1.0)]), ("ab", [(0, 0.3), (1, 0.7)])]):
+    for row, (names, views) in enumerate(
+        [("a", [(0, 1.0)]), ("b", [(1, 1.0)]), ("ab", [(0, 0.3), (1, 0.7)])]
+    ):
         x = {key: batch.data[key][row].numpy() for key in names}
         off = 0.0
         for m, share in views if name == "bivcca" else [(0, 1.0)]:
-            parts = [(experts_of.z[m, row].loc.numpy(), experts_of.z[m, row].scale.numpy()),
-                     (experts_of.w[row].loc.numpy(), experts_of.w[row].scale.numpy())]
+            parts = [
+                (experts_of.z[m, row].loc.numpy(), experts_of.z[m, row].scale.numpy()),
+                (experts_of.w[row].loc.numpy(), experts_of.w[row].scale.numpy()),
+            ]
             loc, scale = (np.concatenate(part) for part in zip(*parts, strict=True))
             off += share * (gap(world, x, loc, scale) + (beta - 1) * kl_normal(loc, scale))
         assert off > -1e-9
-        if not batch.mask[model.sources, row].any():                            # a target alone: it counts nothing
+        if not batch.mask[model.encoded, row].any():  # a target alone: it counts nothing
             assert value[row] == 0
             continue
-        assert value[row] == pytest.approx(world.log_p(seen.rows(slice(row, row + 1)))[0] - off, abs=1e-7), names
+        assert value[row] == pytest.approx(world.log_p(seen.rows(slice(row, row + 1)))[0] - off, abs=1e-7), (
+            names
+        )
 
 
 @pytest.mark.parametrize(("name", "private", "options"), SHAPES)
@@ -160,7 +190,9 @@ def test_exact_experts_of_the_first_modality_make_its_bound_exact():
     """log p(x) where x alone was observed, without private codes."""
     world = World(experts="exact")
     batch, seen = three_masks(world)
-    with noise.feed({"z": torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 3, 1), "w": torch.zeros(2, 1, 3, 0)}):
+    with noise.feed(
+        {"z": torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 3, 1), "w": torch.zeros(2, 1, 3, 0)}
+    ):
         value = linear(world, "vcca-private", K=2)(batch).value
     assert float(value[0]) == pytest.approx(world.log_p(seen)[0], abs=1e-6)
 
@@ -201,24 +233,52 @@ def test_bivcca_draws_from_both_views_by_their_weights():
 @pytest.mark.parametrize("world", TWO)
 def test_bivcca_obeys_the_laws_with_private_codes(world):
     specs = OF_TWO[TWO[world]]
-    check_model("bivcca", modalities=[replace(spec, private=size) for spec, size in zip(specs, (3, 1), strict=True)], latent=2)
+    check_model(
+        "bivcca",
+        modalities=[replace(spec, private=size) for spec, size in zip(specs, (3, 1), strict=True)],
+        latent=2,
+    )
 
 
 A, B = plain_world()[:2]
 
 
-@pytest.mark.parametrize(("name", "specs", "options", "message"), [
-    ("vcca-private", [A], {}, "vcca-private: got 1 modalities; expected exactly 2"),
-    ("vcca-private", plain_world(), {}, "vcca-private: got 4 modalities; expected exactly 2"),
-    ("bivcca", plain_world()[:3], {}, "bivcca: got 3 modalities; expected exactly 2"),
-    ("vcca-private", [replace(A, role="target"), B], {}, "vcca-private: got the target 'rna.counts' as the first modality"),
-    ("vcca-private", [A, replace(B, role="source")], {}, "vcca-private: got 'values' with role='source' and private=None"),
-    ("vcca-private", [A, replace(B, private=0)], {}, "vcca-private: got 'values' with role='both' and private=0"),
-    ("bivcca", [A, B], {"mu": 1.0}, "bivcca: got mu=1.0; expected a number between 0 and 1"),
-    ("bivcca", [A, B], {"mu": "0.5"}, "bivcca: got mu='0.5'; expected a number"),
-    ("mfm", [A, replace(B, role="target", private=2)], {}, "mfm: got the target 'values' with private=2; expected 0"),
-    ("mfm", [A, B], {"kernel": "publshed"}, "mfm: unknown kernel 'publshed'; .*published"),
-    ("mfm", [A, B], {"surrogate": -1.0}, "mfm: got surrogate=-1.0; expected a number, 0 or more")])
+@pytest.mark.parametrize(
+    ("name", "specs", "options", "message"),
+    [
+        ("vcca-private", [A], {}, "vcca-private: got 1 modalities; expected exactly 2"),
+        ("vcca-private", plain_world(), {}, "vcca-private: got 4 modalities; expected exactly 2"),
+        ("bivcca", plain_world()[:3], {}, "bivcca: got 3 modalities; expected exactly 2"),
+        (
+            "vcca-private",
+            [replace(A, role="target"), B],
+            {},
+            "vcca-private: got the target 'rna.counts' as the first modality",
+        ),
+        (
+            "vcca-private",
+            [A, replace(B, role="source")],
+            {},
+            "vcca-private: got 'values' with role='source' and private=None",
+        ),
+        (
+            "vcca-private",
+            [A, replace(B, private=0)],
+            {},
+            "vcca-private: got 'values' with role='both' and private=0",
+        ),
+        ("bivcca", [A, B], {"mu": 1.0}, "bivcca: got mu=1.0; expected a number between 0 and 1"),
+        ("bivcca", [A, B], {"mu": "0.5"}, "bivcca: got mu='0.5'; expected a number"),
+        (
+            "mfm",
+            [A, replace(B, role="target", private=2)],
+            {},
+            "mfm: got the target 'values' with private=2; expected 0",
+        ),
+        ("mfm", [A, B], {"kernel": "publshed"}, "mfm: unknown kernel 'publshed'; .*published"),
+        ("mfm", [A, B], {"surrogate": -1.0}, "mfm: got surrogate=-1.0; expected a number, 0 or more"),
+    ],
+)
 def test_what_cannot_be_built_is_said_at_construction(name, specs, options, message):
     with pytest.raises(InputError, match=f"^{message}[^\n]*$"):
         build(name, specs, **options)
@@ -235,7 +295,9 @@ def by_quadrature(of: Callable[[np.ndarray], np.ndarray]) -> float:
 def kernel(a: np.ndarray, b: np.ndarray, published: bool) -> float:
     """The authors' is written as it is in their code: the mean of the squares, divided by their number."""
     squares = (a - b) ** 2
-    return float(np.exp(-squares.mean() / len(a))) if published else float(np.exp(-squares.sum() / (2 * len(a))))
+    return (
+        float(np.exp(-squares.mean() / len(a))) if published else float(np.exp(-squares.sum() / (2 * len(a))))
+    )
 
 
 def share_by_hand(u: np.ndarray, others: list[np.ndarray], published: bool) -> float:
@@ -253,9 +315,17 @@ def share_by_hand(u: np.ndarray, others: list[np.ndarray], published: bool) -> f
 @pytest.mark.parametrize("published", [False, True])
 def test_mfm(world, published):
     """By loops over data, modalities and samples; Φ of the random part by the textbook's product of normals."""
-    hand = Hand(world, "mfm", K=2, beta=1.5, surrogate=0.3, joint_width=5, kernel="published" if published else "scaled")
-    sources = hand.model.sources
-    codes = []                                                                  # of each datum: of z (None) and of each m, K samples
+    hand = Hand(
+        world,
+        "mfm",
+        K=2,
+        beta=1.5,
+        surrogate=0.3,
+        joint_width=5,
+        kernel="published" if published else "scaled",
+    )
+    sources = hand.model.encoded
+    codes = []  # of each datum: of z (None) and of each m, K samples
     for b in range(hand.batch.size):
         hand.at(b)
         q = joint_by_hand(hand) if hand.S else None
@@ -300,8 +370,10 @@ def test_the_discrepancy_is_unbiased_and_zero_for_the_prior_only(kind):
     width = 9 if kind == "published" else 6
     for loc, scale in ((0.0, 1.0), (1.0, 2.0)):
         each = model._discrepancy(loc + scale * u, here).mean(-1)
-        within, across, prior = (by_quadrature(lambda t, at=at, s=s: np.exp(-((at + s * t) ** 2) / width)) ** 3
-                                 for at, s in ((0, scale * 2**0.5), (loc, (1 + scale**2) ** 0.5), (0, 2**0.5)))
+        within, across, prior = (
+            by_quadrature(lambda t, at=at, s=s: np.exp(-((at + s * t) ** 2) / width)) ** 3
+            for at, s in ((0, scale * 2**0.5), (loc, (1 + scale**2) ** 0.5), (0, 2**0.5))
+        )
         assert abs(float(each.mean()) - (within - 2 * across + prior)) <= 5 * float(each.std()) / 4000**0.5
     assert within - 2 * across + prior > 0.01
 
@@ -315,15 +387,18 @@ def test_labels_are_told_by_z_alone():
     model = example_model(partial(build, "mfm", latent=2), roles_world()).eval()
     label = model.modalities["type"]
     assert label.private == 0
-    assert len(model.owner) == 6                                                # of the three that are encoded
+    assert len(model.owner) == 6  # of the three that are encoded
     z, w = torch.randn(4, 2, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
     assert torch.equal(model.decode(z, w)["type"], model.decode(z, w + 1)["type"])
 
 
 def test_the_surrogate_teaches_experts_and_leaves_the_codes_alone():
     """With nothing but γ in the bound, complete data move the experts of z, and not the joint network."""
-    model = example_model(partial(build, "mfm", latent=2, beta=0.0, joint_width=5), [replace(spec, weight=0.0) for spec in plain_world()])
-    model(Batch.of(example_data(model, 60))).value.sum().backward()          # so many that no modality is never drawn
+    model = example_model(
+        partial(build, "mfm", latent=2, beta=0.0, joint_width=5),
+        [replace(spec, weight=0.0) for spec in plain_world()],
+    )
+    model(Batch.of(example_data(model, 60))).value.sum().backward()  # so many that no modality is never drawn
     assert all(bool((net.encoder[-1].bias.grad[:4] != 0).any()) for net in model.modalities.values())
     for module in (model.joint, *(net.parts["joint"] for net in model.modalities.values())):
         assert all(p.grad is None or bool((p.grad == 0).all()) for p in module.parameters())
@@ -334,13 +409,18 @@ def test_it_learns_labels_from_what_was_observed_and_its_codes_become_the_priors
     draws = torch.Generator().manual_seed(0)
     label = torch.randint(3, (600,), generator=draws)
     centre = 2 * torch.randn(2, 3, 4, generator=draws)
-    data = {name: centre[m, label] + 0.5 * torch.randn(600, 4, generator=draws) for m, name in enumerate("ab")}
+    data = {
+        name: centre[m, label] + 0.5 * torch.randn(600, 4, generator=draws) for m, name in enumerate("ab")
+    }
     data["label"] = torch.nn.functional.one_hot(label, 3).float()[:, None]
     mask = torch.ones(3, 600, dtype=torch.bool)
     mask[2, :300] = False
     batch, small = Batch.of(data, mask), {"hidden": (32,)}
-    specs = [Modality("a", (4,), params=small), Modality("b", (4,), params=small),
-             Modality("label", (1, 3), "categorical", role="target", params=small)]
+    specs = [
+        Modality("a", (4,), params=small),
+        Modality("b", (4,), params=small),
+        Modality("label", (1, 3), "categorical", role="target", params=small),
+    ]
     model = build("mfm", specs, latent=2, joint_width=32)
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(200):
@@ -349,7 +429,9 @@ def test_it_learns_labels_from_what_was_observed_and_its_codes_become_the_priors
         optimiser.step()
     model.eval()
     for given in (("a", "b"), ("a",), ("b",)):
-        made = model.generate(batch.rows(slice(0, 300)).observe(*given), K=20)["label"].mean(0)[:, 0].argmax(-1)
+        made = (
+            model.generate(batch.rows(slice(0, 300)).observe(*given), K=20)["label"].mean(0)[:, 0].argmax(-1)
+        )
         assert float((made == label[:300]).double().mean()) > 0.9, given
     z = model.draw(batch, 1).z[0].detach()
     assert z.mean(0).abs().max() < 0.25

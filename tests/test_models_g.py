@@ -15,10 +15,11 @@ from scipy.stats import multivariate_normal
 from test_formulas import WORLDS, Hand, kl_normal, product
 from worlds import Affine, World, fixed, raw
 
-from polyvae import Batch, InputError, Modality, build, noise
-from polyvae.cli import models
+from polyvae import Batch, InputError, Modality, build
+from polyvae.cli.commands import models
+from polyvae.core import noise
+from polyvae.core.vae import MultimodalVAE
 from polyvae.testing import example_batch, example_data, example_model, labels_world
-from polyvae.vae import MultimodalVAE
 
 pytestmark = pytest.mark.filterwarnings("error")
 NONE = np.zeros(0)
@@ -59,22 +60,30 @@ def test_deepimv(alpha, K, monkeypatch):
         return hand.weights[t] * float(predictor.log_prob(b.data[name][row], torch.from_numpy(z)[None], gaps))
 
     def value() -> float:
-        labels = [t for t in hand.A if t not in hand.model.sources]
+        labels = [t for t in hand.A if t not in hand.model.encoded]
         if not labels:
             return 0.0
         views = {0: product([(np.zeros(2), np.ones(2)), *(hand.z[m] for m in hand.S)])}
-        views |= {1 + hand.model.sources.index(m): hand.z[m] for m in hand.S}
+        views |= {1 + hand.model.encoded.index(m): hand.z[m] for m in hand.S}
         total = 0.0
         for v, (loc, scale) in views.items():
             elbo = -hand.beta * kl_normal(loc, scale)
             for k in range(K):
                 z = loc + scale * hand.draws["z"][k, v, hand.b]
-                elbo += sum(alone(hand.model.sources[v - 1], t, z) if v else hand.log_x(t, z, NONE) for t in labels) / K
+                elbo += (
+                    sum(
+                        alone(hand.model.encoded[v - 1], t, z) if v else hand.log_x(t, z, NONE)
+                        for t in labels
+                    )
+                    / K
+                )
             total += (alpha if v else 1) * elbo
         return total
 
     hand.check(value)
-    assert (hand.bound.value != 0).sum() == 5           # the complete row and the four that lack one; a view alone has no label
+    assert (
+        hand.bound.value != 0
+    ).sum() == 5  # the complete row and the four that lack one; a view alone has no label
 
 
 @pytest.mark.parametrize("world", ["plain", "roles"])
@@ -82,7 +91,9 @@ def test_deepimv(alpha, K, monkeypatch):
 def test_relational(world, K):
     hand = Hand(world, "relational", K=K, beta=1.5, hidden=(5,))
     model = hand.model
-    everyone = [subset for size in range(1, len(model.sources) + 1) for subset in combinations(model.sources, size)]
+    everyone = [
+        subset for size in range(1, len(model.encoded) + 1) for subset in combinations(model.encoded, size)
+    ]
 
     @torch.no_grad()
     def relation(m: int) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +111,9 @@ def test_relational(world, K):
                 total -= hand.beta * kl_between(*hand.w[m], told(hand, m, z), 1) / K
             for n in filter(lambda n: decodes(hand, n), hand.A):
                 loc, scale = hand.w[n] if n in hand.w else (told(hand, n, z), 1)
-                total += hand.log_x(n, NONE, loc + scale * hand.draws["w"][k, 0, hand.b, model.columns[n]]) / K
+                total += (
+                    hand.log_x(n, NONE, loc + scale * hand.draws["w"][k, 0, hand.b, model.columns[n]]) / K
+                )
         return total
 
     hand.check(value)
@@ -141,7 +154,9 @@ def fed(model: MultimodalVAE, batch: Batch, draws: Mapping[str, torch.Tensor]) -
         return float(model(batch).value)
 
 
-PLUS_MINUS = torch.tensor([1.0, -1.0], dtype=DOUBLE)     # mean 0 and variance 1: the mean of a quadratic over both is its expectation
+PLUS_MINUS = torch.tensor(
+    [1.0, -1.0], dtype=DOUBLE
+)  # mean 0 and variance 1: the mean of a quadratic over both is its expectation
 
 
 def test_deepimv_by_hand():
@@ -150,10 +165,20 @@ def test_deepimv_by_hand():
     Joint: precision 1 + 3 and q = N(¾, ¼). E log p(y | z) = −½ log 2π − ½[(1 − 1½)² + 4 · ¼], KL = ½(¼ + 9/16 − 1 + log 4).
     Alone: E log p_1(y | z) = −½ log 2π − ½[(1 − 1)² + 1/3], KL = ½(1/3 + 1 − 1 + log 3).
     """
-    specs = [Modality("x", (1,), role="source", encoder=says(1.0, float(raw(np.array(3**-0.5))))),
-             Modality("y", (1,), role="target", params={"scale": 1.0}, decoder=partial(fixed, np.array([[2.0]]), np.zeros(1)))]
+    specs = [
+        Modality("x", (1,), role="source", encoder=says(1.0, float(raw(np.array(3**-0.5))))),
+        Modality(
+            "y",
+            (1,),
+            role="target",
+            params={"scale": 1.0},
+            decoder=partial(fixed, np.array([[2.0]]), np.zeros(1)),
+        ),
+    ]
     model = build("deepimv", specs, latent=1, beta=0.5, alpha=0.25, K=2).double()
-    model.modalities["x"].parts["labels"]["y"].decoder.weight = torch.nn.Parameter(torch.ones(1, 1, dtype=DOUBLE))
+    model.modalities["x"].parts["labels"]["y"].decoder.weight = torch.nn.Parameter(
+        torch.ones(1, 1, dtype=DOUBLE)
+    )
     together = -HALF_LOG_TWO_PI - 0.5 * (0.25 + 1) - 0.5 * 0.5 * (0.25 + 9 / 16 - 1 + np.log(4))
     alone = -HALF_LOG_TWO_PI - 0.5 * (1 / 3) - 0.5 * 0.5 * (1 / 3 + np.log(3))
     batch = Batch.of({"x": torch.zeros(1, 1), "y": torch.ones(1, 1)})
@@ -163,9 +188,17 @@ def test_deepimv_by_hand():
 
 def one_modality(name: str, decoder: list[float], **parts: Affine) -> MultimodalVAE:
     """x = 1 from p(x | ·) = N(decoder · code, 1); experts N(1, 1/3) of z where the encoder says one, and N(2, 1/2) or N(2, 1) of w."""
-    said = {"relational": [2.0, float(raw(np.array(0.5**0.5)))],
-            "hmvae": [1.0, float(raw(np.array(3**-0.5))), 2.0, float(raw(np.array(1.0)))]}
-    spec = Modality("x", (1,), params={"scale": 1.0}, encoder=says(*said[name]), decoder=partial(fixed, np.array([decoder]), np.zeros(1)))
+    said = {
+        "relational": [2.0, float(raw(np.array(0.5**0.5)))],
+        "hmvae": [1.0, float(raw(np.array(3**-0.5))), 2.0, float(raw(np.array(1.0)))],
+    }
+    spec = Modality(
+        "x",
+        (1,),
+        params={"scale": 1.0},
+        encoder=says(*said[name]),
+        decoder=partial(fixed, np.array([decoder]), np.zeros(1)),
+    )
     model = build(name, [spec], latent=1, K=4, beta=0.5, hidden=()).double()
     for part, module in parts.items():
         model.modalities["x"].parts[part] = module
@@ -173,8 +206,8 @@ def one_modality(name: str, decoder: list[float], **parts: Affine) -> Multimodal
     return model
 
 
-TELLS_ITSELF = np.array([[1.0]]), np.zeros(1)             # g(z) = z
-BOTH_SIGNS = PLUS_MINUS.repeat_interleave(2), PLUS_MINUS.repeat(2)      # of z and of w: all four pairs
+TELLS_ITSELF = np.array([[1.0]]), np.zeros(1)  # g(z) = z
+BOTH_SIGNS = PLUS_MINUS.repeat_interleave(2), PLUS_MINUS.repeat(2)  # of z and of w: all four pairs
 
 
 def test_relational_by_hand():
@@ -185,7 +218,12 @@ def test_relational_by_hand():
     """
     relation = Affine(np.zeros((2, 1)), np.array([1.0, float(raw(np.array(3**-0.5)))]))
     model = one_modality("relational", [1.0], told=Affine(*TELLS_ITSELF), relation=relation)
-    expected = -HALF_LOG_TWO_PI - 0.5 * 1.5 - 0.5 * 0.5 * (1 / 3 + np.log(3)) - 0.5 * 0.5 * (0.5 + 4 / 3 - 1 + np.log(2))
+    expected = (
+        -HALF_LOG_TWO_PI
+        - 0.5 * 1.5
+        - 0.5 * 0.5 * (1 / 3 + np.log(3))
+        - 0.5 * 0.5 * (0.5 + 4 / 3 - 1 + np.log(2))
+    )
     draws = {"z": BOTH_SIGNS[0].view(4, 1, 1), "w": BOTH_SIGNS[1].view(4, 1, 1, 1)}
     assert fed(model, Batch.of({"x": torch.ones(1, 1)}), draws) == pytest.approx(expected, rel=1e-9)
 
@@ -230,12 +268,16 @@ def two_levels(name: str, experts: str, blind: bool, **options: object) -> tuple
         if name == "relational":
             weight, bias = weight[2:], bias[2:]
         decoder = world.C[m] if name == "relational" else np.concatenate([seen[m], world.C[m]], 1)
-        specs.append(replace(spec, encoder=partial(fixed, weight, bias), decoder=partial(fixed, decoder, world.b[m])))
+        specs.append(
+            replace(spec, encoder=partial(fixed, weight, bias), decoder=partial(fixed, decoder, world.b[m]))
+        )
     model = build(name, specs, latent=1, hidden=(), **options).double()
     for net, G in zip(model.modalities.values(), TOLD, strict=True):
         net.parts["told"] = Affine(G, np.zeros(1))
         if name == "relational":
-            net.parts["relation"] = Affine(np.concatenate([G.T / (1 + G.T @ G), 0 * G]), np.array([0.1, -0.3]))
+            net.parts["relation"] = Affine(
+                np.concatenate([G.T / (1 + G.T @ G), 0 * G]), np.array([0.1, -0.3])
+            )
     model.prior.maps = tuple(net.parts["told"] for net in model.modalities.values())
     return world, model
 
@@ -264,7 +306,7 @@ def test_a_bound_stays_below_the_truth(name, blind, options, experts):
     gap = world.log_p(world.every_mask()) - mean
     assert (gap >= -5 * spread).all(), gap.round(3)
     if "beta" not in options:
-        assert (gap < 2).all(), gap.round(3)              # a number far below would pass for a bound whatever it is
+        assert (gap < 2).all(), gap.round(3)  # a number far below would pass for a bound whatever it is
 
 
 def test_the_right_experts_make_hmvae_exact_where_decoders_are_blind():
@@ -284,7 +326,9 @@ def test_the_right_experts_make_hmvae_exact_where_decoders_are_blind():
 def test_resampled_imputation_is_the_gaussian_conditional(name, blind):
     world, model = two_levels(name, "rough", blind)
     x = world.data(2)
-    assert_moments(model.generate(Batch.of(x).observe("b", "c"), K=400, resample=True), world, x, ("b", "c"), 300)
+    assert_moments(
+        model.generate(Batch.of(x).observe("b", "c"), K=400, resample=True), world, x, ("b", "c"), 300
+    )
 
 
 @pytest.mark.parametrize(("name", "blind"), LEVELS)
@@ -298,7 +342,13 @@ def test_samples_follow_the_relation_of_codes(name, blind):
     assert (np.abs(cross - world.A[0] @ world.A[1].T) <= 5 * spread).all()
 
 
-def assert_moments(made: dict[str, torch.Tensor], world: World, x: dict[str, torch.Tensor], given: tuple[str, ...], effective: int) -> None:
+def assert_moments(
+    made: dict[str, torch.Tensor],
+    world: World,
+    x: dict[str, torch.Tensor],
+    given: tuple[str, ...],
+    effective: int,
+) -> None:
     """The draws [K, B, d] have the conditional's mean and variance, within 5 standard errors of ``effective`` normal draws."""
     for name in world.names:
         mean, variance = world.conditional(x, given, name)
@@ -314,7 +364,9 @@ def test_every_bracket_of_deepimv_stays_below_log_p_of_the_label():
     roles = ("source", "source", "target")
     specs = [replace(spec, role=role) for spec, role in zip(world.modalities(), roles, strict=True)]
     model = build("deepimv", specs, latent=1, beta=1.0).double()
-    truth = multivariate_normal(world.b[2], world.A[2] @ world.A[2].T + world.s[2] ** 2 * np.eye(2)).logpdf(world.data(1)["c"])
+    truth = multivariate_normal(world.b[2], world.A[2] @ world.A[2].T + world.s[2] ** 2 * np.eye(2)).logpdf(
+        world.data(1)["c"]
+    )
     for given, brackets in ((("a",), 2), (("b",), 2), (("a", "b"), 3)):
         batch = Batch.of({name: x.expand(800, -1) for name, x in world.data(1).items()}).observe(*given, "c")
         with torch.no_grad():
@@ -332,7 +384,10 @@ def labelled(rows: int, seed: int) -> Batch:
     draws = torch.Generator().manual_seed(seed)
     y = torch.randint(3, (rows,), generator=draws)
     centres = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(4))
-    views = {name: centres[v][y] + torch.randn(rows, 6, generator=draws) for v, name in enumerate(("rna", "protein"))}
+    views = {
+        name: centres[v][y] + torch.randn(rows, 6, generator=draws)
+        for v, name in enumerate(("rna", "protein"))
+    }
     return Batch.of(views | {"type": torch.nn.functional.one_hot(y, 3).float()[:, None]})
 
 
@@ -340,8 +395,11 @@ def test_deepimv_predicts_from_any_view_though_half_of_them_were_missing_in_trai
     """No datum of the training set has both views; the label is told by either alone, and better by both, which it never saw."""
     torch.manual_seed(0)
     net = {"hidden": (16,)}
-    specs = [Modality("rna", (6,), role="source", params=net), Modality("protein", (6,), role="source", params=net),
-             Modality("type", (1, 3), "categorical", role="target", params=net)]
+    specs = [
+        Modality("rna", (6,), role="source", params=net),
+        Modality("protein", (6,), role="source", params=net),
+        Modality("type", (1, 3), "categorical", role="target", params=net),
+    ]
     model = build("deepimv", specs, latent=4)
     seen = labelled(400, 1)
     one = torch.arange(400) % 2 == 0
@@ -356,17 +414,21 @@ def test_deepimv_predicts_from_any_view_though_half_of_them_were_missing_in_trai
     truth, accuracy = test.data["type"][:, 0].argmax(-1), {}
     for given in (("rna",), ("protein",), ("rna", "protein")):
         torch.manual_seed(1)
-        share = model.generate(test.observe(*given), K=50)["type"].mean(0)[:, 0]                        # [B, 3]
+        share = model.generate(test.observe(*given), K=50)["type"].mean(0)[:, 0]  # [B, 3]
         torch.testing.assert_close(share.sum(-1), torch.ones(600))
         accuracy[given] = float((share.argmax(-1) == truth).float().mean())
-    assert min(accuracy.values()) > 0.6, accuracy         # chance is .33, and its standard error .02
+    assert min(accuracy.values()) > 0.6, accuracy  # chance is .33, and its standard error .02
     assert accuracy["rna", "protein"] > max(accuracy["rna",], accuracy["protein",]) + 0.02, accuracy
 
 
 def test_what_deepimv_predicts_does_not_look_at_the_label():
     model = build("deepimv", labels_world(), latent=2).double().eval()
-    batch = Batch.of({name: net.likelihood.sample(torch.zeros(5, *net.likelihood.output, dtype=DOUBLE)).detach()
-                      for name, net in model.modalities.items()})
+    batch = Batch.of(
+        {
+            name: net.likelihood.sample(torch.zeros(5, *net.likelihood.output, dtype=DOUBLE)).detach()
+            for name, net in model.modalities.items()
+        }
+    )
     made = []
     for given in (batch, batch.observe("values", "forward")):
         torch.manual_seed(3)
@@ -390,21 +452,48 @@ def test_a_step_asks_once_what_z_tells_the_codes(name, world):
 
 
 VIEW, LABEL = Modality("x", (2,), role="source"), Modality("y", (1,), role="target")
-EMPTY = partial(fixed, np.zeros((1, 2)), np.zeros(1))      # for a code without columns, of which torch warns
+EMPTY = partial(fixed, np.zeros((1, 2)), np.zeros(1))  # for a code without columns, of which torch warns
 
 
-@pytest.mark.parametrize(("name", "specs", "options", "message"), [
-    ("deepimv", [VIEW], {}, "deepimv: got the views ['x'] and no label to predict; expected at least one modality with role='target'"),
-    ("deepimv", [LABEL], {}, "deepimv: got only targets; expected at least one modality that is encoded"),
-    ("deepimv", [replace(VIEW, role="both"), LABEL], {}, "deepimv: modality 'x' has role='both'; expected 'source' for a view"),
-    ("deepimv", [VIEW, LABEL], {"alpha": -1.0}, "deepimv: got alpha=-1.0; expected a number, 0"),
-    ("deepimv", [replace(VIEW, private=2), LABEL], {}, "DeepIMV: modality 'x' has private=2, but this model has no private codes"),
-    ("relational", [replace(VIEW, private=0, encoder=EMPTY)], {},
-     "relational: modality 'x' has private=0; expected at least one column, for its decoder"),
-    ("hmvae", [replace(VIEW, private=0)], {}, "hmvae: modality 'x' has private=0; expected at least one column, for its variation"),
-    ("hmvae", [VIEW], {"K": 0}, "hmvae: got K=0; expected"),
-    ("relational", [VIEW], {"K": 0}, "relational: got K=0; expected"),
-])
+@pytest.mark.parametrize(
+    ("name", "specs", "options", "message"),
+    [
+        (
+            "deepimv",
+            [VIEW],
+            {},
+            "deepimv: got the views ['x'] and no label to predict; expected at least one modality with role='target'",
+        ),
+        ("deepimv", [LABEL], {}, "deepimv: got only targets; expected at least one modality that is encoded"),
+        (
+            "deepimv",
+            [replace(VIEW, role="both"), LABEL],
+            {},
+            "deepimv: modality 'x' has role='both'; expected 'source' for a view",
+        ),
+        ("deepimv", [VIEW, LABEL], {"alpha": -1.0}, "deepimv: got alpha=-1.0; expected a number, 0"),
+        (
+            "deepimv",
+            [replace(VIEW, private=2), LABEL],
+            {},
+            "DeepIMV: modality 'x' has private=2, but this model has no private codes",
+        ),
+        (
+            "relational",
+            [replace(VIEW, private=0, encoder=EMPTY)],
+            {},
+            "relational: modality 'x' has private=0; expected at least one column, for its decoder",
+        ),
+        (
+            "hmvae",
+            [replace(VIEW, private=0)],
+            {},
+            "hmvae: modality 'x' has private=0; expected at least one column, for its variation",
+        ),
+        ("hmvae", [VIEW], {"K": 0}, "hmvae: got K=0; expected"),
+        ("relational", [VIEW], {"K": 0}, "relational: got K=0; expected"),
+    ],
+)
 def test_what_cannot_be_is_refused(name, specs, options, message):
     with pytest.raises(InputError) as problem:
         build(name, specs, **options)

@@ -12,20 +12,29 @@ from torch import Tensor
 from worlds import World
 
 import polyvae.models.uhved as uhved
-from polyvae import Batch, InputError, Modality, build, noise
-from polyvae.likelihoods import LIKELIHOODS
-from polyvae.networks import NETWORKS
-from polyvae.networks.volume import level_shapes
+from polyvae import Batch, InputError, Modality, build
+from polyvae.core import noise
+from polyvae.core.likelihoods import LIKELIHOODS
+from polyvae.core.networks import NETWORKS
+from polyvae.core.networks.volume import level_shapes
+from polyvae.core.vae import MultimodalVAE
 from polyvae.testing import check_model, example_batch, example_model
-from polyvae.vae import MultimodalVAE
 
 SEQUENCES = ("t1", "t1c", "t2", "flair")
 
 
-def images(sizes: tuple[int, ...], classes: int = 3, count: int = 4, weight: float = 1.0, **dials: object) -> list[Modality]:
+def images(
+    sizes: tuple[int, ...], classes: int = 3, count: int = 4, weight: float = 1.0, **dials: object
+) -> list[Modality]:
     """Sequences of one channel, and what is to be segmented."""
-    made = [Modality(name, (1, *sizes), network="volume", weight=weight, params=dials) for name in SEQUENCES[:count]]
-    return [*made, Modality("seg", (classes, *sizes), "segmentation", network="volume", role="target", params=dials)]
+    made = [
+        Modality(name, (1, *sizes), network="volume", weight=weight, params=dials)
+        for name in SEQUENCES[:count]
+    ]
+    return [
+        *made,
+        Modality("seg", (classes, *sizes), "segmentation", network="volume", role="target", params=dials),
+    ]
 
 
 def subsets(members: list[int]) -> list[tuple[int, ...]]:
@@ -59,7 +68,7 @@ def test_uhved(world, variant, K, piece, monkeypatch):
         return product([*(hand.z[m] for m in members), prior])
 
     def drawn() -> tuple[int, ...]:
-        score = {m: hand.draws["subset"][0, hand.model.sources.index(m), hand.b] for m in hand.S}
+        score = {m: hand.draws["subset"][0, hand.model.encoded.index(m), hand.b] for m in hand.S}
         size = int(hand.draws["subset.size"][0, hand.b] * len(hand.S)) + 1
         return tuple(sorted(sorted(hand.S, key=score.__getitem__)[:size]))
 
@@ -70,7 +79,9 @@ def test_uhved(world, variant, K, piece, monkeypatch):
         total -= hand.beta * float(np.mean(others)) if others else 0
         for k in range(K):
             z = q(S)[0] + q(S)[1] * hand.draws["z"][k, 0, hand.b]
-            total += sum(hand.log_x(n, z, np.zeros(0)) / K for n in hand.A if hand.model.specs[n].role != "source")
+            total += sum(
+                hand.log_x(n, z, np.zeros(0)) / K for n in hand.A if hand.model.specs[n].role != "source"
+            )
         return total
 
     hand.check(value)
@@ -85,7 +96,7 @@ def test_with_one_observed_and_exact_the_objective_is_the_truth():
     batch = world.every_mask(400)
     with torch.no_grad():
         value = world.model("u-hved", beta=1.0)(batch).value.view(7, 400)
-    alone = [0, 1, 3]                                            # the masks with one modality
+    alone = [0, 1, 3]  # the masks with one modality
     error = (value.mean(1).numpy() - world.log_p(world.every_mask()))[alone]
     assert (np.abs(error) <= 5 * (value.std(1) / 20).numpy()[alone]).all(), error
 
@@ -104,8 +115,12 @@ def test_the_published_variant_is_the_authors_loss():
     N, D, M, B = 16, 16 + 8, 4, 3
     specs = images((4, 4), weight=0.2 / M, width=0.25, levels=2)
     model = example_model(lambda specs: build("u-hved", specs, variant="published", beta=0.1 * N / D), specs)
-    batch = Batch.of({name: net.likelihood.sample(torch.randn(B, *net.spec.shape, dtype=torch.float64))
-                      for name, net in model.modalities.items()})
+    batch = Batch.of(
+        {
+            name: net.likelihood.sample(torch.randn(B, *net.spec.shape, dtype=torch.float64))
+            for name, net in model.modalities.items()
+        }
+    )
     with torch.no_grad(), noise.record() as draws:
         value = model(batch).value.numpy()
         experts = model.experts(batch)
@@ -147,7 +162,7 @@ def test_the_published_variant_is_the_authors_loss():
 @pytest.mark.parametrize("dice", [0.0, 1.0, 0.3])
 def test_a_segmentation_is_cross_entropy_and_dice_of_the_observed_pixels(dice):
     out, classes = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randint(4, (3, 5))
-    classes[0] = 1                                               # a sample that lacks the other classes
+    classes[0] = 1  # a sample that lacks the other classes
     x = torch.nn.functional.one_hot(classes, 4).movedim(-1, 1).double()
     observed = (torch.rand(3, 1, 5) < 0.7).expand(3, 4, 5)
     got = LIKELIHOODS["segmentation"]((4, 5), dice).log_prob(out, torch.where(observed, x, 7.0), observed)
@@ -156,7 +171,9 @@ def test_a_segmentation_is_cross_entropy_and_dice_of_the_observed_pixels(dice):
         for b in range(3):
             pixels = np.flatnonzero(observed[b, 0].numpy())
             p, t = chance[k, b][:, pixels], x[b].numpy()[:, pixels]
-            overlap = np.mean([2 * (p[c] * t[c]).sum() / ((p[c] ** 2).sum() + t[c].sum() + 1e-5) for c in range(4)])
+            overlap = np.mean(
+                [2 * (p[c] * t[c]).sum() / ((p[c] ** 2).sum() + t[c].sum() + 1e-5) for c in range(4)]
+            )
             expected = np.log((p * t).sum(0)).sum() - dice * len(pixels) * (1 - overlap)
             assert float(got[k, b]) == pytest.approx(expected, rel=1e-12)
 
@@ -169,7 +186,9 @@ def test_a_segmentation_is_sub_normalised():
     plain, dice = (LIKELIHOODS["segmentation"]((3, 4), weight).log_prob(out, x) for weight in (0.0, 0.5))
     assert float(plain.exp().sum()) == pytest.approx(1, rel=1e-12)
     assert (dice < plain).all()
-    sure = LIKELIHOODS["segmentation"]((3, 4), 1.0).log_prob(60 * x - 30, x)      # certain and right: only the 1e-5, and classes not there
+    sure = LIKELIHOODS["segmentation"]((3, 4), 1.0).log_prob(
+        60 * x - 30, x
+    )  # certain and right: only the 1e-5, and classes not there
     there = x.sum(-1)
     expected = -4 * (1 - (2 * there / (2 * there + 1e-5)).mean(-1))
     torch.testing.assert_close(sure, expected, rtol=1e-9, atol=1e-12)
@@ -177,7 +196,9 @@ def test_a_segmentation_is_sub_normalised():
 
 @pytest.mark.parametrize("dice", ["x", -1.0, float("nan"), float("inf"), None])
 def test_dice_is_a_number(dice):
-    with pytest.raises(InputError, match=f"got dice={dice!r}; expected a number, 0 or more; leave it out for 1"):
+    with pytest.raises(
+        InputError, match=f"got dice={dice!r}; expected a number, 0 or more; leave it out for 1"
+    ):
         LIKELIHOODS["segmentation"]((4, 5), dice)
 
 
@@ -193,7 +214,9 @@ def test_without_dice_a_segmentation_is_categorical():
     torch.testing.assert_close(first.mean(out), last.mean(out.movedim(1, -1)).movedim(-1, 1))
     everything = torch.ones_like(x, dtype=torch.bool)
     assert first.complaint(x, everything) == ""
-    assert "one-hot rows over the first axis" in first.complaint(x.movedim(-1, 1).reshape(x.shape), everything)
+    assert "one-hot rows over the first axis" in first.complaint(
+        x.movedim(-1, 1).reshape(x.shape), everything
+    )
     assert "one-hot rows over the first axis" in first.complaint(x / 2, everything)
 
 
@@ -216,7 +239,9 @@ def symmetric(net: torch.nn.Module) -> None:
 def mirrored(code: Tensor, shapes: list[tuple[int, ...]]) -> Tensor:
     """Every level of a code flipped along its last axis."""
     parts = code.split([int(np.prod(shape)) for shape in shapes], -1)
-    return torch.cat([part.view(-1, *shape).flip(-1).flatten(1) for part, shape in zip(parts, shapes, strict=True)], -1)
+    return torch.cat(
+        [part.view(-1, *shape).flip(-1).flatten(1) for part, shape in zip(parts, shapes, strict=True)], -1
+    )
 
 
 @pytest.mark.parametrize("sizes", [(8, 12), (4, 8, 8)])
@@ -225,11 +250,16 @@ def test_levels_lie_in_the_code_as_said(sizes):
     dials = {"width": 0.5, "levels": 3}
     shapes = level_shapes((1, *sizes), **dials)
     D = sum(int(np.prod(shape)) for shape in shapes)
-    encoder, decoder = (NETWORKS["volume"].encoder((1, *sizes), 2 * D, **dials).double(),
-                        NETWORKS["volume"].decoder((D,), (3, *sizes), **dials).double())
+    encoder, decoder = (
+        NETWORKS["volume"].encoder((1, *sizes), 2 * D, **dials).double(),
+        NETWORKS["volume"].decoder((D,), (3, *sizes), **dials).double(),
+    )
     symmetric(encoder)
     symmetric(decoder)
-    x, code = torch.randn(2, 1, *sizes, dtype=torch.float64), torch.randn(2, D, dtype=torch.float64, requires_grad=True)
+    x, code = (
+        torch.randn(2, 1, *sizes, dtype=torch.float64),
+        torch.randn(2, D, dtype=torch.float64, requires_grad=True),
+    )
     loc, raw = encoder(x).chunk(2, -1)
     other_loc, other_raw = encoder(x.flip(-1)).chunk(2, -1)
     torch.testing.assert_close(other_loc, mirrored(loc, shapes))
@@ -241,17 +271,26 @@ def test_levels_lie_in_the_code_as_said(sizes):
     assert bool((code.grad != 0).all())
 
 
-@pytest.mark.parametrize(("make", "part"), [
-    (lambda: build("u-hved", images((8, 8), levels=3), latent=100), "latent=448"),
-    (lambda: build("mvae", images((8, 8), levels=3), latent=100), "latent=448"),
-    (lambda: build("u-hved", images((4, 4), levels=3)), "levels=3"),
-    (lambda: build("u-hved", [Modality("a", (5,), network="volume")]), r"\(channels, height, width\)"),
-    (lambda: build("u-hved", [*images((8, 8), levels=2), Modality("b", (1, 8, 6), network="volume", params={"levels": 2})]), "one grid"),
-    (lambda: build("u-hved", [Modality("a", (5,))], latent=4, levels=[1, 2]), "latent=4 and levels"),
-    (lambda: build("u-hved", [Modality("a", (5,))], levels=[1, 0]), "levels=0"),
-    (lambda: build("u-hved", [Modality("a", (5,))], variant="code"), "published"),
-    (lambda: build("u-hved", [Modality("a", (5,), "segmentation")]), "categorical"),
-])
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (lambda: build("u-hved", images((8, 8), levels=3), latent=100), "latent=448"),
+        (lambda: build("mvae", images((8, 8), levels=3), latent=100), "latent=448"),
+        (lambda: build("u-hved", images((4, 4), levels=3)), "levels=3"),
+        (lambda: build("u-hved", [Modality("a", (5,), network="volume")]), r"\(channels, height, width\)"),
+        (
+            lambda: build(
+                "u-hved",
+                [*images((8, 8), levels=2), Modality("b", (1, 8, 6), network="volume", params={"levels": 2})],
+            ),
+            "one grid",
+        ),
+        (lambda: build("u-hved", [Modality("a", (5,))], latent=4, levels=[1, 2]), "latent=4 and levels"),
+        (lambda: build("u-hved", [Modality("a", (5,))], levels=[1, 0]), "levels=0"),
+        (lambda: build("u-hved", [Modality("a", (5,))], variant="code"), "published"),
+        (lambda: build("u-hved", [Modality("a", (5,), "segmentation")]), "categorical"),
+    ],
+)
 def test_what_cannot_be_is_said_at_construction(make, part):
     with pytest.raises(InputError, match=part) as problem:
         make()
@@ -284,7 +323,9 @@ def test_memory_does_not_grow_with_the_number_of_subsets(monkeypatch):
     at_once = saved(model, batch)
     monkeypatch.setattr(uhved, "_PIECE", 1)
     looped = saved(model, batch)
-    monkeypatch.setattr(uhved, "subsets", lambda mask, name: torch.eye(len(mask), dtype=torch.bool)[:, :, None] & mask)
+    monkeypatch.setattr(
+        uhved, "subsets", lambda mask, name: torch.eye(len(mask), dtype=torch.bool)[:, :, None] & mask
+    )
     few = saved(model, batch)
     assert abs(looped - few) < latents / 2, (looped, few)
     assert at_once - looped > 15 * latents, (at_once, looped)
@@ -302,8 +343,10 @@ def balls(rows: int, sizes: tuple[int, ...], seed: int) -> dict[str, Tensor]:
     distance = (torch.stack(axes) - centre).norm(dim=1)
     label = (distance < radius).long() + (distance < 0.6 * radius).long()
     contrast = torch.tensor([[0, 1, 2], [1, 0, -1], [0, 2, 1], [0, -1, 1.0]])
-    data = {name: (tone[label] + 0.5 * torch.randn(label.shape, generator=draws))[:, None]
-            for name, tone in zip(SEQUENCES, contrast, strict=True)}
+    data = {
+        name: (tone[label] + 0.5 * torch.randn(label.shape, generator=draws))[:, None]
+        for name, tone in zip(SEQUENCES, contrast, strict=True)
+    }
     return data | {"seg": torch.nn.functional.one_hot(label, 3).movedim(-1, 1).float()}
 
 

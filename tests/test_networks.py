@@ -9,12 +9,12 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from polyvae import Modality
-from polyvae.likelihoods import LIKELIHOODS, NormalLikelihood
-from polyvae.linear import distances, squares, squares_pay
-from polyvae.modality import ModalityNet
-from polyvae.networks import NETWORKS
-from polyvae.networks.images import ImageNetwork, upsampled_conv
-from polyvae.networks.mlp import LinearDecoder
+from polyvae.core.likelihoods import LIKELIHOODS, NormalLikelihood
+from polyvae.core.likelihoods.linear import distances, squares, squares_pay
+from polyvae.core.modality import ModalityNet
+from polyvae.core.networks import NETWORKS
+from polyvae.core.networks.images import ImageNetwork, upsampled_conv
+from polyvae.core.networks.mlp import LinearDecoder
 
 pytestmark = pytest.mark.usefixtures("double")
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
@@ -22,17 +22,27 @@ IMAGE = (3, 12, 8)
 
 
 def plain_block(weights, name, x):
-    hidden = functional.conv2d(functional.leaky_relu(x, 0.2), weights[f"{name}.residual.1.weight"], weights[f"{name}.residual.1.bias"],
-                               padding=1)
-    out = functional.conv2d(functional.leaky_relu(hidden, 0.2), weights[f"{name}.residual.3.weight"], weights[f"{name}.residual.3.bias"],
-                            padding=1)
+    hidden = functional.conv2d(
+        functional.leaky_relu(x, 0.2),
+        weights[f"{name}.residual.1.weight"],
+        weights[f"{name}.residual.1.bias"],
+        padding=1,
+    )
+    out = functional.conv2d(
+        functional.leaky_relu(hidden, 0.2),
+        weights[f"{name}.residual.3.weight"],
+        weights[f"{name}.residual.3.bias"],
+        padding=1,
+    )
     shortcut = weights.get(f"{name}.shortcut.weight")
     return (x if shortcut is None else functional.conv2d(x, shortcut)) + 0.1 * out
 
 
 def plain_decoder(weights, code):
     channels = weights["2.residual.1.weight"].shape[1]
-    x = functional.linear(code, weights["0.weight"], weights["0.bias"]).view(-1, channels, IMAGE[1] // 4, IMAGE[2] // 4)
+    x = functional.linear(code, weights["0.weight"], weights["0.bias"]).view(
+        -1, channels, IMAGE[1] // 4, IMAGE[2] // 4
+    )
     x = plain_block(weights, "2", x)
     for name in "46":
         x = plain_block(weights, name, functional.interpolate(x, scale_factor=2, mode="nearest"))
@@ -55,35 +65,70 @@ def gradients(out, inputs):
 def test_resnet_is_the_plain_form(kind, rows):
     """All rows at once, and two rows at a time."""
     if kind == "encoder":
-        net, plain, x = NETWORKS["resnet"].encoder(IMAGE, 5, width=1 / 16), plain_encoder, torch.randn(5, *IMAGE, requires_grad=True)
+        net, plain, x = (
+            NETWORKS["resnet"].encoder(IMAGE, 5, width=1 / 16),
+            plain_encoder,
+            torch.randn(5, *IMAGE, requires_grad=True),
+        )
     else:
-        net, plain, x = NETWORKS["resnet"].decoder((6,), IMAGE, width=1 / 16), plain_decoder, torch.randn(5, 6, requires_grad=True)
+        net, plain, x = (
+            NETWORKS["resnet"].decoder((6,), IMAGE, width=1 / 16),
+            plain_decoder,
+            torch.randn(5, 6, requires_grad=True),
+        )
     if rows is not None:
         net.largest = 2**25 // (rows * 8) - 1
     weights = dict(net.named_parameters())
     out, expected = net(x), plain(weights, x)
     torch.testing.assert_close(out, expected, **EXACT)
-    torch.testing.assert_close(gradients(out, [x, *weights.values()]), gradients(expected, [x, *weights.values()]), **EXACT)
+    torch.testing.assert_close(
+        gradients(out, [x, *weights.values()]), gradients(expected, [x, *weights.values()]), **EXACT
+    )
 
 
 def test_stored_resnets_keep_their_names_and_shapes():
-    decoder, encoder = NETWORKS["resnet"].decoder((64,), (3, 28, 28)), NETWORKS["resnet"].encoder((3, 28, 28), 64)
+    decoder, encoder = (
+        NETWORKS["resnet"].decoder((64,), (3, 28, 28)),
+        NETWORKS["resnet"].encoder((3, 28, 28), 64),
+    )
     block = ["residual.1.weight", "residual.1.bias", "residual.3.weight", "residual.3.bias"]
     assert list(decoder.state_dict()) == [
-        "0.weight", "0.bias", *(f"2.{name}" for name in block), "2.shortcut.weight", *(f"4.{name}" for name in block), "4.shortcut.weight",
-        *(f"6.{name}" for name in block), "8.weight", "8.bias"]
+        "0.weight",
+        "0.bias",
+        *(f"2.{name}" for name in block),
+        "2.shortcut.weight",
+        *(f"4.{name}" for name in block),
+        "4.shortcut.weight",
+        *(f"6.{name}" for name in block),
+        "8.weight",
+        "8.bias",
+    ]
     assert list(encoder.state_dict()) == [
-        "0.weight", "0.bias", *(f"1.{name}" for name in block), *(f"3.{name}" for name in block), "3.shortcut.weight",
-        *(f"5.{name}" for name in block), "5.shortcut.weight", "7.weight", "7.bias"]
+        "0.weight",
+        "0.bias",
+        *(f"1.{name}" for name in block),
+        *(f"3.{name}" for name in block),
+        "3.shortcut.weight",
+        *(f"5.{name}" for name in block),
+        "5.shortcut.weight",
+        "7.weight",
+        "7.bias",
+    ]
     assert tuple(decoder.state_dict()["4.residual.1.weight"].shape) == (64, 128, 3, 3)
     assert all(p.is_contiguous() for p in [*decoder.parameters(), *encoder.parameters()])
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4)])
 def test_an_upsampled_convolution_is_a_convolution_after_upsampling(size):
-    x, weight, bias = torch.randn(2, 3, *size, requires_grad=True), torch.randn(4, 3, 3, 3, requires_grad=True), torch.randn(4)
+    x, weight, bias = (
+        torch.randn(2, 3, *size, requires_grad=True),
+        torch.randn(4, 3, 3, 3, requires_grad=True),
+        torch.randn(4),
+    )
     out = upsampled_conv(x, weight, bias)
-    expected = functional.conv2d(functional.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+    expected = functional.conv2d(
+        functional.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1
+    )
     torch.testing.assert_close(out, expected, **EXACT)
     torch.testing.assert_close(gradients(out, [x, weight]), gradients(expected, [x, weight]), **EXACT)
 
@@ -150,7 +195,7 @@ def test_the_gram_form_keeps_its_digits():
     """In single precision and under autocast, with values in the thousands that vary by one and predictions that are good to a tenth."""
     likelihood, last = NormalLikelihood((500,), 0.1), nn.Linear(20, 500)
     hidden = 30 + torch.randn(50, 4, 20)
-    hidden = hidden.bfloat16().double()                          # so that autocast has nothing to round in it
+    hidden = hidden.bfloat16().double()  # so that autocast has nothing to round in it
     last.bias.data += 1000
     x = last(hidden.mean(0)).detach() + 0.1 * torch.randn(4, 500)
     exact = (last(hidden) - x).square().sum(-1)
@@ -158,17 +203,28 @@ def test_the_gram_form_keeps_its_digits():
     with torch.autocast("cpu", torch.bfloat16):
         rounded = squares(hidden.bfloat16(), last, x, datum)
     torch.testing.assert_close(rounded.double(), exact.flatten(), rtol=1e-3, atol=0)
-    torch.testing.assert_close(likelihood.density(rounded.double(), 0.1, 500),
-                               likelihood.density(exact.flatten(), 0.1, 500), rtol=2e-5, atol=0)
+    torch.testing.assert_close(
+        likelihood.density(rounded.double(), 0.1, 500),
+        likelihood.density(exact.flatten(), 0.1, 500),
+        rtol=2e-5,
+        atol=0,
+    )
     assert torch.equal(rounded, squares(hidden, last, x, datum))
 
 
-@pytest.mark.parametrize(("features", "width", "rows"), [(400, 20, 1200), (400, 20, 60), (30, 200, 5000), (100, 10, 300)])
+@pytest.mark.parametrize(
+    ("features", "width", "rows"), [(400, 20, 1200), (400, 20, 60), (30, 200, 5000), (100, 10, 300)]
+)
 def test_the_gram_form_is_taken_where_it_halves_the_work(features, width, rows):
     """Counted, in the whole of a step; the decoder is called as a module, once."""
     data = 20
-    net = ModalityNet(Modality("m", (features,), network="mlp", params={"hidden": (width,)}), seen=2, private=1, posterior="normal",
-                      scale="softplus")
+    net = ModalityNet(
+        Modality("m", (features,), network="mlp", params={"hidden": (width,)}),
+        seen=2,
+        private=1,
+        posterior="normal",
+        scale="softplus",
+    )
     calls = []
     net.decoder.register_forward_hook(lambda module, given, out: calls.append(out))
     x, code, datum = torch.randn(data, features), torch.randn(rows, 3), torch.arange(rows) % data
@@ -182,6 +238,8 @@ def test_the_gram_form_is_taken_where_it_halves_the_work(features, width, rows):
     torch.testing.assert_close(net.log_prob(x, code.view(-1, data, 3)).flatten(), expected, **EXACT)
     assert len(calls) == 3
     pays = squares_pay(net.decoder.last, rows, data)
-    small = 2 * 3 * (3 * width * rows) - 2 * 3 * width * rows    # the first layer, whose input needs no gradient
+    small = (
+        2 * 3 * (3 * width * rows) - 2 * 3 * width * rows
+    )  # the first layer, whose input needs no gradient
     share = (taken.get_total_flops() - small) / (plain.get_total_flops() - small)
     assert share < 0.6 if pays else share == 1

@@ -10,9 +10,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from polyvae.data import load_dataset
-from polyvae.data.polydigits import NAMES, SIDE, backgrounds, base_digits, compose, held_out_digits, pair, stencils
-from polyvae.data.textures import SIZE, TEXTURES, texture
-from polyvae.errors import InputError
+from polyvae.data.sets.polydigits import (
+    NAMES,
+    SIDE,
+    backgrounds,
+    base_digits,
+    compose,
+    held_out_digits,
+    pair,
+    stencils,
+)
+from polyvae.data.sets.textures import SIZE, TEXTURES, texture
+from polyvae.utils.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +37,12 @@ def pairing():
 @pytest.fixture(scope="module")
 def labels():
     from sklearn.datasets import load_digits
+
     return load_digits().target
 
 
 # The bytes
+
 
 def written(data) -> str:
     """A digest of the labels and of all pixels as bytes; the wording of the card may change, these may not."""
@@ -50,7 +61,12 @@ def test_another_seed_gives_other_data_on_the_same_textures(data):
     one, other = (load_dataset("polydigits", seed=seed, train=500, test=100) for seed in (0, 1))
     assert one.digest() != other.digest()
     assert {name: texture(name).mean().round(3) for name in TEXTURES} == {
-        "lava": 105.173, "cells": 111.988, "weave": 89.171, "confetti": 224.334, "night": 42.918}
+        "lava": 105.173,
+        "cells": 111.988,
+        "weave": 89.171,
+        "confetti": 224.334,
+        "night": 42.918,
+    }
 
 
 def test_the_parts_have_their_sizes_and_values_from_0_to_1(data):
@@ -58,7 +74,7 @@ def test_the_parts_have_their_sizes_and_values_from_0_to_1(data):
     assert data.train.labels.bincount().tolist() == [1_000] * 10
     assert data.test.labels.bincount().tolist() == [200] * 10
     batch = data.take(slice(0, 2_000))
-    assert batch.whole
+    assert batch.complete
     for x in batch.data.values():
         assert x.dtype == torch.float32
         assert 0 <= x.min() < 0.02
@@ -73,6 +89,7 @@ def test_a_part_too_small_for_ten_digits_is_refused():
 
 # The pairing
 
+
 def test_base_digits_are_split_before_pairing(pairing, labels):
     base = base_digits()
     assert (len(base.train), len(base.test)) == (1_437, 360)
@@ -85,6 +102,7 @@ def test_base_digits_are_split_before_pairing(pairing, labels):
 def test_no_handwriting_of_the_test_part_is_seen_in_training(data, pairing):
     """Not by number only: no 8 x 8 digit occurs in both parts."""
     from sklearn.datasets import load_digits
+
     images = load_digits().data
     seen = {images[row].tobytes() for row in set(pairing.base.ravel())}
     assert not any(images[row].tobytes() in seen for row in base_digits().test)
@@ -109,11 +127,12 @@ def test_every_base_digit_is_used_evenly(pairing):
 
 # The composition
 
+
 def test_an_image_is_its_crop_inverted_where_the_digit_is(pairing):
     images, crops, stencil = compose(pairing), backgrounds(pairing), stencils()
     for view, name in enumerate(NAMES):
         row, column = pairing.corner[view, 17]
-        crop = texture(list(TEXTURES)[view])[:, row:row + SIDE, column:column + SIDE]
+        crop = texture(list(TEXTURES)[view])[:, row : row + SIDE, column : column + SIDE]
         assert (crops[name][17] == crop).all()
         on = stencil[pairing.base[view, 17]]
         assert (images[name][17][:, on] == 255 - crop[:, on]).all()
@@ -122,6 +141,7 @@ def test_an_image_is_its_crop_inverted_where_the_digit_is(pairing):
 
 def test_stencils_are_torchs_bilinear_digits_above_one_half(labels):
     from sklearn.datasets import load_digits
+
     ink = torch.from_numpy(load_digits().images)[:, None]
     large = torch.nn.functional.interpolate(ink, scale_factor=2, mode="bilinear", align_corners=False)[:, 0]
     assert ((large > 8).numpy() == stencils()).all()
@@ -154,6 +174,7 @@ def test_textures_and_their_crops_differ_visibly(pairing):
 
 
 # Nothing to be read off a background
+
 
 def chance(hits: float, tries: int) -> bool:
     return abs(hits - 0.1) <= 4 * math.sqrt(0.09 / tries)

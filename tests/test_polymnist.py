@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 
 from polyvae.data import load_dataset, mnist
-from polyvae.data.files import unpacked
-from polyvae.data.mixing import bits
 from polyvae.data.multimodal import MultimodalData
-from polyvae.data.polymnist import NAMES, SIDE, _shrunk, backgrounds, corners, pair, stencils
-from polyvae.data.textures import texture
-from polyvae.errors import InputError
+from polyvae.data.sets.files import unpacked
+from polyvae.data.sets.polymnist import NAMES, SIDE, _shrunk, backgrounds, corners, pair, stencils
+from polyvae.data.sets.textures import texture
+from polyvae.utils.errors import InputError
+from polyvae.utils.seeds import bits
 
 TRAIN, TEST = 300, 100
 
@@ -78,14 +78,19 @@ def written(data) -> str:
 
 # The bytes
 
-GOLDEN = {"polymnist": "e144aa0bcfc4eb2700d7bb9ba9fd490f", "multivae": "a57f58e163c5b0febc3aa1c1f7026983",
-          "daunhawer": "d6ee608e8c7d7a179bd1514adaea6621"}
+GOLDEN = {
+    "polymnist": "e144aa0bcfc4eb2700d7bb9ba9fd490f",
+    "multivae": "a57f58e163c5b0febc3aa1c1f7026983",
+    "daunhawer": "d6ee608e8c7d7a179bd1514adaea6621",
+}
 
 
 @pytest.mark.parametrize("kind", GOLDEN)
 def test_the_bytes_never_change(root, kind):
     options = {} if kind == "polymnist" else {"variant": kind}
-    data = load_dataset("polymnist" if kind == "polymnist" else "translated_polymnist", root, train=40, test=20, **options)
+    data = load_dataset(
+        "polymnist" if kind == "polymnist" else "translated_polymnist", root, train=40, test=20, **options
+    )
     assert written(data) == GOLDEN[kind]
 
 
@@ -94,12 +99,14 @@ def test_an_image_is_its_crop_inverted_where_its_digit_is_above_128(root):
     images, labels = digits(TRAIN, 1)
     label, base = pair(labels, 0, 1)
     assert (data.labels[:TRAIN].numpy() == label).all()
-    for view, (name, style) in enumerate(zip(NAMES, ("lava", "cells", "weave", "confetti", "night"), strict=True)):
+    for view, (name, style) in enumerate(
+        zip(NAMES, ("lava", "cells", "weave", "confetti", "night"), strict=True)
+    ):
         ground = texture(style)
         corner = corners(ground.shape[1:], TRAIN, 0, 1, view)
         for row in (0, 17, 299):
             top, left = corner[row]
-            crop = ground[:, top:top + SIDE, left:left + SIDE].astype(int)
+            crop = ground[:, top : top + SIDE, left : left + SIDE].astype(int)
             expected = np.where(images[base[view, row]] > 128, 255 - crop, crop)
             assert (stored(data, name)[row] == expected).all()
 
@@ -111,18 +118,27 @@ def test_photos_are_used_where_they_are_and_the_card_says_which(root):
     decoded = np.asarray(Image.open(root / "polymnist" / "3.jpg").convert("RGB")).transpose(2, 0, 1)
     data = load_dataset("polymnist", root)
     assert data.card["backgrounds"] == {
-        "m0": "texture lava", "m1": "texture cells", "m2": "photo 3.jpg", "m3": "texture confetti", "m4": "texture night"}
-    assert data.card["comparable"].startswith("Fréchet distances do not compare with published ones: m0, m1, m3, m4")
+        "m0": "texture lava",
+        "m1": "texture cells",
+        "m2": "photo 3.jpg",
+        "m3": "texture confetti",
+        "m4": "texture night",
+    }
+    assert data.card["comparable"].startswith(
+        "Fréchet distances do not compare with published ones: m0, m1, m3, m4"
+    )
     assert list(data.card["released_judges"]) == ["m2"]
     assert str(root) not in str(data.card)
     top, left = corners(noise.shape, TRAIN, 0, 1, 2)[5]
-    crop, image = decoded[:, top:top + SIDE, left:left + SIDE], stored(data, "m2")[5]
+    crop, image = decoded[:, top : top + SIDE, left : left + SIDE], stored(data, "m2")[5]
     assert ((image == crop) | (image == 255 - crop)).all()
 
 
 def test_corners_reach_every_place_of_a_background():
     found = corners((SIDE + 2, SIDE + 4, 3), 2_000, 0, 1, 0)
-    assert sorted({tuple(corner) for corner in found.tolist()}) == [(row, column) for row in range(3) for column in range(5)]
+    assert sorted({tuple(corner) for corner in found.tolist()}) == [
+        (row, column) for row in range(3) for column in range(5)
+    ]
 
 
 def test_a_smaller_digit_is_torchs_bilinear_one_as_bytes():
@@ -136,7 +152,9 @@ def test_a_smaller_digit_is_torchs_bilinear_one_as_bytes():
 
 
 @pytest.mark.parametrize(("variant", "size", "positions"), [("multivae", 21, 7), ("daunhawer", 14, 15)])
-def test_a_translated_digit_is_whole_and_in_a_place_of_its_own_in_each_modality(root, variant, size, positions):
+def test_a_translated_digit_is_whole_and_in_a_place_of_its_own_in_each_modality(
+    root, variant, size, positions
+):
     """The places are found from the pixels: where the image differs from the same crop without its digit."""
     data = load_dataset("translated_polymnist", root, variant=variant)
     base, ink = pair(digits(TRAIN, 1)[1], 0, 1)[1], stencils(digits(TRAIN, 1)[0], size) > 0
@@ -144,16 +162,22 @@ def test_a_translated_digit_is_whole_and_in_a_place_of_its_own_in_each_modality(
     for view, (name, ground) in enumerate(backgrounds(root).items()):
         pixels, images = ground.pixels().transpose(2, 0, 1), stored(data, name)
         for row, (top, left) in enumerate(corners(ground.pixels().shape, TRAIN, 0, 1, view)[:8]):
-            on = (images[row] != pixels[:, top:top + SIDE, left:left + SIDE]).any(0)
-            fits = [(a, b) for a in range(SIDE - size + 1) for b in range(SIDE - size + 1)
-                    if on.sum() == ink[base[view, row]].sum() and (on[a:a + size, b:b + size] == ink[base[view, row]]).all()]
+            on = (images[row] != pixels[:, top : top + SIDE, left : left + SIDE]).any(0)
+            fits = [
+                (a, b)
+                for a in range(SIDE - size + 1)
+                for b in range(SIDE - size + 1)
+                if on.sum() == ink[base[view, row]].sum()
+                and (on[a : a + size, b : b + size] == ink[base[view, row]]).all()
+            ]
             assert len(fits) == 1
             assert max(fits[0]) < positions
             found.add((row, fits[0]))
-    assert len(found) >= 25                                                # of 40, if places were shared there would be 8
+    assert len(found) >= 25  # of 40, if places were shared there would be 8
 
 
 # The pairing
+
 
 def test_a_tuple_shares_its_digit_and_nothing_else():
     labels = (bits(20_000, 3) % np.uint64(10)).astype(np.uint8)
@@ -163,9 +187,9 @@ def test_a_tuple_shares_its_digit_and_nothing_else():
         assert (np.sort(rows) == np.arange(20_000)).all()
     for one in range(5):
         for other in range(one):
-            assert (base[one] == base[other]).sum() <= 10 + 4 * 10 ** 0.5       # one expected per digit
-            assert abs(np.corrcoef(base[one], base[other])[0, 1]) <= 4 / 20_000 ** 0.5
-    assert abs(np.corrcoef(label[1:], label[:-1])[0, 1]) <= 4 / 20_000 ** 0.5
+            assert (base[one] == base[other]).sum() <= 10 + 4 * 10**0.5  # one expected per digit
+            assert abs(np.corrcoef(base[one], base[other])[0, 1]) <= 4 / 20_000**0.5
+    assert abs(np.corrcoef(label[1:], label[:-1])[0, 1]) <= 4 / 20_000**0.5
 
 
 def test_parts_take_the_first_tuples_and_validation_the_next(root):
@@ -183,17 +207,31 @@ def test_parts_take_the_first_tuples_and_validation_the_next(root):
 
 # The cache
 
-def test_another_seed_is_another_pairing_and_the_same_seed_the_same_bytes_with_or_without_a_cache(root, tmp_path):
+
+def test_another_seed_is_another_pairing_and_the_same_seed_the_same_bytes_with_or_without_a_cache(
+    root, tmp_path
+):
     one = load_dataset("polymnist", root)
-    assert one.digest() == load_dataset("polymnist", root).digest() == load_dataset("polymnist", root, cache=False).digest()
+    assert (
+        one.digest()
+        == load_dataset("polymnist", root).digest()
+        == load_dataset("polymnist", root, cache=False).digest()
+    )
     assert one.digest() == load_dataset("polymnist", root, cache=tmp_path / "elsewhere").digest()
     assert written(one) != written(load_dataset("polymnist", root, seed=1))
 
 
 def test_what_was_composed_once_is_mapped_and_not_composed_again(root, tmp_path):
     one = load_dataset("polymnist", root)
-    folder, = (tmp_path / "cache").iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == ["labels.npy", "m0.npy", "m1.npy", "m2.npy", "m3.npy", "m4.npy"]
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "labels.npy",
+        "m0.npy",
+        "m1.npy",
+        "m2.npy",
+        "m3.npy",
+        "m4.npy",
+    ]
     file = np.lib.format.open_memmap(folder / "m3.npy", "r+")
     file[7] = 9
     file.flush()
@@ -227,7 +265,9 @@ def test_a_spoilt_cache_is_made_anew_with_one_line_in_the_log(root, tmp_path, ca
 def test_a_cache_that_cannot_be_written_costs_nothing_but_a_line(root, tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
     with caplog.at_level(logging.INFO, "polyvae"):
-        assert written(load_dataset("polymnist", root, cache=tmp_path / "file")) == written(load_dataset("polymnist", root))
+        assert written(load_dataset("polymnist", root, cache=tmp_path / "file")) == written(
+            load_dataset("polymnist", root)
+        )
     assert "not cached at" in caplog.text
 
 
@@ -263,6 +303,7 @@ def test_a_mapped_file_is_not_copied_and_any_other_array_is(tmp_path):
 
 # The sources
 
+
 def test_a_file_with_another_content_is_refused_and_another_packing_is_not(root):
     path = root / "mnist" / "train-images-idx3-ubyte.gz"
     content = gzip.decompress(path.read_bytes())
@@ -275,7 +316,7 @@ def test_a_file_with_another_content_is_refused_and_another_packing_is_not(root)
     path.write_bytes(b"no gzip")
     with pytest.raises(InputError, match="expected a gzip file"):
         load_dataset("polymnist", root, cache=False)
-    path.write_bytes(gzip.compress(content)[:10] + b"\xff" * 100)                       # a sound head, and nonsense after it
+    path.write_bytes(gzip.compress(content)[:10] + b"\xff" * 100)  # a sound head, and nonsense after it
     with pytest.raises(InputError, match="expected a gzip file"):
         load_dataset("polymnist", root, cache=False)
     path.write_bytes(gzip.compress(content))
@@ -284,7 +325,9 @@ def test_a_file_with_another_content_is_refused_and_another_packing_is_not(root)
 
 def test_without_a_file_and_a_network_one_line_says_what_to_put_where(root):
     (root / "mnist" / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(InputError, match=r"mnist/t10k-labels-idx1-ubyte\.gz: there is no such file.*put it there") as caught:
+    with pytest.raises(
+        InputError, match=r"mnist/t10k-labels-idx1-ubyte\.gz: there is no such file.*put it there"
+    ) as caught:
         load_dataset("polymnist", root)
     assert "\n" not in str(caught.value)
 
@@ -292,6 +335,7 @@ def test_without_a_file_and_a_network_one_line_says_what_to_put_where(root):
 @pytest.fixture
 def home(sources):
     """An address that serves the packed files."""
+
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args):
             super().__init__(*args, directory=str(sources[0] / "mnist"))
@@ -352,14 +396,17 @@ def local(file: str) -> Path:
     return Path(folder)
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"variant": "multivea"}, ["'multivea'", "did you mean 'multivae'"]),
-    ({"variant": "daunhawer", "train": 301}, ["train=301", "than the 300 of that part"]),
-    ({"train": 290, "validation": 11}, ["train=290 and validation=11", "the 300"]),
-    ({"test": 101}, ["test=101", "the 100"]),
-    ({"test": 0}, ["test=0"]),
-    ({"sed": 1}, ["'sed'", "did you mean 'seed'"]),
-])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"variant": "multivea"}, ["'multivea'", "did you mean 'multivae'"]),
+        ({"variant": "daunhawer", "train": 301}, ["train=301", "than the 300 of that part"]),
+        ({"train": 290, "validation": 11}, ["train=290 and validation=11", "the 300"]),
+        ({"test": 101}, ["test=101", "the 100"]),
+        ({"test": 0}, ["test=0"]),
+        ({"sed": 1}, ["'sed'", "did you mean 'seed'"]),
+    ],
+)
 def test_what_cannot_be_had_gets_one_line(root, options, words):
     with pytest.raises(InputError) as caught:
         load_dataset("translated_polymnist", root, **options)
@@ -368,6 +415,7 @@ def test_what_cannot_be_had_gets_one_line(root, options, words):
 
 
 # The published archive
+
 
 def archive(folder: Path, order: int):
     """3 images per digit and part, each filled with numbers that tell part, modality, digit and index; written in some order."""
@@ -392,7 +440,10 @@ def test_the_archive_is_paired_by_name_in_the_order_of_numbers(tmp_path, place):
     for number, part in enumerate((data.train, data.test)):
         for view, name in enumerate(NAMES):
             images = stored(part, name)
-            assert (images[:, 0] == np.array([100 * number + 10 * view + digit for digit in [*range(10)] * 3])[:, None, None]).all()
+            assert (
+                images[:, 0]
+                == np.array([100 * number + 10 * view + digit for digit in [*range(10)] * 3])[:, None, None]
+            ).all()
             assert (images[:, 1] == np.repeat([0, 2, 10], 10)[:, None, None]).all()
 
 
@@ -404,18 +455,27 @@ def test_the_archive_needs_no_mnist_and_no_seed_changes_it(tmp_path):
     # Drawn at random: the archive's last tuples are not like the others.
     assert len(parted.validation) == 5
     assert parted.validation.labels.tolist() != [*range(5)]
-    assert sorted(parted.train.labels.tolist() + parted.validation.labels.tolist()) == sorted([*range(10)] * 2 + [*range(5)])
+    assert sorted(parted.train.labels.tolist() + parted.validation.labels.tolist()) == sorted(
+        [*range(10)] * 2 + [*range(5)]
+    )
 
 
-@pytest.mark.parametrize(("harm", "words"), [
-    (lambda m3: (m3 / "2.4.png").unlink(), ["m0 has 2.4.png and m3 has none of that name"]),
-    (lambda m3: [(view / f"77.{1 + (view == m3)}.png").write_bytes(b"") for view in m3.parent.iterdir()],
-     ["m0 has 77.1.png and m3 has 77.2.png"]),
-    (lambda m3: (m3 / "99.1.png").write_bytes(b""), ["m3 has 99.1.png and m0 has none of that name"]),
-    (lambda m3: (m3 / "2.4.png").write_bytes(b"no image"), ["2.4.png", "expected an image file"]),
-    (lambda m3: Image.new("RGB", (30, 28)).save(m3 / "2.4.png"), ["2.4.png", "(3, 28, 30)"]),
-    (lambda m3: m3.rename(m3.with_name("m9")), ["there is no such folder"]),
-])
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda m3: (m3 / "2.4.png").unlink(), ["m0 has 2.4.png and m3 has none of that name"]),
+        (
+            lambda m3: [
+                (view / f"77.{1 + (view == m3)}.png").write_bytes(b"") for view in m3.parent.iterdir()
+            ],
+            ["m0 has 77.1.png and m3 has 77.2.png"],
+        ),
+        (lambda m3: (m3 / "99.1.png").write_bytes(b""), ["m3 has 99.1.png and m0 has none of that name"]),
+        (lambda m3: (m3 / "2.4.png").write_bytes(b"no image"), ["2.4.png", "expected an image file"]),
+        (lambda m3: Image.new("RGB", (30, 28)).save(m3 / "2.4.png"), ["2.4.png", "(3, 28, 30)"]),
+        (lambda m3: m3.rename(m3.with_name("m9")), ["there is no such folder"]),
+    ],
+)
 def test_a_damaged_archive_is_refused(tmp_path, harm, words):
     archive(tmp_path / "MMNIST", 5)
     harm(tmp_path / "MMNIST" / "train" / "m3")

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from polyvae import Modality, MultimodalData, build
-from polyvae.evaluate.prediction import prediction
-from polyvae.evaluate.setting import Setting
+from polyvae.metrics.prediction import prediction
+from polyvae.metrics.setting import Setting
 
 
 def made(likelihood="categorical", role="target"):
@@ -37,7 +37,9 @@ def test_a_model_that_always_says_one_class_is_right_as_often_as_it_occurs(chose
     label, mask = data.values("label").argmax(-1), data.mask
     for key, given in {"all": mask[0] & mask[1], "a": mask[0], "b": mask[1]}.items():
         rows = given & mask[2]
-        assert found["prediction"]["label"][key] == pytest.approx(float((label[rows] == chosen).double().mean()))
+        assert found["prediction"]["label"][key] == pytest.approx(
+            float((label[rows] == chosen).double().mean())
+        )
     by = found["prediction"]["label"]
     assert found["label_accuracy"] == by["all"]
     assert found["label_accuracy_single"] == pytest.approx((by["a"] + by["b"]) / 2)
@@ -53,11 +55,13 @@ def test_an_entry_that_was_not_observed_counts_neither_way():
     torch.manual_seed(0)
     label = torch.nn.functional.one_hot(torch.tensor([1, 2]).repeat(12, 1), 3).float()
     gaps = torch.ones_like(label, dtype=torch.bool)
-    gaps[:4, 0] = False                                                         # class 0 would be read there
+    gaps[:4, 0] = False  # class 0 would be read there
     gaps[4:6] = False
     label = torch.where(gaps, label, 0)
     specs = [Modality("a", (3,)), Modality("label", (2, 3), "categorical", role="target")]
-    data = MultimodalData({"a": torch.randn(12, 3), "label": label}, entries={"label": gaps}, modalities=specs)
+    data = MultimodalData(
+        {"a": torch.randn(12, 3), "label": label}, entries={"label": gaps}, modalities=specs
+    )
     model = build("mmvae+", data.modalities(private=2), latent=2).eval()
     last = model.modalities["label"].decoder[-2]
     last.weight.data.zero_()

@@ -16,8 +16,8 @@ from torch import nn
 
 from polyvae import InputError, MultimodalData, build
 from polyvae.data import mix
-from polyvae.evaluate import METRICS, Judges, Setting, evaluate, generation
-from polyvae.evaluate.distances import (
+from polyvae.metrics import METRICS, Judges, Setting, evaluate, generation
+from polyvae.metrics.distances import (
     Frechet,
     Moments,
     TorchmetricsFrechet,
@@ -26,9 +26,17 @@ from polyvae.evaluate.distances import (
     kernel_distance,
     neighbours,
 )
-from polyvae.evaluate.features import Handed, Inception, JudgeFeatures, feature_net, optional, to_bytes, torchmetrics_fid
-from polyvae.evaluate.judges import Judge
-from polyvae.evaluate.quality import quality
+from polyvae.metrics.features import (
+    Handed,
+    Inception,
+    JudgeFeatures,
+    feature_net,
+    optional,
+    to_bytes,
+    torchmetrics_fid,
+)
+from polyvae.metrics.judges import Judge
+from polyvae.metrics.quality import quality
 
 # ---- Fréchet distance ------------------------------------------------------------------------------------------------------------
 
@@ -58,7 +66,10 @@ def test_moments_that_come_in_chunks_are_those_of_the_whole():
 
 def test_two_normals_of_one_dimension():
     """(μ − ν)² + (σ − τ)²."""
-    x, y = with_moments(np.array([1.0]), np.array([[4.0]])), with_moments(np.array([-2.0]), np.array([[0.25]]), 1)
+    x, y = (
+        with_moments(np.array([1.0]), np.array([[4.0]])),
+        with_moments(np.array([-2.0]), np.array([[0.25]]), 1),
+    )
     assert frechet_distance(moments(x), moments(y)) == pytest.approx(3**2 + 1.5**2, rel=1e-9)
 
 
@@ -107,15 +118,19 @@ def test_the_discrepancy_by_its_definition():
     def kernel(a, b):
         return (float(a @ b) / 3 + 1) ** 3
 
-    expected = (sum(kernel(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j) / (9 * 8)
-                + sum(kernel(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j) / (7 * 6)
-                - 2 * sum(kernel(a, b) for a in x for b in y) / (9 * 7))
+    expected = (
+        sum(kernel(a, b) for i, a in enumerate(x) for j, b in enumerate(x) if i != j) / (9 * 8)
+        + sum(kernel(a, b) for i, a in enumerate(y) for j, b in enumerate(y) if i != j) / (7 * 6)
+        - 2 * sum(kernel(a, b) for a in x for b in y) / (9 * 7)
+    )
     assert float(discrepancy(x, y)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_discrepancy_by_the_kernel_of_scikit_learn():
     x, y = torch.randn(40, 6).double(), 0.2 + torch.randn(40, 6).double()
-    of_x, of_y, cross = (polynomial_kernel(a, b, degree=3, gamma=1 / 6, coef0=1) for a, b in ((x, x), (y, y), (x, y)))
+    of_x, of_y, cross = (
+        polynomial_kernel(a, b, degree=3, gamma=1 / 6, coef0=1) for a, b in ((x, x), (y, y), (x, y))
+    )
     expected = (of_x.sum() - np.trace(of_x) + of_y.sum() - np.trace(of_y)) / (40 * 39) - 2 * cross.mean()
     assert float(discrepancy(x, y)) == pytest.approx(expected, rel=1e-10)
 
@@ -237,7 +252,9 @@ def test_torchmetrics_with_an_extractor_handed_in_agrees_with_our_own():
     stream.real(net(real))
     for other in (real, made):
         stream.generated(net(other))
-        assert stream.value() == pytest.approx(frechet_distance(moments(net(real)), moments(net(other))), rel=1e-6, abs=1e-6)
+        assert stream.value() == pytest.approx(
+            frechet_distance(moments(net(real)), moments(net(other))), rel=1e-6, abs=1e-6
+        )
         stream.forget()
 
 
@@ -263,7 +280,10 @@ def port():
 def weights(port, tmp_path_factory):
     """The port's network with random weights, in a file that does not bear the standard name."""
     net = port.FeatureExtractorInceptionV3.__new__(port.FeatureExtractorInceptionV3)
-    with patch.object(port, "load_state_dict_from_url", side_effect=RuntimeError), pytest.raises(RuntimeError):
+    with (
+        patch.object(port, "load_state_dict_from_url", side_effect=RuntimeError),
+        pytest.raises(RuntimeError),
+    ):
         net.__init__("inception", ["2048"])
     path = tmp_path_factory.mktemp("weights") / "random.pth"
     torch.save(net.state_dict(), path)
@@ -274,7 +294,7 @@ def test_inception_reads_bytes_of_one_or_three_channels_and_is_standard_by_its_f
     net = Inception(weights)
     assert (net.standard, net.name) == (False, "inception:random")
     images = torch.rand(2, 1, 8, 8)
-    expected, = net.net(to_bytes(images).expand(-1, 3, -1, -1))
+    (expected,) = net.net(to_bytes(images).expand(-1, 3, -1, -1))
     assert torch.equal(net(images), expected)
     standard = tmp_path / "weights-inception-2015-12-05-6726825d.pth"
     standard.symlink_to(weights)
@@ -310,11 +330,20 @@ def test_bytes_are_rounded_and_clamped():
     assert to_bytes(x).tolist() == [0, 0, 0, 1, 255, 255, 255]
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda path: Inception(path / "none.pth"), ["no such file", "weights-inception-2015-12-05-6726825d.pth", "put it there"]),
-    (lambda path: feature_net("inception"), ["features='inception'", "'inception:PATH'"]),
-    (lambda path: optional("torchmetrics.nothing_so_named"), ["torchmetrics cannot be imported", "pip install --no-deps torch-fidelity"]),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (
+            lambda path: Inception(path / "none.pth"),
+            ["no such file", "weights-inception-2015-12-05-6726825d.pth", "put it there"],
+        ),
+        (lambda path: feature_net("inception"), ["features='inception'", "'inception:PATH'"]),
+        (
+            lambda path: optional("torchmetrics.nothing_so_named"),
+            ["torchmetrics cannot be imported", "pip install --no-deps torch-fidelity"],
+        ),
+    ],
+)
 def test_what_is_not_there_gets_one_line(make, words, tmp_path):
     with pytest.raises(InputError) as caught:
         make(tmp_path)
@@ -335,9 +364,16 @@ def data():
     labels = torch.arange(count) % 2
     mask = torch.rand(3, count, generator=draws) < 0.9
     mask[2] = True
-    images = {name: (0.3 * torch.rand(count, 3, 8, 8, generator=draws) + 0.4 * labels[:, None, None, None]) for name in ("a", "b")}
-    return MultimodalData({**images, "c": torch.randn(count, 4, generator=draws)}, mask=mask, labels=labels,
-                          splits={"train": range(300), "test": range(300, 900)})
+    images = {
+        name: (0.3 * torch.rand(count, 3, 8, 8, generator=draws) + 0.4 * labels[:, None, None, None])
+        for name in ("a", "b")
+    }
+    return MultimodalData(
+        {**images, "c": torch.randn(count, 4, generator=draws)},
+        mask=mask,
+        labels=labels,
+        splits={"train": range(300), "test": range(300, 900)},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -373,11 +409,16 @@ def test_quality_compares_what_it_says(data, model):
     drawn = torch.cat([x["a"] for x in generation.unconditional(model, made, None, mix(made.seed, 12))])
     assert len(drawn) == by["a"]["images"] == 350
     stream = moments(net(drawn.clamp(0, 1)))
-    assert by["a"]["frechet_distance"] == pytest.approx(frechet_distance(moments(net(images_of(data.test, "a"))), stream), rel=1e-6)
+    assert by["a"]["frechet_distance"] == pytest.approx(
+        frechet_distance(moments(net(images_of(data.test, "a"))), stream), rel=1e-6
+    )
 
 
 def test_the_frechet_distance_alone_is_that_of_all_measures(data, model):
-    alone, whole = quality(model, setting(data, measures="frechet")), quality(model, setting(data), subsets=2, subset_size=100)
+    alone, whole = (
+        quality(model, setting(data, measures="frechet")),
+        quality(model, setting(data), subsets=2, subset_size=100),
+    )
     numbers = {name for name, value in alone.items() if isinstance(value, float)}
     assert numbers == {name for name in whole if name.endswith("frechet_distance")}
     assert all(alone[name] == whole[name] for name in numbers)
@@ -397,18 +438,27 @@ def test_the_published_protocol_counts_the_diagonal_drops_a_partial_batch_and_se
     cells = found["quality"]["conditional"]
     assert {source: set(row) for source, row in cells.items()} == {name: {"a", "b"} for name in NAMES}
     assert found["conditional_frechet_distance"] == pytest.approx(
-        sum(cell["frechet_distance"] for row in cells.values() for cell in row.values()) / 6)
+        sum(cell["frechet_distance"] for row in cells.values() for cell in row.values()) / 6
+    )
     assert {cell["images"] for row in cells.values() for cell in row.values()} == {512}
     assert found["quality"]["unconditional"]["a"]["images"] == 256
     net = Small()
     seen = moments(net(to_bytes(images_of(data.test, "a", slice(512))) / 255))
     drawn = torch.cat([x["a"] for x in generation.unconditional(model, made, None, mix(made.seed, 12))])[:256]
     assert found["quality"]["unconditional"]["a"]["frechet_distance"] == pytest.approx(
-        frechet_distance(seen, moments(net(to_bytes(drawn) / 255))), rel=1e-6)
+        frechet_distance(seen, moments(net(to_bytes(drawn) / 255))), rel=1e-6
+    )
 
 
 def test_judges_look_at_their_own_modality(data, model):
-    judges = Judges({name: Judge.seeded((3, 8, 8), 2, 4, 0) for name in ("a", "b")}, torch.arange(2), {}, math.nan, "none", 0)
+    judges = Judges(
+        {name: Judge.seeded((3, 8, 8), 2, 4, 0) for name in ("a", "b")},
+        torch.arange(2),
+        {},
+        math.nan,
+        "none",
+        0,
+    )
     found = quality(model, Setting(data.test, judges, draws=50), subsets=1, subset_size=20)
     assert found["quality_settings"]["features"] == {"a": "judge:a", "b": "judge:b"}
     assert "real" not in found["quality"]
@@ -419,7 +469,9 @@ def test_only_the_standard_weights_make_an_fid(weights, tmp_path):
     standard = tmp_path / "weights-inception-2015-12-05-6726825d.pth"
     standard.symlink_to(weights)
     x = torch.rand(24, 1, 8, 8)
-    data = MultimodalData({"x": x, "y": torch.rand(24, 2)}, splits={"train": range(12), "test": range(12, 24)})
+    data = MultimodalData(
+        {"x": x, "y": torch.rand(24, 2)}, splits={"train": range(12), "test": range(12, 24)}
+    )
     model = build("mmvae", data.modalities(), latent=2).eval()
     for path, names in ((weights, ("frechet_distance", "kernel_distance")), (standard, ("fid", "kid"))):
         net = Inception(path)
@@ -431,19 +483,31 @@ def test_only_the_standard_weights_make_an_fid(weights, tmp_path):
 
 
 def test_evaluate_takes_all_metrics_and_says_by_which_protocol(data, model):
-    found = evaluate(model, data.test.rows(slice(0, 60)), metrics=["quality"], train=data.train, components=2, draws=20, features=Small(),
-                     protocol="published", show=False)
+    found = evaluate(
+        model,
+        data.test.rows(slice(0, 60)),
+        metrics=["quality"],
+        train=data.train,
+        components=2,
+        draws=20,
+        features=Small(),
+        protocol="published",
+        show=False,
+    )
     assert found["protocol"]["name"] == "published"
     assert found["protocol"]["quality_pairs"].startswith("all")
     assert "unconditional_frechet_distance_fitted" in found.headline()
     assert {"quality", "reconstruction"} <= set(METRICS)
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"protocol": "authors"}, ["protocol='authors'", "'sound'", "'published'"]),
-    ({"features": "mobilenet"}, ["features='mobilenet'", "'judges'"]),
-    ({"metrics": ["qualty"]}, ["did you mean 'quality'"]),
-])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"protocol": "authors"}, ["protocol='authors'", "'sound'", "'published'"]),
+        ({"features": "mobilenet"}, ["features='mobilenet'", "'judges'"]),
+        ({"metrics": ["qualty"]}, ["did you mean 'quality'"]),
+    ],
+)
 def test_a_wrong_word_gets_one_line(data, model, options, words):
     with pytest.raises(InputError) as caught:
         evaluate(model, data, show=False, **options)

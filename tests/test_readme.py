@@ -23,7 +23,7 @@ def test_the_ten_lines_run_and_say_what_they_give(tmp_path: Path) -> None:
     assert isinstance(protein, torch.Tensor)
     both = batch.mask.all(0)
     error = (protein.mean(0) - batch.data["protein"])[both].square().mean()
-    assert error < 0.8 * batch.data["protein"][both].square().mean()          # better than the mean, which is zero
+    assert error < 0.8 * batch.data["protein"][both].square().mean()  # better than the mean, which is zero
 
 
 def test_every_page_and_picture_it_links_is_there() -> None:
@@ -35,7 +35,11 @@ def test_every_page_and_picture_it_links_is_there() -> None:
 def test_every_command_it_shows_is_one() -> None:
     from polyvae.cli import app
 
-    known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback is not None}
+    known = {
+        command.name or command.callback.__name__
+        for command in app.registered_commands
+        if command.callback is not None
+    }
     shown = set(re.findall(r"^polyvae (\w+)", README, re.MULTILINE))
     assert shown <= known
     assert known - shown == set()

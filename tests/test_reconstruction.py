@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from polyvae import Modality, MultimodalData, build
-from polyvae.evaluate import Setting
-from polyvae.evaluate.generation import conditional, unconditional
-from polyvae.evaluate.reconstruction import baseline, pairwise, reconstruction, within_classes
+from polyvae.metrics import Setting
+from polyvae.metrics.generation import conditional, unconditional
+from polyvae.metrics.reconstruction import baseline, pairwise, reconstruction, within_classes
 
 
 class Map(nn.Module):
@@ -36,16 +36,20 @@ def copying(z_scale: float = 1e-6):
             bias = torch.zeros(len(rows))
             bias[2:4] = raw
             return Map(rows, bias, (len(rows),))
+
         return factory
 
     def decoder(gain, private):
         def factory(in_shape, out):
             weight = torch.cat([gain * torch.eye(2), torch.eye(2)], 1)[:, : 2 + private]
             return Map(weight, torch.zeros(2), (2,))
+
         return factory
 
-    specs = [Modality("a", (2,), encoder=encoder(1.0, 0), decoder=decoder(1.0, 0), private=0),
-             Modality("b", (2,), encoder=encoder(0.5, 2), decoder=decoder(2.0, 2), private=2)]
+    specs = [
+        Modality("a", (2,), encoder=encoder(1.0, 0), decoder=decoder(1.0, 0), private=0),
+        Modality("b", (2,), encoder=encoder(0.5, 2), decoder=decoder(2.0, 2), private=2),
+    ]
     return build("mmvae+", specs, latent=2, family="normal").eval()
 
 
@@ -54,7 +58,9 @@ def world():
     draws = torch.Generator().manual_seed(0)
     z, w = torch.randn(2, 6000, 2, generator=draws)
     labels = (z[:, 0] > 0).long()
-    return MultimodalData({"a": z, "b": 2 * z + w}, labels=labels, splits={"train": range(3000), "test": range(3000, 6000)})
+    return MultimodalData(
+        {"a": z, "b": 2 * z + w}, labels=labels, splits={"train": range(3000), "test": range(3000, 6000)}
+    )
 
 
 def test_errors_and_diversity_are_those_of_the_world(world):
@@ -68,9 +74,14 @@ def test_errors_and_diversity_are_those_of_the_world(world):
     assert by["a"]["b"]["baseline_mse"] == pytest.approx(5, rel=0.06)
     assert by["a"]["b"]["baseline_mae"] == pytest.approx(math.sqrt(10 / math.pi), rel=0.03)
     assert by["a"]["b"]["entries"] == 6000
-    assert found["cross_reconstruction_error"] == pytest.approx((by["a"]["b"]["mse"] + by["b"]["a"]["mse"]) / 2)
+    assert found["cross_reconstruction_error"] == pytest.approx(
+        (by["a"]["b"]["mse"] + by["b"]["a"]["mse"]) / 2
+    )
     assert found["reconstruction_error"] == pytest.approx((by["a"]["a"]["mse"] + by["b"]["b"]["mse"]) / 2)
-    relative = (by["a"]["b"]["mse"] / by["a"]["b"]["baseline_mse"] + by["b"]["a"]["mse"] / by["b"]["a"]["baseline_mse"]) / 2
+    relative = (
+        by["a"]["b"]["mse"] / by["a"]["b"]["baseline_mse"]
+        + by["b"]["a"]["mse"] / by["b"]["a"]["baseline_mse"]
+    ) / 2
     assert found["cross_reconstruction_error_relative"] == pytest.approx(relative)
     # The root mean square of two columns of N(0, 2) is Rayleigh: its mean is √(π / 2).
     assert found["diversity_matrix"]["a"]["b"] == pytest.approx(math.sqrt(math.pi / 2), rel=0.04)
@@ -85,10 +96,18 @@ def test_what_was_not_observed_does_not_count(world):
     mask[1, 3000:4500] = False
     entries = torch.ones(6000, 2, dtype=torch.bool)
     entries[:, 1] = False
-    holes = MultimodalData(x | {"a": x["a"].masked_fill(~entries, 1e3), "b": x["b"].masked_fill(~mask[1][:, None], torch.nan)}, mask=mask,
-                           entries={"a": entries}, splits={"train": range(3000), "test": range(3000, 6000)})
+    holes = MultimodalData(
+        x | {"a": x["a"].masked_fill(~entries, 1e3), "b": x["b"].masked_fill(~mask[1][:, None], torch.nan)},
+        mask=mask,
+        entries={"a": entries},
+        splits={"train": range(3000), "test": range(3000, 6000)},
+    )
     found = reconstruction(copying(), Setting(holes.test, train=holes.train))["reconstruction"]
-    assert (found["a"]["a"]["entries"], found["a"]["b"]["entries"], found["b"]["a"]["entries"]) == (3000, 3000, 1500)
+    assert (found["a"]["a"]["entries"], found["a"]["b"]["entries"], found["b"]["a"]["entries"]) == (
+        3000,
+        3000,
+        1500,
+    )
     assert found["a"]["a"]["mse"] == pytest.approx(0, abs=1e-6)
     expected = (x["b"][4500:] / 2 - x["a"][4500:])[:, 0].square().mean()
     assert found["b"]["a"]["mse"] == pytest.approx(float(expected), rel=1e-3)
@@ -98,14 +117,19 @@ def test_the_baseline_is_the_mean_of_what_was_observed():
     x, y = torch.tensor([[1.0, 2], [3, 9], [100, 4]]), torch.tensor([[5.0], [7], [9]])
     mask = torch.tensor([[True, True, False], [True, True, True]])
     entries = torch.tensor([[True, True], [True, False], [True, True]])
-    means = baseline(MultimodalData({"x": x, "y": y}, mask=mask, entries={"x": entries}), ["x", "y"], batch_size=2)
+    means = baseline(
+        MultimodalData({"x": x, "y": y}, mask=mask, entries={"x": entries}), ["x", "y"], batch_size=2
+    )
     assert means["x"].tolist() == [2, 2]
     assert means["y"].tolist() == [7]
 
 
 def test_pairwise_by_its_definition():
     x = torch.randn(4, 3, 2, 5).double()
-    expected = [sum(math.sqrt(float((x[i, b] - x[j, b]).square().mean())) for i in range(4) for j in range(i)) / 6 for b in range(3)]
+    expected = [
+        sum(math.sqrt(float((x[i, b] - x[j, b]).square().mean())) for i in range(4) for j in range(i)) / 6
+        for b in range(3)
+    ]
     assert pairwise(x).tolist() == pytest.approx(expected)
 
 
@@ -125,7 +149,11 @@ def test_real_diversity_estimates_the_mean_over_all_pairs(world):
     part = world.test.rows(slice(0, 1500))
     x, labels = part.values("b"), part.labels
     every = [torch.pdist(x[labels == label]) for label in (0, 1)]
-    expected = sum(float(d.mean()) * int((labels == label).sum()) for label, d in enumerate(every)) / 1500 / math.sqrt(2)
+    expected = (
+        sum(float(d.mean()) * int((labels == label).sum()) for label, d in enumerate(every))
+        / 1500
+        / math.sqrt(2)
+    )
     assert within_classes(part, "b", seed=3) == pytest.approx(expected, rel=0.05)
 
 
@@ -146,7 +174,10 @@ def test_w_of_what_is_not_observed_is_fresh_and_of_what_is_observed_the_posterio
 def test_a_seed_repeats_and_leaves_the_generator_alone(world):
     model, setting = copying(), Setting(world.test)
     state = torch.get_rng_state()
-    one, other = (torch.cat([made["b"] for _, made in conditional(model, setting, ("a",), ("b",), seed=5)], 1) for _ in range(2))
+    one, other = (
+        torch.cat([made["b"] for _, made in conditional(model, setting, ("a",), ("b",), seed=5)], 1)
+        for _ in range(2)
+    )
     assert torch.equal(one, other)
     assert torch.equal(torch.get_rng_state(), state)
 

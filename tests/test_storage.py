@@ -13,9 +13,8 @@ import torch
 from torch import nn
 
 from polyvae import storage
+from polyvae.core.modality import Modality
 from polyvae.data import MultimodalData
-from polyvae.errors import InputError
-from polyvae.modality import Modality
 from polyvae.models import VAE
 from polyvae.storage import (
     Checkpoints,
@@ -36,7 +35,8 @@ from polyvae.storage import (
 )
 from polyvae.testing import example_data, plain_world
 from polyvae.testing.laws import law_storage
-from polyvae.train import fit
+from polyvae.training.loop import fit
+from polyvae.utils.errors import InputError
 
 
 def message(call, *arguments, kind=InputError, **keywords):
@@ -58,13 +58,26 @@ def encoder_factory(shape, out):
 @pytest.fixture
 def tensors():
     tied = torch.arange(6.0).view(2, 3)
-    return {"tied": tied, "a.b/c": tied, "turned": tied.T, "half": torch.tensor([1.5, float("nan")], dtype=torch.bfloat16),
-            "flag": torch.tensor([True, False]), "step": torch.tensor(7), "empty": torch.empty(0, 4, dtype=torch.float64)}
+    return {
+        "tied": tied,
+        "a.b/c": tied,
+        "turned": tied.T,
+        "half": torch.tensor([1.5, float("nan")], dtype=torch.bfloat16),
+        "flag": torch.tensor([True, False]),
+        "step": torch.tensor(7),
+        "empty": torch.empty(0, 4, dtype=torch.float64),
+    }
 
 
 @pytest.fixture
 def metadata():
-    return {"share": 0.1, "sha256": "0" * 64, "polyvae": '"polyvae":"' + "0" * 64, "name": "modalité", "nested": {"list": [1, None, True]}}
+    return {
+        "share": 0.1,
+        "sha256": "0" * 64,
+        "polyvae": '"polyvae":"' + "0" * 64,
+        "name": "modalité",
+        "nested": {"list": [1, None, True]},
+    }
 
 
 @pytest.fixture
@@ -84,7 +97,7 @@ def test_tensors_and_metadata_come_back_bit_for_bit(file, tensors, metadata):
     for name, tensor in tensors.items():
         assert loaded[name].dtype == tensor.dtype
         torch.testing.assert_close(loaded[name], tensor, rtol=0, atol=0, equal_nan=True)
-    assert safetensors.torch.load_file(file).keys() == tensors.keys()          # others can read it too
+    assert safetensors.torch.load_file(file).keys() == tensors.keys()  # others can read it too
 
 
 def test_equal_contents_are_equal_files(file, tensors, metadata, tmp_path):
@@ -95,8 +108,8 @@ def test_equal_contents_are_equal_files(file, tensors, metadata, tmp_path):
 def test_any_changed_byte_is_noticed(file):
     whole = file.read_bytes()
     for place in range(len(whole)):
-        for flip in (0x01, 0x20, 0xFF):                                        # 0x20 changes the case of hexadecimal digits
-            file.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1:])
+        for flip in (0x01, 0x20, 0xFF):  # 0x20 changes the case of hexadecimal digits
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
             assert str(file) in message(load_tensors, file)
 
 
@@ -105,7 +118,9 @@ def test_any_truncation_and_any_addition_is_noticed(file):
     for length in range(len(whole)):
         file.write_bytes(whole[:length])
         message(load_tensors, file)
-    assert f"got {len(whole) - 1} bytes; expected {len(whole)}: the file is truncated" in message(load_tensors, file)
+    assert f"got {len(whole) - 1} bytes; expected {len(whole)}: the file is truncated" in message(
+        load_tensors, file
+    )
     file.write_bytes(whole + b"\0")
     assert "do not match their sha256" in message(load_tensors, file)
 
@@ -167,7 +182,9 @@ for write in (
 def test_a_full_disk_costs_neither_checkpoint_nor_history(tmp_path):
     run = RunDirectory(tmp_path / "run")
     # A limit on the size of files stands in for a full disk; the last, small record fails too: the torn one has used up the room.
-    out = subprocess.run([sys.executable, "-c", FULL_DISK, run.path], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, run.path], capture_output=True, text=True, check=True
+    )
     lines = out.stdout.splitlines()
     assert len(lines) == 3
     assert all("not written (File too large)" in line for line in lines)
@@ -185,7 +202,10 @@ def test_a_full_disk_costs_neither_checkpoint_nor_history(tmp_path):
 def test_a_bundle_comes_back_from_its_file_and_from_its_run(tmp_path, tensors):
     run = RunDirectory.create(tmp_path / "run")
     assert "a run without model.safetensors" in message(load_bundle, run.path)
-    config = {"options": {"latent": 4, "beta": 2.5, "private": None}, "modalities": [describe_modality(Modality("a", (3,)))]}
+    config = {
+        "options": {"latent": 4, "beta": 2.5, "private": None},
+        "modalities": [describe_modality(Modality("a", (3,)))],
+    }
     save_bundle(run.model, model_name="mmvae+", config=config, state=tensors, extra={"seed": 3})
     for path in (run.path, run.model):
         bundle = load_bundle(path)
@@ -194,42 +214,73 @@ def test_a_bundle_comes_back_from_its_file_and_from_its_run(tmp_path, tensors):
     checkpoint = Checkpoints(run.checkpoints).save(1, tensors, {})
     assert "not a model" in message(load_bundle, checkpoint)
     run.write_text("config.toml", "")
-    assert "no such run; expected a run directory; did you mean 'run'?" in message(load_bundle, tmp_path / "runn")
+    assert "no such run; expected a run directory; did you mean 'run'?" in message(
+        load_bundle, tmp_path / "runn"
+    )
 
 
-@pytest.mark.parametrize("modality", [
-    Modality("a", (3, 8, 8)),
-    Modality("rna.counts", (20,), likelihood="laplace", private=0, weight=0.5, params={"scale": 0.75}, role="target"),
-    Modality("c", (4,), encoder=encoder_factory, decoder="own.package:decoder"),
-])
+@pytest.mark.parametrize(
+    "modality",
+    [
+        Modality("a", (3, 8, 8)),
+        Modality(
+            "rna.counts",
+            (20,),
+            likelihood="laplace",
+            private=0,
+            weight=0.5,
+            params={"scale": 0.75},
+            role="target",
+        ),
+        Modality("c", (4,), encoder=encoder_factory, decoder="own.package:decoder"),
+    ],
+)
 def test_a_modality_comes_back_from_its_json(modality):
     table = json.loads(json.dumps(describe_modality(modality)))
     back = read_modality(table)
     assert describe_modality(back) == table
-    assert (back.name, back.shape, back.params, back.role) == (modality.name, modality.shape, modality.params, modality.role)
+    assert (back.name, back.shape, back.params, back.role) == (
+        modality.name,
+        modality.shape,
+        modality.params,
+        modality.role,
+    )
 
 
 def test_a_factory_is_stored_as_its_import_path_or_refused():
-    assert describe_modality(Modality("a", (3,), encoder=encoder_factory))["encoder"] == f"{__name__}:encoder_factory"
+    assert (
+        describe_modality(Modality("a", (3,), encoder=encoder_factory))["encoder"]
+        == f"{__name__}:encoder_factory"
+    )
 
     def local(shape, out):
         return nn.Linear(shape[0], out)
 
     for factory in (lambda shape, out: nn.Linear(shape[0], out), local):
-        assert "no other program can import" in message(describe_modality, Modality("a", (3,), decoder=factory))
+        assert "no other program can import" in message(
+            describe_modality, Modality("a", (3,), decoder=factory)
+        )
 
 
 @pytest.mark.parametrize("module", [__name__, "__main__"])
 def test_a_model_that_no_other_program_can_import_is_refused_before_training(module, tmp_path):
     """In a function, or at the top of a script: what would be stored could not be loaded. Without a run directory it trains."""
-    inner = type("Inner", (VAE,), {"__module__": module, "__qualname__": "Inner" if module == "__main__" else "make.<locals>.Inner"})
+    inner = type(
+        "Inner",
+        (VAE,),
+        {"__module__": module, "__qualname__": "Inner" if module == "__main__" else "make.<locals>.Inner"},
+    )
     model = inner(plain_world(), latent=2)
     data = MultimodalData({name: x.float() for name, x in example_data(model, 8).items()})
-    for call in (check_storable, lambda model: save_model(model, tmp_path / "x.safetensors"),
-                 lambda model: fit(model, data, out=tmp_path / "run", epochs=1, validation=0.0, show=False)):
+    for call in (
+        check_storable,
+        lambda model: save_model(model, tmp_path / "x.safetensors"),
+        lambda model: fit(model, data, out=tmp_path / "run", epochs=1, validation=0.0, show=False),
+    ):
         assert message(call, model) == (
             f"model 'vae': got {inner!r}, which no other program can import; expected it at the top level of a module; move it into one, "
-            "and give it or 'package.module:Class'")
+            "and give it or 'package.module:Class'"
+        )
     assert not list(tmp_path.iterdir())
     assert fit(model, data, epochs=1, validation=0.0, show=False).step == 1
     law_storage(lambda specs: inner(specs, latent=2), plain_world())
@@ -240,21 +291,31 @@ def test_unknown_and_missing_keys_of_a_modality_are_named():
     assert "got no 'shape'" in message(read_modality, {"name": "a"})
 
 
-@pytest.mark.parametrize(("path", "trust", "fine"), [
-    ("polyvae.networks.mlp:mlp_encoder", (), True), ("own.networks:encoder", ("own",), True),
-    ("own.networks:encoder", ("own.networks",), True), ("own.networks:encoder", (), False),
-    ("owner.networks:encoder", ("own",), False), ("polyvaex:encoder", (), False),
-])
+@pytest.mark.parametrize(
+    ("path", "trust", "fine"),
+    [
+        ("polyvae.core.networks.mlp:mlp_encoder", (), True),
+        ("own.networks:encoder", ("own",), True),
+        ("own.networks:encoder", ("own.networks",), True),
+        ("own.networks:encoder", (), False),
+        ("owner.networks:encoder", ("own",), False),
+        ("polyvaex:encoder", (), False),
+    ],
+)
 def test_code_is_imported_only_from_trusted_packages(path, trust, fine):
     modality = Modality("a", (3,), encoder=path)
     if fine:
         check_trust(modality, trust)
     else:
-        assert f"pass trust=['{path.partition(':')[0].partition('.')[0]}']" in message(check_trust, modality, trust)
+        assert f"pass trust=['{path.partition(':')[0].partition('.')[0]}']" in message(
+            check_trust, modality, trust
+        )
 
 
 def test_what_a_trusted_module_imported_is_out_of_reach():
-    assert "expected an import path" in message(check_trust, Modality("a", (3,), decoder="polyvae.storage:os.system"), ())
+    assert "expected an import path" in message(
+        check_trust, Modality("a", (3,), decoder="polyvae.storage:os.system"), ()
+    )
 
 
 # ---- checkpoints -------------------------------------------------------------------------------------------------------------------
@@ -268,7 +329,7 @@ def test_checkpoints_keep_the_last_and_point_to_the_newest(tmp_path):
         checkpoints.save(step, {"x": torch.tensor(step)}, {"step": step})
     assert names(checkpoints) == ["latest", "step-000000002.safetensors", "step-000000030.safetensors"]
     assert checkpoints.latest() == checkpoints.directory / "step-000000030.safetensors"
-    checkpoints.save(5, {"x": torch.tensor(5)}, {"step": 5})                   # another future: 30 belongs to the old one
+    checkpoints.save(5, {"x": torch.tensor(5)}, {"step": 5})  # another future: 30 belongs to the old one
     assert names(checkpoints) == ["latest", "step-000000002.safetensors", "step-000000005.safetensors"]
     assert "keep=0" in message(Checkpoints, tmp_path, keep=0)
 
@@ -312,14 +373,22 @@ for folder, delay in zip(sys.argv[1::2], sys.argv[2::2]):
 
 def test_kill_9_at_any_moment_leaves_a_latest_that_loads(tmp_path):
     folders = {tmp_path / str(index): delay for index, delay in enumerate((0.0, 0.011, 0.053, 0.127, 0.2))}
-    subprocess.run([sys.executable, "-c", KILLED, *(str(x) for pair in folders.items() for x in pair)], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-c", KILLED, *(str(x) for pair in folders.items() for x in pair)],
+        check=True,
+        timeout=60,
+    )
     for folder in folders:
         checkpoints = Checkpoints(folder)
         loaded, told = checkpoints.load()
-        assert checkpoints.latest().name == (folder / "latest").read_text().strip() == f"step-{told['step']:09d}.safetensors"
+        assert (
+            checkpoints.latest().name
+            == (folder / "latest").read_text().strip()
+            == f"step-{told['step']:09d}.safetensors"
+        )
         assert torch.equal(loaded["x"], torch.full((200_000,), told["step"]))
         checkpoints.save(told["step"] + 1, {}, {})
-        assert len(list(folder.iterdir())) == 3                                # two checkpoints, the pointer, and no leftovers
+        assert len(list(folder.iterdir())) == 3  # two checkpoints, the pointer, and no leftovers
 
 
 OPTIMIZERS = {
@@ -347,7 +416,9 @@ def test_an_optimizer_continues_bit_for_bit(tmp_path, name):
     def start():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
-        return net, OPTIMIZERS[name]([{"params": net[0].parameters()}, {"params": net[2].parameters(), "lr": 3e-3}])
+        return net, OPTIMIZERS[name](
+            [{"params": net[0].parameters()}, {"params": net[2].parameters(), "lr": 3e-3}]
+        )
 
     net, optimizer = start()
     steps(net, optimizer, 0, 4)
@@ -362,13 +433,15 @@ def test_an_optimizer_continues_bit_for_bit(tmp_path, name):
     restore_optimizer(resumed, loaded, groups)
     steps(again, resumed, 4, 8)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
-    assert all(torch.equal(kept[key], x) for key, x in loaded.items())         # what was given is not stepped on
+    assert all(torch.equal(kept[key], x) for key, x in loaded.items())  # what was given is not stepped on
     assert resumed.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
 
 
 def test_an_optimizer_state_of_another_model_is_refused():
     state = flatten_optimizer(torch.optim.Adam(nn.Linear(2, 2).parameters()).state_dict())
-    assert "does not fit" in message(restore_optimizer, torch.optim.Adam([nn.Parameter(torch.ones(1))]), *state)
+    assert "does not fit" in message(
+        restore_optimizer, torch.optim.Adam([nn.Parameter(torch.ones(1))]), *state
+    )
 
 
 # ---- run directories ---------------------------------------------------------------------------------------------------------------
@@ -379,20 +452,32 @@ def fill(run):
     run.append_history({"step": 1})
     Checkpoints(run.checkpoints).save(1, {}, {})
     run.figures.mkdir()
-    for path in (run.model, run.report, run.evaluation, run.fitted_prior, run.figures / "grid.png", run.checkpoints / "best.safetensors"):
+    for path in (
+        run.model,
+        run.report,
+        run.evaluation,
+        run.fitted_prior,
+        run.figures / "grid.png",
+        run.checkpoints / "best.safetensors",
+    ):
         path.write_bytes(b"made")
 
 
 def test_a_run_is_never_overwritten_without_force_and_nothing_foreign_with_it(tmp_path):
     run = RunDirectory.create(tmp_path / "deep" / "run")
-    assert RunDirectory.create(run.path).path == run.path                      # still empty
+    assert RunDirectory.create(run.path).path == run.path  # still empty
     fill(run)
     before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
     text = message(RunDirectory.create, run.path)
     assert "--force" in text
     assert "--resume" in text
     assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
-    mine = [run.path / "notes.md", run.checkpoints / "mine.pt", run.path / "figures" / "deep" / "mine.png", run.path / "data.csv"]
+    mine = [
+        run.path / "notes.md",
+        run.checkpoints / "mine.pt",
+        run.path / "figures" / "deep" / "mine.png",
+        run.path / "data.csv",
+    ]
     for path in mine:
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine")
@@ -400,8 +485,15 @@ def test_a_run_is_never_overwritten_without_force_and_nothing_foreign_with_it(tm
     assert sorted(path for path in run.path.rglob("*") if path.is_file()) == sorted(mine)
 
 
-@pytest.mark.parametrize("files", [
-    ("thesis.tex",), ("config.toml", "figures/plot.png"), ("model.safetensors", "config.json"), ("checkpoints/mine.pt",)])
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("thesis.tex",),
+        ("config.toml", "figures/plot.png"),
+        ("model.safetensors", "config.json"),
+        ("checkpoints/mine.pt",),
+    ],
+)
 @pytest.mark.parametrize("force", [False, True])
 def test_a_directory_that_is_not_a_run_is_never_touched(tmp_path, files, force):
     for name in files:
@@ -429,7 +521,7 @@ def test_history_survives_a_torn_line_and_is_cut_back_to_a_step(tmp_path, caplog
     records = [{"step": step, "bound": -0.1 * step} for step in range(1, 6)]
     for record in records:
         run.append_history(record)
-    run.history.write_bytes(run.history.read_bytes()[:-4])                     # the last line is torn, as by kill -9
+    run.history.write_bytes(run.history.read_bytes()[:-4])  # the last line is torn, as by kill -9
     with caplog.at_level(logging.WARNING, "polyvae"):
         assert run.read_history() == records[:4]
     assert "line 5 is torn" in caplog.text
@@ -451,4 +543,6 @@ def test_json_of_a_run_comes_back(tmp_path):
 
 
 def test_write_to_a_missing_folder_says_so(tmp_path):
-    assert "No such file or directory" in message(write_atomic, Path(tmp_path, "no", "x"), b"", kind=StorageError)
+    assert "No such file or directory" in message(
+        write_atomic, Path(tmp_path, "no", "x"), b"", kind=StorageError
+    )

@@ -16,7 +16,7 @@ import torch
 import polyvae as pv
 from polyvae.data import SliceLoader, mix
 from polyvae.storage import Checkpoints, RunDirectory
-from polyvae.train import TrainingError, validate
+from polyvae.training.loop import TrainingError, validate
 
 SCRIPT = """
 import sys, torch, polyvae as pv
@@ -29,7 +29,10 @@ pv.fit(small_model(), small_data(), out=sys.argv[1], resume=sys.argv[2] == "resu
 def small_data(rows: int = 60) -> pv.MultimodalData:
     draws = torch.Generator().manual_seed(5)
     shared = torch.randn(rows, 1, generator=draws)
-    data = {"a": shared + 0.3 * torch.randn(rows, 3, generator=draws), "b": torch.randn(rows, 2, generator=draws) - shared}
+    data = {
+        "a": shared + 0.3 * torch.randn(rows, 3, generator=draws),
+        "b": torch.randn(rows, 2, generator=draws) - shared,
+    }
     mask = torch.rand(2, rows, generator=draws) > 0.3
     mask[0] |= ~mask.any(0)
     return pv.MultimodalData(data, mask=mask)
@@ -38,7 +41,9 @@ def small_data(rows: int = 60) -> pv.MultimodalData:
 def small_model(seed: int = 0, **options: object) -> pv.MMVAEPlus:
     torch.manual_seed(seed)
     params = {"scale": 0.5, "hidden": [8]}
-    return pv.MMVAEPlus([pv.Modality("a", (3,), params=params), pv.Modality("b", (2,), params=params)], latent=2, **options)  # type: ignore[arg-type]
+    return pv.MMVAEPlus(
+        [pv.Modality("a", (3,), params=params), pv.Modality("b", (2,), params=params)], latent=2, **options
+    )  # type: ignore[arg-type]
 
 
 def weights(model: torch.nn.Module) -> torch.Tensor:
@@ -48,18 +53,34 @@ def weights(model: torch.nn.Module) -> torch.Tensor:
 SETTINGS = {"batch_size": 7, "show": False, "checkpoint_every": 3, "lr": 1e-2}
 
 
-@pytest.mark.parametrize("extra", [{}, {"amsgrad": True, "clip": 1.0}, {"warmup_epochs": 2.5}, {"precision": "bf16"}, {"patience": 2}])
-def test_a_run_that_was_stopped_and_resumed_has_the_same_bits(tmp_path: Path, extra: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    "extra",
+    [{}, {"amsgrad": True, "clip": 1.0}, {"warmup_epochs": 2.5}, {"precision": "bf16"}, {"patience": 2}],
+)
+def test_a_run_that_was_stopped_and_resumed_has_the_same_bits(
+    tmp_path: Path, extra: dict[str, object]
+) -> None:
     straight, stopped = small_model(), small_model()
     whole = pv.fit(straight, small_data(), out=tmp_path / "a", epochs=5, **SETTINGS, **extra)
     pv.fit(stopped, small_data(), out=tmp_path / "b", epochs=5, max_seconds=1e-9, **SETTINGS, **extra)
     for _ in range(3):
-        stopped = small_model(seed=9)                            # whatever it starts from, the checkpoint decides
-        pv.fit(stopped, small_data(), out=tmp_path / "b", epochs=5, resume=True, max_seconds=1e-9, **SETTINGS, **extra)
+        stopped = small_model(seed=9)  # whatever it starts from, the checkpoint decides
+        pv.fit(
+            stopped,
+            small_data(),
+            out=tmp_path / "b",
+            epochs=5,
+            resume=True,
+            max_seconds=1e-9,
+            **SETTINGS,
+            **extra,
+        )
     again = pv.fit(stopped, small_data(), out=tmp_path / "b", epochs=5, resume=True, **SETTINGS, **extra)
     assert torch.equal(weights(straight), weights(stopped))
     assert (again.step, again.stopped) == (whole.step, whole.stopped)
-    clockless = [[{k: v for k, v in record.items() if k != "seconds"} for record in h.records] for h in (whole, again)]
+    clockless = [
+        [{k: v for k, v in record.items() if k != "seconds"} for record in h.records] for h in (whole, again)
+    ]
     assert clockless[0] == clockless[1]
 
 
@@ -82,8 +103,12 @@ def test_a_schedule_that_depends_on_the_total_is_recomputed_and_the_log_says_so(
 
 def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
     pv.fit(small_model(), small_data(), out=tmp_path, epochs=1, **SETTINGS)
-    with pytest.raises(pv.InputError, match=r"^resume: got train\.batch_size=8; expected 7, as the run began"):
-        pv.fit(small_model(), small_data(), out=tmp_path, epochs=2, resume=True, **{**SETTINGS, "batch_size": 8})
+    with pytest.raises(
+        pv.InputError, match=r"^resume: got train\.batch_size=8; expected 7, as the run began"
+    ):
+        pv.fit(
+            small_model(), small_data(), out=tmp_path, epochs=2, resume=True, **{**SETTINGS, "batch_size": 8}
+        )
     with pytest.raises(pv.InputError, match=r"^resume: got model\.beta=2\.0; expected 1\.0"):
         pv.fit(small_model(beta=2.0), small_data(), out=tmp_path, epochs=2, resume=True, **SETTINGS)
     with pytest.raises(pv.InputError, match="number of training rows"):
@@ -92,7 +117,11 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
 
 def _run(out: Path, how: str, settings: str = "") -> subprocess.Popen[bytes]:
     script = SCRIPT.replace("**{settings}", f"batch_size=7, lr=1e-2{settings}")
-    return subprocess.Popen([sys.executable, "-c", script, str(out), how], cwd=Path(__file__).parent.parent, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", script, str(out), how],
+        cwd=Path(__file__).parent.parent,
+        stderr=subprocess.PIPE,
+    )
 
 
 def _kill_and_resume(tmp_path: Path, moments: list[float]) -> None:
@@ -103,7 +132,11 @@ def _kill_and_resume(tmp_path: Path, moments: list[float]) -> None:
     for moment in moments:
         process = _run(out, how, ", validation=0.0")
         end = time.monotonic() + 60
-        while process.poll() is None and not (out / "checkpoints" / "latest").exists() and time.monotonic() < end:
+        while (
+            process.poll() is None
+            and not (out / "checkpoints" / "latest").exists()
+            and time.monotonic() < end
+        ):
             time.sleep(0.001)
         time.sleep(moment)
         process.send_signal(signal.SIGKILL)
@@ -151,7 +184,9 @@ def test_rows_in_which_nothing_was_observed_are_refused_and_counted() -> None:
 
 
 def test_values_that_a_likelihood_cannot_explain_are_refused() -> None:
-    data = pv.MultimodalData({"a": torch.full((20, 3), 0.5)}, modalities=[pv.Modality("a", (3,), likelihood="categorical")])
+    data = pv.MultimodalData(
+        {"a": torch.full((20, 3), 0.5)}, modalities=[pv.Modality("a", (3,), likelihood="categorical")]
+    )
     model = pv.VAE(data.modalities(), latent=2)
     with pytest.raises(pv.InputError, match=r"^modality 'a' \(categorical\): got fractions"):
         pv.fit(model, data, epochs=1, show=False)
@@ -171,7 +206,9 @@ def test_a_bound_that_is_not_finite_names_the_term_and_keeps_the_checkpoint(tmp_
     model = small_model()
     with torch.no_grad():
         next(model.modalities["b"].decoder.parameters()).fill_(torch.inf)  # type: ignore[union-attr]
-    with pytest.raises(TrainingError, match=r"at step 0; the first term that is not finite is 'log_likelihood/b'"):
+    with pytest.raises(
+        TrainingError, match=r"at step 0; the first term that is not finite is 'log_likelihood/b'"
+    ):
         pv.fit(model, small_data(), out=tmp_path, epochs=1, **SETTINGS)
     assert Checkpoints(tmp_path / "checkpoints").latest() is not None
 
@@ -190,7 +227,11 @@ def test_the_history_is_the_mean_bound_and_its_terms_add_up(tmp_path: Path) -> N
 def test_validation_neither_sees_training_rows_nor_leaves_a_trace() -> None:
     data = small_data()
     train, held = data.carve(0.2, 3)
-    rows = [tuple(row.tolist()) for part in (train, held) for row in part.take(slice(None)).data["a"][part.mask[0]]]
+    rows = [
+        tuple(row.tolist())
+        for part in (train, held)
+        for row in part.take(slice(None)).data["a"][part.mask[0]]
+    ]
     assert len(set(rows)) == int(data.mask[0].sum())
     model = small_model().train()
     torch.manual_seed(4)
@@ -252,8 +293,13 @@ def test_resume_notices_other_values_and_other_modalities(tmp_path: Path) -> Non
     moved = pv.MultimodalData({name: x + 1 for name, x in moved.data.items()}, mask=moved.mask)
     with pytest.raises(pv.InputError, match="data with digest"):
         pv.fit(small_model(), moved, out=tmp_path, epochs=2, resume=True, **SETTINGS)
-    other = pv.MMVAEPlus([pv.Modality("a", (3,), weight=7, params={"scale": 0.5, "hidden": [8]}), small_model().specs[1]], latent=2)
-    with pytest.raises(pv.InputError, match=r"modality\.a\.weight=7\.0; expected 1\.0|modality\.a\.weight=7; expected 1\.0"):
+    other = pv.MMVAEPlus(
+        [pv.Modality("a", (3,), weight=7, params={"scale": 0.5, "hidden": [8]}), small_model().specs[1]],
+        latent=2,
+    )
+    with pytest.raises(
+        pv.InputError, match=r"modality\.a\.weight=7\.0; expected 1\.0|modality\.a\.weight=7; expected 1\.0"
+    ):
         pv.fit(other, small_data(), out=tmp_path, epochs=2, resume=True, **SETTINGS)
 
 
@@ -264,7 +310,9 @@ def test_fit_trains_on_the_training_part_only() -> None:
     for test in (0.0, 50.0):
         values = rows.clone()
         values[40:] = test
-        data = pv.MultimodalData({"a": values, "b": values[:, :2]}, splits={"train": range(40), "test": range(40, 60)})
+        data = pv.MultimodalData(
+            {"a": values, "b": values[:, :2]}, splits={"train": range(40), "test": range(40, 60)}
+        )
         models.append(small_model())
         pv.fit(models[-1], data, epochs=2, **SETTINGS)
     assert torch.equal(weights(models[0]), weights(models[1]))
@@ -279,7 +327,9 @@ def test_a_stream_that_ends_early_or_holds_empty_rows_is_refused() -> None:
 
     with pytest.raises(pv.InputError, match="expected 100, as its length says"):
         pv.fit(small_model(), Short(data, 7), epochs=1, **SETTINGS)
-    empty = pv.MultimodalData({"a": torch.zeros(9, 3), "b": torch.zeros(9, 2)}, mask=torch.arange(18).view(2, 9) % 9 > 0)
+    empty = pv.MultimodalData(
+        {"a": torch.zeros(9, 3), "b": torch.zeros(9, 2)}, mask=torch.arange(18).view(2, 9) % 9 > 0
+    )
     with pytest.raises(pv.InputError, match=r"^fit: nothing was observed in 1 of"):
         pv.fit(small_model(), SliceLoader(empty, 9), epochs=1, **SETTINGS)
 
@@ -290,7 +340,9 @@ def test_patience_keeps_the_best_weights_even_if_it_never_ran_out() -> None:
     bounds = [record["validation"]["bound"] for record in history.records]
     assert history.stopped == "done"
     assert bounds.index(max(bounds)) < 5
-    assert validate(model, small_data().carve(0.05, 0)[1], 0, 7)["bound"] == pytest.approx(max(bounds), rel=1e-6)
+    assert validate(model, small_data().carve(0.05, 0)[1], 0, 7)["bound"] == pytest.approx(
+        max(bounds), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", pv.MODELS)
@@ -314,7 +366,10 @@ def test_densities_stay_in_full_precision_whatever_autocast_does(name: str) -> N
 
 
 def test_a_device_that_is_not_there_is_one_line() -> None:
-    with pytest.raises(pv.InputError, match=r"^fit: got device='gpu7', which cannot be used .*; expected 'auto', 'cpu', 'cuda' or 'mps'$"):
+    with pytest.raises(
+        pv.InputError,
+        match=r"^fit: got device='gpu7', which cannot be used .*; expected 'auto', 'cpu', 'cuda' or 'mps'$",
+    ):
         pv.fit(small_model(), small_data(), epochs=1, device="gpu7", show=False)
 
 
@@ -326,7 +381,9 @@ def test_threads_are_set_for_training_only() -> None:
     assert (seen, torch.get_num_threads()) == ([before + 1], before)
 
 
-@pytest.mark.parametrize("options", [{"latent": 2.5}, {"latent": "8"}, {"beta": "1"}, {"K": True}, {"max_rows": 0}])
+@pytest.mark.parametrize(
+    "options", [{"latent": 2.5}, {"latent": "8"}, {"beta": "1"}, {"K": True}, {"max_rows": 0}]
+)
 def test_options_of_the_wrong_type_are_refused_at_construction(options: dict[str, object]) -> None:
     key, value = next(iter(options.items()))
     with pytest.raises(pv.InputError, match=rf"got {key}={value!r}; expected"):

@@ -28,16 +28,24 @@ def test_the_quadrature_is_the_closed_form(private):
             size = len(world.b[m])
             covariance[at : at + size, at : at + size] += world.noise(m)
             at += size
-        assert log_p == pytest.approx(multivariate_normal(np.concatenate([world.b[m] for m in seen]), covariance).logpdf(x), abs=1e-9)
+        assert log_p == pytest.approx(
+            multivariate_normal(np.concatenate([world.b[m] for m in seen]), covariance).logpdf(x), abs=1e-9
+        )
 
 
 # ---- likelihoods -----------------------------------------------------------------------------------------------------------------
 
 DENSITIES = [
-    ("vae", {"latent": 0, "private": 1}, {}), ("vae", {"latent": 0, "private": 1}, {"family": "laplace"}),
-    ("mvae", {}, {}), ("mmvae", {}, {"family": "normal"}), ("mmvae", {}, {"family": "laplace"}),
-    ("mopoe", {}, {}), ("mopoe", {"private": 1}, {}), ("mopoe", {}, {"prior_expert": "full"}),
-    ("mmvae+", {"private": 1}, {}), ("mmvae+", {"private": 1}, {"family": "laplace"}),
+    ("vae", {"latent": 0, "private": 1}, {}),
+    ("vae", {"latent": 0, "private": 1}, {"family": "laplace"}),
+    ("mvae", {}, {}),
+    ("mmvae", {}, {"family": "normal"}),
+    ("mmvae", {}, {"family": "laplace"}),
+    ("mopoe", {}, {}),
+    ("mopoe", {"private": 1}, {}),
+    ("mopoe", {}, {"prior_expert": "full"}),
+    ("mmvae+", {"private": 1}, {}),
+    ("mmvae+", {"private": 1}, {"family": "laplace"}),
     ("mmvae+", {"private": 1}, {"private_prior": "auxiliary"}),
 ]
 
@@ -57,7 +65,9 @@ def test_the_likelihood_is_the_truth(name, shape, options):
     assert (spread < 0.06).all(), spread.round(3)
     assert (spread > 1e-4).all(), spread
     conditional = model.log_marginal(batch, given=("a",), K=4000)
-    expected = truth - np.where(batch.mask[0].numpy(), world.log_p(batch.observe("a"), options.get("family", "normal")), 0)
+    expected = truth - np.where(
+        batch.mask[0].numpy(), world.log_p(batch.observe("a"), options.get("family", "normal")), 0
+    )
     assert (np.abs(conditional.value.numpy() - expected) <= 5 * conditional.standard_error.numpy()).all()
 
 
@@ -73,7 +83,10 @@ def test_the_likelihood_under_a_mixture_prior():
 
     batch = world.every_mask()
     estimate = model.log_marginal(batch, K=4000)
-    assert (np.abs(estimate.value.numpy() - world.log_p(batch, prior=prior)) <= 5 * estimate.standard_error.numpy()).all()
+    assert (
+        np.abs(estimate.value.numpy() - world.log_p(batch, prior=prior))
+        <= 5 * estimate.standard_error.numpy()
+    ).all()
 
 
 def test_the_likelihood_under_a_learnt_prior_scale():
@@ -97,8 +110,10 @@ def test_the_standard_error_is_honest(name):
         net.encoder.bias.data[1] -= 1.5
     batch = Batch.of({key: x.expand(400, -1) for key, x in world.data(1).items()})
     estimate = model.log_marginal(batch, K=300)
-    ratio = (estimate.value.numpy() - world.log_p(batch.rows(slice(0, 1)), "normal" if name != "mmvae" else "laplace")) \
-        / estimate.standard_error.numpy()
+    ratio = (
+        estimate.value.numpy()
+        - world.log_p(batch.rows(slice(0, 1)), "normal" if name != "mmvae" else "laplace")
+    ) / estimate.standard_error.numpy()
     assert (np.abs(ratio) > 3).mean() < 0.05
     assert 0.7 < ratio.std() < 1.5
     assert abs(ratio.mean()) < 0.3
@@ -107,7 +122,9 @@ def test_the_standard_error_is_honest(name):
 def test_effective_samples_of_an_exact_proposal_are_all_of_them():
     """One input, exact expert: the weights p / (.9 p + .1 prior) differ by the defence only."""
     world = World(experts="exact")
-    estimate = world.model("mmvae", family="normal").log_marginal(world.every_mask().observe("a").rows(slice(0, 1)), K=1000)
+    estimate = world.model("mmvae", family="normal").log_marginal(
+        world.every_mask().observe("a").rows(slice(0, 1)), K=1000
+    )
     assert 800 < float(estimate.effective_samples) <= 1000
 
 
@@ -144,15 +161,35 @@ def expected_bound(model, world, copies=COPIES, key=None):
 
 PLUS = [{"cross": "prior"}, {"corrected": True}, {"cross": "posterior"}]
 BOUNDS = [
-    *[("vae", {"latent": 0, "private": 1}, options) for options in (
-        {}, {"objective": "iwae", "K": 3}, {"family": "laplace"}, {"beta": 2.5})],
-    *[("mmvae", {}, options) for options in (
-        {}, {"objective": "iwae", "K": 3}, {"objective": "iwae", "K": 3, "tight": True},
-        {"objective": "iwae", "tight": True, "family": "normal"}, {"beta": 2.5, "family": "normal"})],
-    *[("mopoe", {"private": private}, options) for private in (0, 1) for options in (
-        {}, {"stratified": True}, {"beta": 2.5, "prior_expert": "full"})],
-    *[("mmvae+", {"private": 1}, more | options) for more in PLUS for options in (
-        {}, {"objective": "iwae", "K": 3}, {"beta": 2.5}, {"family": "laplace", "source_experts": "random"})],
+    *[
+        ("vae", {"latent": 0, "private": 1}, options)
+        for options in ({}, {"objective": "iwae", "K": 3}, {"family": "laplace"}, {"beta": 2.5})
+    ],
+    *[
+        ("mmvae", {}, options)
+        for options in (
+            {},
+            {"objective": "iwae", "K": 3},
+            {"objective": "iwae", "K": 3, "tight": True},
+            {"objective": "iwae", "tight": True, "family": "normal"},
+            {"beta": 2.5, "family": "normal"},
+        )
+    ],
+    *[
+        ("mopoe", {"private": private}, options)
+        for private in (0, 1)
+        for options in ({}, {"stratified": True}, {"beta": 2.5, "prior_expert": "full"})
+    ],
+    *[
+        ("mmvae+", {"private": 1}, more | options)
+        for more in PLUS
+        for options in (
+            {},
+            {"objective": "iwae", "K": 3},
+            {"beta": 2.5},
+            {"family": "laplace", "source_experts": "random"},
+        )
+    ],
 ]
 
 
@@ -173,16 +210,22 @@ def test_exact_posteriors_make_independent_bounds_exact():
     truth = world.log_p(world.every_mask())
     for objective in ("iwae", "dreg"):
         value = world.model("vae", objective=objective, K=3)(world.every_mask()).value.detach().numpy()
-        assert value == pytest.approx(truth, abs=1e-6)                          # the weight does not depend on the draw
+        assert value == pytest.approx(truth, abs=1e-6)  # the weight does not depend on the draw
     mean, spread = expected_bound(world.model("vae"), world)
     assert (np.abs(mean - truth) <= 5 * spread).all()
 
 
-@pytest.mark.parametrize("options", [
-    {"objective": "iwae", "K": 3}, {"objective": "dreg", "K": 2}, {"objective": "iwae", "K": 3, "tight": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "iwae", "K": 3},
+        {"objective": "dreg", "K": 2},
+        {"objective": "iwae", "K": 3, "tight": True},
+    ],
+)
 def test_one_exact_expert_makes_the_mixture_exact(options):
     world = World(experts="exact")
-    alone = world.every_mask().rows(torch.tensor([0, 1, 3]))                     # the masks with one modality
+    alone = world.every_mask().rows(torch.tensor([0, 1, 3]))  # the masks with one modality
     value = world.model("mmvae", family="normal", **options)(alone).value.detach().numpy()
     assert value == pytest.approx(world.log_p(alone), abs=1e-6)
 
@@ -200,8 +243,12 @@ def test_products_of_likelihood_factors_make_mvae_exact():
         seen = tuple(name for m, name in enumerate(world.names) if batch.mask[m, row])
         q = model.posterior(batch, model.experts(batch)).components
         mean, variance = world.conditional(world.data(1), seen, "b")
-        assert world.A[1][0, 0] * float(q.loc[0, row, 0].detach()) + world.b[1][0] == pytest.approx(mean[0, 0], abs=1e-5)
-        assert (world.A[1][0, 0] * float(q.scale[0, row, 0].detach())) ** 2 == pytest.approx(variance[0], rel=1e-4)
+        assert world.A[1][0, 0] * float(q.loc[0, row, 0].detach()) + world.b[1][0] == pytest.approx(
+            mean[0, 0], abs=1e-5
+        )
+        assert (world.A[1][0, 0] * float(q.scale[0, row, 0].detach())) ** 2 == pytest.approx(
+            variance[0], rel=1e-4
+        )
 
 
 def test_each_term_of_mvae_stays_below_its_own_truth():
@@ -210,15 +257,21 @@ def test_each_term_of_mvae_stays_below_its_own_truth():
     truth = world.log_p(world.every_mask())
     mean, spread = expected_bound(model, world, key=lambda bound: bound.value - bound.terms["subsets"])
     assert (mean <= truth + 5 * spread).all()
-    alone = [0, 1, 3]                                                           # there, "subsets" is the single one's own ELBO
+    alone = [0, 1, 3]  # there, "subsets" is the single one's own ELBO
     mean, spread = expected_bound(model, world, key=lambda bound: bound.terms["subsets"])
     assert (mean[alone] <= truth[alone] + 5 * spread[alone]).all()
 
 
-@pytest.mark.parametrize(("name", "options"), [("mmvae", {}), ("mmvae", {"tight": True}), ("mmvae+", {"cross": "prior"}), ("mmvae+", {})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("mmvae", {}), ("mmvae", {"tight": True}), ("mmvae+", {"cross": "prior"}), ("mmvae+", {})],
+)
 def test_the_bound_does_not_fall_with_K(name, options):
     world = World(private=int(name == "mmvae+"), experts="rough")
-    means, spreads = zip(*(expected_bound(world.model(name, objective="iwae", K=K, **options), world) for K in (1, 3, 12)), strict=True)
+    means, spreads = zip(
+        *(expected_bound(world.model(name, objective="iwae", K=K, **options), world) for K in (1, 3, 12)),
+        strict=True,
+    )
     for a, b in ((0, 1), (1, 2)):
         assert (means[b] >= means[a] - 5 * np.hypot(spreads[a], spreads[b])).all()
     assert (means[2] > means[0] + 5 * np.hypot(spreads[0], spreads[2])).all()
@@ -227,7 +280,9 @@ def test_the_bound_does_not_fall_with_K(name, options):
 def test_learnt_narrow_auxiliary_priors_make_no_bound():
     """Where x stands at its mean and the private part is wide, narrow r beats the truth; r = p, and the correction, do not."""
     world = World(private=1, C=3.0, experts="exact")
-    batch = Batch.of({name: torch.as_tensor(world.b[m]).expand(4000, -1) for m, name in enumerate(world.names)})
+    batch = Batch.of(
+        {name: torch.as_tensor(world.b[m]).expand(4000, -1) for m, name in enumerate(world.names)}
+    )
     truth = world.log_p(batch.rows(slice(0, 1)))[0]
     results = {}
     for key, options in (("learnt", {}), ("corrected", {"corrected": True}), ("prior", {"cross": "prior"})):
@@ -262,8 +317,16 @@ def test_imputation_is_the_gaussian_conditional(latent, given):
         assert_moments(made[name], *world.conditional(x, given, name), 8000)
 
 
-@pytest.mark.parametrize(("name", "shape"), [("mmvae+", {"private": 1}), ("mopoe", {"private": 1}), ("mmvae", {}), ("mvae", {}),
-                                             ("vae", {"latent": 0, "private": 1})])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("mmvae+", {"private": 1}),
+        ("mopoe", {"private": 1}),
+        ("mmvae", {}),
+        ("mvae", {}),
+        ("vae", {"latent": 0, "private": 1}),
+    ],
+)
 @pytest.mark.parametrize("given", [("a",), ("b", "c")])
 def test_resampled_imputation_is_the_gaussian_conditional(name, shape, given):
     world = World(experts="rough", **shape)
@@ -282,13 +345,19 @@ def test_imputation_with_noise_has_the_likelihoods_variance():
     assert_moments(made["c"], mean, variance + world.s[2] ** 2, 8000)
 
 
-@pytest.mark.parametrize(("name", "family", "shape"), [
-    ("mmvae+", "normal", {"private": 1}), ("mmvae+", "laplace", {"private": 1}), ("mvae", "normal", {}),
-    ("vae", "normal", {"latent": 0, "private": 1})])
+@pytest.mark.parametrize(
+    ("name", "family", "shape"),
+    [
+        ("mmvae+", "normal", {"private": 1}),
+        ("mmvae+", "laplace", {"private": 1}),
+        ("mvae", "normal", {}),
+        ("vae", "normal", {"latent": 0, "private": 1}),
+    ],
+)
 def test_samples_and_imputations_from_nothing_are_the_priors(name, family, shape):
     world = World(**shape)
     model = world.model(name, **({"family": family} if name != "mvae" else {}))
-    scale = {"normal": 1, "laplace": 2}[family]                                  # variance of the unit distribution
+    scale = {"normal": 1, "laplace": 2}[family]  # variance of the unit distribution
     count = 20000
     nothing = model.generate(Batch.of(world.data(1)).observe(), K=count)
     for m, key in enumerate(world.names):
@@ -297,7 +366,9 @@ def test_samples_and_imputations_from_nothing_are_the_priors(name, family, shape
             gap = made.mean(0).numpy() - world.b[m]
             variance = scale * np.diag(L @ L.T)
             assert (np.abs(gap) <= 5 * np.sqrt(variance / count)).all()
-            assert (np.abs(made.var(0).numpy() / variance - 1) <= 5 * np.sqrt(5 / count)).all()      # a Laplace's kurtosis is 6
+            assert (
+                np.abs(made.var(0).numpy() / variance - 1) <= 5 * np.sqrt(5 / count)
+            ).all()  # a Laplace's kurtosis is 6
 
 
 def test_latents_of_nothing_are_drawn_from_a_learnt_prior():
@@ -335,8 +406,17 @@ def test_private_codes_of_what_was_not_observed_come_from_r_if_asked():
 # ---- posteriors are densities ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "options"), [
-    ("mvae", {}), ("mmvae", {}), ("mmvae", {"family": "normal"}), ("mopoe", {}), ("mopoe", {"prior_expert": "full"}), ("mmvae+", {})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mvae", {}),
+        ("mmvae", {}),
+        ("mmvae", {"family": "normal"}),
+        ("mopoe", {}),
+        ("mopoe", {"prior_expert": "full"}),
+        ("mmvae+", {}),
+    ],
+)
 def test_posteriors_integrate_to_one(name, options):
     world = World(private=int(name == "mmvae+"))
     model = world.model(name, **options)

@@ -12,7 +12,7 @@ from scipy.stats import laplace, multivariate_normal, norm
 from torch import nn
 
 from polyvae import Batch, Modality, build
-from polyvae.vae import MultimodalVAE
+from polyvae.core.vae import MultimodalVAE
 
 PRIORS = {"normal": norm(0, 1), "laplace": laplace(0, 1)}
 GRID = np.linspace(-14, 14, 1401)
@@ -55,7 +55,9 @@ class World:
         self.known: dict[tuple[int, str, bytes], np.ndarray] = {}
         self.A, self.C, self.b, self.s = [], [], [], []
         for size in (2, 1, 2) if latent < 2 else (2, 2, 2):
-            turn = np.linalg.qr(draws.normal(size=(size, size)))[0][:, :latent]         # orthogonal columns: diagonal posteriors are exact
+            turn = np.linalg.qr(draws.normal(size=(size, size)))[0][
+                :, :latent
+            ]  # orthogonal columns: diagonal posteriors are exact
             self.A.append(turn * draws.uniform(0.7, 1.6, size=latent))
             self.C.append(C * draws.normal(size=(size, private)))
             self.b.append(draws.normal(size=size))
@@ -79,7 +81,10 @@ class World:
         gain_z, scale_z, gain_w, scale_w = self.posterior(m)
         if self.experts == "factor":
             precision = np.diag(self.A[m].T @ np.linalg.inv(self.noise(m)) @ self.A[m])
-            gain_z, scale_z = (self.A[m].T @ np.linalg.inv(self.noise(m))) / precision[:, None], precision**-0.5
+            gain_z, scale_z = (
+                (self.A[m].T @ np.linalg.inv(self.noise(m))) / precision[:, None],
+                precision**-0.5,
+            )
         if self.experts == "rough":
             gain_z, scale_z, gain_w, scale_w = 0.9 * gain_z, 1.25 * scale_z, 0.8 * gain_w, 1.2 * scale_w
         weight = np.concatenate([gain_z, 0 * gain_z, gain_w, 0 * gain_w])
@@ -88,9 +93,17 @@ class World:
 
     def modalities(self) -> list[Modality]:
         return [
-            Modality(name, self.b[m].shape, "normal", params={"scale": self.s[m]}, private=self.private or None,
-                     encoder=partial(fixed, *self.encoder(m)), decoder=partial(fixed, np.concatenate([self.A[m], self.C[m]], 1), self.b[m]))
-            for m, name in enumerate(self.names)]
+            Modality(
+                name,
+                self.b[m].shape,
+                "normal",
+                params={"scale": self.s[m]},
+                private=self.private or None,
+                encoder=partial(fixed, *self.encoder(m)),
+                decoder=partial(fixed, np.concatenate([self.A[m], self.C[m]], 1), self.b[m]),
+            )
+            for m, name in enumerate(self.names)
+        ]
 
     def model(self, name: str, **options: object) -> MultimodalVAE:
         if name == "vae":
@@ -102,19 +115,29 @@ class World:
         """Draws from the world with normal priors."""
         draws = np.random.default_rng(seed)
         z = draws.normal(size=(size, self.latent))
-        return {name: torch.as_tensor(z @ self.A[m].T + draws.multivariate_normal(self.b[m], self.noise(m), size))
-                for m, name in enumerate(self.names)}
+        return {
+            name: torch.as_tensor(z @ self.A[m].T + draws.multivariate_normal(self.b[m], self.noise(m), size))
+            for m, name in enumerate(self.names)
+        }
 
     def every_mask(self, copies: int = 1) -> Batch:
         """One datum under each of the seven masks, ``copies`` times each."""
         x = self.data(1)
-        mask = torch.tensor([[bool(bits >> m & 1) for bits in range(1, 8)] for m in range(3)]).repeat_interleave(copies, 1)
+        mask = torch.tensor(
+            [[bool(bits >> m & 1) for bits in range(1, 8)] for m in range(3)]
+        ).repeat_interleave(copies, 1)
         return Batch.of({name: value.expand(mask.shape[1], -1) for name, value in x.items()}, mask)
 
-    def log_p(self, batch: Batch, family: str = "normal", prior: Callable[[np.ndarray], np.ndarray] | None = None) -> np.ndarray:
+    def log_p(
+        self, batch: Batch, family: str = "normal", prior: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> np.ndarray:
         """log p(x of what was observed) of each row [B], by quadrature over z (one column, or none)."""
         z = GRID if self.latent else np.zeros(1)
-        log_prior = (PRIORS[family].logpdf if prior is None else prior)(z) + np.log(GRID[1] - GRID[0]) if self.latent else np.zeros(1)
+        log_prior = (
+            (PRIORS[family].logpdf if prior is None else prior)(z) + np.log(GRID[1] - GRID[0])
+            if self.latent
+            else np.zeros(1)
+        )
         out = []
         for row in range(batch.size):
             total = log_prior
@@ -132,15 +155,17 @@ class World:
         return self.known[key]
 
     def _integrated(self, m: int, x: np.ndarray, z: np.ndarray, family: str) -> np.ndarray:
-        mean = self.b[m] + (z[:, None] * self.A[m][:, 0] if self.latent else np.zeros((1, 1)))          # [Z, d]
+        mean = self.b[m] + (z[:, None] * self.A[m][:, 0] if self.latent else np.zeros((1, 1)))  # [Z, d]
         if family == "normal" or not self.private:
             return np.atleast_1d(multivariate_normal(np.zeros(len(x)), self.noise(m)).logpdf(x - mean))
         w = np.linspace(-20, 20, 801)
-        at = mean[:, None] + w[None, :, None] * self.C[m][:, 0]                                         # [Z, w, d]
+        at = mean[:, None] + w[None, :, None] * self.C[m][:, 0]  # [Z, w, d]
         each = norm(0, self.s[m]).logpdf(x - at).sum(-1) + PRIORS[family].logpdf(w) + np.log(w[1] - w[0])
         return logsumexp(each, 1)
 
-    def conditional(self, x: dict[str, torch.Tensor], given: tuple[str, ...], target: str) -> tuple[np.ndarray, np.ndarray]:
+    def conditional(
+        self, x: dict[str, torch.Tensor], given: tuple[str, ...], target: str
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Mean [B, d] and variance [d] of the decoder's mean of ``target``, A z + C w + b, given the exact posterior."""
         inputs = [self.names.index(name) for name in given]
         t = self.names.index(target)

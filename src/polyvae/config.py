@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from polyvae.errors import InputError, nearest
+from polyvae.utils.errors import InputError, nearest
 
 # TOML has no null; "none" also lets --set take a value back.
 _Maybe = BeforeValidator(lambda value: None if value == "none" else value)
@@ -214,7 +214,12 @@ class StudySection(Section):
     seconds: _Positive | None = None
     epochs: _Count | None = None
     jobs: _Count = 2
-    columns: list[str] = ["conditional_coherence", "unconditional_coherence", "unconditional_coherence_fitted", "log_likelihood"]
+    columns: list[str] = [
+        "conditional_coherence",
+        "unconditional_coherence",
+        "unconditional_coherence_fitted",
+        "log_likelihood",
+    ]
     plots: list[Plot] = []
 
     @model_validator(mode="after")
@@ -301,11 +306,17 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         beside = sorted(file.name for file in path.parent.glob("*.toml"))
-        raise InputError(f"{path}: no such file; expected a TOML configuration; {nearest(path.name, beside)}") from None
+        raise InputError(
+            f"{path}: no such file; expected a TOML configuration; {nearest(path.name, beside)}"
+        ) from None
     except OSError as problem:
-        raise InputError(f"{path}: cannot be read ({problem.strerror}); expected a TOML file; check path and permissions") from None
+        raise InputError(
+            f"{path}: cannot be read ({problem.strerror}); expected a TOML file; check path and permissions"
+        ) from None
     except ValueError as problem:  # both TOMLDecodeError, which says line and column, and UnicodeDecodeError
-        raise InputError(f"{path}: not TOML: {problem}; expected lines such as epochs = 5 under [train]; correct that line") from None
+        raise InputError(
+            f"{path}: not TOML: {problem}; expected lines such as epochs = 5 under [train]; correct that line"
+        ) from None
 
 
 def assignment(text: str) -> tuple[str, Any]:
@@ -324,11 +335,16 @@ def place(table: dict[str, Any], key: str, value: Any) -> None:
     *way, last = key.split(".")
     row: Any = table
     if way[:1] == ["modality"] and way[1:]:
-        row, way = _modality(table, ".".join(way[1:])), []  # a modality's name may have dots, its fields have none
+        row, way = (
+            _modality(table, ".".join(way[1:])),
+            [],
+        )  # a modality's name may have dots, its fields have none
     for step in way:
         row = row.setdefault(step, {})
         if not isinstance(row, dict):
-            raise InputError(f"--set {key}: {step!r} is a value, not a table; expected a key such as train.epochs")
+            raise InputError(
+                f"--set {key}: {step!r} is a value, not a table; expected a key such as train.epochs"
+            )
     row[last] = value
 
 
@@ -338,7 +354,11 @@ def flatten(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str
         key = _ALIASES.get(f"{before}{key}", f"{before}{key}")
         if key == "modality" and isinstance(value, list):
             for row in value:
-                yield from ((f"modality.{row.get('name', '*')}.{name}", x) for name, x in row.items() if name != "name")
+                yield from (
+                    (f"modality.{row.get('name', '*')}.{name}", x)
+                    for name, x in row.items()
+                    if name != "name"
+                )
         elif isinstance(value, Mapping) and not (key.startswith("modality.") and key.count(".") > 1):
             yield from flatten(value, f"{key}.")
         else:
@@ -349,7 +369,9 @@ def _modality(table: dict[str, Any], name: str) -> dict[str, Any]:
     """The ``[[modality]]`` table of that name, made where there is none."""
     rows = table.setdefault("modality", [])
     if not isinstance(rows, list):
-        raise InputError("modality: got one table; expected a list of them, each under [[modality]]; double the brackets")
+        raise InputError(
+            "modality: got one table; expected a list of them, each under [[modality]]; double the brackets"
+        )
     for row in rows:
         if isinstance(row, dict) and row.get("name") == name:
             return row
@@ -362,7 +384,13 @@ def _line(root: type[Section], problem: ValidationError, source: str, overrides:
     """pydantic's first complaint in one line: where, what, got, expected."""
     first = problem.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
-    where = f"--set {key}" if key in overrides else f"{source}: {key}" if source and key else source or key or "configuration"
+    where = (
+        f"--set {key}"
+        if key in overrides
+        else f"{source}: {key}"
+        if source and key
+        else source or key or "configuration"
+    )
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         message = f"unknown key; {_hint(root, first['loc'])}"
@@ -382,7 +410,12 @@ def _hint(root: type[Section], loc: Sequence[int | str]) -> str:
     sections = {name: field.annotation for name, field in root.model_fields.items()}
     here, key = _section(root, loc), str(loc[-1])
     for name, section in sections.items():
-        if isinstance(section, type) and issubclass(section, Section) and section is not here and key in section.model_fields:
+        if (
+            isinstance(section, type)
+            and issubclass(section, Section)
+            and section is not here
+            and key in section.model_fields
+        ):
             return f"did you mean {name}.{key}?"
     return nearest(key, here.model_fields)
 
@@ -391,7 +424,7 @@ def _list(root: type[Section], loc: Sequence[int | str], got: object) -> str:
     """What a list looks like where there is none: its default, or one of what was given."""
     here, key = _section(root, loc), str(loc[-1])
     field = here.model_fields[key] if isinstance(here, type) and issubclass(here, Section) else None
-    if field is None:                                               # an axis, whose name may have dots
+    if field is None:  # an axis, whose name may have dots
         key, got = next(flatten(got, f"{key}."), (key, got)) if isinstance(got, dict) else (key, got)
         key, default = json.dumps(key) if "." in key else key, got
     else:
@@ -399,7 +432,7 @@ def _list(root: type[Section], loc: Sequence[int | str], got: object) -> str:
         if isinstance(inner, type) and issubclass(inner, Section):
             return f"a list of tables, each under [[{'.'.join(map(str, loc))}]]; double the brackets"
     example = (isinstance(default, list) and default) or [got]
-    plain = not any(isinstance(value, dict | list) for value in example)                # TOML has these as JSON does
+    plain = not any(isinstance(value, dict | list) for value in example)  # TOML has these as JSON does
     return f"a list such as {key} = {json.dumps(example, default=str)}" if plain else "a list"
 
 
@@ -409,5 +442,5 @@ def _section(root: type[Section], loc: Sequence[int | str]) -> Any:
     for part in loc[:-1]:
         if isinstance(part, str):
             field = here.model_fields[part].annotation
-            here = next(iter(get_args(field)), field)               # of a list of tables, such a table
+            here = next(iter(get_args(field)), field)  # of a list of tables, such a table
     return here

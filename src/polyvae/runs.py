@@ -10,29 +10,31 @@ from typing import Any
 import torch
 
 from polyvae.config import RunConfig, assignment, check_options, read_config
+from polyvae.core.modality import Modality
+from polyvae.core.priors import FITTED, FittedPrior
+from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData, load_dataset, mix
-from polyvae.errors import InputError, nearest
-from polyvae.evaluate import Evaluation, Setting, available, evaluate, judges_of
-from polyvae.evaluate.coherence import coherence
-from polyvae.modality import Modality
+from polyvae.metrics import Evaluation, Setting, available, evaluate, judges_of
+from polyvae.metrics.coherence import coherence
 from polyvae.models import build, options_of
-from polyvae.priors import FITTED, FittedPrior
-from polyvae.progress import reporter
 from polyvae.report import Contender, labels, write_comparison, write_report
 from polyvae.storage import RunDirectory, check_import, load_model, load_tensors, save_tensors
-from polyvae.train import History, Watch, fit
-from polyvae.vae import MultimodalVAE
+from polyvae.training.loop import History, Watch, fit
+from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.progress import reporter
 
-_INITIAL = 4_409                              # keeps the initial weights' noise apart from training's
-_LOOK = 2_000                                 # held-out tuples, and unconditional draws, of a look at coherence during training
-DEMO = Path(__file__).with_name("demo.toml")
+_INITIAL = 4_409  # keeps the initial weights' noise apart from training's
+_LOOK = 2_000  # held-out tuples, and unconditional draws, of a look at coherence during training
+DEMO = Path(__file__).with_name("cli") / "demo.toml"
 
 
 def data_of(config: RunConfig) -> tuple[MultimodalData, MultimodalData]:
     """The data set, and its training part with the share hidden that ``data.hide`` says."""
     if config.data.name == "custom":
-        raise InputError("data: this run was trained on data given in Python, which polyvae cannot load again; expected a data set's name; "
-                         "call pv.evaluate(pv.load_model(run), data) instead")
+        raise InputError(
+            "data: this run was trained on data given in Python, which polyvae cannot load again; expected a data set's name; "
+            "call pv.evaluate(pv.load_model(run), data) instead"
+        )
     data = load_dataset(config.data.name, config.data.root, **config.data.options)
     data = data if config.data.only is None else data.select(*config.data.only)
     data = data if config.data.target is None else data.with_labels_as(config.data.target)
@@ -45,7 +47,9 @@ def modalities_of(config: RunConfig, data: MultimodalData) -> list[Modality]:
     specs = {spec.name: spec for spec in data.modalities()}
     for table in config.modality:
         if table.name != "*" and table.name not in specs:
-            raise InputError(f"modality.{table.name}: not in data set {config.data.name!r}; {nearest(table.name, specs)}")
+            raise InputError(
+                f"modality.{table.name}: not in data set {config.data.name!r}; {nearest(table.name, specs)}"
+            )
         for name in specs if table.name == "*" else [table.name]:
             specs[name] = dataclasses.replace(specs[name], **table.changes)
     return list(specs.values())
@@ -59,7 +63,9 @@ def model_of(config: RunConfig, data: MultimodalData) -> MultimodalVAE:
         return build(config.model.name, modalities_of(config, data), **config.model.options)
 
 
-def train_run(config: RunConfig, out: str | Path, *, resume: bool = False, force: bool = False, show: bool = True) -> History:
+def train_run(
+    config: RunConfig, out: str | Path, *, resume: bool = False, force: bool = False, show: bool = True
+) -> History:
     """Train as the configuration says, into the run directory ``out``.
 
     Raises InputError, before any training, also for an evaluation that could not be had afterwards.
@@ -67,7 +73,16 @@ def train_run(config: RunConfig, out: str | Path, *, resume: bool = False, force
     wanted = config.evaluate
     available(wanted.metrics, wanted.protocol, wanted.features, wanted.fitted_prior.kind)
     data, train = data_of(config)
-    return fit(model_of(config, data), train, out=out, resume=resume, force=force, show=show, run=config, watch=_curve(config, data, show))
+    return fit(
+        model_of(config, data),
+        train,
+        out=out,
+        resume=resume,
+        force=force,
+        show=show,
+        run=config,
+        watch=_curve(config, data, show),
+    )
 
 
 def _curve(config: RunConfig, data: MultimodalData, show: bool) -> Watch | None:
@@ -83,7 +98,9 @@ def _curve(config: RunConfig, data: MultimodalData, show: bool) -> Watch | None:
     if judges is None:
         return None
     last = 0.0
-    setting = Setting(data.test.rows(slice(0, _LOOK)), judges, seed=config.evaluate.seed, draws=_LOOK, inputs=1)
+    setting = Setting(
+        data.test.rows(slice(0, _LOOK)), judges, seed=config.evaluate.seed, draws=_LOOK, inputs=1
+    )
 
     def look(model: MultimodalVAE, record: Mapping[str, Any]) -> Mapping[str, Any] | None:
         nonlocal last
@@ -96,7 +113,11 @@ def _curve(config: RunConfig, data: MultimodalData, show: bool) -> Watch | None:
 
 
 def evaluate_run(
-    path: str | Path, *, overrides: Mapping[str, Any] | None = None, show: bool = True, trust: Sequence[str] = (),
+    path: str | Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    show: bool = True,
+    trust: Sequence[str] = (),
 ) -> Evaluation:
     """Judge a trained run on its test part; writes ``evaluation.json`` and ``fitted_prior.safetensors``. ``trust``: see ``load_model``."""
     run, config = open_run(path)
@@ -119,10 +140,14 @@ def report_run(path: str | Path, trust: Sequence[str] = ()) -> Path:
     run, config = open_run(path)
     evaluation = run.read_json("evaluation.json") if run.evaluation.exists() else None
     data, _ = data_of(config)
-    return write_report(run, load_model(run.path, trust), data, evaluation, prior=fitted_prior(run), command=config.command)
+    return write_report(
+        run, load_model(run.path, trust), data, evaluation, prior=fitted_prior(run), command=config.command
+    )
 
 
-def compare_runs(paths: Sequence[str | Path], out: str | Path | None = None, trust: Sequence[str] = ()) -> Path:
+def compare_runs(
+    paths: Sequence[str | Path], out: str | Path | None = None, trust: Sequence[str] = ()
+) -> Path:
     """Write one page about two or more runs on one data set; by default ``comparison.html`` beside the first run.
 
     Raises InputError: a run given twice, or runs on different data, whose numbers cannot stand in one table.
@@ -131,21 +156,35 @@ def compare_runs(paths: Sequence[str | Path], out: str | Path | None = None, tru
     (first, config), names = opened[0], labels([run.path for run, _ in opened])
     for run, other in opened[1:]:
         if _shown(other) != _shown(config):
-            raise InputError(f"report: got {first.path} on {_named(config)} and {run.path} on {_named(other)}; expected runs on one data "
-                             "set; compare those that share one")
+            raise InputError(
+                f"report: got {first.path} on {_named(config)} and {run.path} on {_named(other)}; expected runs on one data "
+                "set; compare those that share one"
+            )
     data, _ = data_of(config)
-    contenders = [Contender(name, load_model(run.path, trust), config.model_dump(),
-                            run.read_json("evaluation.json") if run.evaluation.exists() else {}, run.read_history(), fitted_prior(run))
-                  for name, (run, config) in zip(names, opened, strict=True)]
-    return write_comparison(first.path.resolve().parent / "comparison.html" if out is None else out, contenders, data)
+    contenders = [
+        Contender(
+            name,
+            load_model(run.path, trust),
+            config.model_dump(),
+            run.read_json("evaluation.json") if run.evaluation.exists() else {},
+            run.read_history(),
+            fitted_prior(run),
+        )
+        for name, (run, config) in zip(names, opened, strict=True)
+    ]
+    return write_comparison(
+        first.path.resolve().parent / "comparison.html" if out is None else out, contenders, data
+    )
 
 
 def open_run(path: str | Path) -> tuple[RunDirectory, RunConfig]:
     """An existing, trained run and its configuration."""
     run = RunDirectory.open(path)
     if not run.model.exists():
-        raise InputError(f"{run.path}: the run has no trained model yet; expected model.safetensors; "
-                         f"go on with: polyvae train --resume --out {run.path}")
+        raise InputError(
+            f"{run.path}: the run has no trained model yet; expected model.safetensors; "
+            f"go on with: polyvae train --resume --out {run.path}"
+        )
     return run, read_config(run.config)
 
 
@@ -166,8 +205,12 @@ def stored_config(path: str | Path, changes: Sequence[str] = (), trust: Sequence
 def imports_of(config: RunConfig) -> list[tuple[str, str]]:
     """The import paths in a configuration, each after its dotted key."""
     given = [("model.name", config.model.name)]
-    given += [(f"modality.{table.name}.{side}", value) for table in config.modality for side, value in table.changes.items()
-              if side in ("encoder", "decoder")]
+    given += [
+        (f"modality.{table.name}.{side}", value)
+        for table in config.modality
+        for side, value in table.changes.items()
+        if side in ("encoder", "decoder")
+    ]
     return [(key, value) for key, value in given if ":" in value]
 
 
@@ -178,8 +221,10 @@ def fitted_prior(run: RunDirectory) -> FittedPrior | None:
     tensors, settings = load_tensors(run.fitted_prior)
     kind = settings.get("kind", "gmm")
     if kind not in list(FITTED):
-        raise InputError(f"{run.fitted_prior}: unknown kind of fitted prior {kind!r}; {nearest(kind, FITTED)}; "
-                         f"fit it again with: polyvae evaluate {run.path}")
+        raise InputError(
+            f"{run.fitted_prior}: unknown kind of fitted prior {kind!r}; {nearest(kind, FITTED)}; "
+            f"fit it again with: polyvae evaluate {run.path}"
+        )
     try:
         return FITTED[kind].restore(settings, tensors)
     except InputError as problem:

@@ -22,14 +22,26 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from polyvae.errors import InputError, nearest
-from polyvae.modality import Modality
+from polyvae.core.modality import Modality
+from polyvae.core.vae import MultimodalVAE
 from polyvae.models import build, name_of
-from polyvae.vae import MultimodalVAE
+from polyvae.utils.errors import InputError, nearest
 
 FORMAT = 1
-MADE = ("config.toml", "model.safetensors", "fitted_prior.safetensors", "history.jsonl", "evaluation.json", "report.html",
-        "checkpoints/step-*.safetensors", "checkpoints/best.safetensors", "checkpoints/latest", "figures/*", ".*.partial", "*/.*.partial")
+MADE = (
+    "config.toml",
+    "model.safetensors",
+    "fitted_prior.safetensors",
+    "history.jsonl",
+    "evaluation.json",
+    "report.html",
+    "checkpoints/step-*.safetensors",
+    "checkpoints/best.safetensors",
+    "checkpoints/latest",
+    "figures/*",
+    ".*.partial",
+    "*/.*.partial",
+)
 """What a run makes, and all that ``RunDirectory.create(force=True)`` removes."""
 
 _MARK = b'"polyvae":"'  # followed by 64 hexadecimal digits of sha256; inside JSON strings the quotes are escaped, so it is found once
@@ -61,7 +73,9 @@ def write_atomic(path: Path_, data: bytes) -> None:
     Raises StorageError (full disk, no permission, no such folder): the old file is unchanged and no temporary one is left.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")  # unique: two processes may fill the same cache
+    partial = path.with_name(
+        f".{path.name}.{uuid4().hex[:8]}.partial"
+    )  # unique: two processes may fill the same cache
     try:
         with partial.open("wb") as file:
             file.write(data)
@@ -82,7 +96,10 @@ def save_tensors(path: Path_, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
     Raises InputError: metadata that JSON cannot hold. StorageError: see ``write_atomic``.
     """
-    copies = {name: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    copies = {
+        name: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
     text = _json(f"{path}: metadata", {"version": FORMAT, "metadata": dict(metadata)})
     # One entry only: safetensors writes several in random order, and equal contents should be equal files.
     data = safetensors.torch.save(copies, {"polyvae": f"{_BLANK} {text}"})
@@ -98,10 +115,12 @@ def load_tensors(path: Path_, device: torch.device | str = "cpu") -> tuple[dict[
     data = _read(Path(path))
     at, stored = _header(path, data)
     view, digest = memoryview(data), hashlib.sha256()
-    for part in (view[:at], _BLANK.encode(), view[at + len(_BLANK):]):
+    for part in (view[:at], _BLANK.encode(), view[at + len(_BLANK) :]):
         digest.update(part)
-    if digest.hexdigest().encode() != data[at:at + len(_BLANK)]:
-        raise InputError(f"{path}: got contents that do not match their sha256; expected the file as written; copy it again")
+    if digest.hexdigest().encode() != data[at : at + len(_BLANK)]:
+        raise InputError(
+            f"{path}: got contents that do not match their sha256; expected the file as written; copy it again"
+        )
     tensors = safetensors.torch.load(data)
     return {name: tensor.to(device) for name, tensor in tensors.items()}, stored["metadata"]
 
@@ -110,23 +129,35 @@ def _header(path: Path_, data: bytes) -> tuple[int, dict[str, Any]]:
     """Where the digest stands, and what is stored beside the tensors."""
     size = 8 + int.from_bytes(data[:8], "little")
     if data[8:9] != b"{":
-        raise InputError(f"{path}: got {len(data)} bytes that are not a safetensors file; expected one that polyvae wrote; check the path")
+        raise InputError(
+            f"{path}: got {len(data)} bytes that are not a safetensors file; expected one that polyvae wrote; check the path"
+        )
     if len(data) < size:
-        raise InputError(f"{path}: got {len(data)} bytes; expected at least {size}: the file is truncated or damaged; copy it again")
+        raise InputError(
+            f"{path}: got {len(data)} bytes; expected at least {size}: the file is truncated or damaged; copy it again"
+        )
     try:
         header = json.loads(data[8:size])
         text = header.get("__metadata__", {}).get("polyvae")
-        stored = json.loads(text[len(_BLANK) + 1:]) if text else None
-        size += max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        stored = json.loads(text[len(_BLANK) + 1 :]) if text else None
+        size += max(
+            (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
+        )
         version = int(stored["version"]) if stored else 0
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise InputError(f"{path}: got a header that cannot be read; expected the file as written; copy it again") from None
+        raise InputError(
+            f"{path}: got a header that cannot be read; expected the file as written; copy it again"
+        ) from None
     if not stored:
-        raise InputError(f"{path}: got a safetensors file without polyvae's metadata; expected one that polyvae wrote; check the path")
+        raise InputError(
+            f"{path}: got a safetensors file without polyvae's metadata; expected one that polyvae wrote; check the path"
+        )
     if version > FORMAT:
         raise InputError(f"{path}: got format version {version}; expected {FORMAT} or older; upgrade polyvae")
     if len(data) < size:
-        raise InputError(f"{path}: got {len(data)} bytes; expected {size}: the file is truncated; copy it again")
+        raise InputError(
+            f"{path}: got {len(data)} bytes; expected {size}: the file is truncated; copy it again"
+        )
     return data.find(_MARK) + len(_MARK), stored
 
 
@@ -134,12 +165,16 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as problem:
-        raise InputError(f"{path}: cannot be read ({problem.strerror}); expected a file that polyvae wrote; check the path") from None
+        raise InputError(
+            f"{path}: cannot be read ({problem.strerror}); expected a file that polyvae wrote; check the path"
+        ) from None
 
 
 def _unwritten(path: Path, problem: OSError) -> StorageError:
-    return StorageError(f"{path}: not written ({problem.strerror}); expected a writable folder with room; what was there before "
-                        "is unchanged; free space or write elsewhere")
+    return StorageError(
+        f"{path}: not written ({problem.strerror}); expected a writable folder with room; what was there before "
+        "is unchanged; free space or write elsewhere"
+    )
 
 
 def _sync_folder(folder: Path) -> None:
@@ -156,14 +191,23 @@ def _json(where: str, value: Any, indent: int | None = None) -> str:
     try:
         return json.dumps(value, indent=indent)
     except (TypeError, ValueError) as problem:
-        raise InputError(f"{where}: got a value that JSON cannot hold ({problem}); expected numbers, strings, lists and dicts; "
-                         "convert it first") from None
+        raise InputError(
+            f"{where}: got a value that JSON cannot hold ({problem}); expected numbers, strings, lists and dicts; "
+            "convert it first"
+        ) from None
 
 
 # ---- bundles ---------------------------------------------------------------------------------------------------------------------
 
 
-def save_bundle(path: Path_, *, model_name: str, config: dict[str, Any], state: Mapping[str, Tensor], extra: dict[str, Any]) -> None:
+def save_bundle(
+    path: Path_,
+    *,
+    model_name: str,
+    config: dict[str, Any],
+    state: Mapping[str, Tensor],
+    extra: dict[str, Any],
+) -> None:
     """A model in one file. Raises InputError, StorageError: see ``save_tensors``."""
     save_tensors(path, state, {"kind": "model", "name": model_name, "config": config, "extra": extra})
 
@@ -178,10 +222,14 @@ def load_bundle(path: Path_, device: torch.device | str = "cpu") -> Bundle:
         run = RunDirectory.open(path)
         path = run.model
         if not path.exists():
-            raise InputError(f"{run.path}: got a run without model.safetensors; expected a finished run; continue it with --resume")
+            raise InputError(
+                f"{run.path}: got a run without model.safetensors; expected a finished run; continue it with --resume"
+            )
     state, metadata = load_tensors(path, device)
     if metadata.get("kind") != "model":
-        raise InputError(f"{path}: got a polyvae file that is not a model; expected model.safetensors of a run, or an exported bundle")
+        raise InputError(
+            f"{path}: got a polyvae file that is not a model; expected model.safetensors of a run, or an exported bundle"
+        )
     return Bundle(metadata["name"], metadata["config"], state, metadata["extra"])
 
 
@@ -190,7 +238,13 @@ def save_model(model: MultimodalVAE, path: Path_, extra: dict[str, Any] | None =
 
     Raises InputError: see ``check_storable``. StorageError: see ``write_atomic``.
     """
-    save_bundle(path, model_name=name_of(model), config=check_storable(model), state=model.state_dict(), extra=extra or {})
+    save_bundle(
+        path,
+        model_name=name_of(model),
+        config=check_storable(model),
+        state=model.state_dict(),
+        extra=extra or {},
+    )
 
 
 def load_model(path: Path_, trust: Sequence[str] = (), device: torch.device | str = "cpu") -> MultimodalVAE:
@@ -207,14 +261,23 @@ def load_model(path: Path_, trust: Sequence[str] = (), device: torch.device | st
     modalities = [read_modality(table) for table in bundle.config["modalities"]]
     for modality in modalities:
         check_trust(modality, trust)
-    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten, so drawing them should leave no trace
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # the initial weights are overwritten, so drawing them should leave no trace
         model = build(bundle.name, modalities, **bundle.config["options"])
-    model.to(max((tensor.dtype for tensor in bundle.state.values() if tensor.is_floating_point()), key=lambda dtype: dtype.itemsize))
+    model.to(
+        max(
+            (tensor.dtype for tensor in bundle.state.values() if tensor.is_floating_point()),
+            key=lambda dtype: dtype.itemsize,
+        )
+    )
     try:
         model.load_state_dict(bundle.state)
     except RuntimeError as problem:
-        raise InputError(f"{path}: got weights that do not fit model {bundle.name!r} ({_short(str(problem), 200)}); expected those of the "
-                         "same version; load it with the polyvae that wrote it") from None
+        raise InputError(
+            f"{path}: got weights that do not fit model {bundle.name!r} ({_short(str(problem), 200)}); expected those of the "
+            "same version; load it with the polyvae that wrote it"
+        ) from None
     return model.to(device).eval()
 
 
@@ -225,14 +288,19 @@ def check_storable(model: MultimodalVAE) -> dict[str, Any]:
     """
     if ":" in name_of(model):
         _import_path(f"model {model.name!r}", type(model), "Class")
-    config = {"options": dict(model.options), "modalities": [describe_modality(net.spec) for net in model.modalities.values()]}
+    config = {
+        "options": dict(model.options),
+        "modalities": [describe_modality(net.spec) for net in model.modalities.values()],
+    }
     loaded: dict[str, Any] = json.loads(_json(f"model {model.name!r}", config))
     return loaded
 
 
 def describe_modality(modality: Modality) -> dict[str, Any]:
     """A ``[[modality]]`` table: every field but those that are None. Raises InputError: a factory without an import path."""
-    table: dict[str, Any] = {field.name: getattr(modality, field.name) for field in dataclasses.fields(modality)}
+    table: dict[str, Any] = {
+        field.name: getattr(modality, field.name) for field in dataclasses.fields(modality)
+    }
     table |= {"shape": list(modality.shape), "params": dict(modality.params)}
     for side in ("encoder", "decoder"):
         if callable(table[side]):
@@ -249,7 +317,9 @@ def read_modality(table: Mapping[str, Any]) -> Modality:
             raise InputError(f"{where}: unknown key {key!r}; {nearest(key, known)}")
     for key in ("name", "shape"):
         if key not in table:
-            raise InputError(f"{where}: got no {key!r}; expected a table with at least name and shape; add it")
+            raise InputError(
+                f"{where}: got no {key!r}; expected a table with at least name and shape; add it"
+            )
     return Modality(**table)
 
 
@@ -265,19 +335,25 @@ def check_import(where: str, given: str, trust: Sequence[str], what: str) -> Non
     """Raises InputError: ``given`` is not an import path "package.module:NAME", or not of a package in ``trust``, nor of polyvae."""
     # No dots after the colon: through a module's attributes one reaches whatever else it has imported.
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", given):
-        raise InputError(f"{where}: got {given!r}; expected an import path 'package.module:{what}'; correct it")
+        raise InputError(
+            f"{where}: got {given!r}; expected an import path 'package.module:{what}'; correct it"
+        )
     module = given.partition(":")[0]
     if not any(module == name or module.startswith(f"{name}.") for name in ("polyvae", *trust)):
         package = module.partition(".")[0]
-        raise InputError(f"{where}: {given!r} would import {package!r}, which is not trusted; expected polyvae's own or a trusted package; "
-                         f"if you know it, pass trust=[{package!r}], or --trust {package}")
+        raise InputError(
+            f"{where}: {given!r} would import {package!r}, which is not trusted; expected polyvae's own or a trusted package; "
+            f"if you know it, pass trust=[{package!r}], or --trust {package}"
+        )
 
 
 def _import_path(where: str, factory: Callable[..., Any], what: str = "factory") -> str:
     module, name = getattr(factory, "__module__", ""), getattr(factory, "__qualname__", "")
     if module in ("", "__main__") or not name.isidentifier():
-        raise InputError(f"{where}: got {_short(repr(factory), 80)}, which no other program can import; expected it at the top level of "
-                         f"a module; move it into one, and give it or 'package.module:{what}'")
+        raise InputError(
+            f"{where}: got {_short(repr(factory), 80)}, which no other program can import; expected it at the top level of "
+            f"a module; move it into one, and give it or 'package.module:{what}'"
+        )
     return f"{module}:{name}"
 
 
@@ -297,7 +373,9 @@ class Checkpoints:
 
     def __init__(self, directory: Path_, keep: int = 2) -> None:
         if keep < 1:
-            raise InputError(f"checkpoints: got keep={keep}; expected 1 or more; with 2, one stands in if the newest is damaged")
+            raise InputError(
+                f"checkpoints: got keep={keep}; expected 1 or more; with 2, one stands in if the newest is damaged"
+            )
         self.directory, self.keep = Path(directory), keep
 
     def save(self, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Path:
@@ -313,7 +391,7 @@ class Checkpoints:
         save_tensors(path, tensors, metadata)
         write_atomic(self.directory / "latest", f"{path.name}\n".encode())
         files = self._files()
-        kept = [file for file in files if file <= path][-self.keep:]
+        kept = [file for file in files if file <= path][-self.keep :]
         for file in ({*files} - {*kept}) | {*self.directory.glob(".*.partial")}:
             file.unlink(missing_ok=True)
         return path
@@ -327,7 +405,9 @@ class Checkpoints:
         """Tensors and metadata of ``latest()``. Raises InputError: no checkpoint, or all are damaged."""
         found = self._newest(device)
         if found is None:
-            raise InputError(f"{self.directory}: got no checkpoint; expected at least one step-*.safetensors; start the run afresh")
+            raise InputError(
+                f"{self.directory}: got no checkpoint; expected at least one step-*.safetensors; start the run afresh"
+            )
         return found[1], found[2]
 
     def _files(self) -> list[Path]:
@@ -346,7 +426,9 @@ class Checkpoints:
             except InputError as problem:
                 _log.warning("checkpoint skipped, trying the one before: %s", problem)
         if files:
-            raise InputError(f"{self.directory}: got {len(files)} checkpoints, all damaged; expected a whole one; start the run afresh")
+            raise InputError(
+                f"{self.directory}: got {len(files)} checkpoints, all damaged; expected a whole one; start the run afresh"
+            )
         return None
 
 
@@ -354,11 +436,21 @@ def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict
     """``optimizer.state_dict()`` as tensors (the optimiser's own, not copies) and JSON values; inverse: ``restore_optimizer``."""
     rows = {f"state.{index}": row for index, row in state["state"].items()}
     rows |= {f"group.{index}": group for index, group in enumerate(state["param_groups"])}
-    tensors = {f"{where}.{key}": value for where, row in rows.items() for key, value in row.items() if isinstance(value, Tensor)}
-    return tensors, {where: {key: value for key, value in row.items() if not isinstance(value, Tensor)} for where, row in rows.items()}
+    tensors = {
+        f"{where}.{key}": value
+        for where, row in rows.items()
+        for key, value in row.items()
+        if isinstance(value, Tensor)
+    }
+    return tensors, {
+        where: {key: value for key, value in row.items() if not isinstance(value, Tensor)}
+        for where, row in rows.items()
+    }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], jsonable: Mapping[str, Any]) -> None:
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], jsonable: Mapping[str, Any]
+) -> None:
     """Give ``optimizer`` the state that ``flatten_optimizer`` took from one of its kind; it continues bit for bit.
 
     ``tensors`` are copied. Raises InputError: another number of parameters or groups.
@@ -370,12 +462,16 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     groups = [rows[f"group.{index}"] for index in range(sum(where.startswith("group.") for where in rows))]
     for group, live in zip(groups, optimizer.param_groups, strict=False):
         group.update({key: tuple(value) for key, value in group.items() if isinstance(live.get(key), tuple)})
-    state = {int(where.removeprefix("state.")): row for where, row in rows.items() if where.startswith("state.")}
+    state = {
+        int(where.removeprefix("state.")): row for where, row in rows.items() if where.startswith("state.")
+    }
     try:
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except ValueError as problem:
-        raise InputError(f"optimizer: got a state that does not fit ({problem}); expected one of the same model and optimiser; "
-                         "start the run afresh") from None
+        raise InputError(
+            f"optimizer: got a state that does not fit ({problem}); expected one of the same model and optimiser; "
+            "start the run afresh"
+        ) from None
 
 
 # ---- run directories -------------------------------------------------------------------------------------------------------------
@@ -403,14 +499,20 @@ class RunDirectory:
         """
         run = cls(path)
         # A config.toml alone is what many programs write, so it takes a second sign to believe that the files are ours to remove.
-        ours = run.config.is_file() and any(sign.exists() for sign in (run.checkpoints, run.history, run.model))
+        ours = run.config.is_file() and any(
+            sign.exists() for sign in (run.checkpoints, run.history, run.model)
+        )
         # Of a run that was killed as it began, half a config.toml may be all there is.
         there = [entry for entry in _entries(run.path) if not entry.match(".config.toml.*.partial")]
         empty = all(entry in (run.checkpoints, run.figures) and not any(entry.glob("*")) for entry in there)
         if not empty and not ours:
-            raise InputError(f"{run.path}: got something that is not a run; expected a run or an empty directory; choose another path")
+            raise InputError(
+                f"{run.path}: got something that is not a run; expected a run or an empty directory; choose another path"
+            )
         if not empty and not force:
-            raise InputError(f"{run.path}: got an existing run; expected an empty directory; --resume continues it, --force replaces it")
+            raise InputError(
+                f"{run.path}: got an existing run; expected an empty directory; --resume continues it, --force replaces it"
+            )
         try:
             for file in (file for pattern in MADE for file in run.path.glob(pattern) if not file.is_dir()):
                 file.unlink()
@@ -426,9 +528,13 @@ class RunDirectory:
         if not run.path.is_dir():
             beside = run.path.absolute().parent
             runs = sorted(entry.name for entry in _entries(beside) if (entry / "config.toml").is_file())
-            raise InputError(f"{run.path}: no such run; expected a run directory; {_short(nearest(run.path.name, runs), 200)}")
+            raise InputError(
+                f"{run.path}: no such run; expected a run directory; {_short(nearest(run.path.name, runs), 200)}"
+            )
         if not any(file.exists() for file in (run.config, run.model, run.history, run.checkpoints)):
-            raise InputError(f"{run.path}: got a directory that is not a run; expected one with config.toml; check the path")
+            raise InputError(
+                f"{run.path}: got a directory that is not a run; expected one with config.toml; check the path"
+            )
         return run
 
     def append_history(self, record: Mapping[str, Any]) -> None:
@@ -485,7 +591,9 @@ def read_object(path: Path, remedy: str, otherwise: dict[str, Any] | None = None
     except ValueError as torn:
         found, problem = None, str(torn)
     if not isinstance(found, dict):
-        raise InputError(f"{path}: got something that is not JSON, or no object ({problem}); expected a file that polyvae wrote; {remedy}")
+        raise InputError(
+            f"{path}: got something that is not JSON, or no object ({problem}); expected a file that polyvae wrote; {remedy}"
+        )
     return found
 
 

@@ -10,13 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from polyvae.data.loaders import Loader, SliceLoader, StreamLoader
-from polyvae.data.mixing import mix
 from polyvae.data.multimodal import MultimodalData
-from polyvae.data.polydigits import polydigits
-from polyvae.data.polymnist import polymnist, translated_polymnist
-from polyvae.errors import InputError, nearest
+from polyvae.data.sets.polydigits import polydigits
+from polyvae.data.sets.polymnist import polymnist, translated_polymnist
+from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.seeds import mix
 
-__all__ = ["DATASETS", "Dataset", "Loader", "MultimodalData", "SliceLoader", "StreamLoader", "load_dataset", "mix"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Loader",
+    "MultimodalData",
+    "SliceLoader",
+    "StreamLoader",
+    "load_dataset",
+    "mix",
+]
 
 
 @dataclass(frozen=True)
@@ -35,17 +44,28 @@ _SOURCES = "mnist/*.gz (downloaded there where missing) and photos polymnist/1.j
 
 DATASETS: dict[str, Dataset] = {
     "polydigits": Dataset(
-        polydigits, modalities="5 x 3x16x16", samples="10,000 train, 2,000 test",
+        polydigits,
+        modalities="5 x 3x16x16",
+        samples="10,000 train, 2,000 test",
         what="handwritten digits on five textures; only the digit is shared",
-        licence="UCI digits (CC BY 4.0) bundled with scikit-learn; procedural textures; embedded"),
+        licence="UCI digits (CC BY 4.0) bundled with scikit-learn; procedural textures; embedded",
+    ),
     "polymnist": Dataset(
-        polymnist, modalities="5 x 3x28x28", samples="60,000 train, 10,000 test",
+        polymnist,
+        modalities="5 x 3x28x28",
+        samples="60,000 train, 10,000 test",
         what="MNIST digits on five photos (or textures); only the digit is shared",
-        licence="MNIST states none; rights in the photos not stated", needed=_SOURCES),
+        licence="MNIST states none; rights in the photos not stated",
+        needed=_SOURCES,
+    ),
     "translated_polymnist": Dataset(
-        translated_polymnist, modalities="5 x 3x28x28", samples="60,000 train, 10,000 test",
+        translated_polymnist,
+        modalities="5 x 3x28x28",
+        samples="60,000 train, 10,000 test",
         what="polymnist with smaller digits, each view's at a place of its own (variant = multivae or daunhawer)",
-        licence="MNIST states none; rights in the photos not stated", needed=_SOURCES),
+        licence="MNIST states none; rights in the photos not stated",
+        needed=_SOURCES,
+    ),
 }
 
 
@@ -66,6 +86,8 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> M
         return entry.load(**options)
     folder = root or os.environ.get("POLYVAE_DATA")
     if not folder:
-        raise InputError(f"data set {name!r}: got no folder; expected one that holds {entry.needed}; pass root= (--set data.root=FOLDER on "
-                         "the command line) or set POLYVAE_DATA")
+        raise InputError(
+            f"data set {name!r}: got no folder; expected one that holds {entry.needed}; pass root= (--set data.root=FOLDER on "
+            "the command line) or set POLYVAE_DATA"
+        )
     return entry.load(root=Path(folder), **options)

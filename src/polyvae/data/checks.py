@@ -12,21 +12,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyvae.errors import InputError, nearest
-from polyvae.modality import Modality
+from polyvae.core.modality import Modality
+from polyvae.utils.errors import InputError, nearest
 
 
 def check_labels(labels: Any, count: int) -> Tensor:
     """[N] int64."""
     given = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if given.dtype.kind not in "iub":
-        raise InputError(f"labels: got {given.dtype}; expected integers, one per sample; number the classes first, as "
-                         "numpy.unique(labels, return_inverse=True) does")
+        raise InputError(
+            f"labels: got {given.dtype}; expected integers, one per sample; number the classes first, as "
+            "numpy.unique(labels, return_inverse=True) does"
+        )
     _one_each("labels", given.shape, count)
     return torch.from_numpy(given.astype(np.int64))
 
 
-def check_factors(factors: Mapping[str, Mapping[str, Any]] | None, names: Sequence[str], count: int) -> dict[str, dict[str, Tensor]]:
+def check_factors(
+    factors: Mapping[str, Mapping[str, Any]] | None, names: Sequence[str], count: int
+) -> dict[str, dict[str, Tensor]]:
     """Modality -> name -> [N], on the host: int64 for classes, float64 for amounts."""
     checked: dict[str, dict[str, Tensor]] = {}
     for owner, own in (factors or {}).items():
@@ -36,13 +40,19 @@ def check_factors(factors: Mapping[str, Mapping[str, Any]] | None, names: Sequen
             given = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
             what = f"factor {name!r} of modality {owner!r}"
             if given.dtype.kind not in "iubf":
-                raise InputError(f"{what}: got {given.dtype}; expected integers (classes) or floating-point numbers (amounts); number "
-                                 "the classes first, as numpy.unique(factor, return_inverse=True) does")
+                raise InputError(
+                    f"{what}: got {given.dtype}; expected integers (classes) or floating-point numbers (amounts); number "
+                    "the classes first, as numpy.unique(factor, return_inverse=True) does"
+                )
             _one_each(what, given.shape, count)
             if given.dtype.kind == "f" and not np.isfinite(given).all():
-                raise InputError(f"{what}: got {int((~np.isfinite(given)).sum())} values that are NaN or infinite; expected finite ones; "
-                                 "give a sample that lacks the modality any number")
-            checked.setdefault(owner, {})[name] = torch.from_numpy(given.astype(np.float64 if given.dtype.kind == "f" else np.int64))
+                raise InputError(
+                    f"{what}: got {int((~np.isfinite(given)).sum())} values that are NaN or infinite; expected finite ones; "
+                    "give a sample that lacks the modality any number"
+                )
+            checked.setdefault(owner, {})[name] = torch.from_numpy(
+                given.astype(np.float64 if given.dtype.kind == "f" else np.int64)
+            )
     return checked
 
 
@@ -54,8 +64,10 @@ def check_ids(ids: Any, count: int) -> list[Hashable] | None:
     _one_each("ids", (len(given),), count)
     twice = [name for name, times in Counter(given).items() if times > 1]
     if twice:
-        raise InputError(f"ids: got {len(twice)} that occur more than once, such as {twice[0]!r}; expected a different one per sample; "
-                         "drop or rename the repeated rows")
+        raise InputError(
+            f"ids: got {len(twice)} that occur more than once, such as {twice[0]!r}; expected a different one per sample; "
+            "drop or rename the repeated rows"
+        )
     return given
 
 
@@ -66,8 +78,10 @@ def check_groups(groups: Any, count: int) -> NDArray[Any] | None:
     given = groups.detach().cpu().numpy() if isinstance(groups, Tensor) else np.asarray(groups)
     _one_each("groups", given.shape, count)
     if given.dtype.kind == "f" and not np.isfinite(given).all():
-        raise InputError(f"groups: got {int((~np.isfinite(given)).sum())} values that are NaN or infinite; expected a group per sample; "
-                         "give a sample without one a group of its own")
+        raise InputError(
+            f"groups: got {int((~np.isfinite(given)).sum())} values that are NaN or infinite; expected a group per sample; "
+            "give a sample without one a group of its own"
+        )
     return given.copy()
 
 
@@ -79,17 +93,27 @@ def check_splits(splits: Mapping[str, Any] | None, count: int) -> dict[str, Tens
     for name, given in splits.items():
         rows = np.asarray(given.cpu() if isinstance(given, Tensor) else given)
         if rows.ndim != 1 or not len(rows) or rows.dtype.kind not in "iu":
-            raise InputError(f"split {name!r}: got {rows.dtype} of shape {rows.shape}; expected at least one row number, integers in one "
-                             "dimension; turn a mask into numbers with numpy.flatnonzero")
+            raise InputError(
+                f"split {name!r}: got {rows.dtype} of shape {rows.shape}; expected at least one row number, integers in one "
+                "dimension; turn a mask into numbers with numpy.flatnonzero"
+            )
         if rows.min() < 0 or rows.max() >= count:
-            raise InputError(f"split {name!r}: got row numbers from {rows.min()} to {rows.max()}; expected 0 to {count - 1}; "
-                             "number the rows of this very data")
+            raise InputError(
+                f"split {name!r}: got row numbers from {rows.min()} to {rows.max()}; expected 0 to {count - 1}; "
+                "number the rows of this very data"
+            )
         checked[name] = torch.from_numpy(rows.astype(np.int64))
-    times = np.bincount(np.concatenate([rows.numpy() for rows in checked.values()]), minlength=count) if checked else np.zeros(count)
+    times = (
+        np.bincount(np.concatenate([rows.numpy() for rows in checked.values()]), minlength=count)
+        if checked
+        else np.zeros(count)
+    )
     for wrong, what in ((times > 1, "more than once"), (times == 0, "in no split")):
         if wrong.any():
-            raise InputError(f"splits: got {int(wrong.sum())} rows {what}, such as row {int(wrong.argmax())}; expected each of "
-                             f"{count} rows in exactly one split; leave rows out with rows() first")
+            raise InputError(
+                f"splits: got {int(wrong.sum())} rows {what}, such as row {int(wrong.argmax())}; expected each of "
+                f"{count} rows in exactly one split; leave rows out with rows() first"
+            )
     return checked
 
 
@@ -101,8 +125,10 @@ def check_straddling(splits: Mapping[str, Tensor], groups: NDArray[Any] | None) 
     for name, rows in splits.items():
         for group in np.unique(groups[rows.numpy()]).tolist():
             if group in home:
-                raise InputError(f"splits: group {group!r} is in both {home[group]!r} and {name!r}; expected each group in one split; "
-                                 "let split() deal them out")
+                raise InputError(
+                    f"splits: group {group!r} is in both {home[group]!r} and {name!r}; expected each group in one split; "
+                    "let split() deal them out"
+                )
             home[group] = name
 
 
@@ -110,24 +136,32 @@ def check_specs(modalities: Sequence[Modality] | None, data: Mapping[str, Tensor
     """One specification per array, in the order of the arrays."""
     for name, x in data.items():
         if x.ndim < 2:
-            raise InputError(f"modality {name!r}: got shape {tuple(x.shape)}; expected [N, *shape], a size after the number of samples; "
-                             "give a column of numbers the shape [N, 1]")
+            raise InputError(
+                f"modality {name!r}: got shape {tuple(x.shape)}; expected [N, *shape], a size after the number of samples; "
+                "give a column of numbers the shape [N, 1]"
+            )
     if modalities is None:
         return tuple(Modality(name, tuple(x.shape[1:])) for name, x in data.items())
     given = {spec.name: spec for spec in modalities}
     if len(given) != len(modalities):
-        raise InputError(f"modalities: got a name twice among {[spec.name for spec in modalities]}; expected one specification per array; "
-                         "rename one")
+        raise InputError(
+            f"modalities: got a name twice among {[spec.name for spec in modalities]}; expected one specification per array; "
+            "rename one"
+        )
     for name in given:
         if name not in data:
             raise InputError(f"modalities: {name!r} is not in the data; {nearest(name, data)}")
     for name, x in data.items():
         if name not in given:
-            raise InputError(f"modalities: got none for {name!r}; expected one specification per array; add Modality({name!r}, "
-                             f"{tuple(x.shape[1:])})")
+            raise InputError(
+                f"modalities: got none for {name!r}; expected one specification per array; add Modality({name!r}, "
+                f"{tuple(x.shape[1:])})"
+            )
         if given[name].shape != tuple(x.shape[1:]):
-            raise InputError(f"modality {name!r}: got values of shape {tuple(x.shape[1:])}; expected {given[name].shape} as its "
-                             "specification says; correct one of them")
+            raise InputError(
+                f"modality {name!r}: got values of shape {tuple(x.shape[1:])}; expected {given[name].shape} as its "
+                "specification says; correct one of them"
+            )
     return tuple(given[name] for name in data)
 
 
@@ -137,13 +171,22 @@ def check_scale(scale: Mapping[str, float] | None, names: Sequence[str]) -> dict
     for name, factor in (scale or {}).items():
         if name not in names:
             raise InputError(f"scale: modality {name!r} is not in the data; {nearest(name, names)}")
-        if isinstance(factor, bool) or not isinstance(factor, int | float) or not math.isfinite(factor) or factor <= 0:
-            raise InputError(f"scale: got {factor!r} for modality {name!r}; expected a finite number above 0; "
-                             "1/255 turns bytes into [0, 1]")
+        if (
+            isinstance(factor, bool)
+            or not isinstance(factor, int | float)
+            or not math.isfinite(factor)
+            or factor <= 0
+        ):
+            raise InputError(
+                f"scale: got {factor!r} for modality {name!r}; expected a finite number above 0; "
+                "1/255 turns bytes into [0, 1]"
+            )
         checked[name] = float(factor)
     return checked
 
 
 def _one_each(what: str, shape: tuple[int, ...], count: int) -> None:
     if shape != (count,):
-        raise InputError(f"{what}: got shape {shape}; expected ({count},), one per sample; check which rows they belong to")
+        raise InputError(
+            f"{what}: got shape {shape}; expected ({count},), one per sample; check which rows they belong to"
+        )

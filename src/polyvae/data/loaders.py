@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from polyvae.batch import Batch
-from polyvae.data.mixing import mix
+from polyvae.core.batch import Batch
 from polyvae.data.multimodal import MultimodalData
-from polyvae.errors import InputError
+from polyvae.utils.errors import InputError
+from polyvae.utils.seeds import mix
 
 
 @runtime_checkable
@@ -40,12 +40,25 @@ class SliceLoader:
     so that all ranks take the same number of steps. ``batch_size`` counts the samples of one rank.
     """
 
-    def __init__(self, data: MultimodalData, batch_size: int, *, seed: int = 0, shuffle: bool = True,
-                 device: torch.device | str = "cpu", rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        data: MultimodalData,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         if batch_size < 1:
-            raise InputError(f"loader: got batch_size={batch_size}; expected 1 or more; 64 to 256 suit most models")
+            raise InputError(
+                f"loader: got batch_size={batch_size}; expected 1 or more; 64 to 256 suit most models"
+            )
         if not 0 <= rank < world:
-            raise InputError(f"loader: got rank {rank} of {world}; expected 0 to {world - 1}; ranks count from zero")
+            raise InputError(
+                f"loader: got rank {rank} of {world}; expected 0 to {world - 1}; ranks count from zero"
+            )
         self.data, self.batch_size, self.seed, self.shuffle = data.to(device), batch_size, seed, shuffle
         self.rank, self.world = rank, world
         self._gaps = ~data.mask.all(0).cpu()
@@ -71,8 +84,8 @@ class SliceLoader:
         """The row numbers that this rank visits in this epoch, in order, on the host."""
         draws = torch.Generator().manual_seed(mix(self.seed, epoch))
         order = torch.randperm(self.size, generator=draws) if self.shuffle else torch.arange(self.size)
-        wrapped = order.repeat(-(-self.world // self.size) + 1)[:self._share * self.world]
-        return wrapped[self.rank::self.world]
+        wrapped = order.repeat(-(-self.world // self.size) + 1)[: self._share * self.world]
+        return wrapped[self.rank :: self.world]
 
     @property
     def _share(self) -> int:
@@ -90,15 +103,24 @@ class StreamLoader:
     Raises InputError: a DataLoader without a length and no ``size`` or ``steps``, batches of another kind.
     """
 
-    def __init__(self, dataloader: DataLoader[Any], *, seed: int = 0, device: torch.device | str = "cpu",
-                 size: int | None = None, steps: int | None = None) -> None:
+    def __init__(
+        self,
+        dataloader: DataLoader[Any],
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        size: int | None = None,
+        steps: int | None = None,
+    ) -> None:
         self.dataloader, self.seed, self.device = dataloader, seed, torch.device(device)
         try:
             self._size = len(dataloader.dataset) if size is None else size  # type: ignore[arg-type]
             self._steps = len(dataloader) if steps is None else steps
         except TypeError:
-            raise InputError(f"loader: got a DataLoader over {type(dataloader.dataset).__name__}, which has no length; expected to know "
-                             "how long an epoch is; pass size= and steps=") from None
+            raise InputError(
+                f"loader: got a DataLoader over {type(dataloader.dataset).__name__}, which has no length; expected to know "
+                "how long an epoch is; pass size= and steps="
+            ) from None
 
     @property
     def size(self) -> int:
@@ -128,8 +150,10 @@ class StreamLoader:
             return item.to(self.device)
         if isinstance(item, Mapping):
             return Batch.of(item).to(self.device)
-        raise InputError(f"loader: got {type(item).__name__} from the DataLoader; expected Batch or a mapping from names to tensors "
-                         "[B, *shape]; give the DataLoader a collate_fn that makes one")
+        raise InputError(
+            f"loader: got {type(item).__name__} from the DataLoader; expected Batch or a mapping from names to tensors "
+            "[B, *shape]; give the DataLoader a collate_fn that makes one"
+        )
 
 
 @contextmanager

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyvae.batch import Batch
+from polyvae.core.batch import Batch
+from polyvae.core.modality import Modality
 from polyvae.data.checks import (
     check_factors,
     check_groups,
@@ -26,9 +27,8 @@ from polyvae.data.checks import (
     check_splits,
     check_straddling,
 )
-from polyvae.data.mixing import mix
-from polyvae.errors import InputError, nearest
-from polyvae.modality import Modality
+from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.seeds import mix
 
 Rows = Tensor | NDArray[Any] | Sequence[int] | slice
 
@@ -57,13 +57,29 @@ class MultimodalData:
     in two splits, labels that are not integers, factors of unknown modalities, specifications that do not fit the arrays.
     """
 
-    def __init__(self, data: Mapping[str, Any], *, mask: Tensor | Mapping[str, Any] | None = None,
-                 entries: Mapping[str, Any] | None = None, labels: Any = None, ids: Any = None, groups: Any = None,
-                 splits: Mapping[str, Any] | None = None, modalities: Sequence[Modality] | None = None,
-                 scale: Mapping[str, float] | None = None, card: Mapping[str, Any] | None = None, seed: int = 0,
-                 factors: Mapping[str, Mapping[str, Any]] | None = None, root: Path | None = None) -> None:
+    def __init__(
+        self,
+        data: Mapping[str, Any],
+        *,
+        mask: Tensor | Mapping[str, Any] | None = None,
+        entries: Mapping[str, Any] | None = None,
+        labels: Any = None,
+        ids: Any = None,
+        groups: Any = None,
+        splits: Mapping[str, Any] | None = None,
+        modalities: Sequence[Modality] | None = None,
+        scale: Mapping[str, float] | None = None,
+        card: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        factors: Mapping[str, Mapping[str, Any]] | None = None,
+        root: Path | None = None,
+    ) -> None:
         # Nothing is missing in a whole file of integers, so no zeros are filled in, and a copy would only take the memory twice.
-        files = {name: torch.as_tensor(x) for name, x in data.items() if _stays(x)} if mask is None and not entries else {}
+        files = (
+            {name: torch.as_tensor(x) for name, x in data.items() if _stays(x)}
+            if mask is None and not entries
+            else {}
+        )
         stored = Batch.of({name: x[:, :0] if name in files else x for name, x in data.items()}, mask, entries)
         stored = stored._replace(data={name: files.get(name, x) for name, x in stored.data.items()})
         count, device = stored.size, stored.device
@@ -78,7 +94,7 @@ class MultimodalData:
         self.scale = check_scale(scale, stored.names)
         self.card = dict(card or {})
         self.seed, self.root = seed, root
-        self.source: MultimodalData | None = None               # of a part: the data it is a part of
+        self.source: MultimodalData | None = None  # of a part: the data it is a part of
         self._gaps = _gaps(stored)
 
     def __len__(self) -> int:
@@ -123,7 +139,9 @@ class MultimodalData:
         fields = {field.name for field in dataclasses.fields(Modality)} - {"name", "shape"}
         for key in overrides:
             if key not in fields:
-                raise InputError(f"modalities: {key!r} is not a field that can be set for all; {nearest(key, fields)}")
+                raise InputError(
+                    f"modalities: {key!r} is not a field that can be set for all; {nearest(key, fields)}"
+                )
         return [dataclasses.replace(spec, **overrides) for spec in self._specs]
 
     # Rows
@@ -135,28 +153,38 @@ class MultimodalData:
         """
         if isinstance(index, slice):
             part = self._stored.rows(index)
-            return self._scaled(part._replace(whole=not self._gaps[index].any()))
+            return self._scaled(part._replace(complete=not self._gaps[index].any()))
         rows = _row_numbers(index, len(self))
         return self.gather(rows.to(self.device, non_blocking=True), not bool(self._gaps[rows].any()))
 
     def gather(self, index: Tensor, whole: bool) -> Batch:
         """``take`` for a caller who has checked: ``index`` int64 on the data's device, ``whole`` as Batch means it."""
         stored = self._stored
-        return self._scaled(Batch({name: x.index_select(0, index) for name, x in stored.data.items()}, stored.mask.index_select(1, index),
-                                  {name: x.index_select(0, index) for name, x in stored.entries.items()},
-                                  {name: x.index_select(0, index) for name, x in stored.extra.items()}, whole))
+        return self._scaled(
+            Batch(
+                {name: x.index_select(0, index) for name, x in stored.data.items()},
+                stored.mask.index_select(1, index),
+                {name: x.index_select(0, index) for name, x in stored.entries.items()},
+                {name: x.index_select(0, index) for name, x in stored.extra.items()},
+                whole,
+            )
+        )
 
     def values(self, name: str, index: Tensor | None = None) -> Tensor:
         """One modality of all samples, or of the rows ``index`` [B], scaled, zero where missing: [N, *shape] or [B, *shape]."""
         if name not in self.names:
             raise InputError(f"modality {name!r} is not in the data; {nearest(name, self.names)}")
         stored = self._stored.data[name]
-        return _times(stored if index is None else stored.index_select(0, index.to(stored.device)), self.scale.get(name))
+        return _times(
+            stored if index is None else stored.index_select(0, index.to(stored.device)), self.scale.get(name)
+        )
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """All samples in order, ``batch_size`` at a time; the last batch may be smaller."""
         if batch_size < 1:
-            raise InputError(f"batches: got batch_size={batch_size}; expected 1 or more; a few hundred suit most models")
+            raise InputError(
+                f"batches: got batch_size={batch_size}; expected 1 or more; a few hundred suit most models"
+            )
         for start in range(0, len(self), batch_size):
             yield self.take(slice(start, start + batch_size))
 
@@ -166,7 +194,9 @@ class MultimodalData:
             index = range(*index.indices(len(self)))
         rows = _row_numbers(index, len(self))
         if not len(rows):
-            raise InputError("rows: got no row number; expected at least one sample; check what the data was filtered by")
+            raise InputError(
+                "rows: got no row number; expected at least one sample; check what the data was filtered by"
+            )
         first, last = int(rows[0]), int(rows[-1])
         adjacent = last - first + 1 == len(rows) and bool((rows.diff() == 1).all())
         part = self._like(self._stored.rows(slice(first, last + 1) if adjacent else rows.to(self.device)))
@@ -182,8 +212,10 @@ class MultimodalData:
         for gap in self._stored.entries.values():
             whole = whole & gap.flatten(1).all(1)
         if not bool(whole.any()):
-            raise InputError(f"complete: none of {len(self)} samples is observed in all of {', '.join(self.names)}; expected at least one; "
-                             "observe() fewer modalities first")
+            raise InputError(
+                f"complete: none of {len(self)} samples is observed in all of {', '.join(self.names)}; expected at least one; "
+                "observe() fewer modalities first"
+            )
         return self.rows(whole.nonzero()[:, 0].cpu())
 
     # What was observed
@@ -207,7 +239,9 @@ class MultimodalData:
         # The largest of independent uniform numbers is an even choice among those that take part.
         lot = torch.rand(mask.shape, generator=draws, dtype=torch.float64).masked_fill(~seen, -1)
         spared = torch.zeros_like(mask).scatter_(0, lot.argmax(0, keepdim=True), True) & seen
-        return self._like(self._stored.only(torch.where((kept & seen).any(0), kept, kept | spared).to(self.device)))
+        return self._like(
+            self._stored.only(torch.where((kept & seen).any(0), kept, kept | spared).to(self.device))
+        )
 
     def select(self, *names: str) -> MultimodalData:
         """The same samples in these modalities alone, in the order of the data; the others are not there at all."""
@@ -216,8 +250,15 @@ class MultimodalData:
                 raise InputError(f"select: modality {name!r} is not in the data; {nearest(name, self.names)}")
         stored, kept = self._stored, [name for name in self.names if name in names]
         mask = stored.mask[[self.names.index(name) for name in kept]]
-        other = self._like(Batch({name: stored.data[name] for name in kept}, mask,
-                                 {name: gap for name, gap in stored.entries.items() if name in kept}, stored.extra, bool(mask.all())))
+        other = self._like(
+            Batch(
+                {name: stored.data[name] for name in kept},
+                mask,
+                {name: gap for name, gap in stored.entries.items() if name in kept},
+                stored.extra,
+                bool(mask.all()),
+            )
+        )
         other._specs = tuple(spec for spec in self._specs if spec.name in kept)
         other.factors = {name: own for name, own in self.factors.items() if name in kept}
         other.scale = {name: factor for name, factor in self.scale.items() if name in kept}
@@ -230,15 +271,24 @@ class MultimodalData:
         """
         if self.labels is None or name in self.names:
             what = "data without labels" if self.labels is None else "data that have such a modality"
-            raise InputError(f"data: got target {name!r} for {what}; expected labels, and a new name; give another")
+            raise InputError(
+                f"data: got target {name!r} for {what}; expected labels, and a new name; give another"
+            )
         known = self.labels >= 0
         classes = int(self.labels.max()) + 1
         if classes < 2:
-            raise InputError(f"data: got target {name!r} for labels up to {classes - 1}; expected two classes or more; label them")
-        x = torch.nn.functional.one_hot(self.labels.clamp(min=0), classes).to(torch.get_default_dtype()) * known[:, None]
+            raise InputError(
+                f"data: got target {name!r} for labels up to {classes - 1}; expected two classes or more; label them"
+            )
+        x = (
+            torch.nn.functional.one_hot(self.labels.clamp(min=0), classes).to(torch.get_default_dtype())
+            * known[:, None]
+        )
         stored = self._stored
         mask = torch.cat([stored.mask, known[None].to(stored.mask.device)])
-        other = self._like(stored._replace(data={**stored.data, name: x}, mask=mask, whole=bool(mask.all())))
+        other = self._like(
+            stored._replace(data={**stored.data, name: x}, mask=mask, complete=bool(mask.all()))
+        )
         other._specs = (*self._specs, Modality(name, (classes,), likelihood="categorical", role="target"))
         return other
 
@@ -265,18 +315,28 @@ class MultimodalData:
         part.source = self
         return part
 
-    def split(self, fractions: Mapping[str, float] | None = None, seed: int | None = None, groups: Any = None) -> MultimodalData:
+    def split(
+        self, fractions: Mapping[str, float] | None = None, seed: int | None = None, groups: Any = None
+    ) -> MultimodalData:
         """The same samples with fresh splits, drawn at random; no group straddles two of them.
 
         ``fractions`` maps names to shares of the rows that add to 1 (None: .8, .1, .1). Without groups the shares are exact to within
         a row; with groups, to within half of a group. Raises InputError where a split would stay empty.
         """
         if not isinstance(fractions, Mapping | None):
-            raise InputError(f"split: got fractions {fractions!r}; expected a mapping from names to shares, such as {PARTS}; a split that "
-                             "is there is data.part(name)")
+            raise InputError(
+                f"split: got fractions {fractions!r}; expected a mapping from names to shares, such as {PARTS}; a split that "
+                "is there is data.part(name)"
+            )
         shares = dict(PARTS if fractions is None else fractions)
-        if not shares or any(not share > 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
-            raise InputError(f"split: got fractions {shares}; expected positive shares that add to 1; such as {PARTS}")
+        if (
+            not shares
+            or any(not share > 0 for share in shares.values())
+            or abs(sum(shares.values()) - 1) > 1e-6
+        ):
+            raise InputError(
+                f"split: got fractions {shares}; expected positive shares that add to 1; such as {PARTS}"
+            )
         fresh = self._like(self._stored)
         fresh.groups = check_groups(groups, len(self)) if groups is not None else self.groups
         draws = torch.Generator().manual_seed(mix(self.seed if seed is None else seed, _SPLIT))
@@ -287,7 +347,9 @@ class MultimodalData:
         """(training, validation): a random ``fraction`` of the samples set apart, groups kept together."""
         if not 0 < fraction < 1:
             raise InputError(f"carve: got fraction={fraction}; expected a share between 0 and 1; such as 0.1")
-        parted = self.split({"train": 1 - fraction, "validation": fraction}, mix(self.seed if seed is None else seed, _CARVE))
+        parted = self.split(
+            {"train": 1 - fraction, "validation": fraction}, mix(self.seed if seed is None else seed, _CARVE)
+        )
         return parted.train, parted.validation
 
     def to(self, device: torch.device | str) -> MultimodalData:
@@ -300,10 +362,19 @@ class MultimodalData:
         Not with factors: no training and no judge sees them, so data that gain one stay the data that a run was trained on.
         """
         state = hashlib.blake2b(digest_size=16)
-        facts = {"card": self.card, "scale": self.scale, "splits": {name: rows.tolist() for name, rows in self._splits.items()}}
+        facts = {
+            "card": self.card,
+            "scale": self.scale,
+            "splits": {name: rows.tolist() for name, rows in self._splits.items()},
+        }
         state.update(json.dumps(facts, sort_keys=True, default=str).encode())
         stored = self._stored
-        for name, x in [*stored.data.items(), ("mask", stored.mask), *stored.entries.items(), *stored.extra.items()]:
+        for name, x in [
+            *stored.data.items(),
+            ("mask", stored.mask),
+            *stored.entries.items(),
+            *stored.extra.items(),
+        ]:
             state.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
             state.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return state.hexdigest()
@@ -344,16 +415,22 @@ def _row_numbers(index: Tensor | NDArray[Any] | Sequence[int], count: int) -> Te
     if rows.dtype == torch.bool and rows.shape == (count,):
         return rows.nonzero()[:, 0]
     if rows.ndim != 1 or (rows.dtype.is_floating_point and len(rows)) or rows.dtype == torch.bool:
-        raise InputError(f"rows: got {rows.dtype} of shape {tuple(rows.shape)}; expected row numbers [B], or bool ({count},); "
-                         "one integer per sample wanted")
+        raise InputError(
+            f"rows: got {rows.dtype} of shape {tuple(rows.shape)}; expected row numbers [B], or bool ({count},); "
+            "one integer per sample wanted"
+        )
     rows = rows.long()
     if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
-        raise InputError(f"rows: got row numbers from {int(rows.min())} to {int(rows.max())}; expected 0 to {count - 1}; "
-                         "number the rows of this very data")
+        raise InputError(
+            f"rows: got row numbers from {int(rows.min())} to {int(rows.max())}; expected 0 to {count - 1}; "
+            "number the rows of this very data"
+        )
     return rows
 
 
-def _deal(shares: Mapping[str, float], count: int, groups: NDArray[Any] | None, draws: torch.Generator) -> dict[str, Tensor]:
+def _deal(
+    shares: Mapping[str, float], count: int, groups: NDArray[Any] | None, draws: torch.Generator
+) -> dict[str, Tensor]:
     """Row numbers per split: shuffled groups are laid end to end, and a group goes where its middle falls."""
     member = np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1]
     sizes = np.bincount(member)
@@ -362,9 +439,13 @@ def _deal(shares: Mapping[str, float], count: int, groups: NDArray[Any] | None, 
     edges = np.cumsum(list(shares.values()))[:-1] * count
     where = np.empty(len(sizes), dtype=np.int64)
     where[order] = np.searchsorted(edges, middle, side="left")
-    dealt = {name: torch.from_numpy(np.flatnonzero(where[member] == number)) for number, name in enumerate(shares)}
+    dealt = {
+        name: torch.from_numpy(np.flatnonzero(where[member] == number)) for number, name in enumerate(shares)
+    }
     for name, rows in dealt.items():
         if not len(rows):
-            raise InputError(f"split: nothing is left for {name!r} of {count} samples in {len(sizes)} groups with shares {dict(shares)}; "
-                             "expected at least one sample in each; give it a larger share, or more groups")
+            raise InputError(
+                f"split: nothing is left for {name!r} of {count} samples in {len(sizes)} groups with shares {dict(shares)}; "
+                "expected at least one sample in each; give it a larger share, or more groups"
+            )
     return dealt

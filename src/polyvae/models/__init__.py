@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from polyvae.errors import InputError, nearest
-from polyvae.modality import Modality
+from polyvae.core.modality import Modality
+from polyvae.core.vae import MultimodalVAE
 from polyvae.models.cmvae import CMVAE
 from polyvae.models.codevae import CoDEVAE
 from polyvae.models.composed import Composed
@@ -37,7 +37,7 @@ from polyvae.models.telbo import TELBO
 from polyvae.models.uhved import UHVED
 from polyvae.models.vae import VAE
 from polyvae.models.vcca import BiVCCA, VCCAPrivate
-from polyvae.vae import MultimodalVAE
+from polyvae.utils.errors import InputError, nearest
 
 MODELS: dict[str, type[MultimodalVAE]] = {
     "vae": VAE,
@@ -114,14 +114,34 @@ def _imported(path: str) -> type[MultimodalVAE]:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, TypeError, ValueError) as problem:
         why = " ".join(str(problem).split())
-        raise InputError(f"model: cannot import {path!r} ({why}); expected 'package.module:Class'; install the package, or put its folder "
-                         "into PYTHONPATH") from None
+        raise InputError(
+            f"model: cannot import {path!r} ({why}); expected 'package.module:Class'; install the package, or put its folder "
+            "into PYTHONPATH"
+        ) from None
     if not isinstance(found, type) or not issubclass(found, MultimodalVAE) or inspect.isabstract(found):
-        raise InputError(f"model: {path!r} is not a model; expected a subclass of MultimodalVAE that says posterior, private and bound")
-    missing = [key for key in ("facts", "name", "citation", "codes") if getattr(found, key, None) is None]
+        raise InputError(
+            f"model: {path!r} is not a model; expected a subclass of MultimodalVAE that says posterior, private and bound"
+        )
+    missing = [
+        key for key in ("facts", "name", "citation", "private_latents") if getattr(found, key, None) is None
+    ]
     if missing:
-        raise InputError(f"model: {path!r} says no {missing[0]}; expected facts, name, citation and codes; add it to the class")
+        raise InputError(
+            f"model: {path!r} says no {missing[0]}; expected facts, name, citation and private_latents; add it to the class"
+        )
     return found
 
 
-__all__ = ["MMVAE", "MODELS", "MVAE", "VAE", "MMVAEPlus", "MoPoE", "build", "cite", "model_class", "name_of", "options_of"]
+__all__ = [
+    "MMVAE",
+    "MODELS",
+    "MVAE",
+    "VAE",
+    "MMVAEPlus",
+    "MoPoE",
+    "build",
+    "cite",
+    "model_class",
+    "name_of",
+    "options_of",
+]

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from polyvae.aggregate import Experts
-from polyvae.batch import Batch
-from polyvae.bounds import Bound
-from polyvae.errors import InputError, check_count, nearest
-from polyvae.modality import Modality
-from polyvae.models.held import Around
+from polyvae.core.aggregate import Experts
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound
+from polyvae.core.modality import Modality
+from polyvae.core.priors import MixturePrior
+from polyvae.core.vae import Facts
 from polyvae.models.mmvaeplus import MMVAEPlus
-from polyvae.priors import MixturePrior
-from polyvae.vae import Facts
+from polyvae.models.parts.held import Around
+from polyvae.utils.errors import InputError, check_count, nearest
 
 CRITERIA = ("penalised", "entropy")
 
@@ -40,19 +40,41 @@ class CMVAE(Around):
     get no gradient with one modality, or with one column under the softmax map.
     """
 
-    facts = Facts(bound=False, density=True, per_datum=True, nested=True, symmetric=True)
+    facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
     name = "cmvae"
     citation = "Palumbo et al. 2024"
-    codes = "yes"
+    private_latents = "yes"
     held: MMVAEPlus
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, clusters: int = 40, beta: float = 2.5, K: int = 1,
-        objective: str = "elbo", cross: str = "auxiliary", family: str = "laplace", scale_map: str = "softmax", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        clusters: int = 40,
+        beta: float = 2.5,
+        K: int = 1,
+        objective: str = "elbo",
+        cross: str = "auxiliary",
+        family: str = "laplace",
+        scale_map: str = "softmax",
+        max_rows: int | None = None,
     ) -> None:
         check_count(self.name, "clusters", clusters)
-        super().__init__(MMVAEPlus(modalities, latent=latent, K=K, beta=beta, objective=objective, cross=cross, prior_components=clusters,
-                                   family=family, scale_map=scale_map, max_rows=max_rows))
+        super().__init__(
+            MMVAEPlus(
+                modalities,
+                latent=latent,
+                K=K,
+                beta=beta,
+                objective=objective,
+                cross=cross,
+                prior_components=clusters,
+                family=family,
+                scale_map=scale_map,
+                max_rows=max_rows,
+            )
+        )
         self.clusters = clusters
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
@@ -76,11 +98,16 @@ class CMVAE(Around):
         """
         if criterion not in CRITERIA:
             raise InputError(f"cmvae: unknown criterion {criterion!r}; {nearest(criterion, CRITERIA)}")
-        parts = [self._assign(self.admit(batch, values=True), True) for batch in ([batches] if isinstance(batches, Batch) else batches)]
+        parts = [
+            self._assign(self.admit(batch, values=True), True)
+            for batch in ([batches] if isinstance(batches, Batch) else batches)
+        ]
         if not any(bool(mask.any()) for _, mask in parts):
-            raise InputError("cmvae: got no observed modality to prune by; expected batches of data, such as data.train.batches(500)")
+            raise InputError(
+                "cmvae: got no observed modality to prune by; expected batches of data, such as data.train.batches(500)"
+            )
         log_joint, mask = torch.cat([part for part, _ in parts], 2), torch.cat([part for _, part in parts], 1)
-        kept = self._prior.logits > -torch.inf                                                          # [C]
+        kept = self._prior.logits > -torch.inf  # [C]
         values, tables = {}, {}
         while int(kept.sum()) >= 2:
             count = int(kept.sum())
@@ -96,15 +123,15 @@ class CMVAE(Around):
     def _assign(self, batch: Batch, sample: bool) -> tuple[Tensor, Tensor]:
         """log p(z | c) + log π_c for a draw of every expert, or for its location: [C, M, B]; and what of M was observed [M, B]."""
         experts = self.experts(batch)
-        z = experts.z.rsample(None, "z", "MBD") if sample else experts.z.loc                             # [M, B, D]
+        z = experts.z.rsample(None, "z", "MBD") if sample else experts.z.loc  # [M, B, D]
         clusters, log_pi = self._prior.z().components, self._prior.logits.log_softmax(0)
         return torch.stack([clusters[c].log_prob(z) + log_pi[c] for c in range(self.clusters)]), experts.mask
 
     def _criterion(self, log_joint: Tensor, mask: Tensor, kept: Tensor, criterion: str) -> float:
         """Of the kept clusters [C], among which π is renormalised."""
-        log_joint = log_joint[kept]                                                                     # [C', M, B]
+        log_joint = log_joint[kept]  # [C', M, B]
         log_q = log_joint.log_softmax(0)
-        value = -(log_q.exp() * log_q).sum(0) / math.log(len(log_joint))                                # [M, B]
+        value = -(log_q.exp() * log_q).sum(0) / math.log(len(log_joint))  # [M, B]
         if criterion == "penalised":
             log_p = log_joint.logsumexp(0) - self._prior.logits.log_softmax(0)[kept].logsumexp(0)
             value = self.beta * value - log_p / self.latent
@@ -119,6 +146,6 @@ class CMVAE(Around):
 
 def _vote(log_joint: Tensor, mask: Tensor, kept: Tensor) -> Tensor:
     """What most observed modalities say is the best of the kept clusters, the lowest number if several: [C, M, B] -> [B]."""
-    best = torch.where(kept[:, None, None], log_joint, -torch.inf).argmax(0)                            # [M, B]
+    best = torch.where(kept[:, None, None], log_joint, -torch.inf).argmax(0)  # [M, B]
     votes = functional.one_hot(best, len(kept)) * mask[..., None]
     return votes.sum(0).argmax(-1)

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from polyvae.aggregate import Experts, consensus, powerset
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Mixture
-from polyvae.errors import InputError, check_count
-from polyvae.modality import Modality
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.aggregate import Experts, consensus, powerset
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, over_components
+from polyvae.core.distributions import Mixture
+from polyvae.core.modality import Modality
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.utils.errors import InputError, check_count
 
-LIMIT = 10                                    # modalities that are encoded: 1023 subsets, all decoded in every step
+LIMIT = 10  # modalities that are encoded: 1023 subsets, all decoded in every step
 
 
 class CoDEVAE(MultimodalVAE):
@@ -36,53 +36,82 @@ class CoDEVAE(MultimodalVAE):
     Exempt: with one modality that is encoded there is one subset, and no π to learn.
     """
 
-    facts = Facts(bound=False, density=True, per_datum=True, nested=True, symmetric=True, needs="at most 10 encoded modalities")
+    facts = Facts(
+        bound=False,
+        density=True,
+        per_sample=True,
+        nested=True,
+        symmetric=True,
+        needs="at most 10 encoded modalities",
+    )
     name = "code-vae"
     citation = "Mancisidor et al. 2025"
-    codes = "optional"
+    private_latents = "optional"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, correlation: float = 0.5,
-        entropy: float = 1000.0, scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        beta: float = 1.0,
+        K: int = 1,
+        correlation: float = 0.5,
+        entropy: float = 1000.0,
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0,
-                         max_rows=max_rows)
-        count = len(self.sources)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=0,
+            max_rows=max_rows,
+        )
+        count = len(self.encoded)
         if count > LIMIT:
-            raise InputError(f"code-vae: got {count} modalities that are encoded; expected at most {LIMIT}, for all {2**LIMIT - 1} subsets "
-                             "of them are decoded in every step; choose 'mopoe', which draws subsets")
+            raise InputError(
+                f"code-vae: got {count} modalities that are encoded; expected at most {LIMIT}, for all {2**LIMIT - 1} subsets "
+                "of them are decoded in every step; choose 'mopoe', which draws subsets"
+            )
         check_count(self.name, "K", K)
         if not isinstance(correlation, int | float) or not -1 / max(1, count - 1) < correlation < 1:
-            raise InputError(f"code-vae: got correlation={correlation!r}; expected a number above {-1 / max(1, count - 1):.3g} and below "
-                             f"1, at which {count} experts can all correlate")
+            raise InputError(
+                f"code-vae: got correlation={correlation!r}; expected a number above {-1 / max(1, count - 1):.3g} and below "
+                f"1, at which {count} experts can all correlate"
+            )
         if not isinstance(entropy, int | float) or not entropy >= 0:
             raise InputError(f"code-vae: got entropy={entropy!r}; expected a number, 0 (a bound) or more")
         self.K, self.correlation, self.entropy = K, correlation, entropy
         self.logits = nn.Parameter(torch.zeros(2**count - 1)) if count > 1 else None
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        include = powerset(experts.mask)
-        pi = torch.where(include.any(1), self._log_pi(include, experts.z.loc).exp(), 0)                 # [V, B]
-        return Mixture(consensus(experts.z, include, self.correlation), pi, include)
+        membership = powerset(experts.mask)
+        pi = torch.where(membership.any(1), self._log_pi(membership, experts.z.loc).exp(), 0)  # [V, B]
+        return Mixture(consensus(experts.z, membership, self.correlation), pi, membership)
 
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        z = q.stratified(self.K)                                                                        # [K, V, B, D]
+        z = q.stratified(self.K)  # [K, V, B, D]
         q_w, p_w = self.private(batch, experts, z), self.prior.w(z)
-        log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=self.live(batch, q))          # [M, K, V, B]
-        kl_z, kl_w = q.components.kl(self.p_z).expand(self.K, -1, -1), q_w.kl(p_w)                     # [K, V, B]
-        elbo = over_views(q.weights, (self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)).mean(0))
+        log_x = self.log_likelihood(
+            batch, z, q_w.rsample(None, "w", "KVBW"), wanted=self.active(batch, q)
+        )  # [M, K, V, B]
+        kl_z, kl_w = q.components.kl(self.p_z).expand(self.K, -1, -1), q_w.kl(p_w)  # [K, V, B]
+        elbo = over_components(q.weights, (self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)).mean(0))
         terms = self.terms(q.weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w})
         if not self.entropy:
             return Bound(elbo, terms)
-        entropy = over_views(q.weights, -self._log_pi(q.include, z))                                       # [B], H(π)
+        entropy = over_components(q.weights, -self._log_pi(q.membership, z))  # [B], H(π)
         return Bound(elbo + self.entropy * entropy, terms | {"entropy": entropy.detach()})
 
-    def _log_pi(self, include: Tensor, like: Tensor) -> Tensor:
+    def _log_pi(self, membership: Tensor, like: Tensor) -> Tensor:
         """log π, renormalised over the subsets of what was observed: [V, B]; 0 for all others, which weigh nothing."""
-        live = include.any(1)                                                                           # [V, B]
+        active = membership.any(1)  # [V, B]
         logits = like.new_zeros((1, 1)) if self.logits is None else self.logits[:, None]
-        total = torch.where(live, logits, torch.where(live.any(0), -torch.inf, 0)).logsumexp(0)         # [B]
-        return torch.where(live, logits - total, 0)
+        total = torch.where(active, logits, torch.where(active.any(0), -torch.inf, 0)).logsumexp(0)  # [B]
+        return torch.where(active, logits - total, 0)

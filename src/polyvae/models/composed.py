@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from polyvae.aggregate import (
+from polyvae.core.aggregate import (
     POWERSET_LIMIT,
     Experts,
     everything,
@@ -19,13 +19,13 @@ from polyvae.aggregate import (
     random_subsets,
     singles,
 )
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, check_objective, estimate, over_views
-from polyvae.distributions import Diagonal, Mixture
-from polyvae.errors import InputError, check_count, nearest
-from polyvae.modality import Modality
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, check_objective, estimate, over_components
+from polyvae.core.distributions import Diagonal, Mixture
+from polyvae.core.modality import Modality
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
 from polyvae.models.mmvaeplus import auxiliary_priors
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.utils.errors import InputError, check_count, nearest
 
 SUBSETS: dict[str, Callable[[Tensor], Tensor]] = {
     "everything": everything,
@@ -33,7 +33,10 @@ SUBSETS: dict[str, Callable[[Tensor], Tensor]] = {
     "pairs": lambda mask: torch.cat([singles(mask), pairs(mask)]),
     "powerset": powerset,
 }
-AGREEMENTS: dict[str, Callable[[Diagonal, Tensor, Diagonal | None], Diagonal]] = {"product": product_of_experts, "mean": geometric_mean}
+AGREEMENTS: dict[str, Callable[[Diagonal, Tensor, Diagonal | None], Diagonal]] = {
+    "product": product_of_experts,
+    "mean": geometric_mean,
+}
 CROSS = ("posterior", "prior", "auxiliary")
 
 
@@ -55,55 +58,100 @@ class Composed(MultimodalVAE):
     Exempt: the scales of r get no gradient with one modality, or with one column under the softmax map.
     """
 
-    facts = Facts(bound=False, density=True, per_datum=True, nested=True, symmetric=True)
+    facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
     name = "composed"
     citation = "no paper; cite what is combined"
-    codes = "optional"
+    private_latents = "optional"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, objective: str = "elbo",
-        subsets: str = "powerset", drawn: int = 3, agreement: str = "product", prior_expert: bool = False, cross: str = "posterior",
-        prior_components: int = 0, scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        beta: float = 1.0,
+        K: int = 1,
+        objective: str = "elbo",
+        subsets: str = "powerset",
+        drawn: int = 3,
+        agreement: str = "product",
+        prior_expert: bool = False,
+        cross: str = "posterior",
+        prior_components: int = 0,
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0,
-                         prior_components=prior_components, max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=0,
+            prior_components=prior_components,
+            max_rows=max_rows,
+        )
         check_objective(self.name, objective, K)
         check_count(self.name, "drawn", drawn)
-        for key, value, known in (("subsets", subsets, (*SUBSETS, "random")), ("agreement", agreement, tuple(AGREEMENTS)),
-                                  ("cross", cross, CROSS)):
+        for key, value, known in (
+            ("subsets", subsets, (*SUBSETS, "random")),
+            ("agreement", agreement, tuple(AGREEMENTS)),
+            ("cross", cross, CROSS),
+        ):
             if value not in known:
                 raise InputError(f"composed: unknown {key} {value!r}; {nearest(value, known)}")
         if cross == "auxiliary" and (subsets == "everything" or not len(self.owner)):
-            raise InputError(f"composed: got cross='auxiliary' with subsets={subsets!r} and {len(self.owner)} private columns; expected "
-                             "private codes and views that leave a modality out, else no auxiliary prior is ever used")
-        if subsets == "powerset" and 2 ** len(self.sources) - 1 > POWERSET_LIMIT:
-            raise InputError(f"composed: got {len(self.sources)} encoded modalities with subsets='powerset'; expected at most "
-                             f"{POWERSET_LIMIT} subsets, all decoded in every step; choose 'random'")
+            raise InputError(
+                f"composed: got cross='auxiliary' with subsets={subsets!r} and {len(self.owner)} private columns; expected "
+                "private codes and views that leave a modality out, else no auxiliary prior is ever used"
+            )
+        if subsets == "powerset" and 2 ** len(self.encoded) - 1 > POWERSET_LIMIT:
+            raise InputError(
+                f"composed: got {len(self.encoded)} encoded modalities with subsets='powerset'; expected at most "
+                f"{POWERSET_LIMIT} subsets, all decoded in every step; choose 'random'"
+            )
         if prior_expert and prior_components:
-            raise InputError("composed: got prior_expert=True with prior_components, but a mixture is no expert of a product; choose one")
-        self.K, self.objective, self.subsets, self.drawn, self.agreement = K, objective, subsets, drawn, agreement
+            raise InputError(
+                "composed: got prior_expert=True with prior_components, but a mixture is no expert of a product; choose one"
+            )
+        self.K, self.objective, self.subsets, self.drawn, self.agreement = (
+            K,
+            objective,
+            subsets,
+            drawn,
+            agreement,
+        )
         self.prior_expert, self.cross, self.prior_components = prior_expert, cross, prior_components
         self.raw_r = nn.Parameter(torch.zeros(len(self.owner))) if cross == "auxiliary" else None
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
         mask, p = experts.mask, self.prior.z()
-        include = random_subsets(mask, self.drawn) if self.subsets == "random" else SUBSETS[self.subsets](mask)
-        return joint(AGREEMENTS[self.agreement](experts.z, include, p if self.prior_expert and isinstance(p, Diagonal) else None), include)
+        membership = (
+            random_subsets(mask, self.drawn) if self.subsets == "random" else SUBSETS[self.subsets](mask)
+        )
+        return joint(
+            AGREEMENTS[self.agreement](
+                experts.z, membership, p if self.prior_expert and isinstance(p, Diagonal) else None
+            ),
+            membership,
+        )
 
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         beta = warm * self.beta
         q = self.posterior(batch, experts)
-        z = q.stratified(self.K)                                                                        # [K, V, B, D]
-        q_w, p_w = self.private(batch, experts, z), self.prior.w(z)                                     # [K, V, B, W]
-        own = self.own(q.include)                                                                       # [V, B, W]
+        z = q.stratified(self.K)  # [K, V, B, D]
+        q_w, p_w = self.private(batch, experts, z), self.prior.w(z)  # [K, V, B, W]
+        own = self.own(q.membership)  # [V, B, W]
         charged = torch.ones_like(own) if self.cross == "posterior" else own
         w = q_w.where(charged, auxiliary_priors(self, self.raw_r, z)).rsample(None, "w", "KVBW")
-        log_x = self.log_likelihood(batch, z, w, self.live(batch, q), importance=self.objective != "elbo")   # [M, K, V, B]
+        log_x = self.log_likelihood(
+            batch, z, w, self.active(batch, q), importance=self.objective != "elbo"
+        )  # [M, K, V, B]
         density, density_w = (q.detach(), q_w.detach()) if self.objective == "dreg" else (q, q_w)
-        kl_z = density.log_prob(z) - self.prior.z().log_prob(z)                                         # [K, V, B]
+        kl_z = density.log_prob(z) - self.prior.z().log_prob(z)  # [K, V, B]
         kl_w = torch.where(charged, density_w.columns(w) - p_w.columns(w), 0).sum(-1)
         log_weight = self.weighted(log_x) - beta * (kl_z + kl_w)
-        value = over_views(q.weights, estimate(self.objective, log_weight, {z: None, w: charged}, beta))
+        value = over_components(q.weights, estimate(self.objective, log_weight, {z: None, w: charged}, beta))
         return Bound(value, self.terms(q.weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w}))

@@ -10,19 +10,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from polyvae.aggregate import Experts
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, iwae, log_over_views
-from polyvae.errors import LABELS, SELECT, InputError, check_count, nearest
-from polyvae.modality import Modality
-from polyvae.models.held import Around
+from polyvae.core.aggregate import Experts
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, iwae, log_over_components
+from polyvae.core.modality import Modality
+from polyvae.core.vae import Facts, MultimodalVAE
 from polyvae.models.jmvae import JMVAE
 from polyvae.models.mmvae import MMVAE
 from polyvae.models.mmvaeplus import MMVAEPlus
 from polyvae.models.mvae import MVAE
-from polyvae.vae import Facts, MultimodalVAE
+from polyvae.models.parts.held import Around
+from polyvae.utils.errors import LABELS, SELECT, InputError, check_count, nearest
 
-BASES: dict[str, Callable[..., MultimodalVAE]] = {"mmvae": MMVAE, "mvae": MVAE, "jmvae": JMVAE, "mmvae+": MMVAEPlus}
+BASES: dict[str, Callable[..., MultimodalVAE]] = {
+    "mmvae": MMVAE,
+    "mvae": MVAE,
+    "jmvae": JMVAE,
+    "mmvae+": MMVAEPlus,
+}
 _OURS = ("modalities", "latent", "beta", "K", "scale_map", "max_rows")
 
 
@@ -73,7 +78,7 @@ class Contrastive(Around):
 
     More than two modalities: the mean over pairs, the paper having two. Missing modalities: a pair counts where the datum observed both,
     and its partners are data that did; the j-th partner is j places on among them, so the same pairs serve both directions (shuffle the
-    data). Pairs need both decoded and one encoded. A datum's term depends on others, hence ``facts.per_datum`` is False. c is unbounded,
+    data). Pairs need both decoded and one encoded. A datum's term depends on others, hence ``facts.per_sample`` is False. c is unbounded,
     as unrelated pairs can get ever less likely: γ small enough lets L_held hold it (the paper weighs the related term up).
     Pairs are a batch of their own, decoded in one call, 1 + ``negatives`` pairs for each two modalities and datum. Experts are the
     batch's own, and so are values where the last layer gives squared distances; "jmvae" over two encoded modalities alone encodes pairs.
@@ -83,15 +88,33 @@ class Contrastive(Around):
     the softmax map.
     """
 
-    facts = Facts(bound=False, density=True, per_datum=False, nested=False, symmetric=True, decodes=2, least=2,
-                  needs="at least two modalities that are decoded, one of them encoded")
+    facts = Facts(
+        bound=False,
+        density=True,
+        per_sample=False,
+        nested=False,
+        symmetric=True,
+        decodes=2,
+        least=2,
+        needs="at least two modalities that are decoded, one of them encoded",
+    )
     name = "mmvae-contrastive"
     citation = "Shi et al. 2021"
-    codes = "optional"
+    private_latents = "optional"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, base: str = "mmvae", latent: int = 32, beta: float = 1.0, K: int = 4, gamma: float = 1.0,
-        negatives: int = 4, unrelated: str = "iwae", base_options: Mapping[str, Any] | None = None, scale_map: str = "softplus",
+        self,
+        modalities: Sequence[Modality],
+        *,
+        base: str = "mmvae",
+        latent: int = 32,
+        beta: float = 1.0,
+        K: int = 4,
+        gamma: float = 1.0,
+        negatives: int = 4,
+        unrelated: str = "iwae",
+        base_options: Mapping[str, Any] | None = None,
+        scale_map: str = "softplus",
         max_rows: int | None = None,
     ) -> None:
         for key, value, known in (("base", base, tuple(BASES)), ("unrelated", unrelated, ("iwae", "cubo"))):
@@ -100,20 +123,38 @@ class Contrastive(Around):
         further = [key for key in inspect.signature(BASES[base]).parameters if key not in _OURS]
         for key in base_options or {}:
             if key not in further:
-                raise InputError(f"mmvae-contrastive: unknown key {key!r} of base_options for base={base!r}; {nearest(key, further)}")
-        super().__init__(BASES[base](modalities, latent=latent, beta=beta, K=K, scale_map=scale_map, max_rows=max_rows,
-                                     **(base_options or {})))
+                raise InputError(
+                    f"mmvae-contrastive: unknown key {key!r} of base_options for base={base!r}; {nearest(key, further)}"
+                )
+        super().__init__(
+            BASES[base](
+                modalities,
+                latent=latent,
+                beta=beta,
+                K=K,
+                scale_map=scale_map,
+                max_rows=max_rows,
+                **(base_options or {}),
+            )
+        )
         check_count(self.name, "negatives", negatives)
         if not isinstance(gamma, int | float) or not gamma >= 0:
-            raise InputError(f"mmvae-contrastive: got gamma={gamma!r}; expected a weight, 0 (the base alone) or more")
+            raise InputError(
+                f"mmvae-contrastive: got gamma={gamma!r}; expected a weight, 0 (the base alone) or more"
+            )
         # In the order of the names, so that the order of the modalities does not say who is paired with whom.
         order = sorted(range(len(modalities)), key=lambda m: modalities[m].name)
         roles = [spec.role for spec in modalities]
-        self.pairs = [(m, n) for m, n in combinations(order, 2)
-                      if "source" not in (roles[m], roles[n]) and "both" in (roles[m], roles[n])]
+        self.pairs = [
+            (m, n)
+            for m, n in combinations(order, 2)
+            if "source" not in (roles[m], roles[n]) and "both" in (roles[m], roles[n])
+        ]
         if not self.pairs:
-            raise InputError(f"mmvae-contrastive: got modalities with roles {roles}; expected two that are decoded, one of "
-                             f"them encoded, else there is no pair to contrast; give them role='both'; {SELECT}, {LABELS}")
+            raise InputError(
+                f"mmvae-contrastive: got modalities with roles {roles}; expected two that are decoded, one of "
+                f"them encoded, else there is no pair to contrast; give them role='both'; {SELECT}, {LABELS}"
+            )
         self.base, self.gamma, self.negatives, self.unrelated = base, gamma, negatives, unrelated
         self.base_options = base_options
 
@@ -129,29 +170,37 @@ class Contrastive(Around):
         if not blocks:
             return total
         log_weight, weights = self._log_weights(batch, experts, blocks)
-        log_p = log_over_views(weights, iwae(log_weight))                                               # [P]
-        other = log_p if self.unrelated == "iwae" else 0.5 * log_over_views(weights, iwae(2 * log_weight))
-        counted = torch.stack([batch.mask[m] & batch.mask[n] for m, n in self.pairs]).sum(0)            # [B]
+        log_p = log_over_components(weights, iwae(log_weight))  # [P]
+        other = (
+            log_p if self.unrelated == "iwae" else 0.5 * log_over_components(weights, iwae(2 * log_weight))
+        )
+        counted = torch.stack([batch.mask[m] & batch.mask[n] for m, n in self.pairs]).sum(0)  # [B]
         sizes = [block.first.numel() for block in blocks]
-        for block, related, mixed in zip(blocks, torch.split(log_p, sizes), torch.split(other, sizes), strict=True):
+        for block, related, mixed in zip(
+            blocks, torch.split(log_p, sizes), torch.split(other, sizes), strict=True
+        ):
             rows, shape = block.first[0], block.first.shape
             if shape[0] > 1:
-                mixed = mixed.view(shape)[1:]                                                           # [N, R]
-                turned = torch.stack([line.roll(s) for s, line in enumerate(mixed, 1)])                 # the pair whose x_n is i's
+                mixed = mixed.view(shape)[1:]  # [N, R]
+                turned = torch.stack(
+                    [line.roll(s) for s, line in enumerate(mixed, 1)]
+                )  # the pair whose x_n is i's
                 c = related.view(shape)[0] - 0.5 * (mixed.logsumexp(0) + turned.logsumexp(0))
                 total = total.index_put((rows,), c / counted[rows], accumulate=True)
         return total
 
     def _blocks(self, batch: Batch) -> Iterator[Block]:
         for m, n in self.pairs:
-            rows = (batch.mask[m] & batch.mask[n]).nonzero()[:, 0]                                      # [R]
+            rows = (batch.mask[m] & batch.mask[n]).nonzero()[:, 0]  # [R]
             shifts = range(min(self.negatives + 1, max(1, len(rows))))
             yield Block(m, n, rows.expand(len(shifts), -1), torch.stack([rows.roll(-s) for s in shifts]))
 
     def _log_weights(self, batch: Batch, experts: Experts, blocks: Sequence[Block]) -> tuple[Tensor, Tensor]:
         """Log importance weights of all pairs as one batch, [K, V, P], and the views' weights [V, P]."""
         count = sum(block.first.numel() for block in blocks)
-        datum = torch.zeros(len(batch.mask), count, dtype=torch.long, device=batch.device)              # whose value of each modality
+        datum = torch.zeros(
+            len(batch.mask), count, dtype=torch.long, device=batch.device
+        )  # whose value of each modality
         mask = torch.zeros_like(datum, dtype=torch.bool)
         start = 0
         for m, n, first, second in blocks:
@@ -159,17 +208,22 @@ class Contrastive(Around):
             datum[m, span], datum[n, span] = first.flatten(), second.flatten()
             mask[[m, n], span] = True
         rows = dict(zip(batch.data, datum, strict=True))
-        pairs = Batch(Gathered(batch.data, rows), mask, Gathered(batch.entries, rows), whole=batch.whole and len(mask) == 2)
-        sources = datum[self.sources]
+        pairs = Batch(
+            Gathered(batch.data, rows),
+            mask,
+            Gathered(batch.entries, rows),
+            complete=batch.complete and len(mask) == 2,
+        )
+        sources = datum[self.encoded]
         mine = torch.arange(len(sources), device=batch.device)[:, None]
         columns = torch.arange(len(self.owner), device=batch.device)
-        told = Experts(experts.z[mine, sources], experts.w[datum[self.owner].T, columns], mask[self.sources])
+        told = Experts(experts.z[mine, sources], experts.w[datum[self.owner].T, columns], mask[self.encoded])
         q = self.posterior(pairs, told).compact()
-        z = q.stratified(self.K)                                                                        # [K, V, P, D]
+        z = q.stratified(self.K)  # [K, V, P, D]
         q_w, p_w = self.private(pairs, told, z), self.prior.w(z)
         w = q_w.rsample(None, "w", "KVBW")
-        live = self.live(pairs, q)
-        wanted = None if live is None else mask[:, None, None] & live
-        log_x = self.log_likelihood(batch, z, w, wanted, datum)                                         # [M, K, V, P]
+        active = self.active(pairs, q)
+        wanted = None if active is None else mask[:, None, None] & active
+        log_x = self.log_likelihood(batch, z, w, wanted, datum)  # [M, K, V, P]
         log_p, log_q = self.prior.z().log_prob(z) + p_w.log_prob(w), q.log_prob(z) + q_w.log_prob(w)
         return self.weighted(log_x) + log_p - log_q, q.weights

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from polyvae.aggregate import Experts, everything, mixture_of_products, singles
-from polyvae.batch import Batch
-from polyvae.bounds import Bound
-from polyvae.distributions import Mixture
-from polyvae.errors import InputError, check_count, nearest
-from polyvae.modality import Modality
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.aggregate import Experts, everything, mixture_of_products, singles
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound
+from polyvae.core.distributions import Mixture
+from polyvae.core.modality import Modality
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.utils.errors import InputError, check_count, nearest
 
 VARIANTS = ("paper", "multivae")
 
@@ -36,17 +36,32 @@ class CRMVAE(MultimodalVAE):
     and from every expert. A mean of bounds of different sets less the coordination: no bound of one likelihood.
     """
 
-    facts = Facts(bound=False, density=True, per_datum=True, nested=True, symmetric=True)
+    facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
     name = "crmvae"
     citation = "Suzuki & Matsuo 2023"
-    codes = "none"
+    private_latents = "none"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 0.1, K: int = 1, variant: str = "paper",
-        scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        beta: float = 0.1,
+        K: int = 1,
+        variant: str = "paper",
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=None,
-                         max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=None,
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         if variant not in VARIANTS:
             raise InputError(f"crmvae: unknown variant {variant!r}; {nearest(variant, VARIANTS)}")
@@ -58,21 +73,25 @@ class CRMVAE(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        include = torch.cat([everything(experts.mask), singles(experts.mask)])
-        q = mixture_of_products(experts, include)                                                       # [V, B, D], V = 1 + M
-        z = q.stratified(self.K)                                                                        # [K, V, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.members(include))                 # [M, K, V, B]
-        kl = torch.where(q.live, q.components.kl(self.p_z), 0)                                         # [V, B]
-        to_experts = torch.where(experts.mask, q.components[0].kl(experts.z), 0).sum(0)                 # [B]
-        likelihood = torch.where(q.live, self.weighted(log_x).mean(0), 0).sum(0)
+        membership = torch.cat([everything(experts.mask), singles(experts.mask)])
+        q = mixture_of_products(experts, membership)  # [V, B, D], V = 1 + M
+        z = q.stratified(self.K)  # [K, V, B, D]
+        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.members(membership))  # [M, K, V, B]
+        kl = torch.where(q.active, q.components.kl(self.p_z), 0)  # [V, B]
+        to_experts = torch.where(experts.mask, q.components[0].kl(experts.z), 0).sum(0)  # [B]
+        likelihood = torch.where(q.active, self.weighted(log_x).mean(0), 0).sum(0)
         if self.variant == "paper":
             total = likelihood - warm * self.beta * (kl.sum(0) + to_experts)
         else:
             total = likelihood / 2 - warm * self.beta * (kl[0] + to_experts)
-        terms = self.terms(q.live[:1].to(kl.dtype), log_x[:, :, :1], **{"kl/z": kl[None, :1]})
+        terms = self.terms(q.active[:1].to(kl.dtype), log_x[:, :, :1], **{"kl/z": kl[None, :1]})
         return Bound(total / (1 + experts.mask.sum(0)), terms | self._looked_at(to_experts, log_x, kl))
 
     def _looked_at(self, to_experts: Tensor, log_x: Tensor, kl: Tensor) -> dict[str, Tensor]:
         """The coordination, and what the experts say of their own modalities, summed over them."""
         alone = self.weighted(log_x[:, :, 1:]).mean(0).sum(0)
-        return {"experts": to_experts.detach(), "experts/log_likelihood": alone.detach(), "experts/kl": kl[1:].sum(0).detach()}
+        return {
+            "experts": to_experts.detach(),
+            "experts/log_likelihood": alone.detach(),
+            "experts/kl": kl[1:].sum(0).detach(),
+        }

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from polyvae.aggregate import Experts, everything, joint, mixture_of_products, singles
-from polyvae.batch import Batch
-from polyvae.bounds import Bound
-from polyvae.distributions import Mixture
-from polyvae.errors import LABELS, InputError, check_count
-from polyvae.modality import Modalities, Modality, ModalityNet
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.aggregate import Experts, everything, joint, mixture_of_products, singles
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound
+from polyvae.core.distributions import Mixture
+from polyvae.core.modality import Modalities, Modality, ModalityNet
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.utils.errors import LABELS, InputError, check_count
 
 
 class DeepIMV(MultimodalVAE):
@@ -37,34 +37,67 @@ class DeepIMV(MultimodalVAE):
     several, some of them missing; no dropout, no guards in products and logarithms, and not the consistency term that it only reports.
     """
 
-    facts = Facts(bound=False, density=False, per_datum=True, nested=True, symmetric=True, labels=True,
-                  needs="views of role 'source' and labels of role 'target'")
+    facts = Facts(
+        bound=False,
+        density=False,
+        per_sample=True,
+        nested=True,
+        symmetric=True,
+        labels=True,
+        needs="views of role 'source' and labels of role 'target'",
+    )
     name = "deepimv"
     citation = "Lee & van der Schaar 2021"
-    codes = "none"
+    private_latents = "none"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 50, beta: float = 0.01, alpha: float = 1.0, K: int = 1,
-        scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 50,
+        beta: float = 0.01,
+        alpha: float = 1.0,
+        K: int = 1,
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=None,
-                         max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=None,
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         if not isinstance(alpha, int | float) or not alpha >= 0:
-            raise InputError(f"deepimv: got alpha={alpha!r}; expected a number, 0 (no predictors of single views) or more")
+            raise InputError(
+                f"deepimv: got alpha={alpha!r}; expected a number, 0 (no predictors of single views) or more"
+            )
         for spec in modalities:
             if spec.role == "both":
-                raise InputError(f"deepimv: modality {spec.name!r} has role='both'; expected 'source' for a view, which is never decoded, "
-                                 f"or 'target' for a label, which is never encoded; [[modality]] tables say role; {LABELS}")
+                raise InputError(
+                    f"deepimv: modality {spec.name!r} has role='both'; expected 'source' for a view, which is never decoded, "
+                    f"or 'target' for a label, which is never encoded; [[modality]] tables say role; {LABELS}"
+                )
         self.labels = [m for m, spec in enumerate(modalities) if spec.role == "target"]
         if not self.labels:
-            raise InputError(f"deepimv: got the views {[spec.name for spec in modalities]} and no label to predict; expected at least one "
-                             f"modality with role='target'; {LABELS}, but [[modality]] \"*\" changes its role, too")
+            raise InputError(
+                f"deepimv: got the views {[spec.name for spec in modalities]} and no label to predict; expected at least one "
+                f"modality with role='target'; {LABELS}, but [[modality]] \"*\" changes its role, too"
+            )
         self.K, self.alpha = K, alpha
-        for m in self.sources:
-            self._net(m).parts["labels"] = Modalities({
-                modalities[t].name: ModalityNet(modalities[t], seen=latent, private=0, posterior="normal", scale=scale_map)
-                for t in self.labels})
+        for m in self.encoded:
+            self._net(m).parts["labels"] = Modalities(
+                {
+                    modalities[t].name: ModalityNet(
+                        modalities[t], seen=latent, private=0, posterior="normal", scale=scale_map
+                    )
+                    for t in self.labels
+                }
+            )
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
         return mixture_of_products(experts, everything(experts.mask), self.p_z)
@@ -73,25 +106,31 @@ class DeepIMV(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         mask = experts.mask & batch.mask[self.labels].any(0)
-        include = torch.cat([everything(mask), singles(mask)])                                          # [V, M, B], V = 1 + M_sources
-        q = joint(type(experts.z).cat([self.posterior(batch, experts).components, experts.z], 0), include)         # [V, B, D]
-        z = q.stratified(self.K)                                                                        # [K, V, B, D]
-        together = self.log_likelihood(batch, z[:, :1], z[:, :1, :, :0], wanted=None if batch.whole else q.live[:1])         # [M, K, 1, B]
-        alone = self._alone(batch, z[:, 1:], q.live[1:])                                                # [M, K, V − 1, B]
-        kl = q.components.kl(self.p_z)                                                                 # [V, B]
-        elbo = torch.where(q.live, self.weighted(torch.cat([together, alone], 2)).mean(0) - warm * self.beta * kl, 0)
+        membership = torch.cat([everything(mask), singles(mask)])  # [V, M, B], V = 1 + M_sources
+        q = joint(
+            type(experts.z).cat([self.posterior(batch, experts).components, experts.z], 0), membership
+        )  # [V, B, D]
+        z = q.stratified(self.K)  # [K, V, B, D]
+        together = self.log_likelihood(
+            batch, z[:, :1], z[:, :1, :, :0], wanted=None if batch.complete else q.active[:1]
+        )  # [M, K, 1, B]
+        alone = self._alone(batch, z[:, 1:], q.active[1:])  # [M, K, V − 1, B]
+        kl = q.components.kl(self.p_z)  # [V, B]
+        elbo = torch.where(
+            q.active, self.weighted(torch.cat([together, alone], 2)).mean(0) - warm * self.beta * kl, 0
+        )
         views = self.alpha * elbo[1:].sum(0)
-        terms = self.terms(q.live[:1].to(kl.dtype), together, **{"kl/z": kl[None, :1]})
+        terms = self.terms(q.active[:1].to(kl.dtype), together, **{"kl/z": kl[None, :1]})
         return Bound(elbo[0] + views, terms | {"subsets": views.detach()})
 
-    def _alone(self, batch: Batch, z: Tensor, live: Tensor) -> Tensor:
+    def _alone(self, batch: Batch, z: Tensor, active: Tensor) -> Tensor:
         """log p_m(y | z) by the predictors of every view m: z [K, M_sources, B, D], live [M_sources, B] -> [M, K, M_sources, B]."""
         names, views = list(self.modalities), []
-        for v, m in enumerate(self.sources):
+        for v, m in enumerate(self.encoded):
             predictors: Mapping[str, ModalityNet] = self._net(m).parts["labels"]  # type: ignore[assignment]  # a ModuleDict's are Modules
-            log_y = dict.fromkeys(self.sources, z.new_zeros(z[:, v].shape[:-1]))
+            log_y = dict.fromkeys(self.encoded, z.new_zeros(z[:, v].shape[:-1]))
             for t in self.labels:
-                exists = None if batch.whole else (batch.mask[t] & live[v]).expand(len(z), -1)
+                exists = None if batch.complete else (batch.mask[t] & active[v]).expand(len(z), -1)
                 log_y[t] = self.log_prob_where(predictors[names[t]], batch, names[t], z[:, v], exists)
             views.append(torch.stack([log_y[n] for n in range(len(names))]))
         return torch.stack(views, 2)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from polyvae.aggregate import Experts, hoelder_pool, moment_matched
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Mixture, Normal
-from polyvae.errors import check_count
-from polyvae.modality import Modality
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.aggregate import Experts, hoelder_pool, moment_matched
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, over_components
+from polyvae.core.distributions import Mixture, Normal
+from polyvae.core.modality import Modality
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.utils.errors import check_count
 
 
 class Hellinger(MultimodalVAE):
@@ -26,17 +26,31 @@ class Hellinger(MultimodalVAE):
     Differs from the authors' code: none is public, so this is after the description; variances only, where they may match covariances.
     """
 
-    facts = Facts(bound=True, density=True, per_datum=True, nested=True, symmetric=True)
+    facts = Facts(bound=True, density=True, per_sample=True, nested=True, symmetric=True)
     name = "hellinger"
     citation = "Vo & Valera 2026"
-    codes = "none"
+    private_latents = "none"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, scale_map: str = "softplus",
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        beta: float = 1.0,
+        K: int = 1,
+        scale_map: str = "softplus",
         max_rows: int | None = None,
     ) -> None:
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=None,
-                         max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=None,
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         self.K = K
 
@@ -48,8 +62,8 @@ class Hellinger(MultimodalVAE):
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q, p = self.posterior(batch, experts), self.prior.z()
         assert isinstance(p, Normal)
-        z = q.stratified(self.K)                                                                        # [K, 1, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.live(batch, q))                   # [M, K, 1, B]
-        kl = q.components.kl(p).expand(self.K, -1, -1)                                                  # [K, 1, B]
-        value = over_views(q.weights, (self.weighted(log_x) - warm * self.beta * kl).mean(0))
+        z = q.stratified(self.K)  # [K, 1, B, D]
+        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.active(batch, q))  # [M, K, 1, B]
+        kl = q.components.kl(p).expand(self.K, -1, -1)  # [K, 1, B]
+        value = over_components(q.weights, (self.weighted(log_x) - warm * self.beta * kl).mean(0))
         return Bound(value, self.terms(q.weights, log_x, **{"kl/z": kl}))

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from polyvae.aggregate import Experts, everything, mixture_of_products
-from polyvae.batch import Batch
-from polyvae.bounds import Bound
-from polyvae.distributions import Diagonal, Mixture, Normal
-from polyvae.errors import check_count
-from polyvae.modality import Modality
-from polyvae.models.elbos import mean_of_elbos
-from polyvae.models.levels import sizes, top_down
-from polyvae.vae import Facts, MultimodalVAE
+from polyvae.core.aggregate import Experts, everything, mixture_of_products
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound
+from polyvae.core.distributions import Diagonal, Mixture, Normal
+from polyvae.core.modality import Modality
+from polyvae.core.vae import Facts, MultimodalVAE
+from polyvae.models.parts.elbos import mean_of_elbos
+from polyvae.models.parts.levels import sizes, top_down
+from polyvae.utils.errors import check_count
 
 
 class HMVAE(MultimodalVAE):
@@ -45,19 +45,40 @@ class HMVAE(MultimodalVAE):
     is drawn from p(w | z).
     """
 
-    facts = Facts(bound=True, density=True, per_datum=True, nested=True, symmetric=True,
-                  needs="private codes (experimental: after the description only)")
+    facts = Facts(
+        bound=True,
+        density=True,
+        per_sample=True,
+        nested=True,
+        symmetric=True,
+        needs="private codes (experimental: after the description only)",
+    )
     name = "hmvae"
     citation = "Wolff et al. 2022"
-    codes = "yes"
+    private_latents = "yes"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, hidden: Sequence[int] = (256,),
-        scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        beta: float = 1.0,
+        K: int = 1,
+        hidden: Sequence[int] = (256,),
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
         """``latent``: columns of z, and of w_m where a Modality does not say. ``hidden``: sizes inside g_m, from the last to the first."""
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=latent,
-                         max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=latent,
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         self.K, self.hidden = K, sizes(self.name, hidden)
         self.prior = top_down(self, latent, self.hidden, "its variation is a level of the model")
@@ -69,7 +90,9 @@ class HMVAE(MultimodalVAE):
         return agreed(self, batch, experts, self.prior.w(z))
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        return mean_of_elbos(self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta, agreed)
+        return mean_of_elbos(
+            self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta, agreed
+        )
 
 
 def agreed(model: MultimodalVAE, batch: Batch, experts: Experts, told: Diagonal) -> Diagonal:

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from polyvae.aggregate import Experts, hoelder_pool
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, estimate, over_views
-from polyvae.distributions import Diagonal, Mixture, softplus_scale
-from polyvae.errors import InputError, check_count, nearest
-from polyvae.modality import Modality
+from polyvae.core.aggregate import Experts, hoelder_pool
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, estimate, over_components
+from polyvae.core.distributions import Diagonal, Mixture, softplus_scale
+from polyvae.core.modality import Modality
+from polyvae.core.networks.mlp import layers
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
 from polyvae.models.mmvaeplus import auxiliary_priors
-from polyvae.networks.mlp import layers
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.utils.errors import InputError, check_count, nearest
 
 
 class Hoelder(MultimodalVAE):
@@ -38,23 +38,50 @@ class Hoelder(MultimodalVAE):
     Exempt: the scales of r get no gradient with one modality, or with one column under the softmax map.
     """
 
-    facts = Facts(bound=False, density=True, per_datum=True, nested=True, symmetric=True)
+    facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
     name = "holder"
     citation = "Vo et al. 2026"
-    codes = "yes"
+    private_latents = "yes"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, K: int = 1, beta: float = 1.0, objective: str = "elbo",
-        hierarchical: bool = True, hidden: int = 64, cross: str = "auxiliary", scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        K: int = 1,
+        beta: float = 1.0,
+        objective: str = "elbo",
+        hierarchical: bool = True,
+        hidden: int = 64,
+        cross: str = "auxiliary",
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=latent,
-                         max_rows=max_rows)
-        for key, value, known in (("objective", objective, ("elbo", "iwae")), ("cross", cross, ("auxiliary", "prior"))):
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=latent,
+            max_rows=max_rows,
+        )
+        for key, value, known in (
+            ("objective", objective, ("elbo", "iwae")),
+            ("cross", cross, ("auxiliary", "prior")),
+        ):
             if value not in known:
                 raise InputError(f"holder: unknown {key} {value!r}; {nearest(value, known)}")
         check_count(self.name, "K", K)
         check_count(self.name, "hidden", hidden)
-        self.K, self.objective, self.cross, self.hierarchical, self.hidden = K, objective, cross, hierarchical, hidden
+        self.K, self.objective, self.cross, self.hierarchical, self.hidden = (
+            K,
+            objective,
+            cross,
+            hierarchical,
+            hidden,
+        )
         self.raw_r = nn.Parameter(torch.zeros(len(self.owner))) if cross == "auxiliary" else None
         for net in self.modalities.values():
             if hierarchical and net.private and net.encoder is not None:
@@ -69,15 +96,17 @@ class Hoelder(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        z = q.stratified(self.K)                                                                        # [K, V, B, D]
-        q_w, p_w = self.private(batch, experts, z), self.prior.w(z)                                     # [K, V, B, W]
-        own = self.own(q.include)                                                                       # [V, B, W]
+        z = q.stratified(self.K)  # [K, V, B, D]
+        q_w, p_w = self.private(batch, experts, z), self.prior.w(z)  # [K, V, B, W]
+        own = self.own(q.membership)  # [V, B, W]
         w = q_w.where(own, auxiliary_priors(self, self.raw_r, z)).rsample(None, "w", "KVBW")
-        log_x = self.log_likelihood(batch, z, w, self.live(batch, q), importance=self.objective != "elbo")   # [M, K, V, B]
-        kl_z = q.log_prob(z) - self.prior.z().log_prob(z)                                               # [K, V, B]
+        log_x = self.log_likelihood(
+            batch, z, w, self.active(batch, q), importance=self.objective != "elbo"
+        )  # [M, K, V, B]
+        kl_z = q.log_prob(z) - self.prior.z().log_prob(z)  # [K, V, B]
         kl_w = torch.where(own, q_w.columns(w) - p_w.columns(w), 0).sum(-1)
         log_weight = self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)
-        value = over_views(q.weights, estimate(self.objective, log_weight, {}, warm * self.beta))
+        value = over_components(q.weights, estimate(self.objective, log_weight, {}, warm * self.beta))
         return Bound(value, self.terms(q.weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w}))
 
     def _told(self, q_w: Diagonal, z: Tensor) -> Diagonal:
@@ -85,7 +114,9 @@ class Hoelder(MultimodalVAE):
         moves, stretches = [], []
         for net, span in zip(self.modalities.values(), self.columns, strict=True):
             nothing = z.new_zeros((*z.shape[:-1], span.stop - span.start))
-            move, stretch = net.parts["told"](z).to(z.dtype).chunk(2, -1) if "told" in net.parts else (nothing, nothing)
+            move, stretch = (
+                net.parts["told"](z).to(z.dtype).chunk(2, -1) if "told" in net.parts else (nothing, nothing)
+            )
             moves.append(move)
             stretches.append(stretch)
         return type(q_w)(q_w.loc + torch.cat(moves, -1), q_w.scale * softplus_scale(torch.cat(stretches, -1)))

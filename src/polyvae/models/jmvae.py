@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
-from polyvae.aggregate import Experts
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Mixture
-from polyvae.errors import InputError, check_count
-from polyvae.modality import Modality
-from polyvae.models.joint import JointNetwork, joint_or_product
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.aggregate import Experts
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, over_components
+from polyvae.core.distributions import Mixture
+from polyvae.core.modality import Modality
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.models.parts.joint import JointNetwork, joint_or_product
+from polyvae.utils.errors import InputError, check_count
 
 
 class JMVAE(MultimodalVAE):
@@ -31,18 +31,40 @@ class JMVAE(MultimodalVAE):
     Exempt: not nested, for the joint network takes all modalities.
     """
 
-    facts = Facts(bound=True, density=True, per_datum=True, nested=False, symmetric=True,
-                  missing="trains and infers; the joint encoder, on complete data only")
+    facts = Facts(
+        bound=True,
+        density=True,
+        per_sample=True,
+        nested=False,
+        symmetric=True,
+        missing="trains and infers; the joint encoder, on complete data only",
+    )
     name = "jmvae"
     citation = "Suzuki et al. 2016"
-    codes = "none"
+    private_latents = "none"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 64, beta: float = 1.0, K: int = 1, alpha: float = 0.1,
-        joint_width: int = 256, scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 64,
+        beta: float = 1.0,
+        K: int = 1,
+        alpha: float = 0.1,
+        joint_width: int = 256,
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=None,
-                         max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=None,
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         if not isinstance(alpha, int | float) or not alpha >= 0:
             raise InputError(f"jmvae: got alpha={alpha!r}; expected a number, 0 or more")
@@ -56,9 +78,15 @@ class JMVAE(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        z = q.stratified(self.K)                                                                        # [K, 1, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.live(batch, q))                   # [M, K, 1, B]
-        kl = q.components.kl(self.p_z)                                                                 # [1, B]
-        to_experts = self.alpha * torch.where(experts.mask, q.components.kl(experts.z), 0).sum(0, keepdim=True)
-        value = over_views(q.weights, (self.weighted(log_x) - warm * self.beta * (kl + to_experts)).mean(0))
-        return Bound(value, self.terms(q.weights, log_x, **{"kl/z": kl[None], "kl/experts": to_experts[None]}))
+        z = q.stratified(self.K)  # [K, 1, B, D]
+        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.active(batch, q))  # [M, K, 1, B]
+        kl = q.components.kl(self.p_z)  # [1, B]
+        to_experts = self.alpha * torch.where(experts.mask, q.components.kl(experts.z), 0).sum(
+            0, keepdim=True
+        )
+        value = over_components(
+            q.weights, (self.weighted(log_x) - warm * self.beta * (kl + to_experts)).mean(0)
+        )
+        return Bound(
+            value, self.terms(q.weights, log_x, **{"kl/z": kl[None], "kl/experts": to_experts[None]})
+        )

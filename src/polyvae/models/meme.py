@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from polyvae.aggregate import Experts, mixture_of_experts
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Diagonal, Mixture, sum_log_prob
-from polyvae.errors import SELECT, InputError, check_count, nearest
-from polyvae.modality import Modality
-from polyvae.priors import PseudoPrior, pseudo_inputs
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior, placed
+from polyvae.core.aggregate import Experts, mixture_of_experts
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, over_components
+from polyvae.core.distributions import Diagonal, Mixture, sum_log_prob
+from polyvae.core.modality import Modality
+from polyvae.core.priors import PseudoPrior, pseudo_inputs
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior, placed
+from polyvae.utils.errors import SELECT, InputError, check_count, nearest
 
-_FRESH = 10                                  # samples for q(t | s) alone, beside the one that is weighed (the authors' code)
+_FRESH = 10  # samples for q(t | s) alone, beside the one that is weighed (the authors' code)
 
 
 class MEME(MultimodalVAE):
@@ -45,22 +45,50 @@ class MEME(MultimodalVAE):
     Exempt: not nested, for it takes exactly two modalities; rows that lack t move t's encoder, through its pseudo-inputs.
     """
 
-    facts = Facts(bound=False, density=False, per_datum=True, nested=False, symmetric=True, least=2, most=2, pseudo_inputs=True,
-                  needs="exactly two modalities, both encoded and decoded")
+    facts = Facts(
+        bound=False,
+        density=False,
+        per_sample=True,
+        nested=False,
+        symmetric=True,
+        least=2,
+        most=2,
+        pseudo_inputs=True,
+        needs="exactly two modalities, both encoded and decoded",
+    )
     name = "meme"
     citation = "Joy et al. 2022"
-    codes = "none"
+    private_latents = "none"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 64, beta: float = 1.0, K: int = 10, alpha: float = 10.0,
-        pseudo: int = 128, variant: str = "sound", scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 64,
+        beta: float = 1.0,
+        K: int = 10,
+        alpha: float = 10.0,
+        pseudo: int = 128,
+        variant: str = "sound",
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
         roles = [spec.role for spec in modalities]
         if roles != ["both", "both"]:
-            raise InputError(f"meme: got modalities with roles {roles}; expected exactly two, each with role='both', for each is the "
-                             f"other's label; {SELECT}; or choose another model")
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=None,
-                         max_rows=max_rows)
+            raise InputError(
+                f"meme: got modalities with roles {roles}; expected exactly two, each with role='both', for each is the "
+                f"other's label; {SELECT}; or choose another model"
+            )
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=None,
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         check_count(self.name, "pseudo", pseudo)
         if not isinstance(alpha, int | float) or not alpha >= 0:
@@ -79,25 +107,27 @@ class MEME(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         K, published = self.K, self.variant == "published"
-        q = self.posterior(batch, experts)                                                              # view v: s is modality v
-        z = q.stratified(K + _FRESH if published else K)                                                # [K', V, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], self._wanted(batch, q) if published else self.live(batch, q))
-        weighed = self.weigh(log_x)                                                                     # [M, K', V, B]
-        log_s = torch.stack([weighed[0, :K, 0], weighed[1, :K, 1]], 1)                                  # [K, V, B]
+        q = self.posterior(batch, experts)  # view v: s is modality v
+        z = q.stratified(K + _FRESH if published else K)  # [K', V, B, D]
+        log_x = self.log_likelihood(
+            batch, z, z[..., :0], self._wanted(batch, q) if published else self.active(batch, q)
+        )
+        weighed = self.weigh(log_x)  # [M, K', V, B]
+        log_s = torch.stack([weighed[0, :K, 0], weighed[1, :K, 1]], 1)  # [K, V, B]
         log_t, fresh = torch.stack([weighed[1, :, 0], weighed[0, :, 1]], 1).tensor_split([K])
         log_q = q.components.log_prob(z[:K])
-        p = experts.z.map(lambda x: x.flip(0))                                                          # p(z | t), [V, B, D]
+        p = experts.z.map(lambda x: x.flip(0))  # p(z | t), [V, B, D]
         if published:
-            log_q_t = torch.logaddexp(log_t, fresh.logsumexp(0)) - math.log(_FRESH + 1)                 # [K, V, B]
+            log_q_t = torch.logaddexp(log_t, fresh.logsumexp(0)) - math.log(_FRESH + 1)  # [K, V, B]
             to_t = q.components.kl(p).expand_as(log_q)
         else:
             log_q_t = (log_t.logsumexp(0) - math.log(K)).expand_as(log_t)
             to_t = log_q - p.log_prob(z[:K])
         kl = torch.where(batch.mask.all(0), to_t, log_q - self._imagined_log_prob(batch, z[:K]))
-        w = (log_t - log_q_t).exp().detach()                                                            # 1 where t is missing
+        w = (log_t - log_q_t).exp().detach()  # 1 where t is missing
         each = w * (log_s - log_t - warm * self.beta * kl) + self.alpha * log_q_t
         terms = self.terms(q.weights, log_x[:, :K], **{"kl/z": kl, "classifier": log_q_t})
-        return Bound(over_views(q.weights, each.mean(0)), terms)
+        return Bound(over_components(q.weights, each.mean(0)), terms)
 
     @torch.no_grad()
     def start(self, batch: Batch) -> None:
@@ -106,26 +136,30 @@ class MEME(MultimodalVAE):
         for row, (name, net) in zip(batch.mask, self.modalities.items(), strict=True):
             index = row.nonzero()[: self.pseudo, 0]
             if len(index) < self.pseudo:
-                raise InputError(f"meme: got {len(index)} observed data of modality {name!r} for {self.pseudo} pseudo-inputs; expected at "
-                                 "least as many; pass a larger batch, or build with a smaller pseudo=")
+                raise InputError(
+                    f"meme: got {len(index)} observed data of modality {name!r} for {self.pseudo} pseudo-inputs; expected at "
+                    "least as many; pass a larger batch, or build with a smaller pseudo="
+                )
             entries = batch.entries.get(name)
-            self._pseudo(net).copy_(net.look(batch.data[name][index], None if entries is None else entries[index]))
+            self._pseudo(net).copy_(
+                net.look(batch.data[name][index], None if entries is None else entries[index])
+            )
 
     def _wanted(self, batch: Batch, q: Mixture) -> Tensor:
         """[M, K', V, B] bool: the fresh samples of a view are for the other modality alone."""
-        weighed = torch.arange(self.K + _FRESH, device=batch.device) < self.K                           # [K']
+        weighed = torch.arange(self.K + _FRESH, device=batch.device) < self.K  # [K']
         other = ~torch.eye(2, dtype=torch.bool, device=batch.device)
-        return (other[:, None, :, None] | weighed[:, None, None]) & q.live
+        return (other[:, None, :, None] | weighed[:, None, None]) & q.active
 
     def _imagined_log_prob(self, batch: Batch, z: Tensor) -> Tensor:
         """log p_u(z) where the other modality is missing, 0 elsewhere: z [K, V, B, D] -> [K, V, B]."""
         views = []
-        for v, name in enumerate(list(self.modalities)[::-1]):                                         # the other modality
+        for v, name in enumerate(list(self.modalities)[::-1]):  # the other modality
             index, real = self.existing(batch.mask[v] & ~batch.mask[1 - v])
-            view = z.new_zeros(z.shape[2], len(z))                                                      # [B, K]
+            view = z.new_zeros(z.shape[2], len(z))  # [B, K]
             if len(index):
-                experts = self._imagined(name, 1 if batch.whole else self.pseudo)
-                log_p = sum_log_prob(experts, z[:, v, index]) - math.log(self.pseudo)                   # [K, rows]
+                experts = self._imagined(name, 1 if batch.complete else self.pseudo)
+                log_p = sum_log_prob(experts, z[:, v, index]) - math.log(self.pseudo)  # [K, rows]
                 view = placed(view, index, log_p.T, real)
             views.append(view.T)
         return torch.stack(views, 1)

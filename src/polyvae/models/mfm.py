@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from polyvae.aggregate import Experts, product_of_experts, random_sizes
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Mixture
-from polyvae.errors import InputError, check_count, nearest
-from polyvae.modality import Modality, unless_target
-from polyvae.models.joint import JointNetwork, joint_or_product
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.aggregate import Experts, product_of_experts, random_sizes
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, over_components
+from polyvae.core.distributions import Mixture
+from polyvae.core.modality import Modality, unless_target
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.models.parts.joint import JointNetwork, joint_or_product
+from polyvae.utils.errors import InputError, check_count, nearest
 
 KERNELS = ("scaled", "published")
 
@@ -47,21 +47,47 @@ class MFM(MultimodalVAE):
     Exempt: a batch does not equal its rows (MMD² is a statistic of the batch); not nested, for the joint network takes all modalities.
     """
 
-    facts = Facts(bound=False, density=False, per_datum=False, nested=False, symmetric=True, needs="labels, if any, as targets")
+    facts = Facts(
+        bound=False,
+        density=False,
+        per_sample=False,
+        nested=False,
+        symmetric=True,
+        needs="labels, if any, as targets",
+    )
     name = "mfm"
     citation = "Tsai et al. 2019"
-    codes = "yes"
+    private_latents = "yes"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 10.0, K: int = 1, surrogate: float = 1.0,
-        kernel: str = "scaled", joint_width: int = 256, scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        beta: float = 10.0,
+        K: int = 1,
+        surrogate: float = 1.0,
+        kernel: str = "scaled",
+        joint_width: int = 256,
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
         for spec in modalities:
             if spec.role == "target" and spec.private:
-                raise InputError(f"mfm: got the target {spec.name!r} with private={spec.private}; expected 0, for z alone tells labels; "
-                                 "leave it out")
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent,
-                         private=unless_target(modalities, latent), max_rows=max_rows)
+                raise InputError(
+                    f"mfm: got the target {spec.name!r} with private={spec.private}; expected 0, for z alone tells labels; "
+                    "leave it out"
+                )
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=unless_target(modalities, latent),
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         if not isinstance(surrogate, int | float) or not surrogate >= 0:
             raise InputError(f"mfm: got surrogate={surrogate!r}; expected a number, 0 or more")
@@ -77,15 +103,17 @@ class MFM(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        z = q.stratified(self.K)                                                                        # [K, 1, B, D]
-        w = self.private(batch, experts, z).rsample(None, "w", "KVBW")                                  # [K, 1, B, W]
-        log_x = self.log_likelihood(batch, z, w, wanted=self.live(batch, q))                            # [M, K, 1, B]
+        z = q.stratified(self.K)  # [K, 1, B, D]
+        w = self.private(batch, experts, z).rsample(None, "w", "KVBW")  # [K, 1, B, W]
+        log_x = self.log_likelihood(batch, z, w, wanted=self.active(batch, q))  # [M, K, 1, B]
         mmd = self._discrepancy(z, q.observed)
-        for m, observed in zip(self.sources, experts.mask, strict=True):
-            mmd = mmd + self._discrepancy(w[..., self.columns[m]], observed)                            # [K, 1, B]
+        for m, observed in zip(self.encoded, experts.mask, strict=True):
+            mmd = mmd + self._discrepancy(w[..., self.columns[m]], observed)  # [K, 1, B]
         part = product_of_experts(experts.z, random_sizes(experts.mask, 1, proper=True))
-        missed = q.components.detach().kl(part)                                                         # [1, B]
-        value = over_views(q.weights, (self.weighted(log_x) - warm * self.beta * mmd).mean(0) - self.surrogate * missed)
+        missed = q.components.detach().kl(part)  # [1, B]
+        value = over_components(
+            q.weights, (self.weighted(log_x) - warm * self.beta * mmd).mean(0) - self.surrogate * missed
+        )
         return Bound(value, self.terms(q.weights, log_x, mmd=mmd, surrogate=missed[None]))
 
     def _discrepancy(self, codes: Tensor, observed: Tensor) -> Tensor:
@@ -94,9 +122,9 @@ class MFM(MultimodalVAE):
         if not columns:
             return codes.new_zeros(codes.shape[:-1])
         v = columns if self.kernel == "scaled" else columns**2 / 2
-        square = codes.square().sum(-1)                                                                 # [..., B]
-        with torch.autocast(codes.device.type, enabled=False):   # a distance, not a network
-            apart = square[..., None] + square[..., None, :] - 2 * codes @ codes.mT                     # [..., B, B]
+        square = codes.square().sum(-1)  # [..., B]
+        with torch.autocast(codes.device.type, enabled=False):  # a distance, not a network
+            apart = square[..., None] + square[..., None, :] - 2 * codes @ codes.mT  # [..., B, B]
         pairs = (observed[:, None] & observed).fill_diagonal_(False)
         among = torch.where(pairs, (-apart / (2 * v)).exp(), 0).sum(-1) / (count - 1).clamp(min=1)
         to_prior = (v / (v + 1)) ** (columns / 2) * (-square / (2 * (v + 1))).exp()

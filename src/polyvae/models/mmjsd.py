@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from polyvae.aggregate import Experts, everything, geometric_mean, mixture_of_experts
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Mixture, Normal
-from polyvae.errors import check_count
-from polyvae.modality import Modality
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.aggregate import Experts, everything, geometric_mean, mixture_of_experts
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, over_components
+from polyvae.core.distributions import Mixture, Normal
+from polyvae.core.modality import Modality
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.utils.errors import check_count
 
 
 class MMJSD(MultimodalVAE):
@@ -32,18 +32,33 @@ class MMJSD(MultimodalVAE):
     takes M's place, and the weights sum to 1 again (theirs do not where a modality is missing).
     """
 
-    facts = Facts(bound=False, density=True, per_datum=True, nested=True, symmetric=True)
+    facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
     name = "mmjsd"
     citation = "Sutter et al. 2020"
-    codes = "optional"
+    private_latents = "optional"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, stratified: bool = False,
-        scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        beta: float = 1.0,
+        K: int = 1,
+        stratified: bool = False,
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
         """``stratified`` decodes a sample of every expert instead of one drawn expert; private codes where a Modality says ``private``."""
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0,
-                         max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=0,
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         self.K, self.stratified = K, stratified
 
@@ -54,12 +69,12 @@ class MMJSD(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        z, weights, live = self.to_decode(batch, q, self.K, self.stratified)                            # [K, V, B, D], [V, B]
+        z, weights, active = self.to_decode(batch, q, self.K, self.stratified)  # [K, V, B, D], [V, B]
         q_w, p_w = self.private(batch, experts, z), self.prior.w(z)
-        log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=live)              # [M, K, V, B]
-        kl_w = q_w.kl(p_w)                                                                              # [K, V, B]
+        log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=active)  # [M, K, V, B]
+        kl_w = q_w.kl(p_w)  # [K, V, B]
         kl_z = self._divergence(experts).expand_as(kl_w)
-        value = over_views(weights, (self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)).mean(0))
+        value = over_components(weights, (self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)).mean(0))
         return Bound(value, self.terms(weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w}))
 
     def dynamic_prior(self, experts: Experts) -> Normal:
@@ -69,5 +84,5 @@ class MMJSD(MultimodalVAE):
     def _divergence(self, experts: Experts) -> Tensor:
         """The mean KL to f of the observed experts and the prior: [B]."""
         f = self.dynamic_prior(experts)
-        each = torch.where(experts.mask, experts.z.kl(f), 0)                                            # [M, B]
+        each = torch.where(experts.mask, experts.z.kl(f), 0)  # [M, B]
         return (self.p_z.kl(f) + each.sum(0)) / (1 + experts.mask.sum(0))

@@ -6,13 +6,21 @@ from collections.abc import Sequence
 
 import torch
 
-from polyvae.aggregate import Experts, mixture_of_experts
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, check_objective, dreg, estimate, iwae, log_over_views, over_views
-from polyvae.distributions import Mixture
-from polyvae.errors import InputError
-from polyvae.modality import Modality
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.aggregate import Experts, mixture_of_experts
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import (
+    Bound,
+    check_objective,
+    dreg,
+    estimate,
+    iwae,
+    log_over_components,
+    over_components,
+)
+from polyvae.core.distributions import Mixture
+from polyvae.core.modality import Modality
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.utils.errors import InputError
 
 
 class MMVAE(MultimodalVAE):
@@ -28,21 +36,42 @@ class MMVAE(MultimodalVAE):
     that is not in the loss and never fires); nats per datum, not a sum over the batch; missing modalities leave the mixture, |A| for M.
     """
 
-    facts = Facts(bound=True, density=True, per_datum=True, nested=True, symmetric=True)
+    facts = Facts(bound=True, density=True, per_sample=True, nested=True, symmetric=True)
     name = "mmvae"
     citation = "Shi et al. 2019"
-    codes = "none"
+    private_latents = "none"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, objective: str = "elbo",
-        tight: bool = False, family: str = "laplace", scale_map: str = "softplus", learn_prior: bool = False, max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        beta: float = 1.0,
+        K: int = 1,
+        objective: str = "elbo",
+        tight: bool = False,
+        family: str = "laplace",
+        scale_map: str = "softplus",
+        learn_prior: bool = False,
+        max_rows: int | None = None,
     ) -> None:
         """``tight`` averages weights over experts, too; ``learn_prior``: the prior's scales are learnt, starting at 1."""
-        super().__init__(modalities, latent=latent, beta=beta, family=family, scale_map=scale_map, seen=latent, private=None,
-                         learn_prior=learn_prior, max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family=family,
+            scale_map=scale_map,
+            seen=latent,
+            private=None,
+            learn_prior=learn_prior,
+            max_rows=max_rows,
+        )
         check_objective(self.name, objective, K)
         if tight and objective == "elbo":
-            raise InputError("mmvae: got tight=True with objective='elbo', whose weights are never averaged; expected 'iwae' or 'dreg'")
+            raise InputError(
+                "mmvae: got tight=True with objective='elbo', whose weights are never averaged; expected 'iwae' or 'dreg'"
+            )
         self.K, self.objective, self.tight, self.learn_prior = K, objective, tight, learn_prior
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
@@ -52,17 +81,24 @@ class MMVAE(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        z = q.stratified(self.K)                                                                        # [K, V, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], self.live(batch, q), importance=self.objective != "elbo")   # [M, K, V, B]
+        z = q.stratified(self.K)  # [K, V, B, D]
+        log_x = self.log_likelihood(
+            batch, z, z[..., :0], self.active(batch, q), importance=self.objective != "elbo"
+        )  # [M, K, V, B]
         density = q.detach() if self.objective == "dreg" else q
         kl = density.log_prob(z) - self.prior.z().log_prob(z)
-        log_weight = self.weighted(log_x) - warm * self.beta * kl                                       # [K, V, B]
+        log_weight = self.weighted(log_x) - warm * self.beta * kl  # [K, V, B]
         terms = self.terms(q.weights, log_x, **{"kl/z": kl})
         if not self.tight:
-            return Bound(over_views(q.weights, estimate(self.objective, log_weight, {z: None}, warm * self.beta)), terms)
+            return Bound(
+                over_components(q.weights, estimate(self.objective, log_weight, {z: None}, warm * self.beta)),
+                terms,
+            )
         if self.objective == "iwae":
-            return Bound(log_over_views(q.weights, iwae(log_weight)), terms)
-        dead = torch.where(q.live, 0, -torch.inf)
+            return Bound(log_over_components(q.weights, iwae(log_weight)), terms)
+        dead = torch.where(q.active, 0, -torch.inf)
         dead = torch.where(q.observed, dead, 0)
-        share = (log_weight + dead).flatten(0, 1).softmax(0).view_as(log_weight)                        # over experts and samples
-        return Bound(log_over_views(q.weights, dreg(log_weight, {z: None}, warm * self.beta, share)), terms)
+        share = (log_weight + dead).flatten(0, 1).softmax(0).view_as(log_weight)  # over experts and samples
+        return Bound(
+            log_over_components(q.weights, dreg(log_weight, {z: None}, warm * self.beta, share)), terms
+        )

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from polyvae.aggregate import Experts, mixture_of_experts
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, check_objective, estimate, over_views
-from polyvae.distributions import Diagonal, Mixture
-from polyvae.errors import InputError, nearest
-from polyvae.modality import Modality
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.aggregate import Experts, mixture_of_experts
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, check_objective, estimate, over_components
+from polyvae.core.distributions import Diagonal, Mixture
+from polyvae.core.modality import Modality
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.utils.errors import InputError, nearest
 
 CROSS = ("auxiliary", "prior", "posterior", "posterior-published")
 
@@ -45,28 +45,58 @@ class MMVAEPlus(MultimodalVAE):
     Exempt: the scales of r get no gradient with one modality, or with one column under the softmax map.
     """
 
-    facts = Facts(bound=False, density=True, per_datum=True, nested=True, symmetric=True)
+    facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
     name = "mmvae+"
     citation = "Palumbo et al. 2023"
-    codes = "yes"
+    private_latents = "yes"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, K: int = 1, beta: float = 1.0, objective: str = "elbo",
-        cross: str = "auxiliary", corrected: bool = False, source_experts: str = "all", private_prior: str = "prior",
-        prior_components: int = 0, family: str = "normal", scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        K: int = 1,
+        beta: float = 1.0,
+        objective: str = "elbo",
+        cross: str = "auxiliary",
+        corrected: bool = False,
+        source_experts: str = "all",
+        private_prior: str = "prior",
+        prior_components: int = 0,
+        family: str = "normal",
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
-        super().__init__(modalities, latent=latent, beta=beta, family=family, scale_map=scale_map, seen=latent, private=latent,
-                         prior_components=prior_components, max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family=family,
+            scale_map=scale_map,
+            seen=latent,
+            private=latent,
+            prior_components=prior_components,
+            max_rows=max_rows,
+        )
         check_objective(self.name, objective, K)
-        for key, value, known in (("cross", cross, CROSS), ("source_experts", source_experts, ("all", "random")),
-                                  ("private_prior", private_prior, ("prior", "auxiliary"))):
+        for key, value, known in (
+            ("cross", cross, CROSS),
+            ("source_experts", source_experts, ("all", "random")),
+            ("private_prior", private_prior, ("prior", "auxiliary")),
+        ):
             if value not in known:
                 raise InputError(f"mmvae+: unknown {key} {value!r}; {nearest(value, known)}")
         if cross != "auxiliary" and (corrected or private_prior == "auxiliary"):
-            raise InputError(f"mmvae+: got cross={cross!r} with corrected or private_prior='auxiliary', which need the auxiliary priors; "
-                             "expected 'auxiliary'")
+            raise InputError(
+                f"mmvae+: got cross={cross!r} with corrected or private_prior='auxiliary', which need the auxiliary priors; "
+                "expected 'auxiliary'"
+            )
         self.K, self.objective, self.cross, self.corrected = K, objective, cross, corrected
-        self.source_experts, self.private_prior, self.prior_components = source_experts, private_prior, prior_components
+        self.source_experts, self.private_prior, self.prior_components = (
+            source_experts,
+            private_prior,
+            prior_components,
+        )
         self.raw_r = nn.Parameter(torch.zeros(len(self.owner))) if cross == "auxiliary" else None
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
@@ -74,21 +104,27 @@ class MMVAEPlus(MultimodalVAE):
 
     def private(self, batch: Batch, experts: Experts, z: Tensor) -> Diagonal:
         q_w = own_or_prior(self, batch, experts, z)
-        return q_w if self.private_prior == "prior" else q_w.where(self.own(experts.mask[None])[0], self.auxiliary(z))
+        return (
+            q_w
+            if self.private_prior == "prior"
+            else q_w.where(self.own(experts.mask[None])[0], self.auxiliary(z))
+        )
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         beta = warm * self.beta
         q = self.posterior(batch, experts)
         views = self._one_view(q) if self.source_experts == "random" else q
-        z = views.stratified(self.K)                                                                    # [K, V, B, D]
-        q_w, p_w, r = self.private(batch, experts, z), self.prior.w(z), self.auxiliary(z)               # [K, V, B, W]
-        own = self.own(views.include)                                                                   # [V, B, W]
+        z = views.stratified(self.K)  # [K, V, B, D]
+        q_w, p_w, r = self.private(batch, experts, z), self.prior.w(z), self.auxiliary(z)  # [K, V, B, W]
+        own = self.own(views.membership)  # [V, B, W]
         others = {"auxiliary": r, "prior": p_w}.get(self.cross, q_w)
         w = q_w.where(own, others).rsample(None, "w", "KVBW")
-        log_x = self.log_likelihood(batch, z, w, self.live(batch, views), importance=self.objective != "elbo")   # [M, K, V, B]
+        log_x = self.log_likelihood(
+            batch, z, w, self.active(batch, views), importance=self.objective != "elbo"
+        )  # [M, K, V, B]
         density, density_w = (q.detach(), q_w.detach()) if self.objective == "dreg" else (q, q_w)
         charged = own if self.cross != "posterior" else torch.ones_like(own)
-        kl_z = density.log_prob(z) - self.prior.z().log_prob(z)                                         # [K, V, B]
+        kl_z = density.log_prob(z) - self.prior.z().log_prob(z)  # [K, V, B]
         kl_w = torch.where(charged, density_w.columns(w) - p_w.columns(w), 0).sum(-1)
         if self.corrected:
             foreign = batch.mask[self.owner].T & ~own
@@ -96,7 +132,9 @@ class MMVAEPlus(MultimodalVAE):
             kl_w = kl_w + torch.where(foreign, density_r.columns(w) - p_w.columns(w), 0).sum(-1)
             charged = own | foreign
         log_weight = self.weighted(log_x) - beta * (kl_z + kl_w)
-        value = over_views(views.weights, estimate(self.objective, log_weight, {z: None, w: charged}, beta))
+        value = over_components(
+            views.weights, estimate(self.objective, log_weight, {z: None, w: charged}, beta)
+        )
         return Bound(value, self.terms(views.weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w}))
 
     def auxiliary(self, z: Tensor) -> Diagonal:
@@ -104,8 +142,8 @@ class MMVAEPlus(MultimodalVAE):
         return auxiliary_priors(self, self.raw_r, z)
 
     def _one_view(self, q: Mixture) -> Mixture:
-        choice = q.choose(1)                                                                            # [1, B]
-        return Mixture(q.pick(choice), q.observed[None].to(q.weights.dtype), q.included(choice))
+        choice = q.choose(1)  # [1, B]
+        return Mixture(q.pick(choice), q.observed[None].to(q.weights.dtype), q.memberships(choice))
 
 
 def auxiliary_priors(model: MultimodalVAE, raw_r: Tensor | None, z: Tensor) -> Diagonal:
@@ -113,5 +151,7 @@ def auxiliary_priors(model: MultimodalVAE, raw_r: Tensor | None, z: Tensor) -> D
     p_w = model.prior.w(z)
     if raw_r is None:
         return p_w
-    scale = torch.cat([net.scale(raw_r[span]) for net, span in zip(model.modalities.values(), model.columns, strict=True)])
+    scale = torch.cat(
+        [net.scale(raw_r[span]) for net, span in zip(model.modalities.values(), model.columns, strict=True)]
+    )
     return type(p_w)(p_w.loc, scale.expand_as(p_w.loc))

@@ -8,13 +8,13 @@ from math import prod
 import torch
 from torch import Tensor
 
-from polyvae.aggregate import Experts, everything, joint, singles
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, over_views
-from polyvae.distributions import FAMILIES, Diagonal, Mixture
-from polyvae.errors import InputError, check_count, nearest
-from polyvae.modality import Modality
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.aggregate import Experts, everything, joint, singles
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, over_components
+from polyvae.core.distributions import FAMILIES, Diagonal, Mixture
+from polyvae.core.modality import Modality
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.utils.errors import InputError, check_count, nearest
 
 DIVERGENCES = ("mixture", "pairwise")
 
@@ -42,26 +42,54 @@ class MMVM(MultimodalVAE):
     annealing, which is off by default (theirs: on, linear over 150,000 steps, from the first of which β counts in full).
     """
 
-    facts = Facts(bound=False, density=False, per_datum=True, nested=True, symmetric=True, needs="private codes of one size")
+    facts = Facts(
+        bound=False,
+        density=False,
+        per_sample=True,
+        nested=True,
+        symmetric=True,
+        needs="private codes of one size",
+    )
     name = "mmvm"
     citation = "Sutter et al. 2024"
-    codes = "only private"
+    private_latents = "only private"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, divergence: str = "mixture",
-        prior_share: float = 0.0, anneal: bool = False, scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        beta: float = 1.0,
+        K: int = 1,
+        divergence: str = "mixture",
+        prior_share: float = 0.0,
+        anneal: bool = False,
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=0, private=latent,
-                         max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=0,
+            private=latent,
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         sizes = {name: net.private for name, net in self.modalities.items()}
         if len(set(sizes.values())) > 1:
-            raise InputError(f"mmvm: got private codes of sizes {sizes}; expected one size, for every decoder takes every code; "
-                             "leave private out, latent says it for all")
+            raise InputError(
+                f"mmvm: got private codes of sizes {sizes}; expected one size, for every decoder takes every code; "
+                "leave private out, latent says it for all"
+            )
         if divergence not in DIVERGENCES:
             raise InputError(f"mmvm: unknown divergence {divergence!r}; {nearest(divergence, DIVERGENCES)}")
         if not isinstance(prior_share, int | float) or not 0 <= prior_share <= 1:
-            raise InputError(f"mmvm: got prior_share={prior_share!r}; expected a number from 0 to 1, the weight of N(0, I) in the prior")
+            raise InputError(
+                f"mmvm: got prior_share={prior_share!r}; expected a number from 0 to 1, the weight of N(0, I) in the prior"
+            )
         self.K, self.divergence, self.prior_share, self.anneal = K, divergence, prior_share, anneal
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
@@ -69,30 +97,34 @@ class MMVM(MultimodalVAE):
 
     def private(self, batch: Batch, experts: Experts, z: Tensor) -> Diagonal:
         h, own = self._codes(experts), own_or_prior(self, batch, experts, z)
-        if z.ndim == 2:                                          # not samples are asked for, but a mean
+        if z.ndim == 2:  # not samples are asked for, but a mean
             chosen: Diagonal = FAMILIES[self.family](h.mean, torch.ones_like(h.mean))
         else:
-            chosen = h.pick(h.choose(prod(z.shape[:-2]))).map(lambda x: x.view(*z.shape[:-1], -1))      # [..., B, D]
+            chosen = h.pick(h.choose(prod(z.shape[:-2]))).map(
+                lambda x: x.view(*z.shape[:-1], -1)
+            )  # [..., B, D]
         borrowed = type(chosen).cat([chosen] * len(self.modalities))
-        missing = h.observed[:, None] & ~self.own(experts.mask[None])[0]                                # [B, W]
+        missing = h.observed[:, None] & ~self.own(experts.mask[None])[0]  # [B, W]
         return borrowed.where(missing, own)
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        z = q.stratified(self.K)[:, 0]                                                                  # [K, B, 0]
-        w = self.private(batch, experts, z).rsample(None, "w", "KBW")                                   # [K, B, W]
-        log_x = self.log_likelihood(batch, z[:, None], w[:, None], wanted=self.live(batch, q))          # [M, K, 1, B]
+        z = q.stratified(self.K)[:, 0]  # [K, B, 0]
+        w = self.private(batch, experts, z).rsample(None, "w", "KBW")  # [K, B, W]
+        log_x = self.log_likelihood(
+            batch, z[:, None], w[:, None], wanted=self.active(batch, q)
+        )  # [M, K, 1, B]
         h = self._codes(experts)
         share = self.prior_share + (1 - self.prior_share) * (1 - warm) * self.anneal
-        codes = torch.stack([w[..., self.columns[m]] for m in self.sources], 1)                         # [K, S, B, D]
+        codes = torch.stack([w[..., self.columns[m]] for m in self.encoded], 1)  # [K, S, B, D]
         kl = self._to_mixture(h, codes, share) if self.divergence == "mixture" else self._to_pairs(h, share)
-        kl_w = torch.where(experts.mask, kl, 0).sum(-2).expand(self.K, -1)[:, None]                     # [K, 1, B]
-        value = over_views(q.weights, (self.weighted(log_x) - warm * self.beta * kl_w).mean(0))
+        kl_w = torch.where(experts.mask, kl, 0).sum(-2).expand(self.K, -1)[:, None]  # [K, 1, B]
+        value = over_components(q.weights, (self.weighted(log_x) - warm * self.beta * kl_w).mean(0))
         return Bound(value, self.terms(q.weights, log_x, **{"kl/w": kl_w}))
 
     def _codes(self, experts: Experts) -> Mixture:
         """h, without N(0, I): the posteriors of the observed modalities' codes, [S, B, D]."""
-        parts = [experts.w[:, self.columns[m]] for m in self.sources]
+        parts = [experts.w[:, self.columns[m]] for m in self.encoded]
         return joint(FAMILIES[self.family].stack(parts), singles(experts.mask))
 
     def _to_mixture(self, h: Mixture, codes: Tensor, share: float) -> Tensor:
@@ -100,12 +132,12 @@ class MMVM(MultimodalVAE):
         q = h.components
         unit = type(q).unit((1, *q.loc.shape[1:]), codes)
         weights = torch.cat([(1 - share) * h.weights, share * h.observed[None].to(h.weights.dtype)])
-        mixed = Mixture(type(q).cat([q, unit], 0), weights, h.include)
+        mixed = Mixture(type(q).cat([q, unit], 0), weights, h.membership)
         return q.log_prob(codes) - mixed.log_prob(codes)
 
     def _to_pairs(self, h: Mixture, share: float) -> Tensor:
         """(1 − share) Σ_n weight_n KL(q_m || q_n) + share KL(q_m || N(0, I)): [S, B]."""
         q = h.components
-        pairs = q[:, None].kl(q[None])                                                                  # [S, S, B]
-        among = torch.where(h.live, h.weights * pairs, 0).sum(1)
+        pairs = q[:, None].kl(q[None])  # [S, S, B]
+        among = torch.where(h.active, h.weights * pairs, 0).sum(1)
         return (1 - share) * among + share * q.kl(type(q).unit(tuple(q.loc.shape), q.loc))

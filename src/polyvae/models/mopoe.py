@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from polyvae.aggregate import Experts, mixture_of_products, subsets
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Mixture
-from polyvae.errors import InputError, check_count
-from polyvae.modality import Modality
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.aggregate import Experts, mixture_of_products, subsets
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, over_components
+from polyvae.core.distributions import Mixture
+from polyvae.core.modality import Modality
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.utils.errors import InputError, check_count
 
 
 class MoPoE(MultimodalVAE):
@@ -28,18 +28,34 @@ class MoPoE(MultimodalVAE):
     Above 255 subsets, 255 are drawn per datum, anew at every call: ``embed`` then differs a little from call to call.
     """
 
-    facts = Facts(bound=True, density=True, per_datum=True, nested=True, symmetric=True)
+    facts = Facts(bound=True, density=True, per_sample=True, nested=True, symmetric=True)
     name = "mopoe"
     citation = "Sutter et al. 2021"
-    codes = "optional"
+    private_latents = "optional"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, stratified: bool = False,
-        prior_expert: str = "none", scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        beta: float = 1.0,
+        K: int = 1,
+        stratified: bool = False,
+        prior_expert: str = "none",
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
         """``stratified`` decodes a sample of every subset instead of one drawn subset; private codes where a Modality says ``private``."""
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0,
-                         max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=0,
+            max_rows=max_rows,
+        )
         if prior_expert not in ("none", "full"):
             raise InputError(f"mopoe: got prior_expert={prior_expert!r}; expected 'none' or 'full'")
         check_count(self.name, "K", K)
@@ -49,19 +65,19 @@ class MoPoE(MultimodalVAE):
         q = mixture_of_products(experts, subsets(experts.mask))
         if self.prior_expert == "none":
             return q
-        full = (q.include == experts.mask).all(1)[..., None]                                            # [V, B, 1]
-        with_prior = mixture_of_products(experts, q.include, self.p_z).components
+        full = (q.membership == experts.mask).all(1)[..., None]  # [V, B, 1]
+        with_prior = mixture_of_products(experts, q.membership, self.p_z).components
         return q._replace(components=with_prior.where(full, q.components))
 
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        z, weights, live = self.to_decode(batch, q, self.K, self.stratified)                            # [K, V, B, D], [V, B]
+        z, weights, active = self.to_decode(batch, q, self.K, self.stratified)  # [K, V, B, D], [V, B]
         q_w, p_w = self.private(batch, experts, z), self.prior.w(z)
-        log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=live)              # [M, K, V, B]
-        kl_z = over_views(q.weights, q.components.kl(self.p_z))                                        # [B]
-        kl_w = q_w.kl(p_w)                                                                              # [K, V, B]
+        log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=active)  # [M, K, V, B]
+        kl_z = over_components(q.weights, q.components.kl(self.p_z))  # [B]
+        kl_w = q_w.kl(p_w)  # [K, V, B]
         kl = kl_z + kl_w
-        value = over_views(weights, (self.weighted(log_x) - warm * self.beta * kl).mean(0))
+        value = over_components(weights, (self.weighted(log_x) - warm * self.beta * kl).mean(0))
         return Bound(value, self.terms(weights, log_x, **{"kl/z": kl_z.expand_as(kl_w), "kl/w": kl_w}))

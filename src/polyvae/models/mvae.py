@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
-from polyvae.aggregate import Experts, everything, mixture_of_products, random_sizes, singles
-from polyvae.batch import Batch
-from polyvae.bounds import Bound
-from polyvae.distributions import Mixture
-from polyvae.errors import check_count
-from polyvae.modality import Modality
-from polyvae.models.elbos import sum_of_elbos
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.aggregate import Experts, everything, mixture_of_products, random_sizes, singles
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound
+from polyvae.core.distributions import Mixture
+from polyvae.core.modality import Modality
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.models.parts.elbos import sum_of_elbos
+from polyvae.utils.errors import check_count
 
 
 class MVAE(MultimodalVAE):
@@ -31,18 +31,33 @@ class MVAE(MultimodalVAE):
     each term is one of log p(x_A).
     """
 
-    facts = Facts(bound=False, density=True, per_datum=True, nested=True, symmetric=True)
+    facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
     name = "mvae"
     citation = "Wu & Goodman 2018"
-    codes = "none"
+    private_latents = "none"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 64, beta: float = 1.0, K: int = 1, subsets: int = 1,
-        scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 64,
+        beta: float = 1.0,
+        K: int = 1,
+        subsets: int = 1,
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
         """``subsets``: how many random sets a step adds per datum."""
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=None,
-                         max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=None,
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         check_count(self.name, "subsets", subsets, 0)
         self.K, self.subsets = K, subsets
@@ -53,6 +68,8 @@ class MVAE(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        include = torch.cat([everything(experts.mask), singles(experts.mask), random_sizes(experts.mask, self.subsets)])
-        q = mixture_of_products(experts, include, self.p_z)                                            # [V, B, D], V = 1 + M + subsets
+        membership = torch.cat(
+            [everything(experts.mask), singles(experts.mask), random_sizes(experts.mask, self.subsets)]
+        )
+        q = mixture_of_products(experts, membership, self.p_z)  # [V, B, D], V = 1 + M + subsets
         return sum_of_elbos(self, batch, q, self.K, warm * self.beta)

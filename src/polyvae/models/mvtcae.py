@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from polyvae.aggregate import Experts, everything, mixture_of_products
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Mixture
-from polyvae.errors import InputError, check_count
-from polyvae.modality import Modality
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.aggregate import Experts, everything, mixture_of_products
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, over_components
+from polyvae.core.distributions import Mixture
+from polyvae.core.modality import Modality
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.utils.errors import InputError, check_count
 
 
 class MVTCAE(MultimodalVAE):
@@ -30,20 +30,37 @@ class MVTCAE(MultimodalVAE):
     times its own ELBO. A target has no expert: all M bottlenecks predict it, so its likelihood counts in full, not (M − α)/M of it.
     """
 
-    facts = Facts(bound=False, density=True, per_datum=True, nested=True, symmetric=True)
+    facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
     name = "mvtcae"
     citation = "Hwang et al. 2021"
-    codes = "none"
+    private_latents = "none"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 2.5, K: int = 1, alpha: float = 5 / 6,
-        scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        beta: float = 2.5,
+        K: int = 1,
+        alpha: float = 5 / 6,
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=None,
-                         max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=None,
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
-            raise InputError(f"mvtcae: got alpha={alpha!r}; expected a number from 0 (a bound) to 1 (conditional bottlenecks only)")
+            raise InputError(
+                f"mvtcae: got alpha={alpha!r}; expected a number from 0 (a bound) to 1 (conditional bottlenecks only)"
+            )
         self.K, self.alpha = K, alpha
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
@@ -53,17 +70,21 @@ class MVTCAE(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        z = q.stratified(self.K)                                                                        # [K, 1, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.live(batch, q))                   # [M, K, 1, B]
-        count = experts.mask.sum(0).clamp(min=1).to(z.dtype)                                            # [B], |A|
-        kl = q.components.kl(self.p_z)                                                                 # [1, B]
-        to_experts = torch.where(experts.mask, q.components.kl(experts.z), 0).sum(0) / count            # [B]
+        z = q.stratified(self.K)  # [K, 1, B, D]
+        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.active(batch, q))  # [M, K, 1, B]
+        count = experts.mask.sum(0).clamp(min=1).to(z.dtype)  # [B], |A|
+        kl = q.components.kl(self.p_z)  # [1, B]
+        to_experts = torch.where(experts.mask, q.components.kl(experts.z), 0).sum(0) / count  # [B]
         divergence = (1 - self.alpha) * kl + self.alpha * to_experts
-        value = over_views(q.weights, (self.weighted(self._share(count) * log_x) - warm * self.beta * divergence).mean(0))
-        return Bound(value, self.terms(q.weights, log_x, **{"kl/z": kl[None], "experts": to_experts[None, None]}))
+        value = over_components(
+            q.weights, (self.weighted(self._share(count) * log_x) - warm * self.beta * divergence).mean(0)
+        )
+        return Bound(
+            value, self.terms(q.weights, log_x, **{"kl/z": kl[None], "experts": to_experts[None, None]})
+        )
 
     def _share(self, count: Tensor) -> Tensor:
         """[M, 1, 1, B]: (|A| − α)/|A| of an expert's own modality, all of a target."""
         part = 1 - self.alpha / count
-        share = [part if m in self.sources else torch.ones_like(part) for m in range(len(self.modalities))]
+        share = [part if m in self.encoded else torch.ones_like(part) for m in range(len(self.modalities))]
         return torch.stack(share)[:, None, None]

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from polyvae import noise
-from polyvae.aggregate import Experts, everything, joint, random_sizes
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Mixture, Normal
-from polyvae.errors import InputError, check_count
-from polyvae.modality import Modality
-from polyvae.models.levels import sizes, top_down
-from polyvae.networks.mlp import layers
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core import noise
+from polyvae.core.aggregate import Experts, everything, joint, random_sizes
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, over_components
+from polyvae.core.distributions import Mixture, Normal
+from polyvae.core.modality import Modality
+from polyvae.core.networks.mlp import layers
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.models.parts.levels import sizes, top_down
+from polyvae.utils.errors import InputError, check_count
 
 
 class Nexus(MultimodalVAE):
@@ -41,26 +41,56 @@ class Nexus(MultimodalVAE):
     g_m(z), w_m is drawn around it, hence the larger default of γ; no BatchNorm; likelihoods as the modalities say.
     """
 
-    facts = Facts(bound=False, density=True, per_datum=True, nested=True, symmetric=True, needs="private codes")
+    facts = Facts(
+        bound=False, density=True, per_sample=True, nested=True, symmetric=True, needs="private codes"
+    )
     name = "nexus"
     citation = "Vasco et al. 2022"
-    codes = "yes"
+    private_latents = "yes"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, gamma: float = 10.0, drop: float = 0.2,
-        message: int = 512, hidden: Sequence[int] = (512, 512), scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        beta: float = 1.0,
+        K: int = 1,
+        gamma: float = 10.0,
+        drop: float = 0.2,
+        message: int = 512,
+        hidden: Sequence[int] = (512, 512),
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
         """``latent``: columns of z, and of w_m where a Modality does not say. ``message``: width of the f_m; ``hidden``: of h and g."""
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=0, private=latent,
-                         max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=0,
+            private=latent,
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         check_count(self.name, "message", message)
         if not isinstance(gamma, int | float) or not gamma > 0:
-            raise InputError(f"nexus: got gamma={gamma!r}; expected a number above 0, half the precision of p(w | z)")
+            raise InputError(
+                f"nexus: got gamma={gamma!r}; expected a number above 0, half the precision of p(w | z)"
+            )
         if not isinstance(drop, int | float) or not 0 <= drop <= 1:
             raise InputError(f"nexus: got drop={drop!r}; expected a probability, from 0 to 1")
-        self.K, self.gamma, self.drop, self.message, self.hidden = K, gamma, drop, message, sizes(self.name, hidden)
-        self.prior = top_down(self, latent, self.hidden, "its decoder sees nothing else", 1 / math.sqrt(2 * gamma))
+        self.K, self.gamma, self.drop, self.message, self.hidden = (
+            K,
+            gamma,
+            drop,
+            message,
+            sizes(self.name, hidden),
+        )
+        self.prior = top_down(
+            self, latent, self.hidden, "its decoder sees nothing else", 1 / math.sqrt(2 * gamma)
+        )
         for net in self.modalities.values():
             if net.encoder is not None:
                 net.parts["message"] = nn.Linear(net.private, message)
@@ -74,28 +104,38 @@ class Nexus(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        own = self.own(experts.mask[None])[0]                                                           # [B, W]
-        codes = experts.w.rsample(self.K, "w", "KBW")                                                   # [K, B, W]
+        own = self.own(experts.mask[None])[0]  # [B, W]
+        codes = experts.w.rsample(self.K, "w", "KBW")  # [K, B, W]
         fixed = codes.detach()
-        q = self._from_messages(fixed, self._kept(experts.mask))                                        # [K, B, D]
+        q = self._from_messages(fixed, self._kept(experts.mask))  # [K, B, D]
         z = q.rsample(None, "z", "KBD")
-        told = self.prior.w(z)                                                                          # [K, B, W]
+        told = self.prior.w(z)  # [K, B, W]
         w = torch.where(own, codes, told.rsample(None, "told", "KBW"))
-        weights = joint(experts.z[:1], everything(experts.mask)).weights                                # [1, B]
-        live = None if batch.whole else weights > 0
-        log_x = self.log_likelihood(batch, z[:, None], w[:, None], wanted=live)                         # [M, K, 1, B]
+        weights = joint(experts.z[:1], everything(experts.mask)).weights  # [1, B]
+        active = None if batch.complete else weights > 0
+        log_x = self.log_likelihood(batch, z[:, None], w[:, None], wanted=active)  # [M, K, 1, B]
         unit = Normal.unit(tuple(experts.w.loc.shape), fixed)
-        kl_w = torch.where(own, experts.w.kl_columns(unit), 0).sum(-1).expand(self.K, 1, -1)            # [K, 1, B]
+        kl_w = torch.where(own, experts.w.kl_columns(unit), 0).sum(-1).expand(self.K, 1, -1)  # [K, 1, B]
         kl_z = q.kl(self.p_z)[:, None]
         log_w = torch.where(own, told.columns(fixed), 0).sum(-1)[:, None]
-        value = over_views(weights, (self.weighted(log_x) + log_w - warm * self.beta * (kl_z + kl_w)).mean(0))
+        value = over_components(
+            weights, (self.weighted(log_x) + log_w - warm * self.beta * (kl_z + kl_w)).mean(0)
+        )
         return Bound(value, self.terms(weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w, "codes": log_w}))
 
     def _from_messages(self, w: Tensor, kept: Tensor) -> Normal:
         """q(z | w) of the codes [..., B, W] of the ``kept`` modalities [M_sources, B]: [..., B, D]."""
-        nets = [(net, self.columns[m]) for m, net in enumerate(self.modalities.values()) if net.encoder is not None]
-        total = torch.stack([torch.where(row[:, None], net.parts["message"](w[..., span]).to(w.dtype), 0)
-                             for row, (net, span) in zip(kept, nets, strict=True)]).sum(0)              # [..., B, message]
+        nets = [
+            (net, self.columns[m])
+            for m, net in enumerate(self.modalities.values())
+            if net.encoder is not None
+        ]
+        total = torch.stack(
+            [
+                torch.where(row[:, None], net.parts["message"](w[..., span]).to(w.dtype), 0)
+                for row, (net, span) in zip(kept, nets, strict=True)
+            ]
+        ).sum(0)  # [..., B, message]
         hidden = self.nexus(total / kept.sum(0).clamp(min=1)[:, None])
         return Normal(self.loc(hidden).to(w.dtype), nets[0][0].scale(self.raw(hidden).to(w.dtype)))
 
@@ -103,5 +143,5 @@ class Nexus(MultimodalVAE):
         """Whose messages arrive: all that was observed, less, in training and with probability ``drop``, a random proper part: [M, B]."""
         if not self.training or not self.drop:
             return mask
-        dropped = noise.uniform((1, mask.shape[1]), self.loc.weight, "drop", "VB") < self.drop          # [1, B]
+        dropped = noise.uniform((1, mask.shape[1]), self.loc.weight, "drop", "VB") < self.drop  # [1, B]
         return torch.where(dropped, random_sizes(mask, 1, proper=True)[0], mask)

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from polyvae.aggregate import Experts, mixture_of_products, subsets
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Mixture, Normal
-from polyvae.errors import check_count
-from polyvae.modality import Modality
-from polyvae.models.levels import sizes, top_down
-from polyvae.networks.mlp import layers
-from polyvae.vae import Facts, MultimodalVAE, own_or, own_or_prior
+from polyvae.core.aggregate import Experts, mixture_of_products, subsets
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, over_components
+from polyvae.core.distributions import Mixture, Normal
+from polyvae.core.modality import Modality
+from polyvae.core.networks.mlp import layers
+from polyvae.core.vae import Facts, MultimodalVAE, own_or, own_or_prior
+from polyvae.models.parts.levels import sizes, top_down
+from polyvae.utils.errors import check_count
 
 
 class Relational(MultimodalVAE):
@@ -45,19 +45,40 @@ class Relational(MultimodalVAE):
     from p(w | z). Above 255 subsets, 255 are drawn per datum, anew at every call.
     """
 
-    facts = Facts(bound=True, density=True, per_datum=True, nested=True, symmetric=True,
-                  needs="private codes (experimental: after the description only)")
+    facts = Facts(
+        bound=True,
+        density=True,
+        per_sample=True,
+        nested=True,
+        symmetric=True,
+        needs="private codes (experimental: after the description only)",
+    )
     name = "relational"
     citation = "Sutter & Vogt 2021"
-    codes = "yes"
+    private_latents = "yes"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, hidden: Sequence[int] = (256,),
-        scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        beta: float = 1.0,
+        K: int = 1,
+        hidden: Sequence[int] = (256,),
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
         """``latent``: columns of z, and of w_m where a Modality does not say. ``hidden``: sizes inside h_m, and backwards inside g_m."""
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=0, private=latent,
-                         max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=0,
+            private=latent,
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         self.K, self.hidden = K, sizes(self.name, hidden)
         self.prior = top_down(self, latent, self.hidden, "its decoder sees nothing else")
@@ -72,20 +93,26 @@ class Relational(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        z, weights, live = self.to_decode(batch, q, self.K, stratified=False)                           # [K, 1, B, D], [1, B]
-        told = self.prior.w(z)                                                                          # [K, 1, B, W]
+        z, weights, active = self.to_decode(batch, q, self.K, stratified=False)  # [K, 1, B, D], [1, B]
+        told = self.prior.w(z)  # [K, 1, B, W]
         q_w = own_or(self, batch, experts, told)
-        log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=live)              # [M, K, 1, B]
-        own = self.own(experts.mask[None])[0]                                                           # [B, W]
-        kl_w = torch.where(own, q_w.kl_columns(told), 0).sum(-1)                                        # [K, 1, B]
-        kl_z = over_views(q.weights, q.components.kl(self.p_z)).expand_as(kl_w)
-        value = over_views(weights, (self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)).mean(0))
+        log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=active)  # [M, K, 1, B]
+        own = self.own(experts.mask[None])[0]  # [B, W]
+        kl_w = torch.where(own, q_w.kl_columns(told), 0).sum(-1)  # [K, 1, B]
+        kl_z = over_components(q.weights, q.components.kl(self.p_z)).expand_as(kl_w)
+        value = over_components(weights, (self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)).mean(0))
         return Bound(value, self.terms(weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w}))
 
     def _relation(self, experts: Experts) -> Normal:
         """What the mean of each code says of z: [M_sources, B, D]; standard normal where there is none."""
-        nets = [(net, self.columns[m]) for m, net in enumerate(self.modalities.values()) if net.encoder is not None]
-        said = torch.stack([net.parts["relation"](experts.w.loc[:, span]).to(experts.w.loc.dtype) for net, span in nets])
-        loc, raw = said.chunk(2, -1)                                                                    # [M_sources, B, D]
+        nets = [
+            (net, self.columns[m])
+            for m, net in enumerate(self.modalities.values())
+            if net.encoder is not None
+        ]
+        said = torch.stack(
+            [net.parts["relation"](experts.w.loc[:, span]).to(experts.w.loc.dtype) for net, span in nets]
+        )
+        loc, raw = said.chunk(2, -1)  # [M_sources, B, D]
         unit = Normal.unit(tuple(loc.shape), loc)
         return Normal(loc, nets[0][0].scale(raw)).where(experts.mask[..., None], unit)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from polyvae.aggregate import Experts, mixture_of_experts
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Diagonal, Mixture
-from polyvae.errors import check_count
-from polyvae.modality import Modality
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.aggregate import Experts, mixture_of_experts
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, over_components
+from polyvae.core.distributions import Diagonal, Mixture
+from polyvae.core.modality import Modality
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.utils.errors import check_count
 
 
 class ScMM(MultimodalVAE):
@@ -32,17 +32,34 @@ class ScMM(MultimodalVAE):
     Exempt: with one column of z the softmax map makes every scale 1, so what raw says of it gets no gradient.
     """
 
-    facts = Facts(bound=True, density=True, per_datum=True, nested=True, symmetric=True)
+    facts = Facts(bound=True, density=True, per_sample=True, nested=True, symmetric=True)
     name = "scmm"
     citation = "Minoura et al. 2021"
-    codes = "none"
+    private_latents = "none"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 10, beta: float = 1.0, K: int = 1, family: str = "laplace",
-        scale_map: str = "softmax", learn_prior: bool = False, max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 10,
+        beta: float = 1.0,
+        K: int = 1,
+        family: str = "laplace",
+        scale_map: str = "softmax",
+        learn_prior: bool = False,
+        max_rows: int | None = None,
     ) -> None:
-        super().__init__(modalities, latent=latent, beta=beta, family=family, scale_map=scale_map, seen=latent, private=None,
-                         learn_prior=learn_prior, max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family=family,
+            scale_map=scale_map,
+            seen=latent,
+            private=None,
+            learn_prior=learn_prior,
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         self.K, self.learn_prior = K, learn_prior
 
@@ -54,8 +71,8 @@ class ScMM(MultimodalVAE):
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q, p = self.posterior(batch, experts), self.prior.z()
         assert isinstance(p, Diagonal)
-        z = q.stratified(self.K)                                                                        # [K, V, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.live(batch, q))                   # [M, K, V, B]
-        kl = q.components.kl(p).expand(self.K, -1, -1)                                                  # [K, V, B]
-        value = over_views(q.weights, (self.weighted(log_x) - warm * self.beta * kl).mean(0))
+        z = q.stratified(self.K)  # [K, V, B, D]
+        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.active(batch, q))  # [M, K, V, B]
+        kl = q.components.kl(p).expand(self.K, -1, -1)  # [K, V, B]
+        value = over_components(q.weights, (self.weighted(log_x) - warm * self.beta * kl).mean(0))
         return Bound(value, self.terms(q.weights, log_x, **{"kl/z": kl}))

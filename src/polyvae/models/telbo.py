@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import torch
 
-from polyvae.aggregate import Experts, everything, joint, singles
-from polyvae.batch import Batch
-from polyvae.bounds import Bound
-from polyvae.distributions import Mixture
-from polyvae.errors import InputError, check_count
-from polyvae.modality import Modality
-from polyvae.models.elbos import sum_of_elbos
-from polyvae.models.joint import JointNetwork, joint_or_product
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.aggregate import Experts, everything, joint, singles
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound
+from polyvae.core.distributions import Mixture
+from polyvae.core.modality import Modality
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.models.parts.elbos import sum_of_elbos
+from polyvae.models.parts.joint import JointNetwork, joint_or_product
+from polyvae.utils.errors import InputError, check_count
 
 
 class TELBO(MultimodalVAE):
@@ -34,18 +34,40 @@ class TELBO(MultimodalVAE):
     Exempt: not nested, for the joint network takes all modalities.
     """
 
-    facts = Facts(bound=False, density=True, per_datum=True, nested=False, symmetric=True,
-                  missing="trains and infers; the joint encoder, on complete data only")
+    facts = Facts(
+        bound=False,
+        density=True,
+        per_sample=True,
+        nested=False,
+        symmetric=True,
+        missing="trains and infers; the joint encoder, on complete data only",
+    )
     name = "telbo"
     citation = "Vedantam et al. 2018"
-    codes = "none"
+    private_latents = "none"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 64, beta: float = 1.0, K: int = 1, gamma: float = 1.0,
-        joint_width: int = 256, scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 64,
+        beta: float = 1.0,
+        K: int = 1,
+        gamma: float = 1.0,
+        joint_width: int = 256,
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=None,
-                         max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=None,
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         if not isinstance(gamma, int | float) or not gamma >= 0:
             raise InputError(f"telbo: got gamma={gamma!r}; expected a number, 0 or more")
@@ -58,9 +80,11 @@ class TELBO(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        together = self.posterior(batch, experts).components                                            # [1, B, D]
-        several = experts.mask.all(0) | (experts.mask.sum(0) > 1)                                       # [B]
-        include = torch.cat([everything(experts.mask & several), singles(experts.mask)])                # [V, M, B], V = 1 + M
-        q = joint(type(together).cat([together, experts.z], 0), include)                                # [V, B, D]
-        gamma = q.weights.new_tensor([1.0] + [self.gamma] * len(experts.mask))[:, None]                 # [V, 1]
+        together = self.posterior(batch, experts).components  # [1, B, D]
+        several = experts.mask.all(0) | (experts.mask.sum(0) > 1)  # [B]
+        membership = torch.cat(
+            [everything(experts.mask & several), singles(experts.mask)]
+        )  # [V, M, B], V = 1 + M
+        q = joint(type(together).cat([together, experts.z], 0), membership)  # [V, B, D]
+        gamma = q.weights.new_tensor([1.0] + [self.gamma] * len(experts.mask))[:, None]  # [V, 1]
         return sum_of_elbos(self, batch, q, self.K, warm * self.beta, gamma)

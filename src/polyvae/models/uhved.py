@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from polyvae.aggregate import (
+from polyvae.core.aggregate import (
     Experts,
     everything,
     mixture_of_products,
@@ -17,16 +17,16 @@ from polyvae.aggregate import (
     random_sizes,
     subsets,
 )
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, over_views
-from polyvae.distributions import Diagonal, Mixture
-from polyvae.errors import InputError, check_count, nearest
-from polyvae.modality import Modality
-from polyvae.networks.volume import level_shapes
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, over_components
+from polyvae.core.distributions import Diagonal, Mixture
+from polyvae.core.modality import Modality
+from polyvae.core.networks.volume import level_shapes
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.utils.errors import InputError, check_count, nearest
 
 VARIANTS = ("paper", "published")
-_PIECE = 2**20                               # numbers: so many latents of subsets are looked at together, the others one after another
+_PIECE = 2**20  # numbers: so many latents of subsets are looked at together, the others one after another
 
 
 class UHVED(MultimodalVAE):
@@ -52,28 +52,48 @@ class UHVED(MultimodalVAE):
     and β = 0.1 N/D. One random subset per datum, not per step; 𝒫 has the subsets of what was observed (theirs needs all four).
     """
 
-    facts = Facts(bound=False, density=True, per_datum=True, nested=True, symmetric=True)
+    facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
     name = "u-hved"
     citation = "Dorent et al. 2019"
-    codes = "none"
+    private_latents = "none"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int | None = None, beta: float = 0.1, K: int = 1,
-        levels: Sequence[int] | None = None, variant: str = "paper", scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int | None = None,
+        beta: float = 0.1,
+        K: int = 1,
+        levels: Sequence[int] | None = None,
+        variant: str = "paper",
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
         """``levels``: columns of each level, ``latent`` together. None: those of the "volume" networks, or one level, of 32 columns."""
         if levels is not None and (not isinstance(levels, Sequence) or not levels):
-            raise InputError(f"u-hved: got levels={levels!r}; expected a list of sizes, one for each level, such as [16, 8]")
+            raise InputError(
+                f"u-hved: got levels={levels!r}; expected a list of sizes, one for each level, such as [16, 8]"
+            )
         sizes = _levels(modalities, latent) if levels is None else list(levels)
         for size in sizes:
             check_count(self.name, "levels", size)
         latent = sum(sizes) if latent is None else latent
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=None,
-                         max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=None,
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         if sum(sizes) != latent:
-            raise InputError(f"u-hved: got latent={latent} and levels of {sizes} columns, {sum(sizes)} together; expected the same number; "
-                             "leave latent out, the levels say it")
+            raise InputError(
+                f"u-hved: got latent={latent} and levels of {sizes} columns, {sum(sizes)} together; expected the same number; "
+                "leave latent out, the levels say it"
+            )
         if variant not in VARIANTS:
             raise InputError(f"u-hved: unknown variant {variant!r}; {nearest(variant, VARIANTS)}")
         self.K, self.levels, self.variant = K, sizes, variant
@@ -84,12 +104,19 @@ class UHVED(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        q = mixture_of_products(experts, random_sizes(experts.mask, 1), self.p_z)                      # [1, B, D], q_S
-        z = q.stratified(self.K)                                                                        # [K, 1, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.live(batch, q))                   # [M, K, 1, B]
-        to_prior, to_subsets = self._divergences(experts, q)                                            # [B]
-        value = over_views(q.weights, (self.weighted(log_x) - warm * self.beta * (to_prior + to_subsets)).mean(0))
-        return Bound(value, self.terms(q.weights, log_x, **{"kl/z": to_prior[None, None], "kl/subsets": to_subsets[None, None]}))
+        q = mixture_of_products(experts, random_sizes(experts.mask, 1), self.p_z)  # [1, B, D], q_S
+        z = q.stratified(self.K)  # [K, 1, B, D]
+        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.active(batch, q))  # [M, K, 1, B]
+        to_prior, to_subsets = self._divergences(experts, q)  # [B]
+        value = over_components(
+            q.weights, (self.weighted(log_x) - warm * self.beta * (to_prior + to_subsets)).mean(0)
+        )
+        return Bound(
+            value,
+            self.terms(
+                q.weights, log_x, **{"kl/z": to_prior[None, None], "kl/subsets": to_subsets[None, None]}
+            ),
+        )
 
     def _divergences(self, experts: Experts, q: Mixture) -> tuple[Tensor, Tensor]:
         """The means over subsets A of KL(q_A || p) and, of those that are not S, of KL(q_S || q_A): [B] each."""
@@ -98,16 +125,18 @@ class UHVED(MultimodalVAE):
         if len(parts) == 1:
             sums = self._summed(experts, q, table)
         else:
-            sums = torch.stack([checkpoint(self._summed, experts, q, part, use_reentrant=False) for part in parts]).sum(0)
-        live = table.any(1)
-        counts = torch.stack([live.sum(0), (live & (table != q.include).any(1)).sum(0)])                # [2, B]
+            sums = torch.stack(
+                [checkpoint(self._summed, experts, q, part, use_reentrant=False) for part in parts]
+            ).sum(0)
+        active = table.any(1)
+        counts = torch.stack([active.sum(0), (active & (table != q.membership).any(1)).sum(0)])  # [2, B]
         to_prior, to_subsets = sums / counts.clamp(min=1)
         return to_prior, to_subsets
 
     def _summed(self, experts: Experts, q: Mixture, table: Tensor) -> Tensor:
         """[2, B]: the sums of KL(q_A || p) and of KL(q_S || q_A) over these subsets A, [V, M, B]."""
-        q_A = product_of_experts(experts.z, table, self.p_z)                                           # [V, B, D]
-        each = torch.stack([self._kl(q_A, self.p_z), self._kl(q.components, q_A)])                     # [2, V, B]
+        q_A = product_of_experts(experts.z, table, self.p_z)  # [V, B, D]
+        each = torch.stack([self._kl(q_A, self.p_z), self._kl(q.components, q_A)])  # [2, V, B]
         return torch.where(table.any(1), each, 0).sum(1)
 
     def _kl(self, a: Diagonal, b: Diagonal) -> Tensor:
@@ -121,12 +150,17 @@ class UHVED(MultimodalVAE):
 def _levels(modalities: Sequence[Modality], latent: int | None) -> list[int]:
     """The levels of the modalities' "volume" networks, else one."""
     dials = ("width", "levels")
-    found = {spec.name: level_shapes(spec.shape, **{key: spec.params[key] for key in dials if key in spec.params})
-             for spec in modalities if spec.network == "volume"}
+    found = {
+        spec.name: level_shapes(spec.shape, **{key: spec.params[key] for key in dials if key in spec.params})
+        for spec in modalities
+        if spec.network == "volume"
+    }
     if not found:
         return [32 if latent is None else latent]
     first, *others = found.values()
     if any(shapes != first for shapes in others):
-        raise InputError(f"u-hved: got levels of different shapes, {found}; expected the same in every modality, for they are fused pixel "
-                         "by pixel; bring all to one grid, width and number of levels")
+        raise InputError(
+            f"u-hved: got levels of different shapes, {found}; expected the same in every modality, for they are fused pixel "
+            "by pixel; bring all to one grid, width and number of levels"
+        )
     return [prod(shape) for shape in first]

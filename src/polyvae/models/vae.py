@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from polyvae.aggregate import Experts, everything, joint
-from polyvae.batch import Batch
-from polyvae.bounds import Bound, check_objective, estimate, over_views
-from polyvae.distributions import FAMILIES, Mixture
-from polyvae.modality import Modality
-from polyvae.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.aggregate import Experts, everything, joint
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound, check_objective, estimate, over_components
+from polyvae.core.distributions import FAMILIES, Mixture
+from polyvae.core.modality import Modality
+from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
 
 
 class VAE(MultimodalVAE):
@@ -25,40 +25,68 @@ class VAE(MultimodalVAE):
     Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014. ``latent`` is each modality's own size; D = 0.
     """
 
-    facts = Facts(bound=True, density=True, per_datum=True, nested=True, symmetric=True,
-                  missing="trains; infers nothing, for modalities are independent")
+    facts = Facts(
+        bound=True,
+        density=True,
+        per_sample=True,
+        nested=True,
+        symmetric=True,
+        missing="trains; infers nothing, for modalities are independent",
+    )
     name = "vae"
     citation = "Kingma & Welling 2014"
-    codes = "only private"
+    private_latents = "only private"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, objective: str = "elbo",
-        family: str = "normal", scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        beta: float = 1.0,
+        K: int = 1,
+        objective: str = "elbo",
+        family: str = "normal",
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
-        super().__init__(modalities, latent=latent, beta=beta, family=family, scale_map=scale_map, seen=0, private=latent,
-                         max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family=family,
+            scale_map=scale_map,
+            seen=0,
+            private=latent,
+            max_rows=max_rows,
+        )
         check_objective(self.name, objective, K)
         self.K, self.objective = K, objective
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        include = everything(experts.mask)
-        return joint(FAMILIES[self.family].unit((1, batch.size, 0), experts.w.loc), include)
+        membership = everything(experts.mask)
+        return joint(FAMILIES[self.family].unit((1, batch.size, 0), experts.w.loc), membership)
 
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        z = q.stratified(self.K)                                                                        # [K, 1, B, 0]
+        z = q.stratified(self.K)  # [K, 1, B, 0]
         q_w, p_w = self.private(batch, experts, z), self.prior.w(z)
-        w = q_w.rsample(None, "w", "KVBW")                                                              # [K, 1, B, W]
-        log_x = self.log_likelihood(batch, z, w)                                                        # [M, K, 1, B]
+        w = q_w.rsample(None, "w", "KVBW")  # [K, 1, B, W]
+        log_x = self.log_likelihood(batch, z, w)  # [M, K, 1, B]
         density = q_w.detach() if self.objective == "dreg" else q_w
         columns = q_w.kl_columns(p_w) if self.objective == "elbo" else density.columns(w) - p_w.columns(w)
-        kl_w = self.by_owner(columns)                                                                   # [M, K, 1, B]
+        kl_w = self.by_owner(columns)  # [M, K, 1, B]
         log_weight = self.weigh(log_x) - warm * self.beta * kl_w
-        value = torch.stack([
-            estimate(self.objective, each, {w: self._columns(m)}, warm * self.beta) for m, each in enumerate(log_weight)])
-        return Bound(over_views(q.weights, value.sum(0)), self.terms(q.weights, log_x, **{"kl/w": kl_w.sum(0)}))
+        value = torch.stack(
+            [
+                estimate(self.objective, each, {w: self._columns(m)}, warm * self.beta)
+                for m, each in enumerate(log_weight)
+            ]
+        )
+        return Bound(
+            over_components(q.weights, value.sum(0)), self.terms(q.weights, log_x, **{"kl/w": kl_w.sum(0)})
+        )
 
     def _columns(self, m: int) -> Tensor:
         return self.owner == m

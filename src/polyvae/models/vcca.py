@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
-from polyvae.aggregate import Experts, everything, joint, singles
-from polyvae.batch import Batch
-from polyvae.bounds import Bound
-from polyvae.distributions import Mixture
-from polyvae.errors import InputError, check_count
-from polyvae.modality import Modality, unless_target
-from polyvae.models.elbos import mean_of_elbos
-from polyvae.vae import Facts, MultimodalVAE, own_or, own_or_prior
+from polyvae.core.aggregate import Experts, everything, joint, singles
+from polyvae.core.batch import Batch
+from polyvae.core.bounds import Bound
+from polyvae.core.distributions import Mixture
+from polyvae.core.modality import Modality, unless_target
+from polyvae.core.vae import Facts, MultimodalVAE, own_or, own_or_prior
+from polyvae.models.parts.elbos import mean_of_elbos
+from polyvae.utils.errors import InputError, check_count
 
 
 class VCCAPrivate(MultimodalVAE):
@@ -35,30 +35,57 @@ class VCCAPrivate(MultimodalVAE):
     Exempt: not nested, for it takes two modalities, and not symmetric, for the first tells z.
     """
 
-    facts = Facts(bound=True, density=True, per_datum=True, nested=False, symmetric=False, least=2, most=2,
-                  needs="exactly two modalities",
-                  missing="trains and infers from the first modality; z is from the prior where that is missing")
+    facts = Facts(
+        bound=True,
+        density=True,
+        per_sample=True,
+        nested=False,
+        symmetric=False,
+        least=2,
+        most=2,
+        needs="exactly two modalities",
+        missing="trains and infers from the first modality; z is from the prior where that is missing",
+    )
     name = "vcca-private"
     citation = "Wang et al. 2016"
-    codes = "yes"
+    private_latents = "yes"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, scale_map: str = "softplus",
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        beta: float = 1.0,
+        K: int = 1,
+        scale_map: str = "softplus",
         max_rows: int | None = None,
     ) -> None:
         _check_order(modalities)
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent,
-                         private=unless_target(modalities, latent), inferring=[0], max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=unless_target(modalities, latent),
+            inferring=[0],
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         self.K = K
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        return joint(experts.z[:1], everything(experts.mask))    # where x was not observed, its expert is the unit normal, p(z)
+        return joint(
+            experts.z[:1], everything(experts.mask)
+        )  # where x was not observed, its expert is the unit normal, p(z)
 
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        return mean_of_elbos(self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta, own_or)
+        return mean_of_elbos(
+            self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta, own_or
+        )
 
 
 class BiVCCA(MultimodalVAE):
@@ -78,43 +105,77 @@ class BiVCCA(MultimodalVAE):
     Exempt: not nested, for it takes two modalities, and not symmetric, for μ is the first one's.
     """
 
-    facts = Facts(bound=True, density=True, per_datum=True, nested=False, symmetric=False, least=2, most=2, needs="exactly two modalities")
+    facts = Facts(
+        bound=True,
+        density=True,
+        per_sample=True,
+        nested=False,
+        symmetric=False,
+        least=2,
+        most=2,
+        needs="exactly two modalities",
+    )
     name = "bivcca"
     citation = "Wang et al. 2016"
-    codes = "optional"
+    private_latents = "optional"
 
     def __init__(
-        self, modalities: Sequence[Modality], *, latent: int = 32, beta: float = 1.0, K: int = 1, mu: float = 0.5,
-        scale_map: str = "softplus", max_rows: int | None = None,
+        self,
+        modalities: Sequence[Modality],
+        *,
+        latent: int = 32,
+        beta: float = 1.0,
+        K: int = 1,
+        mu: float = 0.5,
+        scale_map: str = "softplus",
+        max_rows: int | None = None,
     ) -> None:
-        super().__init__(modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0,
-                         max_rows=max_rows)
+        super().__init__(
+            modalities,
+            latent=latent,
+            beta=beta,
+            family="normal",
+            scale_map=scale_map,
+            seen=latent,
+            private=0,
+            max_rows=max_rows,
+        )
         check_count(self.name, "K", K)
         if not isinstance(mu, int | float) or not 0 < mu < 1:
-            raise InputError(f"bivcca: got mu={mu!r}; expected a number between 0 and 1, the weight of the first modality's bound; for the "
-                             "ends, choose vcca-private")
+            raise InputError(
+                f"bivcca: got mu={mu!r}; expected a number between 0 and 1, the weight of the first modality's bound; for the "
+                "ends, choose vcca-private"
+            )
         self.K, self.mu = K, mu
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        include = singles(experts.mask)
-        share = torch.tensor([self.mu, 1 - self.mu], dtype=experts.z.loc.dtype, device=experts.z.loc.device)[self.source_rows]
-        weights = torch.where(include.any(1), share[:, None], 0)                                        # [V, B]
+        membership = singles(experts.mask)
+        share = torch.tensor([self.mu, 1 - self.mu], dtype=experts.z.loc.dtype, device=experts.z.loc.device)[
+            self.encoded_rows
+        ]
+        weights = torch.where(membership.any(1), share[:, None], 0)  # [V, B]
         total = weights.sum(0)
-        return Mixture(experts.z, weights / torch.where(total > 0, total, 1), include)
+        return Mixture(experts.z, weights / torch.where(total > 0, total, 1), membership)
 
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        return mean_of_elbos(self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta, own_or)
+        return mean_of_elbos(
+            self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta, own_or
+        )
 
 
 def _check_order(modalities: Sequence[Modality]) -> None:
     """Raises InputError where the first modality cannot tell z, or the second is encoded for nothing. Their number, the base checks."""
     for spec in modalities[:1]:
         if spec.role == "target":
-            raise InputError(f"vcca-private: got the target {spec.name!r} as the first modality; expected the one that z is inferred from; "
-                             "put the target second")
+            raise InputError(
+                f"vcca-private: got the target {spec.name!r} as the first modality; expected the one that z is inferred from; "
+                "put the target second"
+            )
     for spec in modalities[1:2]:
         if spec.role == "source" or (spec.role == "both" and spec.private == 0):
-            raise InputError(f"vcca-private: got {spec.name!r} with role={spec.role!r} and private={spec.private} as the second modality, "
-                             "which is encoded for its private code alone; expected a private code that is decoded, or role='target'")
+            raise InputError(
+                f"vcca-private: got {spec.name!r} with role={spec.role!r} and private={spec.private} as the second modality, "
+                "which is encoded for its private code alone; expected a private code that is decoded, or role='target'"
+            )

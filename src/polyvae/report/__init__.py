@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from polyvae.core.priors import FittedPrior
+from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
-from polyvae.evaluate import Evaluation
-from polyvae.priors import FittedPrior
+from polyvae.metrics import Evaluation
 from polyvae.report.compare import Contender, labels, write_comparison
 from polyvae.report.figures import Figure
 from polyvae.report.gallery import stage
@@ -33,17 +34,31 @@ from polyvae.report.sections import (
     walk_section,
 )
 from polyvae.storage import RunDirectory, StorageError, write_atomic
-from polyvae.vae import MultimodalVAE
 
 __all__ = ["Contender", "labels", "number", "write_comparison", "write_report"]
 
 SECTIONS: tuple[Callable[[Page], Section | None], ...] = (
-    cross_section, unconditional_section, coherence_section, histogram_section, quality_section, reconstruction_section, learning_section,
-    walk_section, latents_section, likelihood_section, conflict_section)
+    cross_section,
+    unconditional_section,
+    coherence_section,
+    histogram_section,
+    quality_section,
+    reconstruction_section,
+    learning_section,
+    walk_section,
+    latents_section,
+    likelihood_section,
+    conflict_section,
+)
 
 # What sections show of the headline numbers, by what they need: those are no cards.
-_SHOWN = {"unconditional_histogram": ("unconditional_entropy",), "probes": ("probe_",), "units": ("active_units_", "kl_"),
-          "gradients": ("gradient_",), "reconstruction": ("reconstruction_error", "cross_reconstruction_error", "diversity")}
+_SHOWN = {
+    "unconditional_histogram": ("unconditional_entropy",),
+    "probes": ("probe_",),
+    "units": ("active_units_", "kl_"),
+    "gradients": ("gradient_",),
+    "reconstruction": ("reconstruction_error", "cross_reconstruction_error", "diversity"),
+}
 
 
 class Card(NamedTuple):
@@ -56,8 +71,14 @@ class Card(NamedTuple):
 
 
 def write_report(
-    run: RunDirectory | str | Path, model: MultimodalVAE, data: MultimodalData, evaluation: Mapping[str, Any] | None = None, *,
-    prior: FittedPrior | None = None, command: str | None = None, seed: int = 0,
+    run: RunDirectory | str | Path,
+    model: MultimodalVAE,
+    data: MultimodalData,
+    evaluation: Mapping[str, Any] | None = None,
+    *,
+    prior: FittedPrior | None = None,
+    command: str | None = None,
+    seed: int = 0,
 ) -> Path:
     """Write ``report.html`` of a run, and its figures (SVG and PNG) beside it; the path of the page.
 
@@ -72,14 +93,18 @@ def write_report(
     if prior is None and isinstance(evaluation, Evaluation):
         prior = evaluation.prior
     if prior is not None:
-        prior = copy.deepcopy(prior).to(next(model.parameters()))          # a copy: the caller's stays on its device
+        prior = copy.deepcopy(prior).to(next(model.parameters()))  # a copy: the caller's stays on its device
     part = data.test if "test" in data.splits else data
     config = run.config.read_text("utf-8") if run.config.is_file() else ""
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            page = Page(stage(model, part, prior, seed), evaluation or {}, [r for r in run.read_history() if "train" in r])
+            page = Page(
+                stage(model, part, prior, seed),
+                evaluation or {},
+                [r for r in run.read_history() if "train" in r],
+            )
             sections = [section for make in SECTIONS if (section := make(page)) is not None]
             how = protocol(model, part, page.evaluation, mixed=page.scene.mixed, config=config, seed=seed)
     finally:
@@ -87,11 +112,24 @@ def write_report(
     figures = [figure for section in sections for figure in section.figures]
     _save(run, figures)
     name = str(data.card.get("name") or "custom data")
-    run.write_text(run.report.name, render(
-        "report.html.jinja", title=f"{model.name} on {name}", facts=_facts(page, part), cards=_cards(page), sections=sections,
-        config=config, command=command, protocol=how, citation=model.citation, summary=_summary(model),
-        origin=[str(data.card[key]) for key in ("source", "licence") if key in data.card],
-        date=_date(datetime.now().astimezone()), version=metadata.version("polyvae")))
+    run.write_text(
+        run.report.name,
+        render(
+            "report.html.jinja",
+            title=f"{model.name} on {name}",
+            facts=_facts(page, part),
+            cards=_cards(page),
+            sections=sections,
+            config=config,
+            command=command,
+            protocol=how,
+            citation=model.citation,
+            summary=_summary(model),
+            origin=[str(data.card[key]) for key in ("source", "licence") if key in data.card],
+            date=_date(datetime.now().astimezone()),
+            version=metadata.version("polyvae"),
+        ),
+    )
     return run.report
 
 
@@ -101,17 +139,33 @@ def write_report(
 def _cards(page: Page) -> list[Card]:
     values = page.evaluation
     elsewhere = tuple(start for key, starts in _SHOWN.items() if values.get(key) for start in starts)
-    names = [name for name in dict.fromkeys([*KNOWN, *values]) if isinstance(values.get(name), float) and not name.startswith(elsewhere)
-             and (not values.get("quality") or quality(name) in (None, "frechet_distance", "fid")) and not name.startswith("real_")]
-    return [Card(number(values[name]), metric(name).title, metric(name).meaning, " · ".join(worth(name, values))) for name in names]
+    names = [
+        name
+        for name in dict.fromkeys([*KNOWN, *values])
+        if isinstance(values.get(name), float)
+        and not name.startswith(elsewhere)
+        and (not values.get("quality") or quality(name) in (None, "frechet_distance", "fid"))
+        and not name.startswith("real_")
+    ]
+    return [
+        Card(number(values[name]), metric(name).title, metric(name).meaning, " · ".join(worth(name, values)))
+        for name in names
+    ]
 
 
 def _facts(page: Page, part: MultimodalData) -> list[str]:
     model = page.model
     weights = sum(parameter.numel() for parameter in model.parameters())
-    codes = [f"shared code z of {model.shared}" if model.shared else "no shared code",
-             f"private codes w of {len(model.owner)} in all" if len(model.owner) else "no private codes"]
-    return [f"{len(model.modalities)} modalities", *codes, f"{weights:,} weights", f"{len(part):,} held-out samples"]
+    codes = [
+        f"shared code z of {model.shared}" if model.shared else "no shared code",
+        f"private codes w of {len(model.owner)} in all" if len(model.owner) else "no private codes",
+    ]
+    return [
+        f"{len(model.modalities)} modalities",
+        *codes,
+        f"{weights:,} weights",
+        f"{len(part):,} held-out samples",
+    ]
 
 
 def _date(now: datetime) -> str:
@@ -129,8 +183,10 @@ def _save(run: RunDirectory, figures: Sequence[Figure]) -> None:
     try:
         run.figures.mkdir(exist_ok=True)
     except OSError as problem:
-        raise StorageError(f"{run.figures}: cannot be made ({problem.strerror}); expected a writable run directory; "
-                           "free space or set permissions") from None
+        raise StorageError(
+            f"{run.figures}: cannot be made ({problem.strerror}); expected a writable run directory; "
+            "free space or set permissions"
+        ) from None
     for figure in figures:
         write_atomic(run.figures / f"{figure.name}.svg", figure.svg)
         write_atomic(run.figures / f"{figure.name}.png", figure.png)

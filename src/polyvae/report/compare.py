@@ -11,20 +11,31 @@ from typing import Any, NamedTuple
 
 import torch
 
+from polyvae.core.priors import FittedPrior
+from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
-from polyvae.errors import InputError
-from polyvae.priors import FittedPrior
 from polyvae.report.figures import SERIES, Trace, traces
 from polyvae.report.gallery import Scene, Shown, beside, beside_fresh, show, stage
 from polyvae.report.metrics import KNOWN, best, metric, number, quality, worth
 from polyvae.report.page import render
 from polyvae.report.sections import NO_HISTORY, Section, curve_names, trace, watched
 from polyvae.storage import describe_modality, write_atomic
-from polyvae.vae import MultimodalVAE
+from polyvae.utils.errors import InputError
 
 _NONE = "–"
-_CONDITIONS = ("rows", "seed", "judges", "fitted_prior", "log_likelihood_samples", "probed", "probe_rows", "diversity_draws",
-               "diversity_rows", "protocol", "quality_settings")
+_CONDITIONS = (
+    "rows",
+    "seed",
+    "judges",
+    "fitted_prior",
+    "log_likelihood_samples",
+    "probed",
+    "probe_rows",
+    "diversity_draws",
+    "diversity_rows",
+    "protocol",
+    "quality_settings",
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,9 @@ class Row(NamedTuple):
     meaning: str = ""
 
 
-def write_comparison(path: str | Path, runs: Sequence[Contender], data: MultimodalData, *, seed: int = 0) -> Path:
+def write_comparison(
+    path: str | Path, runs: Sequence[Contender], data: MultimodalData, *, seed: int = 0
+) -> Path:
     """Write one page about ``runs`` to ``path``: one self-contained file, the same bytes for the same inputs.
 
     ``data`` held-out data to show: a part such as ``data.test``, or data whose test split is taken. ``seed`` of the samples shown and of
@@ -69,19 +82,33 @@ def write_comparison(path: str | Path, runs: Sequence[Contender], data: Multimod
     """
     names = [run.label for run in runs]
     if len(runs) < 2 or len(set(names)) < len(names):
-        raise InputError(f"comparison: got runs {names}; expected two or more, each once; name them by different paths")
+        raise InputError(
+            f"comparison: got runs {names}; expected two or more, each once; name them by different paths"
+        )
     for run in runs[1:]:
         if set(run.model.modalities) != set(runs[0].model.modalities):
-            raise InputError(f"comparison: got modalities {list(runs[0].model.modalities)} in {names[0]} and {list(run.model.modalities)} "
-                             f"in {run.label}; expected the same in all runs; compare runs on one data set")
+            raise InputError(
+                f"comparison: got modalities {list(runs[0].model.modalities)} in {names[0]} and {list(run.model.modalities)} "
+                f"in {run.label}; expected the same in all runs; compare runs on one data set"
+            )
     path, part = Path(path), data.test if "test" in data.splits else data
     name = str(data.card.get("name") or "custom data")
     sections = [_curves(runs), *_samples(runs, part, seed)]
-    write_atomic(path, render(
-        "comparison.html.jinja", title=f"{len(runs)} runs on {name}", colours=[f"s{place % len(SERIES)}" for place in range(len(runs))],
-        runs=[(run.label, run.model.name) for run in runs], groups=_groups(runs, name), sections=sections,
-        unlike=_unlike(runs), samples=f"{len(part):,}", version=metadata.version("polyvae"),
-        citations=sorted({run.model.citation for run in runs})).encode())
+    write_atomic(
+        path,
+        render(
+            "comparison.html.jinja",
+            title=f"{len(runs)} runs on {name}",
+            colours=[f"s{place % len(SERIES)}" for place in range(len(runs))],
+            runs=[(run.label, run.model.name) for run in runs],
+            groups=_groups(runs, name),
+            sections=sections,
+            unlike=_unlike(runs),
+            samples=f"{len(part):,}",
+            version=metadata.version("polyvae"),
+            citations=sorted({run.model.citation for run in runs}),
+        ).encode(),
+    )
     return path
 
 
@@ -91,7 +118,11 @@ def labels(paths: Sequence[Path]) -> list[str]:
     for one in parts:
         if parts.count(one) > 1:
             raise InputError(f"report: got {Path(*one)} twice; expected different runs; name each once")
-    length = next(n for n in range(1, max(len(one) for one in parts) + 1) if len({one[-n:] for one in parts}) == len(parts))
+    length = next(
+        n
+        for n in range(1, max(len(one) for one in parts) + 1)
+        if len({one[-n:] for one in parts}) == len(parts)
+    )
     return ["/".join(one[-length:]) for one in parts]
 
 
@@ -99,22 +130,40 @@ def labels(paths: Sequence[Path]) -> list[str]:
 
 
 def _groups(runs: Sequence[Contender], data: str) -> list[tuple[str, list[Row]]]:
-    names = [name for name in dict.fromkeys([*KNOWN, *(name for run in runs for name in run.evaluation)])
-             if any(isinstance(run.evaluation.get(name), float) for run in runs)]
+    names = [
+        name
+        for name in dict.fromkeys([*KNOWN, *(name for run in runs for name in run.evaluation)])
+        if any(isinstance(run.evaluation.get(name), float) for run in runs)
+    ]
     ends = [run.history[-1] if run.history else {} for run in runs]
     weights = [sum(parameter.numel() for parameter in run.model.parameters()) for run in runs]
-    settings = [Row("model", [Cell(run.model.name) for run in runs]), Row("data", [Cell(data)] * len(runs)), *(
-        Row(key, [Cell(value) for value in values]) for key, values in differences([facts(run) for run in runs]).items())]
+    settings = [
+        Row("model", [Cell(run.model.name) for run in runs]),
+        Row("data", [Cell(data)] * len(runs)),
+        *(
+            Row(key, [Cell(value) for value in values])
+            for key, values in differences([facts(run) for run in runs]).items()
+        ),
+    ]
     whole = "Up to the last whole epoch." + (f" –: {NO_HISTORY}" if not all(ends) else "")
-    training = [Row("seconds of training", [_count(end.get("seconds")) for end in ends], whole),
-                Row("steps", [_count(end.get("step")) for end in ends], whole),
-                Row("weights", [Cell(f"{count:,}", exact=str(count)) for count in weights])]
+    training = [
+        Row("seconds of training", [_count(end.get("seconds")) for end in ends], whole),
+        Row("steps", [_count(end.get("step")) for end in ends], whole),
+        Row("weights", [Cell(f"{count:,}", exact=str(count)) for count in weights]),
+    ]
     groups = [("What they are", settings), ("What they took", training), *_reached(names, runs)]
     accuracy = [run.evaluation.get("judge_accuracy") or {} for run in runs]
     kinds = [run.evaluation.get("judge_kind") or {} for run in runs]
-    judges = [Row(f"judge of {name}", [_value(values.get(name))._replace(beside=kind.get(name, ""))
-                                       for values, kind in zip(accuracy, kinds, strict=True)])
-              for name in dict.fromkeys(name for values in accuracy for name in values)]
+    judges = [
+        Row(
+            f"judge of {name}",
+            [
+                _value(values.get(name))._replace(beside=kind.get(name, ""))
+                for values, kind in zip(accuracy, kinds, strict=True)
+            ],
+        )
+        for name in dict.fromkeys(name for values in accuracy for name in values)
+    ]
     return [(title, rows) for title, rows in [*groups, ("Judges, on real held-out images", judges)] if rows]
 
 
@@ -123,17 +172,26 @@ def _reached(names: Sequence[str], runs: Sequence[Contender]) -> list[tuple[str,
     kinds = {name: quality(name) for name in names}
     images = sorted((name for name in names if kinds[name]), key=lambda name: kinds[name] or "")
     codes = [name for name in names if name.startswith(("probe_", "active_units_", "kl_", "gradient_"))]
-    errors = [name for name in names if name.startswith(("reconstruction_", "cross_reconstruction_", "diversity"))]
+    errors = [
+        name for name in names if name.startswith(("reconstruction_", "cross_reconstruction_", "diversity"))
+    ]
     said: set[str | None] = set()
     rows = []
     for name in images:
         row = _measured(name, runs)
-        rows.append(row._replace(meaning=row.meaning.removeprefix(metric(name).meaning).strip()) if kinds[name] in said else row)
+        rows.append(
+            row._replace(meaning=row.meaning.removeprefix(metric(name).meaning).strip())
+            if kinds[name] in said
+            else row
+        )
         said.add(kinds[name])
     first = [name for name in names if name not in {*images, *codes, *errors}]
-    return [("What they reach", [_measured(name, runs) for name in first]), ("How good their images are", rows),
-            ("How near, and how varied", [_measured(name, runs) for name in errors]),
-            ("What their codes hold", [_measured(name, runs) for name in codes])]
+    return [
+        ("What they reach", [_measured(name, runs) for name in first]),
+        ("How good their images are", rows),
+        ("How near, and how varied", [_measured(name, runs) for name in errors]),
+        ("What their codes hold", [_measured(name, runs) for name in codes]),
+    ]
 
 
 def _measured(name: str, runs: Sequence[Contender]) -> Row:
@@ -142,11 +200,19 @@ def _measured(name: str, runs: Sequence[Contender]) -> Row:
     marks = best([value if isinstance(value, float) else None for value in values], known.better)
     title = known.title.replace("… with the", f"{metric(name.removesuffix('_fitted')).title},")
     meaning = f"{known.meaning} Better: {known.better}.".strip() if known.better else known.meaning
-    cells = [_value(value)._replace(best=mark, beside=" · ".join(worth(name, run.evaluation)) if isinstance(value, float) else "")
-             for run, value, mark in zip(runs, values, marks, strict=True)]
+    cells = [
+        _value(value)._replace(
+            best=mark, beside=" · ".join(worth(name, run.evaluation)) if isinstance(value, float) else ""
+        )
+        for run, value, mark in zip(runs, values, marks, strict=True)
+    ]
     beside = {cell.beside for cell in cells if cell.exact}
-    if len(beside) == 1:                                          # the same for all: said once
-        return Row(title, [cell._replace(beside="") for cell in cells], " ".join(part for part in (meaning, *beside) if part))
+    if len(beside) == 1:  # the same for all: said once
+        return Row(
+            title,
+            [cell._replace(beside="") for cell in cells],
+            " ".join(part for part in (meaning, *beside) if part),
+        )
     return Row(title, cells, meaning)
 
 
@@ -162,9 +228,17 @@ def facts(run: Contender) -> dict[str, Any]:
     """All that may differ between runs, flat: the model's options and modalities as they are, training and data as configured."""
     found = {f"model.{key}": value for key, value in run.model.options.items()}
     for spec in run.model.specs:
-        found |= {f"modality.{spec.name}.{key}": value for key, value in describe_modality(spec).items() if key != "name"}
-    return found | {key: value for section in ("data", "train") for key, value in _flat(section, run.settings.get(section, {}))
-                    if key not in ("data.name", "data.root")}
+        found |= {
+            f"modality.{spec.name}.{key}": value
+            for key, value in describe_modality(spec).items()
+            if key != "name"
+        }
+    return found | {
+        key: value
+        for section in ("data", "train")
+        for key, value in _flat(section, run.settings.get(section, {}))
+        if key not in ("data.name", "data.root")
+    }
 
 
 def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -181,7 +255,9 @@ def differences(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     What differs in the same way for all modalities becomes one line, "modality.*".
     """
     keys = dict.fromkeys(key for one in settings for key in one)
-    found = {key: [_text(one[key]) if one.get(key) is not None else _NONE for one in settings] for key in keys}
+    found = {
+        key: [_text(one[key]) if one.get(key) is not None else _NONE for one in settings] for key in keys
+    }
     found = {key: values for key, values in found.items() if len(set(values)) > 1}
     fields: dict[str, list[str]] = {}
     for key in keys:
@@ -203,12 +279,21 @@ def _text(value: Any) -> str:
 def _unlike(runs: Sequence[Contender]) -> list[str]:
     """How the evaluations differ from one another, in words: numbers measured differently are not one table's."""
     lines = []
-    conditions = {run.label: {key: run.evaluation.get(key) for key in _CONDITIONS} | {
-        "log_likelihood_rows": (run.evaluation.get("log_likelihood_joint") or {}).get("rows")} for run in runs}
+    conditions = {
+        run.label: {key: run.evaluation.get(key) for key in _CONDITIONS}
+        | {"log_likelihood_rows": (run.evaluation.get("log_likelihood_joint") or {}).get("rows")}
+        for run in runs
+    }
     for key in (*_CONDITIONS, "log_likelihood_rows"):
         having = [run for run in runs if conditions[run.label][key] is not None]
-        settings = [{name: value for name, value in _flat(key, conditions[run.label][key]) if name != "protocol.private_codes"}
-                    for run in having]
+        settings = [
+            {
+                name: value
+                for name, value in _flat(key, conditions[run.label][key])
+                if name != "protocol.private_codes"
+            }
+            for run in having
+        ]
         for name, values in differences(settings).items():
             said = "; ".join(f"{value} ({run.label})" for run, value in zip(having, values, strict=True))
             lines.append(f"{name.replace('_', ' ')}: {said}")
@@ -224,23 +309,37 @@ def _curves(runs: Sequence[Contender]) -> Section:
     panels: dict[str, list[Trace]] = {}
     for place, run in enumerate(runs):
         records = [record for record in run.history if "train" in record]
-        kinds = [kind for kind in ("validation", "train") if records and all(kind in record for record in records)]
+        kinds = [
+            kind for kind in ("validation", "train") if records and all(kind in record for record in records)
+        ]
         for kind in kinds:
             bounds = [{**record, "bound": record[kind]["bound"]} for record in records]
-            panels.setdefault("bound", []).append(trace(place, run.label, bounds, "bound")._replace(faint=kind != kinds[0]))
+            panels.setdefault("bound", []).append(
+                trace(place, run.label, bounds, "bound")._replace(faint=kind != kinds[0])
+            )
     for name in curve_names([watched(run.history) for run in runs]):
         lines = [trace(place, run.label, watched(run.history), name) for place, run in enumerate(runs)]
         panels[metric(name).title] = [line for line in lines if line.values]
     if not panels:
         return Section("learning", title, f"Left out: {NO_HISTORY}")
-    ends = "; ".join(f"{name}: " + ", ".join(f"{trace.label} {number(trace.values[-1])}" for trace in lines if not trace.faint)
-                     for name, lines in panels.items())
+    ends = "; ".join(
+        f"{name}: "
+        + ", ".join(f"{trace.label} {number(trace.values[-1])}" for trace in lines if not trace.faint)
+        for name, lines in panels.items()
+    )
     lead = "Over seconds of training at the left, which depend on the machine and what else it did; over steps at the right."
     without = [run.label for run in runs if not run.history]
     lead += f" Without curves: {', '.join(without)}: {NO_HISTORY}" if without else ""
-    caption = ("The bound, in nats per datum: strong on data set aside from training, faint on training data (strong where nothing was set "
-               "aside). Bounds with different objectives, K or β are different quantities: read their slopes, not their heights.")
-    return Section("learning", title, lead, [traces("learning", panels, f"Curves of each run. At the end, {ends}.", caption)])
+    caption = (
+        "The bound, in nats per datum: strong on data set aside from training, faint on training data (strong where nothing was set "
+        "aside). Bounds with different objectives, K or β are different quantities: read their slopes, not their heights."
+    )
+    return Section(
+        "learning",
+        title,
+        lead,
+        [traces("learning", panels, f"Curves of each run. At the end, {ends}.", caption)],
+    )
 
 
 def _samples(runs: Sequence[Contender], part: MultimodalData, seed: int) -> list[Section]:
@@ -255,14 +354,22 @@ def _samples(runs: Sequence[Contender], part: MultimodalData, seed: int) -> list
         finally:
             run.model.train(training)
     scene = max(scenes, key=lambda one: len(one.sources))
-    made = _given_section(scene, shown), _fresh_section(scene, shown, "own"), _fresh_section(scene, shown, "fitted")
+    made = (
+        _given_section(scene, shown),
+        _fresh_section(scene, shown, "own"),
+        _fresh_section(scene, shown, "fitted"),
+    )
     return [section for section in made if section]
 
 
 def _given_section(scene: Scene, shown: Sequence[Shown]) -> Section:
     title = "The same observations"
     if not scene.sources or not scene.targets or not any(run.given for run in shown):
-        return Section("beside", title, "Left out: nothing here is observed, passes on, and can be shown as a small picture.")
+        return Section(
+            "beside",
+            title,
+            "Left out: nothing here is observed, passes on, and can be shown as a small picture.",
+        )
     lead = "Does what is generated show what was observed, and does it vary in everything else?"
     without = [run.label for run in shown if not run.given]
     if without:
@@ -275,8 +382,11 @@ def _fresh_section(scene: Scene, shown: Sequence[Shown], prior: str) -> Section 
     having = [run.label for run in shown if prior in run.fresh]
     if not scene.targets or not having:
         return None
-    lead = ("z from each run’s own prior: down a column modalities should agree, along a row they should differ." if prior == "own"
-            else "The same, with z from a density fitted after training.")
+    lead = (
+        "z from each run’s own prior: down a column modalities should agree, along a row they should differ."
+        if prior == "own"
+        else "The same, with z from a density fitted after training."
+    )
     without = [run.label for run in shown if run.label not in having]
     if without:
         lead += f" There is none for {', '.join(without)}."

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from polyvae.report.metrics import number as shown
 
-if TYPE_CHECKING:                             # matplotlib takes a third of a second that only drawing should pay
+if TYPE_CHECKING:  # matplotlib takes a third of a second that only drawing should pay
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
@@ -27,16 +27,40 @@ INK, MUTED, RULE, PAPER, ACCENT = "#20262c", "#69737d", "#d6dbe0", "#fefefd", "#
 SERIES = (ACCENT, "#b5530b", "#6a4fb5", "#2e7d3c", "#b3306a", "#7d6608")
 """One colour for each of several runs; after the last, the first again, dashed."""
 _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper", ACCENT: "accent"} | {
-    colour: f"s{number}" for number, colour in enumerate(SERIES) if number}
-_STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans", "font.size": 11, "text.color": INK, "text.parse_math": False, "axes.labelcolor": MUTED,
-    "axes.edgecolor": RULE, "axes.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 1,
-    "axes.titlesize": 11, "axes.titlelocation": "left", "axes.titlecolor": INK, "axes.labelsize": 10, "axes.unicode_minus": True,
-    "xtick.color": RULE, "ytick.color": RULE, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED, "xtick.labelsize": 10,
-    "ytick.labelsize": 10, "axes.grid": False, "grid.color": RULE, "figure.facecolor": "none", "legend.frameon": False,
-    "legend.fontsize": 10, "legend.labelcolor": MUTED, "image.composite_image": False, "svg.fonttype": "none",
+    colour: f"s{number}" for number, colour in enumerate(SERIES) if number
 }
-_LONG = 16                                    # characters of a name that a figure has room for
+_STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": RULE,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 1,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.labelsize": 10,
+    "axes.unicode_minus": True,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "axes.grid": False,
+    "grid.color": RULE,
+    "figure.facecolor": "none",
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "legend.labelcolor": MUTED,
+    "image.composite_image": False,
+    "svg.fonttype": "none",
+}
+_LONG = 16  # characters of a name that a figure has room for
 
 
 class Figure(NamedTuple):
@@ -87,7 +111,7 @@ class Drawing:
         import matplotlib
 
         self.name, self.width, self.height = name, round(width), round(height)
-        style: Any = {**_STYLE, "svg.hashsalt": name}             # ids that differ between figures, not between runs
+        style: Any = {**_STYLE, "svg.hashsalt": name}  # ids that differ between figures, not between runs
         self._style = matplotlib.rc_context(style)
 
     def __enter__(self) -> Self:
@@ -102,7 +126,9 @@ class Drawing:
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Axes whose box stands at these pixels, from the upper left corner."""
-        return self.canvas.add_axes((left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height))
+        return self.canvas.add_axes(
+            (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
+        )
 
     def board(self) -> Axes:
         """Axes without lines over everything, in pixels from the upper left corner."""
@@ -112,14 +138,25 @@ class Drawing:
 
     def done(self, alt: str, caption: str = "") -> Figure:
         for ax in self.canvas.axes:
-            if not ax.axison:                                     # a board: images have moved its limits
+            if not ax.axison:  # a board: images have moved its limits
                 ax.set(xlim=(0, self.width), ylim=(self.height, 0))
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph")    # the page's fonts may have what this one lacks
+            warnings.filterwarnings(
+                "ignore", message="Glyph"
+            )  # the page's fonts may have what this one lacks
             svg, png = io.BytesIO(), io.BytesIO()
             self.canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
             self.canvas.savefig(png, format="png", dpi=144, facecolor="white")
-        return Figure(self.name, self.width, self.height, _inline(svg.getvalue().decode()), svg.getvalue(), png.getvalue(), alt, caption)
+        return Figure(
+            self.name,
+            self.width,
+            self.height,
+            _inline(svg.getvalue().decode()),
+            svg.getvalue(),
+            png.getvalue(),
+            alt,
+            caption,
+        )
 
 
 def _inline(svg: str) -> str:
@@ -135,7 +172,7 @@ def _inline(svg: str) -> str:
 
 def short(name: str, long: int = _LONG) -> str:
     """A name that fits into a figure."""
-    return name if len(name) <= long else f"{name[:long - 1]}…"
+    return name if len(name) <= long else f"{name[: long - 1]}…"
 
 
 def label_width(names: Sequence[str]) -> float:
@@ -151,8 +188,18 @@ def tile(ax: Axes, look: Look, value: Tensor, x: float, y: float, side: float, m
     scaled = ((value.detach().double().cpu().numpy() - look.low) / (look.high - look.low)).clip(0, 1)
     colour = MUTED if muted else ACCENT
     if look.kind == "image":
-        picture = scaled if scaled.ndim == 2 else scaled[0] if len(scaled) == 1 else np.moveaxis(scaled, 0, -1)
-        ax.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=(x, x + side, y + side, y), interpolation="none", aspect="auto")
+        picture = (
+            scaled if scaled.ndim == 2 else scaled[0] if len(scaled) == 1 else np.moveaxis(scaled, 0, -1)
+        )
+        ax.imshow(
+            picture,
+            cmap="gray",
+            vmin=0,
+            vmax=1,
+            extent=(x, x + side, y + side, y),
+            interpolation="none",
+            aspect="auto",
+        )
         return
     outline(ax, x, y, side, side, RULE)
     flat = scaled.ravel()
@@ -161,7 +208,13 @@ def tile(ax: Axes, look: Look, value: Tensor, x: float, y: float, side: float, m
     bottom, tall = y + side - 3, side - 6
     across = x + 3 + (side - 6) * (np.arange(len(flat)) + 0.5) / len(flat)
     if look.kind == "bars" or len(flat) < 4:
-        ax.vlines(across, bottom, bottom - tall * flat.clip(0.01), colors=colour, linewidth=0.7 * (side - 6) / len(flat))
+        ax.vlines(
+            across,
+            bottom,
+            bottom - tall * flat.clip(0.01),
+            colors=colour,
+            linewidth=0.7 * (side - 6) / len(flat),
+        )
     else:
         ax.plot(across, bottom - tall * flat, color=colour, linewidth=1)
 
@@ -174,14 +227,26 @@ def outline(ax: Axes, x: float, y: float, width: float, height: float, colour: s
 # ---- charts ----------------------------------------------------------------------------------------------------------------------
 
 
-def heat_map(name: str, values: Mapping[str, Mapping[str, float]], rows: Sequence[str], columns: Sequence[str],
-             span: tuple[float, float], last: Mapping[str, float] | None, last_name: str, alt: str, caption: str, *,
-             above: str = "generated") -> Figure:
+def heat_map(
+    name: str,
+    values: Mapping[str, Mapping[str, float]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    span: tuple[float, float],
+    last: Mapping[str, float] | None,
+    last_name: str,
+    alt: str,
+    caption: str,
+    *,
+    above: str = "generated",
+) -> Figure:
     """Numbers on tinted squares, stronger from the first of ``span`` to the second (which may be the smaller); what is not in ``values``
     is a dash. ``last``: a row set apart. ``above``: what the columns are."""
     floor, full = span
     cell, left, top = 62, label_width([*rows, last_name]), 46
-    with Drawing(name, left + cell * len(columns) + 12, top + 40 * (len(rows) + (last is not None)) + 22) as drawing:
+    with Drawing(
+        name, left + cell * len(columns) + 12, top + 40 * (len(rows) + (last is not None)) + 22
+    ) as drawing:
         ax = drawing.board()
         ax.text(left + cell * len(columns) / 2, 10, above, color=MUTED, ha="center", va="center", fontsize=10)
         for number, column in enumerate(columns):
@@ -190,21 +255,45 @@ def heat_map(name: str, values: Mapping[str, Mapping[str, float]], rows: Sequenc
         if last is not None:
             lines.append((last_name, last, top + 40 * len(rows) + 12))
         for row, found, y in lines:
-            ax.text(left - 10, y + 20, short(row), ha="right", va="center", color=MUTED if row == last_name else INK)
+            ax.text(
+                left - 10,
+                y + 20,
+                short(row),
+                ha="right",
+                va="center",
+                color=MUTED if row == last_name else INK,
+            )
             for number, column in enumerate(columns):
                 x, value = left + cell * number, found.get(column)
                 if value is None:
                     ax.text(x + cell / 2, y + 20, "–", color=MUTED, ha="center", va="center")
                     continue
-                strength = min(1.0, max(0.0, (value - floor) / (full - floor or 1.0))) * (0.25 if row == last_name else 0.92)
+                strength = min(1.0, max(0.0, (value - floor) / (full - floor or 1.0))) * (
+                    0.25 if row == last_name else 0.92
+                )
                 edges = [x + 1, x + cell - 1, x + cell - 1, x + 1], [y + 1, y + 1, y + 39, y + 39]
                 ax.fill(*edges, color=ACCENT, alpha=strength, linewidth=0)
-                ax.text(x + cell / 2, y + 20, shown(value), ha="center", va="center", color=PAPER if strength > 0.5 else INK)
+                ax.text(
+                    x + cell / 2,
+                    y + 20,
+                    shown(value),
+                    ha="center",
+                    va="center",
+                    color=PAPER if strength > 0.5 else INK,
+                )
         return drawing.done(alt, caption)
 
 
-def bars(name: str, series: Mapping[str, Mapping[str, float]], line: float | None, line_name: str, xlabel: str, top: float | None,
-         alt: str, caption: str) -> Figure:
+def bars(
+    name: str,
+    series: Mapping[str, Mapping[str, float]],
+    line: float | None,
+    line_name: str,
+    xlabel: str,
+    top: float | None,
+    alt: str,
+    caption: str,
+) -> Figure:
     """Groups of bars, the last series in the accent colour; ``line``: a level to compare with; ``top`` of the axis, None: as needed."""
     groups = list(next(iter(series.values())))
     with Drawing(name, max(340, 110 + 56 * len(groups)), 262) as drawing:
@@ -213,7 +302,14 @@ def bars(name: str, series: Mapping[str, Mapping[str, float]], line: float | Non
         for number, (label, values) in enumerate(series.items()):
             colour = ACCENT if number == len(series) - 1 else MUTED
             place = np.arange(len(groups)) + (number - (len(series) - 1) / 2) * wide
-            drawn = ax.bar(place, [values.get(group, 0.0) for group in groups], wide * 0.92, color=colour, label=label, linewidth=0)
+            drawn = ax.bar(
+                place,
+                [values.get(group, 0.0) for group in groups],
+                wide * 0.92,
+                color=colour,
+                label=label,
+                linewidth=0,
+            )
             if len(series) == 1 and len(groups) <= 8:
                 ax.bar_label(drawn, fmt="%.3f", padding=3, fontsize=10)
         if line is not None:
@@ -234,8 +330,16 @@ class Curve(NamedTuple):
     lines: Mapping[str, Sequence[float]]
 
 
-def curves(name: str, panels: Sequence[Curve], seconds: Sequence[float], steps: Sequence[int], columns: int, tall: float, alt: str,
-           caption: str) -> Figure:
+def curves(
+    name: str,
+    panels: Sequence[Curve],
+    seconds: Sequence[float],
+    steps: Sequence[int],
+    columns: int,
+    tall: float,
+    alt: str,
+    caption: str,
+) -> Figure:
     """Panels over seconds of training; where each has the whole width, with the steps above and a legend."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -243,11 +347,20 @@ def curves(name: str, panels: Sequence[Curve], seconds: Sequence[float], steps: 
     with Drawing(name, 900, rows * (tall + 62) + (26 if columns == 1 else 4)) as drawing:
         for number, panel in enumerate(panels):
             row, column = divmod(number, columns)
-            ax = drawing.axes(column * across + 58, (46 if columns == 1 else 24) + row * (tall + 62), across - 78, tall)
+            ax = drawing.axes(
+                column * across + 58, (46 if columns == 1 else 24) + row * (tall + 62), across - 78, tall
+            )
             for index, (label, values) in enumerate(panel.lines.items()):
                 last = index == len(panel.lines) - 1
-                ax.plot(seconds, values, color=ACCENT if last else MUTED, linewidth=1.8 if last else 1.2, label=label,
-                        marker="o" if len(seconds) < 12 else "", markersize=3.5)
+                ax.plot(
+                    seconds,
+                    values,
+                    color=ACCENT if last else MUTED,
+                    linewidth=1.8 if last else 1.2,
+                    label=label,
+                    marker="o" if len(seconds) < 12 else "",
+                    markersize=3.5,
+                )
             ax.set_title(short(panel.title, 26 if columns > 2 else 80), pad=22 if columns == 1 else 8)
             ax.yaxis.grid(True)
             ax.tick_params(length=0)
@@ -256,7 +369,7 @@ def curves(name: str, panels: Sequence[Curve], seconds: Sequence[float], steps: 
             ax.ticklabel_format(useOffset=False, style="plain")
             if row == rows - 1 or number + columns >= len(panels):
                 ax.set_xlabel("seconds")
-            if columns == 1:                                      # small panels have no room, and share the colours
+            if columns == 1:  # small panels have no room, and share the colours
                 _steps(ax, seconds, steps)
                 if len(panel.lines) > 1:
                     ax.legend(loc="lower right")
@@ -267,13 +380,27 @@ def _steps(ax: Axes, seconds: Sequence[float], steps: Sequence[int]) -> None:
     """Step numbers along the upper edge, where their seconds are."""
     from matplotlib.ticker import MaxNLocator
 
-    ticks = [tick for tick in MaxNLocator(8, integer=True).tick_values(steps[0], steps[-1]) if steps[0] <= tick <= steps[-1]]
+    ticks = [
+        tick
+        for tick in MaxNLocator(8, integer=True).tick_values(steps[0], steps[-1])
+        if steps[0] <= tick <= steps[-1]
+    ]
     places = np.interp(ticks, steps, seconds)
     twin = ax.secondary_xaxis("top")
     twin.set_xticks(places.tolist(), [f"{tick:,.0f}".replace(",", "\u202f") for tick in ticks])
     twin.tick_params(length=0, labelsize=9)
     twin.spines["top"].set_visible(False)
-    ax.annotate("step", (1, 1), (0, 4), "axes fraction", "offset points", ha="right", va="bottom", color=MUTED, fontsize=9)
+    ax.annotate(
+        "step",
+        (1, 1),
+        (0, 4),
+        "axes fraction",
+        "offset points",
+        ha="right",
+        va="bottom",
+        color=MUTED,
+        fontsize=9,
+    )
 
 
 class Trace(NamedTuple):
@@ -287,19 +414,30 @@ class Trace(NamedTuple):
     faint: bool = False
 
 
-def traces(name: str, panels: Mapping[str, Sequence[Trace]], alt: str, caption: str, tall: float = 190) -> Figure:
+def traces(
+    name: str, panels: Mapping[str, Sequence[Trace]], alt: str, caption: str, tall: float = 190
+) -> Figure:
     """One row for each panel, title -> the lines of all runs: over seconds at the left, over steps at the right."""
-    labels = list(dict.fromkeys(trace.label for lines in panels.values() for trace in lines if not trace.faint))
+    labels = list(
+        dict.fromkeys(trace.label for lines in panels.values() for trace in lines if not trace.faint)
+    )
     top = 8 + 18 * -(-len(labels) // 3)
     with Drawing(name, 900, top + len(panels) * (tall + 78)) as drawing:
         for row, (title, lines) in enumerate(panels.items()):
             for column, axis in enumerate(("seconds", "steps")):
                 ax = drawing.axes(column * 450 + 58, top + 22 + row * (tall + 78), 372, tall)
                 for trace in lines:
-                    ax.plot(getattr(trace, axis), trace.values, color=SERIES[trace.run % len(SERIES)], label=trace.label,
-                            linewidth=1 if trace.faint else 1.8, alpha=0.5 if trace.faint else 1,
-                            linestyle=("-", (0, (5, 2)), (0, (1, 1.5)))[trace.run // len(SERIES) % 3],
-                            marker="o" if len(trace.values) < 12 and not trace.faint else "", markersize=3.5)
+                    ax.plot(
+                        getattr(trace, axis),
+                        trace.values,
+                        color=SERIES[trace.run % len(SERIES)],
+                        label=trace.label,
+                        linewidth=1 if trace.faint else 1.8,
+                        alpha=0.5 if trace.faint else 1,
+                        linestyle=("-", (0, (5, 2)), (0, (1, 1.5)))[trace.run // len(SERIES) % 3],
+                        marker="o" if len(trace.values) < 12 and not trace.faint else "",
+                        markersize=3.5,
+                    )
                 ax.set_ylim(*_span(lines))
                 ax.set_title(title if column == 0 else "", pad=8)
                 ax.set_xlabel(axis)
@@ -313,14 +451,23 @@ def traces(name: str, panels: Mapping[str, Sequence[Trace]], alt: str, caption: 
             for line in ax.get_lines():
                 if line.get_alpha() == 1:
                     found.setdefault(str(line.get_label()), line)
-        drawing.canvas.legend(list(found.values()), [short(label, 34) for label in found], loc="upper left", ncols=min(3, len(found)),
-                              bbox_to_anchor=(52 / drawing.width, 1.0), borderaxespad=0, handlelength=1.6)
+        drawing.canvas.legend(
+            list(found.values()),
+            [short(label, 34) for label in found],
+            loc="upper left",
+            ncols=min(3, len(found)),
+            bbox_to_anchor=(52 / drawing.width, 1.0),
+            borderaxespad=0,
+            handlelength=1.6,
+        )
         return drawing.done(alt, caption)
 
 
 def _span(lines: Sequence[Trace]) -> tuple[float, float]:
     """The range of an axis, without the steep first twentieth of long lines, in which everything else would be flat."""
-    values = [value for trace in lines for value in trace.values[len(trace.values) // 20:] if np.isfinite(value)] or [0.0]
+    values = [
+        value for trace in lines for value in trace.values[len(trace.values) // 20 :] if np.isfinite(value)
+    ] or [0.0]
     low, high = min(values), max(values)
     room = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
     return low - room, high + room
@@ -343,7 +490,14 @@ def column_bars(name: str, panels: Sequence[Columns], alt: str, caption: str, ta
             ax = drawing.axes(column * 450 + 58, 26 + row * (tall + 52), 372, tall)
             for used, alpha in ((True, 1.0), (False, 0.3)):
                 places = [place for place, one in enumerate(panel.used) if one is used]
-                ax.bar(places, [panel.values[place] for place in places], 0.8, color=ACCENT, alpha=alpha, linewidth=0)
+                ax.bar(
+                    places,
+                    [panel.values[place] for place in places],
+                    0.8,
+                    color=ACCENT,
+                    alpha=alpha,
+                    linewidth=0,
+                )
             ax.set(xlim=(-0.7, max(len(panel.values), 8) - 0.3), ylim=(0, 1.05 * top), xticks=[])
             ax.set_title(short(panel.title, 52), pad=8)
             ax.yaxis.grid(True)

@@ -9,15 +9,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from polyvae.batch import Batch
+from polyvae.core.batch import Batch
+from polyvae.core.priors import FittedPrior
+from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData, mix
-from polyvae.priors import FittedPrior
-from polyvae.report.figures import MUTED, SERIES, Drawing, Figure, Look, label_width, look_of, outline, short, tile
-from polyvae.vae import MultimodalVAE
+from polyvae.report.figures import (
+    MUTED,
+    SERIES,
+    Drawing,
+    Figure,
+    Look,
+    label_width,
+    look_of,
+    outline,
+    short,
+    tile,
+)
 
-_GAP, _SPACE = 3, 14                          # pixels between tiles, and between groups of them
-_MOST = 6                                     # modalities that a grid has room for
-_CROSS, _OWN, _FITTED = 21, 22, 23            # so that a figure's draws do not depend on which others are made
+_GAP, _SPACE = 3, 14  # pixels between tiles, and between groups of them
+_MOST = 6  # modalities that a grid has room for
+_CROSS, _OWN, _FITTED = 21, 22, 23  # so that a figure's draws do not depend on which others are made
 
 
 @dataclass(frozen=True)
@@ -34,8 +45,11 @@ class Scene:
     @property
     def sources(self) -> list[str]:
         """Modalities to start from."""
-        return [name for name, row in zip(self.model.modalities, self.batch.mask, strict=True)
-                if name in self.looks and self.model.modalities[name].encoder is not None and bool(row.any())][:_MOST]
+        return [
+            name
+            for name, row in zip(self.model.modalities, self.batch.mask, strict=True)
+            if name in self.looks and self.model.modalities[name].encoder is not None and bool(row.any())
+        ][:_MOST]
 
     @property
     def targets(self) -> list[str]:
@@ -57,7 +71,9 @@ class Scene:
         return f"sample {row + 1}" if self.labels is None else f"sample {row + 1}, class {self.labels[row]}"
 
 
-def stage(model: MultimodalVAE, data: MultimodalData, prior: FittedPrior | None, seed: int, samples: int = 3) -> Scene:
+def stage(
+    model: MultimodalVAE, data: MultimodalData, prior: FittedPrior | None, seed: int, samples: int = 3
+) -> Scene:
     """Choose ``samples`` held-out samples at random, of different classes where there are labels, the most completely observed ones.
 
     Models of the same modalities are given the same samples.
@@ -71,7 +87,9 @@ def stage(model: MultimodalVAE, data: MultimodalData, prior: FittedPrior | None,
         look = look_of(net.spec.shape, net.spec.likelihood, seen)
         if look is not None:
             looks[name] = look
-    return Scene(model, batch, None if data.labels is None else data.labels[rows].tolist(), looks, prior, seed)
+    return Scene(
+        model, batch, None if data.labels is None else data.labels[rows].tolist(), looks, prior, seed
+    )
 
 
 def _choose(model: MultimodalVAE, data: MultimodalData, seed: int, samples: int) -> Tensor:
@@ -125,7 +143,8 @@ def cross_generation(scene: Scene) -> Figure:
             f"Grid of generated values. Rows: {len(sources)} observed modalities of each of: {what}. "
             f"Columns: {count} draws of each of {', '.join(targets)}.",
             f"Each row starts from one observed value, alone; then {count} draws of every modality given it. Along a row, what is shared "
-            "should stay and all else should vary. Framed: the observed modality itself, reconstructed.")
+            "should stay and all else should vary. Framed: the observed modality itself, reconstructed.",
+        )
 
 
 def unconditional(scene: Scene, fitted: bool, draws: int = 20) -> Figure:
@@ -133,10 +152,19 @@ def unconditional(scene: Scene, fitted: bool, draws: int = 20) -> Figure:
     made = _fresh(scene, fitted, draws)
     names, side = scene.targets, scene.side
     left = label_width(names)
-    name, kind = ("unconditional_fitted", "the fitted prior") if fitted else ("unconditional", "the model’s own prior")
+    name, kind = (
+        ("unconditional_fitted", "the fitted prior") if fitted else ("unconditional", "the model’s own prior")
+    )
     with Drawing(name, left + draws * (side + _GAP) + _GAP, len(names) * (side + _GAP) + 30) as drawing:
         board = drawing.board()
-        board.text(left, 12, f"{'z' if scene.model.shared else 'private codes'} from {kind}", color=MUTED, va="center", fontsize=10)
+        board.text(
+            left,
+            12,
+            f"{'z' if scene.model.shared else 'private codes'} from {kind}",
+            color=MUTED,
+            va="center",
+            fontsize=10,
+        )
         for row, name in enumerate(names):
             y = 26 + row * (side + _GAP)
             board.text(left - 10, y + side / 2, short(name), ha="right", va="center")
@@ -171,8 +199,15 @@ def show(scene: Scene, label: str, draws: int = 10) -> Shown:
     count = _count(scene.targets)
     sources = scene.sources if scene.model.shared else []
     priors = {"own": False} | ({"fitted": True} if scene.model.shared and scene.prior is not None else {})
-    return Shown(label, {source: _given(scene, source, number, count) for number, source in enumerate(scene.sources) if source in sources},
-                 {name: _fresh(scene, fitted, draws) for name, fitted in priors.items()})
+    return Shown(
+        label,
+        {
+            source: _given(scene, source, number, count)
+            for number, source in enumerate(scene.sources)
+            if source in sources
+        },
+        {name: _fresh(scene, fitted, draws) for name, fitted in priors.items()},
+    )
 
 
 def _count(targets: Sequence[str]) -> int:
@@ -198,7 +233,14 @@ def beside(scene: Scene, runs: Sequence[Shown]) -> Figure:
             tile(board, scene.looks[source], scene.batch.data[source][row], left, y, side, muted=True)
             for place, run in enumerate(runs):
                 above = y + place * (side + _GAP)
-                board.text(left - 10, above + side / 2, short(run.label), ha="right", va="center", color=SERIES[place % len(SERIES)])
+                board.text(
+                    left - 10,
+                    above + side / 2,
+                    short(run.label),
+                    ha="right",
+                    va="center",
+                    color=SERIES[place % len(SERIES)],
+                )
                 made = run.given.get(source, {})
                 for column, target in enumerate(targets):
                     for k in range(count):
@@ -206,15 +248,25 @@ def beside(scene: Scene, runs: Sequence[Shown]) -> Figure:
                         if target in made:
                             tile(board, scene.looks[target], made[target][k, row], x, above, side)
                         else:
-                            board.text(x + side / 2, above + side / 2, "–", ha="center", va="center", color=MUTED)
+                            board.text(
+                                x + side / 2, above + side / 2, "–", ha="center", va="center", color=MUTED
+                            )
             if source in targets:
-                outline(board, start + targets.index(source) * group - 2, y - 1.5, group - _SPACE + 1, len(runs) * (side + _GAP), MUTED)
+                outline(
+                    board,
+                    start + targets.index(source) * group - 2,
+                    y - 1.5,
+                    group - _SPACE + 1,
+                    len(runs) * (side + _GAP),
+                    MUTED,
+                )
         names = ", ".join(run.label for run in runs)
         return drawing.done(
             f"Grid of generated values. Blocks: {len(sources)} observed values. Rows: {names}. Columns: {count} draws of each of "
             f"{', '.join(targets)}.",
             "Each block starts from one observed value, alone, the same for all runs; each row is one run’s draws of every modality given "
-            "it. Framed: the observed modality itself, reconstructed.")
+            "it. Framed: the observed modality itself, reconstructed.",
+        )
 
 
 def beside_fresh(scene: Scene, runs: Sequence[Shown], prior: str) -> list[Figure]:
@@ -226,7 +278,9 @@ def beside_fresh(scene: Scene, runs: Sequence[Shown], prior: str) -> list[Figure
             continue
         made = run.fresh[prior]
         draws = len(next(iter(made.values())))
-        with Drawing(f"{prior}_{place}", max(left + draws * (side + _GAP) + _GAP, 300), len(names) * (side + _GAP) + 30) as drawing:
+        with Drawing(
+            f"{prior}_{place}", max(left + draws * (side + _GAP) + _GAP, 300), len(names) * (side + _GAP) + 30
+        ) as drawing:
             board = drawing.board()
             board.text(left, 12, short(run.label, 34), color=SERIES[place % len(SERIES)], va="center")
             for row, name in enumerate(names):
@@ -234,8 +288,12 @@ def beside_fresh(scene: Scene, runs: Sequence[Shown], prior: str) -> list[Figure
                 board.text(left - 10, y + side / 2, short(name), ha="right", va="center")
                 for k in range(draws):
                     tile(board, scene.looks[name], made[name][k], left + k * (side + _GAP), y, side)
-            figures.append(drawing.done(f"{run.label}: {draws} draws from its {prior} prior, one per column, with {', '.join(names)} "
-                                        "stacked."))
+            figures.append(
+                drawing.done(
+                    f"{run.label}: {draws} draws from its {prior} prior, one per column, with {', '.join(names)} "
+                    "stacked."
+                )
+            )
     return figures
 
 
@@ -257,7 +315,9 @@ def walk(scene: Scene, through: str, steps: int = 11) -> Figure:
         board = drawing.board()
         for x, align, row in ((left, "left", 0), (end + side, "right", 1)):
             board.text(x, 12, scene.title(row), ha=align, va="center", color=MUTED, fontsize=10)
-        board.text((start + end - _SPACE) / 2, 12, f"{through} moves →", ha="center", va="center", fontsize=10)
+        board.text(
+            (start + end - _SPACE) / 2, 12, f"{through} moves →", ha="center", va="center", fontsize=10
+        )
         for number, name in enumerate(names):
             y = 26 + number * (side + _GAP)
             board.text(left - 10, y + side / 2, short(name), ha="right", va="center")
@@ -267,5 +327,7 @@ def walk(scene: Scene, through: str, steps: int = 11) -> Figure:
             for k in range(steps):
                 tile(board, scene.looks[name], made[name][k], start + k * (side + _GAP), y, side)
         other = "w" if through == "z" else "z"
-        return drawing.done(f"Walk through {through} from {scene.title(0)} to {scene.title(1)} in {steps} steps, {other} fixed; "
-                            f"rows: {', '.join(names)}.")
+        return drawing.done(
+            f"Walk through {through} from {scene.title(0)} to {scene.title(1)} in {steps} steps, {other} fixed; "
+            f"rows: {', '.join(names)}."
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from polyvae.evaluate.latents import ACTIVE
+from polyvae.metrics.latents import ACTIVE
 from polyvae.report.figures import Columns, Figure, bars, column_bars, heat_map
 from polyvae.report.metrics import KNOWN, measure_title, metric, number
 from polyvae.report.sections import Page, Section, Table
@@ -20,10 +20,17 @@ def latents_section(page: Page) -> Section | None:
     tables = [headlines(values, "probe_", "active_units_", "kl_")]
     if probes:
         rows = f"{values['probe_rows']:,} training samples" if "probe_rows" in values else "training samples"
-        tables.append(Table(("encoded", "what is told", "by z", "by w", "chance", "should be in", "judged on"), _probed(probes),
-                            f"Linear probes of {values.get('probed', 'the codes')}, fitted on {rows}."))
+        tables.append(
+            Table(
+                ("encoded", "what is told", "by z", "by w", "chance", "should be in", "judged on"),
+                _probed(probes),
+                f"Linear probes of {values.get('probed', 'the codes')}, fitted on {rows}.",
+            )
+        )
     lead = "z should tell what is shared and each w what is its modality’s own; what is told by the other is a leak."
-    return Section("latents", "What the codes hold", lead, [_used(units)] if any(units.values()) else [], tables)
+    return Section(
+        "latents", "What the codes hold", lead, [_used(units)] if any(units.values()) else [], tables
+    )
 
 
 def conflict_section(page: Page) -> Section | None:
@@ -33,28 +40,57 @@ def conflict_section(page: Page) -> Section | None:
     if not gradients.get("cosine"):
         return None
     cosine, share = gradients["cosine"], gradients.get("share") or {}
-    figures = [heat_map(
-        "gradient_cosine", cosine, list(cosine), list(cosine), (0.0, 1.0), None, "",
-        "Heat map of the mean cosine between gradients with respect to z: "
-        + "; ".join(f"{a} and {b} {value:.3f}" for a, row in cosine.items() for b, value in row.items() if a < b),
-        "Mean cosine between the pulls of two modalities on z. 1: the same direction; 0: unrelated; below: against one another.",
-        above="and")]
+    figures = [
+        heat_map(
+            "gradient_cosine",
+            cosine,
+            list(cosine),
+            list(cosine),
+            (0.0, 1.0),
+            None,
+            "",
+            "Heat map of the mean cosine between gradients with respect to z: "
+            + "; ".join(
+                f"{a} and {b} {value:.3f}" for a, row in cosine.items() for b, value in row.items() if a < b
+            ),
+            "Mean cosine between the pulls of two modalities on z. 1: the same direction; 0: unrelated; below: against one another.",
+            above="and",
+        )
+    ]
     if share:
-        figures.append(bars(
-            "gradient_share", {"share of the norm": share}, 1 / len(share), "even", "modality", None,
-            "Bars of each modality’s share of the gradient norm: " + ", ".join(f"{name}: {value:.3f}" for name, value in share.items()),
-            "How loud each modality is. One far below the line is in danger of being ignored."))
-    facts = [f"{metric(name).title} {number(values[name])}" for name in ("gradient_conflict", "gradient_cosine")
-             if isinstance(values.get(name), float)]
+        figures.append(
+            bars(
+                "gradient_share",
+                {"share of the norm": share},
+                1 / len(share),
+                "even",
+                "modality",
+                None,
+                "Bars of each modality’s share of the gradient norm: "
+                + ", ".join(f"{name}: {value:.3f}" for name, value in share.items()),
+                "How loud each modality is. One far below the line is in danger of being ignored.",
+            )
+        )
+    facts = [
+        f"{metric(name).title} {number(values[name])}"
+        for name in ("gradient_conflict", "gradient_cosine")
+        if isinstance(values.get(name), float)
+    ]
     lead = "Each modality’s likelihood pulls z somewhere. " + "; ".join(facts).capitalize() + "."
     return Section("conflict", "Do modalities pull together?", lead, figures, wide=False)
 
 
 def headlines(values: Mapping[str, Any], *starts: str) -> Table:
     """The numbers whose names begin so, with what they mean."""
-    return Table(("number", "value", "meaning"), [
-        (metric(name).title, number(values[name]), metric(name).meaning) for name in dict.fromkeys([*KNOWN, *values])
-        if name.startswith(starts) and isinstance(values.get(name), float)], prose=True)
+    return Table(
+        ("number", "value", "meaning"),
+        [
+            (metric(name).title, number(values[name]), metric(name).meaning)
+            for name in dict.fromkeys([*KNOWN, *values])
+            if name.startswith(starts) and isinstance(values.get(name), float)
+        ],
+        prose=True,
+    )
 
 
 def _probed(probes: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -68,33 +104,51 @@ def _probed(probes: Mapping[str, Any]) -> list[tuple[str, ...]]:
             results = [found for found in (told.get(what), alone.get(what)) if found]
             chance, kind = results[0]["chance"], results[0].get("kind")
             note = "" if all(found.get("converged", True) for found in results) else ", not converged"
-            rows.append(("all" if "," in encoded else encoded, what.rpartition("/")[2] + (" (R²)" if kind == "r2" else ""),
-                         *(number(code[what]["score"]) if what in code else "–" for code in (told, alone)), number(chance),
-                         "z" if what == "label" else "w", f"{results[0]['rows']:,}{note}"))
+            rows.append(
+                (
+                    "all" if "," in encoded else encoded,
+                    what.rpartition("/")[2] + (" (R²)" if kind == "r2" else ""),
+                    *(number(code[what]["score"]) if what in code else "–" for code in (told, alone)),
+                    number(chance),
+                    "z" if what == "label" else "w",
+                    f"{results[0]['rows']:,}{note}",
+                )
+            )
     return rows
 
 
 def _used(units: Mapping[str, Any]) -> Figure:
     """The KL of every column: of z given all modalities, and of each w."""
-    shared = list((units.get("z") or {}).items())[-1:]                       # the last set is all of them
+    shared = list((units.get("z") or {}).items())[-1:]  # the last set is all of them
     panels = [_panel("z" if "," in name else f"z given {name}", unit) for name, unit in shared]
     panels += [_panel(f"w of {name}", unit) for name, unit in (units.get("w") or {}).items()]
     how = "; ".join(dict.fromkeys(str(unit["how"]) for _, unit in shared if "how" in unit))
-    return column_bars("kl_columns", panels, "Bars of the KL of each column, largest first. " + "; ".join(panel.title for panel in panels),
-                       "KL from the prior of each column, in nats, largest first. Faint: columns whose mean hardly varies over the data "
-                       f"(variance below {ACTIVE}): not used.{f' Of z: {how}.' if how else ''}")
+    return column_bars(
+        "kl_columns",
+        panels,
+        "Bars of the KL of each column, largest first. " + "; ".join(panel.title for panel in panels),
+        "KL from the prior of each column, in nats, largest first. Faint: columns whose mean hardly varies over the data "
+        f"(variance below {ACTIVE}): not used.{f' Of z: {how}.' if how else ''}",
+    )
 
 
 def _panel(name: str, unit: Mapping[str, Any]) -> Columns:
     order: Sequence[int] = sorted(range(len(unit["kl"])), key=lambda column: -unit["kl"][column])
-    return Columns(f"{name}: {unit['active']} of {unit['columns']} used, KL {number(unit['kl_total'])}",
-                   [unit["kl"][column] for column in order], [unit["variance"][column] > ACTIVE for column in order])
+    return Columns(
+        f"{name}: {unit['active']} of {unit['columns']} used, KL {number(unit['kl_total'])}",
+        [unit["kl"][column] for column in order],
+        [unit["variance"][column] > ACTIVE for column in order],
+    )
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------------------
 
-_KINDS = {"unconditional": "own prior", "unconditional_fitted": "fitted prior", "conditional": "given another modality",
-          "real": "real training images"}
+_KINDS = {
+    "unconditional": "own prior",
+    "unconditional_fitted": "fitted prior",
+    "conditional": "given another modality",
+    "real": "real training images",
+}
 
 
 def quality_section(page: Page) -> Section | None:
@@ -106,27 +160,75 @@ def quality_section(page: Page) -> Section | None:
         return None
     nets = settings.get("features") or {}
     by_modality = {kind: found[kind] for kind in kinds if kind != "conditional"}
-    measures = list(dict.fromkeys(key for by in by_modality.values() for cell in by.values() for key in cell
-                                  if not key.endswith(("_std", "images"))))
-    means = [(measure_title(measure), *(number(value) if isinstance(value := values.get(_headline(kind, measure)), float) else "–"
-                                        for kind in kinds)) for measure in measures]
-    rows = [(name, _KINDS[kind], nets.get(name, "–"), *(_measured(cell, measure) for measure in measures),
-             f"{cell['images']:,} and {cell['real_images']:,}") for kind, by in by_modality.items() for name, cell in by.items()]
+    measures = list(
+        dict.fromkeys(
+            key
+            for by in by_modality.values()
+            for cell in by.values()
+            for key in cell
+            if not key.endswith(("_std", "images"))
+        )
+    )
+    means = [
+        (
+            measure_title(measure),
+            *(
+                number(value) if isinstance(value := values.get(_headline(kind, measure)), float) else "–"
+                for kind in kinds
+            ),
+        )
+        for measure in measures
+    ]
+    rows = [
+        (
+            name,
+            _KINDS[kind],
+            nets.get(name, "–"),
+            *(_measured(cell, measure) for measure in measures),
+            f"{cell['images']:,} and {cell['real_images']:,}",
+        )
+        for kind, by in by_modality.items()
+        for name, cell in by.items()
+    ]
     spread = any(key.endswith("_std") for by in by_modality.values() for cell in by.values() for key in cell)
-    tables = [Table(("mean over modalities, or pairs", *(_KINDS[kind] for kind in kinds)), means),
-              Table(("modality", "from", "feature net", *map(measure_title, measures), "images, and real ones"), rows,
-                    "±: standard deviation over random subsets, no error of the mean." if spread else "")]
+    tables = [
+        Table(("mean over modalities, or pairs", *(_KINDS[kind] for kind in kinds)), means),
+        Table(
+            ("modality", "from", "feature net", *map(measure_title, measures), "images, and real ones"),
+            rows,
+            "±: standard deviation over random subsets, no error of the mean." if spread else "",
+        ),
+    ]
     figures = []
-    pairs = {source: {target: cell[measures[0]] for target, cell in row.items() if measures and measures[0] in cell}
-             for source, row in (found.get("conditional") or {}).items()}
+    pairs = {
+        source: {
+            target: cell[measures[0]] for target, cell in row.items() if measures and measures[0] in cell
+        }
+        for source, row in (found.get("conditional") or {}).items()
+    }
     if any(pairs.values()):
-        figures.append(_pairs("quality_pairs", pairs, page, _span(pairs, lower=True),
-                              {name: cell[measures[0]] for name, cell in (found.get("real") or {}).items() if measures[0] in cell} or None,
-                              "real training", f"{measure_title(measures[0])} by pair",
-                              f"{measure_title(measures[0])} of what is generated, by observed modality; stronger is nearer. Last row: "
-                              "real training images in its place, below which no model is expected."))
-    lead = ("Generated images against real held-out ones, as a feature net sees them. The numbers of different nets, or of different "
-            "numbers of images, do not compare.")
+        figures.append(
+            _pairs(
+                "quality_pairs",
+                pairs,
+                page,
+                _span(pairs, lower=True),
+                {
+                    name: cell[measures[0]]
+                    for name, cell in (found.get("real") or {}).items()
+                    if measures[0] in cell
+                }
+                or None,
+                "real training",
+                f"{measure_title(measures[0])} by pair",
+                f"{measure_title(measures[0])} of what is generated, by observed modality; stronger is nearer. Last row: "
+                "real training images in its place, below which no model is expected.",
+            )
+        )
+    lead = (
+        "Generated images against real held-out ones, as a feature net sees them. The numbers of different nets, or of different "
+        "numbers of images, do not compare."
+    )
     return Section("quality", "How good are the images?", lead, figures, tables)
 
 
@@ -136,22 +238,61 @@ def reconstruction_section(page: Page) -> Section | None:
     errors, spread = values.get("reconstruction") or {}, values.get("diversity_matrix") or {}
     if not errors:
         return None
-    relative = all("baseline_mse" in cell and cell["baseline_mse"] > 0 for row in errors.values() for cell in row.values())
-    shown = {source: {target: cell["mse"] / cell["baseline_mse"] if relative else cell["mse"] for target, cell in row.items()}
-             for source, row in errors.items()}
+    relative = all(
+        "baseline_mse" in cell and cell["baseline_mse"] > 0
+        for row in errors.values()
+        for cell in row.values()
+    )
+    shown = {
+        source: {
+            target: cell["mse"] / cell["baseline_mse"] if relative else cell["mse"]
+            for target, cell in row.items()
+        }
+        for source, row in errors.items()
+    }
     unit = "Mean squared error over that of the training mean" if relative else "Mean squared error per entry"
-    figures = [_pairs("reconstruction", shown, page, (1.0, 0.0) if relative else _span(shown, lower=True), None, "", unit,
-                      f"{unit}: {'1 is no better than the mean, 0 perfect' if relative else 'stronger is nearer'}. Along the diagonal, "
-                      "reconstruction. Elsewhere 0 is out of reach: what is private to the target, the source does not know.")]
+    figures = [
+        _pairs(
+            "reconstruction",
+            shown,
+            page,
+            (1.0, 0.0) if relative else _span(shown, lower=True),
+            None,
+            "",
+            unit,
+            f"{unit}: {'1 is no better than the mean, 0 perfect' if relative else 'stronger is nearer'}. Along the diagonal, "
+            "reconstruction. Elsewhere 0 is out of reach: what is private to the target, the source does not know.",
+        )
+    ]
     if any(spread.values()):
         real = values.get("diversity_by_modality") or {}
         top = max(value for row in [*spread.values(), real] for value in row.values())
-        against = " Last row: between two real samples of one class. Neither more nor less than that is right." if real else ""
-        figures.append(_pairs("diversity", spread, page, (0.0, top), real or None, "real, one class", "Distance between draws",
-                              f"Distance (root mean square per entry) between two draws given one sample.{against}"))
+        against = (
+            " Last row: between two real samples of one class. Neither more nor less than that is right."
+            if real
+            else ""
+        )
+        figures.append(
+            _pairs(
+                "diversity",
+                spread,
+                page,
+                (0.0, top),
+                real or None,
+                "real, one class",
+                "Distance between draws",
+                f"Distance (root mean square per entry) between two draws given one sample.{against}",
+            )
+        )
     lead = "How near is what is decoded to what was there, and how much do draws vary?"
-    return Section("reconstruction", "Reconstruction and diversity", lead, figures,
-                   [headlines(values, "reconstruction_error", "cross_reconstruction_error", "diversity")], wide=False)
+    return Section(
+        "reconstruction",
+        "Reconstruction and diversity",
+        lead,
+        figures,
+        [headlines(values, "reconstruction_error", "cross_reconstruction_error", "diversity")],
+        wide=False,
+    )
 
 
 def _headline(kind: str, measure: str) -> str:
@@ -172,8 +313,22 @@ def _span(values: Mapping[str, Mapping[str, float]], *, lower: bool) -> tuple[fl
     return (max(every), min(every)) if lower else (min(every), max(every))
 
 
-def _pairs(name: str, values: Mapping[str, Mapping[str, float]], page: Page, span: tuple[float, float], last: Mapping[str, float] | None,
-           last_name: str, title: str, caption: str) -> Figure:
+def _pairs(
+    name: str,
+    values: Mapping[str, Mapping[str, float]],
+    page: Page,
+    span: tuple[float, float],
+    last: Mapping[str, float] | None,
+    last_name: str,
+    title: str,
+    caption: str,
+) -> Figure:
     columns = [target for target in page.model.modalities if any(target in row for row in values.values())]
-    alt = "; ".join(f"{source} to {target} {number(value)}" for source, row in values.items() for target, value in row.items())
-    return heat_map(name, values, list(values), columns, span, last, last_name, f"Heat map. {title}: {alt}.", caption)
+    alt = "; ".join(
+        f"{source} to {target} {number(value)}"
+        for source, row in values.items()
+        for target, value in row.items()
+    )
+    return heat_map(
+        name, values, list(values), columns, span, last, last_name, f"Heat map. {title}: {alt}.", caption
+    )

@@ -13,10 +13,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
-from polyvae.modality import Modality
+from polyvae.core.modality import Modality
+from polyvae.core.vae import MultimodalVAE
 from polyvae.models import build
 from polyvae.testing.laws import (
     LAWS,
+    law_complete,
     law_decodes,
     law_empty,
     law_entries,
@@ -26,7 +28,7 @@ from polyvae.testing.laws import (
     law_nested,
     law_noise,
     law_options,
-    law_per_datum,
+    law_per_sample,
     law_posterior,
     law_precision,
     law_storage,
@@ -34,7 +36,6 @@ from polyvae.testing.laws import (
     law_terms,
     law_toml,
     law_trains,
-    law_whole,
 )
 from polyvae.testing.worlds import (
     default_worlds,
@@ -46,18 +47,25 @@ from polyvae.testing.worlds import (
     roles_world,
     uneven,
 )
-from polyvae.vae import MultimodalVAE
 
 
-def check_model(model: str | Callable[..., MultimodalVAE], *, modalities: Sequence[Modality] | None = None, **options: object) -> None:
+def check_model(
+    model: str | Callable[..., MultimodalVAE],
+    *,
+    modalities: Sequence[Modality] | None = None,
+    **options: object,
+) -> None:
     """Hold a model to all laws, in the worlds of ``modalities`` (default: ``default_worlds``).
 
     Raises AssertionError, whose one line names the law that does not hold.
     """
+
     def make(specs: Sequence[Modality]) -> MultimodalVAE:
         return build(model, specs, **options) if isinstance(model, str) else model(specs, **options)
 
-    for specs, law in itertools.product([tuple(modalities)] if modalities is not None else default_worlds(make), LAWS):
+    for specs, law in itertools.product(
+        [tuple(modalities)] if modalities is not None else default_worlds(make), LAWS
+    ):
         law(make, specs)
 
 
@@ -69,6 +77,7 @@ __all__ = [
     "example_data",
     "example_model",
     "labels_world",
+    "law_complete",
     "law_decodes",
     "law_empty",
     "law_entries",
@@ -78,7 +87,7 @@ __all__ = [
     "law_nested",
     "law_noise",
     "law_options",
-    "law_per_datum",
+    "law_per_sample",
     "law_posterior",
     "law_precision",
     "law_storage",
@@ -86,7 +95,6 @@ __all__ = [
     "law_terms",
     "law_toml",
     "law_trains",
-    "law_whole",
     "plain_world",
     "roles_world",
     "uneven",

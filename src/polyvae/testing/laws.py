@@ -13,12 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from polyvae import noise
-from polyvae.batch import Batch
 from polyvae.config import RunConfig, read_config, write_config
-from polyvae.modality import Modality, ModalityNet
+from polyvae.core import noise
+from polyvae.core.batch import Batch
+from polyvae.core.modality import Modality, ModalityNet
+from polyvae.core.noise import Draw
+from polyvae.core.vae import MultimodalVAE
 from polyvae.models import MODELS
-from polyvae.noise import Draw
 from polyvae.storage import describe_modality, load_bundle, load_model, read_modality, save_bundle, save_model
 from polyvae.testing.transfer import same_model
 from polyvae.testing.worlds import (
@@ -40,7 +41,6 @@ from polyvae.testing.worlds import (
     step,
     zero,
 )
-from polyvae.vae import MultimodalVAE
 
 # ---- what is missing -------------------------------------------------------------------------------------------------------------
 
@@ -51,22 +51,45 @@ def law_missing(make: Make, specs: Sequence[Modality]) -> None:
     clean = example_batch(model)
     draws = record(model, clean)
     value, gradients = step(model, clean, draws)
-    seen = {name: row.view(-1, *[1] * (x.ndim - 1)).expand_as(x) for row, (name, x) in zip(clean.mask, clean.data.items(), strict=True)}
+    seen = {
+        name: row.view(-1, *[1] * (x.ndim - 1)).expand_as(x)
+        for row, (name, x) in zip(clean.mask, clean.data.items(), strict=True)
+    }
     inside = {name: seen[name] & clean.entries.get(name, torch.tensor(True)) for name in seen}
     with repeatable():
         noisy = {name: torch.where(inside[name], x, torch.randn_like(x)) for name, x in clean.data.items()}
         huge = {name: torch.where(seen[name], x, 1e200) for name, x in clean.data.items()}
-    at_the_door = Batch.of({name: torch.where(inside[name], x, torch.nan) for name, x in clean.data.items()}, clean.mask, clean.entries)
-    for what, batch in (("random values", clean._replace(data=noisy)), ("huge values", clean._replace(data=huge)), ("NaN", at_the_door)):
+    at_the_door = Batch.of(
+        {name: torch.where(inside[name], x, torch.nan) for name, x in clean.data.items()},
+        clean.mask,
+        clean.entries,
+    )
+    for what, batch in (
+        ("random values", clean._replace(data=noisy)),
+        ("huge values", clean._replace(data=huge)),
+        ("NaN", at_the_door),
+    ):
         again, others = step(model, batch, draws)
-        hold(torch.equal(value, again), "missing", f"{what} under the mask change the bound by {gap(value, again):.3g}")
+        hold(
+            torch.equal(value, again),
+            "missing",
+            f"{what} under the mask change the bound by {gap(value, again):.3g}",
+        )
         for name, gradient in gradients.items():
-            hold(same(gradient, others[name]), "missing", f"{what} under the mask change the gradient of {name}")
+            hold(
+                same(gradient, others[name]),
+                "missing",
+                f"{what} under the mask change the gradient of {name}",
+            )
     for row, (name, net) in zip(clean.mask, model.modalities.items(), strict=True):
-        if model.facts.per_datum:
+        if model.facts.per_sample:
             _, gradients = step(model, clean, draws, ~row)
             for key in _moved_by_its_data(model, net):
-                hold(zero(gradients[full_name(model, net, key)]), "missing", f"rows without {name!r} reach its network's {key}")
+                hold(
+                    zero(gradients[full_name(model, net, key)]),
+                    "missing",
+                    f"rows without {name!r} reach its network's {key}",
+                )
 
 
 def law_nested(make: Make, specs: Sequence[Modality]) -> None:
@@ -76,7 +99,9 @@ def law_nested(make: Make, specs: Sequence[Modality]) -> None:
         return
     for out in specs:
         rest = [spec for spec in specs if spec.name != out.name]
-        if any(spec.role != "target" for spec in rest) and (not big.facts.labels or any(spec.role == "target" for spec in rest)):
+        if any(spec.role != "target" for spec in rest) and (
+            not big.facts.labels or any(spec.role == "target" for spec in rest)
+        ):
             same_model("nested", f"without {out.name!r}", big, example_model(make, rest), out.name)
 
 
@@ -85,13 +110,18 @@ def law_symmetric(make: Make, specs: Sequence[Modality]) -> None:
     model = example_model(make, specs)
     if model.facts.symmetric:
         for order in (specs[::-1], (*specs[1:], specs[0])):
-            same_model("symmetric", f"in the order {[spec.name for spec in order]}", model, example_model(make, order))
+            same_model(
+                "symmetric",
+                f"in the order {[spec.name for spec in order]}",
+                model,
+                example_model(make, order),
+            )
 
 
-def law_per_datum(make: Make, specs: Sequence[Modality]) -> None:
-    """``facts.per_datum``: a batch of mixed masks equals its rows, one by one, bound and gradient."""
+def law_per_sample(make: Make, specs: Sequence[Modality]) -> None:
+    """``facts.per_sample``: a batch of mixed masks equals its rows, one by one, bound and gradient."""
     model = example_model(make, specs)
-    if not model.facts.per_datum:
+    if not model.facts.per_sample:
         return
     batch = example_batch(model)
     draws = record(model, batch)
@@ -101,13 +131,25 @@ def law_per_datum(make: Make, specs: Sequence[Modality]) -> None:
         alone = {}
         for name, draw in draws.items():
             own = "B" in draw.axes and draw.value.shape[draw.axes.index("B")] == batch.size
-            hold(own, "per_datum", f"the draw {name!r} (axes {draw.axes!r}, shape {tuple(draw.value.shape)}) is shared by the batch")
+            hold(
+                own,
+                "per_sample",
+                f"the draw {name!r} (axes {draw.axes!r}, shape {tuple(draw.value.shape)}) is shared by the batch",
+            )
             alone[name] = Draw(draw.axes, draw.value.narrow(draw.axes.index("B"), row, 1))
         each, some = step(model, batch.rows(slice(row, row + 1)), alone)
-        hold(near(value[row : row + 1], each), "per_datum", f"row {row} has {float(value[row])!r} in the batch and {float(each)!r} alone")
+        hold(
+            near(value[row : row + 1], each),
+            "per_sample",
+            f"row {row} has {float(value[row])!r} in the batch and {float(each)!r} alone",
+        )
         total = {name: plus(total.get(name), gradient) for name, gradient in some.items()}
     for name, gradient in gradients.items():
-        hold(near(dense(gradient), dense(total[name])), "per_datum", f"the rows' gradients of {name} do not add up to the batch's")
+        hold(
+            near(dense(gradient), dense(total[name])),
+            "per_sample",
+            f"the rows' gradients of {name} do not add up to the batch's",
+        )
 
 
 def law_empty(make: Make, specs: Sequence[Modality]) -> None:
@@ -117,7 +159,11 @@ def law_empty(make: Make, specs: Sequence[Modality]) -> None:
     for batch in (some, some.observe()):
         empty = ~batch.mask.any(0)
         value, gradients = step(model, batch, record(model, batch), empty)
-        hold(bool((value[empty] == 0).all()), "empty", f"the bound of nothing is {value[empty].tolist()}; expected exactly 0")
+        hold(
+            bool((value[empty] == 0).all()),
+            "empty",
+            f"the bound of nothing is {value[empty].tolist()}; expected exactly 0",
+        )
         for name, gradient in gradients.items():
             hold(zero(gradient), "empty", f"a row of which nothing was observed moves {name}")
         model.eval()
@@ -128,7 +174,11 @@ def law_empty(make: Make, specs: Sequence[Modality]) -> None:
         model.train()
         mean = model.prior.z().mean.expand(len(embedded), -1) if model.shared else torch.zeros_like(embedded)
         hold(torch.equal(embedded, mean), "empty", "embed of nothing is not the prior's mean")
-        hold(near(drawn.log_q[:, empty], expected), "empty", "the latents of a row of which nothing was observed are not the prior's")
+        hold(
+            near(drawn.log_q[:, empty], expected),
+            "empty",
+            "the latents of a row of which nothing was observed are not the prior's",
+        )
 
 
 def law_entries(make: Make, specs: Sequence[Modality]) -> None:
@@ -147,9 +197,15 @@ def law_entries(make: Make, specs: Sequence[Modality]) -> None:
             hold(bool((log_x[m] == 0).all()), "entries", f"the source {name!r} has a likelihood")
             continue
         observed = net.likelihood.counted(gaps[name])
-        each = net.likelihood.entries(net.decode(model.code(m, z, w)), torch.where(observed, data[name], 0), observed)
+        each = net.likelihood.entries(
+            net.decode(model.code(m, z, w)), torch.where(observed, data[name], 0), observed
+        )
         by_hand = (each * observed).flatten(2).sum(-1)
-        hold(near(log_x[m], by_hand), "entries", f"the likelihood of {name!r} is not the sum over its observed entries")
+        hold(
+            near(log_x[m], by_hand),
+            "entries",
+            f"the likelihood of {name!r} is not the sum over its observed entries",
+        )
 
 
 def law_posterior(make: Make, specs: Sequence[Modality]) -> None:
@@ -158,19 +214,34 @@ def law_posterior(make: Make, specs: Sequence[Modality]) -> None:
     batch = example_batch(model)
     with repeatable():
         q = model.posterior(batch, model.experts(batch))
-    sources = batch.mask[model.sources]
+    sources = batch.mask[model.encoded]
     hold(bool((q.weights >= 0).all()), "posterior", "a view has a negative weight")
     total = q.weights.sum(0)
-    hold(near(total, sources.any(0).double()), "posterior", f"weights sum to {total.tolist()}; expected 1, or 0 for nothing")
-    hold(not bool((q.include & ~sources).any()), "posterior", "a view includes an expert that was not observed")
-    hold(torch.equal(q.include.any(1), q.live), "posterior", "a view counts without a member, or has members and does not count")
+    hold(
+        near(total, sources.any(0).double()),
+        "posterior",
+        f"weights sum to {total.tolist()}; expected 1, or 0 for nothing",
+    )
+    hold(
+        not bool((q.membership & ~sources).any()),
+        "posterior",
+        "a view includes an expert that was not observed",
+    )
+    hold(
+        torch.equal(q.membership.any(1), q.active),
+        "posterior",
+        "a view counts without a member, or has members and does not count",
+    )
 
 
 # ---- how it computes -------------------------------------------------------------------------------------------------------------
 
 
 def law_noise(make: Make, specs: Sequence[Modality]) -> None:
-    """Every draw goes through ``polyvae.noise``: with prepared draws the generator has no influence; a step leaves its batch as it was."""
+    """Every draw goes through ``polyvae.core.noise``: with prepared draws torch's generator has no influence.
+
+    A step leaves its batch as it was.
+    """
     model = example_model(make, specs)
     batch = example_batch(model)
     before = {name: x.clone() for name, x in batch.data.items()}
@@ -179,8 +250,14 @@ def law_noise(make: Make, specs: Sequence[Modality]) -> None:
     for seed in (1, 2):
         with repeatable(seed):
             values.append(step(model, batch, draws)[0])
-    hold(torch.equal(*values), "noise", "the bound depends on draws that do not go through polyvae.noise")
-    hold(all(torch.equal(before[name], x) for name, x in batch.data.items()), "noise", "a step changes the batch it was given")
+    hold(
+        torch.equal(*values), "noise", "the bound depends on draws that do not go through polyvae.core.noise"
+    )
+    hold(
+        all(torch.equal(before[name], x) for name, x in batch.data.items()),
+        "noise",
+        "a step changes the batch it was given",
+    )
 
 
 def law_decodes(make: Make, specs: Sequence[Modality]) -> None:
@@ -190,24 +267,32 @@ def law_decodes(make: Make, specs: Sequence[Modality]) -> None:
     """
     model = example_model(make, specs)
     some = example_batch(model, entries=False)
-    for batch in (some, some.rows(slice(0, 1))._replace(whole=True)):
+    for batch in (some, some.rows(slice(0, 1))._replace(complete=True)):
         calls: dict[str, list[tuple[bool, int]]] = defaultdict(list)
         handles = []
         for name, net in model.modalities.items():
             for kind, module in (("encoder", net.encoder), ("decoder", net.decoder)):
                 if module is not None:
-                    handles.append(module.register_forward_hook(partial(count_call, calls, f"{kind} of {name!r}")))
+                    handles.append(
+                        module.register_forward_hook(partial(count_call, calls, f"{kind} of {name!r}"))
+                    )
         record(model, batch)
         for handle in handles:
             handle.remove()
         for name, net in model.modalities.items():
             role = net.spec.role
             again = model.facts.again if role == "both" else 0
-            for kind, expected in (("encoder", (1 + again + model.facts.pseudo_inputs) * (role != "target")),
-                                   ("decoder", (model.facts.decodes + again) * (role != "source"))):
+            for kind, expected in (
+                ("encoder", (1 + again + model.facts.pseudo_inputs) * (role != "target")),
+                ("decoder", (model.facts.decodes + again) * (role != "source")),
+            ):
                 seen = calls[f"{kind} of {name!r}"]
                 got = sum(graph or 2 * rows > max(seen)[1] for graph, rows in seen)
-                hold(got == expected, "decodes", f"{got} calls of the {kind} of {name!r} (role {role}) in one step; expected {expected}")
+                hold(
+                    got == expected,
+                    "decodes",
+                    f"{got} calls of the {kind} of {name!r} (role {role}) in one step; expected {expected}",
+                )
 
 
 def law_gradients(make: Make, specs: Sequence[Modality]) -> None:
@@ -218,16 +303,30 @@ def law_gradients(make: Make, specs: Sequence[Modality]) -> None:
     for name, gradient in gradients.items():
         hold(gradient is not None and not zero(gradient), "gradients", f"no gradient reaches {name}")
         hold(bool(dense(gradient).isfinite().all()), "gradients", f"the gradient of {name} is not finite")
-    for less, what in [(batch.drop(name), f"without {name!r}") for name in batch.names] + [(batch.observe(), "with nothing observed")]:
+    for less, what in [(batch.drop(name), f"without {name!r}") for name in batch.names] + [
+        (batch.observe(), "with nothing observed")
+    ]:
         _, gradients = step(model, less, record(model, less))
         for name, gradient in gradients.items():
-            hold(gradient is not None, "gradients", f"{what}, {name} gets None; expected zeros in training mode")
-            hold(bool(dense(gradient).isfinite().all()), "gradients", f"{what}, the gradient of {name} is not finite")
+            hold(
+                gradient is not None,
+                "gradients",
+                f"{what}, {name} gets None; expected zeros in training mode",
+            )
+            hold(
+                bool(dense(gradient).isfinite().all()),
+                "gradients",
+                f"{what}, the gradient of {name} is not finite",
+            )
     for name, net in model.modalities.items():
         less = batch.drop(name)
         _, gradients = step(model, less, record(model, less))
         for key in _moved_by_its_data(model, net):
-            hold(zero(gradients[full_name(model, net, key)]), "gradients", f"without {name!r}, its network's {key} is moved")
+            hold(
+                zero(gradients[full_name(model, net, key)]),
+                "gradients",
+                f"without {name!r}, its network's {key} is moved",
+            )
 
 
 def _moved_by_its_data(model: MultimodalVAE, net: ModalityNet) -> list[str]:
@@ -253,18 +352,28 @@ def law_trains(make: Make, specs: Sequence[Modality]) -> None:
     model.eval()
     with repeatable():
         embedded = model.embed(batch)
-        made: list[tuple[dict[str, Tensor], tuple[int, ...]]] = [(model.sample(4, sample=sample), (4,)) for sample in (False, True)]
+        made: list[tuple[dict[str, Tensor], tuple[int, ...]]] = [
+            (model.sample(4, sample=sample), (4,)) for sample in (False, True)
+        ]
         for sample, again in itertools.product((False, True), {False, model.facts.density}):
             made.append((model.generate(batch, 3, sample=sample, resample=again), (3, batch.size)))
     width = model.shared or len(model.owner)
     right = embedded.shape == (batch.size, width) and bool(embedded.isfinite().all())
-    hold(right, "trains", f"embed gives {tuple(embedded.shape)} or is not finite; expected {(batch.size, width)}")
+    hold(
+        right,
+        "trains",
+        f"embed gives {tuple(embedded.shape)} or is not finite; expected {(batch.size, width)}",
+    )
     decoded = {name: net.spec.shape for name, net in model.modalities.items() if net.decoder is not None}
     for out, lead in made:
         hold(out.keys() == decoded.keys(), "trains", f"generated {list(out)}; expected {list(decoded)}")
         for name, shape in decoded.items():
             right = out[name].shape == (*lead, *shape) and bool(out[name].isfinite().all())
-            hold(right, "trains", f"generated {name!r} of shape {tuple(out[name].shape)}; expected finite values, {(*lead, *shape)}")
+            hold(
+                right,
+                "trains",
+                f"generated {name!r} of shape {tuple(out[name].shape)}; expected finite values, {(*lead, *shape)}",
+            )
 
 
 def law_terms(make: Make, specs: Sequence[Modality]) -> None:
@@ -284,9 +393,17 @@ def law_terms(make: Make, specs: Sequence[Modality]) -> None:
             elif name != "subsets":
                 total = total + model.modalities[name.removeprefix("log_likelihood/")].spec.weight * term
         if options.get("objective", "elbo") == "elbo":
-            hold(near(value, total), "terms", f"the terms add up to {total.tolist()}; the bound is {value.tolist()}")
+            hold(
+                near(value, total),
+                "terms",
+                f"the terms add up to {total.tolist()}; the bound is {value.tolist()}",
+            )
         else:
-            hold(bool((value >= total - 1e-9).all()), "terms", f"the terms add up to {total.tolist()}, above the bound {value.tolist()}")
+            hold(
+                bool((value >= total - 1e-9).all()),
+                "terms",
+                f"the terms add up to {total.tolist()}, above the bound {value.tolist()}",
+            )
 
 
 def law_max_rows(make: Make, specs: Sequence[Modality]) -> None:
@@ -304,26 +421,39 @@ def law_max_rows(make: Make, specs: Sequence[Modality]) -> None:
     for name, rows in sizes.items():
         whole = model.facts.again if model.modalities[name].spec.role == "both" else 0
         most = max(sorted(rows)[: len(rows) - whole], default=0)
-        hold(most <= 3, "max_rows", f"with max_rows=3, {most} rows of modality {name!r} are decoded at a time")
+        hold(
+            most <= 3, "max_rows", f"with max_rows=3, {most} rows of modality {name!r} are decoded at a time"
+        )
     hold(near(value, again, 1e-12), "max_rows", f"max_rows=3 changes the bound by {gap(value, again):.3g}")
     for name, gradient in gradients.items():
-        hold(near(dense(gradient), dense(others[name]), 1e-12), "max_rows", f"max_rows=3 changes the gradient of {name}")
+        hold(
+            near(dense(gradient), dense(others[name]), 1e-12),
+            "max_rows",
+            f"max_rows=3 changes the gradient of {name}",
+        )
 
 
 def _note_rows(sizes: list[int], module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     sizes.append(len(inputs[0]))
 
 
-def law_whole(make: Make, specs: Sequence[Modality]) -> None:
+def law_complete(make: Make, specs: Sequence[Modality]) -> None:
     """Complete data by the fast road (nothing gathered) is complete data by the general one."""
     model = example_model(make, specs)
     with repeatable():
         batch = Batch.of(example_data(model, 4))
     draws = record(model, batch)
-    (value, gradients), (again, others) = step(model, batch, draws), step(model, batch._replace(whole=False), draws)
-    hold(near(value, again), "whole", f"the two roads for complete data differ by {gap(value, again):.3g}")
+    (value, gradients), (again, others) = (
+        step(model, batch, draws),
+        step(model, batch._replace(complete=False), draws),
+    )
+    hold(near(value, again), "complete", f"the two roads for complete data differ by {gap(value, again):.3g}")
     for name, gradient in gradients.items():
-        hold(near(dense(gradient), dense(others[name])), "whole", f"the two roads for complete data differ in the gradient of {name}")
+        hold(
+            near(dense(gradient), dense(others[name])),
+            "complete",
+            f"the two roads for complete data differ in the gradient of {name}",
+        )
 
 
 def law_precision(make: Make, specs: Sequence[Modality]) -> None:
@@ -334,14 +464,22 @@ def law_precision(make: Make, specs: Sequence[Modality]) -> None:
     value, _ = step(model, batch, draws)
     single, _ = step(model.float(), batch, draws)
     hold(single.dtype == torch.float32, "precision", f"a float32 model answers in {single.dtype}")
-    hold(near(value, single.double(), 1e-3), "precision", f"float32 and float64 differ by {gap(value, single.double()):.3g}")
+    hold(
+        near(value, single.double(), 1e-3),
+        "precision",
+        f"float32 and float64 differ by {gap(value, single.double()):.3g}",
+    )
 
 
 def law_options(make: Make, specs: Sequence[Modality]) -> None:
     """``options`` are the constructor's: built from them, the model is the same."""
     model = example_model(make, specs)
     again = type(model)(model.specs, **model.options)
-    hold(again.options == model.options, "options", f"built from its options, {model.options}, the model has {again.options}")
+    hold(
+        again.options == model.options,
+        "options",
+        f"built from its options, {model.options}, the model has {again.options}",
+    )
     hold(again.specs == list(specs), "options", "the model's specs are not those it was built from")
     here, there = ({name: tuple(p.shape) for name, p in each.named_parameters()} for each in (model, again))
     hold(here == there, "options", "built from its options, the model has other parameters")
@@ -357,8 +495,14 @@ def law_storage(make: Make, specs: Sequence[Modality]) -> None:
         if MODELS.get(model.name) is type(model):
             save_model(model, path)
             again = load_model(path)
-        else:                                                    # the laws also hold a class that stands in a notebook, and has no path yet
-            save_bundle(path, model_name=model.name, config={"options": model.options}, state=model.state_dict(), extra={})
+        else:  # the laws also hold a class that stands in a notebook, and has no path yet
+            save_bundle(
+                path,
+                model_name=model.name,
+                config={"options": model.options},
+                state=model.state_dict(),
+                extra={},
+            )
             again = make(specs).double().eval()
             again.load_state_dict(load_bundle(path).state)
     with torch.no_grad(), noise.feed(draws):
@@ -366,25 +510,47 @@ def law_storage(make: Make, specs: Sequence[Modality]) -> None:
     with torch.no_grad(), noise.feed(draws):
         after = again(batch).value
     hold(torch.equal(before, after), "storage", f"loaded, the bound differs by {gap(before, after):.3g}")
-    hold(again.options == model.options, "storage", f"saved with {model.options}, loaded with {again.options}")
+    hold(
+        again.options == model.options, "storage", f"saved with {model.options}, loaded with {again.options}"
+    )
 
 
 def law_toml(make: Make, specs: Sequence[Modality]) -> None:
     """Model → TOML → model: the same options and modalities."""
     model = example_model(make, specs)
-    tables = [json.loads(json.dumps(describe_modality(spec))) for spec in model.specs]      # TOML and JSON know lists, not tuples
+    tables = [
+        json.loads(json.dumps(describe_modality(spec))) for spec in model.specs
+    ]  # TOML and JSON know lists, not tuples
     config = RunConfig.check({"model": {"name": model.name, **model.options}, "modality": tables})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.toml"
         path.write_text(write_config(config))
         read = read_config(path)
-    again = type(model)([read_modality(table.model_dump(exclude_none=True)) for table in read.modality], **read.model.options)
+    again = type(model)(
+        [read_modality(table.model_dump(exclude_none=True)) for table in read.modality], **read.model.options
+    )
     hold(again.options == model.options, "toml", f"written with {model.options}, read with {again.options}")
     found = [describe_modality(spec) for spec in again.specs]
     hold(found == tables, "toml", f"written with modalities {tables}, read with {found}")
 
 
 LAWS: tuple[Callable[[Make, Sequence[Modality]], None], ...] = (
-    law_options, law_noise, law_per_datum, law_missing, law_empty, law_posterior, law_entries, law_decodes, law_gradients, law_terms,
-    law_nested, law_symmetric, law_whole, law_max_rows, law_precision, law_trains, law_storage, law_toml,
+    law_options,
+    law_noise,
+    law_per_sample,
+    law_missing,
+    law_empty,
+    law_posterior,
+    law_entries,
+    law_decodes,
+    law_gradients,
+    law_terms,
+    law_nested,
+    law_symmetric,
+    law_complete,
+    law_max_rows,
+    law_precision,
+    law_trains,
+    law_storage,
+    law_toml,
 )

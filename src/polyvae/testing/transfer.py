@@ -9,13 +9,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from polyvae import noise
-from polyvae.aggregate import powerset
-from polyvae.batch import Batch
-from polyvae.modality import Modalities
-from polyvae.noise import Draw
+from polyvae.core import noise
+from polyvae.core.aggregate import powerset
+from polyvae.core.batch import Batch
+from polyvae.core.modality import Modalities
+from polyvae.core.noise import Draw
+from polyvae.core.vae import MultimodalVAE
 from polyvae.testing.worlds import dense, example_batch, hold, near, record, step
-from polyvae.vae import MultimodalVAE
 
 
 class _Map(NamedTuple):
@@ -31,14 +31,18 @@ def _map(first: MultimodalVAE, second: MultimodalVAE) -> _Map:
     names = list(first.modalities)
     modalities = [names.index(name) for name in second.modalities]
     columns = [c for m in modalities for c in range(first.columns[m].start, first.columns[m].stop)]
-    sources = [first.sources.index(m) for m in modalities if m in first.sources]
-    return _Map(modalities, sources, columns, _subsets(len(first.sources), sources))
+    sources = [first.encoded.index(m) for m in modalities if m in first.encoded]
+    return _Map(modalities, sources, columns, _subsets(len(first.encoded), sources))
 
 
 def _subsets(count: int, sources: list[int]) -> list[int]:
     """Where the rows of ``powerset`` over ``sources`` stand in that over all ``count`` of them."""
+
     def rows(of: int) -> list[frozenset[int]]:
-        return [frozenset(line.nonzero()[:, 0].tolist()) for line in powerset(torch.ones(of, 1, dtype=torch.bool))[..., 0]]
+        return [
+            frozenset(line.nonzero()[:, 0].tolist())
+            for line in powerset(torch.ones(of, 1, dtype=torch.bool))[..., 0]
+        ]
 
     everyone = rows(count)
     return [everyone.index(frozenset(sources[i] for i in row)) for row in rows(len(sources))]
@@ -49,12 +53,15 @@ def same_model(law: str, what: str, first: MultimodalVAE, second: MultimodalVAE,
     where = _map(first, second)
     _copy(first, second, where)
     batch = example_batch(first).drop(*dropped)
-    other = Batch({name: batch.data[name] for name in second.modalities}, batch.mask[where.modalities],
-                  {name: gaps for name, gaps in batch.entries.items() if name in second.modalities})
+    other = Batch(
+        {name: batch.data[name] for name in second.modalities},
+        batch.mask[where.modalities],
+        {name: gaps for name, gaps in batch.entries.items() if name in second.modalities},
+    )
     draws = record(first, batch)
     a, _ = step(first, batch, draws)
     asked = record(second, other)
-    for _ in range(2):                                  # once for the drawn subsets, and once for what is drawn in the views they make
+    for _ in range(2):  # once for the drawn subsets, and once for what is drawn in the views they make
         with noise.feed(_translate(draws, asked, where)) as asked:
             second(other)
     b, _ = step(second, other, asked)
@@ -62,7 +69,11 @@ def same_model(law: str, what: str, first: MultimodalVAE, second: MultimodalVAE,
     for name, net in second.modalities.items():
         there = _by_name(first.modalities[name])
         for key, value in _by_name(net).items():
-            hold(near(dense(there[key].grad, value), dense(value.grad, value)), law, f"{what}, the gradient of {name!r}'s {key} differs")
+            hold(
+                near(dense(there[key].grad, value), dense(value.grad, value)),
+                law,
+                f"{what}, the gradient of {name!r}'s {key} differs",
+            )
 
 
 def _copy(first: MultimodalVAE, second: MultimodalVAE, where: _Map) -> None:
@@ -71,7 +82,11 @@ def _copy(first: MultimodalVAE, second: MultimodalVAE, where: _Map) -> None:
         there = _by_name(first.modalities[name])
         for key, value in _by_name(net).items():
             value.data.copy_(there[key].data)
-    picks = {2 ** len(first.sources) - 1: where.subsets, len(first.owner): where.columns, len(first.modalities): where.modalities}
+    picks = {
+        2 ** len(first.encoded) - 1: where.subsets,
+        len(first.owner): where.columns,
+        len(first.modalities): where.modalities,
+    }
     source = dict(first.named_parameters())
     copied = {id(parameter) for net in second.modalities.values() for parameter in net.parameters()}
     with torch.no_grad():
@@ -86,7 +101,9 @@ def _copy(first: MultimodalVAE, second: MultimodalVAE, where: _Map) -> None:
 
 def _by_name(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by a name in which modalities stand by theirs: a view's predictors of labels have no order in it."""
-    found: dict[str, Tensor] = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+    found: dict[str, Tensor] = dict(module.named_parameters(recurse=False)) | dict(
+        module.named_buffers(recurse=False)
+    )
     for key, child in module.items() if isinstance(module, Modalities) else module.named_children():
         found |= {f"{key}.{rest}": value for rest, value in _by_name(child).items()}
     return found
@@ -96,7 +113,7 @@ def _translate(draws: Mapping[str, Draw], asked: Mapping[str, Draw], where: _Map
     """The first model's draws as the second needs them: rows of M and columns of W by owner, views by the experts that made them."""
     out = {}
     for name, (axes, like) in asked.items():
-        if name.startswith("views"):
+        if name.startswith("components"):
             continue
         hold(name in draws, "draws", f"one model draws {name!r}, the other does not")
         value = draws[name].value
@@ -119,19 +136,21 @@ def _translate(draws: Mapping[str, Draw], asked: Mapping[str, Draw], where: _Map
 
 def _latest(draws: Mapping[str, Draw], name: str) -> tuple[Tensor, Tensor] | tuple[None, None]:
     """What the axis V stood for when ``name`` was drawn: include [V, M, B] and weights [V, B]."""
-    include = weights = None
+    membership = weights = None
     for key, draw in draws.items():
         if key == name:
             break
-        if key.startswith("views.weights"):
+        if key.startswith("components.weights"):
             weights = draw.value
-        elif key.startswith("views"):
-            include = draw.value
-    return (None, None) if include is None or weights is None else (include, weights)
+        elif key.startswith("components"):
+            membership = draw.value
+    return (None, None) if membership is None or weights is None else (membership, weights)
 
 
 def _match(
-    first: tuple[Tensor, Tensor] | tuple[None, None], second: tuple[Tensor, Tensor] | tuple[None, None], where: _Map,
+    first: tuple[Tensor, Tensor] | tuple[None, None],
+    second: tuple[Tensor, Tensor] | tuple[None, None],
+    where: _Map,
 ) -> Tensor | None:
     """[V', B]: which view of the first model has the experts that the second model's view has; equal ones in their order."""
     if first[0] is None or second[0] is None:
@@ -153,7 +172,7 @@ def _rechosen(u: Tensor, match: Tensor, first: Tensor | None, second: Tensor | N
     assert first is not None
     assert second is not None
     with noise.feed({"choice": Draw("KB", u)}):
-        chosen = noise.choice(first, len(u), "choice", "KB")                                            # [K, B]
-    place = (match[:, None] == chosen).double().mul(second[:, None] > 0).argmax(0)                      # [K, B]
+        chosen = noise.choice(first, len(u), "choice", "KB")  # [K, B]
+    place = (match[:, None] == chosen).double().mul(second[:, None] > 0).argmax(0)  # [K, B]
     edges, columns = second.cumsum(0), torch.arange(match.shape[1])
     return (edges - second / 2)[place, columns] / edges[-1].clamp(min=1e-300)

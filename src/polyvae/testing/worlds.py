@@ -9,12 +9,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from polyvae import noise
-from polyvae.batch import Batch
-from polyvae.errors import InputError
-from polyvae.modality import Modality
-from polyvae.noise import Draw
-from polyvae.vae import MultimodalVAE
+from polyvae.core import noise
+from polyvae.core.batch import Batch
+from polyvae.core.modality import Modality
+from polyvae.core.noise import Draw
+from polyvae.core.vae import MultimodalVAE
+from polyvae.utils.errors import InputError
 
 Make = Callable[[Sequence[Modality]], MultimodalVAE]
 Gradients = dict[str, Tensor | None]
@@ -40,7 +40,12 @@ def roles_world() -> tuple[Modality, ...]:
 def labels_world() -> tuple[Modality, ...]:
     """The same as two views and two labels, for a model whose ``facts.labels`` say that it knows nothing else."""
     a, b, c, d = plain_world()
-    return replace(a, role="target"), replace(b, role="source"), replace(c, role="target"), replace(d, role="source")
+    return (
+        replace(a, role="target"),
+        replace(b, role="source"),
+        replace(c, role="target"),
+        replace(d, role="source"),
+    )
 
 
 def default_worlds(make: Make) -> list[tuple[Modality, ...]]:
@@ -49,11 +54,19 @@ def default_worlds(make: Make) -> list[tuple[Modality, ...]]:
     Either of the two may be one-sided, where the model takes such modalities.
     """
     with repeatable():
-        facts = next(found.facts for world in (plain_world()[:2], labels_world()) if (found := _built(make, world)) is not None)
+        facts = next(
+            found.facts
+            for world in (plain_world()[:2], labels_world())
+            if (found := _built(make, world)) is not None
+        )
         if facts.labels:
             worlds = [labels_world()]
         elif facts.most == 2:
-            sided = [world for world in (roles_world()[::2], roles_world()[1::2]) if _built(make, world) is not None]
+            sided = [
+                world
+                for world in (roles_world()[::2], roles_world()[1::2])
+                if _built(make, world) is not None
+            ]
             worlds = [plain_world()[:2], plain_world()[-2:], *sided]
         else:
             worlds = [plain_world(), roles_world()]
@@ -100,7 +113,9 @@ def example_batch(model: MultimodalVAE, entries: bool = True) -> Batch:
     """
     count = len(model.modalities)
     eye = torch.eye(count, dtype=torch.bool)
-    mask = torch.cat([torch.ones(count, 1, dtype=torch.bool), torch.zeros(count, 1, dtype=torch.bool), ~eye, eye], 1)
+    mask = torch.cat(
+        [torch.ones(count, 1, dtype=torch.bool), torch.zeros(count, 1, dtype=torch.bool), ~eye, eye], 1
+    )
     with repeatable():
         data = example_data(model, mask.shape[1])
         first = next(iter(data))
@@ -110,8 +125,10 @@ def example_batch(model: MultimodalVAE, entries: bool = True) -> Batch:
 
 def example_data(model: MultimodalVAE, size: int) -> dict[str, Tensor]:
     """Values that the modalities' likelihoods could have given."""
-    return {name: net.likelihood.sample(torch.randn(size, *net.likelihood.output, dtype=torch.float64)).detach()
-            for name, net in model.modalities.items()}
+    return {
+        name: net.likelihood.sample(torch.randn(size, *net.likelihood.output, dtype=torch.float64)).detach()
+        for name, net in model.modalities.items()
+    }
 
 
 # ---- small words -----------------------------------------------------------------------------------------------------------------
@@ -131,18 +148,32 @@ def record(model: MultimodalVAE, batch: Batch) -> dict[str, Draw]:
 
 
 def step(
-    model: MultimodalVAE, batch: Batch, draws: Mapping[str, Draw], rows: Tensor | None = None, sign: int = 1,
+    model: MultimodalVAE,
+    batch: Batch,
+    draws: Mapping[str, Draw],
+    rows: Tensor | None = None,
+    sign: int = 1,
 ) -> tuple[Tensor, Gradients]:
     """The bound [B] with these draws, and the gradient of its sum (over ``rows``)."""
     model.zero_grad(set_to_none=True)
     with noise.feed(draws):
         value = model(batch).value
-    hold(value.shape == (batch.size,), "shape", f"the bound has shape {tuple(value.shape)}; expected ({batch.size},)")
+    hold(
+        value.shape == (batch.size,),
+        "shape",
+        f"the bound has shape {tuple(value.shape)}; expected ({batch.size},)",
+    )
     (sign * (value if rows is None else value[rows]).sum()).backward()
     return value.detach(), {name: p.grad for name, p in model.named_parameters()}
 
 
-def count_call(calls: dict[str, list[tuple[bool, int]]], key: str, module: nn.Module, given: tuple[Tensor, ...], *_: object) -> None:
+def count_call(
+    calls: dict[str, list[tuple[bool, int]]],
+    key: str,
+    module: nn.Module,
+    given: tuple[Tensor, ...],
+    *_: object,
+) -> None:
     """A forward hook: was a graph made, and of how many rows?"""
     calls[key].append((torch.is_grad_enabled(), len(given[0])))
 

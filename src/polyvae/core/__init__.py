@@ -1,0 +1,1 @@
+"""What a multimodal VAE is: experts, components, likelihoods, bounds. On torch alone."""

@@ -1,0 +1,292 @@
+"""Diagonal distributions over latents, and mixtures of them. Log-densities are in nats."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from polyvae.core import noise
+
+_LOG_TWO_PI = math.log(2 * math.pi)
+_FLOOR = 1e-6  # a scale never underflows to zero; scale 1 at raw 0 holds in spite of it
+_PIECE = 2**20  # numbers: of so many at a time the densities of a long sum are looked at
+
+
+def softplus_scale(raw: Tensor) -> Tensor:
+    """Each scale on its own; 1 at raw 0."""
+    return _FLOOR + (1 - _FLOOR) * functional.softplus(raw + math.log(math.e - 1))
+
+
+def exp_scale(raw: Tensor) -> Tensor:
+    """raw is twice the log-scale (the log-variance, for a normal); 1 at raw 0."""
+    return _FLOOR + (1 - _FLOOR) * (raw / 2).exp()
+
+
+def softmax_scale(raw: Tensor) -> Tensor:
+    """The authors' map for Laplace posteriors (Shi et al. 2019 and MMVAE+, public code): the scales of one code average 1.
+
+    It is a budget: one column gets sharper only if another gets wider. With a single column the scale is 1 whatever raw is.
+    """
+    return torch.add(_FLOOR, raw.softmax(-1), alpha=(1 - _FLOOR) * raw.shape[-1])
+
+
+SCALES: dict[str, Callable[[Tensor], Tensor]] = {
+    "softplus": softplus_scale,
+    "exp": exp_scale,
+    "softmax": softmax_scale,
+}
+
+
+class Diagonal(ABC):
+    """A distribution of independent columns: ``loc`` and ``scale``, [..., D]. A column's log-density is log_peak + rate · distance(x)."""
+
+    rate: ClassVar[float]
+
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+        self.loc = loc
+        self.scale = scale
+
+    @abstractmethod
+    def standard(self, shape: tuple[int, ...], name: str, axes: str) -> Tensor:
+        """Draws of location 0 and scale 1."""
+
+    @abstractmethod
+    def distance(self, x: Tensor) -> Tensor:
+        """How far x lies from the location, in units of the scale and the family's own measure: [..., D]."""
+
+    @property
+    @abstractmethod
+    def log_peak(self) -> Tensor:
+        """Log-density of each column at the location, in nats: [..., D]."""
+
+    @abstractmethod
+    def kl_columns(self, other: Self) -> Tensor:
+        """KL(self || other) of each column, in nats, exact: [..., D]."""
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    def rsample(self, K: int | None = None, name: str = "z", axes: str = "") -> Tensor:
+        """One reparametrised draw [..., D], or K of them [K, ..., D]."""
+        shape = tuple(self.loc.shape) if K is None else (K, *self.loc.shape)
+        return self.loc + self.scale * self.standard(shape, name, axes)
+
+    def columns(self, x: Tensor) -> Tensor:
+        """Log-density of each column, in nats: [..., D]."""
+        return self.log_peak + self.rate * self.distance(x)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density in nats, summed over the last axis: [...]."""
+        return self.log_peak.sum(-1) + self.rate * self.distance(x).sum(
+            -1
+        )  # what does not depend on x is not repeated for every draw
+
+    def kl(self, other: Self) -> Tensor:
+        """KL(self || other) in nats, summed over the last axis: [...]."""
+        return self.kl_columns(other).sum(-1)
+
+    def detach(self) -> Self:
+        return type(self)(self.loc.detach(), self.scale.detach())
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """The same family with ``change`` applied to location and scale: indexing, expanding, casting."""
+        return type(self)(change(self.loc), change(self.scale))
+
+    def __getitem__(self, index: Any) -> Self:
+        return self.map(lambda x: x[index])
+
+    def where(self, condition: Tensor, other: Diagonal) -> Self:
+        """self where ``condition`` holds, ``other`` elsewhere, column by column."""
+        return type(self)(
+            torch.where(condition, self.loc, other.loc), torch.where(condition, self.scale, other.scale)
+        )
+
+    @classmethod
+    def stack(cls, parts: list[Self], dim: int = 0) -> Self:
+        return cls(
+            torch.stack([part.loc for part in parts], dim), torch.stack([part.scale for part in parts], dim)
+        )
+
+    @classmethod
+    def cat(cls, parts: list[Self], dim: int = -1) -> Self:
+        return cls(
+            torch.cat([part.loc for part in parts], dim), torch.cat([part.scale for part in parts], dim)
+        )
+
+    @classmethod
+    def unit(cls, shape: tuple[int, ...], like: Tensor) -> Self:
+        """Location 0, scale 1."""
+        return cls(like.new_zeros(shape), like.new_ones(shape))
+
+
+class Normal(Diagonal):
+    """Independent normal columns; ``scale`` is the standard deviation."""
+
+    rate = -0.5
+
+    def standard(self, shape: tuple[int, ...], name: str, axes: str) -> Tensor:
+        return noise.normal(shape, self.loc, name, axes)
+
+    def distance(self, x: Tensor) -> Tensor:
+        return ((x - self.loc) / self.scale).square()
+
+    @property
+    def log_peak(self) -> Tensor:
+        return -self.scale.log() - 0.5 * _LOG_TWO_PI
+
+    def kl_columns(self, other: Self) -> Tensor:
+        ratio = self.scale / other.scale
+        return 0.5 * (ratio.square() + ((self.loc - other.loc) / other.scale).square() - 1) - ratio.log()
+
+
+class Laplace(Diagonal):
+    """Independent Laplace columns; ``scale`` is the mean absolute deviation."""
+
+    rate = -1.0
+
+    def standard(self, shape: tuple[int, ...], name: str, axes: str) -> Tensor:
+        return noise.laplace(shape, self.loc, name, axes)
+
+    def distance(self, x: Tensor) -> Tensor:
+        return (x - self.loc).abs() / self.scale
+
+    @property
+    def log_peak(self) -> Tensor:
+        return -(2 * self.scale).log()
+
+    def kl_columns(self, other: Self) -> Tensor:
+        distance = (self.loc - other.loc).abs()
+        overlap = self.scale * (-distance / self.scale).exp()
+        return (overlap + distance) / other.scale - 1 + (other.scale / self.scale).log()
+
+
+FAMILIES: dict[str, type[Diagonal]] = {"normal": Normal, "laplace": Laplace}
+
+
+class Mixture(NamedTuple):
+    """Views of one joint posterior: Σ_v weights_v components_v, for every datum.
+
+    ``components`` [V, B, D]. ``membership`` [V, M, B] bool: which experts made the view. ``weights`` [V, B]: positive where the view
+    counts, zero elsewhere; a datum's weights sum to 1, or to 0 where nothing was observed (then the prior takes the posterior's place).
+    """
+
+    components: Diagonal
+    weights: Tensor
+    membership: Tensor
+
+    @property
+    def active(self) -> Tensor:
+        """[V, B] bool: which views count."""
+        return self.weights > 0
+
+    @property
+    def observed(self) -> Tensor:
+        """[B] bool: was anything observed?"""
+        return self.active.any(0)
+
+    @property
+    def mean(self) -> Tensor:
+        """[B, D]; zero where nothing was observed."""
+        return (self.weights[..., None] * self.components.mean).sum(0)
+
+    def detach(self) -> Mixture:
+        return self._replace(components=self.components.detach())
+
+    def compact(self) -> Mixture:
+        """The same density in as many views as the datum with most of them has that count: those of a datum first, in their order."""
+        count = max(1, int(self.active.sum(0).max()))
+        if count == len(self.weights):
+            return self
+        chosen = self.active.int().argsort(dim=0, descending=True, stable=True)[:count]  # [V', B]
+        return Mixture(self.pick(chosen), self.weights.gather(0, chosen), self.memberships(chosen))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log-density of z [..., V', B, D] in nats: [..., V', B]; zero where nothing was observed."""
+        return mixture_log_prob(self.components, self.weights, z)
+
+    def stratified(self, K: int) -> Tensor:
+        """K draws from every view: [K, V, B, D]."""
+        noise.components(self.membership, self.weights)
+        return self.components.rsample(K, "z", "KVBD")
+
+    def choose(self, K: int) -> Tensor:
+        """K draws of a view for every datum: [K, B]; any view where nothing was observed."""
+        if len(self.weights) == 1:
+            return self.weights.new_zeros((K, self.weights.shape[1]), dtype=torch.long)
+        noise.components(self.membership, self.weights)
+        return noise.choice(self.weights, K, "component", "KB")
+
+    def pick(self, choice: Tensor) -> Diagonal:
+        """The components chosen by ``choice`` [K, B]: [K, B, D]."""
+        return self.components[choice, torch.arange(choice.shape[1], device=choice.device)]
+
+    def memberships(self, choice: Tensor) -> Tensor:
+        """Which experts made the chosen views: [K, M, B] bool."""
+        columns = torch.arange(choice.shape[1], device=choice.device)
+        return self.membership.permute(0, 2, 1)[choice, columns].permute(0, 2, 1)
+
+
+def mixture_log_prob(components: Diagonal, weights: Tensor, z: Tensor) -> Tensor:
+    """log Σ_v weights_v components_v(z), in nats. components [V, B, D] (B may be 1), weights [V, B], z [..., V', B, D] -> [..., V', B].
+
+    Zero where all weights are zero, so that no -inf meets a gradient.
+    """
+    log_weights = torch.where(weights > 0, weights, 1).log()  # [V, B]
+    log_weights = torch.where((weights > 0) | ~(weights > 0).any(0), log_weights, -torch.inf)
+    each = torch.stack(
+        [components[v].log_prob(z) + log_weights[v] for v in range(len(weights))]
+    )  # [V, ..., V', B]
+    total = each[0] if len(weights) == 1 else each.logsumexp(0)
+    return torch.where((weights > 0).any(0), total, 0)
+
+
+def sum_log_prob(components: Diagonal, z: Tensor) -> Tensor:
+    """log Σ_c components_c(z), in nats: components [C, D], z [..., D] -> [...].
+
+    Many components are looked at in pieces, and once more in the backward pass, so that memory does not grow with C.
+    """
+    size = max(1, _PIECE // max(1, z.numel()))
+    if size >= len(components.loc):
+        return _each(components, z).logsumexp(0)
+    total: Tensor = _InPieces.apply(type(components), size, components.loc, components.scale, z)  # type: ignore[no-untyped-call]
+    return total
+
+
+def _each(components: Diagonal, z: Tensor) -> Tensor:
+    return components.map(lambda x: x.view(len(x), *[1] * (z.ndim - 1), -1)).log_prob(z)
+
+
+class _InPieces(torch.autograd.Function):
+    """With l_c the log-density of a component, dL = Σ_c exp(l_c − L) dl_c: its share of the whole, times its own gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, family: type[Diagonal], size: int, loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:
+        total = z.new_full(z.shape[:-1], -torch.inf)
+        for part in zip(torch.split(loc, size), torch.split(scale, size), strict=True):
+            total = torch.logaddexp(total, _each(family(*part), z).logsumexp(0))
+        ctx.family, ctx.size = family, size
+        ctx.save_for_backward(loc, scale, z, total)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, Tensor, Tensor, Tensor]:
+        loc, scale, z, total = ctx.saved_tensors
+        by_loc, by_scale, by_z = [], [], torch.zeros_like(z)
+        for part in zip(torch.split(loc, ctx.size), torch.split(scale, ctx.size), strict=True):
+            with torch.enable_grad():
+                leaves = [x.detach().requires_grad_() for x in (*part, z)]
+                each = _each(ctx.family(*leaves[:2]), leaves[2])
+            a, b, c = torch.autograd.grad(each, leaves, (each.detach() - total).exp() * gradient)
+            by_loc.append(a)
+            by_scale.append(b)
+            by_z += c
+        return None, None, torch.cat(by_loc), torch.cat(by_scale), by_z

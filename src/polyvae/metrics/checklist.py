@@ -1,0 +1,63 @@
+"""The choices behind an evaluation's numbers, in words: without them, numbers of two papers do not compare."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from polyvae.core.vae import MultimodalVAE
+from polyvae.metrics.generation import even
+from polyvae.metrics.quality import PARTIAL
+from polyvae.metrics.setting import Setting
+from polyvae.utils.errors import InputError
+
+PROTOCOLS = ("sound", "published")
+
+
+def check_protocol(protocol: str) -> None:
+    """Raises InputError unless it is one of PROTOCOLS."""
+    if protocol not in PROTOCOLS:
+        raise InputError(
+            f"evaluate: got protocol={protocol!r}; expected 'sound', or 'published' for the MMVAE+ authors' of 2023"
+        )
+
+
+def checklist(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
+    """The protocol's name and what it means for this model and these data; "published" is that of the MMVAE+ authors' code (2023)."""
+    published = setting.protocol == "published"
+    card = setting.test.card
+    return {
+        "name": setting.protocol,
+        "judges": "evaluation mode",
+        "generated": "mean of the likelihood, one posterior draw",
+        "private_codes": _private(model, published),
+        "expert": "drawn anew for each sample, where the posterior is a mixture",
+        "coherence_pairs": "source and target differ",
+        "quality_pairs": "all, reconstruction (source = target) included"
+        if published
+        else "source and target differ",
+        "averages": "over samples (micro), then plain means over pairs",
+        "images": {
+            "held_out": len(setting.test),
+            "draws": setting.draws,
+            "dropped": f"in image quality, a last partial batch of {PARTIAL}" if published else "none",
+        },
+        "pixels": "judges see the decoder's output as it is; feature nets see "
+        + ("8-bit values as a PNG holds them, clamped" if published else "values clamped to [0, 1]"),
+        "data": {key: card[key] for key in ("name", "variant", "composition") if key in card},
+        "seed": setting.seed,
+        "training_runs": 1,
+    }
+
+
+def _private(model: MultimodalVAE, published: bool) -> str:
+    if not len(model.owner):
+        return "there are none"
+    prior = "the auxiliary priors r(w)" if model.options.get("private_prior") == "auxiliary" else "p(w)"
+    own = f"of what is not observed from {prior}, of draws from the prior from p(w); "
+    if not published:
+        return own + "each modality has a draw of its own"
+    return own + (
+        "one draw is shared by all modalities"
+        if even(model)
+        else "each modality has a draw of its own, for their sizes differ"
+    )

@@ -1,0 +1,89 @@
+"""Decoder means given some modalities, or given nothing: what coherence, quality and reconstruction look at. One batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from polyvae.core.batch import Batch
+from polyvae.core.priors import FittedPrior
+from polyvae.core.vae import MultimodalVAE
+from polyvae.data import MultimodalData, mix
+from polyvae.metrics.setting import Setting
+
+
+class Given(NamedTuple):
+    """``batch``: the samples in which all that is conditioned on was observed, whole. ``made``: name -> [K, B, *shape]."""
+
+    batch: Batch
+    made: dict[str, Tensor]
+
+
+@torch.no_grad()
+def conditional(
+    model: MultimodalVAE,
+    setting: Setting,
+    members: Sequence[str],
+    targets: Sequence[str],
+    seed: int,
+    K: int = 1,
+    data: MultimodalData | None = None,
+) -> Iterator[Given]:
+    """K decoder means of ``targets`` given ``members``, for each sample of ``data`` (None: the held-out part).
+
+    One posterior draw each, w of what is not among ``members`` from p(w | z); of a member it is the posterior's.
+    """
+    data = setting.test if data is None else data
+    lines = [data.names.index(name) for name in members]
+    names = list(model.modalities)
+    for number, batch in enumerate(data.batches(setting.step(model, K))):
+        batch = batch.rows(batch.mask[lines].all(0).nonzero()[:, 0])
+        if not batch.size:
+            continue
+        with torch.random.fork_rng():
+            torch.manual_seed(mix(seed, number))
+            draws = model.draw(batch.observe(*members), K)
+        w = _shared(model, draws.w, members) if setting.protocol == "published" else draws.w
+        yield Given(
+            batch,
+            {
+                name: model.modalities[name].mean(model.code(names.index(name), draws.z, w))
+                for name in targets
+            },
+        )
+
+
+@torch.no_grad()
+def unconditional(
+    model: MultimodalVAE, setting: Setting, prior: FittedPrior | None, seed: int
+) -> Iterator[dict[str, Tensor]]:
+    """Decoder means of every modality, ``setting.draws`` in all: name -> [n, *shape].
+
+    z from ``prior`` (None: the model's own), w from p(w | z).
+    """
+    step = setting.step(model)
+    for start in range(0, setting.draws, step):
+        with torch.random.fork_rng():
+            torch.manual_seed(mix(seed, start))
+            z = (model.prior if prior is None else prior).draw(min(step, setting.draws - start))
+            w = model.prior.w(z).rsample(None, "w", "BW")
+        yield model.decode(z, _shared(model, w, ()) if setting.protocol == "published" else w)
+
+
+def even(model: MultimodalVAE) -> bool:
+    """Are all private codes of one size, so that one draw can serve them all?"""
+    return len({span.stop - span.start for span in model.columns}) == 1
+
+
+def _shared(model: MultimodalVAE, w: Tensor, members: Sequence[str]) -> Tensor:
+    """The authors' 2023 code: one draw of w for all that is not observed. Where sizes differ it cannot be, and draws stay their own."""
+    others = [span for name, span in zip(model.modalities, model.columns, strict=True) if name not in members]
+    if not others or not even(model):
+        return w
+    w = w.clone()
+    for span in others[1:]:
+        w[..., span] = w[..., others[0]]
+    return w

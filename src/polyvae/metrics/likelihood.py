@@ -1,0 +1,104 @@
+"""Importance-sampled log-likelihoods, in nats per datum: a lower bound whose quality the effective sample size tells."""
+
+from __future__ import annotations
+
+import math
+from itertools import permutations
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polyvae.core.vae import Estimate, MultimodalVAE
+from polyvae.data import mix
+from polyvae.metrics.setting import Setting
+
+_Asked = tuple[str, tuple[str, ...]]  # a modality, and those that it is given
+
+
+def likelihood(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
+    """``log_likelihood`` (joint, of all that was observed), ``_by_modality`` and ``_by_condition``, each with what it is worth.
+
+    The setting's ``conditional``: "rest" adds log p(x_m | all others that were observed), "pairs" also every log p(x_m | x_n), "none"
+    neither. The names are "m0", "m0|m1,m2"; ``log_likelihood_conditional`` is the mean over m given the rest. Each is taken over the
+    samples of which m was observed, and something of what it is given. A conditional is the difference of two estimates, so no bound;
+    its effective samples are the fewer of the two. Only what is decoded has a likelihood; modalities that are only encoded help to sample
+    the joint one.
+    Empty for models without a joint density, and where nothing that is decoded was observed.
+    """
+    if not model.facts.density:
+        return {}
+    data = setting.test.rows(slice(0, setting.likelihood_rows))
+    batch = data.take(slice(None))
+    seen = {
+        name: batch.mask[data.names.index(name)]
+        for name, net in model.modalities.items()
+        if net.decoder is not None and name in data.names
+    }
+    names = tuple(name for name, row in seen.items() if bool(row.any()))
+    if not names:
+        return {}
+    rest: list[_Asked] = [
+        (name, tuple(other for other in names if other != name)) for name in names if len(names) > 1
+    ]
+    pairs: list[_Asked] = [(name, (other,)) for name, other in permutations(names, 2)]
+    asked = dict.fromkeys({"none": [], "rest": rest, "pairs": rest + pairs}[setting.conditional])
+    wanted = [frozenset(names), *(frozenset({name}) for name in names)]
+    wanted += [frozenset(part) for name, given in asked for part in (given, (name, *given))]
+    known: dict[frozenset[str], Estimate] = {}
+    setting.report.start("likelihood", len(set(wanted)))
+    with torch.random.fork_rng():
+        torch.manual_seed(mix(setting.seed, 3))
+        for members in dict.fromkeys(wanted):
+            part = batch if members == wanted[0] else batch.observe(*members)
+            known[members] = model.log_marginal(
+                part, K=setting.likelihood_samples, rows=min(8192, setting.room(model))
+            )
+            setting.report.advance()
+
+    joint = _summary(known[wanted[0]], _any(seen, names))
+    by_modality = {name: _summary(known[frozenset({name})], seen[name]) for name in names}
+    found = {
+        (name, given): _summary(
+            _ratio(known[frozenset((name, *given))], known[frozenset(given)]), seen[name] & _any(seen, given)
+        )
+        for name, given in asked
+        if bool((seen[name] & _any(seen, given)).any())
+    }
+    means = [found[key]["mean"] for key in rest if key in found]
+    return {
+        "log_likelihood": joint["mean"],
+        **({"log_likelihood_conditional": sum(means) / len(means)} if means else {}),
+        "log_likelihood_joint": joint,
+        "log_likelihood_by_modality": by_modality,
+        "log_likelihood_by_condition": {
+            f"{name}|{','.join(given)}": line for (name, given), line in found.items()
+        },
+        "log_likelihood_samples": setting.likelihood_samples,
+    }
+
+
+def _any(seen: dict[str, Tensor], names: tuple[str, ...]) -> Tensor:
+    """[B] bool: was any of these observed?"""
+    return torch.stack([seen[name] for name in names]).any(0)
+
+
+def _ratio(joint: Estimate, given: Estimate) -> Estimate:
+    return Estimate(
+        joint.value - given.value,
+        torch.hypot(joint.standard_error, given.standard_error),
+        torch.minimum(joint.effective_samples, given.effective_samples),
+    )
+
+
+def _summary(estimate: Estimate, seen: Tensor) -> dict[str, float]:
+    """Over the data that have it: mean, the standard error of that mean (of data, and of sampling), effective samples (median)."""
+    value, error, effective = (part[seen.to(part.device)].double().cpu() for part in estimate)
+    spread = float(value.std()) / math.sqrt(len(value)) if len(value) > 1 else math.nan
+    return {
+        "mean": float(value.mean()),
+        "standard_error": spread,
+        "sampling_error": float(error.square().sum().sqrt() / len(error)),
+        "effective_samples": float(effective.median()),
+        "rows": len(value),
+    }

@@ -1,0 +1,273 @@
+"""How good are the images? Sets of generated images against sets of real ones, in the eyes of a feature net.
+
+Fréchet and kernel distance, precision, recall, density, coverage; of draws from the prior, and of each modality given each other one
+(MMVAE+ protocol, Palumbo et al. 2023). A number without its net's name means nothing, and the training part's own distance from the
+held-out part, ``real_*``, is what to hold it against: no model is expected below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polyvae.core.vae import MultimodalVAE
+from polyvae.data import MultimodalData, mix
+from polyvae.metrics import generation
+from polyvae.metrics.distances import Frechet, TorchmetricsFrechet, kernel_distance, neighbours
+from polyvae.metrics.features import FeatureNet, Inception, JudgeFeatures, to_bytes
+from polyvae.metrics.setting import Setting
+from polyvae.utils.errors import InputError
+
+PARTIAL = 128  # the authors drop the last batch of so many where it is not full
+_FEW = 10  # images of either side, below which nothing is said
+_K, _K_DENSITY = 3, 5
+_Numbers = dict[str, float]
+
+
+def quality(
+    model: MultimodalVAE, setting: Setting, *, kept: int = 5_000, subsets: int = 50, subset_size: int = 1_000
+) -> dict[str, Any]:
+    """``unconditional_*``, ``unconditional_*_fitted``, ``conditional_*`` and ``real_*``; in full under ``quality``, by modality or pair.
+
+    * is frechet_distance, kernel_distance, precision, recall, density, coverage; fid and kid with the standard Inception weights. Headlines
+    are means over modalities, or over pairs. "sound": source and target differ; images clamped to [0, 1], the nets' domain. "published":
+    source = target (reconstruction) counts too, images become bytes as in a PNG, and a last partial batch of 128 is dropped.
+    At most ``kept`` images of either side, drawn at random, enter the kernel distance (``subsets`` of ``subset_size``) and the neighbours;
+    all enter the Fréchet distance, whose bias falls with their number: compare equal numbers. ``setting.measures`` "frechet": that
+    alone. Empty where there is nothing to look with.
+    """
+    nets = _nets(model, setting)
+    if not nets:
+        setting.report.say(
+            "no image quality: it needs images, and judges or a feature net to look at them; left out"
+        )
+        return {}
+    sources = [
+        name
+        for name, net in model.modalities.items()
+        if net.encoder is not None and name in setting.test.names
+    ]
+    priors = {"unconditional": None} | (
+        {"unconditional_fitted": setting.prior} if setting.prior is not None else {}
+    )
+    setting.report.start("quality", 1 + len(priors) + len(sources) + (setting.train is not None))
+    device = next(model.parameters()).device
+    kept = kept if setting.measures == "all" else 0
+    sides = {
+        name: _Side(net, setting, device, kept, (subsets, subset_size), mix(setting.seed, 11, number))
+        for number, (name, net) in enumerate(nets.items())
+    }
+    for name, side in sides.items():
+        side.real(name)
+    setting.report.advance()
+    found: dict[str, Any] = {}
+    for suffix, prior in priors.items():
+        stream = generation.unconditional(model, setting, prior, mix(setting.seed, 12))
+        found[suffix] = _judged(sides, stream, dict.fromkeys(sides, setting.draws))
+        setting.report.advance()
+    found["conditional"] = {}
+    for number, source in enumerate(sources):
+        targets = {
+            name: side for name, side in sides.items() if setting.protocol == "published" or name != source
+        }
+        stream = (
+            given.made
+            for given in generation.conditional(
+                model, setting, (source,), list(targets), mix(setting.seed, 13, number)
+            )
+        )
+        total = int(setting.test.mask[setting.test.names.index(source)].sum())
+        found["conditional"][source] = _judged(
+            targets,
+            ({name: x[0] for name, x in made.items()} for made in stream),
+            dict.fromkeys(targets, total),
+        )
+        setting.report.advance()
+    if setting.train is not None:
+        found["real"] = {
+            name: numbers for name, side in sides.items() if (numbers := side.floor(name, setting.train))
+        }
+        setting.report.advance()
+    about = {
+        "features": {name: net.name for name, net in nets.items()},
+        "kept": kept,
+        "subsets": subsets,
+        "subset_size": subset_size,
+        "neighbours": {"precision, recall": _K, "density, coverage": _K_DENSITY},
+    }
+    if isinstance(setting.features, Inception):
+        about["weights_sha256"] = setting.features.digest
+    return _headlines(found) | {"quality": found, "quality_settings": about}
+
+
+class _Side:
+    """The real images of one modality, as its net sees them, and what is compared with them."""
+
+    def __init__(
+        self,
+        net: FeatureNet,
+        setting: Setting,
+        device: torch.device,
+        keep: int,
+        subsets: tuple[int, int],
+        seed: int,
+    ) -> None:
+        self.net, self.setting, self.device, self.keep, self.subsets, self.seed = (
+            net,
+            setting,
+            device,
+            keep,
+            subsets,
+            seed,
+        )
+        self.names = (
+            ("fid", "kid")
+            if isinstance(net, Inception) and net.standard
+            else ("frechet_distance", "kernel_distance")
+        )
+        self.frechet: Frechet | TorchmetricsFrechet = Frechet()
+        self.seen = _Kept(0, keep, seed)
+
+    def real(self, name: str) -> None:
+        """Look at the held-out images of modality ``name``."""
+        rows = _rows(self.setting.test, name)
+        self.seen = _Kept(self.limit(len(rows)), self.keep, mix(self.seed, 0))
+        for x in _real(self.setting.test, name, rows, self.setting.batch_size):
+            features = self.look(x)
+            if not self.seen.count and isinstance(self.net, Inception):
+                self.frechet = TorchmetricsFrechet(features.shape[1])
+            self.frechet.real(self.seen.add(features))
+
+    def floor(self, name: str, train: MultimodalData) -> _Numbers | None:
+        """As many training images, drawn at random, in the place of generated ones."""
+        rows = _rows(train, name)
+        order = (
+            torch.randperm(len(rows), generator=torch.Generator().manual_seed(mix(self.seed, 2)))[
+                : self.seen.total
+            ]
+            .sort()
+            .values
+        )
+        made = _Kept(len(order), self.keep, mix(self.seed, 1))
+        for x in _real(train, name, rows[order], self.setting.batch_size):
+            self.add(x, made)
+        return self.compare(made)
+
+    def add(self, images: Tensor, made: _Kept) -> None:
+        self.frechet.generated(made.add(self.look(images)))
+
+    def compare(self, made: _Kept) -> _Numbers | None:
+        """The numbers of what was added, which is forgotten then; None where there are too few images."""
+        numbers = None
+        if min(made.count, self.seen.count) >= _FEW:
+            frechet, kernel = self.names
+            numbers = {frechet: self.frechet.value(), "images": made.count, "real_images": self.seen.count}
+            if self.keep:
+                x, y = self.seen.features(), made.features()
+                spread = kernel_distance(x, y, *self.subsets, seed=mix(self.seed, 3))
+                numbers |= {
+                    kernel: spread.mean,
+                    f"{kernel}_std": spread.std,
+                    **neighbours(x, y, _K, _K_DENSITY)._asdict(),
+                }
+        self.frechet.forget()
+        return numbers
+
+    def look(self, images: Tensor) -> Tensor:
+        """Images [N, C, H, W] -> features [N, F]."""
+        images = images.to(self.device)
+        images = to_bytes(images) / 255 if self.setting.protocol == "published" else images.clamp(0, 1)
+        features = self.net(images)
+        if features.ndim != 2 or len(features) != len(images):
+            raise InputError(
+                f"feature net {self.net.name!r}: got features of shape {tuple(features.shape)} for {len(images)} images; "
+                "expected [images, columns]; flatten what it gives"
+            )
+        return features
+
+    def limit(self, total: int) -> int:
+        """How many of ``total`` images count."""
+        return total - total % PARTIAL if self.setting.protocol == "published" and total >= PARTIAL else total
+
+
+class _Kept:
+    """Features that come chunk by chunk, the first ``total`` of which count, and at most ``keep`` of these, drawn at random, stay."""
+
+    def __init__(self, total: int, keep: int, seed: int) -> None:
+        self.total, self.count = total, 0
+        self.chosen = torch.zeros(total, dtype=torch.bool)
+        self.chosen[torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:keep]] = True
+        self.parts: list[Tensor] = []
+
+    def add(self, features: Tensor) -> Tensor:
+        """The features that count."""
+        features = features[: self.total - self.count]
+        self.parts.append(features[self.chosen[self.count : self.count + len(features)].to(features.device)])
+        self.count += len(features)
+        return features
+
+    def features(self) -> Tensor:
+        return torch.cat(self.parts)
+
+
+def _nets(model: MultimodalVAE, setting: Setting) -> dict[str, FeatureNet]:
+    """The image modalities that are decoded, observed somewhere, and can be looked at."""
+    nets: dict[str, FeatureNet] = {}
+    for name, net in model.modalities.items():
+        shape = net.spec.shape
+        if net.decoder is None or name not in setting.test.names or len(shape) != 3:
+            continue
+        if setting.features is None:
+            if setting.judges is not None and name in setting.judges:
+                nets[name] = JudgeFeatures(setting.judges[name], name)
+        elif not isinstance(setting.features, Inception) or shape[0] in (1, 3):
+            nets[name] = setting.features
+    return nets
+
+
+def _rows(data: MultimodalData, name: str) -> Tensor:
+    """The numbers of the samples of which this modality was observed, on the host."""
+    return (
+        data.mask[data.names.index(name)].nonzero()[:, 0].cpu()
+        if name in data.names
+        else torch.zeros(0, dtype=torch.long)
+    )
+
+
+def _real(data: MultimodalData, name: str, rows: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """The images of a modality in these samples; the other modalities stay where they are."""
+    return (data.values(name, part) for part in torch.split(rows, batch_size) if len(part))
+
+
+def _judged(
+    sides: Mapping[str, _Side], stream: Iterator[dict[str, Tensor]], totals: Mapping[str, int]
+) -> dict[str, _Numbers]:
+    """The numbers of a stream of generated images, by modality."""
+    made = {
+        name: _Kept(side.limit(totals[name]), side.keep, mix(side.seed, 1)) for name, side in sides.items()
+    }
+    for images in stream:
+        for name, side in sides.items():
+            side.add(images[name], made[name])
+    return {name: numbers for name, side in sides.items() if (numbers := side.compare(made[name]))}
+
+
+def _headlines(found: Mapping[str, Any]) -> _Numbers:
+    """Means over modalities, or over pairs: "unconditional_fid_fitted" of what stands under "unconditional_fitted"."""
+    means: _Numbers = {}
+    for kind, by in found.items():
+        cells = (
+            [cell for row in by.values() for cell in row.values()]
+            if kind == "conditional"
+            else list(by.values())
+        )
+        head, _, tail = kind.partition("_")
+        for measure in cells[0] if cells else ():
+            if not measure.endswith(("_std", "images")):
+                means[f"{head}_{measure}{'_' if tail else ''}{tail}"] = sum(
+                    cell[measure] for cell in cells
+                ) / len(cells)
+    return means

@@ -1,0 +1,188 @@
+"""How near is what is decoded to what was there, and how much do draws differ from one another?
+
+Errors are per entry, of the decoder's mean at one posterior draw; without knowledge of x, and with a decoder that says the training
+part's mean, they would be the baseline's. Cross-reconstruction cannot reach zero: what is private to the target, the source does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polyvae.core.vae import MultimodalVAE
+from polyvae.data import MultimodalData, mix
+from polyvae.metrics import generation
+from polyvae.metrics.setting import Setting, some
+
+_Numbers = dict[str, float]
+
+
+def reconstruction(
+    model: MultimodalVAE, setting: Setting, *, rows: int = 1_000, draws: int = 5
+) -> dict[str, Any]:
+    """``reconstruction_error`` and ``cross_reconstruction_error`` (mean squared, per entry), and ``diversity`` beside ``diversity_real``.
+
+    Errors are means over modalities, or over pairs of two; ``_relative``: over the baseline's, where there is a training part. In full
+    under ``reconstruction``, source -> target, with the mean absolute error ``mae``. What was not observed does not count.
+    diversity: the distance (root mean square per entry) between two draws of a target given one sample of a source, w from p(w); over
+    pairs of ``draws``, for ``rows`` samples drawn at random; by pair under ``diversity_matrix``. diversity_real: between two held-out
+    samples of one class, where there are labels; by modality under ``diversity_by_modality``. Neither more nor less than that is right.
+    """
+    names = list(model.modalities)
+    sources = [
+        name for name in names if model.modalities[name].encoder is not None and name in setting.test.names
+    ]
+    targets = [
+        name for name in names if model.modalities[name].decoder is not None and name in setting.test.names
+    ]
+    few = some(setting.test, rows, mix(setting.seed, 14))
+    setting.report.start("reconstruction", 2 * len(sources) + 1)
+    means = {} if setting.train is None else baseline(setting.train, targets, setting.batch_size)
+    found: dict[str, dict[str, _Numbers]] = {}
+    spread: dict[str, _Numbers] = {}
+    for number, source in enumerate(sources):
+        found[source] = _errors(model, setting, source, targets, means, mix(setting.seed, 15, number))
+        setting.report.advance()
+        others = [name for name in targets if name != source]
+        spread[source] = _diversity(model, setting, source, others, few, draws, mix(setting.seed, 16, number))
+        setting.report.advance()
+    result: dict[str, Any] = {}
+    for head, cells in (
+        ("", [row[name] for name, row in found.items() if name in row]),
+        ("cross_", [cell for source, row in found.items() for name, cell in row.items() if name != source]),
+    ):
+        result |= _means(f"{head}reconstruction_error", cells)
+    varied = [value for row in spread.values() for value in row.values()]
+    if varied:
+        result["diversity"] = sum(varied) / len(varied)
+        real = {
+            name: value
+            for name in targets
+            if (value := within_classes(setting.test, name, mix(setting.seed, 17))) is not None
+        }
+        if real:
+            result |= {"diversity_real": sum(real.values()) / len(real), "diversity_by_modality": real}
+    setting.report.advance()
+    return result | {
+        "reconstruction": found,
+        "diversity_matrix": spread,
+        "diversity_draws": draws,
+        "diversity_rows": len(few),
+    }
+
+
+def baseline(data: MultimodalData, names: list[str], batch_size: int = 1000) -> dict[str, Tensor]:
+    """The mean of every entry over the samples in which it was observed: name -> [*shape], float64; 0 where it never was."""
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, Tensor] = {}
+    names = [name for name in names if name in data.names]
+    for batch in data.batches(batch_size):
+        for name in names:
+            x = batch.data[name].double()
+            seen = _seen(batch.mask[data.names.index(name)], x, batch.entries.get(name))
+            sums[name] = sums.get(name, 0) + torch.where(seen, x, 0).sum(0)
+            counts[name] = counts.get(name, 0) + seen.sum(0)
+    return {name: sums[name] / counts[name].clamp(min=1) for name in names}
+
+
+def pairwise(x: Tensor) -> Tensor:
+    """The mean distance, root mean square per entry, between two of the K draws of each row: [K, B, *shape] -> [B]."""
+    K = len(x)
+    flat = x.flatten(2).transpose(0, 1)  # [B, K, E]
+    apart = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist") / flat.shape[-1] ** 0.5
+    mean: Tensor = apart.sum((1, 2)) / (K * (K - 1))
+    return mean
+
+
+def within_classes(data: MultimodalData, name: str, seed: int = 0, batch_size: int = 1000) -> float | None:
+    """The mean distance, root mean square per entry, between two samples of one class: each with one other, drawn at random.
+
+    Over entries that were observed in both. None without labels, or where no class has two samples.
+    """
+    if data.labels is None:
+        return None
+    rows = data.mask[data.names.index(name)].nonzero()[:, 0].cpu()
+    rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
+    labels = data.labels.cpu()
+    total, count = 0.0, 0
+    for label in torch.unique(labels):
+        members = rows[labels[rows] == label]
+        if len(members) < 2:
+            continue
+        for one, other in zip(
+            torch.split(members, batch_size), torch.split(members.roll(1), batch_size), strict=True
+        ):
+            a, b = data.take(one), data.take(other)
+            x, y = a.data[name].flatten(1), b.data[name].flatten(1)
+            both = (
+                (a.entries[name] & b.entries[name]).flatten(1)
+                if name in a.entries
+                else torch.ones_like(x, dtype=torch.bool)
+            )
+            seen = both.sum(1)
+            apart = (torch.where(both, x - y, 0).square().sum(1) / seen.clamp(min=1)).sqrt()
+            total, count = total + float(apart.sum()), count + int((seen > 0).sum())
+    return total / count if count else None
+
+
+def _errors(
+    model: MultimodalVAE,
+    setting: Setting,
+    source: str,
+    targets: list[str],
+    means: Mapping[str, Tensor],
+    seed: int,
+) -> dict[str, _Numbers]:
+    sums = {name: torch.zeros(5, dtype=torch.float64) for name in targets}
+    for batch, made in generation.conditional(model, setting, (source,), targets, seed):
+        for name, images in made.items():
+            y = images[0].cpu().double()
+            x = batch.data[name].cpu().double()
+            gaps = batch.entries.get(name)
+            seen = _seen(
+                batch.mask[setting.test.names.index(name)].cpu(), x, None if gaps is None else gaps.cpu()
+            )
+            gap, base = (x - y)[seen], (x - means[name].cpu())[seen] if name in means else x.new_zeros(1)
+            sums[name] += torch.stack(
+                [seen.sum(), *(part for d in (gap, base) for part in (d.square().sum(), d.abs().sum()))]
+            )
+    found = {}
+    for name, (count, *parts) in ((name, total.tolist()) for name, total in sums.items()):
+        if count:
+            keys = ("mse", "mae", "baseline_mse", "baseline_mae")[: 4 if name in means else 2]
+            found[name] = {key: part / count for key, part in zip(keys, parts, strict=False)} | {
+                "entries": count
+            }
+    return found
+
+
+def _diversity(
+    model: MultimodalVAE,
+    setting: Setting,
+    source: str,
+    targets: list[str],
+    data: MultimodalData,
+    draws: int,
+    seed: int,
+) -> _Numbers:
+    sums, count = dict.fromkeys(targets, 0.0), 0
+    for batch, made in generation.conditional(model, setting, (source,), targets, seed, draws, data):
+        for name, images in made.items():
+            sums[name] += float(pairwise(images).sum())
+        count += batch.size
+    return {name: total / count for name, total in sums.items()} if count else {}
+
+
+def _means(head: str, cells: list[_Numbers]) -> _Numbers:
+    result = {head: sum(cell["mse"] for cell in cells) / len(cells)} if cells else {}
+    known = [cell["mse"] / cell["baseline_mse"] for cell in cells if cell.get("baseline_mse")]
+    return result | ({f"{head}_relative": sum(known) / len(known)} if known else {})
+
+
+def _seen(line: Tensor, x: Tensor, entries: Tensor | None) -> Tensor:
+    """Which entries of x [B, *shape] were observed: the modality was, and so was the entry."""
+    rows = line.view(-1, *[1] * (x.ndim - 1)).expand_as(x)
+    return rows if entries is None else rows & entries

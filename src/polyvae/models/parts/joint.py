@@ -1,0 +1,55 @@
+"""A joint network: q(z | X) from all modalities at once, for the papers that have one beside their unimodal experts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from polyvae.core.aggregate import Experts, everything, mixture_of_products
+from polyvae.core.batch import Batch
+from polyvae.core.distributions import Mixture, Normal
+from polyvae.core.modality import another_encoder
+from polyvae.core.vae import MultimodalVAE, placed
+from polyvae.utils.errors import check_count
+
+
+class JointNetwork(nn.Module):
+    """A second copy of each modality's encoder, whose features [B, width] are added, and two heads that read the sum.
+
+    To add is what one linear layer over concatenated features does, and makes the order of the modalities free. The copies are parts
+    of the modalities ("joint"), so that they are stored and named with them.
+    """
+
+    def __init__(self, model: MultimodalVAE, latent: int, width: int) -> None:
+        super().__init__()
+        check_count(model.name, "joint_width", width)
+        for net in model.modalities.values():
+            if net.encoder is not None:
+                net.parts["joint"] = another_encoder(net.spec, width)
+        self.loc, self.raw = nn.Linear(width, latent), nn.Linear(width, latent)
+
+    def forward(self, model: MultimodalVAE, batch: Batch, rows: Tensor | slice) -> Normal:
+        """q(z | X) of those rows of a batch in which every source was observed: [rows, D]."""
+        features: list[Tensor] = []
+        for name, net in model.modalities.items():
+            if net.encoder is not None:
+                x, entries = batch.data[name][rows], batch.entries.get(name)
+                features.append(net.parts["joint"](net.look(x, None if entries is None else entries[rows])))
+        hidden = torch.stack(features).sum(0).relu()
+        loc, raw = (
+            head(hidden).to(x.dtype) for head in (self.loc, self.raw)
+        )  # densities in full precision, whatever autocast did
+        return Normal(loc, net.scale(raw))
+
+
+def joint_or_product(model: MultimodalVAE, network: JointNetwork, batch: Batch, experts: Experts) -> Mixture:
+    """One view: the joint network's where all sources were observed, the product of the observed experts elsewhere."""
+    product = mixture_of_products(experts, everything(experts.mask))
+    if batch.complete:
+        return product._replace(components=network(model, batch, slice(None))[None])
+    index, real = model.existing(experts.mask.all(0))
+    if not len(index):
+        return product
+    joint, rest = network(model, batch, index), product.components[0]
+    loc, scale = placed(rest.loc, index, joint.loc, real), placed(rest.scale, index, joint.scale, real)
+    return product._replace(components=Normal(loc, scale)[None])

@@ -1,0 +1,284 @@
+"""What a study asks: its cells, and how many epochs fit into the time that each may have."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from polyvae import runs
+from polyvae.config import ContenderSection, RunConfig, StudyConfig, assignment, flatten, place, read_toml
+from polyvae.metrics import available, judges_of
+from polyvae.storage import read_object, write_atomic
+from polyvae.training.loop import fit
+from polyvae.utils.errors import InputError, nearest
+
+_STEPS = 10  # per turn of measuring; the first turn is warming up
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid. ``settings``: what the study says of it, flat, without its seed and planned epochs; ``config``: all of it."""
+
+    label: str
+    table: str
+    at: Mapping[str, Any]
+    seed: int
+    settings: Mapping[str, Any]
+    config: RunConfig = field(repr=False)
+
+    @property
+    def group(self) -> str:
+        """The cell's name without the seed."""
+        return ",".join(
+            re.sub(r"[^\w.+=-]", "_", part)
+            for part in (self.label, *(f"{key}={value}" for key, value in self.at.items()))
+        )
+
+    @property
+    def name(self) -> str:
+        return f"{self.group},seed={self.seed}"
+
+
+# ---- cells -----------------------------------------------------------------------------------------------------------------------
+
+
+def read_study(path: str | Path, changes: Sequence[str] = ()) -> tuple[StudyConfig, list[Cell]]:
+    """The study in a TOML file, and its cells. ``changes``: "key=value" for all cells, or of [study] as "study.seconds=5".
+
+    [axes] say more than ``changes``, these more than a contender, and it more than [base].
+
+    Raises InputError, one line: what ``read_config`` refuses, a cell that is not a run's configuration, a plot of what is not there.
+    """
+    table, base = read_toml(path), {}
+    for key, value in map(assignment, changes):
+        if key.startswith("study."):
+            place(table, key, value)
+        else:
+            base[key] = value
+    study = StudyConfig.check(table, str(path))
+    cells = [
+        cell
+        for seed in study.study.seeds
+        for contender in study.contender
+        for cell in _cells(path, study, contender, base, seed)
+    ]
+    names = [cell.name for cell in cells]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"{path}: got two cells named {name!r}; expected a label of its own for each contender, and an axis's values "
+                "once each; rename one, or leave it out"
+            )
+    for key in dict(flatten(base)):
+        if all(key in dict(flatten(cell.at)) for cell in cells):
+            raise InputError(
+                f"{path}: --set {key}: an axis sets it in every cell; expected a setting that no axis has; change the axis"
+            )
+    for plot in study.study.plots:
+        axes, labels = [axis for cell in cells for axis in cell.at], [cell.label for cell in cells]
+        for key, value, known in (
+            ("x", plot.x if plot.kind == "curve" else "", axes),
+            ("along", plot.along, axes),
+            ("reference_x", plot.reference_x, labels),
+            ("reference_y", plot.reference_y, labels),
+        ):
+            if value and value not in known:
+                raise InputError(
+                    f"{path}: study.plots: {key}: got {value!r}; {nearest(value, dict.fromkeys(known))}"
+                )
+    return study, cells
+
+
+def _cells(
+    path: str | Path, study: StudyConfig, contender: ContenderSection, changes: Mapping[str, Any], seed: int
+) -> Iterator[Cell]:
+    axes = {**study.axes, **contender.axes}
+    for axis in contender.skip:
+        if axis not in axes:
+            raise InputError(
+                f"{path}: contender {contender.label!r}: skip: no axis {axis!r}; {nearest(axis, axes)}"
+            )
+    axes = {axis: values for axis, values in axes.items() if axis not in contender.skip}
+    for values in itertools.product(*axes.values()):
+        at = dict(zip(axes, values, strict=True))
+        settings = {"train.threads": 1, "train.device": "cpu"}
+        if study.study.epochs is not None:
+            settings["train.epochs"] = study.study.epochs
+        parts = {
+            "[base]": study.base,
+            f"contender {contender.label!r}": contender.model_extra or {},
+            "--set": changes,
+            "[axes]": at,
+        }
+        for where, part in parts.items():
+            given = dict(flatten(part))
+            if "train.seed" in given:
+                raise InputError(
+                    f"{path}: {where}: got train.seed; expected none, for each cell has its own; say study.seeds"
+                )
+            if "train.epochs" in given and study.study.seconds is not None:
+                raise InputError(
+                    f"{path}: {where}: got train.epochs beside study.seconds, from which epochs are planned; expected one of "
+                    "them; leave one out"
+                )
+            settings |= given
+        table: dict[str, Any] = {}
+        for key, value in {**settings, "train.seed": seed}.items():
+            place(table, key, value)
+        name = ", ".join([contender.label, *(f"{key}={value}" for key, value in at.items())])
+        yield Cell(
+            contender.label,
+            contender.table,
+            at,
+            seed,
+            settings,
+            RunConfig.check(table, f"{path}: cell {name!r}"),
+        )
+
+
+def check_cells(path: str | Path, cells: Sequence[Cell]) -> None:
+    """Raises InputError, before any training, with the cell's name: a model that cannot be built, an evaluation that cannot be had."""
+    data: dict[str, Any] = {}
+    for cell in {cell.group: cell for cell in cells}.values():
+        wanted = cell.config.evaluate
+        try:
+            available(wanted.metrics, wanted.protocol, wanted.features, wanted.fitted_prior.kind)
+            key = data_key(cell.config)
+            if key not in data:
+                data[key] = runs.data_of(cell.config)[0]
+            runs.model_of(cell.config, data[key])
+        except InputError as problem:
+            raise InputError(f"{path}: cell {cell.group!r}: {problem}") from None
+
+
+def data_key(config: RunConfig) -> str:
+    data = config.data
+    return json.dumps(
+        data.model_dump(exclude={"hide", "hide_seed"}, exclude_none=True), sort_keys=True, default=str
+    )
+
+
+# ---- epochs ----------------------------------------------------------------------------------------------------------------------
+
+
+class Plan:
+    """How many epochs fit into ``seconds`` of one thread's processor, once measured, kept in a file: group -> its entries.
+
+    An entry holds for its ``seconds`` and training settings alone, and is never replaced: what was planned for a cell that is there
+    stays known. No ``seconds``: nothing is planned. Raises InputError: the file is not a plan.
+    """
+
+    def __init__(self, path: Path, seconds: float | None) -> None:
+        self.path, self.seconds = path, seconds
+        remedy = "remove it, and epochs are planned anew; results.json beside it keeps the last plan"
+        self.entries: dict[str, list[dict[str, Any]]] = read_object(path, remedy, {})
+        if not all(
+            isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+            for entries in self.entries.values()
+        ):
+            raise InputError(
+                f"{path}: got something that is not a plan; expected what polyvae wrote; {remedy}"
+            )
+
+    def entry(self, cell: Cell) -> dict[str, Any]:
+        """What was planned for the cell; empty: nothing."""
+        known = self.entries.get(cell.group, []) if self.seconds is not None else []
+        return next(
+            (
+                entry
+                for entry in known
+                if entry.get("seconds") == self.seconds
+                and _trained(entry["settings"]) == _trained(jsonable(cell.settings))
+            ),
+            {},
+        )
+
+    def known(self, cell: Cell) -> bool:
+        """Is it known how many epochs the cell has?"""
+        return self.seconds is None or bool(self.entry(cell))
+
+    def config(self, cell: Cell) -> RunConfig:
+        """The cell's configuration with its planned number of epochs; None where it is not known yet."""
+        if self.seconds is None:
+            return cell.config
+        return cell.config.model_copy(
+            update={"train": cell.config.train.model_copy(update={"epochs": self.entry(cell).get("epochs")})}
+        )
+
+    def tasks(self, cells: Sequence[Cell]) -> dict[str, tuple[Sequence[Cell], Callable[[], Any]]]:
+        """What to do before cells are run, and for which: judges, once for each data set; the time that an epoch takes."""
+        made: dict[str, tuple[Sequence[Cell], Callable[[], Any]]] = {}
+        judged = [
+            cell
+            for cell in cells
+            if {"coherence", "quality", "all"} & {*cell.config.evaluate.metrics}
+            or cell.config.evaluate.curve_seconds is not None
+        ]
+        for key in dict.fromkeys(data_key(cell.config) for cell in judged):
+            these = [cell for cell in judged if data_key(cell.config) == key]
+            made[f"judges {key}"] = these, partial(_judges, these[0].config)
+        for group in dict.fromkeys(cell.group for cell in cells if not self.known(cell)):
+            these = [cell for cell in cells if cell.group == group]
+            made[group] = these, partial(_measure, these[0].config)
+        return made
+
+    def add(self, cell: Cell, measured: float) -> None:
+        """Keep what one epoch of the cell takes, in processor seconds."""
+        if self.seconds is None:
+            return
+        epochs = max(1, round(self.seconds / measured))
+        self.entries.setdefault(cell.group, []).append(
+            {
+                "epochs": epochs,
+                "seconds_per_epoch": measured,
+                "seconds": self.seconds,
+                "settings": jsonable(cell.settings),
+            }
+        )
+        write_atomic(self.path, (json.dumps(self.entries, indent=2) + "\n").encode())
+
+
+def _trained(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those settings that decide how long an epoch takes."""
+    return {
+        key: value
+        for key, value in settings.items()
+        if not key.startswith("evaluate.") and key != "data.root"
+    }
+
+
+def _judges(config: RunConfig) -> None:
+    """Train the judges of a data set where there are none in the cache: cells side by side would each do it."""
+    judges_of(runs.data_of(config)[0])
+
+
+def _measure(config: RunConfig) -> float:
+    """Processor seconds of one epoch: the median of three turns of a few steps, after one that warms up."""
+    data, train = runs.data_of(config)
+    size, rows = config.train.batch_size, round(len(train) * (1 - config.train.validation))
+    part, times = train.rows(slice(0, _STEPS * size)), []
+    settings = config.train.model_copy(
+        update={"epochs": 4, "validation": 0.0, "max_seconds": None, "patience": None}
+    )
+    fit(
+        runs.model_of(config, data),
+        part,
+        run=config.model_copy(update={"train": settings}),
+        show=False,
+        watch=lambda model, record: times.append(time.process_time()),
+    )
+    turn = statistics.median(after - before for before, after in itertools.pairwise(times))
+    return turn / -(-len(part) // size) * -(-rows // size)
+
+
+def jsonable(value: Any) -> Any:
+    """The value as JSON gives it back."""
+    return json.loads(json.dumps(value, default=str))

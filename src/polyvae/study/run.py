@@ -1,0 +1,293 @@
+"""A study: a grid of runs from one TOML. Cells are trained side by side, resumed where they stopped, and told in tables and plots.
+
+``[study]`` says what is asked, ``[base]`` what all runs share, ``[axes]`` which settings vary, each ``[[contender]]`` what competes (see
+``StudyConfig``). Every cell is an ordinary run directory under cells/, and nothing else is needed to go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from polyvae import runs
+from polyvae.config import EvaluateConfig, RunConfig, flatten, read_config
+from polyvae.storage import RunDirectory, read_object
+from polyvae.study.page import Result, write_numbers, write_study
+from polyvae.study.plan import Cell, Plan, check_cells, jsonable, read_study
+from polyvae.study.workers import Workers, alone, one_thread, terminable
+from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.progress import Reporter, reporter
+
+_FREE = ("data.root", "train.device", "train.threads")  # where a cell was made, not what
+
+
+class Done(NamedTuple):
+    """``results`` of all cells, the ``page``, the names ``asked`` for, and how it ended."""
+
+    results: list[Result]
+    page: Path | None
+    asked: frozenset[str]
+    interrupted: bool = False
+
+    @property
+    def failed(self) -> list[Result]:
+        """The cells asked for that went wrong."""
+        return [result for result in self.results if result.error and result.name in self.asked]
+
+
+def run_study(
+    path: str | Path,
+    out: str | Path,
+    *,
+    jobs: int | None = None,
+    changes: Sequence[str] = (),
+    only: Sequence[str] = (),
+    seeds: int | None = None,
+    report: bool = False,
+    force: bool = False,
+    show: bool = True,
+) -> Done:
+    """Train and evaluate every cell that is not done, under ``out``/cells; write results.json, results.csv, study.md and study.html.
+
+    ``only`` these labels. ``seeds``: 0, 1, ... so many, instead of the study's. ``report``: nothing is trained. ``force``: cells that were
+    made with other settings, or cannot be gone on with, are made anew. Raises InputError at the door, also for a report of cells of which
+    none is as the study says; what goes wrong in a cell stands in its result.
+    """
+    changes = [*changes, *([f"study.seeds={list(range(seeds))}"] if seeds is not None else [])]
+    study, cells = read_study(path, changes)
+    out = Path(out)
+    for label in only:
+        if label not in [cell.label for cell in cells]:
+            raise InputError(
+                f"study: no contender {label!r}; {nearest(label, dict.fromkeys(cell.label for cell in cells))}"
+            )
+    asked = [cell for cell in cells if not only or cell.label in only]
+    if not report:
+        check_cells(path, asked)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InputError(
+            f"study: --out {out}: cannot be made a folder ({problem.strerror}); expected a writable folder, or a new path; "
+            "choose another"
+        ) from None
+    tried = set() if report else {cell.name for cell in asked}
+    errors = {
+        cell["name"]: cell["error"]
+        for cell in read_object(out / "results.json", "remove it", {}).get("cells", ())
+        if cell["name"] not in tried
+    }
+    interrupted = False
+    if report:
+        plan = Plan(out / "plan.json", study.study.seconds)
+        _refuse_to_tell(cells, plan, out)
+    else:
+        with alone(out), terminable(), one_thread(), reporter(show) as told:
+            plan = Plan(out / "plan.json", study.study.seconds)
+            if not force:
+                _refuse(asked, plan, out)
+            workers = Workers(jobs or study.study.jobs)
+            try:
+                for name, error in _train(asked, plan, out, force, workers, told):
+                    errors[name] = error
+            except KeyboardInterrupt:
+                workers.stop()
+                interrupted = True
+            finally:
+                workers.close()
+    results, names = _results(cells, plan, out, errors), frozenset(cell.name for cell in asked)
+    if interrupted:
+        write_numbers(out, study.study.title, results, plan.entries)
+        return Done(results, None, names, True)
+    page = write_study(
+        out,
+        study.study.title,
+        results,
+        study.study.columns,
+        study.study.plots,
+        about=study.study.about,
+        source=Path(path).read_text("utf-8"),
+        plan=plan.entries,
+        named="columns" in study.study.model_fields_set,
+    )
+    return Done(results, page, names)
+
+
+def _train(
+    asked: Sequence[Cell], plan: Plan, out: Path, force: bool, workers: Workers, told: Reporter
+) -> Iterator[tuple[str, str]]:
+    """Plan, then run what is not done; the names of cells and their errors, as they come."""
+    failed = set()
+    before = plan.tasks(asked)
+    told.start("planning", len(before))
+    for name, answer in workers.run({name: task for name, (_, task) in before.items()}):
+        told.advance(note=name)
+        these = before[name][0]
+        if answer.error:
+            told.say(f"planning {name}: {answer.error}")
+            failed |= {cell.name for cell in these}
+            yield from ((cell.name, f"planning: {answer.error}") for cell in these)
+        elif answer.value is not None:
+            plan.add(these[0], answer.value)
+    asked = [cell for cell in asked if cell.name not in failed]
+    if not force:
+        _refuse(asked, plan, out)
+    todo = _todo(asked, plan, out, force)
+    told.start("study", len(asked), len(asked) - len(todo))
+    for name, answer in workers.run(todo):
+        told.advance(note=name)
+        if answer.error:
+            told.say(f"{name}: {answer.error}")
+        yield name, answer.error
+
+
+# ---- what is there ---------------------------------------------------------------------------------------------------------------
+
+
+def _refuse(cells: Sequence[Cell], plan: Plan, out: Path) -> None:
+    """Raises InputError: a cell was made with other settings. Its epochs count once they are planned."""
+    for cell in cells:
+        run = RunDirectory(out / "cells" / cell.name)
+        for other in _other(run, plan.config(cell)):
+            if plan.known(cell) or not other.startswith("train.epochs "):
+                raise InputError(
+                    f"study: cell {run.path} was made with {other}; --force makes it anew, another --out keeps both"
+                )
+
+
+def _refuse_to_tell(cells: Sequence[Cell], plan: Plan, out: Path) -> None:
+    """Raises InputError: there are cells or tables, and no cell as the study says. Empty tables would take the place of those that tell."""
+    others = []
+    for cell in cells:
+        run = RunDirectory(out / "cells" / cell.name)
+        if run.config.exists():
+            other = _other(run, plan.config(cell))
+            if not other:
+                return
+            others.append(f"cell {run.path} was {_made(cell, other, plan)}")
+    there = sorted(path.parent.name for path in out.glob("cells/*/config.toml"))
+    if there or (out / "results.json").exists():
+        got = (
+            others[0]
+            if others
+            else f"got cells such as {there[0]!r} in {out}, and none of this study's, such as {cells[0].name!r}"
+            if there
+            else f"got tables in {out}, and no cells"
+        )
+        raise InputError(
+            f"study: --report: {got}; expected a cell as the study says; its tables stay as they are: set the study back, or "
+            "run it without --report"
+        )
+
+
+def _made(cell: Cell, other: Sequence[str], plan: Plan) -> str:
+    """With what the cell that is there was made, in words."""
+    unplanned = other[0].startswith("train.epochs ") and not plan.known(cell)
+    return (
+        f"made with {other[0].partition(', and ')[0] + ', and none are planned' if unplanned else other[0]}"
+    )
+
+
+def _todo(cells: Sequence[Cell], plan: Plan, out: Path, force: bool) -> dict[str, Callable[[], None]]:
+    """The cells that are not done, as planned, and how each is."""
+    todo: dict[str, Callable[[], None]] = {}
+    for cell in cells:
+        run, config = RunDirectory(out / "cells" / cell.name), plan.config(cell)
+        other = _other(run, config)
+        if other or not _judged(run, config.evaluate)[0]:
+            anew = any(not one.startswith("evaluate.") for one in other)
+            todo[cell.name] = partial(_run, config, run.path, anew, force)
+    return todo
+
+
+def _other(run: RunDirectory, wanted: RunConfig) -> list[str]:
+    """How the settings of the run that is there differ from those wanted: empty where they do not, or nothing is there."""
+    if not run.config.exists():
+        return []
+    try:
+        then = read_config(run.config)
+    except InputError as problem:
+        return [f"settings that cannot be read ({problem})"]
+    return _differences(then.model_dump(exclude={"command"}), wanted.model_dump(exclude={"command"}))
+
+
+def _judged(run: RunDirectory, wanted: EvaluateConfig) -> tuple[dict[str, Any], str]:
+    """The evaluation that is there, if it is the one wanted; else empty, and what is wrong with it ("": there is none)."""
+    if not run.evaluation.exists():
+        return {}, ""
+    try:
+        found = read_object(run.evaluation, "evaluate it again")
+    except InputError as problem:
+        return {}, str(problem)
+    then, now = found.get("settings", {}), jsonable(wanted.model_dump(exclude={"curve_seconds"}))
+    for other in _differences({"evaluate": then}, {"evaluate": now}):
+        return {}, f"evaluated with {other}; the same command without --report evaluates it again"
+    return found, ""
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    before, after = dict(flatten(then)), dict(flatten(now))
+    differ = [key for key in {**after, **before} if before.get(key) != after.get(key) and key not in _FREE]
+    return [f"{key} = {before.get(key)!r}, and {after.get(key)!r} is wanted" for key in differ]
+
+
+def _results(cells: Sequence[Cell], plan: Plan, out: Path, errors: Mapping[str, str]) -> list[Result]:
+    found = []
+    for cell in cells:
+        run, config, entry = RunDirectory(out / "cells" / cell.name), plan.config(cell), plan.entry(cell)
+        other, (judged, error), numbers, epochs = _other(run, config), _judged(run, config.evaluate), {}, None
+        if other:
+            error = _made(cell, other, plan)
+        elif judged:
+            ends = [record for record in run.read_history() if "epoch" in record]
+            numbers = {name: value for name, value in judged.items() if isinstance(value, float)}
+            if ends:
+                epochs = ends[-1]["epoch"]
+                numbers["seconds_per_epoch"] = ends[-1]["seconds"] / epochs
+            if entry:
+                numbers["processor_seconds_per_epoch"] = entry["seconds_per_epoch"]
+        else:
+            error = error or errors.get(cell.name, "")
+        found.append(
+            Result(
+                cell.name,
+                cell.label,
+                cell.table,
+                cell.at,
+                cell.seed,
+                epochs,
+                numbers,
+                error,
+                jsonable(cell.settings),
+            )
+        )
+    return found
+
+
+# ---- in a process of its own ------------------------------------------------------------------------------------------------------
+
+
+def _run(config: RunConfig, out: Path, anew: bool, force: bool) -> None:
+    """Train, or go on, and evaluate. ``force``: a run that cannot be gone on with is made anew."""
+    run = RunDirectory(out)
+    run.evaluation.unlink(missing_ok=True)  # it is not the one wanted
+    resume = run.config.exists() and not anew
+    try:
+        history = runs.train_run(config, out, resume=resume, force=anew, show=False)
+    except InputError as problem:
+        if not resume:
+            raise
+        if not force:
+            raise InputError(f"{problem}; --force makes the cell anew") from None
+        history = runs.train_run(config, out, force=True, show=False)
+    if history.stopped == "interrupted":
+        raise KeyboardInterrupt
+    # Whoever wrote the study trusts the modules that it names.
+    runs.evaluate_run(
+        out, show=False, trust=[given.partition(":")[0] for _, given in runs.imports_of(config)]
+    )
+
+
+__all__ = ["Cell", "Done", "check_cells", "read_study", "run_study"]

@@ -1,0 +1,1 @@
+"""Errors, seeds, files and progress: what every other package may use."""

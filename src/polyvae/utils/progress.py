@@ -1,0 +1,108 @@
+"""What a person sees while something runs: a bar with the time left on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class Reporter(Protocol):
+    """What fit and evaluate tell of their progress."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def start(self, what: str, total: int | None, done: int = 0) -> None: ...
+    def advance(self, steps: int = 1, note: str = "") -> None: ...
+    def say(self, line: str) -> None: ...
+
+
+class Silent:
+    """Says nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def start(self, what: str, total: int | None, done: int = 0) -> None:
+        return None
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        return None
+
+    def say(self, line: str) -> None:
+        return None
+
+
+class Shown:
+    """A Rich bar on a terminal; elsewhere a line at most every ``every`` seconds, so that logs stay short."""
+
+    def __init__(self, every: float = 15.0) -> None:
+        self.console = Console(file=sys.stderr)
+        self.every, self.note = every, ""
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("", total=None, note="", visible=False)
+        self.total: int | None = None
+        self.what, self.done, self.first, self.began, self.last = "", 0, 0, 0.0, 0.0
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def start(self, what: str, total: int | None, done: int = 0) -> None:
+        self.what, self.total, self.done, self.first = what, total, done, done
+        self.began = self.last = time.monotonic()
+        self.bar.reset(self.task, description=what, total=total, completed=done, visible=True, note="")
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.done += steps
+        if self.console.is_terminal:
+            self.note = note or self.note
+            self.bar.update(self.task, advance=steps, note=self.note)
+        elif time.monotonic() - self.last >= self.every:
+            self.last = time.monotonic()
+            place = f"{self.done}"
+            if self.total is not None:
+                left = (self.last - self.began) / (self.done - self.first) * (self.total - self.done)
+                place = f"{self.done} of {self.total}, {left:.0f} s left"
+            self.console.print(f"{self.what}: {place} {note}", highlight=False)
+
+    def say(self, line: str) -> None:
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+
+def reporter(show: bool) -> Reporter:
+    """Shown on standard error, or silent."""
+    return Shown() if show else Silent()
