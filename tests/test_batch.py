@@ -59,8 +59,8 @@ def test_to_observe_is_to_mask(batch):
     assert (dropped.data["a"] == 0).all()
     assert not dropped.entries["a"].any()
     assert batch.observe().mask.sum() == 0
-    assert Batch.of(DATA).observe("b", "a").whole
-    assert not Batch.of(DATA).observe("a").whole
+    assert Batch.of(DATA).observe("b", "a").complete
+    assert not Batch.of(DATA).observe("a").complete
     assert batch.only(~batch.mask).mask.sum() == 0
     assert batch.mask.sum() == 4  # what was given is as it was
 

@@ -352,7 +352,7 @@ def test_models_name_prints_the_formula_what_the_class_says_of_itself_and_every_
         kind.facts.missing,
         kind.facts.needs or "-",
     )
-    for word in ("bound", "density", "per_datum", "nested", "symmetric"):
+    for word in ("bound", "density", "per_sample", "nested", "symmetric"):
         assert said[word.replace("_", " ")].split()[0] == ("yes" if facts[word] else "no")
     lines = options.splitlines()[1:]
     assert [line.split()[0] for line in lines] == list(options_of(name))

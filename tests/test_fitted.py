@@ -9,8 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
-from polyvae import MODELS, InputError, MultimodalData, build, fit_prior
-from polyvae import metrics as evaluate
+from polyvae import MODELS, InputError, MultimodalData, build, evaluate, fit_prior
 from polyvae.config import read_config
 from polyvae.core.priors import FITTED, FittedFlow, FittedMixture
 from polyvae.metrics.setting import posterior_samples

@@ -12,8 +12,7 @@ from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression, Ridge
 from worlds import GRID, World, fixed, raw
 
-from polyvae import InputError, Modality, MultimodalData, build
-from polyvae import metrics as evaluate
+from polyvae import InputError, Modality, MultimodalData, build, evaluate
 from polyvae.data.sets.polydigits import _TRAIN, NAMES, backgrounds, base_digits, brightness, pair, polydigits
 from polyvae.metrics.latents import Usage, encode, latents, probe, usage
 from polyvae.metrics.setting import Setting

@@ -313,8 +313,8 @@ class SumsOverTheBatch(MMVAE):
 
 WRONG = [
     ("missing", MultipliesByTheMask, {}),
-    ("per_datum", OneExpertPerBatch, {}),
-    ("per_datum", NormalisesOverTheBatch, {}),
+    ("per_sample", OneExpertPerBatch, {}),
+    ("per_sample", NormalisesOverTheBatch, {}),
     ("noise", DrawsElsewhere, {}),
     ("decodes", DecodesEveryView, {}),
     ("symmetric", CountsFromTheLeft, {}),

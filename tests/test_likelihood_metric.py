@@ -10,8 +10,7 @@ import pytest
 import torch
 from worlds import World
 
-from polyvae import Batch, InputError, MultimodalData, build
-from polyvae import metrics as evaluate
+from polyvae import Batch, InputError, MultimodalData, build, evaluate
 from polyvae.metrics.likelihood import likelihood
 from polyvae.metrics.setting import Setting
 

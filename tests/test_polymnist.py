@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from polyvae.data import load_dataset, mnist
+from polyvae.data import load_dataset
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.sets import mnist
 from polyvae.data.sets.files import unpacked
 from polyvae.data.sets.polymnist import NAMES, SIDE, _shrunk, backgrounds, corners, pair, stencils
 from polyvae.data.sets.textures import texture

@@ -40,7 +40,7 @@ app = typer.Typer(
 _QUESTIONS = {
     "bound": "does the objective stay below log p(x), in expectation?",
     "density": "can likelihoods be estimated?",
-    "per_datum": "is a batch the same as its rows?",
+    "per_sample": "is a batch the same as its rows?",
     "nested": "is a missing modality the same as a model built without it?",
     "symmetric": "are the modalities free in their order?",
 }

@@ -169,7 +169,7 @@ class MultimodalVAE(nn.Module, ABC):
             torch.tensor([position.get(m, -1) for m in owner], dtype=torch.long),
             persistent=False,
         )
-        self.register_buffer("source_rows", torch.tensor(self.encoded), persistent=False)
+        self.register_buffer("encoded_rows", torch.tensor(self.encoded), persistent=False)
         self.likelihood_weights = tuple(
             float(spec.weight) for spec in modalities
         )  # numbers: a buffer made in float32 would stay rounded
