@@ -83,7 +83,7 @@ class ModalityConfig(Section):
     private: Annotated[int | None, Field(ge=0), _Maybe] = None
     weight: Annotated[float | None, Field(ge=0)] = None
     params: dict[str, Any] | None = None
-    role: Literal["both", "source", "target"] | None = None
+    role: Literal["both", "input", "source", "target"] | None = None
     encoder: str | None = None
     decoder: str | None = None
 

@@ -318,7 +318,14 @@ def models(
     _list(
         head,
         [
-            (key, cls.citation, cls.private_latents, cls.facts.missing, _facts(key), cls.facts.needs or "-")
+            (
+                key,
+                cls.citation,
+                cls.private_latents,
+                cls.requires.missing,
+                _facts(key),
+                cls.requires.text or "-",
+            )
             for key, cls in MODELS.items()
         ],
     )
@@ -410,8 +417,8 @@ def _described(kind: type[MultimodalVAE]) -> Iterator[str]:
     told = {
         "citation": kind.citation,
         "private codes": kind.private_latents,
-        "missing data": facts.missing,
-        "needs": facts.needs or "-",
+        "missing data": kind.requires.missing,
+        "needs": kind.requires.text or "-",
     }
     told |= {
         word.replace("_", " "): f"{'yes' if getattr(facts, word) else 'no '} ({question})"

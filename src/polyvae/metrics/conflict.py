@@ -67,9 +67,9 @@ def pulls(model: MultimodalVAE, batch: Batch, names: list[str]) -> tuple[Tensor,
             gradients.append(torch.zeros_like(z[0]))
             continue
         # One modality at a time, or every backward pass would visit all decoders.
-        wanted = torch.zeros(len(model.modalities), *z.shape[:-1], dtype=torch.bool, device=z.device)
-        wanted[m] = True
-        pull = model.weighted(model.log_likelihood(batch, z, draws.w, wanted)).sum()
+        decoded = torch.zeros(len(model.modalities), *z.shape[:-1], dtype=torch.bool, device=z.device)
+        decoded[m] = True
+        pull = model.weighted(model.log_likelihood(batch, z, draws.w, decoded)).sum()
         gradients.append(torch.autograd.grad(pull, z)[0][0])
     index = [list(model.modalities).index(name) for name in names]
     return torch.stack(gradients).double().cpu(), batch.mask[index].cpu()

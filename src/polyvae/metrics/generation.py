@@ -38,7 +38,6 @@ def conditional(
     """
     data = setting.test if data is None else data
     lines = [data.names.index(name) for name in members]
-    names = list(model.modalities)
     for number, batch in enumerate(data.batches(setting.step(model, K))):
         batch = batch.rows(batch.mask[lines].all(0).nonzero()[:, 0])
         if not batch.size:
@@ -49,10 +48,7 @@ def conditional(
         w = _shared(model, draws.w, members) if setting.protocol == "published" else draws.w
         yield Given(
             batch,
-            {
-                name: model.modalities[name].mean(model.code(names.index(name), draws.z, w))
-                for name in targets
-            },
+            {name: model.modalities.decode_one(name, draws.z, w) for name in targets},
         )
 
 

@@ -327,7 +327,8 @@ def usage(
             z = q.pick(q.choose(1)).rsample(None, "z", "KBD")  # [1, B, D]
             columns.append(kl.double().cpu())
             total.append(joint.double().cpu())
-            private.append(model.private(batch, experts, z).kl_columns(model.prior.w(z))[0].double().cpu())
+            p_w = model.prior.w(z)
+            private.append(model.private(batch, experts, z, p_w).kl_columns(p_w)[0].double().cpu())
             exact = exact and by_formula
     mean, kl_w = torch.cat(means), torch.cat(private)
     mean_z, mean_w = mean[:, : mean.shape[1] - kl_w.shape[1]], mean[:, mean.shape[1] - kl_w.shape[1] :]

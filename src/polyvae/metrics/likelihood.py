@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyvae.core.vae import Estimate, MultimodalVAE
+from polyvae.core.inference import Estimate
+from polyvae.core.vae import MultimodalVAE
 from polyvae.data import mix
 from polyvae.metrics.setting import Setting
 

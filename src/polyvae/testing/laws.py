@@ -100,7 +100,7 @@ def law_nested(make: Make, specs: Sequence[Modality]) -> None:
     for out in specs:
         rest = [spec for spec in specs if spec.name != out.name]
         if any(spec.role != "target" for spec in rest) and (
-            not big.facts.labels or any(spec.role == "target" for spec in rest)
+            not big.requires.labels or any(spec.role == "target" for spec in rest)
         ):
             same_model("nested", f"without {out.name!r}", big, example_model(make, rest), out.name)
 
@@ -169,7 +169,7 @@ def law_empty(make: Make, specs: Sequence[Modality]) -> None:
         model.eval()
         with repeatable(), torch.no_grad():
             embedded, drawn = model.embed(batch)[empty], model.draw(batch, 4)
-            q_w = model.private(batch, model.experts(batch), drawn.z)
+            q_w = model.private(batch, model.experts(batch), drawn.z, model.prior.w(drawn.z))
             expected = model.prior.z().log_prob(drawn.z[:, empty]) + q_w.log_prob(drawn.w)[:, empty]
         model.train()
         mean = model.prior.z().mean.expand(len(embedded), -1) if model.shared else torch.zeros_like(embedded)
@@ -194,11 +194,11 @@ def law_entries(make: Make, specs: Sequence[Modality]) -> None:
     log_x = model.log_likelihood(Batch.of(data, None, gaps), z, w)
     for m, (name, net) in enumerate(model.modalities.items()):
         if net.decoder is None:
-            hold(bool((log_x[m] == 0).all()), "entries", f"the source {name!r} has a likelihood")
+            hold(bool((log_x[m] == 0).all()), "entries", f"the input {name!r} has a likelihood")
             continue
         observed = net.likelihood.counted(gaps[name])
         each = net.likelihood.entries(
-            net.decode(model.code(m, z, w)), torch.where(observed, data[name], 0), observed
+            net.decode(model.modalities.latents(m, z, w)), torch.where(observed, data[name], 0), observed
         )
         by_hand = (each * observed).flatten(2).sum(-1)
         hold(
@@ -261,9 +261,9 @@ def law_noise(make: Make, specs: Sequence[Modality]) -> None:
 
 
 def law_decodes(make: Make, specs: Sequence[Modality]) -> None:
-    """One encoder call and ``facts.decodes`` decoder calls per modality and step, ``facts.again`` more of both; none by role.
+    """One encoder call and ``calls.decode`` decoder calls per modality and step, ``calls.encode_again`` more of both; none by role.
 
-    ``facts.pseudo_inputs``: one more encoder call, for those. A first look at few rows, without a graph, is no call.
+    ``calls.pseudo_inputs``: one more encoder call, for those. A first look at few rows, without a graph, is no call.
     """
     model = example_model(make, specs)
     some = example_batch(model, entries=False)
@@ -281,10 +281,10 @@ def law_decodes(make: Make, specs: Sequence[Modality]) -> None:
             handle.remove()
         for name, net in model.modalities.items():
             role = net.spec.role
-            again = model.facts.again if role == "both" else 0
+            again = model.calls.encode_again if role == "both" else 0
             for kind, expected in (
-                ("encoder", (1 + again + model.facts.pseudo_inputs) * (role != "target")),
-                ("decoder", (model.facts.decodes + again) * (role != "source")),
+                ("encoder", (1 + again + model.calls.pseudo_inputs) * (role != "target")),
+                ("decoder", (model.calls.decode + again) * (role != "input")),
             ):
                 seen = calls[f"{kind} of {name!r}"]
                 got = sum(graph or 2 * rows > max(seen)[1] for graph, rows in seen)
@@ -332,7 +332,7 @@ def law_gradients(make: Make, specs: Sequence[Modality]) -> None:
 def _moved_by_its_data(model: MultimodalVAE, net: ModalityNet) -> list[str]:
     """Parameters that rows without this modality must leave alone; pseudo-inputs, and the encoder that sees them, stand for such rows."""
     keys = [key for key, _ in net.named_parameters(prefix="its")]
-    imagined = ("its.encoder", "its.parts.pseudo") if model.facts.pseudo_inputs else ()
+    imagined = ("its.encoder", "its.parts.pseudo") if model.calls.pseudo_inputs else ()
     return [key for key in keys if not key.startswith(imagined)]
 
 
@@ -419,7 +419,7 @@ def law_max_rows(make: Make, specs: Sequence[Modality]) -> None:
             net.decoder.register_forward_pre_hook(partial(_note_rows, sizes[name]))
     again, others = step(model, batch, draws)
     for name, rows in sizes.items():
-        whole = model.facts.again if model.modalities[name].spec.role == "both" else 0
+        whole = model.calls.encode_again if model.modalities[name].spec.role == "both" else 0
         most = max(sorted(rows)[: len(rows) - whole], default=0)
         hold(
             most <= 3, "max_rows", f"with max_rows=3, {most} rows of modality {name!r} are decoded at a time"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from polyvae.core import noise
 from polyvae.core.aggregate import powerset
 from polyvae.core.batch import Batch
-from polyvae.core.modality import Modalities
+from polyvae.core.modalities import Modalities
 from polyvae.core.noise import Draw
 from polyvae.core.vae import MultimodalVAE
 from polyvae.testing.worlds import dense, example_batch, hold, near, record, step

@@ -34,7 +34,7 @@ def plain_world() -> tuple[Modality, ...]:
 def roles_world() -> tuple[Modality, ...]:
     """The same, where one is only encoded and one is only decoded."""
     a, b, c, d = plain_world()
-    return a, replace(b, role="source"), replace(c, role="target"), d
+    return a, replace(b, role="input"), replace(c, role="target"), d
 
 
 def labels_world() -> tuple[Modality, ...]:
@@ -42,9 +42,9 @@ def labels_world() -> tuple[Modality, ...]:
     a, b, c, d = plain_world()
     return (
         replace(a, role="target"),
-        replace(b, role="source"),
+        replace(b, role="input"),
         replace(c, role="target"),
-        replace(d, role="source"),
+        replace(d, role="input"),
     )
 
 
@@ -54,14 +54,14 @@ def default_worlds(make: Make) -> list[tuple[Modality, ...]]:
     Either of the two may be one-sided, where the model takes such modalities.
     """
     with repeatable():
-        facts = next(
-            found.facts
+        requires = next(
+            found.requires
             for world in (plain_world()[:2], labels_world())
             if (found := _built(make, world)) is not None
         )
-        if facts.labels:
+        if requires.labels:
             worlds = [labels_world()]
-        elif facts.most == 2:
+        elif requires.most == 2:
             sided = [
                 world
                 for world in (roles_world()[::2], roles_world()[1::2])
