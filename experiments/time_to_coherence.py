@@ -1,4 +1,4 @@
-"""How fast conditional coherence passes .90 on polydigits, with the demo's settings: seconds of training, judging not counted.
+"""Training time to a conditional coherence of .90 on polydigits, with the settings of the demo; evaluation is not counted.
 
 python experiments/time_to_coherence.py [--seeds 3] [--set train.lr=1e-3]
 """
