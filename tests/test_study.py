@@ -366,8 +366,8 @@ def test_a_cell_that_fails_stops_no_other(tiny: Path, tmp_path: Path, time: str,
     done = subprocess.run(
         [
             sys.executable,
-            "-m",
-            "polyvae.cli",
+            "-c",
+            "from polyvae.cli import main; main()",
             "study",
             str(tiny),
             "--out",
@@ -406,8 +406,8 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
     out = tmp_path / "out"
     words = [
         sys.executable,
-        "-m",
-        "polyvae.cli",
+        "-c",
+        "from polyvae.cli import main; main()",
         "study",
         str(tiny),
         "--out",
