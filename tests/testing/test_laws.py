@@ -1,0 +1,156 @@
+"""The laws catch models that are wrong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from polyvae import MMVAE
+from polyvae.core import noise
+from polyvae.core.aggregate import Experts, joint, product_of_experts, singles
+from polyvae.core.bounds import Bound
+from polyvae.core.distributions import Mixture
+from polyvae.testing import (
+    check_model,
+    plain_world,
+)
+
+
+class MultipliesByTheMask(MMVAE):
+    def log_likelihood(self, batch, z, w, wanted=None, **options):
+        each = [
+            net.log_prob(batch.data[name], self.code(m, z, w))
+            for m, (name, net) in enumerate(self.modalities.items())
+        ]
+        return torch.stack(each) * batch.mask[:, None, None]
+
+
+class OneExpertPerBatch(MMVAE):
+    def posterior(self, batch, experts):
+        chosen = noise.choice(experts.mask.double().mean(1, keepdim=True), 1, "expert", "KB")[0]
+        everybody = singles(experts.mask)
+        return joint(experts.z[chosen], everybody[chosen])
+
+
+class NormalisesOverTheBatch(MMVAE):
+    def bound(self, batch, experts, warm):
+        value, terms = super().bound(batch, experts, warm)
+        return Bound(torch.where(batch.mask.any(0), value - value.mean(), 0), terms)
+
+
+class DrawsElsewhere(MMVAE):
+    def bound(self, batch, experts, warm):
+        shaken = experts.z.loc + 0.1 * torch.randn_like(experts.z.loc)
+        return super().bound(batch, experts._replace(z=type(experts.z)(shaken, experts.z.scale)), warm)
+
+
+class DecodesEveryView(MMVAE):
+    def log_likelihood(self, batch, z, w, wanted=None, **options):
+        if z.ndim < 4:
+            return super().log_likelihood(batch, z, w, wanted, **options)
+        views = [slice(v, v + 1) for v in range(z.shape[-3])]
+        return torch.cat(
+            [
+                super(DecodesEveryView, self).log_likelihood(
+                    batch, z[:, v], w[:, v], None if wanted is None else wanted[v]
+                )
+                for v in views
+            ],
+            2,
+        )
+
+
+class CountsFromTheLeft(MMVAE):
+    """Weights that go by position; its facts own up to half of it."""
+
+    facts = MMVAE.facts._replace(nested=False)
+
+    def posterior(self, batch, experts):
+        q = super().posterior(batch, experts)
+        weights = q.weights * torch.arange(1, len(q.weights) + 1)[:, None]
+        return q._replace(weights=weights / weights.sum(0).clamp(min=1e-9))
+
+
+class DividesByAll(MMVAE):
+    """1/M where 1/|A| belongs."""
+
+    def posterior(self, batch, experts):
+        q = super().posterior(batch, experts)
+        return q._replace(weights=q.active.double() / len(q.weights))
+
+
+class SubsetsCountedTwice(MMVAE):
+    """A view counts where any of its members is there, so {a, b} without b is {a} again."""
+
+    def posterior(self, batch, experts):
+        pairs = torch.eye(len(experts.mask), dtype=torch.bool) | torch.eye(
+            len(experts.mask), dtype=torch.bool
+        ).roll(1, 0)
+        membership = torch.cat([singles(experts.mask), pairs[:, :, None] & experts.mask])
+        precise = product_of_experts(experts.z, membership)
+        return joint(type(experts.z)(precise.loc, precise.scale), membership)
+
+
+class SomethingForNothing(MMVAE):
+    def bound(self, batch, experts, warm):
+        value, terms = super().bound(batch, experts, warm)
+        return Bound(value + 1, terms)
+
+
+class SomethingForNothingLearnt(MMVAE):
+    """The prior's KL is charged also where nothing was observed; its value is 0 there, its gradient is not."""
+
+    def bound(self, batch, experts, warm):
+        value, terms = super().bound(batch, experts, warm)
+        return Bound(value + (self.prior.raw_scale - self.prior.raw_scale.detach()).sum(), terms)
+
+
+class ForgetsBeta(MMVAE):
+    def bound(self, batch, experts, warm):
+        return super().bound(batch, experts, 1.0)
+
+
+class EncodesWhatIsNotThere(MMVAE):
+    """The unobserved are encoded as zeros and take part."""
+
+    def experts(self, batch):
+        given = super().experts(batch._replace(mask=torch.ones_like(batch.mask)))
+        return Experts(given.z, given.w, batch.mask.any(0).expand_as(batch.mask))
+
+
+class TrainsNoExpert(MMVAE):
+    """An expert that is in the mixture but is not trained."""
+
+    def posterior(self, batch, experts):
+        q = super().posterior(batch, experts)
+        return Mixture(q.components.detach(), q.weights, q.membership)
+
+
+class SumsOverTheBatch(MMVAE):
+    def bound(self, batch, experts, warm):
+        value, terms = super().bound(batch, experts, warm)
+        return Bound(value.sum()[None], terms)
+
+
+WRONG = [
+    ("missing", MultipliesByTheMask, {}),
+    ("per_sample", OneExpertPerBatch, {}),
+    ("per_sample", NormalisesOverTheBatch, {}),
+    ("noise", DrawsElsewhere, {}),
+    ("decodes", DecodesEveryView, {}),
+    ("symmetric", CountsFromTheLeft, {}),
+    ("posterior", DividesByAll, {}),
+    ("nested", SubsetsCountedTwice, {"family": "normal"}),
+    ("empty", SomethingForNothing, {}),
+    ("empty", SomethingForNothingLearnt, {"learn_prior": True}),
+    ("terms", ForgetsBeta, {"beta": 2.0}),
+    ("missing", EncodesWhatIsNotThere, {}),
+    ("gradients", TrainsNoExpert, {}),
+    ("shape", SumsOverTheBatch, {}),
+]
+
+
+@pytest.mark.parametrize(("law", "wrong", "options"), WRONG, ids=[wrong.__name__ for _, wrong, _ in WRONG])
+def test_a_wrong_model_is_caught(law, wrong, options):
+    with pytest.raises(AssertionError, match=rf"^law '{law}': [^\n]+$"):
+        check_model(wrong, modalities=plain_world(), latent=2, **options)
