@@ -11,7 +11,7 @@ from test_report import Elements, small_evaluation, vectors
 
 from polyvae.cli import main
 from polyvae.config import DataConfig, ModelConfig, RunConfig, write_config
-from polyvae.core.priors import FittedMixture
+from polyvae.core.fitted import FittedMixture
 from polyvae.data import load_dataset
 from polyvae.models import build
 from polyvae.report import Contender, labels, number, write_comparison

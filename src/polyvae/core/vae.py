@@ -17,8 +17,9 @@ from polyvae.core.aggregate import Experts
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound, over_components
 from polyvae.core.distributions import FAMILIES, SCALES, Diagonal, Mixture, Normal
+from polyvae.core.fitted import FittedPrior
 from polyvae.core.modality import Modalities, Modality, ModalityNet
-from polyvae.core.priors import FittedPrior, MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
+from polyvae.core.priors import MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
 from polyvae.core.recompute import decoded_again, graphless, share_that_counts
 from polyvae.utils.errors import LABELS, SELECT, InputError, check_count, nearest
 
@@ -520,7 +521,7 @@ class MultimodalVAE(nn.Module, ABC):
         for row, (name, net) in zip(batch.mask, self.modalities.items(), strict=True):
             x = batch.data[name][row]
             seen = batch.entries[name][row] if name in batch.entries else torch.ones_like(x, dtype=torch.bool)
-            complaint = net.likelihood.complaint(x, seen) if bool(seen.any()) else ""
+            complaint = net.likelihood.invalid(x, seen) if bool(seen.any()) else ""
             if complaint:
                 raise InputError(
                     f"modality {name!r} ({net.spec.likelihood}): got {complaint}; rescale it or choose another likelihood"
