@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from polyvae.config import RunConfig, assignment, check_options, read_config
+from polyvae.core.fitted import FITTED, FittedPrior
 from polyvae.core.modality import Modality
-from polyvae.core.priors import FITTED, FittedPrior
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData, load_dataset, mix
 from polyvae.metrics import Evaluation, Setting, available, evaluate, judges_of

@@ -11,7 +11,7 @@ from scipy import stats
 
 from polyvae import MODELS, InputError, MultimodalData, build, evaluate, fit_prior
 from polyvae.config import read_config
-from polyvae.core.priors import FITTED, FittedFlow, FittedMixture
+from polyvae.core.fitted import FITTED, FittedFlow, FittedMixture
 from polyvae.metrics.setting import posterior_samples
 from polyvae.runs import fitted_prior
 from polyvae.storage import RunDirectory, save_tensors
@@ -134,9 +134,9 @@ def test_a_prior_of_another_model_is_refused():
 
 
 def test_a_flow_cannot_be_fitted_to_little_or_from_other_tensors():
-    with pytest.raises(InputError, match="got 19 posterior samples; expected at least 20"):
+    with pytest.raises(InputError, match="got 19 posterior draws; expected at least 20"):
         FittedFlow.fit(torch.randn(19, 2))
-    with pytest.raises(InputError, match="no shared code"):
+    with pytest.raises(InputError, match="no shared latent"):
         FittedFlow.fit(torch.zeros(50, 0))
     prior = FittedFlow(torch.zeros(2), torch.ones(2))
     with pytest.raises(InputError, match="do not fit this version's flow"):
@@ -165,7 +165,7 @@ def test_a_flow_cannot_be_fitted_to_little_or_from_other_tensors():
             "flow",
             {"transforms": 2},
             {},
-            "got tensors that do not fit this version's flow; expected those it wrote",
+            "got tensors that do not fit this version's flow; expected those of the same zuko version",
         ),
     ],
 )

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+from polyvae.core.fitted import FittedMixture
 from polyvae.core.modality import Modality
-from polyvae.core.priors import FittedMixture
 from polyvae.data import MultimodalData
 from polyvae.metrics import evaluate
 from polyvae.models import build

@@ -15,9 +15,10 @@ from polyvae.core.aggregate import Experts
 from polyvae.core.batch import Batch
 from polyvae.core.distributions import Diagonal, Mixture
 from polyvae.core.facts import Facts
+from polyvae.core.fitted import FittedPrior
 from polyvae.core.modalities import Modalities
 from polyvae.core.modality import Modality
-from polyvae.core.priors import FittedPrior, MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
+from polyvae.core.priors import MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
 from polyvae.utils.errors import InputError, nearest
 
 _DEFENCE = 0.1  # share of likelihood samples drawn from the prior, so that weights stay bounded
@@ -282,7 +283,7 @@ class Inference(nn.Module, ABC):
         for row, (name, net) in zip(batch.mask, self.modalities.items(), strict=True):
             x = batch.data[name][row]
             seen = batch.entries[name][row] if name in batch.entries else torch.ones_like(x, dtype=torch.bool)
-            invalid = net.likelihood.complaint(x, seen) if bool(seen.any()) else ""
+            invalid = net.likelihood.invalid(x, seen) if bool(seen.any()) else ""
             if invalid:
                 raise InputError(
                     f"modality {name!r} ({net.spec.likelihood}): got {invalid}; rescale it or choose another likelihood"

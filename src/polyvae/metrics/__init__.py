@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from polyvae.core.priors import FITTED, FittedPrior, check_flow
+from polyvae.core.fitted import FITTED, FittedPrior, check_flow
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
 from polyvae.metrics.checklist import check_protocol, checklist

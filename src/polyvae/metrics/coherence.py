@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyvae.core.priors import FittedPrior
+from polyvae.core.fitted import FittedPrior
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import mix
 from polyvae.metrics import generation

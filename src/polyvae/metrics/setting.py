@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from polyvae.core.priors import FITTED, FittedFlow, FittedMixture, FittedPrior
+from polyvae.core.fitted import FITTED, FittedFlow, FittedMixture, FittedPrior
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData, mix
 from polyvae.metrics.features import FeatureNet

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from polyvae.core.priors import FittedPrior
+from polyvae.core.fitted import FittedPrior
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
 from polyvae.metrics import Evaluation

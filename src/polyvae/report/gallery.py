@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from polyvae.core.batch import Batch
-from polyvae.core.priors import FittedPrior
+from polyvae.core.fitted import FittedPrior
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData, mix
 from polyvae.report.figures import (
