@@ -21,9 +21,10 @@ import pytest
 from scipy import stats
 
 from polyvae import runs
-from polyvae.config import Plot, read_config, write_config
+from polyvae.config import read_config, write_config
 from polyvae.models import MODELS
 from polyvae.storage import RunDirectory
+from polyvae.study.config import Plot
 from polyvae.study.page import (
     Result,
     Summary,

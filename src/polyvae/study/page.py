@@ -13,11 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from polyvae.config import Plot
 from polyvae.report.figures import INK, MUTED, RULE, SERIES, Drawing, Figure, short
 from polyvae.report.metrics import metric, number
 from polyvae.report.page import render
 from polyvae.storage import write_atomic
+from polyvae.study.config import Plot
 from polyvae.utils.errors import nearest
 
 if TYPE_CHECKING:
