@@ -109,7 +109,7 @@ def test_every_model_with_a_shared_code_is_sampled_from_a_flow(name):
     """What is decoded is the flow's z, and the flow is over the posterior's draws. Without a shared code: an error of one line."""
     model, data = some(name)
     if not model.shared:
-        with pytest.raises(InputError, match="no shared code"):
+        with pytest.raises(InputError, match="no shared latent"):
             fit_prior(model, data, kind="flow")
         with pytest.raises(
             InputError,
