@@ -286,8 +286,8 @@ def test_models_prints_one_tab_separated_line_each() -> None:
         assert (citation, codes, missing, needs) == (
             kind.citation,
             kind.private_latents,
-            kind.facts.missing,
-            kind.facts.needs or "-",
+            kind.requires.missing,
+            kind.requires.text or "-",
         )
         assert facts.split(", ") == [
             word
@@ -349,8 +349,8 @@ def test_models_name_prints_the_formula_what_the_class_says_of_itself_and_every_
     assert (said["citation"], said["private latents"], said["missing data"], said["needs"]) == (
         kind.citation,
         kind.private_latents,
-        kind.facts.missing,
-        kind.facts.needs or "-",
+        kind.requires.missing,
+        kind.requires.text or "-",
     )
     for word in ("bound", "density", "per_sample", "nested", "symmetric"):
         assert said[word.replace("_", " ")].split()[0] == ("yes" if facts[word] else "no")

@@ -97,7 +97,7 @@ def test_a_shared_code_makes_the_others_tell_something():
 def test_a_target_has_a_likelihood_and_a_source_has_none():
     """c is only encoded and b only decoded: log p(a, b), log p(b | a), and nothing about c, not even in samples that show it alone."""
     world = World()
-    roles = {"a": "both", "b": "target", "c": "source"}
+    roles = {"a": "both", "b": "target", "c": "input"}
     model = (
         build("mopoe", [replace(spec, role=roles[spec.name]) for spec in world.modalities()], latent=1)
         .double()

@@ -7,7 +7,7 @@ nearly all of it. A graph of the others would be kept, and gone through backward
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +69,7 @@ class Decoding:
         if self.selective:
             assert self.net.decoder is not None
             learnt = [*self.net.decoder.parameters(), *self.net.likelihood.parameters()]
-            learnt = [parameter for parameter in learnt if parameter.requires_grad]
-            found: Tensor = _Selective.apply(self.all, self.max_rows, latents, rows, *learnt)  # type: ignore[no-untyped-call]
-            return found
+            return run_selectively(self.all, latents, rows, learnt, self.max_rows)
         if self.max_rows is None or len(latents) <= self.max_rows:
             return self.all(latents, rows)
         chunks = zip(torch.split(latents, self.max_rows), torch.split(rows, self.max_rows), strict=True)
@@ -104,6 +102,19 @@ def plan(
             None if decoded is None else decoded[..., some],
         )
     return names if share_that_counts(modalities.weigh(log_x).sum(0)) < _PAYS_BELOW else frozenset()
+
+
+def run_selectively(
+    run: Run, latents: Tensor, rows: Tensor, parameters: Iterable[nn.Parameter], max_rows: int | None = None
+) -> Tensor:
+    """``run(latents, rows)``, [N, C], [N] -> [N], with its gradient in ``latents`` and ``parameters`` and no graph kept.
+
+    The backward pass runs again the rows whose gradient counts. ``run`` must return the same for a row whatever the other rows are, and
+    at every call (``rows_apart``).
+    """
+    learnt = [parameter for parameter in parameters if parameter.requires_grad]
+    found: Tensor = _Selective.apply(run, max_rows, latents, rows, *learnt)  # type: ignore[no-untyped-call]
+    return found
 
 
 def share_that_counts(log_weight: Tensor) -> float:
