@@ -19,7 +19,7 @@ from worlds import GRID, World
 from polyvae import Batch, InputError, Modality, build
 from polyvae.core import noise
 from polyvae.core.aggregate import hoelder_pool, moment_matched
-from polyvae.storage import load_model, save_model
+from polyvae.models.bundles import load_model, save_model
 from polyvae.testing import example_batch, example_model, plain_world, roles_world
 from polyvae.testing.worlds import record, step
 

@@ -20,7 +20,7 @@ from polyvae.report.gallery import stage
 from polyvae.report.measures import conflict_section, latents_section, quality_section, reconstruction_section
 from polyvae.report.protocol import protocol
 from polyvae.report.sections import Page
-from polyvae.storage import RunDirectory
+from polyvae.training.directory import RunDirectory
 from polyvae.training.loop import fit
 
 ODD = "<b>rna & 'co'</b>"

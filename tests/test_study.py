@@ -23,7 +23,6 @@ from scipy import stats
 from polyvae import runs
 from polyvae.config import Plot, read_config, write_config
 from polyvae.models import MODELS
-from polyvae.storage import RunDirectory
 from polyvae.study.page import (
     Result,
     Summary,
@@ -40,6 +39,7 @@ from polyvae.study.page import (
 from polyvae.study.plan import Cell, Plan, check_cells, read_study
 from polyvae.study.run import _run, run_study
 from polyvae.study.workers import Workers, alone
+from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError
 
 STUDIES = sorted((Path(__file__).parent.parent / "experiments" / "studies").glob("*.toml"))

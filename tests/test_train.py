@@ -15,7 +15,8 @@ import torch
 
 import polyvae as pv
 from polyvae.data import SliceLoader, mix
-from polyvae.storage import Checkpoints, RunDirectory
+from polyvae.training.checkpoints import Checkpoints
+from polyvae.training.directory import RunDirectory
 from polyvae.training.loop import TrainingError, validate
 
 SCRIPT = """

@@ -33,7 +33,8 @@ from polyvae.report.sections import (
     unconditional_section,
     walk_section,
 )
-from polyvae.storage import RunDirectory, StorageError, write_atomic
+from polyvae.training.directory import RunDirectory
+from polyvae.utils.files import StorageError, write_atomic
 
 __all__ = ["Contender", "labels", "number", "write_comparison", "write_report"]
 

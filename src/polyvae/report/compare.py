@@ -14,13 +14,14 @@ import torch
 from polyvae.core.priors import FittedPrior
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
+from polyvae.models.bundles import describe_modality
 from polyvae.report.figures import SERIES, Trace, traces
 from polyvae.report.gallery import Scene, Shown, beside, beside_fresh, show, stage
 from polyvae.report.metrics import KNOWN, best, metric, number, quality, worth
 from polyvae.report.page import render
 from polyvae.report.sections import NO_HISTORY, Section, curve_names, trace, watched
-from polyvae.storage import describe_modality, write_atomic
 from polyvae.utils.errors import InputError
+from polyvae.utils.files import write_atomic
 
 _NONE = "–"
 _CONDITIONS = (

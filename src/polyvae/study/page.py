@@ -17,8 +17,8 @@ from polyvae.config import Plot
 from polyvae.report.figures import INK, MUTED, RULE, SERIES, Drawing, Figure, short
 from polyvae.report.metrics import metric, number
 from polyvae.report.page import render
-from polyvae.storage import write_atomic
 from polyvae.utils.errors import nearest
+from polyvae.utils.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,7 +20,14 @@ from polyvae.core.modality import Modality, ModalityNet
 from polyvae.core.noise import Draw
 from polyvae.core.vae import MultimodalVAE
 from polyvae.models import MODELS
-from polyvae.storage import describe_modality, load_bundle, load_model, read_modality, save_bundle, save_model
+from polyvae.models.bundles import (
+    describe_modality,
+    load_bundle,
+    load_model,
+    read_modality,
+    save_bundle,
+    save_model,
+)
 from polyvae.testing.transfer import same_model
 from polyvae.testing.worlds import (
     Gradients,
