@@ -17,7 +17,8 @@ import polyvae as pv
 from polyvae.data import SliceLoader, mix
 from polyvae.training.checkpoints import Checkpoints
 from polyvae.training.directory import RunDirectory
-from polyvae.training.loop import TrainingError, validate
+from polyvae.training.history import TrainingError
+from polyvae.training.loop import validate
 
 SCRIPT = """
 import sys, torch, polyvae as pv

@@ -20,7 +20,8 @@ from polyvae.models import build, options_of
 from polyvae.models.bundles import check_import, load_model
 from polyvae.report import Contender, labels, write_comparison, write_report
 from polyvae.training.directory import RunDirectory
-from polyvae.training.loop import History, Watch, fit
+from polyvae.training.history import History
+from polyvae.training.loop import Watch, fit
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.files import load_tensors, save_tensors
 from polyvae.utils.progress import reporter

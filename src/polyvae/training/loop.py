@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
@@ -21,16 +16,19 @@ from polyvae.config import RunConfig, TrainConfig, write_config
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
 from polyvae.core.vae import MultimodalVAE
-from polyvae.data.loaders import Loader, SliceLoader
+from polyvae.data.loaders import Loader
 from polyvae.data.multimodal import MultimodalData
 from polyvae.models import name_of
 from polyvae.models.bundles import check_storable, describe_modality, migrated, save_model
 from polyvae.training.checkpoints import Checkpoints, flatten_optimizer, restore_optimizer
 from polyvae.training.directory import RunDirectory
+from polyvae.training.history import History, TrainingError
+from polyvae.training.inputs import check_batch, inputs_of
+from polyvae.training.resume import check_same
+from polyvae.training.scopes import interruptible, max_rows, threads
 from polyvae.training.settings import TrainSettings
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import load_tensors, save_tensors
-from polyvae.utils.imports import moved
 from polyvae.utils.progress import Reporter, reporter
 from polyvae.utils.seeds import fold_in
 
@@ -39,38 +37,6 @@ if TYPE_CHECKING:
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
 Watch = Callable[[MultimodalVAE, dict[str, Any]], Mapping[str, Any] | None]
-
-
-class TrainingError(InputError):
-    """Training cannot continue. The message names the term and the step; the newest checkpoint is kept."""
-
-
-@dataclass
-class History:
-    """The course of a training.
-
-    Attributes:
-        records: One per epoch: "step", "epoch", "seconds" of training, "lr", "train" (the mean bound and its terms in nats per sample),
-            and where there are any "validation" and "watched".
-        stopped: Why training ended: "done", "interrupted", "early" or "time".
-        step: The number of steps taken.
-    """
-
-    records: list[dict[str, Any]] = field(default_factory=list)
-    stopped: str = "done"
-    step: int = 0
-
-    def __repr__(self) -> str:
-        if not self.records:
-            return f"History: stopped {self.stopped!r}, no complete epoch, {self.step} steps"
-        last = self.records[-1]
-        shown = ", ".join(
-            f"{part} {last[part]['bound']:.2f}" for part in ("train", "validation") if part in last
-        )
-        return (
-            f"History: stopped {self.stopped!r}, {last['epoch']} epochs, {self.step} steps, {last['seconds']:.1f} s\n"
-            f"  last bound in nats per sample: {shown}"
-        )
 
 
 def fit(
@@ -134,10 +100,10 @@ def fit(
     fabric.launch()
     with (
         torch.random.fork_rng(),
-        _threads(train.threads),
-        _max_rows(model, train.max_rows),
+        threads(train.threads),
+        max_rows(model, train.max_rows),
         reporter(show and fabric.is_global_zero) as report,
-        _interruptible() as interrupted,
+        interruptible() as interrupted,
     ):
         return _Training(fabric, model, train, report, run).go(
             data, validation_data, out, resume, force, interrupted, watch
@@ -174,7 +140,8 @@ class _Training:
         interrupted: Callable[[], bool],
         watch: Watch | None,
     ) -> History:
-        loader, validation = self._loaders(data, validation_data)
+        self.inputs = inputs_of(data, validation_data, self.model, self.train, self.fabric)
+        loader, validation = self.inputs.loader, self.inputs.validation
         per_epoch = len(loader)
         total = len(loader) * self.train.epochs if self.train.epochs is not None else sys.maxsize
         self._open(out, resume, force)
@@ -194,8 +161,8 @@ class _Training:
             epoch, start = divmod(self.step, per_epoch)
             before = self.step
             for batch in loader.epoch(epoch, start):
-                if self.checks_batches and epoch == 0:
-                    self._check_batch(batch)
+                if self.inputs.streamed and epoch == 0:
+                    check_batch(self.model, batch)
                 self._step(module, optimizer, batch, total, per_epoch)
                 self.step += 1
                 self.elapsed = time.monotonic() - began
@@ -380,8 +347,8 @@ class _Training:
                 "model": self.model.name,
                 "options": self.model.options,
                 "names": self.names,
-                "rows": self.rows,
-                "data": self.digest,
+                "rows": self.inputs.rows,
+                "data": self.inputs.digest,
                 "modalities": check_storable(self.model)["modalities"],
                 "train": self.train.model_dump(),
             },
@@ -394,7 +361,7 @@ class _Training:
             self.report.say("no checkpoint yet; starting at step 0")
             return
         tensors, kept = self.checkpoints.load()
-        self._check_same(kept)
+        check_same(kept, self.model, self.train, self.inputs.rows, self.inputs.digest)
         self.model.load_state_dict(
             self._migrated({name[6:]: x for name, x in tensors.items() if name.startswith("model.")})
         )
@@ -432,34 +399,6 @@ class _Training:
     def _migrated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return migrated(self.model.name, state, self.model.state_dict().keys())
 
-    def _check_same(self, kept: Mapping[str, Any]) -> None:
-        """A run continues bit for bit only where everything that decides its bits is the same."""
-        free = {"epochs", "max_seconds", "checkpoint_every", "device", "patience", "threads", "max_rows"}
-        now, then = self.train.model_dump(), kept["train"]
-        changed = [key for key in now if key not in free and now[key] != then.get(key)]
-        pairs = [(f"train.{key}", now[key], then.get(key)) for key in changed]
-        pairs += [
-            (f"model.{key}", value, kept["options"].get(key))
-            for key, value in self.model.options.items()
-            if key != "max_rows" and value != kept["options"].get(key)
-        ]
-        pairs += [("model", self.model.name, kept["model"])] if self.model.name != kept["model"] else []
-        then_specs = {spec["name"]: _today(spec) for spec in kept["modalities"]}
-        for spec in map(_today, check_storable(self.model)["modalities"]):
-            before = then_specs.get(spec["name"], {})
-            pairs += [
-                (f"modality.{spec['name']}.{key}", value, before.get(key))
-                for key, value in spec.items()
-                if value != before.get(key)
-            ]
-        pairs += [("number of training rows", self.rows, kept["rows"])] if self.rows != kept["rows"] else []
-        pairs += [("data with digest", self.digest, kept["data"])] if self.digest != kept["data"] else []
-        if pairs:
-            key, got, expected = pairs[0]
-            raise InputError(
-                f"resume: got {key}={got!r}; expected {expected!r}, as the run began; keep it, or start another run"
-            )
-
     def _finish(self, total: int, moved: bool) -> None:
         if self.kept and self.history.stopped in (
             "early",
@@ -481,58 +420,6 @@ class _Training:
         if self.history.stopped == "interrupted":
             self.report.say(
                 f"stopped at step {self.step} of {total}; a checkpoint is kept; resume to continue"
-            )
-
-    # ---- data and their checks --------------------------------------------------------------------------------------------------------
-
-    def _loaders(
-        self, data: MultimodalData | Loader, validation: MultimodalData | None
-    ) -> tuple[Loader, MultimodalData | None]:
-        if not isinstance(data, MultimodalData):
-            if isinstance(data, Mapping) or not isinstance(data, Loader):
-                raise InputError(
-                    f"fit: got data of type {type(data).__name__}; expected MultimodalData or a Loader; "
-                    "MultimodalData({name: array}) makes one"
-                )
-            self.rows, self.digest, self.checks_batches = data.size, "", True
-            return data, validation
-        if "train" in data.splits:  # complete data are no reason to train on what is held out
-            validation = data.validation if validation is None and "validation" in data.splits else validation
-            data = data.train
-        for part in (data, validation):
-            if part is not None and part.unobserved_rows:
-                raise InputError(
-                    f"fit: nothing was observed in {part.unobserved_rows} of {len(part)} rows; expected at least one modality "
-                    "in each; drop them first"
-                )
-        if validation is None and self.train.validation > 0:
-            if len(data) * self.train.validation < 0.5:
-                raise InputError(
-                    f"fit: got {len(data)} rows and validation={self.train.validation}, which leaves none to validate on; "
-                    "expected a larger share, or 0 to go without; set validation="
-                )
-            data, validation = data.carve(self.train.validation, self.train.seed)
-        for part in (data, validation):
-            for batch in () if part is None else part.batches(4096):
-                self.model.admit(batch, values=True)
-        self.rows, self.digest, self.checks_batches = len(data), data.digest(), False
-        return SliceLoader(
-            data,
-            self.train.batch_size,
-            seed=self.train.seed,
-            device=self.fabric.device,
-            rank=self.fabric.global_rank,
-            world=self.fabric.world_size,
-        ), validation
-
-    def _check_batch(self, batch: Batch) -> None:
-        """Check a batch of a stream in the first epoch, as MultimodalData is checked before training."""
-        self.model.admit(batch, values=True)
-        empty = int((~batch.mask.any(0)).sum())
-        if empty:
-            raise InputError(
-                f"fit: nothing was observed in {empty} of {batch.size} rows of a batch; expected at least one modality in "
-                "each; drop them first"
             )
 
 
@@ -569,11 +456,6 @@ def _settings(run: RunConfig | None, settings: Mapping[str, Any]) -> TrainConfig
     return train
 
 
-def _today(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored modality with import paths as they are today."""
-    return {key: moved(value) if key in ("encoder", "decoder") else value for key, value in spec.items()}
-
-
 def _precision(model: MultimodalVAE, train: TrainConfig) -> str:
     """A model in double precision stays in double precision."""
     double = next(model.parameters()).dtype == torch.float64
@@ -589,44 +471,3 @@ def _schedule(train: TrainConfig, step: int, total: int) -> float:
     flat = {"constant": 1.0, "cosine": 0.0, "flat-cosine": train.flat}[train.schedule]
     place = step / max(1, total)
     return 1.0 if place <= flat else 0.5 * (1 + math.cos(math.pi * (place - flat) / (1 - flat)))
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _max_rows(model: MultimodalVAE, count: int | None) -> Iterator[None]:
-    """Inside, the model decodes at most ``count`` rows at a time; None: as many as it was set to."""
-    before = model.max_rows
-    model.max_rows = before if count is None else count
-    try:
-        yield
-    finally:
-        model.max_rows = before
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Inside, the first Ctrl-C is noted; a second one interrupts at once."""
-    seen: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(seen)
-    finally:
-        signal.signal(signal.SIGINT, before)
