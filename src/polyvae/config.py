@@ -98,13 +98,28 @@ class ModalityConfig(Section):
 class TrainConfig(Section):
     """How to train.
 
-    ``epochs``           passes over the training part; None ("none" in TOML): until ``max_seconds``.
-    ``schedule``         of the learning rate: "constant"; "cosine" to zero; "flat-cosine": flat for a share ``flat`` of the run first.
-    ``warmup_epochs``    over which beta rises from 0 to its value.
-    ``clip``             norm of the gradient above which it is scaled down; None: never.
-    ``device``           of the Fabric: "auto", "cpu", "cuda", "mps"; ``devices``: how many.
-    ``validation``       share of the training part that is set aside; ``patience``: epochs without a better bound there before stopping.
-    ``checkpoint_every`` steps. ``max_seconds`` of training, after which it stops. ``threads`` of the CPU; None: torch's choice.
+    Attributes:
+        epochs: Passes over the training part. None ("none" in TOML): until ``max_seconds``.
+        batch_size: Samples in a step, on each device.
+        lr: Learning rate.
+        optimizer: "adam".
+        amsgrad: Use the AMSGrad variant of Adam.
+        schedule: Of the learning rate: "constant"; "cosine" falls to zero; "flat-cosine" is constant for the share ``flat`` of the run
+            and then falls to zero.
+        flat: See ``schedule``.
+        warmup_epochs: Epochs over which beta rises from 0 to its value.
+        clip: Norm above which gradients are scaled down. None: never.
+        precision: "fp32", "bf16" (mixed) or "fp64".
+        device: "auto", "cpu", "cuda" or "mps".
+        devices: How many of them.
+        seed: Of the initial weights, the order of the samples and all noise.
+        validation: Share of the training part that is set aside for validation where there is no validation split.
+        patience: Epochs without a better validation bound before training stops; the best weights are kept. None: no early stopping.
+        checkpoint_every: Steps between checkpoints.
+        max_seconds: Seconds of training after which it stops. None: no limit.
+        threads: Threads of the CPU. None: the default of torch.
+        max_rows: Decode at most so many rows at a time, and recompute them in the backward pass: less memory, more time. None: all rows
+            at once. It does not change results beyond rounding, and may differ when a run is resumed.
     """
 
     epochs: Annotated[_Count | None, _Maybe] = 100
@@ -125,6 +140,7 @@ class TrainConfig(Section):
     checkpoint_every: _Count = 500
     max_seconds: Annotated[_Positive | None, _Maybe] = None
     threads: Annotated[_Count | None, _Maybe] = None
+    max_rows: Annotated[_Count | None, _Maybe] = None
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
@@ -222,6 +238,19 @@ class RunConfig(Section):
     modality: list[ModalityConfig] = []
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _max_rows(cls, values: Any) -> Any:
+        """Older configurations have max_rows under [model]; where train.max_rows is given too, it applies."""
+        model = values.get("model") if isinstance(values, dict) else None
+        if not isinstance(model, dict) or "max_rows" not in model:
+            return values
+        model, train = dict(model), values.get("train", {})
+        rows = model.pop("max_rows")
+        if rows is not None and isinstance(train, dict):
+            train = {"max_rows": rows, **train}
+        return {**values, "model": model, "train": train}
 
 
 def read_config(path: str | os.PathLike[str] | None = None, overrides: Sequence[str] = ()) -> RunConfig:

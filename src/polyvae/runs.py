@@ -13,17 +13,20 @@ from polyvae.config import EvaluateConfig, RunConfig, assignment, check_options,
 from polyvae.core.fitted import FITTED, FittedPrior
 from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE
-from polyvae.data import MultimodalData, load_dataset, mix
+from polyvae.data import MultimodalData, load_dataset
 from polyvae.metrics import Context, Evaluation, available, evaluate, judges_of
 from polyvae.metrics.coherence import coherence
 from polyvae.models import build, options_of
+from polyvae.models.bundles import check_import, load_model
 from polyvae.report import Contender, labels, write_comparison, write_report
-from polyvae.storage import RunDirectory, check_import, load_model, load_tensors, save_tensors
-from polyvae.training.loop import History, Watch, fit
+from polyvae.training.directory import RunDirectory
+from polyvae.training.history import History
+from polyvae.training.loop import Watch, fit
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.files import load_tensors, save_tensors
 from polyvae.utils.progress import reporter
+from polyvae.utils.seeds import fold_in
 
-_INITIAL = 4_409  # keeps the initial weights' noise apart from training's
 _LOOK = 2_000  # held-out tuples, and unconditional draws, of a look at coherence during training
 DEMO = Path(__file__).with_name("cli") / "demo.toml"
 
@@ -59,7 +62,7 @@ def model_of(config: RunConfig, data: MultimodalData) -> MultimodalVAE:
     """The untrained model: a function of the configuration alone, its seed included."""
     check_options(config.model.name, config.model.options, options_of(config.model.name))
     with torch.random.fork_rng():
-        torch.manual_seed(mix(config.train.seed, _INITIAL))
+        torch.manual_seed(fold_in(config.train.seed, "initial weights"))
         return build(config.model.name, modalities_of(config, data), **config.model.options)
 
 

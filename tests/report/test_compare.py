@@ -13,11 +13,12 @@ from polyvae.config import DataConfig, ModelConfig, RunConfig, write_config
 from polyvae.core.fitted import FittedMixture
 from polyvae.data import load_dataset
 from polyvae.models import build
+from polyvae.models.bundles import save_model
 from polyvae.report import Contender, labels, number, write_comparison
 from polyvae.report.compare import differences
 from polyvae.report.metrics import best, metric
 from polyvae.runs import model_of
-from polyvae.storage import RunDirectory, save_model
+from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError
 from tests.helpers.pages import Elements, small_evaluation, vectors
 

@@ -19,7 +19,7 @@ from polyvae.report.gallery import stage
 from polyvae.report.measures import conflict_section, latents_section, quality_section, reconstruction_section
 from polyvae.report.protocol import protocol
 from polyvae.report.sections import Page
-from polyvae.storage import RunDirectory
+from polyvae.training.directory import RunDirectory
 from tests.helpers.pages import ODD, Elements, run_of, small_evaluation, vectors
 
 

@@ -23,7 +23,6 @@ from scipy import stats
 from polyvae import runs
 from polyvae.config import read_config, write_config
 from polyvae.models import MODELS
-from polyvae.storage import RunDirectory
 from polyvae.study.config import Plot
 from polyvae.study.page import write_study
 from polyvae.study.plan import Cell, Plan, check_cells, read_study
@@ -31,6 +30,7 @@ from polyvae.study.plots import draw, hull, pareto
 from polyvae.study.run import _run, run_study
 from polyvae.study.tables import Result, Summary, leader, points, summarise, tables, text_of
 from polyvae.study.workers import Workers, alone
+from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError
 
 STUDIES = sorted((Path(__file__).parents[2] / "experiments" / "studies").glob("*.toml"))

@@ -18,6 +18,7 @@ from polyvae.core.networks import NETWORKS, auto
 from polyvae.core.networks.kinds import Branches
 from polyvae.core.networks.mlp import LinearDecoder
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.imports import moved
 
 Factory = Callable[[tuple[int, ...], Any], nn.Module]
 ROLES = ("both", "input", "target")
@@ -237,7 +238,7 @@ def another_encoder(spec: Modality, out: int) -> nn.Module:
 
 def load_factory(spec: Modality, path: str) -> Factory:
     """The factory that an import path "package.module:name" names."""
-    module, _, name = path.partition(":")
+    module, _, name = moved(path).partition(":")
     try:
         factory = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as problem:

@@ -25,7 +25,8 @@ from polyvae.report.page import render
 from polyvae.report.protocol import protocol
 from polyvae.report.samples import cross_section, unconditional_section, walk_section
 from polyvae.report.sections import Page, Section, coherence_section, histogram_section, likelihood_section
-from polyvae.storage import RunDirectory, StorageError, write_atomic
+from polyvae.training.directory import RunDirectory
+from polyvae.utils.files import StorageError, write_atomic
 
 __all__ = ["Contender", "labels", "number", "write_comparison", "write_report"]
 

@@ -14,6 +14,7 @@ import torch
 from polyvae.core.fitted import FittedPrior
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
+from polyvae.models.bundles import describe_modality
 from polyvae.report.drawing import SERIES
 from polyvae.report.figures import Trace, traces
 from polyvae.report.gallery import Scene, Shown, beside, beside_fresh, show, stage
@@ -21,8 +22,8 @@ from polyvae.report.learning import NO_HISTORY, curve_names, trace, watched
 from polyvae.report.metrics import KNOWN, best, metric, number, quality, worth
 from polyvae.report.page import render
 from polyvae.report.sections import Section
-from polyvae.storage import describe_modality, write_atomic
 from polyvae.utils.errors import InputError
+from polyvae.utils.files import write_atomic
 
 _NONE = "–"
 _CONDITIONS = (

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from polyvae.report.metrics import metric
 from polyvae.report.page import render
-from polyvae.storage import write_atomic
 from polyvae.study.config import Plot
 from polyvae.study.plots import draw
 from polyvae.study.tables import Result, markdown, tables, title_of, write_numbers
 from polyvae.utils.errors import nearest
+from polyvae.utils.files import write_atomic
 
 if TYPE_CHECKING:
     pass

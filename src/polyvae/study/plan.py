@@ -16,10 +16,10 @@ from typing import Any
 from polyvae import runs
 from polyvae.config import RunConfig, assignment, flatten, place, read_toml
 from polyvae.metrics import available, judges_of
-from polyvae.storage import read_object, write_atomic
 from polyvae.study.config import ContenderSection, StudyConfig
 from polyvae.training.loop import fit
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.files import read_object, write_atomic
 
 _STEPS = 10  # per turn of measuring; the first turn is warming up
 

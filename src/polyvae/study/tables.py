@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from polyvae.report.drawing import Figure
 from polyvae.report.metrics import metric, number
-from polyvae.storage import write_atomic
+from polyvae.utils.files import write_atomic
 
 if TYPE_CHECKING:
     pass
