@@ -1,6 +1,6 @@
-"""A run's configuration, and TOML.
+"""The configuration of a run, and its TOML file.
 
-Unknown keys are errors that name the nearest known one; every error is one line. What is written reads back to the same configuration.
+An unknown key is an error that names the nearest known one; every error is one line. A configuration that is written and read is unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from polyvae.utils.errors import InputError, nearest
 
-# TOML has no null; "none" also lets --set take a value back.
+# TOML has no null; with "none", --set can also remove a value.
 _Maybe = BeforeValidator(lambda value: None if value == "none" else value)
 # Python callers may pass a tuple; TOML gives lists.
 _Listed = BeforeValidator(lambda value: list(value) if isinstance(value, tuple) else value)
@@ -31,13 +31,13 @@ _Section = TypeVar("_Section", bound="Section")
 
 
 class Section(BaseModel):
-    """A table whose keys are known. Immutable: ``model_copy(update=...)`` gives another."""
+    """A table with known keys. It is immutable; ``model_copy(update=...)`` returns a changed copy."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     @classmethod
     def check(cls, values: Mapping[str, Any], source: str = "") -> Self:
-        """Like the constructor, for values that a person wrote: raises InputError, one line, which begins with ``source``."""
+        """Validate values that a person wrote. Raises InputError, one line, which begins with ``source``."""
         try:
             return cls.model_validate(dict(values))
         except ValidationError as problem:
@@ -45,9 +45,10 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """``name`` in DATASETS; ``root`` of its files; ``hide``: share of the modalities hidden at random in the training part.
+    """The data set.
 
-    ``only`` these of its modalities; ``target``: a name under which its labels become a modality that is decoded, never encoded.
+    ``name`` in DATASETS; ``root``, the folder of its files; ``only``, the modalities to use; ``target``, the name of a modality that is
+    made from the labels, decoded but not encoded; ``hide``, the fraction of the modalities that are hidden at random in the training part.
     """
 
     name: str = "polydigits"
@@ -62,7 +63,7 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """``name`` in MODELS, or an import path "package.module:Class".
 
-    Every other key is a keyword of that model's constructor (see ``check_options``).
+    Every other key is a keyword argument of the constructor of that model (see ``check_options``).
     """
 
     model_config = ConfigDict(extra="allow")
@@ -71,12 +72,12 @@ class ModelConfig(Section):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The constructor's keywords that were given."""
+        """The keyword arguments of the constructor."""
         return dict(self.model_extra or {})
 
 
 class ModalityConfig(Section):
-    """What to change about the modality ``name``: the other fields of Modality. None: as the data set says."""
+    """Changes to the modality ``name``: the other fields of Modality. None: as in the data set."""
 
     name: str
     shape: list[_Count] | None = None
@@ -91,7 +92,7 @@ class ModalityConfig(Section):
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The fields of Modality that were given, without the name."""
+        """The fields of Modality to change, without the name."""
         return self.model_dump(exclude_none=True, exclude={"name"})
 
 
@@ -230,7 +231,7 @@ class EvaluateSettings(TypedDict, total=False):
 
 
 class RunConfig(Section):
-    """All that decides a run: ``[data]``, ``[model]``, ``[[modality]]``, ``[train]``, ``[evaluate]``; and the ``command``."""
+    """The configuration of a run: ``[data]``, ``[model]``, ``[[modality]]``, ``[train]``, ``[evaluate]``; and the ``command``."""
 
     command: str | None = None
     data: DataConfig = DataConfig()
@@ -254,11 +255,18 @@ class RunConfig(Section):
 
 
 def read_config(path: str | os.PathLike[str] | None = None, overrides: Sequence[str] = ()) -> RunConfig:
-    """The configuration in a TOML file (None: the defaults), with overrides such as "train.epochs=5".
+    """Read a configuration from a TOML file.
 
-    A value is read as TOML, and as text where it is not; "modality.NAME.FIELD=..." reaches into ``[[modality]]``.
+    Args:
+        path: The TOML file; None: the defaults.
+        overrides: Settings such as "train.epochs=5". A value that is not valid TOML is text. "modality.NAME.FIELD=..." changes a field of
+            a ``[[modality]]`` table.
 
-    Raises InputError, one line: missing file, a syntax error (with its line), unknown keys (with the nearest known one), wrong values.
+    Returns:
+        The configuration.
+
+    Raises:
+        InputError: If the file is missing or has a syntax error, a key is unknown, or a value is not valid.
     """
     table = {} if path is None else read_toml(path)
     keys = []
@@ -273,7 +281,7 @@ def read_config(path: str | os.PathLike[str] | None = None, overrides: Sequence[
 
 
 def write_config(config: RunConfig) -> str:
-    """The configuration as TOML, every default spelled out; ``read_config`` gives an equal one, whose TOML is the same text."""
+    """The configuration as TOML, with all defaults; ``read_config`` returns an equal configuration from it."""
     table = config.model_dump(exclude_none=True)
     if config.train.epochs is None:
         table["train"] = {"epochs": "none", **table["train"]}
@@ -281,7 +289,7 @@ def write_config(config: RunConfig) -> str:
 
 
 def check_options(name: str, options: Iterable[str], accepted: Iterable[str]) -> None:
-    """Raises InputError if model ``name``, whose constructor takes the keywords ``accepted``, does not know one of ``options``."""
+    """Raises InputError if one of ``options`` is not among the keyword arguments ``accepted`` of model ``name``."""
     accepted = list(accepted)
     for key in options:
         if key not in accepted:
@@ -289,7 +297,7 @@ def check_options(name: str, options: Iterable[str], accepted: Iterable[str]) ->
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a TOML file says. Raises InputError, one line: missing file, a syntax error (with its line)."""
+    """The contents of a TOML file. Raises InputError, one line, if it is missing or has a syntax error."""
     path = Path(path)
     try:
         return tomllib.loads(path.read_text("utf-8"))
@@ -302,14 +310,14 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(
             f"{path}: cannot be read ({problem.strerror}); expected a TOML file; check path and permissions"
         ) from None
-    except ValueError as problem:  # both TOMLDecodeError, which says line and column, and UnicodeDecodeError
+    except ValueError as problem:  # TOMLDecodeError, with line and column, and UnicodeDecodeError
         raise InputError(
             f"{path}: not TOML: {problem}; expected lines such as epochs = 5 under [train]; correct that line"
         ) from None
 
 
 def assignment(text: str) -> tuple[str, Any]:
-    """The key and the value of "key=value", which is read as TOML, and as text where it is not."""
+    """The key and the value of "key=value". A value that is not valid TOML is text."""
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not all(key.split(".")):
         raise InputError(f"--set {text!r}: expected key=value, such as train.epochs=5")
@@ -320,7 +328,7 @@ def assignment(text: str) -> tuple[str, Any]:
 
 
 def place(table: dict[str, Any], key: str, value: Any) -> None:
-    """Put a value into ``table`` where a dotted key says; "modality.NAME.FIELD" reaches into ``[[modality]]``."""
+    """Put a value into ``table`` at a dotted key; "modality.NAME.FIELD" is a field of a ``[[modality]]`` table."""
     *way, last = key.split(".")
     row: Any = table
     if way[:1] == ["modality"] and way[1:]:
@@ -338,7 +346,7 @@ def place(table: dict[str, Any], key: str, value: Any) -> None:
 
 
 def flatten(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested settings, for ``place``; a field of a modality is one value, whatever it holds."""
+    """Dotted keys and values of nested settings, for ``place``. A field of a modality is one value, even if it is a table."""
     for key, value in settings.items():
         key = ALIASES.get(f"{before}{key}", f"{before}{key}")
         if key == "modality" and isinstance(value, list):
@@ -355,7 +363,7 @@ def flatten(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str
 
 
 def _modality(table: dict[str, Any], name: str) -> dict[str, Any]:
-    """The ``[[modality]]`` table of that name, made where there is none."""
+    """The ``[[modality]]`` table of that name, which is created if there is none."""
     rows = table.setdefault("modality", [])
     if not isinstance(rows, list):
         raise InputError(
@@ -370,7 +378,7 @@ def _modality(table: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _line(root: type[Section], problem: ValidationError, source: str, overrides: Sequence[str]) -> str:
-    """pydantic's first complaint in one line: where, what, got, expected."""
+    """The first error of pydantic in one line: where, what, got, expected."""
     first = problem.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     where = (
@@ -395,7 +403,7 @@ def _line(root: type[Section], problem: ValidationError, source: str, overrides:
 
 
 def _hint(root: type[Section], loc: Sequence[int | str]) -> str:
-    """The nearest known key in the section where an unknown one stands, or the section where it would be known."""
+    """The nearest known key of the section with the unknown key, or another section that has this key."""
     sections = {name: field.annotation for name, field in root.model_fields.items()}
     here, key = _section(root, loc), str(loc[-1])
     for name, section in sections.items():
@@ -410,7 +418,7 @@ def _hint(root: type[Section], loc: Sequence[int | str]) -> str:
 
 
 def _list(root: type[Section], loc: Sequence[int | str], got: object) -> str:
-    """What a list looks like where there is none: its default, or one of what was given."""
+    """An example of the expected list: its default, or a list of the given value."""
     here, key = _section(root, loc), str(loc[-1])
     field = here.model_fields[key] if isinstance(here, type) and issubclass(here, Section) else None
     if field is None:  # an axis, whose name may have dots
@@ -426,10 +434,10 @@ def _list(root: type[Section], loc: Sequence[int | str], got: object) -> str:
 
 
 def _section(root: type[Section], loc: Sequence[int | str]) -> Any:
-    """Where the last part of a place stands: a section, or the type of a plain table."""
+    """The section that contains the last part of ``loc``, or the type of a plain table."""
     here: Any = root
     for part in loc[:-1]:
         if isinstance(part, str):
             field = here.model_fields[part].annotation
-            here = next(iter(get_args(field)), field)  # of a list of tables, such a table
+            here = next(iter(get_args(field)), field)  # for a list of tables, the type of a table
     return here
