@@ -1,61 +1,71 @@
-"""The house: which room may import which, how long a file may be, and what nobody does."""
+"""Which part imports which, how long a file may be, what no file does, and which words no page uses."""
 
 from __future__ import annotations
 
 import ast
 import io
+import re
 import sys
 import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 import polyvae
+from tests.helpers import layers as table
+from tests.helpers.layers import read_layers, rendered, split
 
 ROOT = Path(polyvae.__file__).parent
+TESTS = Path(__file__).parent
 FILES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted(ROOT.rglob("*.py"))}
 TREES = {name: ast.parse(text) for name, text in FILES.items()}
+LAYERS = read_layers()
 
-# A room may import the rooms of lower floors, and those of its own.
-FLOORS = [
-    {"errors"},
-    {"batch", "noise"},
-    {"distributions"},
-    {"likelihoods", "networks", "counts", "linear", "again"},
-    {"bounds", "aggregate", "priors", "modality"},
-    {"vae"},
-    {"models"},
-    {"data", "storage", "config", "progress", "workers"},
-    {"evaluate", "train", "testing"},
-    {"report", "runs", "estimator", "plan", "study"},
-    {"cli", "explorer", "__main__", "__init__"},
-]
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-NUMERIC = {room for rooms in FLOORS[:7] for room in rooms} - {"noise", "priors"}
+MODULES = {
+    name: name.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for name in FILES
+}  # "core/vae.py" -> "core.vae"
+STARTS = {"core.priors", "core.fitted"}  # draw starting points, and fit with other libraries
+DRAWS = (
+    "rand",
+    "randn",
+    "randint",
+    "randperm",
+    "rand_like",
+    "randn_like",
+    "normal",
+    "bernoulli",
+    "multinomial",
+)
+
+# How often words of the old dialect stand in src/ and docs/. Lower a number when its count falls; all are to become 0.
+WORDS = {
+    "told": 18,
+    "anew": 28,
+    "whoever": 10,
+    "the door": 7,
+    "complaint": 2,
+    "nobody": 8,
+    "of one's own": 0,
+    "of your own": 4,
+}
 
 
-def room(name: str) -> str:
-    return name.removesuffix(".py").split("/")[0]
+def part(name: str) -> str | None:
+    return LAYERS.part(MODULES[name])
 
 
 def imports(tree: ast.AST) -> set[str]:
-    """The rooms of polyvae that a file imports, wherever in the file it does."""
-    found = set()
+    """The modules of polyvae that a file imports, wherever in the file: "core.noise", "__init__" for a public name."""
+    known, found = set(MODULES.values()), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module == "polyvae":
-            found |= {
-                f"polyvae.{alias.name}"
-                if f"{alias.name}.py" in FILES or f"{alias.name}/__init__.py" in FILES
-                else "polyvae.__init__"
-                for alias in node.names
-            }
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return {
-        name.split(".")[1] if "." in name else "__init__" for name in found if name.split(".")[0] == "polyvae"
-    }
+            inside = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name.removeprefix("polyvae.") in known else node.module for name in inside]
+        else:
+            continue
+        found |= {name for name in names if name.split(".")[0] == "polyvae"}
+    return {name.partition(".")[2] or "__init__" for name in found}
 
 
 def outside(tree: ast.AST) -> set[str]:
@@ -75,9 +85,8 @@ def calls(tree: ast.AST) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             written = ast.unparse(node.func)
-            found |= (
-                {written} if written.startswith("nn.init.") else {written, f".{written.rsplit('.', 1)[-1]}"}
-            )
+            last = f".{written.rsplit('.', 1)[-1]}"
+            found |= {written} if written.startswith("nn.init.") else {written, last}
     return found
 
 
@@ -91,8 +100,7 @@ def code_lines(text: str) -> int:
             and isinstance(node.value.value, str)
         ):
             docstrings |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    counted = set()
-    skipped = {
+    empty = {
         tokenize.COMMENT,
         tokenize.NL,
         tokenize.NEWLINE,
@@ -100,28 +108,53 @@ def code_lines(text: str) -> int:
         tokenize.DEDENT,
         tokenize.ENDMARKER,
     }
+    counted = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type not in skipped:
+        if token.type not in empty:
             counted |= set(range(token.start[0], token.end[0] + 1))
     return len(counted - docstrings)
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_imports_point_one_way(name):
-    here = room(name)
-    assert here in FLOOR, f"{name}: a room that the house's plan does not know; give it a floor"
-    for there in imports(TREES[name]):
-        allowed = (
-            there == here or FLOOR[there] < FLOOR[here] or (FLOOR[there] == FLOOR[here] and FLOOR[here] > 0)
-        )
-        assert allowed, f"{name} imports {there}, which is on a higher floor"
+def prose(name: str) -> Iterator[str]:
+    """Comments, docstrings and strings of a file. A string without a space is a key, not prose."""
+    comments = [
+        token.string.lstrip("#")
+        for token in tokenize.generate_tokens(io.StringIO(FILES[name]).readline)
+        if token.type == tokenize.COMMENT
+    ]
+    yield " ".join(comments)
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            yield node.value
+
+
+# ---- imports -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_module_has_a_layer_and_every_layer_its_modules():
+    unknown = [name for name in FILES if part(name) is None]
+    assert not unknown, f"got {unknown}, which no layer contains; add them to {table.TABLE}"
+    absent = LAYERS.parts.keys() - {part(name) for name in FILES} - set(LAYERS.planned)
+    assert not absent, f"got layers with {sorted(absent)}, which do not exist; remove them from {table.TABLE}"
+
+
+def test_imports_point_one_way():
+    wrong = [
+        f"{name} imports {module}"
+        for name, tree in TREES.items()
+        for module in sorted(imports(tree))
+        if not LAYERS.allowed(part(name), LAYERS.part(module))
+    ]
+    assert not wrong, f"{wrong}; see {table.TABLE}"
 
 
 def test_imports_make_no_circle():
-    """Also within a floor: rooms can be ordered so that each imports only earlier ones."""
+    """Also within a layer: parts can be ordered so that each imports only earlier ones."""
     edges = {}
     for name, tree in TREES.items():
-        edges.setdefault(room(name), set()).update(imports(tree) - {room(name)})
+        edges.setdefault(part(name), set()).update(
+            {LAYERS.part(module) for module in imports(tree)} - {part(name)}
+        )
     left = dict(edges)
     while left:
         free = {here for here, there in left.items() if not there & left.keys()}
@@ -129,76 +162,127 @@ def test_imports_make_no_circle():
         left = {here: there for here, there in left.items() if here not in free}
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_models_know_no_data_training_or_evaluation(name):
-    if room(name) == "models":
-        assert not imports(TREES[name]) & {"data", "train", "evaluate", "storage", "config"}
-    if room(name) in ("train", "evaluate"):
-        papers = {f"polyvae.models.{path.stem}" for path in (ROOT / "models").glob("*.py")}
-        assert (
-            not {node.module for node in ast.walk(TREES[name]) if isinstance(node, ast.ImportFrom)} & papers
-        )
+def test_training_and_metrics_know_no_paper():
+    papers = {f"models.{path.stem}" for path in (ROOT / "models").glob("*.py")} - {
+        "models.__init__",
+        "models.bundles",
+    }
+    wrong = {
+        name: found
+        for name in FILES
+        if part(name) in ("training", "metrics") and (found := imports(TREES[name]) & papers)
+    }
+    assert not wrong
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_nobody_guesses_swallows_or_unpickles(name):
-    called = calls(TREES[name])
-    # Published weights come as they come; torch reads tensors from them and refuses all else.
-    loads = [
-        node
-        for node in ast.walk(TREES[name])
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
+def test_the_layers_of_the_design_page_are_those_of_the_table():
+    _, block, _ = split(table.PAGE.read_text())
+    assert block == rendered(LAYERS), "run python -m tests.helpers.layers --write"
+
+
+def test_no_test_imports_another_test():
+    wrong = {}
+    for path in TESTS.rglob("*.py"):
+        names = {
+            node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
+        }
+        found = {name for name in names if name and re.search(r"(^|\.)test_\w+$", name)}
+        if found:
+            wrong[str(path.relative_to(TESTS))] = found
+    assert not wrong, f"{wrong}; move what they share to tests/helpers"
+
+
+# ---- what no file does -------------------------------------------------------------------------------------------------------------
+
+
+def test_no_file_guesses_or_swallows():
+    called = {
+        name: found for name, tree in TREES.items() if (found := calls(tree) & {"hasattr", "eval", "exec"})
+    }
+    assert not called
+    bare = [
+        f"{name}:{node.lineno}"
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ExceptHandler) and node.type is None
     ]
-    tensors = name == "evaluate/released.py" and all(
-        "weights_only=True" in map(ast.unparse, node.keywords) for node in loads
-    )
-    assert not called & {"hasattr", "torch.save", "eval", "exec", *([] if tensors else ["torch.load"])}
-    assert not outside(TREES[name]) & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
-    assert not any(
-        isinstance(node, ast.ExceptHandler) and node.type is None for node in ast.walk(TREES[name])
-    )
+    assert not bare
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_files_fit_into_a_head(name):
-    assert code_lines(FILES[name]) <= 400
+def test_no_file_unpickles():
+    """Published weights are the exception: torch reads tensors from them and refuses everything else."""
+    wrong = []
+    for name, tree in TREES.items():
+        loads = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
+        ]
+        tensors = all("weights_only=True" in map(ast.unparse, node.keywords) for node in loads)
+        if loads and not (tensors and name == "metrics/released.py"):
+            wrong.append(f"{name}: torch.load")
+        wrong += [f"{name}: torch.save"] if "torch.save" in calls(tree) else []
+        wrong += [
+            f"{name}: {found}"
+            for found in outside(tree) & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
+        ]
+    assert not wrong
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if room(name) in NUMERIC])
-def test_draws_are_made_in_one_room(name):
-    """Inside the core only noise.py draws (and priors.py and nn.init, for a starting point)."""
-    called = {call for call in calls(TREES[name]) if not call.startswith("nn.init.")}
-    for kind in (
-        "rand",
-        "randn",
-        "randint",
-        "randperm",
-        "rand_like",
-        "randn_like",
-        "normal",
-        "bernoulli",
-        "multinomial",
-    ):
-        assert f"torch.{kind}" not in called
-    assert not called & {".multinomial", ".exponential_", ".normal_", ".uniform_", ".bernoulli_", ".random_"}
+def test_draws_are_made_in_one_module():
+    """In the core and in models only noise.py draws (and priors and nn.init, for a starting point)."""
+    methods = {".multinomial", ".exponential_", ".normal_", ".uniform_", ".bernoulli_", ".random_"}
+    banned = methods | {f"torch.{kind}" for kind in DRAWS}
+    wrong = {
+        name: found
+        for name in FILES
+        if name.split("/")[0] in ("core", "models")
+        and MODULES[name] not in {"core.noise", *STARTS}
+        and (found := calls(TREES[name]) & banned)
+    }
+    assert not wrong
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if room(name) in NUMERIC | {"noise", "priors"}])
-def test_the_core_stands_on_torch_alone(name):
-    others = outside(TREES[name]) - sys.stdlib_module_names - {"polyvae", "torch"}
-    assert others <= ({"sklearn", "zuko"} if room(name) == "priors" else set())
+def test_the_core_needs_torch_alone():
+    wrong = {}
+    for name in FILES:
+        if name.split("/")[0] in ("core", "models"):
+            others = outside(TREES[name]) - sys.stdlib_module_names - {"polyvae", "torch"}
+            others -= {"sklearn", "zuko"} if MODULES[name] in STARTS else set()
+            if others:
+                wrong[name] = others
+    assert not wrong
 
 
-@pytest.mark.parametrize("name", polyvae.MODELS)
-def test_a_model_overrides_nothing_that_is_concrete(name):
-    """A class is abstract or final: what a base says in full, no model says again."""
-    kind = polyvae.MODELS[name]
-    for base in kind.__mro__[1:-1]:
-        if base.__module__.startswith("polyvae"):
-            concrete = {
-                key
-                for key, value in vars(base).items()
-                if callable(getattr(value, "fget", value))
-                and not getattr(value, "__isabstractmethod__", False)
-            }
-            assert not {key for key in vars(kind).keys() & concrete if not key.startswith("__")}
+def test_no_model_forwards_attributes():
+    """A model may subclass another; one that answers for another object in ``__getattr__`` hides what it has."""
+    hooks = {"__getattr__", "__getattribute__"}
+    wrong = [
+        f"{name}:{node.lineno}"
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if name.startswith("models/") and isinstance(node, ast.FunctionDef) and node.name in hooks
+    ]
+    assert not wrong
+
+
+# ---- size and words ----------------------------------------------------------------------------------------------------------------
+
+
+def test_files_have_at_most_400_lines_of_code():
+    long = {name: lines for name, text in FILES.items() if (lines := code_lines(text)) > 400}
+    assert not long
+
+
+def test_the_package_has_at_most_16_entries():
+    entries = sorted(path.name for path in ROOT.iterdir() if path.name != "__pycache__")
+    assert len(entries) <= 16, entries
+
+
+def test_no_page_or_file_speaks_the_old_dialect():
+    pages = [*table.DOCS.glob("*.md"), table.DOCS.parent / "README.md"]
+    texts = [text for name in FILES for text in prose(name)] + [page.read_text() for page in pages]
+    whole = "\n".join(" ".join(text.split()) for text in texts).lower()
+    counts = {word: len(re.findall(rf"\b{re.escape(word)}\b", whole)) for word in WORDS}
+    more = {word: (count, WORDS[word]) for word, count in counts.items() if count > WORDS[word]}
+    assert not more, f"got more (count, ceiling) than before: {more}"
