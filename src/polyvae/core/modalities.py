@@ -183,7 +183,9 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         """
         lead = z.shape[:-1]
         decoded = None if decoded is None else decoded.expand(len(self), *lead)
-        selective = plan(self, batch, z, w, decoded) if importance and rows is None else frozenset()
+        selective: frozenset[str] = frozenset()
+        if importance and rows is None:
+            selective = plan(self, self._weighted, batch, z, w, decoded)
         position = {name: m for m, name in enumerate(batch.data)}
         terms = []
         for m, (name, net) in enumerate(self.items()):
@@ -205,6 +207,9 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
                 )
             )
         return torch.stack(terms)
+
+    def _weighted(self, batch: Batch, z: Tensor, w: Tensor, decoded: Tensor | None) -> Tensor:
+        return self.weigh(self.log_likelihood(batch, z, w, decoded)).sum(0)
 
     def _term(
         self, decoding: Decoding, latents: Tensor, counted: Tensor | None, rows: Tensor | None

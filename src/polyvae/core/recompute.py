@@ -8,9 +8,9 @@ would be stored and traversed backwards only to be multiplied by zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,6 @@ from torch.utils.checkpoint import checkpoint
 
 from polyvae.core.batch import Batch
 from polyvae.core.modality import ModalityNet
-
-if TYPE_CHECKING:
-    from polyvae.core.modalities import Modalities
 
 Run = Callable[[Tensor, Tensor], Tensor]
 
@@ -81,7 +78,12 @@ class Decoding:
 
 
 def plan(
-    modalities: Modalities, batch: Batch, z: Tensor, w: Tensor, decoded: Tensor | None
+    nets: Mapping[str, ModalityNet],
+    log_likelihood: Callable[[Batch, Tensor, Tensor, Tensor | None], Tensor],
+    batch: Batch,
+    z: Tensor,
+    w: Tensor,
+    decoded: Tensor | None,
 ) -> frozenset[str]:
     """The modalities to decode selectively, as a set of names.
 
@@ -89,23 +91,31 @@ def plan(
     [K, ..., B, D], will be above rounding error. The weights are estimated from the likelihoods of one
     sixteenth of the batch; the densities of the latents are small in comparison. A wrong estimate costs
     time and changes no result.
+
+    Args:
+        nets: The networks of all modalities.
+        log_likelihood: (batch, z, w, decoded) -> Σ_m s_m log p(x_m | z, w_m), [K, ..., B].
+        batch: The data.
+        z: [K, ..., B, D].
+        w: [K, ..., B, W].
+        decoded: The terms that are computed; None: all.
     """
     rows, some = z.shape[:-1].numel(), slice(0, (batch.size + _LOOK // 2) // _LOOK)
     names = frozenset(
         name
-        for name, net in modalities.items()
+        for name, net in nets.items()
         if _pays(net, rows, batch.size, name in batch.entries) and not batch.data[name].requires_grad
     )
     if not names or len(z) < _FEWEST_DRAWS or not some.stop or not torch.is_grad_enabled():
         return frozenset()
     with _graphless(z):
-        log_x = modalities.log_likelihood(
+        log_weight = log_likelihood(
             batch.rows(some),
             z.detach()[..., some, :],
             w.detach()[..., some, :],
             None if decoded is None else decoded[..., some],
         )
-    return names if share_that_counts(modalities.weigh(log_x).sum(0)) < _PAYS_BELOW else frozenset()
+    return names if share_that_counts(log_weight) < _PAYS_BELOW else frozenset()
 
 
 def run_selectively(
