@@ -41,9 +41,9 @@ class MEME(MultimodalVAE):
     log p(t), a constant). But no gradient flows through w, so with α = 1 the gradients of the two terms
     with q(t | z) cancel, and q(t | z) learns nothing from s. The authors chose α = 10.
 
-    ``start(batch)`` makes data the first pseudo-inputs, as in the authors' code. Without it the
-    pseudo-inputs start as draws from N(0, 1), on the scale of the encoder's inputs. ``sample`` draws z
-    from the p_u of both modalities, which complete data alone do not train.
+    ``start(batch)`` initialises the pseudo-inputs with data, as in the authors' code. Without it they
+    start as draws from N(0, 1), in the space of the encoder's inputs. ``sample`` draws z from the p_u of
+    both modalities, which complete data alone do not train.
 
     Differs from the authors' code (thwjoy/meme, which calls an absent method for unpaired data): w
     multiplies the log-ratio of z, as in the formula, not the exact KL. q(t | s) is the mean over the K

@@ -33,7 +33,7 @@ class MFM(MultimodalVAE):
     Tsai, Liang, Zadeh, Morency & Salakhutdinov, Learning Factorized Multimodal Representations, ICLR
     2019, sections 2.2 and 2.3.
 
-    MMD² draws the density of a latent over all data to the prior, where a KL would draw that of each
+    MMD² matches the density of a latent over all data to the prior, where a KL would match that of each
     sample. The kernel is k(a, b) = exp(−|a − b|²/2v). Its v is the number of columns D ("scaled"), or
     D²/2 ("published", the authors' code), which is so wide that the kernel is sensitive to little more
     than means and variances. The expectations over N(0, I) are exact. Those over data leave out u' = u,
@@ -46,7 +46,7 @@ class MFM(MultimodalVAE):
     q(z | X). No gradient flows from this term into q(z | X). The joint network is that of ``jmvae``.
 
     Missing modalities: Φ replaces q(z | X). The w_m of a missing modality has the prior's distribution.
-    MMD² and the sums are over what was observed. A missing label is one term less.
+    MMD² and the sums are over what was observed. A missing label removes one term.
 
     Differs from the authors' code (pliang279/factorized): likelihoods are in nats, not means of squares.
     Latents are drawn from q, where theirs are points. (No term penalises a small scale, so q may shrink
@@ -55,8 +55,8 @@ class MFM(MultimodalVAE):
     missing, trained by squared error), and there is no Φ for w_m. MMD² is as above (theirs draws v and
     counts u' = u, which adds a constant).
 
-    The objective is no bound, and there is no density of the data: only the aggregate of the latents,
-    not each sample's posterior, is drawn to the prior.
+    The objective is not a bound, and there is no density of the data: only the aggregate of the latents,
+    not each sample's posterior, is matched to the prior.
 
     Exempt: the objective of a batch is not that of its samples, because MMD² is a statistic of the
     batch. Not nested, because the joint network takes all modalities.

@@ -28,7 +28,7 @@ class MMJSD(MultimodalVAE):
     Sutter, Daunhawer & Vogt, Multimodal Generative Learning Utilizing Jensen-Shannon-Divergence, NeurIPS
     2020, section 3 (with private latents: mmJSD-s). All weights of the divergence are equal.
 
-    The objective is no bound, because f depends on the data. Likelihoods are those under p(z).
+    The objective is not a bound, because f depends on the data. Likelihoods are those under p(z).
 
     Differs from the authors' code (thomassutter/mmjsd): the expert is drawn per sample and draw (theirs
     depends on the position in the batch, so that a small batch trains only one expert). One β multiplies

@@ -40,7 +40,7 @@ class MMVAEPlus(MultimodalVAE):
     Compromises, ICLR 2023. The objective follows the public code (epalu/mmvaeplus, objectives.py).
 
     Missing modalities are left out of the mixture and of the sums, and |A|, the number of observed
-    modalities, replaces M. With learnt r and without ``corrected``, L is no bound on log p(X), hence
+    modalities, replaces M. With learnt r and without ``corrected``, L is not a bound on log p(X), hence
     ``facts.bound`` is False.
 
     Differs from the authors' code: values are in nats per sample, not summed over the batch. The
@@ -62,8 +62,7 @@ class MMVAEPlus(MultimodalVAE):
             "posterior": q(w_n | x_n), and l^{mk} contains the log-ratio of every w_n (MMVAE_f, by its
             formula). "posterior-published": q(w_n | x_n), and l^{mk} contains that of w_m alone
             (MMVAE_f, the authors' code).
-        corrected: Add β [log p(w̃_n) − log r_n(w̃_n)] to l^{mk} for n ≠ m, which makes L a bound for any
-            r.
+        corrected: Add β [log p(w̃_n) − log r_n(w̃_n)] to l^{mk} for n ≠ m. L is then a bound for any r.
         source_experts: "all", or "random": one expert per sample, shared by its K draws. That is
             unbiased for L and decodes only a fraction as much.
         private_prior: The distribution of w_n where modality n is generated from others: "prior" p, or
@@ -145,7 +144,7 @@ class MMVAEPlus(MultimodalVAE):
         q = self.posterior(batch, experts)  # q(z | X); component m is expert m
         source = self._one_expert(q) if self.source_experts == "random" else q
         z = source.stratified(self.K)  # z^{mk} ~ q_m(z | x_m): [K, V, B, D]
-        p_w, own = self.prior.w(z), self.own(source)  # p(w): [K, V, B, W]; in component m, w_m: [V, B, W]
+        p_w, own = self.prior.w(z), self.own(source)  # [K, V, B, W]; [V, B, W], w_m in component m
         q_w = self.private(batch, experts, z, p_w)
         qr_w = q_w.where(own, self._cross_w(q_w, p_w))  # q(w_m | x_m), and r_n(w_n) for n ≠ m
         w = qr_w.rsample(name="w")  # w_m^{mk}, w̃_n^{mk}
@@ -157,7 +156,7 @@ class MMVAEPlus(MultimodalVAE):
         return self.bound_of(source.weights, log_x, kl, warm * self.beta, {z: None, w: counted})
 
     def r(self, p_w: Diagonal) -> Diagonal:
-        """The auxiliary priors r_n(w_n), in the order of the columns of w, or p(w) without them: [..., B, W]."""
+        """The auxiliary priors r_n(w_n), in the order of the columns of w, else p(w): [..., B, W]."""
         return auxiliary_priors(self, self.raw_r, p_w)
 
     def _cross_w(self, q_w: Diagonal, p_w: Diagonal) -> Diagonal:

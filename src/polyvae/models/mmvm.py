@@ -23,11 +23,12 @@ DIVERGENCES = ("mixture", "pairwise")
 class MMVM(MultimodalVAE):
     """One latent per modality, regularised towards the mixture of the posteriors of all modalities.
 
-    There is no shared latent, no joint density and no unconditional generation; the latents have one
-    size. z_m ~ q_m(z_m | x_m),  h(z | X) = (1/M) Σ_n q_n(z | x_n), a prior that depends on the data
-    ("mixture of posteriors"):
+    There is no shared latent, no joint density and no unconditional generation. All latents have one
+    size.
 
-        L = Σ_m E_{q_m} s_m log p(x_m | z_m) − β Σ_m KL(q_m || h)              ("mixture": the KL at the sample that is decoded)
+    z_m ~ q_m(z_m | x_m),  h(z | X) = (1/M) Σ_n q_n(z | x_n), the prior that the data define ("mixture of posteriors"):
+
+        L = Σ_m E_{q_m} s_m log p(x_m | z_m) − β Σ_m KL(q_m || h)              ("mixture": the KL at the draw that is decoded)
         L = Σ_m E_{q_m} s_m log p(x_m | z_m) − (β/M) Σ_m Σ_n KL(q_m || q_n)    ("pairwise": never more, by convexity; the authors' code)
 
     Sutter et al., Unity by Diversity: Improved Representation Learning in Multimodal VAEs, NeurIPS 2024,
@@ -63,7 +64,7 @@ class MMVM(MultimodalVAE):
     """
 
     facts = Facts(bound=False, density=False, per_sample=True, nested=True, symmetric=True)
-    requires = Requirements(text="private codes of one size")
+    requires = Requirements(text="private latents of one size")
     name = "mmvm"
     citation = "Sutter et al. 2024"
     private_latents = "only private"
@@ -121,11 +122,7 @@ class MMVM(MultimodalVAE):
         h = self._mixture_of_posteriors(experts)
         share = self.prior_share + (1 - self.prior_share) * (1 - warm) * self.anneal
         w_m = torch.stack([w[..., self.columns[m]] for m in self.encoded], 1)  # [K, E, B, W_m]
-        kl = (
-            self._kl_to_mixture(h, w_m, share)
-            if self.divergence == "mixture"
-            else self._kl_to_pairs(h, share)
-        )
+        kl = self._mixture_kl(h, w_m, share) if self.divergence == "mixture" else self._pairwise_kl(h, share)
         kl_w = torch.where(experts.mask, kl, 0).sum(-2).expand(self.K, -1)[:, None]  # [K, 1, B]
         return self.bound_of(q.weights, log_x, {"kl/w": kl_w}, warm * self.beta)
 
@@ -134,7 +131,7 @@ class MMVM(MultimodalVAE):
         parts = [experts.w[:, self.columns[m]] for m in self.encoded]
         return joint(FAMILIES[self.family].stack(parts), singles(experts.mask))
 
-    def _kl_to_mixture(self, h: Mixture, w_m: Tensor, share: float) -> Tensor:
+    def _mixture_kl(self, h: Mixture, w_m: Tensor, share: float) -> Tensor:
         """log q_m(z_m) − log [(1 − share) h(z_m) + share N(z_m; 0, I)]: [K, E, B]."""
         q = h.components
         unit = type(q).unit((1, *q.loc.shape[1:]), w_m)
@@ -142,7 +139,7 @@ class MMVM(MultimodalVAE):
         mixed = Mixture(type(q).cat([q, unit], 0), weights, h.membership)
         return q.log_prob(w_m) - mixed.log_prob(w_m)
 
-    def _kl_to_pairs(self, h: Mixture, share: float) -> Tensor:
+    def _pairwise_kl(self, h: Mixture, share: float) -> Tensor:
         """(1 − share) Σ_n weight_n KL(q_m || q_n) + share KL(q_m || N(0, I)): [E, B]."""
         q = h.components
         pairs = q[:, None].kl(q[None])  # [E, E, B]

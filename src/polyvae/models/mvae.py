@@ -28,7 +28,7 @@ class MVAE(MultimodalVAE):
     section 2.
 
     With missing modalities, all sets are subsets of what was observed. Each ELBO(A) is a bound on
-    log p(x_A), but their sum is a bound on no single likelihood.
+    log p(x_A), but their sum is not a bound on any single likelihood.
 
     Differs from the authors' code (mhw32/multimodal-vae-public): likelihood weights are part of every
     term (their CelebA code omits them in some). Every product has one prior expert (one version of their

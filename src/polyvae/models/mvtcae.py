@@ -20,7 +20,8 @@ from polyvae.utils.errors import InputError, check_count
 class MVTCAE(MultimodalVAE):
     """A product of experts that is also regularised towards each expert, by the total correlation.
 
-    q(z | X) ∝ Π_m q_m(z | x_m), without a prior expert,  α in [0, 1] between the joint and the M conditional information bottlenecks:
+    q(z | X) ∝ Π_m q_m(z | x_m), without a prior expert. α in [0, 1] lies between the joint information
+    bottleneck and the M conditional ones:
 
         L = (M − α)/M E_{q(z|X)} Σ_m s_m log p(x_m | z) − β [(1 − α) KL(q(z | X) || p(z)) + (α/M) Σ_m KL(q(z | X) || q_m(z | x_m))]
 

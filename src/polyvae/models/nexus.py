@@ -36,7 +36,7 @@ class Nexus(MultimodalVAE):
     In training, with probability ``drop``, the messages of 1 to |A| − 1 modalities of a sample are
     dropped, drawn uniformly. z must predict their latents all the same. Evaluation drops nothing.
 
-    The two levels are not fitted to one another, so the objective is no bound. Likelihoods and
+    The two levels are not fitted to one another, so the objective is not a bound. Likelihoods and
     generation are those of the joint density above. The posterior of z is computed from the means of the
     w_m, not from draws. A latent that was not inferred is drawn from p(w_m | z). A target, which has no
     expert, is decoded from such a draw in training, too.
@@ -63,7 +63,7 @@ class Nexus(MultimodalVAE):
     """
 
     facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
-    requires = Requirements(text="private codes")
+    requires = Requirements(text="private latents")
     name = "nexus"
     citation = "Vasco et al. 2022"
     private_latents = "yes"

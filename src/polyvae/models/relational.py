@@ -35,9 +35,11 @@ class Relational(MultimodalVAE):
         q(w_m | x_m) = N(μ_m, σ_m²),   q_A(z) ∝ Π_{m∈A} N(z; h_m(μ_m)),   q(z | X) = mean over A of q_A,   q(w_m | z) = p(w_m | z) for m ∉ O
 
     The bound follows from Jensen's inequality. In log p(x_O) ≥ E_q log [p(x_O, z, w)/q(z, w | X)] the
-    w_m of m ∉ O cancel, and
-    E_q Σ_O log p(x_m | w_m) − KL(q(z | X) || p(z)) − E_q Σ_O KL(q(w_m | x_m) || p(w_m | z)) remains. By
-    convexity the mixture's KL is at most the mean of its components' KLs. So, for β ≥ 1 and weights
+    w_m of m ∉ O cancel, and what remains is
+
+        E_q Σ_O log p(x_m | w_m) − KL(q(z | X) || p(z)) − E_q Σ_O KL(q(w_m | x_m) || p(w_m | z))
+
+    By convexity the mixture's KL is at most the mean of its components' KLs. So, for β ≥ 1 and weights
     s_m = 1, this is also a bound:
 
         L = E_q Σ_{m∈O} s_m log p(x_m | w_m) − β [mean_A KL(q_A || p(z)) + E_{q(z|X)} Σ_{m∈O} KL(q(w_m | x_m) || p(w_m | z))]
@@ -63,7 +65,7 @@ class Relational(MultimodalVAE):
     """
 
     facts = Facts(bound=True, density=True, per_sample=True, nested=True, symmetric=True)
-    requires = Requirements(text="private codes (experimental: after the description only)")
+    requires = Requirements(text="private latents (experimental: after the description only)")
     name = "relational"
     citation = "Sutter & Vogt 2021"
     private_latents = "yes"

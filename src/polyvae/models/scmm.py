@@ -32,8 +32,8 @@ class ScMM(MultimodalVAE):
     batch. Missing modalities are left out of the mixture, and |A|, the number of observed modalities,
     replaces M. The likelihood's mean is the library size times softmax proportions, and its dispersion
     is learnt for every entry (their decoder returns the negative binomial's size and probability for
-    every entry and cell, and the library size multiplies the size). Encoders take log(1 + counts per 10
-    000) and have no BatchNorm (theirs take counts per 10 000 and have it). ``learn_prior`` learns the
+    every entry and cell, and the library size multiplies the size). Encoders take log(1 + counts per
+    10,000) and have no BatchNorm (theirs take counts per 10,000 and have it). ``learn_prior`` learns the
     prior's scales independently (theirs sum to D). Likelihood weights are 1 (theirs can balance numbers
     of entries, as ``Modality.weight`` can).
 

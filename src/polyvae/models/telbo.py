@@ -30,13 +30,13 @@ class TELBO(MultimodalVAE):
 
     The joint network is that of ``jmvae``. With missing modalities, the product of the observed q_m
     replaces q(z | X). A sample with one observed modality has only that modality's ELBO (the paper's
-    unpaired data). With γ = 1 each ELBO is a bound on log p(x_A), but their sum is a bound on no single
-    likelihood.
+    unpaired data). With γ = 1 each ELBO is a bound on log p(x_A), but their sum is not a bound on any
+    single likelihood.
 
-    Differs from the authors' code (google/joint_vae): any number of modalities. One γ (theirs: one per
-    modality). Decoders learn from every term (theirs can stop the gradient into p(y | z)). The product
-    that replaces q(z | X) has no prior expert (theirs is a product over attributes, which share one).
-    Targets have no expert; they are decoded from every component.
+    Differs from the authors' code (google/joint_vae): the number of modalities is free. There is one γ
+    (theirs: one per modality). Decoders learn from every term (theirs can stop the gradient into
+    p(y | z)). The product that replaces q(z | X) has no prior expert (theirs is a product over
+    attributes, which share one). Targets have no expert; they are decoded from every component.
 
     Exempt: not nested, because the joint network takes all modalities.
 

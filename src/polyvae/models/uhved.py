@@ -33,8 +33,9 @@ _PIECE = 2**20  # the most numbers among the latents of those subsets that are p
 class UHVED(MultimodalVAE):
     """Products of experts and the prior at every level of an encoder-decoder, to complete and segment images.
 
-    z = (z_1, ..., z_L), the levels side by side; q_A(z) ∝ p(z) Π_{m∈A} q_m(z | x_m), level by level; S a random subset of what was
-    observed, its size uniform, then its members; 𝒫 all non-empty subsets of what was observed:
+    z = (z_1, ..., z_L) contains the levels, and q_A(z) ∝ p(z) Π_{m∈A} q_m(z | x_m), level by level. S is a
+    random subset of what was observed: its size is uniform, then its members are. 𝒫 contains all
+    non-empty subsets of what was observed:
 
         L = E_{q_S} Σ_m s_m log p(x_m | z) − β Σ_l [mean_{A∈𝒫} KL(q_A(z_l) || p(z_l)) + mean_{A∈𝒫, A≠S} KL(q_S(z_l) || q_A(z_l))]
 
@@ -48,8 +49,8 @@ class UHVED(MultimodalVAE):
     one level, or ``levels``.
 
     All subsets are regularised towards one another around one random reconstruction, so the objective is
-    a bound on no single likelihood. The joint density is p(z) Π_m p(x_m | z). Subsets are processed a
-    few at a time, and recomputed in the backward pass, so that memory does not grow with their number.
+    not a bound on any single likelihood. The joint density is p(z) Π_m p(x_m | z). Subsets are processed
+    a few at a time, and recomputed in the backward pass, so that memory does not grow with their number.
     Above 255 of them, 255 are drawn per sample.
 
     Differs from the authors' code (ReubenDo/U-HVED): the terms are sums over columns and pixels, hence
