@@ -29,7 +29,7 @@ OPTIONS = [
     ("idmvae", {"augmentation": -1.0}, "got augmentation=-1.0; expected a weight"),
     ("idmvae", {"temperature": 0.0}, "got temperature=0.0; expected a positive number"),
     ("composed", {"subsets": "power"}, "unknown subsets 'power'; .*'powerset'"),
-    ("composed", {"cross": "auxiliary"}, "0 private columns; expected private codes"),
+    ("composed", {"cross": "auxiliary"}, "0 private columns; expected private latents"),
 ]
 # The number of modalities, and options.
 COUNTS = [
@@ -113,7 +113,7 @@ ROLES = [
         "deepimv",
         [replace(VIEW, private=2), LABEL],
         {},
-        "DeepIMV: modality 'x' has private=2, but this model has no private codes",
+        "DeepIMV: modality 'x' has private=2, but this model has no private latents",
     ),
     (
         "relational",

@@ -412,12 +412,12 @@ def test_imputation_by_a_mixture_is_the_mixture():
     assert_moments(made, mean, variance, 4000)
 
 
-def test_private_codes_of_what_was_not_observed_come_from_r_if_asked():
+def test_private_latents_of_what_was_not_observed_come_from_r_if_asked():
     world = World(private=1)
     model = world.model("mmvae+", private_prior="auxiliary")
     model.raw_r.data.copy_(torch.tensor([-1.0, 0.5, 1.0]))
     drawn = model.draw(Batch.of(world.data(1)).observe("a"), 20000)
-    scale = model.auxiliary(drawn.z).scale[0, 0].detach()
+    scale = model.r(model.prior.w(drawn.z)).scale[0, 0].detach()
     assert (drawn.w[:, 0, 1:].std(0) / scale[1:] - 1).abs().max() < 5 * (0.5 / 20000) ** 0.5
 
 

@@ -170,6 +170,14 @@ class Contrastive(MultimodalVAE):
         return self.held.K
 
     @property
+    def seen(self) -> int:  # type: ignore[override]
+        return self.held.seen
+
+    @property
+    def family(self) -> str:  # type: ignore[override]
+        return self.held.family
+
+    @property
     def scale_map(self) -> str:  # type: ignore[override]
         return self.held.scale_map
 
