@@ -29,7 +29,7 @@ OPTIONS = [
     ("idmvae", {"augmentation": -1.0}, "got augmentation=-1.0; expected a weight"),
     ("idmvae", {"temperature": 0.0}, "got temperature=0.0; expected a positive number"),
     ("composed", {"subsets": "power"}, "unknown subsets 'power'; .*'powerset'"),
-    ("composed", {"cross": "auxiliary"}, "0 private columns; expected private latents"),
+    ("composed", {"cross": "auxiliary"}, "0 private columns; expected private codes"),
 ]
 # The number of modalities, and options.
 COUNTS = [
