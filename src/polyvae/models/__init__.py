@@ -38,6 +38,7 @@ from polyvae.models.uhved import UHVED
 from polyvae.models.vae import VAE
 from polyvae.models.vcca import BiVCCA, VCCAPrivate
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.records import check_keywords
 
 MODELS: dict[str, type[MultimodalVAE]] = {
     "vae": VAE,
@@ -96,11 +97,21 @@ def options_of(name: str) -> tuple[str, ...]:
 
 
 def build(name: str, modalities: Sequence[Modality], **options: Any) -> MultimodalVAE:
-    """The model ``name`` over ``modalities``. Raises InputError for an unknown name or option, with the nearest known one."""
+    """The model ``name`` over ``modalities``.
+
+    Raises InputError: an unknown name or option, with the nearest known one; an option of another type.
+    """
     for key in options:
         if key not in options_of(name):
             raise InputError(f"model {name!r}: unknown option {key!r}; {nearest(key, options_of(name))}")
-    return model_class(name)(modalities, **options)
+    kind = model_class(name)
+    try:
+        return kind(modalities, **options)
+    except InputError:
+        raise
+    except Exception:  # most often an option of another type
+        check_keywords(f"model {name!r}", kind, options)
+        raise
 
 
 def cite(name: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from polyvae.utils.errors import InputError
-from polyvae.utils.files import Path_, load_tensors, save_tensors, unwritten, write_atomic
+from polyvae.utils.files import Path_, load_tensors, read_bytes, save_tensors, unwritten, write_atomic
 
 _log = logging.getLogger("polyvae")
 
@@ -44,7 +44,7 @@ class Checkpoints:
         write_atomic(self.directory / "latest", f"{path.name}\n".encode())
         files = self._files()
         kept = [file for file in files if file <= path][-self.keep :]
-        for file in ({*files} - {*kept}) | {*self.directory.glob(".*.partial")}:
+        for file in {*files} - {*kept}:
             file.unlink(missing_ok=True)
         return path
 
@@ -68,8 +68,8 @@ class Checkpoints:
     def _newest(self, device: torch.device | str) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
         files = self._files()[::-1]
         try:
-            pointed = (self.directory / "latest").read_text("utf-8", "replace").strip()
-        except OSError:
+            pointed = read_bytes(self.directory / "latest", 1000).decode("utf-8", "replace").strip()
+        except InputError:
             pointed = ""
         files.sort(key=lambda file: file.name != pointed)  # stable: the one pointed to, then from new to old
         for file in files:
@@ -112,6 +112,10 @@ def restore_optimizer(
     rows: dict[str, dict[str, Any]] = {where: dict(row) for where, row in jsonable.items()}
     for name, tensor in tensors.items():
         where, _, key = name.rpartition(".")
+        if where not in rows:
+            raise InputError(
+                f"optimizer: got tensor {name!r} of no parameter; expected those that were stored; start the run again"
+            )
         rows[where][key] = tensor.clone()  # optimisers update their state in place
     groups = [rows[f"group.{index}"] for index in range(sum(where.startswith("group.") for where in rows))]
     for group, live in zip(groups, optimizer.param_groups, strict=False):

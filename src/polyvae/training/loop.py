@@ -27,7 +27,7 @@ from polyvae.training.inputs import check_batch, inputs_of
 from polyvae.training.resume import check_same
 from polyvae.training.scopes import interruptible, max_rows, threads
 from polyvae.training.settings import TrainSettings
-from polyvae.utils.errors import InputError
+from polyvae.utils.errors import InputError, reading
 from polyvae.utils.files import load_tensors, save_tensors
 from polyvae.utils.progress import Reporter, reporter
 from polyvae.utils.seeds import fold_in
@@ -148,7 +148,8 @@ class _Training:
         module = self.fabric.setup(self.model.train(), move_to_device=True)
         optimizer = self.fabric.setup_optimizers(_optimizer(self.model, self.train))
         if resume:
-            self._restore(optimizer, loader, total)
+            with reading(f"{out}: checkpoint", "one of this model and these settings", "start the run again"):
+                self._restore(optimizer, loader, total)
         self._write_config()
         first = self.step
         if self.step == 0:
@@ -387,6 +388,7 @@ class _Training:
         self.history.step = self.step
         if self.train.patience is not None and (self.directory.checkpoints / "best.safetensors").exists():
             self.kept = self._migrated(load_tensors(self.directory.checkpoints / "best.safetensors")[0])
+            self._check_fits(self.kept)
         if kept["stopped"] == "early" and kept["train"]["patience"] == self.train.patience:
             self.history.stopped = "early"
         if kept["train"]["epochs"] != self.train.epochs and self.train.schedule != "constant":
@@ -395,6 +397,15 @@ class _Training:
                 self.directory.append_history({"step": self.step, "note": note})
             self.report.say(note)
         self.report.say(f"resumed at step {self.step}")
+
+    def _check_fits(self, state: Mapping[str, Tensor]) -> None:
+        """Raises InputError where the weights could not be loaded, as they are only after training."""
+        shapes = {name: x.shape for name, x in self.model.state_dict().items()}
+        if shapes != {name: x.shape for name, x in state.items()}:
+            raise InputError(
+                "resume: got a best.safetensors that does not fit the model; expected the weights of this run; "
+                "start the run again"
+            )
 
     def _migrated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return migrated(self.model.name, state, self.model.state_dict().keys())

@@ -10,6 +10,7 @@ from polyvae.core.vae import MultimodalVAE
 from polyvae.models.bundles import check_storable
 from polyvae.utils.errors import InputError
 from polyvae.utils.imports import moved
+from polyvae.utils.records import StoredTraining
 
 _FREE = {"epochs", "max_seconds", "checkpoint_every", "device", "patience", "threads", "max_rows"}
 """Settings that may differ when a run is resumed."""
@@ -19,6 +20,7 @@ def check_same(
     kept: Mapping[str, Any], model: MultimodalVAE, train: TrainConfig, rows: int, digest: str
 ) -> None:
     """Raises InputError where a setting, the model or the data differ from those of the checkpoint whose metadata is ``kept``."""
+    StoredTraining.check(kept, "resume: metadata of the checkpoint", "start the run again")
     now, then = train.model_dump(), kept["train"]
     changed = [key for key in now if key not in _FREE and now[key] != then.get(key)]
     pairs = [(f"train.{key}", now[key], then.get(key)) for key in changed]
