@@ -170,6 +170,11 @@ def load_model(path: Path_, trust: Sequence[str] = (), device: torch.device | st
     config = StoredConfig.check(bundle.config, f"{path}: config", _REMEDY)
     longest = max((max(x.shape, default=1) for x in bundle.state.values()), default=1)
     check_sizes(f"{path}: config", {"name": bundle.name, **bundle.config}, longest)
+    if len(config.modalities) > max(100, len(bundle.state)):
+        raise InputError(
+            f"{path}: config: got {len(config.modalities):,} modalities and {len(bundle.state)} tensors; expected weights of "
+            f"each modality; {_REMEDY}"
+        )
     name, options = moved(bundle.name), dict(config.options)
     if ":" in bundle.name:
         check_import("model", bundle.name, trust, "Class")

@@ -189,7 +189,7 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
     except (OSError, ValueError) as problem:  # ValueError: a name that no system accepts
         why = problem.strerror if isinstance(problem, OSError) else str(problem)
         raise InputError(
-            f"{path}: cannot be read ({why}); expected a file that polyvae wrote; check the path"
+            f"{short(str(path), 1000)}: cannot be read ({why}); expected a file that polyvae wrote; check the path"
         ) from None
 
 

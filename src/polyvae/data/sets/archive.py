@@ -19,6 +19,7 @@ from polyvae.utils.files import read_bytes
 PLACES = ("polymnist/MMNIST", "MMNIST", "PolyMNIST/MMNIST", "PolyMNIST", "polymnist", ".")
 LARGEST = 256 * 2**20  # bytes of an image file
 PIXELS = 64 * 2**20  # 192 MB of memory
+_SMALL = 2**20  # pixels of an image of the archive; its own have 784
 _NAME = re.compile(r"(\d+)\.(\d)\.png")
 
 
@@ -54,7 +55,7 @@ def read_archive(archive: Archive, arrays: Mapping[str, Bytes]) -> None:
         for index, digit in keys:
             for name in arrays.keys() - {"labels"}:
                 path = archive.folder / part / name / f"{index}.{digit}.png"
-                image = read_image(path, arrays[name][0, 0].size).transpose(2, 0, 1)
+                image = read_image(path, _SMALL).transpose(2, 0, 1)
                 if image.shape != arrays[name].shape[1:]:
                     raise InputError(
                         f"{path}: got an image of shape {image.shape}; expected {arrays[name].shape[1:]}; "

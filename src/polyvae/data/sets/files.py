@@ -64,6 +64,9 @@ def download(name: str, homes: Sequence[str], path: Path) -> bytes:
                 content: bytes = answer.read(_MOST + 1)
                 if len(content) > _MOST:
                     raise OSError(f"more than {_MOST:,} bytes")
+                missing = int(answer.headers.get("Content-Length", 0)) - len(content)
+                if missing > 0:
+                    raise http.client.IncompleteRead(content, missing)
                 return content
         except (OSError, ValueError, http.client.HTTPException) as problem:  # URLError is an OSError
             reason = " ".join(str(problem).split())
