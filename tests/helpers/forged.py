@@ -465,7 +465,13 @@ def run_cases(sound: Path, draws: random.Random) -> list[Case]:
             flags = name.startswith("optimizer.group.0.params") and not name.endswith(
                 ("nothing", "params = list")
             )
-            add(name, file, sealed(header, whole, payload), command, harmless and not flags)
+            add(
+                name,
+                file,
+                sealed(header, whole, payload),
+                command,
+                (harmless and not flags) or name.endswith(("weight = true", "params.1 = true")),
+            )
         for dtype, size in (("I64", 8), ("BOOL", 1), ("F8_E4M3", 1)):
             names = {name for name in header if not name.startswith(("optimizer.", "sums."))}
             add(
@@ -613,7 +619,12 @@ def run_cases(sound: Path, draws: random.Random) -> list[Case]:
                 (run / file).write_text(text)
 
             cases.append(
-                Case(f"study {file}: {name}", put_study, file == "plan.json" and name == "empty", study)
+                Case(
+                    f"study {file}: {name}",
+                    put_study,
+                    file == "plan.json" and name.startswith("cells"),
+                    study,
+                )
             )
     return cases
 
@@ -662,7 +673,7 @@ def outcome(case: Case, call: Callable[[], Any]) -> dict[str, Any]:
 
     signal.signal(signal.SIGALRM, late)
     signal.alarm(SECONDS)
-    began, line = time.monotonic(), ""
+    began, line, before = time.monotonic(), "", peak()
     try:
         call()
         kind = "loaded" if case.harmless else "loaded, and should not"
@@ -677,7 +688,13 @@ def outcome(case: Case, call: Callable[[], Any]) -> dict[str, Any]:
         kind, line = f"{type(problem).__name__}", str(problem)[:300]
     finally:
         signal.alarm(0)
-    return {"case": case.name, "kind": kind, "line": line, "seconds": round(time.monotonic() - began, 2)}
+    return {
+        "case": case.name,
+        "kind": kind,
+        "line": line,
+        "seconds": round(time.monotonic() - began, 2),
+        "more": peak() - before,
+    }
 
 
 def _remove(path: Path) -> None:

@@ -161,6 +161,23 @@ class StoredEpoch(Record):
         return self
 
 
+class StoredCell(Record):
+    """A cell in the results of a study."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=True)
+
+    name: str
+    error: str
+
+
+class StoredResults(Record):
+    """The results of a study."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=True)
+
+    cells: list[StoredCell] = []
+
+
 def check_keywords(where: str, call: Callable[..., Any], given: Mapping[str, Any]) -> None:
     """Raises InputError where a value of ``given`` has another type than the keyword of ``call`` is annotated with.
 
