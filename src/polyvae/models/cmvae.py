@@ -94,13 +94,13 @@ class CMVAE(MMVAEPlus):
 
     @torch.no_grad()
     def cluster(self, batch: Batch) -> Tensor:
-        """The cluster of every sample: [B].
+        """The cluster of every sample, [B]: the vote of its observed modalities, each by its posterior mean.
 
-        Each observed modality votes for the cluster of its posterior mean, and the lowest number wins a
-        tie. The result is 0 where nothing was observed.
+        Where nothing was observed, it is the cluster with the largest weight in the prior.
         """
         log_joint, mask = self._assign(self.admit(batch, values=True), False)
-        return _vote(log_joint, mask, self._prior.logits > -torch.inf)
+        votes = _vote(log_joint, mask, self._prior.logits > -torch.inf)
+        return torch.where(mask.any(0), votes, self._prior.logits.argmax())
 
     @torch.no_grad()
     def prune(self, batches: Batch | Iterable[Batch], criterion: str = "penalised") -> dict[int, float]:

@@ -182,6 +182,7 @@ class Contrastive(MultimodalVAE):
                 f"of them encoded, for a pair to contrast; give them role='both'; {SELECT}, {LABELS}"
             )
         self.base, self.gamma, self.negatives, self.unrelated = base, gamma, negatives, unrelated
+        self.facts = self.facts._replace(nested=self.held.facts.nested)
         self.base_options = base_options
 
     # The networks, the prior and the options of the base are registered once, under ``held``.
