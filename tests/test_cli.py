@@ -291,7 +291,7 @@ def test_models_prints_one_tab_separated_line_each() -> None:
         )
         assert facts.split(", ") == [
             word
-            for word in ("bound", "density", "per datum", "nested", "symmetric")
+            for word in ("bound", "density", "per sample", "nested", "symmetric")
             if kind.facts._asdict()[word.replace(" ", "_")]
         ]
         for field in (name, citation, codes, missing, facts, needs):
@@ -382,7 +382,7 @@ def test_ctrl_c_keeps_a_checkpoint_that_resume_continues(tmp_path: Path) -> None
     words = [
         sys.executable,
         "-m",
-        "polyvae.cli",
+        "polyvae",
         "train",
         "--epochs",
         "200",
