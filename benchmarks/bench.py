@@ -1,14 +1,14 @@
-"""Side by side with MultiVae and the authors' code: seconds per step, peak memory, FLOP/s; then likelihood, the loop, coherence.
+"""Comparison with MultiVae and the authors' code: seconds per step, peak memory, FLOP/s; then likelihood, the loop, coherence.
 
-    make bench                                        everything but --coherence; about an hour and a half on two quiet cores
-    python -m benchmarks.bench --quick                toy sizes: does it all run?
+    make bench                                        everything except --coherence; about an hour and a half on two idle cores
+    python -m benchmarks.bench --quick                toy sizes, to check that everything runs
     python -m benchmarks.bench --work c,d --rounds 20 --parts steps,memory
     python -m benchmarks.bench --coherence            only time to conditional coherence .90 on polydigits; a quarter of an hour
     python -m benchmarks.bench --authors CHECKOUT     also the authors' repository
 
-What was measured goes into benchmarks/results/{cpu,cuda}.json; a work that is measured again replaces what was there of it, memory and
-steps together, so that one table is one run. docs/performance.md is made from it. --out FOLDER writes both there instead, --quick into
-runs/benchmark.
+The measurements are written to benchmarks/results/{cpu,cuda}.json. A task that is measured again replaces its previous entry, memory and
+steps together, so that one table is from one run. docs/performance.md is generated from this file. --out FOLDER writes both to
+another folder, --quick to runs/benchmark.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ CONTENDERS = ["polyvae", "polyvae-bf16", "polyvae-rows", "multivae", "multivae-n
 ROUNDS = {"a": 5, "b": 3, "c1": 40, "c10": 12, "d1": 40, "d10": 12}
 PARTS = ["memory", "steps", "likelihood", "overhead"]
 LIKELIHOOD = {"c1": 64, "a": 4}  # work -> data
-AGREE = 0.02  # first losses: the same networks, the same data, other noise
+AGREE = 0.02  # tolerance of the first losses: the same networks and data, other noise
 _console = Console(highlight=False, soft_wrap=True)
-_console.width = max(_console.width, 124)  # a file is as wide as it needs to be
+_console.width = max(_console.width, 124)  # when the output is a file
 say = _console.print
 
 
 class Bench:
-    """What one call measures; ``results`` is kept on disk after every part."""
+    """The measurements of one call; ``results`` is written to disk after every part."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
@@ -88,7 +88,7 @@ class Bench:
     # ---- a step ----------------------------------------------------------------------------------------------------------------------
 
     def steps(self, work: Work) -> None:
-        """Memory, each contender alone; then steps in turn."""
+        """Memory of each contender alone, then steps in turn."""
         entry = {
             "work": work._asdict(),
             "contenders": {name: {} for name in self.who(work)},
@@ -149,7 +149,7 @@ class Bench:
                     )
                     say(f"({work.name}) round {number + 1} of {rounds}: {latest}")
 
-    # ---- beside the step -------------------------------------------------------------------------------------------------------------
+    # ---- other measurements ----------------------------------------------------------------------------------------------------------
 
     def likelihood(self, work: Work, data: int, samples: int) -> None:
         names = [name for name in self.who(work) if name in ("polyvae", "polyvae-bf16", "multivae")]
@@ -159,7 +159,7 @@ class Bench:
             for number in range(4):
                 for name, worker in workers.items():
                     answer = worker.ask("likelihood", rows=data if number else 1, samples=samples)
-                    if number:  # the first, of one datum, warms up
+                    if number:  # the first call, of one sample, warms up
                         found[name]["seconds"].append(answer["seconds"])
                         found[name] |= {
                             "value": answer["value"],
@@ -169,7 +169,7 @@ class Bench:
         say(
             f"joint likelihood ({work.name}): "
             + ", ".join(
-                f"{row.contender} {seconds_in_words(row.seconds)} a datum ({row.times_faster or 0:.2f}x)"
+                f"{row.contender} {seconds_in_words(row.seconds)} per sample ({row.times_faster or 0:.2f}x)"
                 for row in rows({"contenders": found, "matmul": {}})
             )
         )
@@ -178,10 +178,10 @@ class Bench:
         with self.process("polyvae", work) as worker:
             entry = worker.ask("overhead", steps=steps, blocks=blocks)
         self.keep("overhead", work.name, entry)
-        say(f"({work.name}) the loop of fit: {100 * overhead(entry):.1f} % on top of the bare step")
+        say(f"({work.name}) overhead of the loop of fit: {100 * overhead(entry):.1f} % of the bare step")
 
     def coherence(self, seeds: int, every: float, limit: float) -> None:
-        """Train in turns, judge after each; until all have passed .90 or run out of time."""
+        """Train in turns and evaluate after each, until all contenders have passed .90 or reached the time limit."""
         import polyvae as pv
         from polyvae.metrics import train_judges
 
@@ -233,7 +233,7 @@ class Bench:
 
 
 def tidy(results: dict[str, Any]) -> str:
-    """JSON in which a list of numbers is one line."""
+    """JSON with every list of numbers on one line."""
     return (
         re.sub(r"\[[^][{}]*\]", lambda found: " ".join(found[0].split()), json.dumps(results, indent=1))
         + "\n"
@@ -241,7 +241,7 @@ def tidy(results: dict[str, Any]) -> str:
 
 
 def conditional(judges: Any, labels: Any, folder: Path, names: list[str]) -> float:
-    """The share of generated images that their judge gives the sample's label, source and target different."""
+    """The share of generated images whose predicted label is that of the sample, over all pairs of different modalities."""
     shares = []
     for source in names:
         found = np.load(folder / f"{source}.npz")
@@ -258,12 +258,12 @@ def conditional(judges: Any, labels: Any, folder: Path, names: list[str]) -> flo
 
 
 def same_work(work: Work, losses: dict[str, float]) -> None:
-    """Contenders that start from the same networks and data must start from the same loss. Raises SystemExit."""
+    """Check that contenders with the same networks and data start from the same loss. Raises SystemExit."""
     if not losses:
         return
     lowest, highest = min(losses.values()), max(losses.values())
     if not highest - lowest <= AGREE * abs(highest):
-        raise SystemExit(f"({work.name}) the first losses are not of the same work: {losses}")
+        raise SystemExit(f"({work.name}) the first losses are not of the same task: {losses}")
 
 
 def steps_table(entry: dict[str, Any]) -> Table:
@@ -318,7 +318,7 @@ def conditions(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def machine(device: str) -> str:
-    """The kind of machine in words, without its name."""
+    """A description of the machine, without its name."""
     if device == "cuda":
         return f"one {torch.cuda.get_device_name()}"
     path = Path("/proc/cpuinfo")
@@ -345,24 +345,24 @@ def main() -> None:
     )
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
     parser.add_argument(
-        "--rounds", type=int, default=0, help="steps per contender; by default as the work's length allows"
+        "--rounds", type=int, default=0, help="steps per contender; the default depends on the task"
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--max-rows",
         type=int,
         default=0,
-        help="of the contender polyvae-rows; by default the batch, 128 at most",
+        help="for the contender polyvae-rows; by default the batch size, at most 128",
     )
     parser.add_argument("--authors", default="", help="a checkout of the authors' repository")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--machine", default="", help="the kind of machine in words, for the page")
+    parser.add_argument("--machine", default="", help="a description of the machine, for the page")
     parser.add_argument(
         "--coherence", action="store_true", help="only time to conditional coherence .90 on polydigits"
     )
-    parser.add_argument("--seeds", type=int, default=2, help="of --coherence")
+    parser.add_argument("--seeds", type=int, default=2, help="number of seeds for --coherence")
     parser.add_argument(
-        "--out", type=Path, default=None, help="a folder for JSON and page, beside the committed ones"
+        "--out", type=Path, default=None, help="a folder for JSON and page, instead of the committed ones"
     )
     parser.add_argument("--quick", action="store_true", help="toy sizes")
     given = parser.parse_args()
@@ -389,7 +389,7 @@ def main() -> None:
             say(
                 f"{one.met:>12}  {one.found:6.2f}  (floor {one.floor or '–'}, target {round(one.target or 0, 2) or '–'})  {one.what}"
             )
-    say(f"kept in {bench.path}")
+    say(f"results written to {bench.path}")
 
 
 if __name__ == "__main__":

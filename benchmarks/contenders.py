@@ -1,7 +1,7 @@
-"""Who competes: polyvae by its public API, MultiVae by its own, the authors' code from a checkout. Each lives in a process of its own.
+"""The contenders: polyvae and MultiVae by their public APIs, the authors' code from a checkout. Each runs in its own process.
 
-All minimise the mean over the batch of -L in nats per datum, with the same networks, the same initial parameters and the same optimiser.
-Imports stand where they are used: no process has all three.
+All minimise the mean over the batch of -L in nats per sample, with the same networks, the same initial parameters and the same optimiser.
+Imports are local, because no process has all three packages.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ Data = dict[str, Tensor]
 
 
 class Contender(ABC):
-    """``model``, and what is asked of it."""
+    """A ``model``, and the operations that are measured."""
 
     model: nn.Module
 
     @abstractmethod
     def batch(self, data: Data, mask: Tensor | None = None) -> Any:
-        """What ``loss`` takes: data name -> [B, *shape], mask [M, B]."""
+        """The argument of ``loss``: data name -> [B, *shape], mask [M, B]."""
 
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:
-        """Nats per datum, mean over the batch."""
+        """Nats per sample, mean over the batch."""
 
     def likelihood(self, data: Data, samples: int) -> float:
-        """The mean over the rows of log p(X), estimated with so many samples each."""
+        """The mean over the rows of log p(X), estimated with ``samples`` draws each."""
         raise NotImplementedError
 
     def generate(self, data: Data, source: str) -> Data:
@@ -104,7 +104,7 @@ class Polyvae(Contender):
 
 
 class MultiVae(Contender):
-    """MultiVae 1.0.3. Variant "nets": polyvae's network modules inside it, to tell what the library does from what its networks do."""
+    """MultiVae 1.0.3. Variant "nets": with polyvae's network modules, to separate the effect of the library from that of the networks."""
 
     def __init__(self, work: Work, variant: str, device: str = "cpu") -> None:
         stand_in("torchvision")
@@ -176,8 +176,8 @@ class MultiVae(Contender):
         return loss
 
     def likelihood(self, data: Data, samples: int) -> float:
-        # compute_joint_nll takes the last modality out of the data to count the rows: an entry that is only there to be taken
-        # lets it see them all.
+        # compute_joint_nll removes the last modality from the data to count the rows. An additional entry makes it include
+        # all modalities.
         batch = self.batch(data | {"rows": next(iter(data.values()))})
         return -float(self.model.compute_joint_nll(batch, K=samples)) / len(next(iter(data.values())))
 
@@ -301,7 +301,7 @@ def polyvae_networks(work: Work, encoder: nn.Module, decoder: nn.Module) -> tupl
 
 
 class _StandIn(types.ModuleType):
-    """A module in which every name is an empty class: enough for code that imports what it never calls."""
+    """A module in which every name is an empty class: sufficient for code that imports names without calling them."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -334,7 +334,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def stand_in(*packages: str) -> None:
-    """Stand-ins for packages that cannot be imported (a torchvision built for another torch, say)."""
+    """Replace packages that cannot be imported (for example, a torchvision that was built for another torch)."""
     for package in packages:
         try:
             importlib.import_module(package)

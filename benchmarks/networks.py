@@ -1,7 +1,7 @@
-"""The networks of the work, from torch.nn alone: what a user of any library would write down from the paper.
+"""The networks of the tasks in plain torch.nn, as described in the paper.
 
 The residual networks are those of the paper's PolyMNIST experiment (Palumbo et al. 2023). polyvae's "resnet" computes the same function;
-``give`` makes it the very same one.
+``give`` also copies the parameters.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Block(nn.Module):
 
 
 class Two(nn.Module):
-    """An encoder for z and one for w: their outputs side by side."""
+    """An encoder of z and an encoder of w, with concatenated outputs."""
 
     def __init__(self, z: nn.Module, w: nn.Module) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def encoder(work: Work) -> nn.Module:
 
 
 def decoder(work: Work) -> nn.Module:
-    """[N, 2 latent] -> [N, *shape]; a code is z's columns, then w's."""
+    """[N, 2 latent] -> [N, *shape]; the input is z, then w."""
     if work.hidden:
         return nn.Sequential(
             *_mlp([2 * work.latent, *reversed(work.hidden), prod(work.shape)]), nn.Unflatten(-1, work.shape)
@@ -96,7 +96,7 @@ def decoder(work: Work) -> nn.Module:
 
 
 def pairs(work: Work) -> list[tuple[nn.Module, nn.Module]]:
-    """One encoder and decoder per modality, with the initial parameters that the work's seed gives."""
+    """One encoder and decoder per modality, with the initial parameters of the task's seed."""
     with torch.random.fork_rng():
         torch.manual_seed(work.seed)
         return [(encoder(work), decoder(work)) for _ in work.names]
@@ -104,7 +104,7 @@ def pairs(work: Work) -> list[tuple[nn.Module, nn.Module]]:
 
 @torch.no_grad()
 def give(source: nn.Module, target: nn.Module) -> None:
-    """Copy the parameters in their order, so that both compute the same function. Raises ValueError: parameters of other shapes."""
+    """Copy the parameters in their order, so that both compute the same function. Raises ValueError if their shapes differ."""
     mine, theirs = list(source.parameters()), list(target.parameters())
     shapes = [[tuple(p.shape) for p in part] for part in (mine, theirs)]
     if shapes[0] != shapes[1]:

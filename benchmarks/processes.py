@@ -1,4 +1,4 @@
-"""Workers: how they are started, and the environment that MultiVae gets for itself."""
+"""Worker processes, and the separate environment of MultiVae."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MULTIVAE = "1.0.3"
 
 
 class Died(RuntimeError):
-    """A worker ended before it answered, most likely for want of memory."""
+    """A worker ended before it answered, most likely because memory ran out."""
 
 
 class Process:
-    """A worker process: ``ask("step")`` has it do one thing and waits for the answer."""
+    """A worker process: ``ask("step")`` sends one command and waits for the answer."""
 
     def __init__(
         self, contender: str, work: Work, *, threads: int, device: str = "cpu", **options: Any
@@ -47,7 +47,7 @@ class Process:
         )
 
     def ask(self, do: str, **options: Any) -> dict[str, Any]:
-        """The answer to one command. Raises Died where there is none."""
+        """The answer to one command. Raises Died if the process ended."""
         assert self.popen.stdin is not None
         assert self.popen.stdout is not None
         try:
@@ -57,7 +57,7 @@ class Process:
             line = ""
         if not line:
             raise Died(
-                f"{self.contender} ended with {self.popen.wait()} when asked for {do}; its last words stand above"
+                f"{self.contender} ended with {self.popen.wait()} on the command {do!r}; its output is above"
             )
         answer: dict[str, Any] = json.loads(line)
         return answer
@@ -76,12 +76,12 @@ class Process:
 
 
 def multivae_python() -> Path:
-    """The interpreter of MultiVae's own environment; made on first use, with the versions in ``constraints.txt``."""
+    """The interpreter of MultiVae's environment, which is created on first use with the versions in ``constraints.txt``."""
     home = ROOT / "benchmarks" / ".envs" / "multivae"
     python, done = home / "bin" / "python", home / f".installed-{MULTIVAE}"
     if not done.exists():
         print(
-            f"making an environment for MultiVae {MULTIVAE} in {home.relative_to(ROOT)} (once, minutes)",
+            f"creating an environment for MultiVae {MULTIVAE} in {home.relative_to(ROOT)} (once, minutes)",
             flush=True,
         )
         venv.create(home, with_pip=True, clear=True)
@@ -93,7 +93,7 @@ def multivae_python() -> Path:
 
 
 def available() -> float:
-    """MB of memory that could be had now."""
+    """MB of available memory."""
     path = Path("/proc/meminfo")
     if not path.exists():
         return float("inf")
@@ -105,7 +105,7 @@ def available() -> float:
 
 
 def make_room(workers: Mapping[str, Process], megabytes: float) -> bool:
-    """Where less than this is free, the workers hand back what they hold but do not use. True where they had to."""
+    """If less than this is available, have the workers release unused memory. Returns whether they were asked to."""
     if available() > megabytes:
         return False
     for worker in workers.values():

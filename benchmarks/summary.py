@@ -1,4 +1,4 @@
-"""From measurements to a table: medians, ratios, shares. No measuring here, so the page can be made again from the JSON."""
+"""From measurements to tables: medians, ratios, shares. Nothing is measured here, so the page can be regenerated from the JSON."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ OURS = "polyvae"
 
 
 class Row(NamedTuple):
-    """One contender on one work. None: not measured.
+    """One contender on one task. None: not measured.
 
-    ``times_faster``, ``processor`` (the same by processor seconds, which other load on the machine moves less) and ``memory_share``
+    ``times_faster``, ``processor`` (the same for processor seconds, which depend less on other load on the machine) and ``memory_share``
     compare with MultiVae in the same run.
     """
 
@@ -31,7 +31,7 @@ class Row(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What was asked of a number, and what was found. ``at_least``: larger is better."""
+    """A target for a measured number, and its value. ``at_least``: larger is better."""
 
     what: str
     floor: float | None
@@ -50,7 +50,7 @@ class Asked(NamedTuple):
         return "no"
 
 
-# What the project asks of its steps: contender, work -> (floor, target). Times faster than MultiVae.
+# Targets for a step: (contender, task) -> (floor, target). Times faster than MultiVae.
 FASTER = {
     ("polyvae", "a"): (1.1, 1.3),
     ("polyvae", "b"): (2.0, 2.8),
@@ -65,7 +65,7 @@ FASTER = {
     ("polyvae-bf16", "d1"): (None, 5.0),
     ("polyvae-bf16", "d10"): (None, 8.0),
 }
-# Peak memory as a share of MultiVae's. Any variant may meet it: the time of the one that does stands beside it.
+# Peak memory as a share of MultiVae's. Any variant may meet it; the table has the time of every variant.
 SMALLER = {
     "a": (0.5, 1 / 4),
     "b": (0.5, 1 / 6),
@@ -84,7 +84,7 @@ def ratio(a: float | None, b: float | None) -> float | None:
 
 
 def rows(entry: Mapping[str, Any]) -> list[Row]:
-    """The table of one work."""
+    """The table of one task."""
     found: Mapping[str, Mapping[str, Any]] = entry["contenders"]
     seconds = {name: median(one["seconds"]) if one.get("seconds") else None for name, one in found.items()}
     busy = {name: median(one["processor"]) if one.get("processor") else None for name, one in found.items()}
@@ -111,17 +111,17 @@ def rows(entry: Mapping[str, Any]) -> list[Row]:
 
 
 def overhead(entry: Mapping[str, Any]) -> float:
-    """The loop's share on top of the bare step."""
+    """The overhead of the loop of ``fit``, as a share of the bare step."""
     return float(entry["seconds"]["fit"] / entry["seconds"]["bare"] - 1)
 
 
 def passed(curve: Sequence[Sequence[float]], bar: float = 0.9) -> float | None:
-    """The first point's seconds at which a curve of (seconds, steps, coherence) has reached the bar."""
+    """The seconds at which a curve of (seconds, steps, coherence) first reaches the bar."""
     return next((point[0] for point in curve if point[2] >= bar), None)
 
 
 def to_bar(entry: Mapping[str, Any], name: str, at_least: bool = False) -> float | None:
-    """Mean seconds over seeds to the bar; None where a seed did not reach it, or with ``at_least`` its last seconds, a lower bound."""
+    """Mean seconds over seeds to the bar. A seed that did not reach it gives None, or with ``at_least`` its last seconds, a lower bound."""
     times = [
         curve[-1][0] if at_least and passed(curve) is None else passed(curve)
         for curve in entry["curves"].get(name, [])
@@ -130,13 +130,13 @@ def to_bar(entry: Mapping[str, Any], name: str, at_least: bool = False) -> float
 
 
 def sooner(entry: Mapping[str, Any], name: str) -> tuple[float | None, str]:
-    """How many times sooner than MultiVae a contender reaches the bar, and "at least " where MultiVae was cut off before it did."""
+    """How many times sooner than MultiVae a contender reaches the bar; "at least " if MultiVae was stopped before it did."""
     cut = "at least " if to_bar(entry, PEER) is None else ""
     return ratio(to_bar(entry, PEER, at_least=True), to_bar(entry, name)), cut
 
 
 def asked(results: Mapping[str, Any]) -> list[Asked]:
-    """Every floor and target, with what was found."""
+    """Every floor and target, with the measured value."""
     works: Mapping[str, Any] = results.get("works", {})
     tables = {name: {row.contender: row for row in rows(entry)} for name, entry in works.items()}
     found = []
@@ -188,7 +188,7 @@ def asked(results: Mapping[str, Any]) -> list[Asked]:
         entry = results.get("overhead", {}).get(work)
         found.append(
             Asked(
-                f"({work}) the loop of fit on top of the bare step",
+                f"({work}) overhead of the loop of fit",
                 bar,
                 bar,
                 overhead(entry) if entry else None,

@@ -1,4 +1,4 @@
-"""One contender in a process of its own. It reads commands, one JSON object a line, does one thing at a time, and answers with one.
+"""One contender in its own process. It reads commands, one JSON object per line, and answers each with one JSON object.
 
 python -m benchmarks.worker '{"contender": "polyvae-bf16", "work": {...}}'
 """
@@ -29,7 +29,7 @@ from benchmarks.works import Work, tiny
 
 
 class Training:
-    """A contender, its batch and its optimiser: what takes steps."""
+    """A contender with its batch and its optimiser."""
 
     def __init__(self, name: str, work: Work, device: str, lr: float, options: dict[str, Any]) -> None:
         torch.manual_seed(work.seed)
@@ -71,7 +71,7 @@ class Worker:
             torch.cuda.synchronize()
 
     def step(self) -> dict[str, Any]:
-        """Seconds of one step, by the clock and of all this process's threads, and its loss in nats per datum."""
+        """Seconds of one step, by the clock and summed over the threads of this process, and its loss in nats per sample."""
         training = self._training()
         self._wait()
         start, busy = time.perf_counter(), time.process_time()
@@ -84,17 +84,17 @@ class Worker:
         }
 
     def flops(self) -> dict[str, Any]:
-        """The floating-point operations of one whole step, counted as it is done (recomputation included), and the first loss."""
+        """The floating-point operations of one step, counted as executed (recomputation included), and the first loss."""
         training = self._training()
         with FlopCounterMode(display=False) as counter:
             loss = training.step()
         return {"flops": counter.get_total_flops(), "loss": float(loss)}
 
     def memory(self, steps: int = 2) -> dict[str, Any]:
-        """MB that memory rises above its level before the first step, at its highest in these steps. For a fresh process.
+        """Peak memory in MB over these steps, relative to the level before the first step. For a fresh process.
 
-        A step of a toy size goes before: the libraries' own pages are no part of it. The second step has Adam's state beside it;
-        ``state`` says how many MB of the rise are gradients and that state, which nobody can do without.
+        A step of a toy model comes first, so that pages of the libraries are not counted. The second step includes Adam's state;
+        ``state`` is the part of the peak that consists of gradients and this state.
         """
         Training(self.name, tiny(self.work), self.device, self.lr, self.options).step()
         training = self._training()
@@ -107,7 +107,7 @@ class Worker:
         return {"megabytes": rise.megabytes, "state": 4 * learnt / 1e6}  # gradients, and Adam's three
 
     def likelihood(self, rows: int, samples: int) -> dict[str, Any]:
-        """Seconds per datum of the joint log-likelihood, and its mean in nats."""
+        """Seconds per sample of the joint log-likelihood, and its mean in nats."""
         training = self._training()
         data = self.work.data(seed=1, rows=rows)
         with Rise(self.device) as rise:
@@ -131,7 +131,7 @@ class Worker:
         return {"flops_per_second": 2 * size**3 / best}
 
     def overhead(self, steps: int, blocks: int) -> dict[str, Any]:
-        """Seconds per step of ``pv.fit`` and of the bare forward-backward-step, in turn, from one forward pass to the next."""
+        """Seconds per step of ``pv.fit`` and of the bare step, alternating, from one forward pass to the next."""
         import polyvae as pv
 
         training = self._training()
@@ -165,7 +165,7 @@ class Worker:
         }
 
     def trim(self) -> dict[str, Any]:
-        """Hand free memory back to the system."""
+        """Return free memory to the system."""
         gc.collect()
         if sys.platform == "linux":
             ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -192,7 +192,7 @@ class Worker:
                     yield {name: x[index] for name, x in train.items()}
 
     def train(self, seconds: float) -> dict[str, Any]:
-        """Train for so many seconds; says how many they were, and how many steps."""
+        """Train for this many seconds. Returns the actual seconds and the number of steps."""
         training, start, steps = self._training(), time.perf_counter(), 0
         while time.perf_counter() - start < seconds:
             training.step(training.contender.batch(next(self.stream)))
@@ -200,7 +200,7 @@ class Worker:
         return {"seconds": time.perf_counter() - start, "steps": steps}
 
     def generate(self, path: str, rows: int = 500) -> dict[str, Any]:
-        """Write what every test image makes of the other modalities: ``{source}.npz``, name -> [N, *shape]."""
+        """Write the other modalities, generated from each modality of the test part: ``{source}.npz``, name -> [N, *shape]."""
         contender, test = self._training().contender, self.parts["test"]
         size = len(next(iter(test.values())))
         for source in test:
@@ -220,7 +220,7 @@ class Worker:
 
 
 class Rise:
-    """``megabytes`` that memory rose above its level at entry: the process's resident memory, or on a GPU what torch allocated."""
+    """``megabytes``: peak memory relative to the level at entry, resident in the process or, on a GPU, allocated by torch."""
 
     megabytes: float
 
@@ -236,7 +236,7 @@ class Rise:
         self.before = self.highest = _status("VmRSS")
         self.done, self.sampler = threading.Event(), None
         try:
-            Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+            Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
         except OSError:
             self.sampler = threading.Thread(target=self._sample, daemon=True)
             self.sampler.start()
@@ -259,18 +259,18 @@ class Rise:
 
 
 def _status(key: str) -> float:
-    """MB, from the kernel's account of this process."""
+    """MB, from the status of this process in /proc."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(float(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(f"{key}:"))
 
 
 def main() -> None:
     out: TextIO = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(
             "1000"
-        )  # where memory ends, this process goes, not what stands beside it
+        )  # if memory runs out, the kernel ends this process first
     worker = Worker(**json.loads(sys.argv[1]))
     for line in sys.stdin:
         command = json.loads(line)

@@ -1,4 +1,4 @@
-"""The work that is timed: sizes, data, masks. All of it follows from a seed, so that every contender is given the same."""
+"""The tasks that are timed: sizes, data, masks. All follow from a seed, so that every contender receives the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Work(NamedTuple):
     """MMVAE+ on M modalities of one shape.
 
     ``hidden``  sizes of the MLPs (encoder's order); empty: the paper's residual networks, times ``width``.
-    ``K``       samples; 1 is the ELBO, more is DReG. ``hide``: the share of modalities hidden at random.
+    ``K``       draws; 1 is the ELBO, more is DReG. ``hide``: the share of modalities masked at random.
     ``family``  of posteriors and prior: "laplace" (softmax scales, the paper's) or "normal". ``likelihood`` with ``scale``.
     ``seed``    of the initial parameters and the noise.
     """
@@ -40,7 +40,7 @@ class Work(NamedTuple):
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Work:
-        """From JSON, whose lists are tuples here."""
+        """From JSON, with lists converted to tuples."""
         return cls(
             **{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
         )
@@ -52,7 +52,7 @@ class Work(NamedTuple):
         return {name: make(rows or self.batch, *self.shape, generator=draws) for name in self.names}
 
     def mask(self, seed: int = 0) -> Tensor | None:
-        """[M, B] bool: each modality of each sample is hidden with probability ``hide``; who would lose all keeps one, chosen evenly."""
+        """[M, B] bool: each modality of each sample is masked with probability ``hide``; a sample without any keeps one at random."""
         if not self.hide:
             return None
         draws = torch.Generator().manual_seed(seed + 1)
@@ -105,7 +105,7 @@ DIGITS = Work(
 
 
 def tiny(work: Work) -> Work:
-    """The same work in sizes that take milliseconds."""
+    """The same task in sizes that take milliseconds."""
     if work.hidden:
         shape = (20,) if len(work.shape) == 1 else (3, 8, 8)
         return work._replace(shape=shape, batch=8, hidden=(16, 8), latent=4, K=min(work.K, 3))
@@ -118,6 +118,6 @@ def chosen(letters: str) -> list[Work]:
     unknown = [name for name in names if name not in WORKS and name not in {known[0] for known in WORKS}]
     if unknown:
         raise SystemExit(
-            f"bench: unknown work {unknown[0]!r}; expected some of {', '.join(WORKS)}, or c and d for both of theirs"
+            f"bench: unknown work {unknown[0]!r}; expected some of {', '.join(WORKS)}; c and d select two each"
         )
     return [work for known, work in WORKS.items() if known in names or known[0] in names]

@@ -1,4 +1,4 @@
-"""How fast conditional coherence passes .90 on polydigits, with the demo's settings: seconds of training, judging not counted.
+"""Training time to a conditional coherence of .90 on polydigits, with the settings of the demo; evaluation is not counted.
 
 python experiments/time_to_coherence.py [--seeds 3] [--set train.lr=1e-3]
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from polyvae.config import read_config
 from polyvae.core.vae import MultimodalVAE
-from polyvae.metrics import Setting, train_judges
+from polyvae.metrics import Context, train_judges
 from polyvae.metrics.coherence import coherence
 from polyvae.runs import DEMO, data_of, model_of
 from polyvae.training.loop import fit
@@ -36,7 +36,7 @@ def main() -> None:
             judges: Any = judges,
             curve: Any = curve,
         ) -> None:
-            found = coherence(model, Setting(data.test, judges, draws=10))["conditional_coherence"]
+            found = coherence(Context.of(model, data.test, judges, draws=10))["conditional_coherence"]
             curve.append((record["seconds"], record["step"], round(found, 3)))
 
         fit(model_of(config, data), train, run=config, show=False, watch=watch)

@@ -4,7 +4,16 @@ import dataclasses
 
 import pytest
 
-from polyvae.config import ModalityConfig, RunConfig, TrainConfig, check_options, read_config, write_config
+from polyvae.config import (
+    EvaluateConfig,
+    EvaluateSettings,
+    ModalityConfig,
+    RunConfig,
+    TrainConfig,
+    check_options,
+    read_config,
+    write_config,
+)
 from polyvae.core.modality import Modality
 from polyvae.utils.errors import InputError
 
@@ -226,3 +235,8 @@ def test_an_unknown_option_of_a_model_is_answered_with_the_nearest():
     assert message(check_options, "mmvae+", ["latnet"], ["latent", "K", "beta"]) == (
         "model.latnet: unknown option of model 'mmvae+'; did you mean 'latent'? (known: latent, K, beta)"
     )
+
+
+def test_the_keywords_of_evaluate_are_the_fields_of_its_configuration():
+    assert list(EvaluateSettings.__annotations__) == list(EvaluateConfig.model_fields)
+    assert all(field.description for field in EvaluateConfig.model_fields.values())

@@ -11,7 +11,7 @@ import reprlib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -20,11 +20,13 @@ from polyvae.utils.errors import InputError, nearest
 
 # TOML has no null; "none" also lets --set take a value back.
 _Maybe = BeforeValidator(lambda value: None if value == "none" else value)
+# Python callers may pass a tuple; TOML gives lists.
+_Listed = BeforeValidator(lambda value: list(value) if isinstance(value, tuple) else value)
 _Count = Annotated[int, Field(ge=1)]
 _Seed = Annotated[int, Field(ge=0, lt=2**63)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_ALIASES = {"private": "modality.*.private"}
+ALIASES = {"private": "modality.*.private"}
 _Section = TypeVar("_Section", bound="Section")
 
 
@@ -83,7 +85,7 @@ class ModalityConfig(Section):
     private: Annotated[int | None, Field(ge=0), _Maybe] = None
     weight: Annotated[float | None, Field(ge=0)] = None
     params: dict[str, Any] | None = None
-    role: Literal["both", "source", "target"] | None = None
+    role: Literal["both", "input", "source", "target"] | None = None
     encoder: str | None = None
     decoder: str | None = None
 
@@ -132,40 +134,83 @@ class TrainConfig(Section):
 
 
 class FittedPriorConfig(Section):
-    """The density fitted to posterior samples after training, "gmm" or "flow" (by zuko); 0 ``components``: none, whatever the kind.
+    """The density that is fitted to posterior draws of z after training."""
 
-    ``covariance`` of the Gaussian mixture, as scikit-learn calls it; ``transforms`` of the flow.
-    """
-
-    kind: Literal["gmm", "flow"] = "gmm"
-    components: Annotated[int, Field(ge=0)] = 20
-    covariance: Literal["full", "diag"] = "full"
-    transforms: _Count = 3
-    seed: _Seed = 0
+    kind: Literal["gmm", "flow"] = Field(
+        default="gmm", description='"gmm": a Gaussian mixture; "flow": a normalising flow (by zuko).'
+    )
+    components: int = Field(
+        default=20,
+        ge=0,
+        description="Components of the Gaussian mixture; 0: no prior of either kind is fitted.",
+    )
+    covariance: Literal["full", "diag"] = Field(
+        default="full", description="Covariance of each Gaussian component."
+    )
+    transforms: _Count = Field(default=3, description="Spline transforms of the flow.")
+    seed: _Seed = Field(default=0, description="Seed of the posterior draws and of the fit.")
 
 
 class EvaluateConfig(Section):
-    """``metrics`` in METRICS, or ["all"]; importance samples, and rows of the test part, for likelihoods; unconditional ``draws``; the
-    fitted prior. ``inputs``: coherence given at most so many modalities; None: any number, and there are many sets of them. ``measures`` of
-    image quality: "all", or only the "frechet" distances, which are quick.
+    """How a trained model is evaluated: the table ``[evaluate]``, and the keyword arguments of ``evaluate``."""
 
-    ``protocol``: "sound", or "published" (MMVAE+, 2023). ``features`` of image quality: "judges", or "inception:PATH" with its weights.
-    ``curve_seconds``: coherence is also looked at while training, after the first epoch that ends so many seconds of training after the
-    last look (clock stopped); None: not at all.
-    """
+    metrics: Annotated[list[str], _Listed] = Field(
+        default=["coherence", "likelihood"], description='Names in METRICS, or ["all"].'
+    )
+    likelihood_samples: int = Field(
+        default=1000, ge=20, description="Importance samples of each log-likelihood."
+    )
+    likelihood_rows: _Count = Field(
+        default=200, description="The number of test samples whose log-likelihood is estimated."
+    )
+    likelihood_conditional: Literal["none", "rest", "pairs"] = Field(
+        default="none",
+        description='Which conditional log-likelihoods are added: "rest": of each modality given all others; "pairs": also of each '
+        "modality given each other one.",
+    )
+    inputs: Annotated[_Count | None, _Maybe] = Field(
+        default=None,
+        description="Coherence is computed given at most this number of modalities; None: given any number.",
+    )
+    measures: Literal["all", "frechet"] = Field(
+        default="all",
+        description="Measures of image quality: all, or only the Fréchet distances, which are fast to compute.",
+    )
+    draws: _Count = Field(default=10_000, description="The number of unconditional draws.")
+    seed: _Seed = Field(default=0, description="Seed of all draws of the evaluation.")
+    protocol: Literal["sound", "published"] = Field(
+        default="sound",
+        description='"published": as in the code of the authors of MMVAE+ (2023), with its deviations.',
+    )
+    features: str = Field(
+        default="judges",
+        description='Features for image quality: "judges", or "inception:PATH" with the path of the Inception weights.',
+    )
+    fitted_prior: FittedPriorConfig = Field(
+        default=FittedPriorConfig(), description="The prior that is fitted after training."
+    )
+    curve_seconds: Annotated[_Positive | None, _Maybe] = Field(
+        default=None,
+        description="During training, coherence is measured after the first epoch that ends this number of seconds of training after "
+        "the previous measurement (the time of measuring is not counted); None: it is not measured. Only training uses it.",
+    )
 
-    metrics: list[str] = ["coherence", "likelihood"]
-    likelihood_samples: Annotated[int, Field(ge=20)] = 1000
-    likelihood_rows: _Count = 200
-    likelihood_conditional: Literal["none", "rest", "pairs"] = "none"
-    inputs: Annotated[_Count | None, _Maybe] = None
-    measures: Literal["all", "frechet"] = "all"
-    draws: _Count = 10_000
-    seed: _Seed = 0
-    protocol: Literal["sound", "published"] = "sound"
-    features: str = "judges"
-    fitted_prior: FittedPriorConfig = FittedPriorConfig()
-    curve_seconds: Annotated[_Positive | None, _Maybe] = None
+
+class EvaluateSettings(TypedDict, total=False):
+    """The fields of EvaluateConfig as keyword arguments."""
+
+    metrics: Sequence[str]
+    likelihood_samples: int
+    likelihood_rows: int
+    likelihood_conditional: Literal["none", "rest", "pairs"]
+    inputs: int | None
+    measures: Literal["all", "frechet"]
+    draws: int
+    seed: int
+    protocol: Literal["sound", "published"]
+    features: str
+    fitted_prior: FittedPriorConfig | Mapping[str, Any]
+    curve_seconds: float | None
 
 
 class RunConfig(Section):
@@ -177,91 +222,6 @@ class RunConfig(Section):
     modality: list[ModalityConfig] = []
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-
-
-class Plot(Section):
-    """A plot of a study. ``x``, ``y``: numbers of an evaluation; the ``x`` of a "curve" is an axis.
-
-    ``along``: the axis that a trade-off's paths follow, where there are several. ``reference_x``, ``reference_y``: a contender whose mean
-    of ``x`` or ``y`` is drawn as a line across, and not otherwise. ``table``: of the contenders of that table.
-    """
-
-    kind: Literal["curve", "tradeoff"]
-    x: str
-    y: str
-    along: str = ""
-    title: str = ""
-    table: str = ""
-    log_x: bool = False
-    log_y: bool = False
-    reference_x: str = ""
-    reference_y: str = ""
-
-
-class StudySection(Section):
-    """What a study asks.
-
-    ``seeds``            a list: each makes the whole grid once (``--seeds 2`` on the command line: two, [0, 1]).
-    ``seconds``          of one thread's processor for each cell: whole epochs are planned for it beforehand; or ``epochs``; neither: as
-                         [base] says.
-    ``jobs``             cells at a time, one process and one thread each.
-    ``columns``          the numbers of an evaluation that the tables show, and seconds_per_epoch, processor_seconds_per_epoch.
-    """
-
-    title: str
-    about: str = ""
-    seeds: Annotated[list[_Seed], Field(min_length=1)] = [0, 1, 2]
-    seconds: _Positive | None = None
-    epochs: _Count | None = None
-    jobs: _Count = 2
-    columns: list[str] = [
-        "conditional_coherence",
-        "unconditional_coherence",
-        "unconditional_coherence_fitted",
-        "log_likelihood",
-    ]
-    plots: list[Plot] = []
-
-    @model_validator(mode="after")
-    def _one_of_each(self) -> Self:
-        if len({*self.seeds}) < len(self.seeds):
-            raise ValueError(f"got seeds = {self.seeds}; expected each once; leave out what is there twice")
-        if self.seconds is not None and self.epochs is not None:
-            raise ValueError("got seconds and epochs; expected one of them; epochs are planned from seconds")
-        return self
-
-
-class ContenderSection(Section):
-    """``label``, and settings. ``table``: the title of another table to stand in; ``skip``: axes that do not vary; ``axes`` of its own."""
-
-    model_config = ConfigDict(extra="allow")
-
-    label: str
-    table: str = ""
-    skip: list[str] = []
-    axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known(cls, values: Any) -> Any:
-        known = [*cls.model_fields, *RunConfig.model_fields, *_ALIASES]
-        for key in values if isinstance(values, dict) else ():
-            if key.split(".")[0] not in known:
-                raise ValueError(f"unknown key {key!r}; {nearest(key, known)}")
-        return values
-
-
-class StudyConfig(Section):
-    """A study's TOML: ``[study]``; ``[base]``, what all runs share; ``[axes]``, setting -> values; ``[[contender]]``.
-
-    Settings are those of a run's TOML, nested or dotted; "private" is short for "modality.*.private". [axes] say more than a contender, and
-    it more than [base].
-    """
-
-    study: StudySection
-    base: dict[str, Any] = {}
-    axes: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
-    contender: Annotated[list[ContenderSection], Field(min_length=1)]
 
 
 def read_config(path: str | os.PathLike[str] | None = None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -351,7 +311,7 @@ def place(table: dict[str, Any], key: str, value: Any) -> None:
 def flatten(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of nested settings, for ``place``; a field of a modality is one value, whatever it holds."""
     for key, value in settings.items():
-        key = _ALIASES.get(f"{before}{key}", f"{before}{key}")
+        key = ALIASES.get(f"{before}{key}", f"{before}{key}")
         if key == "modality" and isinstance(value, list):
             for row in value:
                 yield from (

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from polyvae.config import RunConfig, assignment, check_options, read_config
+from polyvae.config import EvaluateConfig, RunConfig, assignment, check_options, read_config
+from polyvae.core.fitted import FITTED, FittedPrior
 from polyvae.core.modality import Modality
-from polyvae.core.priors import FITTED, FittedPrior
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData, load_dataset, mix
-from polyvae.metrics import Evaluation, Setting, available, evaluate, judges_of
+from polyvae.metrics import Context, Evaluation, available, evaluate, judges_of
 from polyvae.metrics.coherence import coherence
 from polyvae.models import build, options_of
 from polyvae.report import Contender, labels, write_comparison, write_report
@@ -70,8 +70,7 @@ def train_run(
 
     Raises InputError, before any training, also for an evaluation that could not be had afterwards.
     """
-    wanted = config.evaluate
-    available(wanted.metrics, wanted.protocol, wanted.features, wanted.fitted_prior.kind)
+    available(config.evaluate)
     data, train = data_of(config)
     return fit(
         model_of(config, data),
@@ -98,16 +97,16 @@ def _curve(config: RunConfig, data: MultimodalData, show: bool) -> Watch | None:
     if judges is None:
         return None
     last = 0.0
-    setting = Setting(
-        data.test.rows(slice(0, _LOOK)), judges, seed=config.evaluate.seed, draws=_LOOK, inputs=1
-    )
+    held_out = data.test.rows(slice(0, _LOOK))
+    settings = EvaluateConfig(seed=config.evaluate.seed, draws=_LOOK, inputs=1)
 
     def look(model: MultimodalVAE, record: Mapping[str, Any]) -> Mapping[str, Any] | None:
         nonlocal last
         if record["seconds"] - last < every:
             return None
         last = record["seconds"]
-        return {name: value for name, value in coherence(model, setting).items() if isinstance(value, float)}
+        found = coherence(Context(model, held_out, settings, judges))
+        return {name: value for name, value in found.items() if isinstance(value, float)}
 
     return look
 
@@ -123,13 +122,11 @@ def evaluate_run(
     run, config = open_run(path)
     model = load_model(run.path, trust)
     data, train = data_of(config)
-    settings = config.evaluate.model_dump(exclude={"curve_seconds"}) | dict(overrides or {})
-    settings.pop("curve_seconds", None)
-    said = {"settings": dict(settings)}
-    fitted = dict(settings.pop("fitted_prior"))
-    fitted = {"prior_kind": fitted.pop("kind"), "prior_seed": fitted.pop("seed"), **fitted}
-    result = evaluate(model, data, train=train, show=show, **fitted, **settings)
-    run.write_json("evaluation.json", dict(result) | said)
+    settings = EvaluateConfig.check(config.evaluate.model_dump() | dict(overrides or {}), "evaluate")
+    result = evaluate(model, data, train=train, show=show, **settings.model_dump())
+    run.write_json(
+        "evaluation.json", dict(result) | {"settings": settings.model_dump(exclude={"curve_seconds"})}
+    )
     if result.prior is not None:
         save_tensors(run.fitted_prior, result.prior.state_dict(), result.prior.settings)
     return result

@@ -45,7 +45,7 @@ def module(tmp_path_factory):
     (folder / "broken.py").write_text("import no_such_package\n")
     (folder / "other.py").write_text(
         "from polyvae.models.mopoe import MoPoE\nclass Mine(MoPoE): ...\nclass Half:\n    name = 'half'\n"
-        "from polyvae.models.parts.held import Around\n"
+        "from polyvae.core.vae import MultimodalVAE\n"
     )
     sys.path.insert(0, str(folder))
     yield importlib.import_module("leave_one_out")
@@ -150,7 +150,7 @@ def test_the_page_s_toml_is_a_configuration(module, tmp_path):
     (tmp_path / "mine.toml").write_text(blocks("toml")[0])
     config = read_config(tmp_path / "mine.toml")
     model = pv.build(config.model.name, plain_world(), **config.model.options)
-    assert model.options == {"latent": 8, "beta": 1.0, "K": 2, "scale_map": "softplus", "max_rows": None}
+    assert model.options == {"latent": 8, "beta": 1.0, "K": 2, "scale_map": "softplus"}
     assert set(options_of(PATH)) == set(model.options)
     (tmp_path / "again.toml").write_text(write_config(config))
     assert read_config(tmp_path / "again.toml") == config
@@ -166,7 +166,7 @@ def test_a_model_outside_with_a_name_inside_is_not_mistaken_for_it(module, tmp_p
         pv.load_model(tmp_path / "mine.safetensors")
     assert type(pv.load_model(tmp_path / "mine.safetensors", trust=["other"])) is kind
     plain = [
-        name for name, model in pv.MODELS.items() if not model.facts.needs
+        name for name, model in pv.MODELS.items() if not model.requires.text
     ]  # the world is not what the others need
     assert [name_of(pv.build(name, plain_world(), latent=2)) for name in plain] == plain
 
@@ -179,7 +179,7 @@ def test_a_model_outside_with_a_name_inside_is_not_mistaken_for_it(module, tmp_p
         ("other:Theirs", "has no attribute 'Theirs'"),
         (":Model", "cannot import ':Model'"),
         ("other:Half", "'other:Half' is not a model"),
-        ("other:Around", "is not a model; expected a subclass of MultimodalVAE that says"),
+        ("other:MultimodalVAE", "is not a model; expected a subclass of MultimodalVAE that says"),
         ("math:pi", "'math:pi' is not a model"),
     ],
 )

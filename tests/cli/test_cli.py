@@ -286,8 +286,8 @@ def test_models_prints_one_tab_separated_line_each() -> None:
         assert (citation, codes, missing, needs) == (
             kind.citation,
             kind.private_latents,
-            kind.facts.missing,
-            kind.facts.needs or "-",
+            kind.requires.missing,
+            kind.requires.text or "-",
         )
         assert facts.split(", ") == [
             word
@@ -346,11 +346,11 @@ def test_models_name_prints_the_formula_what_the_class_says_of_itself_and_every_
     )
     said = dict(re.split(r"  +", line, maxsplit=1) for line in told.strip().splitlines() if "  " in line)
     facts = kind.facts._asdict()
-    assert (said["citation"], said["private codes"], said["missing data"], said["needs"]) == (
+    assert (said["citation"], said["private latents"], said["missing data"], said["needs"]) == (
         kind.citation,
         kind.private_latents,
-        kind.facts.missing,
-        kind.facts.needs or "-",
+        kind.requires.missing,
+        kind.requires.text or "-",
     )
     for word in ("bound", "density", "per_sample", "nested", "symmetric"):
         assert said[word.replace("_", " ")].split()[0] == ("yes" if facts[word] else "no")
@@ -400,7 +400,7 @@ def test_ctrl_c_keeps_a_checkpoint_that_resume_continues(tmp_path: Path) -> None
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
-    assert f"go on with: polyvae train --resume --out {out}" in said
+    assert f"resume with: polyvae train --resume --out {out}" in said
     steps = [path.name for path in (out / "checkpoints").glob("step-*")]
     assert max(steps) > "step-000000000.safetensors"
     done = polyvae("train", "--resume", "--out", out, "--epochs", "1", "-q")

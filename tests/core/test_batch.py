@@ -131,7 +131,7 @@ def test_unknown_names_get_the_nearest_known_one(batch):
         ({"shape": ()}, ["'a'", "shape ()"]),
         ({"shape": (3, 0)}, ["(3, 0)", "positive sizes"]),
         ({"likelihood": "laplac"}, ["'laplac'", "did you mean 'laplace'"]),
-        ({"role": "sauce"}, ["'sauce'", "did you mean 'source'"]),
+        ({"role": "sauce"}, ["'sauce'", "known: both, input, target"]),
         ({"private": -1}, ["private=-1"]),
         ({"weight": -1.0}, ["weight=-1.0"]),
         ({"weight": float("nan")}, ["weight=nan"]),
@@ -158,7 +158,6 @@ def test_modalities_that_cannot_be_are_refused(given, words):
         ("mmvae", {}, {"beta": -1}, ["beta=-1"]),
         ("mmvae", {}, {"family": "laplac"}, ["'laplac'", "did you mean 'laplace'"]),
         ("mmvae", {}, {"scale_map": "softmx"}, ["'softmx'", "did you mean 'softmax'"]),
-        ("mmvae", {}, {"max_rows": 0}, ["max_rows=0"]),
         ("mmvae", {}, {"tight": True}, ["tight=True", "'iwae'"]),
         ("mmvae", {}, {"K": 0}, ["K=0"]),
         ("mopoe", {}, {"K": 0}, ["K=0"]),
@@ -222,6 +221,6 @@ def test_a_modality_is_found_by_its_name(model):
             torch.zeros(1, 2)
         )
     with pytest.raises(InputError, match="source: it is encoded, never decoded"):
-        build("vae", [Modality("a", (2,), role="source"), Modality("b", (2,))]).modalities["a"].mean(
+        build("vae", [Modality("a", (2,), role="input"), Modality("b", (2,))]).modalities["a"].mean(
             torch.zeros(1, 32)
         )

@@ -8,10 +8,12 @@ import torch
 from scipy import integrate, stats
 from scipy.special import logsumexp
 
-from polyvae import InputError, Laplace, Mixture, Normal
+from polyvae import InputError, Laplace, Mixture, Normal, build
 from polyvae.core import distributions, noise
 from polyvae.core.distributions import FAMILIES, SCALES, mixture_log_prob, sum_log_prob
-from polyvae.core.priors import FittedMixture, MixturePrior, StandardPrior
+from polyvae.core.fitted import FittedMixture
+from polyvae.core.priors import MixturePrior, StandardPrior
+from polyvae.testing import example_batch, example_model, plain_world
 from tests.helpers.memory import Largest
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -215,7 +217,7 @@ def test_a_fitted_prior_is_the_gaussian_mixture_it_says():
 
 def test_what_cannot_be_fitted_is_refused():
     for z, options, words in (
-        (torch.zeros(50, 0), {}, "no shared code"),
+        (torch.zeros(50, 0), {}, "no shared latent"),
         (torch.zeros(10, 2), {"components": 20}, "expected at least 40"),
         (torch.randn(50, 2), {"covariance": "round"}, "covariance='round'"),
     ):
@@ -233,6 +235,50 @@ def test_what_was_recorded_can_be_fed():
         assert torch.equal(q.rsample(2, "z", "KB"), first)
         assert torch.equal(q.rsample(2, "z", "KB"), second)
     assert list(taken) == ["z", "z#2"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "K", "name", "axes"),
+    [
+        ((3,), None, "z", "D"),
+        ((4, 3), None, "z", "BD"),
+        ((4, 3), 2, "z", "KBD"),
+        ((5, 4, 3), 2, "z", "KVBD"),
+        ((2, 5, 4, 3), None, "w", "KVBW"),
+        ((6, 5, 4, 3), 2, "z", "MKVBD"),
+        ((4, 3), None, "prior.z", "BD"),
+        ((4, 3), None, "augmentation.w", "BW"),
+        ((4, 3), 2, "told", "KBD"),
+        ((7, 6, 5, 4, 3), 2, "z", ""),
+        ((), None, "z", ""),
+    ],
+)
+def test_letters_of_axes_follow_from_their_number_and_the_name(shape, K, name, axes):
+    q = Normal(torch.zeros(shape), torch.ones(shape))
+    with noise.record() as draws:
+        q.rsample(K, name)
+        q.rsample(K, f"given {name}", "MBD")
+    assert [(key, draw.axes) for key, draw in draws.items()] == [(name, axes), (f"given {name}", "MBD")]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("vae", {("z", "KVBD"), ("w", "KVBW")}),
+        ("mmvae+", {("z", "KVBD"), ("w", "KVBW")}),
+        ("mopoe", {("z", "KBD"), ("w", "KVBW")}),
+        ("mmvm", {("z", "KVBD"), ("w", "KBW")}),
+        ("dmvae", {("z", "KVBD"), ("w", "KBW")}),
+        ("idmvae", {("z", "KVBD"), ("w", "KVBW"), ("augmentation.z", "MBD"), ("augmentation.w", "BW")}),
+    ],
+)
+def test_the_latents_of_a_step_are_recorded_with_the_letters_of_their_axes(name, expected):
+    model = example_model(lambda specs: build(name, specs), plain_world())
+    batch = example_batch(model)
+    with noise.record() as draws:
+        model(batch)
+    latents = {(key, draw.axes) for key, draw in draws.items() if draw.axes.endswith(("D", "W"))}
+    assert latents == expected
 
 
 def test_draws_repeat_by_seed_and_never_otherwise():

@@ -11,8 +11,8 @@ from scipy import stats
 
 from polyvae import MODELS, InputError, MultimodalData, build, evaluate, fit_prior
 from polyvae.config import read_config
-from polyvae.core.priors import FITTED, FittedFlow, FittedMixture
-from polyvae.metrics.setting import posterior_samples
+from polyvae.core.fitted import FITTED, FittedFlow, FittedMixture
+from polyvae.metrics.context import posterior_samples
 from polyvae.runs import fitted_prior
 from polyvae.storage import RunDirectory, save_tensors
 from polyvae.testing import default_worlds, example_data
@@ -109,7 +109,7 @@ def test_every_model_with_a_shared_code_is_sampled_from_a_flow(name):
     """What is decoded is the flow's z, and the flow is over the posterior's draws. Without a shared code: an error of one line."""
     model, data = some(name)
     if not model.shared:
-        with pytest.raises(InputError, match="no shared code"):
+        with pytest.raises(InputError, match="no shared latent"):
             fit_prior(model, data, kind="flow")
         with pytest.raises(
             InputError,
@@ -134,9 +134,9 @@ def test_a_prior_of_another_model_is_refused():
 
 
 def test_a_flow_cannot_be_fitted_to_little_or_from_other_tensors():
-    with pytest.raises(InputError, match="got 19 posterior samples; expected at least 20"):
+    with pytest.raises(InputError, match="got 19 posterior draws; expected at least 20"):
         FittedFlow.fit(torch.randn(19, 2))
-    with pytest.raises(InputError, match="no shared code"):
+    with pytest.raises(InputError, match="no shared latent"):
         FittedFlow.fit(torch.zeros(50, 0))
     prior = FittedFlow(torch.zeros(2), torch.ones(2))
     with pytest.raises(InputError, match="do not fit this version's flow"):
@@ -165,7 +165,7 @@ def test_a_flow_cannot_be_fitted_to_little_or_from_other_tensors():
             "flow",
             {"transforms": 2},
             {},
-            "got tensors that do not fit this version's flow; expected those it wrote",
+            "got tensors that do not fit this version's flow; expected those of the same zuko version",
         ),
     ],
 )
@@ -190,12 +190,17 @@ def test_a_stored_prior_that_is_wrong_is_refused_in_one_line(priors, kind, setti
 def test_too_few_rows_for_a_prior_cost_the_prior_and_not_the_evaluation(kind, rows, least, capsys):
     model, data = some("mmvae")
     result = evaluate(
-        model, data, train=data.rows(slice(0, rows)), metrics=["quality"], prior_kind=kind, draws=20
+        model,
+        data,
+        train=data.rows(slice(0, rows)),
+        metrics=["quality"],
+        fitted_prior={"kind": kind},
+        draws=20,
     )
     assert (result.prior, result["fitted_prior"]) == (None, None)
     said = [line for line in "".join(capsys.readouterr()).splitlines() if "prior" in line]
     assert said == [
-        f"no fitted prior: {kind!r} needs {least} training rows or more, there are {rows}; left out"
+        f"no fitted prior: {kind!r} needs {least} training samples or more, got {rows}; it is left out"
     ]
 
 
@@ -203,7 +208,7 @@ def test_without_zuko_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "zuko", None)
     for call in (
         lambda: FittedFlow(torch.zeros(2), torch.ones(2)),
-        lambda: evaluate(*some("mmvae"), prior_kind="flow", show=False),
+        lambda: evaluate(*some("mmvae"), fitted_prior={"kind": "flow"}, show=False),
     ):
         with pytest.raises(InputError, match=r"pip install 'polyvae\[flow\]'") as caught:
             call()

@@ -95,36 +95,35 @@ def test_unobserved_entries_are_absent(name):
 
 
 def test_values_that_cannot_be_theirs_are_named():
-    assert "0 to 1" in LIKELIHOODS["bernoulli"]((2,)).complaint(
+    assert "0 to 1" in LIKELIHOODS["bernoulli"]((2,)).invalid(
         torch.tensor([[0.0, 255.0]]), torch.tensor([[True, True]])
     )
     assert (
-        LIKELIHOODS["bernoulli"]((2,)).complaint(torch.tensor([[0.0, 1.0]]), torch.tensor([[True, True]]))
-        == ""
+        LIKELIHOODS["bernoulli"]((2,)).invalid(torch.tensor([[0.0, 1.0]]), torch.tensor([[True, True]])) == ""
     )
-    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).complaint(
+    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).invalid(
         torch.tensor([[0.3, 0.7]]), torch.tensor([[True, True]])
     )
-    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).complaint(
+    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).invalid(
         torch.tensor([[1.0, 1.0]]), torch.tensor([[True, True]])
     )
     assert (
-        LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[0.0, 1.0]]), torch.tensor([[True, True]]))
+        LIKELIHOODS["categorical"]((2,)).invalid(torch.tensor([[0.0, 1.0]]), torch.tensor([[True, True]]))
         == ""
     )
     assert (
-        LIKELIHOODS["bernoulli"]((2,)).complaint(torch.tensor([[0.0, 255.0]]), torch.tensor([[True, False]]))
+        LIKELIHOODS["bernoulli"]((2,)).invalid(torch.tensor([[0.0, 255.0]]), torch.tensor([[True, False]]))
         == ""
     )
-    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).complaint(
+    assert "one-hot" in LIKELIHOODS["categorical"]((2,)).invalid(
         torch.tensor([[0.0, 0.0]]), torch.tensor([[True, True]])
     )
     assert (
-        LIKELIHOODS["categorical"]((2,)).complaint(torch.tensor([[0.0, 0.0]]), torch.tensor([[True, False]]))
+        LIKELIHOODS["categorical"]((2,)).invalid(torch.tensor([[0.0, 0.0]]), torch.tensor([[True, False]]))
         == ""
     )
     assert (
-        LIKELIHOODS["normal"]((2,)).complaint(torch.tensor([[-9.0, 1e9]]), torch.tensor([[True, True]])) == ""
+        LIKELIHOODS["normal"]((2,)).invalid(torch.tensor([[-9.0, 1e9]]), torch.tensor([[True, True]])) == ""
     )
 
 

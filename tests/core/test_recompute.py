@@ -8,8 +8,7 @@ from torch import nn
 
 from polyvae import Batch, Modality, build
 from polyvae.core.networks import NETWORKS
-from polyvae.core.recompute import decoded_again, rows_apart, share_that_counts
-from polyvae.core.vae import MultimodalVAE
+from polyvae.core.recompute import rows_apart, run_selectively, share_that_counts
 
 MODELS = [
     ("mmvae+", {"objective": "dreg"}),
@@ -23,7 +22,7 @@ MODELS = [
 ]
 
 
-def example(name="mmvae+", scale=0.01, rows=9, **options):
+def example(name="mmvae+", scale=0.01, rows=9, max_rows=None, **options):
     """A model, and a batch in which some of each modality is missing. ``scale``: small is a sharp likelihood."""
     torch.manual_seed(0)
     specs = [
@@ -33,6 +32,7 @@ def example(name="mmvae+", scale=0.01, rows=9, **options):
         Modality("count", (20,), "negative_binomial"),
     ]
     model = build(name, specs, latent=3, K=6, **options).train()
+    model.max_rows = max_rows
     data = {
         "image": torch.rand(rows, 1, 8, 8),
         "vector": torch.randn(rows, 30),
@@ -54,7 +54,7 @@ def gradients(model, batch, monkeypatch, again):
     ]
     with monkeypatch.context() as patch:
         if not again:
-            patch.setattr(MultimodalVAE, "_spared", lambda *_: set())
+            patch.setattr("polyvae.core.modalities.plan", lambda *_: frozenset())
         torch.manual_seed(1)
         model.zero_grad()
         value = model(batch).value
@@ -101,7 +101,7 @@ class Draws(nn.Sequential):
         ({"entries": False, "rows": 40}, 3, 2),
     ],
 )
-def test_who_is_decoded_again(change, image, vector, monkeypatch):
+def test_who_is_run_selectively(change, image, vector, monkeypatch):
     """A look at a few, all, and some again; but not where many weights count, where there are few samples or weights, where a decoder might
     draw or mix, where data has a gradient, and where the Gram matrix spares the data's width (without gaps)."""
     options = {"objective": "dreg"} | {
@@ -142,7 +142,7 @@ def test_what_is_left_out_is_less_than_a_rounding_of_the_sum():
     for rows, expected in ((None, [[0, 2]]), (1, [[0], [2]])):
         code.grad = scale.grad = None
         asked.clear()
-        found = decoded_again(run, code, torch.arange(4), [scale], rows)
+        found = run_selectively(run, code, torch.arange(4), [scale], rows)
         assert asked == ([[0, 1, 2, 3]] if rows is None else [[0], [1], [2], [3]])
         asked.clear()
         found.backward(each)
@@ -150,7 +150,7 @@ def test_what_is_left_out_is_less_than_a_rounding_of_the_sum():
         assert code.grad[:, 0].tolist() == pytest.approx([3.0, 0, -3 * eps, 0])
         assert float(scale.grad) == pytest.approx(2 - 2 * eps)
     for bad in (torch.nan, torch.inf):  # never left out, and nothing beside them either
-        found = decoded_again(run, code, torch.arange(4), [scale])
+        found = run_selectively(run, code, torch.arange(4), [scale])
         code.grad = scale.grad = None
         asked.clear()
         found.backward(torch.tensor([0.0, bad, 1.0, 0.0]))
@@ -159,7 +159,7 @@ def test_what_is_left_out_is_less_than_a_rounding_of_the_sum():
         assert not code.grad[1].isfinite().any()
         assert not scale.grad.isfinite()
     scale.grad = None
-    decoded_again(run, code, torch.arange(4), [scale]).backward(torch.zeros(4))
+    run_selectively(run, code, torch.arange(4), [scale]).backward(torch.zeros(4))
     assert float(scale.grad) == 0  # never None: distributed training waits for it
 
 
@@ -185,7 +185,7 @@ def test_the_backward_pass_has_the_precision_of_the_forward_pass():
         return code.sum(-1)
 
     with torch.autocast("cpu", torch.bfloat16):
-        found = decoded_again(run, torch.ones(3, 2, requires_grad=True), torch.arange(3), [])
+        found = run_selectively(run, torch.ones(3, 2, requires_grad=True), torch.arange(3), [])
     found.sum().backward()
     assert seen == [torch.bfloat16, torch.bfloat16]
 

@@ -113,7 +113,7 @@ def kl(a, b) -> float:
 
 
 def decodes(hand: Hand, n: int) -> bool:
-    return hand.model.specs[n].role != "source"
+    return hand.model.specs[n].role != "input"
 
 
 def is_target(hand: Hand, n: int) -> bool:

@@ -27,7 +27,7 @@ def kl_between(loc, scale, other, width) -> float:
 @torch.no_grad()
 def told(hand: Hand, m: int, z: np.ndarray) -> np.ndarray:
     """g_m(z)."""
-    return hand.model.modalities[hand.names[m]].parts["told"](torch.from_numpy(z)).numpy()
+    return hand.model.modalities[hand.names[m]].parts["top_down"](torch.from_numpy(z)).numpy()
 
 
 def says(*numbers: float):
@@ -61,7 +61,7 @@ def one_modality(name: str, decoder: list[float], **parts: Affine) -> Multimodal
     model = build(name, [spec], latent=1, K=4, beta=0.5, hidden=()).double()
     for part, module in parts.items():
         model.modalities["x"].parts[part] = module
-    model.prior.maps = (model.modalities["x"].parts["told"],)
+    model.prior.maps = (model.modalities["x"].parts["top_down"],)
     return model
 
 
@@ -99,12 +99,12 @@ def two_levels(name: str, experts: str, blind: bool, **options: object) -> tuple
         )
     model = build(name, specs, latent=1, hidden=(), **options).double()
     for net, G in zip(model.modalities.values(), TOLD, strict=True):
-        net.parts["told"] = Affine(G, np.zeros(1))
+        net.parts["top_down"] = Affine(G, np.zeros(1))
         if name == "relational":
             net.parts["relation"] = Affine(
                 np.concatenate([G.T / (1 + G.T @ G), 0 * G]), np.array([0.1, -0.3])
             )
-    model.prior.maps = tuple(net.parts["told"] for net in model.modalities.values())
+    model.prior.maps = tuple(net.parts["top_down"] for net in model.modalities.values())
     return world, model
 
 

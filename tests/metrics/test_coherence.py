@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from polyvae import Modality, MultimodalData, build
-from polyvae.metrics import Judges, Setting, evaluate
+from polyvae.metrics import Context, Judges, evaluate
 from polyvae.metrics.coherence import coherence, entropy
 from polyvae.metrics.judges import Reader
 
@@ -78,7 +78,7 @@ def judges():
 
 
 def test_what_z_says_is_coherent_and_what_w_says_is_chance(data, judges):
-    found = coherence(model_of({"a": 0, "b": 0, "c": 1}), Setting(data.test, judges, draws=4000))
+    found = coherence(Context.of(model_of({"a": 0, "b": 0, "c": 1}), data.test, judges, draws=4000))
     matrix = found["coherence_matrix"]
     assert {source: set(row) for source, row in matrix.items()} == {
         name: set(NAMES) - {name} for name in NAMES
@@ -97,14 +97,14 @@ def test_what_z_says_is_coherent_and_what_w_says_is_chance(data, judges):
 
 def test_where_nothing_that_is_decoded_can_be_judged_there_is_no_coherence(data):
     other = Judges({"d": Bright()}, torch.arange(2), {"d": 1.0}, 1.0, "by hand", 0.0)
-    assert coherence(model_of({"a": 0, "b": 0, "c": 1}), Setting(data.test, other, draws=10)) == {}
+    assert coherence(Context.of(model_of({"a": 0, "b": 0, "c": 1}), data.test, other, draws=10)) == {}
 
 
 def test_the_published_protocol_shares_one_w(data, judges):
     """Two modalities that show only their w agree by chance, and always where they share one draw, as in the code of 2023."""
     model = model_of({"a": 1, "b": 1, "c": 1})
     agreed = {
-        protocol: coherence(model, Setting(data.test, judges, draws=4000, protocol=protocol))[
+        protocol: coherence(Context.of(model, data.test, judges, draws=4000, protocol=protocol))[
             "unconditional_coherence"
         ]
         for protocol in ("sound", "published")
@@ -113,7 +113,7 @@ def test_the_published_protocol_shares_one_w(data, judges):
     assert agreed["published"] == 1
     uneven = model_of({"a": 1, "b": 1, "c": 1}, private=2)
     assert (
-        coherence(uneven, Setting(data.test, judges, draws=4000, protocol="published"))[
+        coherence(Context.of(uneven, data.test, judges, draws=4000, protocol="published"))[
             "unconditional_coherence"
         ]
         < 0.3
@@ -128,7 +128,7 @@ def test_the_protocol_stands_beside_the_numbers(data, judges):
             data,
             metrics=["coherence"],
             judges=judges,
-            components=0,
+            fitted_prior={"components": 0},
             draws=100,
             seed=4,
             protocol=protocol,

@@ -10,7 +10,7 @@ import torch
 
 from polyvae import Batch, Modality, MultimodalData, build
 from polyvae.metrics.conflict import conflict, pulls
-from polyvae.metrics.setting import Setting
+from polyvae.metrics.context import Context
 from tests.helpers.worlds import World, fixed
 
 SCALE = 0.5
@@ -54,7 +54,7 @@ def far(decoders: dict[str, np.ndarray], count: int = 12, mask: torch.Tensor | N
 def test_equal_and_opposite_decoders(sign, cosine, negative):
     column = np.array([[0.6, 0.2], [0.0, 0.9]])
     decoders = {"a": column, "b": 2 * sign * column}
-    result = conflict(linear(decoders), Setting(far(decoders)))
+    result = conflict(Context.of(linear(decoders), far(decoders)))
     norm = np.linalg.norm(column.sum(0)) / SCALE
     assert result["gradient_cosine"] == pytest.approx(cosine, abs=1e-12)
     assert result["gradient_conflict"] == negative
@@ -71,7 +71,7 @@ def test_equal_and_opposite_decoders(sign, cosine, negative):
 def test_three_directions_with_weights_and_private_columns():
     """(1, 0), (0, 1), (-1, 1) in z; the private column pulls w alone; a weight multiplies its modality's norm."""
     decoders = {"a": np.array([[1.0, 0, 5]]), "b": np.array([[0, 1.0, 5]]), "c": np.array([[-1.0, 1, 5]])}
-    result = conflict(linear(decoders, {"b": 3.0}, "mmvae+", private=1), Setting(far(decoders)))
+    result = conflict(Context.of(linear(decoders, {"b": 3.0}, "mmvae+", private=1), far(decoders)))
     half = np.sqrt(0.5)
     assert result["gradients"]["norm"] == pytest.approx(
         {"a": 1 / SCALE, "b": 3 / SCALE, "c": np.sqrt(2) / SCALE}
@@ -88,7 +88,7 @@ def test_pairs_count_where_both_were_observed():
     mask = torch.ones(3, 12, dtype=torch.bool)
     mask[1, 3:] = False  # b: in 3 of 12
     mask[2, :6] = False  # c: in the other half
-    result = conflict(linear(decoders), Setting(far(decoders, mask=mask)), batch_size=5)
+    result = conflict(Context.of(linear(decoders), far(decoders, mask=mask)), batch_size=5)
     assert result["gradients"]["norm"] == pytest.approx(dict.fromkeys("abc", 1 / SCALE))
     assert result["gradients"]["cosine"] == {"a": {"b": -1, "c": 1}, "b": {"a": -1}, "c": {"a": 1}}
     assert result["gradient_conflict"] == pytest.approx(3 / 9)
@@ -116,7 +116,7 @@ def test_it_leaves_no_trace_in_the_model():
     world = World()
     model = world.model("mopoe").eval()
     state = torch.get_rng_state()
-    first, again = (conflict(model, Setting(MultimodalData(world.data(9)), seed=4)) for _ in range(2))
+    first, again = (conflict(Context.of(model, MultimodalData(world.data(9)), seed=4)) for _ in range(2))
     assert first == again
     assert torch.equal(torch.get_rng_state(), state)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -124,6 +124,6 @@ def test_it_leaves_no_trace_in_the_model():
 
 def test_without_a_shared_code_or_a_second_decoder_there_is_no_conflict():
     world = World(latent=0, private=1)
-    assert conflict(world.model("vae").eval(), Setting(MultimodalData(world.data(9)))) == {}
+    assert conflict(Context.of(world.model("vae").eval(), MultimodalData(world.data(9)))) == {}
     decoders = {"a": np.eye(2)}
-    assert conflict(linear(decoders), Setting(far(decoders))) == {}
+    assert conflict(Context.of(linear(decoders), far(decoders))) == {}

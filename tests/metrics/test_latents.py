@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from polyvae import InputError, Modality, MultimodalData, build, evaluate
 from polyvae.data.sets.polydigits import _TRAIN, NAMES, backgrounds, base_digits, brightness, pair, polydigits
+from polyvae.metrics.context import Context
 from polyvae.metrics.latents import Usage, encode, latents, probe, usage
-from polyvae.metrics.setting import Setting
 from tests.helpers.worlds import GRID, World, fixed, raw
 
 # ---- factors that data carry -----------------------------------------------------------------------------------------------------
@@ -127,8 +127,8 @@ def reader(name: str = "mmvae+", swapped: bool = False) -> torch.nn.Module:
 @pytest.mark.parametrize("on", ["samples", "means"])
 def test_leakage_is_seen_both_ways(on):
     data = told()
-    right = latents(reader(), Setting(data.test, train=data.train), on=on)
-    wrong = latents(reader(swapped=True), Setting(data.test, train=data.train), on=on)
+    right = latents(Context.of(reader(), data.test, train=data.train), on=on)
+    wrong = latents(Context.of(reader(swapped=True), data.test, train=data.train), on=on)
     for result, full, empty in ((right, "z", "w"), (wrong, "w", "z")):
         assert result[f"probe_{full}_shared"] == 1
         assert result[f"probe_{empty}_private"] == 1  # site: ten apart, age moves it by one half
@@ -157,7 +157,7 @@ def test_a_probe_is_scikit_learns():
         factors={"a": data.factors["a"]},
         splits={"train": range(400), "test": range(400, COUNT)},
     )
-    result = latents(model, Setting(part.test, train=part.train), on="means")
+    result = latents(Context.of(model, part.test, train=part.train), on="means")
     fit, judge = (
         model.embed(piece.take(slice(None)), private=True).numpy()[:, :2] for piece in (part.train, part.test)
     )
@@ -202,7 +202,7 @@ def test_only_samples_that_have_it_are_probed():
         factors=data.factors,
         splits={"train": range(400), "test": range(400, COUNT)},
     )
-    result = latents(reader(), Setting(gappy.test, train=gappy.train))
+    result = latents(Context.of(reader(), gappy.test, train=gappy.train))
     assert {key: line["label"]["rows"] for key, line in result["probes"]["z"].items()} == {
         "a": 100,
         "b": 150,
@@ -218,17 +218,21 @@ def test_what_does_not_exist_is_left_out():
     bare = MultimodalData(
         {name: data.values(name) for name in "ab"}, splits={"train": range(400), "test": range(400, COUNT)}
     )
-    assert not any(key.startswith("probe") for key in latents(reader(), Setting(bare.test, train=bare.train)))
-    assert not any(key.startswith("probe") for key in latents(reader(), Setting(data.test)))
-    alone = latents(World(latent=0, private=1).model("vae").eval(), Setting(MultimodalData(World().data(50))))
+    assert not any(
+        key.startswith("probe") for key in latents(Context.of(reader(), bare.test, train=bare.train))
+    )
+    assert not any(key.startswith("probe") for key in latents(Context.of(reader(), data.test)))
+    alone = latents(
+        Context.of(World(latent=0, private=1).model("vae").eval(), MultimodalData(World().data(50)))
+    )
     assert set(alone) == {"active_units_w", "kl_w", "units"}
     assert set(alone["units"]) == {"w"}
     shared = latents(
-        World().model("mmvae", family="normal").eval(), Setting(MultimodalData(World().data(50)))
+        Context.of(World().model("mmvae", family="normal").eval(), MultimodalData(World().data(50)))
     )
     assert set(shared) == {"active_units_z", "kl_z", "units"}
     with pytest.raises(InputError, match="on='mean'; expected 'samples' or 'means'"):
-        latents(reader(), Setting(data.test), on="mean")
+        latents(Context.of(reader(), data.test), on="mean")
 
 
 def test_evaluate_hands_on_the_training_part():
@@ -330,7 +334,7 @@ def test_a_column_that_is_never_used_is_not_active():
     for net in model.modalities.values():
         net.encoder.weight.data[1] = 0
         net.encoder.bias.data[[1, 3]] = 0  # z's second column: the prior
-    result = latents(model, Setting(MultimodalData(world.data(400))))
+    result = latents(Context.of(model, MultimodalData(world.data(400))))
     alone = result["units"]["z"]["a"]
     assert (alone["active"], alone["columns"]) == (1, 2)
     assert alone["variance"][1] == 0

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from polyvae import Batch, InputError, MultimodalData, build, evaluate
+from polyvae.metrics.context import Context
 from polyvae.metrics.likelihood import likelihood
-from polyvae.metrics.setting import Setting
 from tests.helpers.worlds import World
 
 ROWS = 7
@@ -55,8 +55,8 @@ def test_every_likelihood_is_the_truth(name, shape, options, masked):
         exact(world, x, mask, options.get("family", "normal")),
         dict(zip(world.names, mask.numpy(), strict=True)),
     )
-    setting = Setting(MultimodalData(x, mask=mask), likelihood_samples=4000)
-    result = likelihood(world.model(name, **options).eval(), replace(setting, conditional="pairs"))
+    model, data = world.model(name, **options).eval(), MultimodalData(x, mask=mask)
+    result = likelihood(Context.of(model, data, likelihood_samples=4000, likelihood_conditional="pairs"))
 
     assert_near(result["log_likelihood_joint"], log_p(*world.names), np.ones(ROWS, dtype=bool))
     assert result["log_likelihood"] == result["log_likelihood_joint"]["mean"]
@@ -79,8 +79,12 @@ def test_a_shared_code_makes_the_others_tell_something():
     for name, shape in (("mvae", {"experts": "factor"}), ("vae", {"latent": 0, "private": 1})):
         world = World(**shape)
         result = likelihood(
-            world.model(name).eval(),
-            Setting(MultimodalData(world.data(100)), likelihood_samples=500, conditional="rest"),
+            Context.of(
+                world.model(name).eval(),
+                MultimodalData(world.data(100)),
+                likelihood_samples=500,
+                likelihood_conditional="rest",
+            ),
         )
         told[name] = [
             line["mean"] - result["log_likelihood_by_modality"][key[0]]["mean"]
@@ -93,7 +97,7 @@ def test_a_shared_code_makes_the_others_tell_something():
 def test_a_target_has_a_likelihood_and_a_source_has_none():
     """c is only encoded and b only decoded: log p(a, b), log p(b | a), and nothing about c, not even in samples that show it alone."""
     world = World()
-    roles = {"a": "both", "b": "target", "c": "source"}
+    roles = {"a": "both", "b": "target", "c": "input"}
     model = (
         build("mopoe", [replace(spec, role=roles[spec.name]) for spec in world.modalities()], latent=1)
         .double()
@@ -103,7 +107,9 @@ def test_a_target_has_a_likelihood_and_a_source_has_none():
     log_p = exact(world, x, mask)
     a, b, _ = mask.numpy()
     result = likelihood(
-        model, Setting(MultimodalData(x, mask=mask), likelihood_samples=4000, conditional="rest")
+        Context.of(
+            model, MultimodalData(x, mask=mask), likelihood_samples=4000, likelihood_conditional="rest"
+        )
     )
     assert_near(result["log_likelihood_joint"], log_p("a", "b"), a | b)
     assert set(result["log_likelihood_by_modality"]) == {"a", "b"}
@@ -115,17 +121,17 @@ def test_a_target_has_a_likelihood_and_a_source_has_none():
 def test_what_does_not_exist_is_left_out():
     world = World()
     model, x = world.model("mopoe").eval(), world.data(ROWS)
-    none = likelihood(model, Setting(MultimodalData(x), likelihood_samples=50))
+    none = likelihood(Context.of(model, MultimodalData(x), likelihood_samples=50))
     assert none["log_likelihood_by_condition"] == {}
     assert "log_likelihood_conditional" not in none
     mask = torch.zeros(3, ROWS, dtype=torch.bool)
     mask[0, :3] = mask[1, 3:] = True  # a and b never together, c never
     result = likelihood(
-        model, Setting(MultimodalData(x, mask=mask), likelihood_samples=50, conditional="pairs")
+        Context.of(model, MultimodalData(x, mask=mask), likelihood_samples=50, likelihood_conditional="pairs")
     )
     assert set(result["log_likelihood_by_modality"]) == {"a", "b"}
     assert result["log_likelihood_by_condition"] == {}
     nothing = MultimodalData(x, mask=torch.zeros(3, ROWS, dtype=torch.bool))
-    assert likelihood(model, Setting(nothing)) == {}
-    with pytest.raises(InputError, match="conditional='all'; expected 'none', 'rest' or 'pairs'"):
+    assert likelihood(Context.of(model, nothing)) == {}
+    with pytest.raises(InputError, match="conditional: got 'all'; expected 'none', 'rest' or 'pairs'"):
         evaluate(model, MultimodalData(x), metrics=["likelihood"], likelihood_conditional="all", show=False)

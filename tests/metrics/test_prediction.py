@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from polyvae import Modality, MultimodalData, build
+from polyvae.metrics.context import Context
 from polyvae.metrics.prediction import prediction
-from polyvae.metrics.setting import Setting
 
 
 def made(likelihood="categorical", role="target"):
@@ -33,7 +33,7 @@ def test_a_model_that_always_says_one_class_is_right_as_often_as_it_occurs(chose
     """Among the samples of which the label, and what it is told from, was observed."""
     model, data = made()
     constant(model, chosen)
-    found = prediction(model, Setting(data))
+    found = prediction(Context.of(model, data))
     label, mask = data.values("label").argmax(-1), data.mask
     for key, given in {"all": mask[0] & mask[1], "a": mask[0], "b": mask[1]}.items():
         rows = given & mask[2]
@@ -47,7 +47,7 @@ def test_a_model_that_always_says_one_class_is_right_as_often_as_it_occurs(chose
 
 @pytest.mark.parametrize(("likelihood", "role"), [("normal", "target"), ("categorical", "both")])
 def test_what_is_no_label_is_not_told(likelihood, role):
-    assert prediction(made(likelihood, role)[0], Setting(made(likelihood, role)[1])) == {}
+    assert prediction(Context.of(made(likelihood, role)[0], made(likelihood, role)[1])) == {}
 
 
 def test_an_entry_that_was_not_observed_counts_neither_way():
@@ -66,6 +66,6 @@ def test_an_entry_that_was_not_observed_counts_neither_way():
     last = model.modalities["label"].decoder[-2]
     last.weight.data.zero_()
     last.bias.data.copy_(torch.nn.functional.one_hot(torch.tensor([1, 2]), 3).flatten().float())
-    assert prediction(model, Setting(data))["prediction"] == {"label": {"all": 1.0, "a": 1.0}}
+    assert prediction(Context.of(model, data))["prediction"] == {"label": {"all": 1.0, "a": 1.0}}
     last.bias.data.copy_(torch.nn.functional.one_hot(torch.tensor([0, 2]), 3).flatten().float())
-    assert prediction(model, Setting(data))["prediction"]["label"]["all"] == 4 / 10
+    assert prediction(Context.of(model, data))["prediction"]["label"]["all"] == 4 / 10

@@ -15,8 +15,7 @@ from sklearn.metrics.pairwise import polynomial_kernel
 from torch import nn
 
 from polyvae import InputError, MultimodalData, build
-from polyvae.data import mix
-from polyvae.metrics import METRICS, Judges, Setting, evaluate, generation
+from polyvae.metrics import METRICS, Context, Judges, evaluate, generation
 from polyvae.metrics.distances import (
     Frechet,
     Moments,
@@ -30,7 +29,7 @@ from polyvae.metrics.features import (
     Handed,
     Inception,
     JudgeFeatures,
-    feature_net,
+    load_feature_net,
     optional,
     to_bytes,
     torchmetrics_fid,
@@ -300,7 +299,7 @@ def test_inception_reads_bytes_of_one_or_three_channels_and_is_standard_by_its_f
     standard.symlink_to(weights)
     assert Inception(standard).standard
     assert Inception(standard).digest == net.digest
-    assert feature_net(f"inception:{weights}").name == net.name
+    assert load_feature_net(f"inception:{weights}").name == net.name
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
@@ -337,7 +336,7 @@ def test_bytes_are_rounded_and_clamped():
             lambda path: Inception(path / "none.pth"),
             ["no such file", "weights-inception-2015-12-05-6726825d.pth", "put it there"],
         ),
-        (lambda path: feature_net("inception"), ["features='inception'", "'inception:PATH'"]),
+        (lambda path: load_feature_net("inception"), ["features='inception'", "'inception:PATH'"]),
         (
             lambda path: optional("torchmetrics.nothing_so_named"),
             ["torchmetrics cannot be imported", "pip install --no-deps torch-fidelity"],
@@ -382,8 +381,8 @@ def model(data):
     return build("mmvae+", data.modalities(private=2), latent=3).eval()
 
 
-def setting(data, **options):
-    return Setting(data.test, features=Small(), train=data.train, draws=350, **options)
+def context(model, data, **options):
+    return Context.of(model, data.test, feature_net=Small(), train=data.train, draws=350, **options)
 
 
 def images_of(data, name, rows=slice(None)):
@@ -392,8 +391,8 @@ def images_of(data, name, rows=slice(None)):
 
 def test_quality_compares_what_it_says(data, model):
     """Recomputed from the images: which are compared, that they are clamped, means over modalities and over pairs of two."""
-    made = setting(data, batch_size=100)
-    found = quality(model, made, subsets=2, subset_size=100)
+    made = context(model, data, batch_size=100)
+    found = quality(made, subsets=2, subset_size=100)
     cells = found["quality"]["conditional"]
     assert {source: set(row) for source, row in cells.items()} == {"a": {"b"}, "b": {"a"}, "c": {"a", "b"}}
     seen = {name: int(data.test.mask[data.names.index(name)].sum()) for name in NAMES}
@@ -406,7 +405,7 @@ def test_quality_compares_what_it_says(data, model):
     assert found["unconditional_coverage"] == pytest.approx((by["a"]["coverage"] + by["b"]["coverage"]) / 2)
     assert found["quality_settings"]["features"] == {"a": "small", "b": "small"}
     net = Small()
-    drawn = torch.cat([x["a"] for x in generation.unconditional(model, made, None, mix(made.seed, 12))])
+    drawn = torch.cat([x["a"] for x in generation.unconditional(made, None, made.seed(12))])
     assert len(drawn) == by["a"]["images"] == 350
     stream = moments(net(drawn.clamp(0, 1)))
     assert by["a"]["frechet_distance"] == pytest.approx(
@@ -416,8 +415,8 @@ def test_quality_compares_what_it_says(data, model):
 
 def test_the_frechet_distance_alone_is_that_of_all_measures(data, model):
     alone, whole = (
-        quality(model, setting(data, measures="frechet")),
-        quality(model, setting(data), subsets=2, subset_size=100),
+        quality(context(model, data, measures="frechet")),
+        quality(context(model, data), subsets=2, subset_size=100),
     )
     numbers = {name for name, value in alone.items() if isinstance(value, float)}
     assert numbers == {name for name in whole if name.endswith("frechet_distance")}
@@ -425,7 +424,7 @@ def test_the_frechet_distance_alone_is_that_of_all_measures(data, model):
 
 
 def test_the_training_part_is_near_and_the_untrained_model_far(data, model):
-    found = quality(model, setting(data), subsets=5, subset_size=200)
+    found = quality(context(model, data), subsets=5, subset_size=200)
     assert found["real_frechet_distance"] < 0.05 * found["unconditional_frechet_distance"]
     assert abs(found["real_kernel_distance"]) < 0.05 * found["unconditional_kernel_distance"]
     assert found["real_precision"] > 0.8 > found["unconditional_precision"]
@@ -433,8 +432,8 @@ def test_the_training_part_is_near_and_the_untrained_model_far(data, model):
 
 
 def test_the_published_protocol_counts_the_diagonal_drops_a_partial_batch_and_sees_bytes(data, model):
-    made = setting(data, protocol="published")
-    found = quality(model, made, subsets=2, subset_size=100)
+    made = context(model, data, protocol="published")
+    found = quality(made, subsets=2, subset_size=100)
     cells = found["quality"]["conditional"]
     assert {source: set(row) for source, row in cells.items()} == {name: {"a", "b"} for name in NAMES}
     assert found["conditional_frechet_distance"] == pytest.approx(
@@ -444,7 +443,7 @@ def test_the_published_protocol_counts_the_diagonal_drops_a_partial_batch_and_se
     assert found["quality"]["unconditional"]["a"]["images"] == 256
     net = Small()
     seen = moments(net(to_bytes(images_of(data.test, "a", slice(512))) / 255))
-    drawn = torch.cat([x["a"] for x in generation.unconditional(model, made, None, mix(made.seed, 12))])[:256]
+    drawn = torch.cat([x["a"] for x in generation.unconditional(made, None, made.seed(12))])[:256]
     assert found["quality"]["unconditional"]["a"]["frechet_distance"] == pytest.approx(
         frechet_distance(seen, moments(net(to_bytes(drawn) / 255))), rel=1e-6
     )
@@ -459,7 +458,7 @@ def test_judges_look_at_their_own_modality(data, model):
         "none",
         0,
     )
-    found = quality(model, Setting(data.test, judges, draws=50), subsets=1, subset_size=20)
+    found = quality(Context.of(model, data.test, judges, draws=50), subsets=1, subset_size=20)
     assert found["quality_settings"]["features"] == {"a": "judge:a", "b": "judge:b"}
     assert "real" not in found["quality"]
 
@@ -475,7 +474,7 @@ def test_only_the_standard_weights_make_an_fid(weights, tmp_path):
     model = build("mmvae", data.modalities(), latent=2).eval()
     for path, names in ((weights, ("frechet_distance", "kernel_distance")), (standard, ("fid", "kid"))):
         net = Inception(path)
-        found = quality(model, Setting(data.test, draws=12, features=net), subsets=1)
+        found = quality(Context.of(model, data.test, draws=12, feature_net=net), subsets=1)
         cell = found["quality"]["unconditional"]["x"]
         assert {key for key in cell if key.endswith(("fid", "kid", "distance"))} == set(names)
         assert found["quality_settings"]["weights_sha256"] == net.digest
@@ -488,9 +487,9 @@ def test_evaluate_takes_all_metrics_and_says_by_which_protocol(data, model):
         data.test.rows(slice(0, 60)),
         metrics=["quality"],
         train=data.train,
-        components=2,
+        fitted_prior={"components": 2},
         draws=20,
-        features=Small(),
+        feature_net=Small(),
         protocol="published",
         show=False,
     )
@@ -503,7 +502,7 @@ def test_evaluate_takes_all_metrics_and_says_by_which_protocol(data, model):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"protocol": "authors"}, ["protocol='authors'", "'sound'", "'published'"]),
+        ({"protocol": "authors"}, ["protocol: got 'authors'", "'sound'", "'published'"]),
         ({"features": "mobilenet"}, ["features='mobilenet'", "'judges'"]),
         ({"metrics": ["qualty"]}, ["did you mean 'quality'"]),
     ],
@@ -523,4 +522,4 @@ def test_a_net_that_gives_no_table_is_refused(data, model):
             return images
 
     with pytest.raises(InputError, match=r"'flat': got features of shape \(\d+, 3, 8, 8\)"):
-        quality(model, Setting(data.test, features=Flat(), draws=20))
+        quality(Context.of(model, data.test, feature_net=Flat(), draws=20))

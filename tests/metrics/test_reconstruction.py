@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from polyvae import Modality, MultimodalData, build
-from polyvae.metrics import Setting
+from polyvae.metrics import Context
 from polyvae.metrics.generation import conditional, unconditional
 from polyvae.metrics.reconstruction import baseline, pairwise, reconstruction, within_classes
 
@@ -65,7 +65,7 @@ def world():
 
 def test_errors_and_diversity_are_those_of_the_world(world):
     """From a, z is known: b is missed by two independent w, 2 in the mean square. From b, z is missed by w / 2: a by 1/4."""
-    found = reconstruction(copying(), Setting(world.test, train=world.train), draws=4)
+    found = reconstruction(Context.of(copying(), world.test, train=world.train), draws=4)
     by = found["reconstruction"]
     assert by["a"]["a"]["mse"] == pytest.approx(0, abs=1e-6)
     assert by["a"]["b"]["mse"] == pytest.approx(2, rel=0.06)
@@ -102,7 +102,7 @@ def test_what_was_not_observed_does_not_count(world):
         entries={"a": entries},
         splits={"train": range(3000), "test": range(3000, 6000)},
     )
-    found = reconstruction(copying(), Setting(holes.test, train=holes.train))["reconstruction"]
+    found = reconstruction(Context.of(copying(), holes.test, train=holes.train))["reconstruction"]
     assert (found["a"]["a"]["entries"], found["a"]["b"]["entries"], found["b"]["a"]["entries"]) == (
         3000,
         3000,
@@ -161,8 +161,8 @@ def test_real_diversity_estimates_the_mean_over_all_pairs(world):
 
 
 def test_w_of_what_is_not_observed_is_fresh_and_of_what_is_observed_the_posterior_s(world):
-    model, setting = copying(), Setting(world.test)
-    for batch, made in conditional(model, setting, ("a",), ("a", "b"), seed=1, K=2):
+    context = Context.of(copying(), world.test)
+    for batch, made in conditional(context, ("a",), ("a", "b"), seed=1, K=2):
         assert torch.allclose(made["a"], batch.data["a"].expand(2, -1, -1), atol=1e-4)
         w = made["b"] - 2 * batch.data["a"]
         assert abs(float(w.mean())) < 0.1
@@ -172,10 +172,10 @@ def test_w_of_what_is_not_observed_is_fresh_and_of_what_is_observed_the_posterio
 
 
 def test_a_seed_repeats_and_leaves_the_generator_alone(world):
-    model, setting = copying(), Setting(world.test)
+    context = Context.of(copying(), world.test)
     state = torch.get_rng_state()
     one, other = (
-        torch.cat([made["b"] for _, made in conditional(model, setting, ("a",), ("b",), seed=5)], 1)
+        torch.cat([made["b"] for _, made in conditional(context, ("a",), ("b",), seed=5)], 1)
         for _ in range(2)
     )
     assert torch.equal(one, other)
@@ -184,9 +184,9 @@ def test_a_seed_repeats_and_leaves_the_generator_alone(world):
 
 def test_sizes_bound_how_much_is_decoded_at_a_time(world):
     model = copying()
-    setting = Setting(world.test, batch_size=500, values=600, draws=700)
-    assert (setting.room(model), setting.step(model), setting.step(model, 5)) == (300, 300, 60)
-    sizes = [made["b"].shape[:2] for _, made in conditional(model, setting, ("a",), ("b",), seed=0, K=5)]
+    context = Context.of(model, world.test, batch_size=500, values=600, draws=700)
+    assert (context.rows, context.step(), context.step(5)) == (300, 300, 60)
+    sizes = [made["b"].shape[:2] for _, made in conditional(context, ("a",), ("b",), seed=0, K=5)]
     assert sizes == [(5, 60)] * 50
-    assert [len(made["a"]) for made in unconditional(model, setting, None, 0)] == [300, 300, 100]
-    assert Setting(world.test).step(model) == 1000
+    assert [len(made["a"]) for made in unconditional(context, None, 0)] == [300, 300, 100]
+    assert Context.of(model, world.test).step() == 1000

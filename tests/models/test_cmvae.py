@@ -37,7 +37,7 @@ def test_cmvae_is_the_port(case):
         wave((case["clusters"], D), 0.3),
         wave((case["clusters"],), 0.8),
     )
-    model.held.raw_r.data = raw(scale).detach()
+    model.raw_r.data = raw(scale).detach()
     with noise.feed({"z": eps(0.15, K, M, B, D), "w": eps(0.85, K, M, B, M * W)}):
         value = model(Batch.of({f"m{m}": x for m, x in enumerate(data_of(M, B))})).value.sum()
     value.backward()
@@ -46,7 +46,7 @@ def test_cmvae_is_the_port(case):
     ours = {
         "loc": model.prior.loc.grad,
         "logits": model.prior.logits.grad,
-        "r_scale": model.held.raw_r.grad * slope,
+        "r_scale": model.raw_r.grad * slope,
     }
     close(value, case["value"], "bound")
     assert set(theirs) == set(of) | set(ours)

@@ -54,7 +54,7 @@ def test_composed(subsets, cross, name, options, objective, monkeypatch):
             w = loc + scale * hand.draws["w"][k, v, hand.b, span]
             if own:
                 total += hand.beta * (hand.log(w, 0, 1) - hand.log(w, loc, scale))
-            if model.specs[n].role != "source":
+            if model.specs[n].role != "input":
                 total += hand.log_x(n, z, w)
         return total
 

@@ -83,7 +83,7 @@ def test_contrastive(world, base, options):
         ):  # views that do not count draw nothing
             for k in range(model.K):
                 z = q.components.loc[v] + q.components.scale[v] * eps[k, rank, position]
-                q_w = model.held.private(pair, experts, z)
+                q_w = model.held.private(pair, experts, z, model.held.prior.w(z))
                 w = q_w.loc + q_w.scale * eps_w[k, rank, position]
                 log_x = 0.0
                 for o in (m, n):
@@ -110,7 +110,7 @@ def test_contrastive(world, base, options):
     for a, b in combinations(sorted(names), 2):
         m, n = names.index(a), names.index(b)
         roles = {model.specs[m].role, model.specs[n].role}
-        if "source" in roles or roles == {"target"}:
+        if "input" in roles or roles == {"target"}:
             continue
         rows = [i for i in range(batch.size) if batch.mask[m, i] and batch.mask[n, i]]
         counts[rows] += 1

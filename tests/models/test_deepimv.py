@@ -68,7 +68,7 @@ def test_deepimv_by_hand():
     Alone: E log p_1(y | z) = −½ log 2π − ½[(1 − 1)² + 1/3], KL = ½(1/3 + 1 − 1 + log 3).
     """
     specs = [
-        Modality("x", (1,), role="source", encoder=says(1.0, float(raw(np.array(3**-0.5))))),
+        Modality("x", (1,), role="input", encoder=says(1.0, float(raw(np.array(3**-0.5))))),
         Modality(
             "y",
             (1,),
@@ -91,7 +91,7 @@ def test_deepimv_by_hand():
 def test_every_bracket_of_deepimv_stays_below_log_p_of_the_label():
     """With β = 1 each is an ELBO of log p(y), y = A z + b + noise, whose posterior looks at x instead of y: there are 1 + |O|."""
     world = World()
-    roles = ("source", "source", "target")
+    roles = ("input", "input", "target")
     specs = [replace(spec, role=role) for spec, role in zip(world.modalities(), roles, strict=True)]
     model = build("deepimv", specs, latent=1, beta=1.0).double()
     truth = multivariate_normal(world.b[2], world.A[2] @ world.A[2].T + world.s[2] ** 2 * np.eye(2)).logpdf(
@@ -123,8 +123,8 @@ def test_deepimv_predicts_from_any_view_though_half_of_them_were_missing_in_trai
     torch.manual_seed(0)
     net = {"hidden": (16,)}
     specs = [
-        Modality("rna", (6,), role="source", params=net),
-        Modality("protein", (6,), role="source", params=net),
+        Modality("rna", (6,), role="input", params=net),
+        Modality("protein", (6,), role="input", params=net),
         Modality("type", (1, 3), "categorical", role="target", params=net),
     ]
     model = build("deepimv", specs, latent=4)

@@ -48,7 +48,7 @@ def test_hellinger(world, K):
         for k in range(K):
             z = loc + scale * hand.draws["z"][k, 0, hand.b]
             total += (
-                sum(hand.log_x(n, z, np.zeros(0)) for n in hand.A if hand.model.specs[n].role != "source") / K
+                sum(hand.log_x(n, z, np.zeros(0)) for n in hand.A if hand.model.specs[n].role != "input") / K
             )
         return total
 

@@ -21,7 +21,7 @@ def told(model, n: int, z: np.ndarray, loc: np.ndarray, scale: np.ndarray):
         return loc, scale
     move, stretch = (
         model.modalities[list(model.modalities)[n]]
-        .parts["told"](torch.as_tensor(z)[None])[0]
+        .parts["top_down"](torch.as_tensor(z)[None])[0]
         .numpy()
         .reshape(2, -1)
     )
@@ -50,7 +50,7 @@ def test_holder(world, options):
             w = loc + scale * hand.draws["w"][k, v, hand.b, span]
             if n in subset:
                 total += hand.beta * (hand.log(w, 0, 1) - hand.log(w, loc, scale))
-            if model.specs[n].role != "source":
+            if model.specs[n].role != "input":
                 total += hand.log_x(n, z, w)
         return total
 

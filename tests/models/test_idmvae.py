@@ -76,17 +76,15 @@ def test_the_terms_of_idmvae_see_what_was_observed():
         assert (float(g[b]) == 0) == (not A)
 
 
-def test_idmvae_without_its_terms_is_mmvaeplus_and_registers_nothing_twice():
+def test_idmvae_without_its_terms_is_mmvaeplus():
     specs = plain_world()
     model = example_model(
         lambda modalities: build("idmvae", modalities, latent=2, cross_view=0.0, augmentation=0.0), specs
     )
     plus = build("mmvae+", specs, latent=2, beta=2.5).double()
-    plus.load_state_dict({key.removeprefix("held."): value for key, value in model.state_dict().items()})
-    assert len(model.state_dict()) == len(plus.state_dict())
+    plus.load_state_dict(model.state_dict())
     batch = example_batch(model)
     with noise.record() as draws:
         value = model(batch, 0.5).value
     with noise.feed(draws):
         torch.testing.assert_close(plus(batch, 0.5).value, value)
-    assert model.owner.data_ptr() == model.held.owner.data_ptr()

@@ -71,7 +71,7 @@ def test_laws_with_more_than_255_subsets():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_laws_with_one_modality(name):
-    if model_class(name).facts.least > 1:
+    if model_class(name).requires.least > 1:
         with pytest.raises(InputError, match=f"^{name}: got [^\n]*modalities[^\n]*; expected [^\n]*$"):
             build(name, plain_world()[1:2], latent=2)
         return
@@ -81,7 +81,7 @@ def test_laws_with_one_modality(name):
     )  # of six units all may be dead in the two rows that are observed
     check_model(
         name,
-        modalities=labels_world()[:2] if model_class(name).facts.labels else (wide,),
+        modalities=labels_world()[:2] if model_class(name).requires.labels else (wide,),
         latent=2,
         **without_r,
     )
@@ -94,11 +94,11 @@ def test_what_the_table_says_of_missing_data_is_so(name):
     world = default_worlds(lambda specs: build(name, specs, latent=2, **options))[0]
     model = example_model(lambda specs: build(name, specs, latent=2, **options), world).eval()
     source = next(spec for spec in world if spec.role != "target")
-    target = next(spec for spec in reversed(world) if spec.role != "source")
+    target = next(spec for spec in reversed(world) if spec.role != "input")
     made = []
     for size in (0.0, 1.0):
         given = Batch.of({source.name: torch.full((1, *source.shape), size)})
         torch.manual_seed(0)
         made.append(model.generate(given, K=20)[target.name])
     infers = not torch.allclose(*made)
-    assert model.facts.missing.startswith("trains and infers" if infers else "trains; infers nothing")
+    assert model.requires.missing.startswith("trains and infers" if infers else "trains; infers nothing")

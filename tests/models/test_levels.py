@@ -69,7 +69,7 @@ def test_a_step_asks_once_what_z_tells_the_codes(name, world):
     model = example_model(partial(build, name, latent=2, K=2, hidden=(5,)), WORLDS[world]())
     calls: Counter[str] = Counter()
     for key, net in model.modalities.items():
-        net.parts["told"].register_forward_hook(partial(lambda key, *_: calls.update([key]), key))
+        net.parts["top_down"].register_forward_hook(partial(lambda key, *_: calls.update([key]), key))
     for batch in (example_batch(model), Batch.of(example_data(model, 3))):
         calls.clear()
         model(batch).value.sum().backward()

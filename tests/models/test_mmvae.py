@@ -33,7 +33,7 @@ def test_mmvae(world, objective, K, tight, family, learn):
             for k in range(K):
                 z = hand.z[m][0] + hand.z[m][1] * hand.draws["z"][k, v, hand.b]
                 log_x = sum(
-                    hand.log_x(n, z, np.zeros(0)) for n in hand.A if hand.model.specs[n].role != "source"
+                    hand.log_x(n, z, np.zeros(0)) for n in hand.A if hand.model.specs[n].role != "input"
                 )
                 weights.append(log_x + hand.beta * (hand.log(z, 0, prior) - hand.mixture(z)))
             table.append(weights)

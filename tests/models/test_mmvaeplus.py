@@ -56,7 +56,7 @@ def test_mmvaeplus(world, options):
             w = loc + scale * eps
             if n == m or model.cross == "posterior" or model.corrected:
                 total += hand.beta * (hand.log(w, 0, 1) - hand.log(w, loc, scale))
-            if model.specs[n].role != "source":
+            if model.specs[n].role != "input":
                 total += hand.log_x(n, z, w)
         return total
 

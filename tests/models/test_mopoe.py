@@ -46,7 +46,7 @@ def test_mopoe(stratified, prior_expert, private, monkeypatch):
                 eps = hand.draws["z"][k, v, hand.b] if stratified else hand.draws["z"][k, hand.b]
                 z = made[v][0] + made[v][1] * eps
                 for n in hand.A:
-                    if model.specs[n].role == "source":
+                    if model.specs[n].role == "input":
                         continue
                     loc, scale = hand.w.get(n, (np.zeros(private), np.ones(private)))
                     w = loc + scale * hand.draws["w"][k, strip, hand.b, model.columns[n]]

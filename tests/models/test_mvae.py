@@ -31,7 +31,7 @@ def test_mvae(world, subsets, K):
                 targets = [
                     n
                     for n in hand.A
-                    if (n in members or n not in hand.model.encoded) and hand.model.specs[n].role != "source"
+                    if (n in members or n not in hand.model.encoded) and hand.model.specs[n].role != "input"
                 ]
                 total += sum(hand.log_x(n, z, np.zeros(0)) for n in targets) / K
             total -= hand.beta * kl_normal(loc, scale)

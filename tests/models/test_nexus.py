@@ -44,8 +44,8 @@ def test_nexus_is_the_port(case):
     for m, net in enumerate(model.modalities.values()):
         put(net.parts["message"], of, f"{m}.message")
         for i in (0, 2):
-            put(net.parts["told"][i], of, f"{m}.told.{i}")
-    draws = {"w": eps(0.85, B, M * W)[None], "z": eps(0.15, B, D)[None], "told": torch.zeros(1, B, M * W)}
+            put(net.parts["top_down"][i], of, f"{m}.top_down.{i}")
+    draws = {"w": eps(0.85, B, M * W)[None], "z": eps(0.15, B, D)[None], "top_down": torch.zeros(1, B, M * W)}
     hold(model, case, of, draws, M * W * (0.5 * math.log(gamma / math.pi) + gamma * math.log(2 * math.pi)))
 
 
@@ -75,7 +75,7 @@ def test_nexus(world, drop):
 
     @torch.no_grad()
     def told(m: int, z: np.ndarray) -> np.ndarray:
-        return model.modalities[hand.names[m]].parts["told"](torch.from_numpy(z)).numpy()
+        return model.modalities[hand.names[m]].parts["top_down"](torch.from_numpy(z)).numpy()
 
     def value() -> float:
         total = -hand.beta * sum(kl_normal(*hand.w[m]) for m in hand.S)
@@ -89,7 +89,9 @@ def test_nexus(world, drop):
             total -= hand.beta * kl_normal(*q) / 2
             total += sum(hand.log(w[m], told(m, z), 0.5) for m in hand.S) / 2  # 1/√(2γ) = ½
             for n in filter(partial(decodes, hand), hand.A):
-                code = w[n] if n in w else told(n, z) + 0.5 * hand.draws["told"][k, hand.b, model.columns[n]]
+                code = (
+                    w[n] if n in w else told(n, z) + 0.5 * hand.draws["top_down"][k, hand.b, model.columns[n]]
+                )
                 total += hand.log_x(n, NONE, code) / 2
         return total
 
@@ -128,7 +130,7 @@ def test_nexus_is_deterministic_in_evaluation():
     assert torch.equal(model.embed(batch), model.embed(batch))
     with noise.record() as draws:
         evaluated = model(batch).value
-    assert set(draws) == {"w", "z", "told"}
+    assert set(draws) == {"w", "z", "top_down"}
     with noise.feed(draws):
         torch.testing.assert_close(nexus(drop=0.0)(batch).value, evaluated, rtol=0, atol=0)
 
@@ -196,8 +198,8 @@ def test_the_likelihood_of_nexus_is_that_of_its_joint_density():
     ]
     model = build("nexus", specs, latent=1, gamma=gamma, message=4, hidden=()).double().eval()
     for m, net in enumerate(model.modalities.values()):
-        net.parts["told"] = nn.Sequential(Affine(G[m], np.zeros(1)))
-    model.prior.maps = tuple(net.parts["told"] for net in model.modalities.values())
+        net.parts["top_down"] = nn.Sequential(Affine(G[m], np.zeros(1)))
+    model.prior.maps = tuple(net.parts["top_down"] for net in model.modalities.values())
     load = np.zeros((4, 2))
     load[:2, 0], load[2:, 1] = C[0][:, 0], C[1][:, 0]
     covariance = load @ (

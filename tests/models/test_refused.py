@@ -14,7 +14,7 @@ from polyvae.testing import plain_world
 from tests.helpers.worlds import fixed, small
 
 A, B = plain_world()[:2]
-VIEW, LABEL = Modality("x", (2,), role="source"), Modality("y", (1,), role="target")
+VIEW, LABEL = Modality("x", (2,), role="input"), Modality("y", (1,), role="target")
 EMPTY = partial(fixed, np.zeros((1, 2)), np.zeros(1))  # for a latent without columns, of which torch warns
 
 # Options of a model over four modalities.
@@ -72,9 +72,9 @@ SPECS = [
     ),
     (
         "vcca-private",
-        [A, replace(B, role="source")],
+        [A, replace(B, role="input")],
         {},
-        "vcca-private: got 'values' with role='source' and private=None",
+        "vcca-private: got 'values' with role='input' and private=None",
     ),
     (
         "vcca-private",
@@ -106,7 +106,7 @@ ROLES = [
         "deepimv",
         [replace(VIEW, role="both"), LABEL],
         {},
-        "deepimv: modality 'x' has role='both'; expected 'source' for a view",
+        "deepimv: modality 'x' has role='both'; expected 'input' for a view",
     ),
     ("deepimv", [VIEW, LABEL], {"alpha": -1.0}, "deepimv: got alpha=-1.0; expected a number, 0"),
     (
@@ -157,6 +157,6 @@ def test_modalities_without_a_role_in_it_are_refused():
     with pytest.raises(InputError, match="expected two that are decoded, one of them encoded"):
         build(
             "mmvae-contrastive",
-            (replace(a, role="source"), replace(b, role="target"), replace(c, role="target")),
+            (replace(a, role="input"), replace(b, role="target"), replace(c, role="target")),
             latent=2,
         )

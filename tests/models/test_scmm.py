@@ -30,7 +30,7 @@ def test_scmm(world, family, scale_map, learn, K):
             for k in range(K):
                 z = loc + scale * hand.draws["z"][k, hand.model.encoded.index(m), hand.b]
                 total += (
-                    sum(hand.log_x(n, z, np.zeros(0)) for n in hand.A if hand.model.specs[n].role != "source")
+                    sum(hand.log_x(n, z, np.zeros(0)) for n in hand.A if hand.model.specs[n].role != "input")
                     / K
                 )
         return total / len(hand.S)

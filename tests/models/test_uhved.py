@@ -74,7 +74,7 @@ def test_uhved(world, variant, K, piece, monkeypatch):
         for k in range(K):
             z = q(S)[0] + q(S)[1] * hand.draws["z"][k, 0, hand.b]
             total += sum(
-                hand.log_x(n, z, np.zeros(0)) / K for n in hand.A if hand.model.specs[n].role != "source"
+                hand.log_x(n, z, np.zeros(0)) / K for n in hand.A if hand.model.specs[n].role != "input"
             )
         return total
 

@@ -25,7 +25,7 @@ def test_vae(world, objective, K, family):
             weights = []
             for k in range(K):
                 w = loc + scale * hand.draws["w"][k, 0, hand.b, model.columns[m]]
-                log_x = 0.0 if model.specs[m].role == "source" else hand.log_x(m, np.zeros(0), w)
+                log_x = 0.0 if model.specs[m].role == "input" else hand.log_x(m, np.zeros(0), w)
                 exact = kl_normal if family == "normal" else kl_laplace
                 kl = exact(loc, scale) if objective == "elbo" else hand.log(w, loc, scale) - hand.log(w, 0, 1)
                 weights.append(log_x - hand.beta * kl)

@@ -19,7 +19,7 @@ from tests.helpers.worlds import World, fixed
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-TWO = {"plain": 0, "target": 1, "source": 2}  # the worlds of two modalities
+TWO = {"plain": 0, "target": 1, "input": 2}  # the worlds of two modalities
 
 
 OF_TWO = (plain_world()[:2], roles_world()[::2], roles_world()[1::2])

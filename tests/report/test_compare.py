@@ -10,7 +10,7 @@ import torch
 
 from polyvae.cli import main
 from polyvae.config import DataConfig, ModelConfig, RunConfig, write_config
-from polyvae.core.priors import FittedMixture
+from polyvae.core.fitted import FittedMixture
 from polyvae.data import load_dataset
 from polyvae.models import build
 from polyvae.report import Contender, labels, number, write_comparison

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+from polyvae.core.fitted import FittedMixture
 from polyvae.core.modality import Modality
-from polyvae.core.priors import FittedMixture
 from polyvae.data import MultimodalData
 from polyvae.metrics import evaluate
 from polyvae.models import build
@@ -225,7 +225,13 @@ def test_what_was_never_observed_is_no_source_and_the_real_evaluation_fits(tmp_p
     model = run_of(tmp_path / "run", "mmvae", whole)
     shown = whole.test.observe("a")
     evaluation = evaluate(
-        model, whole.test, likelihood_samples=20, likelihood_rows=8, draws=50, components=2, show=False
+        model,
+        whole.test,
+        likelihood_samples=20,
+        likelihood_rows=8,
+        draws=50,
+        fitted_prior={"components": 2},
+        show=False,
     )
     found = Elements(write_report(tmp_path / "run", model, shown, evaluation).read_text("utf-8"))
     words = found.words

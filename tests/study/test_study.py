@@ -21,24 +21,15 @@ import pytest
 from scipy import stats
 
 from polyvae import runs
-from polyvae.config import Plot, read_config, write_config
+from polyvae.config import read_config, write_config
 from polyvae.models import MODELS
 from polyvae.storage import RunDirectory
-from polyvae.study.page import (
-    Result,
-    Summary,
-    draw,
-    hull,
-    leader,
-    pareto,
-    points,
-    summarise,
-    tables,
-    told,
-    write_study,
-)
+from polyvae.study.config import Plot
+from polyvae.study.page import write_study
 from polyvae.study.plan import Cell, Plan, check_cells, read_study
+from polyvae.study.plots import draw, hull, pareto
 from polyvae.study.run import _run, run_study
+from polyvae.study.tables import Result, Summary, leader, points, summarise, tables, text_of
 from polyvae.study.workers import Workers, alone
 from polyvae.utils.errors import InputError
 
@@ -268,10 +259,10 @@ def test_a_study_from_end_to_end_is_resumed_where_it_stopped(tiny: Path, tmp_pat
     }
     assert float(rows["MoPoE", "2", "1"]["log_likelihood"]) == value
     values = [told_[f"MoPoE,private=2,seed={seed}"]["numbers"]["log_likelihood"] for seed in (0, 1)]
-    line = f"| MoPoE | 2 | 2 | 2 | {told(summarise(values))} |"
+    line = f"| MoPoE | 2 | 2 | 2 | {text_of(summarise(values))} |"
     assert line in (out / "study.md").read_text()
     page = (out / "study.html").read_text()
-    assert told(summarise(values)) in page
+    assert text_of(summarise(values)) in page
     assert page.count("<figure>") == 1
     assert "nothing: no cell has it; known: " in page
     assert not re.findall(r'(?:src|href)="(?!#)', page)  # nothing is loaded from elsewhere
@@ -427,7 +418,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
     assert process.returncode == 130, said
     assert (
         said
-        == "interrupted with 0 of 2 cells done; the same command goes on; with --report it tells what is there\n"
+        == "interrupted with 0 of 2 cells done; the same command resumes; with --report it writes tables of the finished cells\n"
     )
     assert run.model.exists()  # a checkpoint, and what there is
     steps = run.read_history()[-1]["step"]
@@ -886,8 +877,8 @@ def test_paths_and_references_pool_no_axis() -> None:
 
 
 def test_small_intervals_are_not_rounded_away() -> None:
-    assert told(Summary(0.6, 0.00012, 3)) == "0.6000 ± 0.0001"
-    assert told(Summary(12.0, 0.031, 3)) == "12.00 ± 0.03"
-    assert told(Summary(0.6, 0.248, 3)) == "0.600 ± 0.248"
-    assert told(Summary(0.0004, math.nan, 1)) == "0.0004"
-    assert told(Summary(0.1, 0.0, 2)) == "0.100 ± 0.000"
+    assert text_of(Summary(0.6, 0.00012, 3)) == "0.6000 ± 0.0001"
+    assert text_of(Summary(12.0, 0.031, 3)) == "12.00 ± 0.03"
+    assert text_of(Summary(0.6, 0.248, 3)) == "0.600 ± 0.248"
+    assert text_of(Summary(0.0004, math.nan, 1)) == "0.0004"
+    assert text_of(Summary(0.1, 0.0, 2)) == "0.100 ± 0.000"

@@ -17,9 +17,10 @@ from polyvae.testing import (
 
 
 class MultipliesByTheMask(MMVAE):
-    def log_likelihood(self, batch, z, w, wanted=None, **options):
+    def decode_components(self, batch, weights, z, w=None):
+        w = z[..., :0] if w is None else w
         each = [
-            net.log_prob(batch.data[name], self.code(m, z, w))
+            net.log_prob(batch.data[name], self.modalities.latents(m, z, w))
             for m, (name, net) in enumerate(self.modalities.items())
         ]
         return torch.stack(each) * batch.mask[:, None, None]
@@ -44,18 +45,11 @@ class DrawsElsewhere(MMVAE):
         return super().bound(batch, experts._replace(z=type(experts.z)(shaken, experts.z.scale)), warm)
 
 
-class DecodesEveryView(MMVAE):
-    def log_likelihood(self, batch, z, w, wanted=None, **options):
-        if z.ndim < 4:
-            return super().log_likelihood(batch, z, w, wanted, **options)
-        views = [slice(v, v + 1) for v in range(z.shape[-3])]
+class DecodesEveryComponent(MMVAE):
+    def decode_components(self, batch, weights, z, w=None):
+        each = [slice(v, v + 1) for v in range(len(weights))]
         return torch.cat(
-            [
-                super(DecodesEveryView, self).log_likelihood(
-                    batch, z[:, v], w[:, v], None if wanted is None else wanted[v]
-                )
-                for v in views
-            ],
+            [super(DecodesEveryComponent, self).decode_components(batch, weights[v], z[:, v]) for v in each],
             2,
         )
 
@@ -137,7 +131,7 @@ WRONG = [
     ("per_sample", OneExpertPerBatch, {}),
     ("per_sample", NormalisesOverTheBatch, {}),
     ("noise", DrawsElsewhere, {}),
-    ("decodes", DecodesEveryView, {}),
+    ("decodes", DecodesEveryComponent, {}),
     ("symmetric", CountsFromTheLeft, {}),
     ("posterior", DividesByAll, {}),
     ("nested", SubsetsCountedTwice, {"family": "normal"}),

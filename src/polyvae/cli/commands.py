@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,15 +13,15 @@ import numpy as np
 import torch
 import typer
 from rich.console import Console
-from rich.table import Table
 from typer.exceptions import TyperException
 
 from polyvae import __version__, runs
 from polyvae import study as studies
+from polyvae.cli.listing import described, list_datasets, list_models
 from polyvae.config import RunConfig, read_config
+from polyvae.core.fitted import FittedPrior
 from polyvae.core.vae import MultimodalVAE
-from polyvae.data import DATASETS
-from polyvae.models import MODELS, model_class
+from polyvae.models import model_class
 from polyvae.storage import RunDirectory, load_model
 from polyvae.utils.errors import InputError
 
@@ -32,18 +30,10 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
-    help="Multimodal variational autoencoders: train, evaluate, compare; fill in what was not measured.",
-    epilog="Example: `polyvae demo`. Errors are one line; `--debug` anywhere shows the traceback. "
-    "Exit codes: 0 done, 1 unexpected, 2 bad input, 130 interrupted.",
+    help="Multimodal variational autoencoders: train, evaluate and compare models; generate missing modalities.",
+    epilog="Example: `polyvae demo`. Errors take one line; `--debug` adds the traceback. "
+    "Exit codes: 0 success, 1 unexpected error, 2 invalid input, 130 interrupted.",
 )
-
-_QUESTIONS = {
-    "bound": "does the objective stay below log p(x), in expectation?",
-    "density": "can likelihoods be estimated?",
-    "per_sample": "is a batch the same as its rows?",
-    "nested": "is a missing modality the same as a model built without it?",
-    "symmetric": "are the modalities free in their order?",
-}
 
 Set = Annotated[
     list[str] | None,
@@ -54,7 +44,7 @@ Trust = Annotated[
     list[str] | None,
     typer.Option("--trust", metavar="PACKAGE", help="A package whose code the run may import; repeatable."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but the result.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")]
 
 
 def _version(wanted: bool) -> None:
@@ -66,7 +56,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
@@ -75,13 +65,13 @@ def _common(
 @app.command(epilog="Example: `polyvae demo`")
 def demo(
     out: Annotated[
-        Path, typer.Option(help="The run directory; runs/demo is replaced, any other needs --force.")
+        Path, typer.Option(help="The run directory; runs/demo is replaced, any other requires --force.")
     ] = Path("runs/demo"),
-    force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing run.")] = False,
     settings: Set = None,
     quiet: Quiet = False,
 ) -> None:
-    """The whole road on embedded data: train MMVAE+, evaluate it, write a report. Offline, a few minutes on two cores."""
+    """Train MMVAE+ on embedded data, evaluate it, and write a report. Works offline, in a few minutes on two cores."""
     config = _begun(read_config(runs.DEMO, settings or []))
     force = force or out == Path("runs/demo")
     _stop_if_interrupted(runs.train_run(config, out, force=force, show=not quiet).stopped, out, config)
@@ -94,14 +84,15 @@ def demo(
 )
 def train(
     config: Annotated[
-        Path | None, typer.Argument(help="A TOML file; without one, the defaults.", show_default=False)
+        Path | None,
+        typer.Argument(help="A TOML file; by default, the default configuration.", show_default=False),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A name that `polyvae models` lists, or module:Class.", show_default=False),
+        typer.Option(help="A name from `polyvae models`, or module:Class.", show_default=False),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="A name that `polyvae datasets` lists.", show_default=False)
+        str | None, typer.Option(help="A name from `polyvae datasets`.", show_default=False)
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run directory; runs/MODEL-DATA by default.", show_default=False)
@@ -110,19 +101,23 @@ def train(
         int | None, typer.Option(help="Passes over the training part.", show_default=False)
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of initial weights, order and noise.", show_default=False)
+        int | None,
+        typer.Option(
+            help="Seed of the initial weights, the order of samples, and the noise.", show_default=False
+        ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps.", show_default=False)] = None,
     hide: Annotated[
-        float | None, typer.Option(help="Share of the modalities to hide from training.", show_default=False)
+        float | None,
+        typer.Option(help="Fraction of the modalities that are hidden in training.", show_default=False),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace the run that is there.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest checkpoint.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing run.")] = False,
     settings: Set = None,
     trust: Trust = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a model; Ctrl-C keeps a checkpoint. --resume without a TOML file takes the run's own, whose code --trust lets in."""
+    """Train a model. Ctrl-C saves a checkpoint. --resume without a TOML file uses the configuration of the run; --trust allows its code."""
     given = {
         "model.name": model,
         "data.name": data,
@@ -148,7 +143,7 @@ def train(
 
 @app.command(epilog="Example: `polyvae evaluate runs/mine`")
 def evaluate(run: Run, settings: Set = None, trust: Trust = None, quiet: Quiet = False) -> None:
-    """Judge a trained run on held-out data; writes evaluation.json."""
+    """Evaluate a trained run on held-out data; writes evaluation.json."""
     _, config = runs.open_run(run)
     changed = read_config(RunDirectory(run).config, settings or []).evaluate if settings else config.evaluate
     result = runs.evaluate_run(run, overrides=changed.model_dump(), show=not quiet, trust=trust or ())
@@ -162,50 +157,40 @@ def evaluate(run: Run, settings: Set = None, trust: Trust = None, quiet: Quiet =
 def sample(
     run: Run,
     count: Annotated[
-        int, typer.Option("-n", help="How many samples; with --given, how many test rows.", min=1)
+        int, typer.Option("-n", help="The number of samples; with --given, of test samples.", min=1)
     ] = 16,
     out: Annotated[Path, typer.Option("-o", help="An .npz file: one array per modality.")] = Path(
         "samples.npz"
     ),
-    prior: Annotated[str, typer.Option(help="own, or fitted (by evaluate).")] = "own",
+    prior: Annotated[
+        str, typer.Option(help="own (the prior of the model), or fitted (by evaluate).")
+    ] = "own",
     given: Annotated[
-        list[str] | None, typer.Option(help="Condition on this modality of test rows; repeatable.")
+        list[str] | None, typer.Option(help="Condition on this modality of test samples; repeatable.")
     ] = None,
-    draws: Annotated[int, typer.Option("-k", help="With --given: draws per row.", min=1)] = 1,
+    draws: Annotated[int, typer.Option("-k", help="With --given: draws per test sample.", min=1)] = 1,
     noise: Annotated[
-        bool, typer.Option("--noise", help="Draw from the likelihood, too, instead of taking its mean.")
+        bool, typer.Option("--noise", help="Draw from the likelihood instead of taking its mean.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     trust: Trust = None,
 ) -> None:
-    """New samples of every modality, or every modality given some of a test row's."""
+    """Generate samples of every modality, unconditionally or given some modalities of test samples."""
     directory, config = runs.open_run(run)
     model = load_model(run, trust or ())
     if out.suffix != ".npz":
-        raise InputError(
-            f"sample: got -o {out}; expected a name that ends in .npz, for that is what is written"
-        )
+        raise InputError(f"sample: got -o {out}; expected a name that ends in .npz; an .npz file is written")
     if draws > 1 and not given:
         raise InputError(
-            f"sample: got -k {draws} without --given; expected a modality to condition on; -n says how many new samples"
+            f"sample: got -k {draws} without --given; expected a modality to condition on; set the number of new samples with -n"
         )
-    if prior not in ("own", "fitted"):
-        raise InputError(f"sample: got --prior {prior!r}; expected 'own' or 'fitted'")
-    if prior == "fitted" and not model.shared:
-        raise InputError(
-            f"sample: {config.model.name} has no shared code, so no prior can be fitted; expected --prior own"
-        )
-    fitted = runs.fitted_prior(directory) if prior == "fitted" else None
-    if prior == "fitted" and fitted is None:
-        raise InputError(
-            f"sample: {run} has no fitted prior; expected fitted_prior.safetensors; make it with: polyvae evaluate {run}"
-        )
+    fitted = _prior_of(prior, directory, config.model.name, model)
     torch.manual_seed(seed)
     if given:
         test = runs.data_of(config)[0].test
         if count > len(test):
             raise InputError(
-                f"sample: got -n {count} with --given; expected at most {len(test)}, the test rows there are"
+                f"sample: got -n {count} with --given; expected at most {len(test)}, the number of test samples"
             )
         batch = test.take(slice(0, count)).observe(*given)
         made = model.generate(batch, K=draws, sample=noise)
@@ -227,22 +212,26 @@ def sample(
 def report(
     run: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="A run directory; several: compare them.", show_default=False),
+        typer.Argument(
+            metavar="RUN...",
+            help="A run directory; if several are given, they are compared.",
+            show_default=False,
+        ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
             "-o",
-            help="The page that compares; comparison.html beside the first run by default.",
+            help="Path of the comparison; by default comparison.html next to the first run.",
             show_default=False,
         ),
     ] = None,
     trust: Trust = None,
 ) -> None:
-    """Write a run's report.html, or one page that compares several: one file, to look at anywhere."""
+    """Write report.html of a run, or one page that compares several runs; each page is one file."""
     if len(run) == 1 and out is not None:
         raise InputError(
-            f"report: got -o {out} with one run; expected two or more to compare; a run's own page is {run[0]}/report.html"
+            f"report: got -o {out} with one run; expected two or more runs; the report of one run is {run[0]}/report.html"
         )
     typer.echo(
         f"written: {runs.report_run(run[0], trust or ()) if len(run) == 1 else runs.compare_runs(run, out, trust or ())}"
@@ -256,28 +245,32 @@ def report(
 def study(
     config: Annotated[Path, typer.Argument(metavar="STUDY", help="A TOML file.", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option(help="Where it lives; runs/study-NAME by default.", show_default=False)
+        Path | None,
+        typer.Option(help="The folder of the study; runs/study-NAME by default.", show_default=False),
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(help="Cells at a time, one thread each; as the study says by default.", min=1),
+        typer.Option(
+            help="Cells that run at the same time, with one thread each; by default as in the study.", min=1
+        ),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(metavar="LABEL", help="This contender; repeatable.")
+        list[str] | None, typer.Option(metavar="LABEL", help="Only this contender; repeatable.")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(help="Seeds 0, 1, ...: so many, instead of the study's.", min=1)
+        int | None,
+        typer.Option(help="This number of seeds (0, 1, ...) in place of those of the study.", min=1),
     ] = None,
     report: Annotated[
-        bool, typer.Option("--report", help="Train nothing: tables and page of what is there.")
+        bool, typer.Option("--report", help="Do not train; write tables and page of the existing cells.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Make cells anew that were made with other settings or fail.")
+        bool, typer.Option("--force", help="Rerun cells that were made with other settings or that failed.")
     ] = False,
     settings: Set = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train and judge a grid of runs; cells that are done are skipped. Writes study.html, study.md, results.json, results.csv."""
+    """Train and evaluate a grid of runs; finished cells are skipped. Writes study.html, study.md, results.json, results.csv."""
     where = out or Path("runs") / f"study-{config.stem}"
     done = studies.run_study(
         config,
@@ -293,7 +286,7 @@ def study(
     if done.interrupted:
         typer.echo(
             f"interrupted with {sum(bool(one.numbers) for one in done.results)} of {len(done.results)} cells done; "
-            "the same command goes on; with --report it tells what is there",
+            "the same command resumes; with --report it writes tables of the finished cells",
             err=True,
         )
         raise typer.Exit(130)
@@ -306,39 +299,23 @@ def study(
 
 @app.command(epilog="Examples: `polyvae models`, `polyvae models mmvae+`")
 def models(
-    name: Annotated[
-        str | None, typer.Argument(help="Print this model's description.", show_default=False)
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Describe this model.", show_default=False)] = None,
 ) -> None:
-    """The models there are; one untruncated, tab-separated line each when piped. NAME: its formula, what it is, and its options."""
+    """List the models; when piped, one tab-separated line each. NAME: its formula, properties and options."""
     if name is not None:
-        typer.echo("\n".join(_described(model_class(name))))
+        typer.echo("\n".join(described(model_class(name))))
         return
-    head = ("name", "citation", "private codes", "missing data", "facts", "needs")
-    _list(
-        head,
-        [
-            (key, cls.citation, cls.private_latents, cls.facts.missing, _facts(key), cls.facts.needs or "-")
-            for key, cls in MODELS.items()
-        ],
-    )
+    list_models()
 
 
 @app.command(epilog="Example: `polyvae datasets`")
 def datasets() -> None:
-    """The data sets there are; one untruncated, tab-separated line each when piped."""
-    head = ("name", "modalities", "samples", "what", "licence", "needs")
-    _list(
-        head,
-        [
-            (name, entry.modalities, entry.samples, entry.what, entry.licence, entry.needed or "-")
-            for name, entry in DATASETS.items()
-        ],
-    )
+    """List the data sets; when piped, one tab-separated line each."""
+    list_datasets()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: exit code 0 done, 1 unexpected, 2 bad input, 130 interrupted."""
+    """Run the command line. Exit codes: 0 success, 1 unexpected error, 2 invalid input, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [word for word in given if word != "--debug"]
@@ -348,13 +325,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TyperException as problem:
         code = 2
         typer.echo(
-            f"error: {' '.join(problem.format_message().split())}; polyvae --help shows what there is",
+            f"error: {' '.join(problem.format_message().split())}; see polyvae --help",
             err=True,
         )
     except typer.Abort:
         code = 130
         typer.echo("interrupted", err=True)
-    except Exception as problem:  # the last door: nobody sees a traceback who did not ask for it
+    except Exception as problem:  # a traceback is shown only on request
         code = 2 if isinstance(problem, InputError) else 1
         if debug:
             traceback.print_exc()
@@ -366,6 +343,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             err=True,
         )
     sys.exit(code)
+
+
+def _prior_of(prior: str, run: RunDirectory, name: str, model: MultimodalVAE) -> FittedPrior | None:
+    """The prior to sample from: None for that of the model."""
+    if prior not in ("own", "fitted"):
+        raise InputError(f"sample: got --prior {prior!r}; expected 'own' or 'fitted'")
+    if prior == "own":
+        return None
+    if not model.shared:
+        raise InputError(
+            f"sample: {name} has no shared latent, so no prior can be fitted; expected --prior own"
+        )
+    fitted = runs.fitted_prior(run)
+    if fitted is None:
+        raise InputError(
+            f"sample: {run.path} has no fitted prior; expected fitted_prior.safetensors; make it with: polyvae evaluate {run.path}"
+        )
+    return fitted
 
 
 def _finish(out: Path, quiet: bool) -> None:
@@ -382,7 +377,7 @@ def _stop_if_interrupted(stopped: str, out: Path, config: RunConfig) -> None:
         )
         trust = [word for package in packages if package != "polyvae" for word in ("--trust", package)]
         typer.echo(
-            f"interrupted; go on with: {shlex.join(['polyvae', 'train', '--resume', '--out', str(out), *trust])}",
+            f"interrupted; resume with: {shlex.join(['polyvae', 'train', '--resume', '--out', str(out), *trust])}",
             err=True,
         )
         raise typer.Exit(130)
@@ -394,58 +389,5 @@ def _begun(config: RunConfig) -> RunConfig:
 
 
 def _place(model: str, data: str) -> Path:
-    """The run directory of a model on data; in an import path's colon some file systems see more than a letter."""
+    """The default run directory. A colon, as in an import path, is not allowed in names on some file systems."""
     return Path("runs") / f"{model.replace(':', '.')}-{data}"
-
-
-def _facts(name: str) -> str:
-    facts = model_class(name).facts
-    return ", ".join(word.replace("_", " ") for word in _QUESTIONS if getattr(facts, word))
-
-
-def _described(kind: type[MultimodalVAE]) -> Iterator[str]:
-    """The lines that describe a model: its docstring, what the list says of it, and its options."""
-    yield from (inspect.getdoc(kind) or "", "")
-    facts = kind.facts
-    told = {
-        "citation": kind.citation,
-        "private codes": kind.private_latents,
-        "missing data": facts.missing,
-        "needs": facts.needs or "-",
-    }
-    told |= {
-        word.replace("_", " "): f"{'yes' if getattr(facts, word) else 'no '} ({question})"
-        for word, question in _QUESTIONS.items()
-    }
-    yield from (f"{head:<13}  {value}" for head, value in told.items())
-    yield from ("", "options, as [model] in a TOML file or --set model.NAME=VALUE, and their defaults:")
-    for name, option in inspect.signature(kind).parameters.items():
-        if name != "modalities":
-            default = (
-                "(to be given)"
-                if option.default is option.empty
-                else "(not set)"
-                if option.default is None
-                else ""
-            )
-            yield f"  {name} {default or f'= {json.dumps(option.default, default=str)}'}"  # TOML has these values as JSON does
-
-
-def _list(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    if not sys.stdout.isatty():
-        for row in rows:
-            typer.echo("\t".join(row))
-        return
-    table, names = Table(), [row[0] for row in rows]
-    table.add_column(
-        head[0], no_wrap=True, min_width=max(map(len, names), default=0)
-    )  # to copy; a narrow terminal folds the rest
-    for title in head[1:]:
-        table.add_column(title, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-if __name__ == "__main__":
-    main()

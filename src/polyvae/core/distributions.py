@@ -15,24 +15,25 @@ from torch.nn import functional
 from polyvae.core import noise
 
 _LOG_TWO_PI = math.log(2 * math.pi)
-_FLOOR = 1e-6  # a scale never underflows to zero; scale 1 at raw 0 holds in spite of it
-_PIECE = 2**20  # numbers: of so many at a time the densities of a long sum are looked at
+_FLOOR = 1e-6  # keeps scales from underflowing to 0; all maps still give exactly 1 at raw 0
+_PIECE = 2**20  # numbers in one piece of a long sum of densities
+_LEADING = ("", "B", "KB", "KVB", "MKVB")  # axis letters by how many axes come before the last one
 
 
 def softplus_scale(raw: Tensor) -> Tensor:
-    """Each scale on its own; 1 at raw 0."""
+    """Each scale depends on its own raw value; 1 at raw 0."""
     return _FLOOR + (1 - _FLOOR) * functional.softplus(raw + math.log(math.e - 1))
 
 
 def exp_scale(raw: Tensor) -> Tensor:
-    """raw is twice the log-scale (the log-variance, for a normal); 1 at raw 0."""
+    """The raw value is twice the log-scale, for a normal the log-variance; 1 at raw 0."""
     return _FLOOR + (1 - _FLOOR) * (raw / 2).exp()
 
 
 def softmax_scale(raw: Tensor) -> Tensor:
-    """The authors' map for Laplace posteriors (Shi et al. 2019 and MMVAE+, public code): the scales of one code average 1.
+    """The scales of one latent average 1: the map for Laplace posteriors in the public code of MMVAE (Shi et al. 2019) and MMVAE+.
 
-    It is a budget: one column gets sharper only if another gets wider. With a single column the scale is 1 whatever raw is.
+    One column gets narrower only if another gets wider. With a single column the scale is 1 for every raw value.
     """
     return torch.add(_FLOOR, raw.softmax(-1), alpha=(1 - _FLOOR) * raw.shape[-1])
 
@@ -45,7 +46,15 @@ SCALES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Diagonal(ABC):
-    """A distribution of independent columns: ``loc`` and ``scale``, [..., D]. A column's log-density is log_peak + rate · distance(x)."""
+    """A distribution of independent columns. A column's log-density is log_peak + rate · distance(x).
+
+    Args:
+        loc: Locations, [..., D].
+        scale: Scales, positive, [..., D].
+
+    Attributes:
+        rate: Change of the log-density by one unit of distance.
+    """
 
     rate: ClassVar[float]
 
@@ -55,11 +64,11 @@ class Diagonal(ABC):
 
     @abstractmethod
     def standard(self, shape: tuple[int, ...], name: str, axes: str) -> Tensor:
-        """Draws of location 0 and scale 1."""
+        """Draws of location 0 and scale 1, through ``noise``: ``shape``."""
 
     @abstractmethod
     def distance(self, x: Tensor) -> Tensor:
-        """How far x lies from the location, in units of the scale and the family's own measure: [..., D]."""
+        """The distance of x from the location, in units of the scale and the family's measure: [..., D]."""
 
     @property
     @abstractmethod
@@ -72,63 +81,93 @@ class Diagonal(ABC):
 
     @property
     def mean(self) -> Tensor:
+        """The mean, [..., D]."""
         return self.loc
 
-    def rsample(self, K: int | None = None, name: str = "z", axes: str = "") -> Tensor:
-        """One reparametrised draw [..., D], or K of them [K, ..., D]."""
+    def rsample(self, K: int | None = None, name: str = "z", axes: str | None = None) -> Tensor:
+        """Reparametrised draws, through ``noise``.
+
+        Args:
+            K: How many draws; None: one, without an axis of its own.
+            name: Name under which the draw is recorded or fed.
+            axes: Letters of the result's axes, as in ``noise``. None: from the number of axes (2: "B", 3: "KB", 4: "KVB", 5: "MKVB") and,
+                for the last axis, "W" if the name (after its last dot) begins with w, else "D"; "" where there are no or more axes.
+
+        Returns:
+            [..., D], or [K, ..., D].
+        """
         shape = tuple(self.loc.shape) if K is None else (K, *self.loc.shape)
-        return self.loc + self.scale * self.standard(shape, name, axes)
+        return self.loc + self.scale * self.standard(
+            shape, name, _axes(len(shape), name) if axes is None else axes
+        )
 
     def columns(self, x: Tensor) -> Tensor:
-        """Log-density of each column, in nats: [..., D]."""
+        """Log-density of each column, in nats: [..., D] -> [..., D]."""
         return self.log_peak + self.rate * self.distance(x)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log-density in nats, summed over the last axis: [...]."""
-        return self.log_peak.sum(-1) + self.rate * self.distance(x).sum(
-            -1
-        )  # what does not depend on x is not repeated for every draw
+        """Log-density in nats, summed over the last axis: [..., D] -> [...]."""
+        # log_peak does not depend on x, so it is summed before it is broadcast over draws.
+        return self.log_peak.sum(-1) + self.rate * self.distance(x).sum(-1)
 
     def kl(self, other: Self) -> Tensor:
         """KL(self || other) in nats, summed over the last axis: [...]."""
         return self.kl_columns(other).sum(-1)
 
     def detach(self) -> Self:
+        """The same distribution without gradients to location and scale."""
         return type(self)(self.loc.detach(), self.scale.detach())
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """The same family with ``change`` applied to location and scale: indexing, expanding, casting."""
+        """The same family with ``change`` applied to location and scale, for indexing, expanding and casting."""
         return type(self)(change(self.loc), change(self.scale))
 
     def __getitem__(self, index: Any) -> Self:
         return self.map(lambda x: x[index])
 
     def where(self, condition: Tensor, other: Diagonal) -> Self:
-        """self where ``condition`` holds, ``other`` elsewhere, column by column."""
+        """self where ``condition`` [..., D] holds, ``other`` elsewhere."""
         return type(self)(
             torch.where(condition, self.loc, other.loc), torch.where(condition, self.scale, other.scale)
         )
 
     @classmethod
     def stack(cls, parts: list[Self], dim: int = 0) -> Self:
+        """``torch.stack`` of locations and scales."""
         return cls(
             torch.stack([part.loc for part in parts], dim), torch.stack([part.scale for part in parts], dim)
         )
 
     @classmethod
     def cat(cls, parts: list[Self], dim: int = -1) -> Self:
+        """``torch.cat`` of locations and scales."""
         return cls(
             torch.cat([part.loc for part in parts], dim), torch.cat([part.scale for part in parts], dim)
         )
 
     @classmethod
     def unit(cls, shape: tuple[int, ...], like: Tensor) -> Self:
-        """Location 0, scale 1."""
+        """Location 0 and scale 1, with dtype and device of ``like``."""
         return cls(like.new_zeros(shape), like.new_ones(shape))
 
 
 class Normal(Diagonal):
-    """Independent normal columns; ``scale`` is the standard deviation."""
+    """Independent normal columns.
+
+    Args:
+        loc: Means, [..., D].
+        scale: Standard deviations, positive, [..., D].
+
+    Example:
+        >>> import torch
+        >>> from polyvae import Normal
+        >>> q, p = Normal(torch.zeros(4, 2), torch.ones(4, 2)), Normal(torch.ones(4, 2), torch.ones(4, 2))
+        >>> z = q.rsample(3)  # [K, B, D]
+        >>> z.shape, q.log_prob(z).shape
+        (torch.Size([3, 4, 2]), torch.Size([3, 4]))
+        >>> q.kl(p)
+        tensor([1., 1., 1., 1.])
+    """
 
     rate = -0.5
 
@@ -148,7 +187,19 @@ class Normal(Diagonal):
 
 
 class Laplace(Diagonal):
-    """Independent Laplace columns; ``scale`` is the mean absolute deviation."""
+    """Independent Laplace columns.
+
+    Args:
+        loc: Means, [..., D].
+        scale: Mean absolute deviations, positive, [..., D].
+
+    Example:
+        >>> import torch
+        >>> from polyvae import Laplace
+        >>> q = Laplace(torch.zeros(4, 2), torch.full((4, 2), 0.5))
+        >>> q.log_prob(torch.zeros(4, 2))  # each column has density 1 at its mean
+        tensor([0., 0., 0., 0.])
+    """
 
     rate = -1.0
 
@@ -168,14 +219,38 @@ class Laplace(Diagonal):
         return (overlap + distance) / other.scale - 1 + (other.scale / self.scale).log()
 
 
+def _axes(count: int, name: str) -> str:
+    """Axis letters of a draw with ``count`` axes; "" where they do not follow from the number."""
+    if not 1 <= count <= len(_LEADING):
+        return ""
+    return _LEADING[count - 1] + ("W" if name.rpartition(".")[2].startswith("w") else "D")
+
+
 FAMILIES: dict[str, type[Diagonal]] = {"normal": Normal, "laplace": Laplace}
 
 
 class Mixture(NamedTuple):
-    """Views of one joint posterior: Σ_v weights_v components_v, for every datum.
+    """A joint posterior: the mixture Σ_v weights_v components_v, for every sample.
 
-    ``components`` [V, B, D]. ``membership`` [V, M, B] bool: which experts made the view. ``weights`` [V, B]: positive where the view
-    counts, zero elsewhere; a datum's weights sum to 1, or to 0 where nothing was observed (then the prior takes the posterior's place).
+    A product of experts is the case V = 1.
+
+    Attributes:
+        components: [V, B, D].
+        weights: [V, B], positive for the active components of a sample and 0 for the others. They sum to 1, or to 0 where nothing was
+            observed (the prior is then the posterior).
+        membership: [V, E, B] bool, the experts that make up a component.
+
+    Example:
+        >>> import torch
+        >>> from polyvae import Mixture, Normal
+        >>> components = Normal(torch.tensor([-1.0, 1.0]).view(2, 1, 1).expand(2, 4, 3), torch.ones(2, 4, 3))
+        >>> membership = torch.eye(2, dtype=torch.bool)[..., None].expand(2, 2, 4)  # component v is expert v
+        >>> q = Mixture(components, torch.full((2, 4), 0.5), membership)
+        >>> z = q.stratified(5)  # [K, V, B, D]
+        >>> z.shape, q.log_prob(z).shape
+        (torch.Size([5, 2, 4, 3]), torch.Size([5, 2, 4]))
+        >>> q.mean.shape
+        torch.Size([4, 3])
     """
 
     components: Diagonal
@@ -184,24 +259,28 @@ class Mixture(NamedTuple):
 
     @property
     def active(self) -> Tensor:
-        """[V, B] bool: which views count."""
+        """Components of positive weight: [V, B] bool."""
         return self.weights > 0
 
     @property
     def observed(self) -> Tensor:
-        """[B] bool: was anything observed?"""
+        """Samples of which anything was observed: [B] bool."""
         return self.active.any(0)
 
     @property
     def mean(self) -> Tensor:
-        """[B, D]; zero where nothing was observed."""
+        """The mean, [B, D]; 0 where nothing was observed."""
         return (self.weights[..., None] * self.components.mean).sum(0)
 
     def detach(self) -> Mixture:
+        """The same mixture without gradients to its components."""
         return self._replace(components=self.components.detach())
 
     def compact(self) -> Mixture:
-        """The same density in as many views as the datum with most of them has that count: those of a datum first, in their order."""
+        """The same density with as few components as possible: V' is the largest number of active components of a sample.
+
+        A sample's active components come first, in their order.
+        """
         count = max(1, int(self.active.sum(0).max()))
         if count == len(self.weights):
             return self
@@ -209,35 +288,41 @@ class Mixture(NamedTuple):
         return Mixture(self.pick(chosen), self.weights.gather(0, chosen), self.memberships(chosen))
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log-density of z [..., V', B, D] in nats: [..., V', B]; zero where nothing was observed."""
+        """Log-density in nats: [..., V', B, D] -> [..., V', B]; 0 where nothing was observed."""
         return mixture_log_prob(self.components, self.weights, z)
 
     def stratified(self, K: int) -> Tensor:
-        """K draws from every view: [K, V, B, D]."""
+        """K draws from every component: [K, V, B, D]."""
         noise.components(self.membership, self.weights)
-        return self.components.rsample(K, "z", "KVBD")
+        return self.components.rsample(K)
 
     def choose(self, K: int) -> Tensor:
-        """K draws of a view for every datum: [K, B]; any view where nothing was observed."""
+        """K draws of a component's index for every sample: [K, B]; any component where nothing was observed."""
         if len(self.weights) == 1:
             return self.weights.new_zeros((K, self.weights.shape[1]), dtype=torch.long)
         noise.components(self.membership, self.weights)
         return noise.choice(self.weights, K, "component", "KB")
 
     def pick(self, choice: Tensor) -> Diagonal:
-        """The components chosen by ``choice`` [K, B]: [K, B, D]."""
+        """The chosen components: [K, B] -> [K, B, D]."""
         return self.components[choice, torch.arange(choice.shape[1], device=choice.device)]
 
     def memberships(self, choice: Tensor) -> Tensor:
-        """Which experts made the chosen views: [K, M, B] bool."""
+        """The experts that make up the chosen components: [K, B] -> [K, E, B] bool."""
         columns = torch.arange(choice.shape[1], device=choice.device)
         return self.membership.permute(0, 2, 1)[choice, columns].permute(0, 2, 1)
 
 
 def mixture_log_prob(components: Diagonal, weights: Tensor, z: Tensor) -> Tensor:
-    """log Σ_v weights_v components_v(z), in nats. components [V, B, D] (B may be 1), weights [V, B], z [..., V', B, D] -> [..., V', B].
+    """log Σ_v weights_v components_v(z), in nats.
 
-    Zero where all weights are zero, so that no -inf meets a gradient.
+    Args:
+        components: [V, B, D]; B may be 1.
+        weights: [V, B].
+        z: [..., V', B, D].
+
+    Returns:
+        [..., V', B]; 0 where all weights are 0, so that no gradient contains -inf.
     """
     log_weights = torch.where(weights > 0, weights, 1).log()  # [V, B]
     log_weights = torch.where((weights > 0) | ~(weights > 0).any(0), log_weights, -torch.inf)
@@ -251,7 +336,7 @@ def mixture_log_prob(components: Diagonal, weights: Tensor, z: Tensor) -> Tensor
 def sum_log_prob(components: Diagonal, z: Tensor) -> Tensor:
     """log Σ_c components_c(z), in nats: components [C, D], z [..., D] -> [...].
 
-    Many components are looked at in pieces, and once more in the backward pass, so that memory does not grow with C.
+    Many components are evaluated in pieces and recomputed in the backward pass, so that memory does not grow with C.
     """
     size = max(1, _PIECE // max(1, z.numel()))
     if size >= len(components.loc):
@@ -265,7 +350,7 @@ def _each(components: Diagonal, z: Tensor) -> Tensor:
 
 
 class _InPieces(torch.autograd.Function):
-    """With l_c the log-density of a component, dL = Σ_c exp(l_c − L) dl_c: its share of the whole, times its own gradient."""
+    """With L the result and l_c the log-density of a component, dL = Σ_c exp(l_c − L) dl_c."""
 
     @staticmethod
     def forward(ctx: Any, family: type[Diagonal], size: int, loc: Tensor, scale: Tensor, z: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""What a user says of a modality, and the networks that follow from it."""
+"""The specification of a modality, and the networks that follow from it."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal, NamedTuple
@@ -17,28 +17,38 @@ from polyvae.core.likelihoods import LIKELIHOODS, Scaled
 from polyvae.core.networks import NETWORKS, auto
 from polyvae.core.networks.kinds import Branches
 from polyvae.core.networks.mlp import LinearDecoder
-from polyvae.core.recompute import rows_apart
 from polyvae.utils.errors import InputError, nearest
 
 Factory = Callable[[tuple[int, ...], Any], nn.Module]
+ROLES = ("both", "input", "target")
 
 
 @dataclass(frozen=True)
 class Modality:
     """One modality, as a user writes it; serialises to a ``[[modality]]`` table.
 
-    ``shape``      of one sample, without the batch axis.
-    ``likelihood`` a name in LIKELIHOODS; ``params`` holds its parameters (``scale``) and the network's (``width``, ``hidden``).
-    ``network``    a name in NETWORKS, for encoder and decoder; "auto" chooses by shape.
-    ``private``    columns of private code; None: the model's default.
-    ``weight``     multiplies this modality's log-likelihood in the bound (never elsewhere).
-    ``role``       "source" is encoded, never decoded; "target" is decoded, never encoded (labels, a segmentation).
-    ``encoder``, ``decoder`` override ``network``: a name in NETWORKS, an import path "package.module:factory", or a factory
-                   ``(in_shape, out) -> nn.Module``: an encoder maps [B, *in_shape] to [B, out], a decoder [N, *in_shape] to [N, *out].
-                   A decoder class of your own that treats each row alone, draws nothing and learns by its own parameters alone may say
-                   ``rows_apart = True``: with many importance samples it is trained faster.
+    Args:
+        name: Any non-empty string.
+        shape: The shape of one sample, without the batch axis.
+        likelihood: A name in LIKELIHOODS.
+        network: A name in NETWORKS, for encoder and decoder; "auto" chooses by shape.
+        private: Columns of the private latent; None: the model's default.
+        weight: Multiplies this modality's log-likelihood in the objective, never elsewhere.
+        params: Parameters of the likelihood (``scale``) and of the network (``width``, ``hidden``).
+        role: "both"; "input" is encoded and never decoded; "target" is decoded and never encoded (labels, a segmentation).
+            "source" is an old spelling of "input".
+        encoder: Replaces the encoder of ``network``: a name in NETWORKS, an import path "package.module:factory", or a factory
+            ``(in_shape, out) -> nn.Module`` of a module that maps [B, *in_shape] to [B, out].
+        decoder: Replaces the decoder; its module maps [N, *in_shape] to [N, *out]. A user-defined class whose output for a row depends
+            on that row alone, and that draws nothing, may declare ``rows_apart = True``: with many importance samples it trains faster.
 
-    Raises InputError: empty name, a shape without positive sizes, an unknown likelihood or role, a weight or size below zero.
+    Raises:
+        InputError: An empty name, a shape without positive sizes, an unknown likelihood or role, a weight or size below zero.
+
+    Example:
+        >>> import polyvae as pv
+        >>> pv.Modality("rna", 200, likelihood="poisson").shape
+        (200,)
     """
 
     name: str
@@ -48,7 +58,7 @@ class Modality:
     private: int | None = None
     weight: float = 1.0
     params: Mapping[str, Any] = field(default_factory=dict)
-    role: Literal["both", "source", "target"] = "both"
+    role: Literal["both", "input", "target"] = "both"
     encoder: str | Factory | None = None
     decoder: str | Factory | None = None
 
@@ -66,10 +76,10 @@ class Modality:
             raise InputError(
                 f"{where}: unknown likelihood {self.likelihood!r}; {nearest(self.likelihood, LIKELIHOODS)}"
             )
-        if self.role not in ("both", "source", "target"):
-            raise InputError(
-                f"{where}: unknown role {self.role!r}; {nearest(str(self.role), ('both', 'source', 'target'))}"
-            )
+        if str(self.role) == "source":  # bundles and configurations from before the name changed
+            object.__setattr__(self, "role", "input")
+        if self.role not in ROLES:
+            raise InputError(f"{where}: unknown role {self.role!r}; {nearest(str(self.role), ROLES)}")
         if self.private is not None and self.private < 0:
             raise InputError(
                 f"{where}: got private={self.private}; expected 0 or more columns; leave it out for the model's default"
@@ -80,8 +90,8 @@ class Modality:
             )
 
 
-class Codes(NamedTuple):
-    """What one modality's encoder says: ``z`` [B, D], ``w`` [B, W_m]."""
+class Encoded(NamedTuple):
+    """The experts of one modality: ``z`` [B, D] and ``w`` [B, W_m]."""
 
     z: Diagonal
     w: Diagonal
@@ -90,9 +100,18 @@ class Codes(NamedTuple):
 class ModalityNet(nn.Module):
     """One modality's encoder, decoder and likelihood.
 
-    ``seen`` is the width of z that experts and decoders see, ``private`` that of w_m. A code is z's columns, then w_m's. ``expert``: does
-    the encoder say anything of z? ``parts``: what a paper adds to this modality, by name (a copy of the encoder for a joint network, the
-    way to a nexus and back).
+    The latents of a modality are the columns of z that its decoder sees, then w_m.
+
+    Args:
+        spec: The modality.
+        seen: Columns of z that experts and decoders see.
+        private: Columns of w_m.
+        posterior: The family of the experts, a name in FAMILIES.
+        scale: The map to their scales, a name in SCALES.
+        expert: Whether the encoder returns an expert of z.
+
+    Attributes:
+        parts: What a paper adds to this modality, by name (a second encoder for a joint network, the map from z to w_m).
     """
 
     def __init__(
@@ -100,85 +119,93 @@ class ModalityNet(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = spec
-        self.seen, self.private, self.told = seen, private, seen if expert else 0
+        self.seen, self.private, self.expert = seen, private, seen if expert else 0
         self.family, self.scale = FAMILIES[posterior], SCALES[scale]
         likelihood, network = _parameters(spec)
         self.likelihood = LIKELIHOODS[spec.likelihood](spec.shape, **likelihood)
         self.encoder = (
-            _encoder(spec, (2 * self.told, 2 * private), network) if spec.role != "target" else None
+            _encoder(spec, (2 * self.expert, 2 * private), network) if spec.role != "target" else None
         )
         self.decoder = (
-            _decoder(spec, seen + private, self.likelihood.output, network) if spec.role != "source" else None
+            _decoder(spec, seen + private, self.likelihood.output, network) if spec.role != "input" else None
         )
         self.parts = nn.ModuleDict()
 
-    def encode(self, x: Tensor, entries: Tensor | None = None) -> Codes:
-        """x [B, *shape] -> the experts q(z | x_m) and q(w_m | x_m). ``entries`` [B, *shape]: unobserved entries count as zero.
+    def encode(self, x: Tensor, entries: Tensor | None = None) -> Encoded:
+        """The experts q(z | x_m) and q(w_m | x_m).
 
-        Where there is no expert of z, location is 0 and scale is 1.
+        Args:
+            x: [B, *shape].
+            entries: [B, *shape] bool; entries that were not observed count as zero.
+
+        Returns:
+            ``z`` [B, D], location 0 and scale 1 where the encoder has no expert of z, and ``w`` [B, W_m].
         """
         if self.encoder is None:
             raise InputError(
-                f"modality {self.spec.name!r} is a target: it is decoded, never encoded; give it role='both' to encode it"
+                f"modality {self.spec.name!r} is a target, which is decoded and never encoded; expected role 'both' or 'input'; "
+                "change its role"
             )
-        return self.codes(self.look(x, entries))
+        return self.encode_features(self.features(x, entries))
 
-    def codes(self, shown: Tensor) -> Codes:
-        """What the encoder says of what it is shown, [B, *shape]."""
+    def encode_features(self, features: Tensor) -> Encoded:
+        """The experts given what the encoder takes, [B, *shape]."""
         assert self.encoder is not None
-        out = self.encoder(shown)
-        out = out.to(shown.dtype)  # densities in full precision, whatever autocast did
-        z_loc, z_raw, w_loc, w_raw = out.split([self.told, self.told, self.private, self.private], -1)
+        out = self.encoder(features)
+        out = out.to(features.dtype)  # densities in full precision, also under autocast
+        z_loc, z_raw, w_loc, w_raw = out.split([self.expert, self.expert, self.private, self.private], -1)
         z = (
             self.family(z_loc, self.scale(z_raw))
-            if self.told == self.seen
+            if self.expert == self.seen
             else self.family.unit((len(out), self.seen), out)
         )
-        return Codes(z, self.family(w_loc, self.scale(w_raw)))
+        return Encoded(z, self.family(w_loc, self.scale(w_raw)))
 
-    def look(self, x: Tensor, entries: Tensor | None) -> Tensor:
-        """What an encoder is shown of x: zeros where entries were not observed, and counts on the scale of their logarithm."""
+    def features(self, x: Tensor, entries: Tensor | None) -> Tensor:
+        """What the encoder takes: zeros where entries were not observed, counts on a logarithmic scale."""
         return self.likelihood.features(x if entries is None else torch.where(entries, x, 0))
 
-    def decode(self, code: Tensor) -> Tensor:
-        """code [..., B, C] -> what the likelihood takes, [..., B, *output]: one decoder call."""
+    def decode(self, latents: Tensor) -> Tensor:
+        """The parameters of the likelihood, by one decoder call: [..., B, C] -> [..., B, *output]."""
         if self.decoder is None:
             raise InputError(
-                f"modality {self.spec.name!r} is a source: it is encoded, never decoded; give it role='both' to decode it"
+                f"modality {self.spec.name!r} is an input, which is encoded and never decoded; expected role 'both' or 'target'; "
+                "change its role"
             )
-        lead = code.shape[:-1]
-        out: Tensor = self.decoder(code.reshape(prod(lead), code.shape[-1]))
-        return out.to(code.dtype).view(*lead, *self.likelihood.output)
+        lead = latents.shape[:-1]
+        out: Tensor = self.decoder(latents.reshape(prod(lead), latents.shape[-1]))
+        return out.to(latents.dtype).view(*lead, *self.likelihood.output)
 
     def log_prob(
-        self, x: Tensor, code: Tensor, entries: Tensor | None = None, datum: Tensor | None = None
+        self, x: Tensor, latents: Tensor, entries: Tensor | None = None, rows: Tensor | None = None
     ) -> Tensor:
-        """log p(x | code) in nats, unweighted. x [B, *shape], code [..., B, C] -> [..., B]; with ``entries``, of the observed ones.
+        """log p(x | latents) in nats, unweighted.
 
-        ``datum`` [B']: code [..., B', C] is that of these rows of x -> [..., B'].
+        Args:
+            x: [B, *shape].
+            latents: [..., B, C], or [..., B', C] with ``rows``.
+            entries: [B, *shape] bool, the entries to count; None: all.
+            rows: [B'], the samples of x that the latents belong to; None: the samples in order.
+
+        Returns:
+            [..., B], or [..., B'] with ``rows``.
         """
-        lead, linear = code.shape[:-1], self.last_layer(entries is not None)
+        lead, linear = latents.shape[:-1], self.last_layer(entries is not None)
         if linear is not None:
             assert self.decoder is not None
-            hidden: Tensor = self.decoder(code.reshape(prod(lead), code.shape[-1]), hidden=True)
-            rows = None if datum is None else datum.expand(lead).flatten()
+            hidden: Tensor = self.decoder(latents.reshape(prod(lead), latents.shape[-1]), hidden=True)
+            rows = None if rows is None else rows.expand(lead).flatten()
             return linear[1].log_prob_linear(hidden.view(*lead, -1), linear[0], x, rows)
-        if datum is not None:
-            x, entries = x.index_select(0, datum), None if entries is None else entries.index_select(0, datum)
-        return self.likelihood.log_prob(self.decode(code), x, entries)
-
-    def decodes_again(self, rows: int, data: int, entries: bool) -> bool:
-        """Whether it pays to decode ``rows`` codes of ``data`` samples without a graph, and some of them again.
-
-        It does where rows stand apart and each has its share of the cost. ``entries``: are there gaps inside samples?
-        """
-        if self.decoder is None or not rows_apart(self.decoder):
-            return False
-        linear = self.last_layer(entries)
-        return linear is None or not linear[1].needs_no_output(linear[0], rows, data)
+        if rows is not None:
+            x, entries = x.index_select(0, rows), None if entries is None else entries.index_select(0, rows)
+        return self.likelihood.log_prob(self.decode(latents), x, entries)
 
     def last_layer(self, entries: bool) -> tuple[nn.Linear, Scaled] | None:
-        """The decoder's last layer and the likelihood, where that takes the layer instead of what it says."""
+        """The decoder's last layer and the likelihood, where the likelihood takes the layer in place of its output.
+
+        Args:
+            entries: Whether entries are missing inside samples.
+        """
         decoder, likelihood = self.decoder, self.likelihood
         if (
             entries
@@ -189,45 +216,17 @@ class ModalityNet(nn.Module):
             return None
         return decoder.last, likelihood
 
-    def mean(self, code: Tensor) -> Tensor:
-        """E[x | code]: [..., B, *shape]."""
-        return self.likelihood.mean(self.decode(code))
+    def mean(self, latents: Tensor) -> Tensor:
+        """E[x | latents]: [..., B, C] -> [..., B, *shape]."""
+        return self.likelihood.mean(self.decode(latents))
 
-    def sample(self, code: Tensor) -> Tensor:
-        """A draw from p(x | code): [..., B, *shape]."""
-        return self.likelihood.sample(self.decode(code))
-
-
-class Modalities(nn.Module, Mapping[str, ModalityNet]):
-    """name -> ModalityNet, in order. Any non-empty name is legal: torch's own dictionary refuses dots and attribute names."""
-
-    def __init__(self, nets: Mapping[str, ModalityNet]) -> None:
-        super().__init__()
-        self._names = tuple(nets)
-        self.nets = nn.ModuleList(nets.values())
-
-    def __getitem__(self, name: str) -> ModalityNet:
-        if name not in self._names:
-            raise KeyError(f"modality {name!r} is not in the model; {nearest(name, self._names)}")
-        net = self.nets[self._names.index(name)]
-        assert isinstance(net, ModalityNet)
-        return net
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __hash__(self) -> int:  # Mapping compares by value and so drops nn.Module's
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
+    def sample(self, latents: Tensor) -> Tensor:
+        """A draw from p(x | latents): [..., B, C] -> [..., B, *shape]."""
+        return self.likelihood.sample(self.decode(latents))
 
 
 def unless_target(modalities: Sequence[Modality], size: int) -> list[int]:
-    """Columns of private code by default: a target, which is never encoded, has none."""
+    """Private columns by default: a target, which is never encoded, has none."""
     return [0 if spec.role == "target" else size for spec in modalities]
 
 
@@ -299,6 +298,6 @@ def _encoder(spec: Modality, heads: tuple[int, int], params: Mapping[str, Any]) 
     return factory(spec.shape, sum(heads), **options)
 
 
-def _decoder(spec: Modality, code: int, output: tuple[int, ...], params: Mapping[str, Any]) -> nn.Module:
+def _decoder(spec: Modality, latents: int, output: tuple[int, ...], params: Mapping[str, Any]) -> nn.Module:
     factory, _, accepted = _factory(spec, spec.decoder, 1)
-    return factory((code,), output, **{key: value for key, value in params.items() if key in accepted})
+    return factory((latents,), output, **{key: value for key, value in params.items() if key in accepted})

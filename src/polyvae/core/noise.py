@@ -1,7 +1,17 @@
-"""The only room that draws inside a step.
+"""Every random draw of a training step, by name.
 
-Draws come from torch's global generator (so ``torch.manual_seed`` repeats a call) unless prepared ones are fed. A draw is known by
-its name and by the letters of its axes, so a test can say which row, view or modality a number belongs to:
+Draws come from torch's global generator, so ``torch.manual_seed`` repeats a call, unless prepared draws are fed. A draw has a name and a
+letter for each axis, so that tests can select the numbers of a sample, a component or a modality:
+
+    M   modalities
+    E   encoded modalities, where they are not all M
+    K   draws
+    V   components of a mixture
+    B   samples of the batch
+    D   columns of the shared latent z
+    W   columns of the private latents w, of all modalities side by side
+
+The letters are in the order M, K, V, B, D or W; a table of subsets is [V, E, B]. Draws from a likelihood have no letters (""). Example:
 
     with noise.record() as draws:
         value = model(batch).value
@@ -23,7 +33,7 @@ from polyvae.utils.errors import InputError, nearest
 
 
 class Draw(NamedTuple):
-    """One draw: its axes (letters of M, K, V, B, D, W, in order) and its values."""
+    """One draw: the letters of its axes and its values."""
 
     axes: str
     value: Tensor
@@ -35,9 +45,13 @@ _recorded: ContextVar[dict[str, Draw] | None] = ContextVar("recorded", default=N
 
 @contextmanager
 def feed(draws: Mapping[str, Draw | Tensor]) -> Iterator[dict[str, Draw]]:
-    """Inside, every draw is taken from ``draws``. A name that is drawn twice in one call gets ``#2``, ``#3`` appended.
+    """Take every draw in the context from ``draws``, by name; the second and third draw of a name are ``name#2``, ``name#3``.
 
-    The dictionary that is yielded fills with what was taken, as that of ``record`` does.
+    Yields:
+        A dictionary of the draws that were taken, filled during the context.
+
+    Raises:
+        InputError: During the context, where a draw was not prepared or has another shape.
     """
     token = _fed.set(
         {name: draw if isinstance(draw, Draw) else Draw("", draw) for name, draw in draws.items()}
@@ -53,7 +67,11 @@ def feed(draws: Mapping[str, Draw | Tensor]) -> Iterator[dict[str, Draw]]:
 
 @contextmanager
 def record() -> Iterator[dict[str, Draw]]:
-    """Inside, every draw is also written to the dictionary that is yielded."""
+    """Record every draw in the context.
+
+    Yields:
+        A dictionary of the draws, by name, filled during the context.
+    """
     draws: dict[str, Draw] = {}
     token = _recorded.set(draws)
     try:
@@ -63,11 +81,11 @@ def record() -> Iterator[dict[str, Draw]]:
 
 
 def components(membership: Tensor, weights: Tensor) -> None:
-    """Say what the axis V of the draws that follow stands for: include [V, M, B], weights [V, B]. Kept beside the draws.
+    """Record the meaning of the axis V of the draws that follow: membership [V, E, B], weights [V, B].
 
-    A test that compares two models with different views finds there which view of one is which of the other.
+    A test that compares two models with different components reads from it which component of one corresponds to which of the other.
     """
-    _keep("components", "VMB", membership)
+    _keep("components", "VEB", membership)
     _keep("components.weights", "VB", weights)
 
 
@@ -84,7 +102,7 @@ def laplace(shape: tuple[int, ...], like: Tensor, name: str, axes: str) -> Tenso
     """Laplace draws of location 0 and scale 1."""
     if _fed.get() is not None:
         return _fetch(name, axes, shape, like)
-    # By the inverse distribution function, which is computed many at a time where exponential_ goes one by one; never log(0).
+    # The inverse distribution function is vectorised and exponential_ is not. The clamp avoids log(0).
     u = (
         torch.rand(shape, dtype=like.dtype, device=like.device)
         .mul_(2)
@@ -104,7 +122,7 @@ def uniform(shape: tuple[int, ...], like: Tensor, name: str, axes: str) -> Tenso
 
 
 def poisson(rate: Tensor, name: str, axes: str) -> Tensor:
-    """Poisson draws, one for each rate. The draw that is fed or recorded is the count itself, not a number behind it."""
+    """Poisson draws, one for each rate. The count itself is fed or recorded."""
     return (
         _fetch(name, axes, tuple(rate.shape), rate)
         if _fed.get() is not None
@@ -113,7 +131,7 @@ def poisson(rate: Tensor, name: str, axes: str) -> Tensor:
 
 
 def gamma(concentration: Tensor, name: str, axes: str) -> Tensor:
-    """Gamma draws of rate 1, one for each concentration. The draw that is fed or recorded is the value itself."""
+    """Gamma draws of rate 1, one for each concentration. The value itself is fed or recorded."""
     if _fed.get() is not None:
         return _fetch(name, axes, tuple(concentration.shape), concentration)
     law = torch.distributions.Gamma(
@@ -123,10 +141,19 @@ def gamma(concentration: Tensor, name: str, axes: str) -> Tensor:
 
 
 def choice(weights: Tensor, count: int, name: str, axes: str) -> Tensor:
-    """``count`` draws per datum, with replacement, of an index into the first axis of ``weights`` [V, B]: [count, B] (int64).
+    """Draws of an index into the first axis of ``weights``, with replacement.
 
-    The draw that is fed or recorded is the uniform number behind each choice, in [0, 1): the choice is the first index at which
-    the cumulative weight exceeds it, so an index of weight 0 is never chosen.
+    A uniform number in [0, 1) is fed or recorded for each choice: the choice is the first index whose cumulative weight exceeds that share
+    of the total weight, so an index of weight 0 is never chosen.
+
+    Args:
+        weights: [V, B], not negative.
+        count: How many draws for each sample.
+        name: Name of the draw.
+        axes: Letters of its axes.
+
+    Returns:
+        [count, B] int64.
     """
     u = uniform((count, weights.shape[1]), weights, name, axes)
     edges = weights.double().cumsum(0)  # [V, B]

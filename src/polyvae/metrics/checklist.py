@@ -5,28 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from polyvae.core.vae import MultimodalVAE
+from polyvae.metrics.context import Context
 from polyvae.metrics.generation import even
 from polyvae.metrics.quality import PARTIAL
-from polyvae.metrics.setting import Setting
-from polyvae.utils.errors import InputError
-
-PROTOCOLS = ("sound", "published")
 
 
-def check_protocol(protocol: str) -> None:
-    """Raises InputError unless it is one of PROTOCOLS."""
-    if protocol not in PROTOCOLS:
-        raise InputError(
-            f"evaluate: got protocol={protocol!r}; expected 'sound', or 'published' for the MMVAE+ authors' of 2023"
-        )
-
-
-def checklist(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
+def checklist(context: Context) -> dict[str, Any]:
     """The protocol's name and what it means for this model and these data; "published" is that of the MMVAE+ authors' code (2023)."""
-    published = setting.protocol == "published"
-    card = setting.test.card
+    model, published = context.model, context.config.protocol == "published"
+    card = context.data.card
     return {
-        "name": setting.protocol,
+        "name": context.config.protocol,
         "judges": "evaluation mode",
         "generated": "mean of the likelihood, one posterior draw",
         "private_codes": _private(model, published),
@@ -37,14 +26,14 @@ def checklist(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
         else "source and target differ",
         "averages": "over samples (micro), then plain means over pairs",
         "images": {
-            "held_out": len(setting.test),
-            "draws": setting.draws,
+            "held_out": len(context.data),
+            "draws": context.config.draws,
             "dropped": f"in image quality, a last partial batch of {PARTIAL}" if published else "none",
         },
         "pixels": "judges see the decoder's output as it is; feature nets see "
         + ("8-bit values as a PNG holds them, clamped" if published else "values clamped to [0, 1]"),
         "data": {key: card[key] for key in ("name", "variant", "composition") if key in card},
-        "seed": setting.seed,
+        "seed": context.config.seed,
         "training_runs": 1,
     }
 

@@ -15,22 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyvae.core.priors import FittedPrior
-from polyvae.core.vae import MultimodalVAE
-from polyvae.data import mix
+from polyvae.core.fitted import FittedPrior
 from polyvae.metrics import generation
+from polyvae.metrics.context import Context
 from polyvae.metrics.judges import Judges
-from polyvae.metrics.setting import Setting
 
 _SUBSETS = 64  # observed sets that are tried per number of inputs, at most
 
 
-def coherence(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
+def coherence(context: Context) -> dict[str, Any]:
     """``conditional_coherence`` with its matrix and by number of observed modalities; ``unconditional_coherence`` with its histogram.
 
     Every coherence stands beside its judges' own held-out accuracy. Empty where there are no judges, or none of what is decoded.
     """
-    judges = setting.judges
+    model, judges = context.model, context.judges
     if judges is None:
         return {}
     targets = [name for name, net in model.modalities.items() if net.decoder is not None and name in judges]
@@ -39,26 +37,27 @@ def coherence(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
     sources = [
         name
         for name, net in model.modalities.items()
-        if net.encoder is not None and name in setting.test.names
+        if net.encoder is not None and name in context.data.names
     ]
-    sizes = range(1, min(len(sources), (setting.inputs or len(sources)) + 1))
-    sets = [members for size in sizes for members in _some(list(combinations(sources, size)), setting.seed)]
-    setting.report.start("coherence", len(sets) + 1)
+    sizes = range(1, min(len(sources), (context.config.inputs or len(sources)) + 1))
+    sets = [
+        members for size in sizes for members in _some(list(combinations(sources, size)), context.config.seed)
+    ]
+    context.report.start("coherence", len(sets) + 1)
     matrix: dict[str, dict[str, float]] = {name: {} for name in sources}
     by_number: dict[str, list[float]] = {}
     for number, members in enumerate(sets):
         found = _accuracies(
-            model,
-            setting,
+            context,
             judges,
             members,
             [name for name in targets if name not in members],
-            mix(setting.seed, number),
+            context.seed(number),
         )
         by_number.setdefault(str(len(members)), []).extend(found.values())
         if len(members) == 1:
             matrix[members[0]] = found
-        setting.report.advance()
+        context.report.advance()
     pairs = [value for row in matrix.values() for value in row.values()]
     result: dict[str, Any] = {"conditional_coherence": _mean(pairs)} if pairs else {}
     result |= {"unconditional_coherence": None, "unconditional_coherence_fitted": None}
@@ -70,29 +69,29 @@ def coherence(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
         "coherence_by_observed": {size: _mean(values) for size, values in by_number.items()},
         "judges": judges.source,
     }
-    for suffix, prior in (("", None), ("_fitted", setting.prior)):
+    for suffix, prior in (("", None), ("_fitted", context.prior)):
         if not suffix or prior is not None:
-            share, histogram = unconditional(model, setting, judges, targets, prior)
+            share, histogram = unconditional(context, judges, targets, prior)
             result[f"unconditional_coherence{suffix}"] = share
             result[f"unconditional_histogram{suffix}"] = histogram
             result[f"unconditional_entropy{suffix}"] = entropy(list(histogram.values()))
-    setting.report.advance()
+    context.report.advance()
     return result
 
 
 def unconditional(
-    model: MultimodalVAE, setting: Setting, judges: Judges, targets: list[str], prior: FittedPrior | None
+    context: Context, judges: Judges, targets: list[str], prior: FittedPrior | None
 ) -> tuple[float, dict[str, int]]:
     """The share of draws from the prior on which all judges agree, and how often they agree on each class.
 
     A constant output agrees with itself: read the share beside the histogram.
     """
     agreed: list[Tensor] = []
-    for images in generation.unconditional(model, setting, prior, mix(setting.seed, 2)):
+    for images in generation.unconditional(context, prior, context.seed(2)):
         read = torch.stack([judges.predict(name, images[name]) for name in targets])
         agreed.append(read[0][(read == read[0]).all(0)])
     classes = torch.cat(agreed)
-    return len(classes) / setting.draws, {
+    return len(classes) / context.config.draws, {
         str(label): int((classes == label).sum()) for label in judges.classes.tolist()
     }
 
@@ -106,8 +105,7 @@ def entropy(counts: list[int]) -> float:
 
 
 def _accuracies(
-    model: MultimodalVAE,
-    setting: Setting,
+    context: Context,
     judges: Judges,
     members: tuple[str, ...],
     targets: list[str],
@@ -115,7 +113,7 @@ def _accuracies(
 ) -> dict[str, float]:
     right = dict.fromkeys(targets, 0)
     count = 0
-    for batch, made in generation.conditional(model, setting, members, targets, seed):
+    for batch, made in generation.conditional(context, members, targets, seed):
         labels = batch.extra["labels"]
         for name, images in made.items():
             right[name] += int((judges.predict(name, images[0]) == labels.to(images.device)).sum())

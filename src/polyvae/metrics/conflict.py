@@ -14,31 +14,28 @@ from torch import Tensor
 
 from polyvae.core.batch import Batch
 from polyvae.core.vae import MultimodalVAE
-from polyvae.data import mix
-from polyvae.metrics.setting import Setting
+from polyvae.metrics.context import Context
 
 
-def conflict(
-    model: MultimodalVAE, setting: Setting, *, rows: int = 1000, batch_size: int = 250
-) -> dict[str, Any]:
+def conflict(context: Context, *, rows: int = 1000, batch_size: int = 250) -> dict[str, Any]:
     """``gradient_conflict``, the share of pairs with a negative cosine, and ``gradient_cosine``, the mean; then by modality and by pair.
 
     Cosines are taken per datum, over z's columns, of pairs that were both observed and both pull. ``gradients`` holds each modality's
     mean norm (nats per unit of z) and its share of their sum, the mean cosines and the shares of negative ones. Of the first ``rows``
     held-out samples. Empty without a shared code, or with fewer than two modalities that are decoded.
     """
-    data = setting.test.rows(slice(0, rows))
+    model, data = context.model, context.data.rows(slice(0, rows))
     names = [name for name, net in model.modalities.items() if net.decoder is not None and name in data.names]
     if not model.seen or len(names) < 2:
         return {}
-    batch_size = min(batch_size, setting.step(model))
-    setting.report.start("gradient conflict", -(-len(data) // batch_size))
+    batch_size = min(batch_size, context.step())
+    context.report.start("gradient conflict", -(-len(data) // batch_size))
     norms = torch.zeros(len(names), dtype=torch.float64)
     counts = torch.zeros_like(norms)
     cosines = torch.zeros(len(names), len(names), dtype=torch.float64)
     negative, pairs = torch.zeros_like(cosines), torch.zeros_like(cosines)
     with torch.random.fork_rng():
-        torch.manual_seed(mix(setting.seed, 9))
+        torch.manual_seed(context.seed(9))
         for batch in data.batches(batch_size):
             gradients, seen = pulls(model, batch, names)  # [N, B, D], [N, B]
             norm = gradients.norm(dim=-1)
@@ -50,7 +47,7 @@ def conflict(
             cosines += cosine.sum(-1)
             negative += (cosine < 0).sum(-1)
             pairs += both.sum(-1)
-            setting.report.advance()
+            context.report.advance()
     return _summary(names, norms / counts.clamp(min=1), cosines, negative, pairs)
 
 
@@ -67,9 +64,9 @@ def pulls(model: MultimodalVAE, batch: Batch, names: list[str]) -> tuple[Tensor,
             gradients.append(torch.zeros_like(z[0]))
             continue
         # One modality at a time, or every backward pass would visit all decoders.
-        wanted = torch.zeros(len(model.modalities), *z.shape[:-1], dtype=torch.bool, device=z.device)
-        wanted[m] = True
-        pull = model.weighted(model.log_likelihood(batch, z, draws.w, wanted)).sum()
+        decoded = torch.zeros(len(model.modalities), *z.shape[:-1], dtype=torch.bool, device=z.device)
+        decoded[m] = True
+        pull = model.weighted(model.log_likelihood(batch, z, draws.w, decoded)).sum()
         gradients.append(torch.autograd.grad(pull, z)[0][0])
     index = [list(model.modalities).index(name) for name in names]
     return torch.stack(gradients).double().cpu(), batch.mask[index].cpu()

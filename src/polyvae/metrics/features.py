@@ -100,19 +100,21 @@ class Handed(nn.Module):
         return x if self.net is None else self.net(x)
 
 
-def feature_net(spec: FeatureNet | str | None) -> FeatureNet | None:
-    """The net that is meant; None: each modality's own judge. Raises InputError for a word that means nothing."""
-    if spec is None or spec == "judges":
+def load_feature_net(spec: str) -> FeatureNet | None:
+    """The feature network that a setting names; None for "judges", the judge of each modality.
+
+    Raises:
+        InputError: If the setting is neither "judges" nor "inception:PATH", or the weights cannot be read.
+    """
+    if spec == "judges":
         return None
-    if isinstance(spec, str):
-        kind, _, path = spec.partition(":")
-        if kind != "inception" or not path:
-            raise InputError(
-                f"evaluate: got features={spec!r}; expected 'judges', 'inception:PATH' with the weights' file, or in Python "
-                "any feature net"
-            )
-        return Inception(path)
-    return spec
+    kind, _, path = spec.partition(":")
+    if kind != "inception" or not path:
+        raise InputError(
+            f"evaluate: got features={spec!r}; expected 'judges', or 'inception:PATH' with the path of the weights; in Python, "
+            "pass any other feature network as feature_net"
+        )
+    return Inception(path)
 
 
 def to_bytes(images: Tensor) -> Tensor:

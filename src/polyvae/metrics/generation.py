@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from polyvae.core.batch import Batch
-from polyvae.core.priors import FittedPrior
+from polyvae.core.fitted import FittedPrior
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData, mix
-from polyvae.metrics.setting import Setting
+from polyvae.metrics.context import Context
 
 
 class Given(NamedTuple):
@@ -24,8 +24,7 @@ class Given(NamedTuple):
 
 @torch.no_grad()
 def conditional(
-    model: MultimodalVAE,
-    setting: Setting,
+    context: Context,
     members: Sequence[str],
     targets: Sequence[str],
     seed: int,
@@ -36,41 +35,35 @@ def conditional(
 
     One posterior draw each, w of what is not among ``members`` from p(w | z); of a member it is the posterior's.
     """
-    data = setting.test if data is None else data
+    model, data = context.model, context.data if data is None else data
     lines = [data.names.index(name) for name in members]
-    names = list(model.modalities)
-    for number, batch in enumerate(data.batches(setting.step(model, K))):
+    for number, batch in enumerate(data.batches(context.step(K))):
         batch = batch.rows(batch.mask[lines].all(0).nonzero()[:, 0])
         if not batch.size:
             continue
         with torch.random.fork_rng():
             torch.manual_seed(mix(seed, number))
             draws = model.draw(batch.observe(*members), K)
-        w = _shared(model, draws.w, members) if setting.protocol == "published" else draws.w
+        w = _shared(model, draws.w, members) if context.config.protocol == "published" else draws.w
         yield Given(
             batch,
-            {
-                name: model.modalities[name].mean(model.code(names.index(name), draws.z, w))
-                for name in targets
-            },
+            {name: model.modalities.decode_one(name, draws.z, w) for name in targets},
         )
 
 
 @torch.no_grad()
-def unconditional(
-    model: MultimodalVAE, setting: Setting, prior: FittedPrior | None, seed: int
-) -> Iterator[dict[str, Tensor]]:
-    """Decoder means of every modality, ``setting.draws`` in all: name -> [n, *shape].
+def unconditional(context: Context, prior: FittedPrior | None, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Decoder means of every modality, ``context.config.draws`` in all: name -> [n, *shape].
 
     z from ``prior`` (None: the model's own), w from p(w | z).
     """
-    step = setting.step(model)
-    for start in range(0, setting.draws, step):
+    model, step = context.model, context.step()
+    for start in range(0, context.config.draws, step):
         with torch.random.fork_rng():
             torch.manual_seed(mix(seed, start))
-            z = (model.prior if prior is None else prior).draw(min(step, setting.draws - start))
+            z = (model.prior if prior is None else prior).draw(min(step, context.config.draws - start))
             w = model.prior.w(z).rsample(None, "w", "BW")
-        yield model.decode(z, _shared(model, w, ()) if setting.protocol == "published" else w)
+        yield model.decode(z, _shared(model, w, ()) if context.config.protocol == "published" else w)
 
 
 def even(model: MultimodalVAE) -> bool:

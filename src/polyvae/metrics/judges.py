@@ -187,11 +187,11 @@ def train_judges(
     ``recipe`` overrides fields of Recipe (``epochs=2``). ``progress(modality, share)`` is called as training goes on,
     from threads: several judges are trained at once.
     The same data, seed and recipe give the same judges on the same machine; the global generator is left as it was.
-    Raises InputError: no labels, no image modality (shape (C, H, W), 8 to 64 pixels), no train or test split, an unknown setting.
+    Raises InputError: no labels, no image modality (shape (C, H, W), 8 to 64 pixels), no train or test split, an unknown context.
     """
     for key in recipe:
         if key not in Recipe._fields:
-            raise InputError(f"judges: unknown setting {key!r}; {nearest(key, Recipe._fields)}")
+            raise InputError(f"judges: unknown context {key!r}; {nearest(key, Recipe._fields)}")
     settings = Recipe(**recipe)
     specs = judgeable(data)
     for name in names or ():

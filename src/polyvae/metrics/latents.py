@@ -19,8 +19,8 @@ from torch import Tensor
 from polyvae.core.batch import Batch
 from polyvae.core.distributions import Diagonal, Mixture
 from polyvae.core.vae import MultimodalVAE
-from polyvae.data import MultimodalData, mix
-from polyvae.metrics.setting import Setting, some
+from polyvae.data import MultimodalData
+from polyvae.metrics.context import Context, subsample
 from polyvae.utils.errors import InputError
 
 ACTIVE = 0.01  # variance of the posterior mean above which a column is in use
@@ -60,9 +60,7 @@ class Usage(NamedTuple):
         }
 
 
-def latents(
-    model: MultimodalVAE, setting: Setting, *, on: str = "samples", rows: int = ROWS
-) -> dict[str, Any]:
+def latents(context: Context, *, on: str = "samples", rows: int = ROWS) -> dict[str, Any]:
     """Probe accuracies (``_r2`` for amounts), active units and KL of z and of the w_m: headlines, then ``probes`` and ``units`` in full.
 
     ``probe_z_*`` and ``probe_w_*`` average over modalities, each encoded alone; ``probe_z_shared_joint`` is z given all that was observed.
@@ -73,14 +71,15 @@ def latents(
         raise InputError(
             f"latents: got on={on!r}; expected 'samples' or 'means'; the published protocol probes samples"
         )
-    test = some(setting.test, rows, mix(setting.seed, 5))
+    model = context.model
+    test = subsample(context.data, rows, context.seed(5))
     sets = _sets(model, test)
-    probed = setting.train is not None and (test.labels is not None or bool(test.factors))
-    setting.report.start("latents", len(sets) * (1 + probed))
-    result, units = _usage(model, test, sets, setting)
-    if probed and setting.train is not None:
-        train = some(setting.train, rows, mix(setting.seed, 6))
-        headline, probes = _probe_all(model, train, test, sets, setting, on)
+    probed = context.train is not None and (test.labels is not None or bool(test.factors))
+    context.report.start("latents", len(sets) * (1 + probed))
+    result, units = _usage(context, test, sets)
+    if probed and context.train is not None:
+        train = subsample(context.train, rows, context.seed(6))
+        headline, probes = _probe_all(context, train, test, sets, on)
         return (
             headline
             | result
@@ -190,22 +189,22 @@ class Question(NamedTuple):
 
 
 def _probe_all(
-    model: MultimodalVAE,
+    context: Context,
     train: MultimodalData,
     test: MultimodalData,
     sets: list[tuple[str, ...]],
-    setting: Setting,
     on: str,
 ) -> tuple[dict[str, float], dict[str, Any]]:
+    model = context.model
     found: dict[str, dict[str, _Probes]] = {"z": {}, "w": {}}
     headline: dict[str, list[float]] = {}
     names = list(model.modalities)
     for number, members in enumerate(sets):
-        setting.report.advance()
+        context.report.advance()
         if not set(members) <= set(train.names) or not len(_observed(train, members)):
             continue
         fit, judge = (
-            encode(model, data, members, on, mix(setting.seed, 7, number, part), setting.batch_size)
+            encode(model, data, members, on, context.seed(7, number, part), context.batch_size)
             for part, data in enumerate((train, test))
         )
         questions = _questions(train, test, fit.rows, judge.rows, members)
@@ -274,15 +273,14 @@ def _ask(questions: Mapping[str, Question], x: Tensor, x_test: Tensor) -> _Probe
 
 
 def _usage(
-    model: MultimodalVAE,
+    context: Context,
     data: MultimodalData,
     sets: list[tuple[str, ...]],
-    setting: Setting,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     units: dict[str, dict[str, Any]] = {"z": {}, "w": {}}
     headline: dict[str, float] = {}
     for number, members in enumerate(sets):
-        z, w = usage(model, data, members, mix(setting.seed, 8, number), setting.batch_size)
+        z, w = usage(context.model, data, members, context.seed(8, number), context.batch_size)
         if len(z.kl):
             units["z"][",".join(members)] = z.asdict()
             headline |= {
@@ -296,7 +294,7 @@ def _usage(
                 (own.variance > ACTIVE).sum()
             )
             headline["kl_w"] = headline.get("kl_w", 0.0) + own.total
-        setting.report.advance()
+        context.report.advance()
     return headline, {code: by for code, by in units.items() if by}
 
 
@@ -327,7 +325,8 @@ def usage(
             z = q.pick(q.choose(1)).rsample(None, "z", "KBD")  # [1, B, D]
             columns.append(kl.double().cpu())
             total.append(joint.double().cpu())
-            private.append(model.private(batch, experts, z).kl_columns(model.prior.w(z))[0].double().cpu())
+            p_w = model.prior.w(z)
+            private.append(model.private(batch, experts, z, p_w).kl_columns(p_w)[0].double().cpu())
             exact = exact and by_formula
     mean, kl_w = torch.cat(means), torch.cat(private)
     mean_z, mean_w = mean[:, : mean.shape[1] - kl_w.shape[1]], mean[:, mean.shape[1] - kl_w.shape[1] :]

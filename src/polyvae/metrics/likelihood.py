@@ -9,26 +9,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyvae.core.vae import Estimate, MultimodalVAE
-from polyvae.data import mix
-from polyvae.metrics.setting import Setting
+from polyvae.core.inference import Estimate
+from polyvae.metrics.context import Context
 
 _Asked = tuple[str, tuple[str, ...]]  # a modality, and those that it is given
 
 
-def likelihood(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
+def likelihood(context: Context) -> dict[str, Any]:
     """``log_likelihood`` (joint, of all that was observed), ``_by_modality`` and ``_by_condition``, each with what it is worth.
 
-    The setting's ``conditional``: "rest" adds log p(x_m | all others that were observed), "pairs" also every log p(x_m | x_n), "none"
+    The context's ``conditional``: "rest" adds log p(x_m | all others that were observed), "pairs" also every log p(x_m | x_n), "none"
     neither. The names are "m0", "m0|m1,m2"; ``log_likelihood_conditional`` is the mean over m given the rest. Each is taken over the
     samples of which m was observed, and something of what it is given. A conditional is the difference of two estimates, so no bound;
     its effective samples are the fewer of the two. Only what is decoded has a likelihood; modalities that are only encoded help to sample
     the joint one.
     Empty for models without a joint density, and where nothing that is decoded was observed.
     """
+    model = context.model
     if not model.facts.density:
         return {}
-    data = setting.test.rows(slice(0, setting.likelihood_rows))
+    data = context.data.rows(slice(0, context.config.likelihood_rows))
     batch = data.take(slice(None))
     seen = {
         name: batch.mask[data.names.index(name)]
@@ -42,19 +42,21 @@ def likelihood(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
         (name, tuple(other for other in names if other != name)) for name in names if len(names) > 1
     ]
     pairs: list[_Asked] = [(name, (other,)) for name, other in permutations(names, 2)]
-    asked = dict.fromkeys({"none": [], "rest": rest, "pairs": rest + pairs}[setting.conditional])
+    asked = dict.fromkeys(
+        {"none": [], "rest": rest, "pairs": rest + pairs}[context.config.likelihood_conditional]
+    )
     wanted = [frozenset(names), *(frozenset({name}) for name in names)]
     wanted += [frozenset(part) for name, given in asked for part in (given, (name, *given))]
     known: dict[frozenset[str], Estimate] = {}
-    setting.report.start("likelihood", len(set(wanted)))
+    context.report.start("likelihood", len(set(wanted)))
     with torch.random.fork_rng():
-        torch.manual_seed(mix(setting.seed, 3))
+        torch.manual_seed(context.seed(3))
         for members in dict.fromkeys(wanted):
             part = batch if members == wanted[0] else batch.observe(*members)
             known[members] = model.log_marginal(
-                part, K=setting.likelihood_samples, rows=min(8192, setting.room(model))
+                part, K=context.config.likelihood_samples, rows=min(8192, context.rows)
             )
-            setting.report.advance()
+            context.report.advance()
 
     joint = _summary(known[wanted[0]], _any(seen, names))
     by_modality = {name: _summary(known[frozenset({name})], seen[name]) for name in names}
@@ -74,7 +76,7 @@ def likelihood(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
         "log_likelihood_by_condition": {
             f"{name}|{','.join(given)}": line for (name, given), line in found.items()
         },
-        "log_likelihood_samples": setting.likelihood_samples,
+        "log_likelihood_samples": context.config.likelihood_samples,
     }
 
 

@@ -6,37 +6,34 @@ from typing import Any
 
 import torch
 
-from polyvae.core.vae import MultimodalVAE
-from polyvae.data import mix
 from polyvae.metrics import generation
-from polyvae.metrics.setting import Setting
+from polyvae.metrics.context import Context
 
 
-def prediction(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
+def prediction(context: Context) -> dict[str, Any]:
     """``label_accuracy`` given every modality that is encoded, ``label_accuracy_single`` given one: means over labels and modalities.
 
     In full under ``prediction``: label -> {"all", and each modality} -> the share of held-out samples whose most probable class is the
     observed one (of several entries: all that were observed), K = 10 draws of the latents averaged. Empty where the model has no label.
     """
+    model = context.model
     labels = [
         name
         for name, net in model.modalities.items()
-        if net.encoder is None and net.spec.likelihood == "categorical" and name in setting.test.names
+        if net.encoder is None and net.spec.likelihood == "categorical" and name in context.data.names
     ]
     sources = [
         name
         for name, net in model.modalities.items()
-        if net.encoder is not None and name in setting.test.names
+        if net.encoder is not None and name in context.data.names
     ]
     if not labels or not sources:
         return {}
-    setting.report.start("prediction", 1 + len(sources))
+    context.report.start("prediction", 1 + len(sources))
     found: dict[str, dict[str, float]] = {name: {} for name in labels}
     for number, (key, members) in enumerate({"all": sources, **{name: [name] for name in sources}}.items()):
         right, counted = dict.fromkeys(labels, 0), dict.fromkeys(labels, 0)
-        for batch, made in generation.conditional(
-            model, setting, members, labels, mix(setting.seed, 31, number), K=10
-        ):
+        for batch, made in generation.conditional(context, members, labels, context.seed(31, number), K=10):
             for name, shares in made.items():
                 seen = batch.mask[list(batch.data).index(name)]
                 told = shares.mean(0).argmax(-1) == batch.data[name].to(shares.device).argmax(
@@ -58,7 +55,7 @@ def prediction(model: MultimodalVAE, setting: Setting) -> dict[str, Any]:
         for name in labels:
             if counted[name]:
                 found[name][key] = right[name] / counted[name]
-        setting.report.advance()
+        context.report.advance()
     whole = [by["all"] for by in found.values() if "all" in by]
     single = [share for by in found.values() for key, share in by.items() if key != "all"]
     headlines = {"label_accuracy": whole, "label_accuracy_single": single}

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData, mix
 from polyvae.metrics import generation
+from polyvae.metrics.context import Context
 from polyvae.metrics.distances import Frechet, TorchmetricsFrechet, kernel_distance, neighbours
 from polyvae.metrics.features import FeatureNet, Inception, JudgeFeatures, to_bytes
-from polyvae.metrics.setting import Setting
 from polyvae.utils.errors import InputError
 
 PARTIAL = 128  # the authors drop the last batch of so many where it is not full
@@ -28,7 +27,7 @@ _Numbers = dict[str, float]
 
 
 def quality(
-    model: MultimodalVAE, setting: Setting, *, kept: int = 5_000, subsets: int = 50, subset_size: int = 1_000
+    context: Context, *, kept: int = 5_000, subsets: int = 50, subset_size: int = 1_000
 ) -> dict[str, Any]:
     """``unconditional_*``, ``unconditional_*_fitted``, ``conditional_*`` and ``real_*``; in full under ``quality``, by modality or pair.
 
@@ -36,61 +35,61 @@ def quality(
     are means over modalities, or over pairs. "sound": source and target differ; images clamped to [0, 1], the nets' domain. "published":
     source = target (reconstruction) counts too, images become bytes as in a PNG, and a last partial batch of 128 is dropped.
     At most ``kept`` images of either side, drawn at random, enter the kernel distance (``subsets`` of ``subset_size``) and the neighbours;
-    all enter the Fréchet distance, whose bias falls with their number: compare equal numbers. ``setting.measures`` "frechet": that
+    all enter the Fréchet distance, whose bias falls with their number: compare equal numbers. ``context.config.measures`` "frechet": that
     alone. Empty where there is nothing to look with.
     """
-    nets = _nets(model, setting)
+    model, nets = context.model, _nets(context)
     if not nets:
-        setting.report.say(
+        context.report.say(
             "no image quality: it needs images, and judges or a feature net to look at them; left out"
         )
         return {}
     sources = [
         name
         for name, net in model.modalities.items()
-        if net.encoder is not None and name in setting.test.names
+        if net.encoder is not None and name in context.data.names
     ]
     priors = {"unconditional": None} | (
-        {"unconditional_fitted": setting.prior} if setting.prior is not None else {}
+        {"unconditional_fitted": context.prior} if context.prior is not None else {}
     )
-    setting.report.start("quality", 1 + len(priors) + len(sources) + (setting.train is not None))
+    context.report.start("quality", 1 + len(priors) + len(sources) + (context.train is not None))
     device = next(model.parameters()).device
-    kept = kept if setting.measures == "all" else 0
+    kept = kept if context.config.measures == "all" else 0
     sides = {
-        name: _Side(net, setting, device, kept, (subsets, subset_size), mix(setting.seed, 11, number))
+        name: _Side(net, context, device, kept, (subsets, subset_size), context.seed(11, number))
         for number, (name, net) in enumerate(nets.items())
     }
     for name, side in sides.items():
         side.real(name)
-    setting.report.advance()
+    context.report.advance()
     found: dict[str, Any] = {}
     for suffix, prior in priors.items():
-        stream = generation.unconditional(model, setting, prior, mix(setting.seed, 12))
-        found[suffix] = _judged(sides, stream, dict.fromkeys(sides, setting.draws))
-        setting.report.advance()
+        stream = generation.unconditional(context, prior, context.seed(12))
+        found[suffix] = _judged(sides, stream, dict.fromkeys(sides, context.config.draws))
+        context.report.advance()
     found["conditional"] = {}
     for number, source in enumerate(sources):
         targets = {
-            name: side for name, side in sides.items() if setting.protocol == "published" or name != source
+            name: side
+            for name, side in sides.items()
+            if context.config.protocol == "published" or name != source
         }
         stream = (
             given.made
-            for given in generation.conditional(
-                model, setting, (source,), list(targets), mix(setting.seed, 13, number)
-            )
+            for given in generation.conditional(context, (source,), list(targets), context.seed(13, number))
         )
-        total = int(setting.test.mask[setting.test.names.index(source)].sum())
+        total = int(context.data.mask[context.data.names.index(source)].sum())
         found["conditional"][source] = _judged(
             targets,
             ({name: x[0] for name, x in made.items()} for made in stream),
             dict.fromkeys(targets, total),
         )
-        setting.report.advance()
-    if setting.train is not None:
+        context.report.advance()
+    if context.train is not None:
         found["real"] = {
-            name: numbers for name, side in sides.items() if (numbers := side.floor(name, setting.train))
+            name: numbers for name, side in sides.items() if (numbers := side.floor(name, context.train))
         }
-        setting.report.advance()
+        context.report.advance()
     about = {
         "features": {name: net.name for name, net in nets.items()},
         "kept": kept,
@@ -98,8 +97,8 @@ def quality(
         "subset_size": subset_size,
         "neighbours": {"precision, recall": _K, "density, coverage": _K_DENSITY},
     }
-    if isinstance(setting.features, Inception):
-        about["weights_sha256"] = setting.features.digest
+    if isinstance(context.features, Inception):
+        about["weights_sha256"] = context.features.digest
     return _headlines(found) | {"quality": found, "quality_settings": about}
 
 
@@ -109,15 +108,15 @@ class _Side:
     def __init__(
         self,
         net: FeatureNet,
-        setting: Setting,
+        context: Context,
         device: torch.device,
         keep: int,
         subsets: tuple[int, int],
         seed: int,
     ) -> None:
-        self.net, self.setting, self.device, self.keep, self.subsets, self.seed = (
+        self.net, self.context, self.device, self.keep, self.subsets, self.seed = (
             net,
-            setting,
+            context,
             device,
             keep,
             subsets,
@@ -133,9 +132,9 @@ class _Side:
 
     def real(self, name: str) -> None:
         """Look at the held-out images of modality ``name``."""
-        rows = _rows(self.setting.test, name)
+        rows = _rows(self.context.data, name)
         self.seen = _Kept(self.limit(len(rows)), self.keep, mix(self.seed, 0))
-        for x in _real(self.setting.test, name, rows, self.setting.batch_size):
+        for x in _real(self.context.data, name, rows, self.context.batch_size):
             features = self.look(x)
             if not self.seen.count and isinstance(self.net, Inception):
                 self.frechet = TorchmetricsFrechet(features.shape[1])
@@ -152,7 +151,7 @@ class _Side:
             .values
         )
         made = _Kept(len(order), self.keep, mix(self.seed, 1))
-        for x in _real(train, name, rows[order], self.setting.batch_size):
+        for x in _real(train, name, rows[order], self.context.batch_size):
             self.add(x, made)
         return self.compare(made)
 
@@ -179,7 +178,7 @@ class _Side:
     def look(self, images: Tensor) -> Tensor:
         """Images [N, C, H, W] -> features [N, F]."""
         images = images.to(self.device)
-        images = to_bytes(images) / 255 if self.setting.protocol == "published" else images.clamp(0, 1)
+        images = to_bytes(images) / 255 if self.context.config.protocol == "published" else images.clamp(0, 1)
         features = self.net(images)
         if features.ndim != 2 or len(features) != len(images):
             raise InputError(
@@ -190,7 +189,11 @@ class _Side:
 
     def limit(self, total: int) -> int:
         """How many of ``total`` images count."""
-        return total - total % PARTIAL if self.setting.protocol == "published" and total >= PARTIAL else total
+        return (
+            total - total % PARTIAL
+            if self.context.config.protocol == "published" and total >= PARTIAL
+            else total
+        )
 
 
 class _Kept:
@@ -213,18 +216,18 @@ class _Kept:
         return torch.cat(self.parts)
 
 
-def _nets(model: MultimodalVAE, setting: Setting) -> dict[str, FeatureNet]:
+def _nets(context: Context) -> dict[str, FeatureNet]:
     """The image modalities that are decoded, observed somewhere, and can be looked at."""
     nets: dict[str, FeatureNet] = {}
-    for name, net in model.modalities.items():
+    for name, net in context.model.modalities.items():
         shape = net.spec.shape
-        if net.decoder is None or name not in setting.test.names or len(shape) != 3:
+        if net.decoder is None or name not in context.data.names or len(shape) != 3:
             continue
-        if setting.features is None:
-            if setting.judges is not None and name in setting.judges:
-                nets[name] = JudgeFeatures(setting.judges[name], name)
-        elif not isinstance(setting.features, Inception) or shape[0] in (1, 3):
-            nets[name] = setting.features
+        if context.features is None:
+            if context.judges is not None and name in context.judges:
+                nets[name] = JudgeFeatures(context.judges[name], name)
+        elif not isinstance(context.features, Inception) or shape[0] in (1, 3):
+            nets[name] = context.features
     return nets
 
 

@@ -12,17 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyvae.core.vae import MultimodalVAE
-from polyvae.data import MultimodalData, mix
+from polyvae.data import MultimodalData
 from polyvae.metrics import generation
-from polyvae.metrics.setting import Setting, some
+from polyvae.metrics.context import Context, subsample
 
 _Numbers = dict[str, float]
 
 
-def reconstruction(
-    model: MultimodalVAE, setting: Setting, *, rows: int = 1_000, draws: int = 5
-) -> dict[str, Any]:
+def reconstruction(context: Context, *, rows: int = 1_000, draws: int = 5) -> dict[str, Any]:
     """``reconstruction_error`` and ``cross_reconstruction_error`` (mean squared, per entry), and ``diversity`` beside ``diversity_real``.
 
     Errors are means over modalities, or over pairs of two; ``_relative``: over the baseline's, where there is a training part. In full
@@ -31,24 +28,24 @@ def reconstruction(
     pairs of ``draws``, for ``rows`` samples drawn at random; by pair under ``diversity_matrix``. diversity_real: between two held-out
     samples of one class, where there are labels; by modality under ``diversity_by_modality``. Neither more nor less than that is right.
     """
-    names = list(model.modalities)
+    model, names = context.model, list(context.model.modalities)
     sources = [
-        name for name in names if model.modalities[name].encoder is not None and name in setting.test.names
+        name for name in names if model.modalities[name].encoder is not None and name in context.data.names
     ]
     targets = [
-        name for name in names if model.modalities[name].decoder is not None and name in setting.test.names
+        name for name in names if model.modalities[name].decoder is not None and name in context.data.names
     ]
-    few = some(setting.test, rows, mix(setting.seed, 14))
-    setting.report.start("reconstruction", 2 * len(sources) + 1)
-    means = {} if setting.train is None else baseline(setting.train, targets, setting.batch_size)
+    few = subsample(context.data, rows, context.seed(14))
+    context.report.start("reconstruction", 2 * len(sources) + 1)
+    means = {} if context.train is None else baseline(context.train, targets, context.batch_size)
     found: dict[str, dict[str, _Numbers]] = {}
     spread: dict[str, _Numbers] = {}
     for number, source in enumerate(sources):
-        found[source] = _errors(model, setting, source, targets, means, mix(setting.seed, 15, number))
-        setting.report.advance()
+        found[source] = _errors(context, source, targets, means, context.seed(15, number))
+        context.report.advance()
         others = [name for name in targets if name != source]
-        spread[source] = _diversity(model, setting, source, others, few, draws, mix(setting.seed, 16, number))
-        setting.report.advance()
+        spread[source] = _diversity(context, source, others, few, draws, context.seed(16, number))
+        context.report.advance()
     result: dict[str, Any] = {}
     for head, cells in (
         ("", [row[name] for name, row in found.items() if name in row]),
@@ -61,11 +58,11 @@ def reconstruction(
         real = {
             name: value
             for name in targets
-            if (value := within_classes(setting.test, name, mix(setting.seed, 17))) is not None
+            if (value := within_classes(context.data, name, context.seed(17))) is not None
         }
         if real:
             result |= {"diversity_real": sum(real.values()) / len(real), "diversity_by_modality": real}
-    setting.report.advance()
+    context.report.advance()
     return result | {
         "reconstruction": found,
         "diversity_matrix": spread,
@@ -129,21 +126,20 @@ def within_classes(data: MultimodalData, name: str, seed: int = 0, batch_size: i
 
 
 def _errors(
-    model: MultimodalVAE,
-    setting: Setting,
+    context: Context,
     source: str,
     targets: list[str],
     means: Mapping[str, Tensor],
     seed: int,
 ) -> dict[str, _Numbers]:
     sums = {name: torch.zeros(5, dtype=torch.float64) for name in targets}
-    for batch, made in generation.conditional(model, setting, (source,), targets, seed):
+    for batch, made in generation.conditional(context, (source,), targets, seed):
         for name, images in made.items():
             y = images[0].cpu().double()
             x = batch.data[name].cpu().double()
             gaps = batch.entries.get(name)
             seen = _seen(
-                batch.mask[setting.test.names.index(name)].cpu(), x, None if gaps is None else gaps.cpu()
+                batch.mask[context.data.names.index(name)].cpu(), x, None if gaps is None else gaps.cpu()
             )
             gap, base = (x - y)[seen], (x - means[name].cpu())[seen] if name in means else x.new_zeros(1)
             sums[name] += torch.stack(
@@ -160,8 +156,7 @@ def _errors(
 
 
 def _diversity(
-    model: MultimodalVAE,
-    setting: Setting,
+    context: Context,
     source: str,
     targets: list[str],
     data: MultimodalData,
@@ -169,7 +164,7 @@ def _diversity(
     seed: int,
 ) -> _Numbers:
     sums, count = dict.fromkeys(targets, 0.0), 0
-    for batch, made in generation.conditional(model, setting, (source,), targets, seed, draws, data):
+    for batch, made in generation.conditional(context, (source,), targets, seed, draws, data):
         for name, images in made.items():
             sums[name] += float(pairwise(images).sum())
         count += batch.size

@@ -9,20 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from polyvae.core.aggregate import Experts
 from polyvae.core.batch import Batch
-from polyvae.core.bounds import Bound
+from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
 from polyvae.core.priors import MixturePrior
-from polyvae.core.vae import Facts
 from polyvae.models.mmvaeplus import MMVAEPlus
-from polyvae.models.parts.held import Around
 from polyvae.utils.errors import InputError, check_count, nearest
 
 CRITERIA = ("penalised", "entropy")
 
 
-class CMVAE(Around):
+class CMVAE(MMVAEPlus):
     """MMVAE+ with p(z) = Σ_c π_c p(z | c), p(z | c) of location μ_c and scale 1; π and μ are learnt, and clusters pruned after training.
 
     L is MMVAE+'s. In the paper its prior's part is an expectation over the exact posterior of the cluster, q(c | z) ∝ π_c p(z | c):
@@ -44,7 +41,6 @@ class CMVAE(Around):
     name = "cmvae"
     citation = "Palumbo et al. 2024"
     private_latents = "yes"
-    held: MMVAEPlus
 
     def __init__(
         self,
@@ -58,27 +54,20 @@ class CMVAE(Around):
         cross: str = "auxiliary",
         family: str = "laplace",
         scale_map: str = "softmax",
-        max_rows: int | None = None,
     ) -> None:
         check_count(self.name, "clusters", clusters)
         super().__init__(
-            MMVAEPlus(
-                modalities,
-                latent=latent,
-                K=K,
-                beta=beta,
-                objective=objective,
-                cross=cross,
-                prior_components=clusters,
-                family=family,
-                scale_map=scale_map,
-                max_rows=max_rows,
-            )
+            modalities,
+            latent=latent,
+            K=K,
+            beta=beta,
+            objective=objective,
+            cross=cross,
+            prior_components=clusters,
+            family=family,
+            scale_map=scale_map,
         )
         self.clusters = clusters
-
-    def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        return self.held.bound(batch, experts, warm)
 
     @torch.no_grad()
     def cluster(self, batch: Batch) -> Tensor:
@@ -140,8 +129,8 @@ class CMVAE(Around):
 
     @property
     def _prior(self) -> MixturePrior:
-        assert isinstance(self.held.prior, MixturePrior)
-        return self.held.prior
+        assert isinstance(self.prior, MixturePrior)
+        return self.prior
 
 
 def _vote(log_joint: Tensor, mask: Tensor, kept: Tensor) -> Tensor:

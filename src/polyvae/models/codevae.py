@@ -11,8 +11,9 @@ from polyvae.core.aggregate import Experts, consensus, powerset
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound, over_components
 from polyvae.core.distributions import Mixture
+from polyvae.core.facts import Facts, Requirements
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.utils.errors import InputError, check_count
 
 LIMIT = 10  # modalities that are encoded: 1023 subsets, all decoded in every step
@@ -36,14 +37,8 @@ class CoDEVAE(MultimodalVAE):
     Exempt: with one modality that is encoded there is one subset, and no π to learn.
     """
 
-    facts = Facts(
-        bound=False,
-        density=True,
-        per_sample=True,
-        nested=True,
-        symmetric=True,
-        needs="at most 10 encoded modalities",
-    )
+    facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
+    requires = Requirements(text="at most 10 encoded modalities")
     name = "code-vae"
     citation = "Mancisidor et al. 2025"
     private_latents = "optional"
@@ -58,17 +53,9 @@ class CoDEVAE(MultimodalVAE):
         correlation: float = 0.5,
         entropy: float = 1000.0,
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=0,
-            max_rows=max_rows,
+            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0
         )
         count = len(self.encoded)
         if count > LIMIT:
@@ -85,6 +72,7 @@ class CoDEVAE(MultimodalVAE):
         if not isinstance(entropy, int | float) or not entropy >= 0:
             raise InputError(f"code-vae: got entropy={entropy!r}; expected a number, 0 (a bound) or more")
         self.K, self.correlation, self.entropy = K, correlation, entropy
+        self.facts = self.facts._replace(bound=entropy == 0)
         self.logits = nn.Parameter(torch.zeros(2**count - 1)) if count > 1 else None
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
@@ -97,17 +85,15 @@ class CoDEVAE(MultimodalVAE):
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
         z = q.stratified(self.K)  # [K, V, B, D]
-        q_w, p_w = self.private(batch, experts, z), self.prior.w(z)
-        log_x = self.log_likelihood(
-            batch, z, q_w.rsample(None, "w", "KVBW"), wanted=self.active(batch, q)
-        )  # [M, K, V, B]
+        p_w = self.prior.w(z)
+        q_w = self.private(batch, experts, z, p_w)
+        log_x = self.decode_components(batch, q.weights, z, q_w.rsample(name="w"))  # [M, K, V, B]
         kl_z, kl_w = q.components.kl(self.p_z).expand(self.K, -1, -1), q_w.kl(p_w)  # [K, V, B]
-        elbo = over_components(q.weights, (self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)).mean(0))
-        terms = self.terms(q.weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w})
+        elbo, terms = self.bound_of(q.weights, log_x, {"kl/z": kl_z, "kl/w": kl_w}, warm * self.beta)
         if not self.entropy:
             return Bound(elbo, terms)
         entropy = over_components(q.weights, -self._log_pi(q.membership, z))  # [B], H(π)
-        return Bound(elbo + self.entropy * entropy, terms | {"entropy": entropy.detach()})
+        return Bound(elbo + self.entropy * entropy, {**terms, "entropy": entropy.detach()})
 
     def _log_pi(self, membership: Tensor, like: Tensor) -> Tensor:
         """log π, renormalised over the subsets of what was observed: [V, B]; 0 for all others, which weigh nothing."""

@@ -20,10 +20,11 @@ from polyvae.core.aggregate import (
     singles,
 )
 from polyvae.core.batch import Batch
-from polyvae.core.bounds import Bound, check_objective, estimate, over_components
+from polyvae.core.bounds import Bound, check_objective
 from polyvae.core.distributions import Diagonal, Mixture
+from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.models.mmvaeplus import auxiliary_priors
 from polyvae.utils.errors import InputError, check_count, nearest
 
@@ -78,7 +79,6 @@ class Composed(MultimodalVAE):
         cross: str = "posterior",
         prior_components: int = 0,
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         super().__init__(
             modalities,
@@ -89,7 +89,6 @@ class Composed(MultimodalVAE):
             seen=latent,
             private=0,
             prior_components=prior_components,
-            max_rows=max_rows,
         )
         check_objective(self.name, objective, K)
         check_count(self.name, "drawn", drawn)
@@ -122,6 +121,7 @@ class Composed(MultimodalVAE):
             agreement,
         )
         self.prior_expert, self.cross, self.prior_components = prior_expert, cross, prior_components
+        self.facts = self.facts._replace(bound=cross != "auxiliary")
         self.raw_r = nn.Parameter(torch.zeros(len(self.owner))) if cross == "auxiliary" else None
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
@@ -139,19 +139,14 @@ class Composed(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        beta = warm * self.beta
         q = self.posterior(batch, experts)
         z = q.stratified(self.K)  # [K, V, B, D]
-        q_w, p_w = self.private(batch, experts, z), self.prior.w(z)  # [K, V, B, W]
-        own = self.own(q.membership)  # [V, B, W]
+        p_w = self.prior.w(z)  # [K, V, B, W]
+        q_w, own = self.private(batch, experts, z, p_w), self.own(q)
         charged = torch.ones_like(own) if self.cross == "posterior" else own
-        w = q_w.where(charged, auxiliary_priors(self, self.raw_r, z)).rsample(None, "w", "KVBW")
-        log_x = self.log_likelihood(
-            batch, z, w, self.active(batch, q), importance=self.objective != "elbo"
-        )  # [M, K, V, B]
-        density, density_w = (q.detach(), q_w.detach()) if self.objective == "dreg" else (q, q_w)
-        kl_z = density.log_prob(z) - self.prior.z().log_prob(z)  # [K, V, B]
-        kl_w = torch.where(charged, density_w.columns(w) - p_w.columns(w), 0).sum(-1)
-        log_weight = self.weighted(log_x) - beta * (kl_z + kl_w)
-        value = over_components(q.weights, estimate(self.objective, log_weight, {z: None, w: charged}, beta))
-        return Bound(value, self.terms(q.weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w}))
+        v_w = q_w.where(charged, auxiliary_priors(self, self.raw_r, p_w))
+        w = v_w.rsample(name="w")
+        log_x = self.decode_components(batch, q.weights, z, w)  # [M, K, V, B]
+        kl_z = self.scored(q).log_prob(z) - self.prior.z().log_prob(z)  # [K, V, B]
+        kl = {"kl/z": kl_z, "kl/w": self.sampled_kl(v_w, p_w, w, charged)}
+        return self.bound_of(q.weights, log_x, kl, warm * self.beta, {z: None, w: charged})

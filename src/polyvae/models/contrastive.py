@@ -8,18 +8,20 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from polyvae.core.aggregate import Experts
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound, iwae, log_over_components
+from polyvae.core.distributions import Diagonal, Mixture
+from polyvae.core.facts import Calls, Facts, Requirements
+from polyvae.core.modalities import Modalities
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE
+from polyvae.core.vae import MultimodalVAE
 from polyvae.models.jmvae import JMVAE
 from polyvae.models.mmvae import MMVAE
 from polyvae.models.mmvaeplus import MMVAEPlus
 from polyvae.models.mvae import MVAE
-from polyvae.models.parts.held import Around
 from polyvae.utils.errors import LABELS, SELECT, InputError, check_count, nearest
 
 BASES: dict[str, Callable[..., MultimodalVAE]] = {
@@ -28,7 +30,7 @@ BASES: dict[str, Callable[..., MultimodalVAE]] = {
     "jmvae": JMVAE,
     "mmvae+": MMVAEPlus,
 }
-_OURS = ("modalities", "latent", "beta", "K", "scale_map", "max_rows")
+_OURS = ("modalities", "latent", "beta", "K", "scale_map")
 
 
 class Block(NamedTuple):
@@ -59,7 +61,7 @@ class Gathered(Mapping[str, Tensor]):
         return len(self.data)
 
 
-class Contrastive(Around):
+class Contrastive(MultimodalVAE):
     """A model's bound, and that pairs of modalities of one datum are likelier under it than pairs mixed from two data.
 
     For modalities m, n and datum i, j running over ``negatives`` other data of the batch, p̂ an importance estimate under the held model:
@@ -88,16 +90,9 @@ class Contrastive(Around):
     the softmax map.
     """
 
-    facts = Facts(
-        bound=False,
-        density=True,
-        per_sample=False,
-        nested=False,
-        symmetric=True,
-        decodes=2,
-        least=2,
-        needs="at least two modalities that are decoded, one of them encoded",
-    )
+    facts = Facts(bound=False, density=True, per_sample=False, nested=False, symmetric=True)
+    requires = Requirements(text="at least two modalities that are decoded, one of them encoded", least=2)
+    calls = Calls(decode=2)
     name = "mmvae-contrastive"
     citation = "Shi et al. 2021"
     private_latents = "optional"
@@ -115,7 +110,6 @@ class Contrastive(Around):
         unrelated: str = "iwae",
         base_options: Mapping[str, Any] | None = None,
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         for key, value, known in (("base", base, tuple(BASES)), ("unrelated", unrelated, ("iwae", "cubo"))):
             if value not in known:
@@ -126,16 +120,9 @@ class Contrastive(Around):
                 raise InputError(
                     f"mmvae-contrastive: unknown key {key!r} of base_options for base={base!r}; {nearest(key, further)}"
                 )
-        super().__init__(
-            BASES[base](
-                modalities,
-                latent=latent,
-                beta=beta,
-                K=K,
-                scale_map=scale_map,
-                max_rows=max_rows,
-                **(base_options or {}),
-            )
+        nn.Module.__init__(self)
+        self.held = BASES[base](
+            modalities, latent=latent, beta=beta, K=K, scale_map=scale_map, **(base_options or {})
         )
         check_count(self.name, "negatives", negatives)
         if not isinstance(gamma, int | float) or not gamma >= 0:
@@ -148,7 +135,7 @@ class Contrastive(Around):
         self.pairs = [
             (m, n)
             for m, n in combinations(order, 2)
-            if "source" not in (roles[m], roles[n]) and "both" in (roles[m], roles[n])
+            if "input" not in (roles[m], roles[n]) and "both" in (roles[m], roles[n])
         ]
         if not self.pairs:
             raise InputError(
@@ -157,6 +144,38 @@ class Contrastive(Around):
             )
         self.base, self.gamma, self.negatives, self.unrelated = base, gamma, negatives, unrelated
         self.base_options = base_options
+
+    # The networks, the prior and the options of the base are registered once, under ``held``.
+
+    @property
+    def modalities(self) -> Modalities:  # type: ignore[override]
+        return self.held.modalities
+
+    @property
+    def prior(self) -> Any:  # type: ignore[override]
+        return self.held.prior
+
+    @property
+    def latent(self) -> int:  # type: ignore[override]
+        return self.held.latent
+
+    @property
+    def beta(self) -> float:  # type: ignore[override]
+        return self.held.beta
+
+    @property
+    def K(self) -> int:  # type: ignore[override]
+        return self.held.K
+
+    @property
+    def scale_map(self) -> str:  # type: ignore[override]
+        return self.held.scale_map
+
+    def posterior(self, batch: Batch, experts: Experts) -> Mixture:
+        return self.held.posterior(batch, experts)
+
+    def private(self, batch: Batch, experts: Experts, z: Tensor, p_w: Diagonal) -> Diagonal:
+        return self.held.private(batch, experts, z, p_w)
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         value, terms = self.held.bound(batch, experts, warm)
@@ -198,32 +217,31 @@ class Contrastive(Around):
     def _log_weights(self, batch: Batch, experts: Experts, blocks: Sequence[Block]) -> tuple[Tensor, Tensor]:
         """Log importance weights of all pairs as one batch, [K, V, P], and the views' weights [V, P]."""
         count = sum(block.first.numel() for block in blocks)
-        datum = torch.zeros(
-            len(batch.mask), count, dtype=torch.long, device=batch.device
-        )  # whose value of each modality
-        mask = torch.zeros_like(datum, dtype=torch.bool)
+        # Which sample's value of each modality a pair has, [M, P].
+        rows = torch.zeros(len(batch.mask), count, dtype=torch.long, device=batch.device)
+        mask = torch.zeros_like(rows, dtype=torch.bool)
         start = 0
         for m, n, first, second in blocks:
             span = slice(start, start := start + first.numel())
-            datum[m, span], datum[n, span] = first.flatten(), second.flatten()
+            rows[m, span], rows[n, span] = first.flatten(), second.flatten()
             mask[[m, n], span] = True
-        rows = dict(zip(batch.data, datum, strict=True))
+        by_name = dict(zip(batch.data, rows, strict=True))
         pairs = Batch(
-            Gathered(batch.data, rows),
+            Gathered(batch.data, by_name),
             mask,
-            Gathered(batch.entries, rows),
+            Gathered(batch.entries, by_name),
             complete=batch.complete and len(mask) == 2,
         )
-        sources = datum[self.encoded]
-        mine = torch.arange(len(sources), device=batch.device)[:, None]
+        encoded = rows[self.encoded]
+        mine = torch.arange(len(encoded), device=batch.device)[:, None]
         columns = torch.arange(len(self.owner), device=batch.device)
-        told = Experts(experts.z[mine, sources], experts.w[datum[self.owner].T, columns], mask[self.encoded])
-        q = self.posterior(pairs, told).compact()
+        own = Experts(experts.z[mine, encoded], experts.w[rows[self.owner].T, columns], mask[self.encoded])
+        q = self.posterior(pairs, own).compact()
         z = q.stratified(self.K)  # [K, V, P, D]
-        q_w, p_w = self.private(pairs, told, z), self.prior.w(z)
-        w = q_w.rsample(None, "w", "KVBW")
-        active = self.active(pairs, q)
-        wanted = None if active is None else mask[:, None, None] & active
-        log_x = self.log_likelihood(batch, z, w, wanted, datum)  # [M, K, V, P]
+        p_w = self.prior.w(z)
+        q_w = self.private(pairs, own, z, p_w)
+        w = q_w.rsample(name="w")
+        decoded = None if pairs.complete else mask[:, None, None] & q.active
+        log_x = self.modalities.log_likelihood(batch, z, w, decoded, rows)  # [M, K, V, P]
         log_p, log_q = self.prior.z().log_prob(z) + p_w.log_prob(w), q.log_prob(z) + q_w.log_prob(w)
         return self.weighted(log_x) + log_p - log_q, q.weights

@@ -11,8 +11,9 @@ from polyvae.core.aggregate import Experts, everything, mixture_of_products, sin
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
 from polyvae.core.distributions import Mixture
+from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.utils.errors import InputError, check_count, nearest
 
 VARIANTS = ("paper", "multivae")
@@ -50,7 +51,6 @@ class CRMVAE(MultimodalVAE):
         K: int = 1,
         variant: str = "paper",
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         super().__init__(
             modalities,
@@ -60,7 +60,6 @@ class CRMVAE(MultimodalVAE):
             scale_map=scale_map,
             seen=latent,
             private=None,
-            max_rows=max_rows,
         )
         check_count(self.name, "K", K)
         if variant not in VARIANTS:
@@ -76,7 +75,7 @@ class CRMVAE(MultimodalVAE):
         membership = torch.cat([everything(experts.mask), singles(experts.mask)])
         q = mixture_of_products(experts, membership)  # [V, B, D], V = 1 + M
         z = q.stratified(self.K)  # [K, V, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.members(membership))  # [M, K, V, B]
+        log_x = self.decode_members(batch, q, z)  # [M, K, V, B]
         kl = torch.where(q.active, q.components.kl(self.p_z), 0)  # [V, B]
         to_experts = torch.where(experts.mask, q.components[0].kl(experts.z), 0).sum(0)  # [B]
         likelihood = torch.where(q.active, self.weighted(log_x).mean(0), 0).sum(0)
@@ -84,11 +83,11 @@ class CRMVAE(MultimodalVAE):
             total = likelihood - warm * self.beta * (kl.sum(0) + to_experts)
         else:
             total = likelihood / 2 - warm * self.beta * (kl[0] + to_experts)
-        terms = self.terms(q.active[:1].to(kl.dtype), log_x[:, :, :1], **{"kl/z": kl[None, :1]})
-        return Bound(total / (1 + experts.mask.sum(0)), terms | self._looked_at(to_experts, log_x, kl))
+        terms = self.terms(q.active[:1].to(kl.dtype), log_x[:, :, :1], {"kl/z": kl[None, :1]})
+        return Bound(total / (1 + experts.mask.sum(0)), terms | self._expert_terms(to_experts, log_x, kl))
 
-    def _looked_at(self, to_experts: Tensor, log_x: Tensor, kl: Tensor) -> dict[str, Tensor]:
-        """The coordination, and what the experts say of their own modalities, summed over them."""
+    def _expert_terms(self, to_experts: Tensor, log_x: Tensor, kl: Tensor) -> dict[str, Tensor]:
+        """The coordination, and each expert's own ELBO, summed over the experts."""
         alone = self.weighted(log_x[:, :, 1:]).mean(0).sum(0)
         return {
             "experts": to_experts.detach(),

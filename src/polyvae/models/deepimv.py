@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,8 +11,10 @@ from polyvae.core.aggregate import Experts, everything, joint, mixture_of_produc
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
 from polyvae.core.distributions import Mixture
-from polyvae.core.modality import Modalities, Modality, ModalityNet
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.facts import Facts, Requirements
+from polyvae.core.modalities import Modalities
+from polyvae.core.modality import Modality, ModalityNet
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.utils.errors import LABELS, InputError, check_count
 
 
@@ -37,15 +39,8 @@ class DeepIMV(MultimodalVAE):
     several, some of them missing; no dropout, no guards in products and logarithms, and not the consistency term that it only reports.
     """
 
-    facts = Facts(
-        bound=False,
-        density=False,
-        per_sample=True,
-        nested=True,
-        symmetric=True,
-        labels=True,
-        needs="views of role 'source' and labels of role 'target'",
-    )
+    facts = Facts(bound=False, density=False, per_sample=True, nested=True, symmetric=True)
+    requires = Requirements(text="views of role 'input' and labels of role 'target'", labels=True)
     name = "deepimv"
     citation = "Lee & van der Schaar 2021"
     private_latents = "none"
@@ -59,7 +54,6 @@ class DeepIMV(MultimodalVAE):
         alpha: float = 1.0,
         K: int = 1,
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         super().__init__(
             modalities,
@@ -69,7 +63,6 @@ class DeepIMV(MultimodalVAE):
             scale_map=scale_map,
             seen=latent,
             private=None,
-            max_rows=max_rows,
         )
         check_count(self.name, "K", K)
         if not isinstance(alpha, int | float) or not alpha >= 0:
@@ -79,7 +72,7 @@ class DeepIMV(MultimodalVAE):
         for spec in modalities:
             if spec.role == "both":
                 raise InputError(
-                    f"deepimv: modality {spec.name!r} has role='both'; expected 'source' for a view, which is never decoded, "
+                    f"deepimv: modality {spec.name!r} has role='both'; expected 'input' for a view, which is never decoded, "
                     f"or 'target' for a label, which is never encoded; [[modality]] tables say role; {LABELS}"
                 )
         self.labels = [m for m, spec in enumerate(modalities) if spec.role == "target"]
@@ -89,8 +82,10 @@ class DeepIMV(MultimodalVAE):
                 f"modality with role='target'; {LABELS}, but [[modality]] \"*\" changes its role, too"
             )
         self.K, self.alpha = K, alpha
+        place = [*self.encoded, *self.labels]
+        self._order = [place.index(m) for m in range(len(modalities))]
         for m in self.encoded:
-            self._net(m).parts["labels"] = Modalities(
+            self.modalities.at(m).parts["labels"] = Modalities(
                 {
                     modalities[t].name: ModalityNet(
                         modalities[t], seen=latent, private=0, posterior="normal", scale=scale_map
@@ -111,29 +106,26 @@ class DeepIMV(MultimodalVAE):
             type(experts.z).cat([self.posterior(batch, experts).components, experts.z], 0), membership
         )  # [V, B, D]
         z = q.stratified(self.K)  # [K, V, B, D]
-        together = self.log_likelihood(
-            batch, z[:, :1], z[:, :1, :, :0], wanted=None if batch.complete else q.active[:1]
-        )  # [M, K, 1, B]
+        together = self.decode_components(batch, q.weights[:1], z[:, :1])  # [M, K, 1, B]
         alone = self._alone(batch, z[:, 1:], q.active[1:])  # [M, K, V − 1, B]
         kl = q.components.kl(self.p_z)  # [V, B]
         elbo = torch.where(
             q.active, self.weighted(torch.cat([together, alone], 2)).mean(0) - warm * self.beta * kl, 0
         )
         views = self.alpha * elbo[1:].sum(0)
-        terms = self.terms(q.active[:1].to(kl.dtype), together, **{"kl/z": kl[None, :1]})
+        terms = self.terms(q.active[:1].to(kl.dtype), together, {"kl/z": kl[None, :1]})
         return Bound(elbo[0] + views, terms | {"subsets": views.detach()})
 
     def _alone(self, batch: Batch, z: Tensor, active: Tensor) -> Tensor:
-        """log p_m(y | z) by the predictors of every view m: z [K, M_sources, B, D], live [M_sources, B] -> [M, K, M_sources, B]."""
-        names, views = list(self.modalities), []
-        for v, m in enumerate(self.encoded):
-            predictors: Mapping[str, ModalityNet] = self._net(m).parts["labels"]  # type: ignore[assignment]  # a ModuleDict's are Modules
-            log_y = dict.fromkeys(self.encoded, z.new_zeros(z[:, v].shape[:-1]))
-            for t in self.labels:
-                exists = None if batch.complete else (batch.mask[t] & active[v]).expand(len(z), -1)
-                log_y[t] = self.log_prob_where(predictors[names[t]], batch, names[t], z[:, v], exists)
-            views.append(torch.stack([log_y[n] for n in range(len(names))]))
-        return torch.stack(views, 2)
-
-    def _net(self, m: int) -> ModalityNet:
-        return list(self.modalities.values())[m]
+        """log p_m(y | z) by the predictors of every input m: z [K, E, B, D], active [E, B] -> [M, K, E, B]."""
+        each = []
+        for e, m in enumerate(self.encoded):
+            predictors, here = self.modalities.at(m).parts["labels"], z[:, e]  # [K, B, D]
+            assert isinstance(predictors, Modalities)
+            predictors.max_rows = self.max_rows
+            log_y = predictors.log_likelihood(
+                batch, here, here[..., :0], None if batch.complete else active[e]
+            )
+            inputs = here.new_zeros((len(self.encoded), *log_y.shape[1:]))
+            each.append(torch.cat([inputs, log_y])[self._order])
+        return torch.stack(each, 2)

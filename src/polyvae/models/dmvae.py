@@ -11,8 +11,9 @@ from polyvae.core.aggregate import Experts, everything, joint, mixture_of_produc
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
 from polyvae.core.distributions import Diagonal, Mixture
+from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.utils.errors import InputError, check_count, nearest
 
 VARIANTS = ("paper", "published")
@@ -57,7 +58,6 @@ class DMVAE(MultimodalVAE):
         n: int | None = None,
         variant: str = "paper",
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         super().__init__(
             modalities,
@@ -67,7 +67,6 @@ class DMVAE(MultimodalVAE):
             scale_map=scale_map,
             seen=latent,
             private=latent,
-            max_rows=max_rows,
         )
         check_count(self.name, "K", K)
         if n is not None:
@@ -95,16 +94,16 @@ class DMVAE(MultimodalVAE):
             type(experts.z).cat([self.posterior(batch, experts).components, experts.z], 0), membership
         )  # [V, B, D]
         z = q.stratified(self.K)  # [K, V, B, D]
-        q_w = self.private(batch, experts, z[:, 0])
-        w = q_w.rsample(None, "w", "KBW")  # [K, B, W]
-        own = self.own(experts.mask[None])[0]  # [B, W]
+        q_w = self.private(batch, experts, z[:, 0], self.prior.w(z[:, 0]))
+        w = q_w.rsample(name="w")  # [K, B, W]
+        own = self.own(experts)  # [B, W]
         decoded = (
             q.active
             if self.variant == "paper"
             else q.active & (torch.arange(len(q.active), device=z.device) > 0)[:, None]
         )
-        log_x = self.log_likelihood(
-            batch, z, w[:, None].expand(-1, len(q.active), -1, -1), wanted=decoded
+        log_x = self.modalities.log_likelihood(
+            batch, z, w[:, None].expand(-1, len(q.active), -1, -1), decoded
         )  # [M, K, V, B]
         times = 1 if self.variant == "paper" else experts.mask.sum(0)
         kl_z = times * (q.components.log_prob(z) - self.p_z.log_prob(z))  # [K, V, B]
@@ -116,7 +115,7 @@ class DMVAE(MultimodalVAE):
         if self.total_correlation != 1:
             rest = rest - beta * (self.total_correlation - 1) * self._correlations(q, q_w, z, w, experts.mask)
         terms = self.terms(
-            q.active[:1].to(z.dtype), log_x[:, :, :1], **{"kl/z": kl_z[:, :1], "kl/w": kl_w[:, :1]}
+            q.active[:1].to(z.dtype), log_x[:, :, :1], {"kl/z": kl_z[:, :1], "kl/w": kl_w[:, :1]}
         )
         return Bound(elbo[0] + rest, terms | {"subsets": rest.detach()})
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from polyvae.core.aggregate import Experts, hoelder_pool, moment_matched
 from polyvae.core.batch import Batch
-from polyvae.core.bounds import Bound, over_components
-from polyvae.core.distributions import Mixture, Normal
+from polyvae.core.bounds import Bound
+from polyvae.core.distributions import Diagonal, Mixture
+from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.utils.errors import check_count
 
 
@@ -39,7 +40,6 @@ class Hellinger(MultimodalVAE):
         beta: float = 1.0,
         K: int = 1,
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         super().__init__(
             modalities,
@@ -49,7 +49,6 @@ class Hellinger(MultimodalVAE):
             scale_map=scale_map,
             seen=latent,
             private=None,
-            max_rows=max_rows,
         )
         check_count(self.name, "K", K)
         self.K = K
@@ -61,9 +60,8 @@ class Hellinger(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q, p = self.posterior(batch, experts), self.prior.z()
-        assert isinstance(p, Normal)
-        z = q.stratified(self.K)  # [K, 1, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.active(batch, q))  # [M, K, 1, B]
-        kl = q.components.kl(p).expand(self.K, -1, -1)  # [K, 1, B]
-        value = over_components(q.weights, (self.weighted(log_x) - warm * self.beta * kl).mean(0))
-        return Bound(value, self.terms(q.weights, log_x, **{"kl/z": kl}))
+        assert isinstance(p, Diagonal)
+        z = q.stratified(self.K)  # [K, V, B, D]
+        log_x = self.decode_components(batch, q.weights, z)  # [M, K, V, B]
+        kl = q.components.kl(p).expand(self.K, -1, -1)  # [K, V, B]
+        return self.bound_of(q.weights, log_x, {"kl/z": kl}, warm * self.beta)

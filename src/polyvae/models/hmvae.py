@@ -10,8 +10,9 @@ from polyvae.core.aggregate import Experts, everything, mixture_of_products
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
 from polyvae.core.distributions import Diagonal, Mixture, Normal
+from polyvae.core.facts import Facts, Requirements
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE
+from polyvae.core.vae import MultimodalVAE
 from polyvae.models.parts.elbos import mean_of_elbos
 from polyvae.models.parts.levels import sizes, top_down
 from polyvae.utils.errors import check_count
@@ -45,14 +46,8 @@ class HMVAE(MultimodalVAE):
     is drawn from p(w | z).
     """
 
-    facts = Facts(
-        bound=True,
-        density=True,
-        per_sample=True,
-        nested=True,
-        symmetric=True,
-        needs="private codes (experimental: after the description only)",
-    )
+    facts = Facts(bound=True, density=True, per_sample=True, nested=True, symmetric=True)
+    requires = Requirements(text="private codes (experimental: after the description only)")
     name = "hmvae"
     citation = "Wolff et al. 2022"
     private_latents = "yes"
@@ -66,7 +61,6 @@ class HMVAE(MultimodalVAE):
         K: int = 1,
         hidden: Sequence[int] = (256,),
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         """``latent``: columns of z, and of w_m where a Modality does not say. ``hidden``: sizes inside g_m, from the last to the first."""
         super().__init__(
@@ -77,7 +71,6 @@ class HMVAE(MultimodalVAE):
             scale_map=scale_map,
             seen=latent,
             private=latent,
-            max_rows=max_rows,
         )
         check_count(self.name, "K", K)
         self.K, self.hidden = K, sizes(self.name, hidden)
@@ -86,18 +79,12 @@ class HMVAE(MultimodalVAE):
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
         return mixture_of_products(experts, everything(experts.mask), self.p_z)
 
-    def private(self, batch: Batch, experts: Experts, z: Tensor) -> Diagonal:
-        return agreed(self, batch, experts, self.prior.w(z))
+    def private(self, batch: Batch, experts: Experts, z: Tensor, p_w: Diagonal) -> Diagonal:
+        """p(w | z) multiplied by the experts of w."""
+        strong, weak = experts.w.scale.pow(-2), p_w.scale.pow(-2)
+        total = strong + weak
+        both = Normal((strong * experts.w.loc + weak * p_w.loc) / total, total.rsqrt())
+        return both.where(self.own(experts), p_w)
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        return mean_of_elbos(
-            self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta, agreed
-        )
-
-
-def agreed(model: MultimodalVAE, batch: Batch, experts: Experts, told: Diagonal) -> Diagonal:
-    """q(w | z, X), what was ``told``, p(w | z), multiplied by the experts of w: [..., B, W]."""
-    strong, weak = experts.w.scale.pow(-2), told.scale.pow(-2)
-    total = strong + weak
-    both = Normal((strong * experts.w.loc + weak * told.loc) / total, total.rsqrt())
-    return both.where(model.own(experts.mask[None])[0], told)
+        return mean_of_elbos(self, batch, experts, self.posterior(batch, experts), warm * self.beta)

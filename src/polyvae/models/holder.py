@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from polyvae.core.aggregate import Experts, hoelder_pool
 from polyvae.core.batch import Batch
-from polyvae.core.bounds import Bound, estimate, over_components
+from polyvae.core.bounds import Bound
 from polyvae.core.distributions import Diagonal, Mixture, softplus_scale
+from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
 from polyvae.core.networks.mlp import layers
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.models.mmvaeplus import auxiliary_priors
 from polyvae.utils.errors import InputError, check_count, nearest
 
@@ -55,7 +56,6 @@ class Hoelder(MultimodalVAE):
         hidden: int = 64,
         cross: str = "auxiliary",
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         super().__init__(
             modalities,
@@ -65,7 +65,6 @@ class Hoelder(MultimodalVAE):
             scale_map=scale_map,
             seen=latent,
             private=latent,
-            max_rows=max_rows,
         )
         for key, value, known in (
             ("objective", objective, ("elbo", "iwae")),
@@ -82,40 +81,39 @@ class Hoelder(MultimodalVAE):
             hierarchical,
             hidden,
         )
+        self.facts = self.facts._replace(bound=cross == "prior")
         self.raw_r = nn.Parameter(torch.zeros(len(self.owner))) if cross == "auxiliary" else None
         for net in self.modalities.values():
             if hierarchical and net.private and net.encoder is not None:
-                net.parts["told"] = nn.Sequential(*layers([latent, hidden, 2 * net.private]))
+                net.parts["top_down"] = nn.Sequential(*layers([latent, hidden, 2 * net.private]))
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
         return hoelder_pool(experts)
 
-    def private(self, batch: Batch, experts: Experts, z: Tensor) -> Diagonal:
-        q_w = own_or_prior(self, batch, experts, z)
-        return self._told(q_w, z).where(self.own(experts.mask[None])[0], q_w) if self.hierarchical else q_w
+    def private(self, batch: Batch, experts: Experts, z: Tensor, p_w: Diagonal) -> Diagonal:
+        q_w = own_or_prior(self, batch, experts, z, p_w)
+        return self._given(q_w, z).where(self.own(experts), q_w) if self.hierarchical else q_w
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
         z = q.stratified(self.K)  # [K, V, B, D]
-        q_w, p_w = self.private(batch, experts, z), self.prior.w(z)  # [K, V, B, W]
-        own = self.own(q.membership)  # [V, B, W]
-        w = q_w.where(own, auxiliary_priors(self, self.raw_r, z)).rsample(None, "w", "KVBW")
-        log_x = self.log_likelihood(
-            batch, z, w, self.active(batch, q), importance=self.objective != "elbo"
-        )  # [M, K, V, B]
+        p_w = self.prior.w(z)  # [K, V, B, W]
+        q_w, own = self.private(batch, experts, z, p_w), self.own(q)
+        w = q_w.where(own, auxiliary_priors(self, self.raw_r, p_w)).rsample(name="w")
+        log_x = self.decode_components(batch, q.weights, z, w)  # [M, K, V, B]
         kl_z = q.log_prob(z) - self.prior.z().log_prob(z)  # [K, V, B]
-        kl_w = torch.where(own, q_w.columns(w) - p_w.columns(w), 0).sum(-1)
-        log_weight = self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)
-        value = over_components(q.weights, estimate(self.objective, log_weight, {}, warm * self.beta))
-        return Bound(value, self.terms(q.weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w}))
+        kl = {"kl/z": kl_z, "kl/w": self.sampled_kl(q_w, p_w, w, own)}
+        return self.bound_of(q.weights, log_x, kl, warm * self.beta)
 
-    def _told(self, q_w: Diagonal, z: Tensor) -> Diagonal:
-        """q(w | x, z): what x alone says, moved by z."""
+    def _given(self, q_w: Diagonal, z: Tensor) -> Diagonal:
+        """q(w | x, z): q(w | x) with its location moved and its scale multiplied by functions of z."""
         moves, stretches = [], []
         for net, span in zip(self.modalities.values(), self.columns, strict=True):
             nothing = z.new_zeros((*z.shape[:-1], span.stop - span.start))
             move, stretch = (
-                net.parts["told"](z).to(z.dtype).chunk(2, -1) if "told" in net.parts else (nothing, nothing)
+                net.parts["top_down"](z).to(z.dtype).chunk(2, -1)
+                if "top_down" in net.parts
+                else (nothing, nothing)
             )
             moves.append(move)
             stretches.append(stretch)

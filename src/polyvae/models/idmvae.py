@@ -12,10 +12,9 @@ from torch.nn import functional
 from polyvae.core.aggregate import Experts
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
-from polyvae.core.modality import Codes, Modality
-from polyvae.core.vae import Facts
+from polyvae.core.facts import Calls, Facts
+from polyvae.core.modality import Encoded, Modality
 from polyvae.models.mmvaeplus import MMVAEPlus
-from polyvae.models.parts.held import Around
 from polyvae.utils.errors import InputError
 
 
@@ -26,7 +25,7 @@ class Regularisers(NamedTuple):
     augmentation: Tensor
 
 
-class IDMVAE(Around):
+class IDMVAE(MMVAEPlus):
     """MMVAE+ whose experts agree about z, and whose z (w) comes back from what was generated with another datum's w (z).
 
     L is MMVAE+'s, c the cross-view and g the generative augmentation term of a batch, all experts' means μ:
@@ -47,11 +46,11 @@ class IDMVAE(Around):
     in MMVAE+ the scales of r get no gradient with one modality, or with one column under the softmax map.
     """
 
-    facts = Facts(bound=False, density=True, per_sample=False, nested=True, symmetric=True, again=1)
+    facts = Facts(bound=False, density=True, per_sample=False, nested=True, symmetric=True)
+    calls = Calls(encode_again=1)
     name = "idmvae"
     citation = "Zhang et al. 2026"
     private_latents = "yes"
-    held: MMVAEPlus
 
     def __init__(
         self,
@@ -67,21 +66,18 @@ class IDMVAE(Around):
         temperature: float = 1.0,
         family: str = "normal",
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         super().__init__(
-            MMVAEPlus(
-                modalities,
-                latent=latent,
-                K=K,
-                beta=beta,
-                objective=objective,
-                cross=cross,
-                family=family,
-                scale_map=scale_map,
-                max_rows=max_rows,
-            )
+            modalities,
+            latent=latent,
+            K=K,
+            beta=beta,
+            objective=objective,
+            cross=cross,
+            family=family,
+            scale_map=scale_map,
         )
+        self.facts = type(self).facts
         for key, value in (("cross_view", cross_view), ("augmentation", augmentation)):
             if not value >= 0:
                 raise InputError(
@@ -92,7 +88,7 @@ class IDMVAE(Around):
         self.cross_view, self.augmentation, self.temperature = cross_view, augmentation, temperature
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        value, terms = self.held.bound(batch, experts, warm)
+        value, terms = super().bound(batch, experts, warm)
         c, g = self.regularisers(batch, experts)
         return Bound(
             value - self.cross_view * c - self.augmentation * g,
@@ -113,20 +109,18 @@ class IDMVAE(Around):
         z = experts.z.rsample(None, "augmentation.z", "MBD")
         w = experts.w.rsample(None, "augmentation.w", "BW")
         for i, m in enumerate(self.encoded):
-            net, span = self.specs[m].name, self.columns[m]
+            name, span = self.specs[m].name, self.columns[m]
             rows = experts.mask[i].nonzero()[:, 0]
             if self.specs[m].role == "both" and len(rows):
-                again = self._again(net, z[i, rows], w[rows, span])
+                again = self._encode_mixed(name, z[i, rows], w[rows, span])
                 lost_z = self._contrast(experts.z.loc[i, rows], again.z.loc[: len(rows)])
                 lost_w = self._contrast(experts.w.loc[rows, span], again.w.loc[len(rows) :])
                 augmentation = augmentation.index_put((rows,), 0.5 * (lost_z + lost_w), accumulate=True)
         return Regularisers(cross_view, augmentation)
 
-    def _again(self, name: str, z: Tensor, w: Tensor) -> Codes:
-        """What the encoder says of E[x | z, another's w], then of E[x | another's z, w]: rows [N, ...] -> [2N, ...] in one call."""
-        net = self.modalities[name]
-        mixed = torch.cat([torch.cat([z, w.roll(1, 0)], -1), torch.cat([z.roll(1, 0), w], -1)])
-        return net.encode(net.mean(mixed))
+    def _encode_mixed(self, name: str, z: Tensor, w: Tensor) -> Encoded:
+        """The experts of E[x | z, another's w], then of E[x | another's z, w]: rows [N, ...] -> [2N, ...] in one call."""
+        return self.modalities.encode_mean(name, torch.cat([z, z.roll(1, 0)]), torch.cat([w.roll(1, 0), w]))
 
     def _contrast(self, a: Tensor, b: Tensor) -> Tensor:
         """X(a, b), each datum's share of it: rows [N, D], [N, D] -> [N]; 0 for a single pair."""

@@ -8,10 +8,11 @@ import torch
 
 from polyvae.core.aggregate import Experts
 from polyvae.core.batch import Batch
-from polyvae.core.bounds import Bound, over_components
+from polyvae.core.bounds import Bound
 from polyvae.core.distributions import Mixture
+from polyvae.core.facts import Facts, Requirements
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.models.parts.joint import JointNetwork, joint_or_product
 from polyvae.utils.errors import InputError, check_count
 
@@ -31,14 +32,8 @@ class JMVAE(MultimodalVAE):
     Exempt: not nested, for the joint network takes all modalities.
     """
 
-    facts = Facts(
-        bound=True,
-        density=True,
-        per_sample=True,
-        nested=False,
-        symmetric=True,
-        missing="trains and infers; the joint encoder, on complete data only",
-    )
+    facts = Facts(bound=True, density=True, per_sample=True, nested=False, symmetric=True)
+    requires = Requirements(missing="trains and infers; the joint encoder, on complete data only")
     name = "jmvae"
     citation = "Suzuki et al. 2016"
     private_latents = "none"
@@ -53,7 +48,6 @@ class JMVAE(MultimodalVAE):
         alpha: float = 0.1,
         joint_width: int = 256,
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         super().__init__(
             modalities,
@@ -63,7 +57,6 @@ class JMVAE(MultimodalVAE):
             scale_map=scale_map,
             seen=latent,
             private=None,
-            max_rows=max_rows,
         )
         check_count(self.name, "K", K)
         if not isinstance(alpha, int | float) or not alpha >= 0:
@@ -79,14 +72,10 @@ class JMVAE(MultimodalVAE):
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
         z = q.stratified(self.K)  # [K, 1, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.active(batch, q))  # [M, K, 1, B]
-        kl = q.components.kl(self.p_z)  # [1, B]
+        log_x = self.decode_components(batch, q.weights, z)  # [M, K, 1, B]
+        kl_z = q.components.kl(self.p_z)  # [1, B]
         to_experts = self.alpha * torch.where(experts.mask, q.components.kl(experts.z), 0).sum(
             0, keepdim=True
         )
-        value = over_components(
-            q.weights, (self.weighted(log_x) - warm * self.beta * (kl + to_experts)).mean(0)
-        )
-        return Bound(
-            value, self.terms(q.weights, log_x, **{"kl/z": kl[None], "kl/experts": to_experts[None]})
-        )
+        kl = {"kl/z": kl_z[None], "kl/experts": to_experts[None]}
+        return self.bound_of(q.weights, log_x, kl, warm * self.beta)

@@ -12,9 +12,11 @@ from polyvae.core.aggregate import Experts, mixture_of_experts
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound, over_components
 from polyvae.core.distributions import Diagonal, Mixture, sum_log_prob
+from polyvae.core.facts import Calls, Facts, Requirements
+from polyvae.core.modalities import placed
 from polyvae.core.modality import Modality
 from polyvae.core.priors import PseudoPrior, pseudo_inputs
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior, placed
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.utils.errors import SELECT, InputError, check_count, nearest
 
 _FRESH = 10  # samples for q(t | s) alone, beside the one that is weighed (the authors' code)
@@ -45,17 +47,9 @@ class MEME(MultimodalVAE):
     Exempt: not nested, for it takes exactly two modalities; rows that lack t move t's encoder, through its pseudo-inputs.
     """
 
-    facts = Facts(
-        bound=False,
-        density=False,
-        per_sample=True,
-        nested=False,
-        symmetric=True,
-        least=2,
-        most=2,
-        pseudo_inputs=True,
-        needs="exactly two modalities, both encoded and decoded",
-    )
+    facts = Facts(bound=False, density=False, per_sample=True, nested=False, symmetric=True)
+    requires = Requirements(text="exactly two modalities, both encoded and decoded", least=2, most=2)
+    calls = Calls(pseudo_inputs=True)
     name = "meme"
     citation = "Joy et al. 2022"
     private_latents = "none"
@@ -71,7 +65,6 @@ class MEME(MultimodalVAE):
         pseudo: int = 128,
         variant: str = "sound",
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         roles = [spec.role for spec in modalities]
         if roles != ["both", "both"]:
@@ -87,7 +80,6 @@ class MEME(MultimodalVAE):
             scale_map=scale_map,
             seen=latent,
             private=None,
-            max_rows=max_rows,
         )
         check_count(self.name, "K", K)
         check_count(self.name, "pseudo", pseudo)
@@ -109,10 +101,8 @@ class MEME(MultimodalVAE):
         K, published = self.K, self.variant == "published"
         q = self.posterior(batch, experts)  # view v: s is modality v
         z = q.stratified(K + _FRESH if published else K)  # [K', V, B, D]
-        log_x = self.log_likelihood(
-            batch, z, z[..., :0], self._wanted(batch, q) if published else self.active(batch, q)
-        )
-        weighed = self.weigh(log_x)  # [M, K', V, B]
+        log_x = self._decode(batch, q, z)
+        weighed = self.modalities.weigh(log_x)  # [M, K', V, B]
         log_s = torch.stack([weighed[0, :K, 0], weighed[1, :K, 1]], 1)  # [K, V, B]
         log_t, fresh = torch.stack([weighed[1, :, 0], weighed[0, :, 1]], 1).tensor_split([K])
         log_q = q.components.log_prob(z[:K])
@@ -126,7 +116,7 @@ class MEME(MultimodalVAE):
         kl = torch.where(batch.mask.all(0), to_t, log_q - self._imagined_log_prob(batch, z[:K]))
         w = (log_t - log_q_t).exp().detach()  # 1 where t is missing
         each = w * (log_s - log_t - warm * self.beta * kl) + self.alpha * log_q_t
-        terms = self.terms(q.weights, log_x[:, :K], **{"kl/z": kl, "classifier": log_q_t})
+        terms = self.terms(q.weights, log_x[:, :K], {"kl/z": kl, "classifier": log_q_t})
         return Bound(over_components(q.weights, each.mean(0)), terms)
 
     @torch.no_grad()
@@ -142,20 +132,23 @@ class MEME(MultimodalVAE):
                 )
             entries = batch.entries.get(name)
             self._pseudo(net).copy_(
-                net.look(batch.data[name][index], None if entries is None else entries[index])
+                net.features(batch.data[name][index], None if entries is None else entries[index])
             )
 
-    def _wanted(self, batch: Batch, q: Mixture) -> Tensor:
-        """[M, K', V, B] bool: the fresh samples of a view are for the other modality alone."""
+    def _decode(self, batch: Batch, q: Mixture, z: Tensor) -> Tensor:
+        """log p(x | z), [M, K', V, B]: the fresh draws of a component are decoded for the other modality alone."""
+        if self.variant == "sound":
+            return self.decode_components(batch, q.weights, z)
         weighed = torch.arange(self.K + _FRESH, device=batch.device) < self.K  # [K']
         other = ~torch.eye(2, dtype=torch.bool, device=batch.device)
-        return (other[:, None, :, None] | weighed[:, None, None]) & q.active
+        decoded = (other[:, None, :, None] | weighed[:, None, None]) & q.active
+        return self.modalities.log_likelihood(batch, z, z[..., :0], decoded)
 
     def _imagined_log_prob(self, batch: Batch, z: Tensor) -> Tensor:
         """log p_u(z) where the other modality is missing, 0 elsewhere: z [K, V, B, D] -> [K, V, B]."""
         views = []
         for v, name in enumerate(list(self.modalities)[::-1]):  # the other modality
-            index, real = self.existing(batch.mask[v] & ~batch.mask[1 - v])
+            index, real = self.modalities.observed_rows(batch.mask[v] & ~batch.mask[1 - v])
             view = z.new_zeros(z.shape[2], len(z))  # [B, K]
             if len(index):
                 experts = self._imagined(name, 1 if batch.complete else self.pseudo)
@@ -166,8 +159,7 @@ class MEME(MultimodalVAE):
 
     def _imagined(self, name: str, count: int) -> Diagonal:
         """q(z | u) of the first ``count`` pseudo-inputs of a modality: [count, D]."""
-        net = self.modalities[name]
-        return net.codes(self._pseudo(net)[:count]).z
+        return self.modalities.encode_features(name, self._pseudo(self.modalities[name])[:count]).z
 
     def _everything_imagined(self) -> Diagonal:
         """q(z | u) of all pseudo-inputs of both: [2N, D]."""

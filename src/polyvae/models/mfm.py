@@ -11,8 +11,9 @@ from polyvae.core.aggregate import Experts, product_of_experts, random_sizes
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound, over_components
 from polyvae.core.distributions import Mixture
+from polyvae.core.facts import Facts, Requirements
 from polyvae.core.modality import Modality, unless_target
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.models.parts.joint import JointNetwork, joint_or_product
 from polyvae.utils.errors import InputError, check_count, nearest
 
@@ -47,14 +48,8 @@ class MFM(MultimodalVAE):
     Exempt: a batch does not equal its rows (MMD² is a statistic of the batch); not nested, for the joint network takes all modalities.
     """
 
-    facts = Facts(
-        bound=False,
-        density=False,
-        per_sample=False,
-        nested=False,
-        symmetric=True,
-        needs="labels, if any, as targets",
-    )
+    facts = Facts(bound=False, density=False, per_sample=False, nested=False, symmetric=True)
+    requires = Requirements(text="labels, if any, as targets")
     name = "mfm"
     citation = "Tsai et al. 2019"
     private_latents = "yes"
@@ -70,7 +65,6 @@ class MFM(MultimodalVAE):
         kernel: str = "scaled",
         joint_width: int = 256,
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         for spec in modalities:
             if spec.role == "target" and spec.private:
@@ -86,7 +80,6 @@ class MFM(MultimodalVAE):
             scale_map=scale_map,
             seen=latent,
             private=unless_target(modalities, latent),
-            max_rows=max_rows,
         )
         check_count(self.name, "K", K)
         if not isinstance(surrogate, int | float) or not surrogate >= 0:
@@ -104,8 +97,8 @@ class MFM(MultimodalVAE):
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
         z = q.stratified(self.K)  # [K, 1, B, D]
-        w = self.private(batch, experts, z).rsample(None, "w", "KVBW")  # [K, 1, B, W]
-        log_x = self.log_likelihood(batch, z, w, wanted=self.active(batch, q))  # [M, K, 1, B]
+        w = self.private(batch, experts, z, self.prior.w(z)).rsample(name="w")  # [K, 1, B, W]
+        log_x = self.decode_components(batch, q.weights, z, w)  # [M, K, 1, B]
         mmd = self._discrepancy(z, q.observed)
         for m, observed in zip(self.encoded, experts.mask, strict=True):
             mmd = mmd + self._discrepancy(w[..., self.columns[m]], observed)  # [K, 1, B]
@@ -114,7 +107,7 @@ class MFM(MultimodalVAE):
         value = over_components(
             q.weights, (self.weighted(log_x) - warm * self.beta * mmd).mean(0) - self.surrogate * missed
         )
-        return Bound(value, self.terms(q.weights, log_x, mmd=mmd, surrogate=missed[None]))
+        return Bound(value, self.terms(q.weights, log_x, {"mmd": mmd, "surrogate": missed[None]}))
 
     def _discrepancy(self, codes: Tensor, observed: Tensor) -> Tensor:
         """Each datum's share of MMD² among the ``observed`` [B]: codes [..., B, C] -> [..., B]; 0 for the others, and for a single one."""

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from polyvae.core.aggregate import Experts, everything, geometric_mean, mixture_of_experts
 from polyvae.core.batch import Batch
-from polyvae.core.bounds import Bound, over_components
+from polyvae.core.bounds import Bound
 from polyvae.core.distributions import Mixture, Normal
+from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.utils.errors import check_count
 
 
@@ -46,18 +47,10 @@ class MMJSD(MultimodalVAE):
         K: int = 1,
         stratified: bool = False,
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         """``stratified`` decodes a sample of every expert instead of one drawn expert; private codes where a Modality says ``private``."""
         super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=0,
-            max_rows=max_rows,
+            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0
         )
         check_count(self.name, "K", K)
         self.K, self.stratified = K, stratified
@@ -69,13 +62,13 @@ class MMJSD(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        z, weights, active = self.to_decode(batch, q, self.K, self.stratified)  # [K, V, B, D], [V, B]
-        q_w, p_w = self.private(batch, experts, z), self.prior.w(z)
-        log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=active)  # [M, K, V, B]
+        z, weights = self.draw_components(q, self.stratified)  # [K, V, B, D], [V, B]
+        p_w = self.prior.w(z)
+        q_w = self.private(batch, experts, z, p_w)  # [K, V, B, W]
+        log_x = self.decode_components(batch, weights, z, q_w.rsample(name="w"))  # [M, K, V, B]
         kl_w = q_w.kl(p_w)  # [K, V, B]
         kl_z = self._divergence(experts).expand_as(kl_w)
-        value = over_components(weights, (self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)).mean(0))
-        return Bound(value, self.terms(weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w}))
+        return self.bound_of(weights, log_x, {"kl/z": kl_z, "kl/w": kl_w}, warm * self.beta)
 
     def dynamic_prior(self, experts: Experts) -> Normal:
         """f(z | what was observed): [B, D]; the prior where nothing was."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from polyvae.core.aggregate import Experts, mixture_of_experts
 from polyvae.core.batch import Batch
@@ -12,14 +13,13 @@ from polyvae.core.bounds import (
     Bound,
     check_objective,
     dreg,
-    estimate,
     iwae,
     log_over_components,
-    over_components,
 )
 from polyvae.core.distributions import Mixture
+from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.utils.errors import InputError
 
 
@@ -53,7 +53,6 @@ class MMVAE(MultimodalVAE):
         family: str = "laplace",
         scale_map: str = "softplus",
         learn_prior: bool = False,
-        max_rows: int | None = None,
     ) -> None:
         """``tight`` averages weights over experts, too; ``learn_prior``: the prior's scales are learnt, starting at 1."""
         super().__init__(
@@ -65,7 +64,6 @@ class MMVAE(MultimodalVAE):
             seen=latent,
             private=None,
             learn_prior=learn_prior,
-            max_rows=max_rows,
         )
         check_objective(self.name, objective, K)
         if tight and objective == "elbo":
@@ -82,23 +80,17 @@ class MMVAE(MultimodalVAE):
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
         z = q.stratified(self.K)  # [K, V, B, D]
-        log_x = self.log_likelihood(
-            batch, z, z[..., :0], self.active(batch, q), importance=self.objective != "elbo"
-        )  # [M, K, V, B]
-        density = q.detach() if self.objective == "dreg" else q
-        kl = density.log_prob(z) - self.prior.z().log_prob(z)
-        log_weight = self.weighted(log_x) - warm * self.beta * kl  # [K, V, B]
-        terms = self.terms(q.weights, log_x, **{"kl/z": kl})
-        if not self.tight:
-            return Bound(
-                over_components(q.weights, estimate(self.objective, log_weight, {z: None}, warm * self.beta)),
-                terms,
-            )
+        log_x = self.decode_components(batch, q.weights, z)  # [M, K, V, B]
+        kl = self.scored(q).log_prob(z) - self.prior.z().log_prob(z)  # [K, V, B]
+        if self.tight:
+            return self._tight(q, z, log_x, kl, warm * self.beta)
+        return self.bound_of(q.weights, log_x, {"kl/z": kl}, warm * self.beta, {z: None})
+
+    def _tight(self, q: Mixture, z: Tensor, log_x: Tensor, kl: Tensor, beta: float) -> Bound:
+        """Weights averaged over experts and draws."""
+        log_weight, terms = self.weighted(log_x) - beta * kl, self.terms(q.weights, log_x, {"kl/z": kl})
         if self.objective == "iwae":
             return Bound(log_over_components(q.weights, iwae(log_weight)), terms)
-        dead = torch.where(q.active, 0, -torch.inf)
-        dead = torch.where(q.observed, dead, 0)
-        share = (log_weight + dead).flatten(0, 1).softmax(0).view_as(log_weight)  # over experts and samples
-        return Bound(
-            log_over_components(q.weights, dreg(log_weight, {z: None}, warm * self.beta, share)), terms
-        )
+        never = torch.where(q.observed, torch.where(q.active, 0, -torch.inf), 0)
+        share = (log_weight + never).flatten(0, 1).softmax(0).view_as(log_weight)
+        return Bound(log_over_components(q.weights, dreg(log_weight, {z: None}, beta, share)), terms)

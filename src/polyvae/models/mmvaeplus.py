@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from polyvae.core.aggregate import Experts, mixture_of_experts
 from polyvae.core.batch import Batch
-from polyvae.core.bounds import Bound, check_objective, estimate, over_components
+from polyvae.core.bounds import Bound, check_objective
 from polyvae.core.distributions import Diagonal, Mixture
+from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.utils.errors import InputError, nearest
 
 CROSS = ("auxiliary", "prior", "posterior", "posterior-published")
@@ -65,7 +66,6 @@ class MMVAEPlus(MultimodalVAE):
         prior_components: int = 0,
         family: str = "normal",
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         super().__init__(
             modalities,
@@ -76,7 +76,6 @@ class MMVAEPlus(MultimodalVAE):
             seen=latent,
             private=latent,
             prior_components=prior_components,
-            max_rows=max_rows,
         )
         check_objective(self.name, objective, K)
         for key, value, known in (
@@ -97,61 +96,51 @@ class MMVAEPlus(MultimodalVAE):
             private_prior,
             prior_components,
         )
+        self.facts = self.facts._replace(bound=corrected or cross in ("prior", "posterior"))
         self.raw_r = nn.Parameter(torch.zeros(len(self.owner))) if cross == "auxiliary" else None
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
         return mixture_of_experts(experts)
 
-    def private(self, batch: Batch, experts: Experts, z: Tensor) -> Diagonal:
-        q_w = own_or_prior(self, batch, experts, z)
-        return (
-            q_w
-            if self.private_prior == "prior"
-            else q_w.where(self.own(experts.mask[None])[0], self.auxiliary(z))
-        )
+    def private(self, batch: Batch, experts: Experts, z: Tensor, p_w: Diagonal) -> Diagonal:
+        q_w = own_or_prior(self, batch, experts, z, p_w)
+        return q_w if self.private_prior == "prior" else q_w.where(self.own(experts), self.r(p_w))
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        beta = warm * self.beta
         q = self.posterior(batch, experts)
-        views = self._one_view(q) if self.source_experts == "random" else q
-        z = views.stratified(self.K)  # [K, V, B, D]
-        q_w, p_w, r = self.private(batch, experts, z), self.prior.w(z), self.auxiliary(z)  # [K, V, B, W]
-        own = self.own(views.membership)  # [V, B, W]
-        others = {"auxiliary": r, "prior": p_w}.get(self.cross, q_w)
-        w = q_w.where(own, others).rsample(None, "w", "KVBW")
-        log_x = self.log_likelihood(
-            batch, z, w, self.active(batch, views), importance=self.objective != "elbo"
-        )  # [M, K, V, B]
-        density, density_w = (q.detach(), q_w.detach()) if self.objective == "dreg" else (q, q_w)
-        charged = own if self.cross != "posterior" else torch.ones_like(own)
-        kl_z = density.log_prob(z) - self.prior.z().log_prob(z)  # [K, V, B]
-        kl_w = torch.where(charged, density_w.columns(w) - p_w.columns(w), 0).sum(-1)
-        if self.corrected:
-            foreign = batch.mask[self.owner].T & ~own
-            density_r = r.detach() if self.objective == "dreg" else r
-            kl_w = kl_w + torch.where(foreign, density_r.columns(w) - p_w.columns(w), 0).sum(-1)
-            charged = own | foreign
-        log_weight = self.weighted(log_x) - beta * (kl_z + kl_w)
-        value = over_components(
-            views.weights, estimate(self.objective, log_weight, {z: None, w: charged}, beta)
-        )
-        return Bound(value, self.terms(views.weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w}))
+        decoded = self._one_component(q) if self.source_experts == "random" else q
+        z = decoded.stratified(self.K)  # [K, V, B, D]
+        p_w = self.prior.w(z)  # [K, V, B, W]
+        q_w, own = self.private(batch, experts, z, p_w), self.own(decoded)
+        v_w = q_w.where(
+            own, {"auxiliary": self.r(p_w), "prior": p_w}.get(self.cross, q_w)
+        )  # w_m ~ q, w̃_n ~ r_n
+        w = v_w.rsample(name="w")
+        log_x = self.decode_components(batch, decoded.weights, z, w)  # [M, K, V, B]
+        charged = self._charged(batch, own)
+        kl_z = self.scored(q).log_prob(z) - self.prior.z().log_prob(z)  # [K, V, B]
+        kl = {"kl/z": kl_z, "kl/w": self.sampled_kl(v_w, p_w, w, charged)}
+        return self.bound_of(decoded.weights, log_x, kl, warm * self.beta, {z: None, w: charged})
 
-    def auxiliary(self, z: Tensor) -> Diagonal:
-        """The auxiliary priors r_n(w_n), side by side as w's columns are: [..., B, W]; p where there are none."""
-        return auxiliary_priors(self, self.raw_r, z)
+    def r(self, p_w: Diagonal) -> Diagonal:
+        """The auxiliary priors r_n(w_n), side by side as the columns of w are: [..., B, W]; p where there are none."""
+        return auxiliary_priors(self, self.raw_r, p_w)
 
-    def _one_view(self, q: Mixture) -> Mixture:
+    def _charged(self, batch: Batch, own: Tensor) -> Tensor:
+        """The private columns whose density counts in a component's weight: [V, B, W]."""
+        if self.cross == "posterior":
+            return torch.ones_like(own)
+        return own | batch.mask[self.owner].T if self.corrected else own
+
+    def _one_component(self, q: Mixture) -> Mixture:
         choice = q.choose(1)  # [1, B]
         return Mixture(q.pick(choice), q.observed[None].to(q.weights.dtype), q.memberships(choice))
 
 
-def auxiliary_priors(model: MultimodalVAE, raw_r: Tensor | None, z: Tensor) -> Diagonal:
-    """r_n(w_n), location 0 and the scales that ``raw_r`` [W] says, as the model's private columns are: [..., B, W]; p(w | z) for None."""
-    p_w = model.prior.w(z)
+def auxiliary_priors(model: MultimodalVAE, raw_r: Tensor | None, p_w: Diagonal) -> Diagonal:
+    """r_n(w_n) of location 0 and the scales of ``raw_r`` [W], as the private columns are: [..., B, W]; p(w | z) for None."""
     if raw_r is None:
         return p_w
-    scale = torch.cat(
-        [net.scale(raw_r[span]) for net, span in zip(model.modalities.values(), model.columns, strict=True)]
-    )
+    nets = zip(model.modalities.values(), model.columns, strict=True)
+    scale = torch.cat([net.scale(raw_r[span]) for net, span in nets])
     return type(p_w)(p_w.loc, scale.expand_as(p_w.loc))

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from polyvae.core.aggregate import Experts, everything, joint, singles
 from polyvae.core.batch import Batch
-from polyvae.core.bounds import Bound, over_components
+from polyvae.core.bounds import Bound
 from polyvae.core.distributions import FAMILIES, Diagonal, Mixture
+from polyvae.core.facts import Facts, Requirements
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.utils.errors import InputError, check_count, nearest
 
 DIVERGENCES = ("mixture", "pairwise")
@@ -42,14 +43,8 @@ class MMVM(MultimodalVAE):
     annealing, which is off by default (theirs: on, linear over 150,000 steps, from the first of which β counts in full).
     """
 
-    facts = Facts(
-        bound=False,
-        density=False,
-        per_sample=True,
-        nested=True,
-        symmetric=True,
-        needs="private codes of one size",
-    )
+    facts = Facts(bound=False, density=False, per_sample=True, nested=True, symmetric=True)
+    requires = Requirements(text="private codes of one size")
     name = "mmvm"
     citation = "Sutter et al. 2024"
     private_latents = "only private"
@@ -65,17 +60,9 @@ class MMVM(MultimodalVAE):
         prior_share: float = 0.0,
         anneal: bool = False,
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=0,
-            private=latent,
-            max_rows=max_rows,
+            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=0, private=latent
         )
         check_count(self.name, "K", K)
         sizes = {name: net.private for name, net in self.modalities.items()}
@@ -95,8 +82,8 @@ class MMVM(MultimodalVAE):
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
         return joint(FAMILIES[self.family].unit((1, batch.size, 0), experts.w.loc), everything(experts.mask))
 
-    def private(self, batch: Batch, experts: Experts, z: Tensor) -> Diagonal:
-        h, own = self._codes(experts), own_or_prior(self, batch, experts, z)
+    def private(self, batch: Batch, experts: Experts, z: Tensor, p_w: Diagonal) -> Diagonal:
+        h, own = self._codes(experts), own_or_prior(self, batch, experts, z, p_w)
         if z.ndim == 2:  # not samples are asked for, but a mean
             chosen: Diagonal = FAMILIES[self.family](h.mean, torch.ones_like(h.mean))
         else:
@@ -104,23 +91,20 @@ class MMVM(MultimodalVAE):
                 lambda x: x.view(*z.shape[:-1], -1)
             )  # [..., B, D]
         borrowed = type(chosen).cat([chosen] * len(self.modalities))
-        missing = h.observed[:, None] & ~self.own(experts.mask[None])[0]  # [B, W]
+        missing = h.observed[:, None] & ~self.own(experts)  # [B, W]
         return borrowed.where(missing, own)
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
         z = q.stratified(self.K)[:, 0]  # [K, B, 0]
-        w = self.private(batch, experts, z).rsample(None, "w", "KBW")  # [K, B, W]
-        log_x = self.log_likelihood(
-            batch, z[:, None], w[:, None], wanted=self.active(batch, q)
-        )  # [M, K, 1, B]
+        w = self.private(batch, experts, z, self.prior.w(z)).rsample(name="w")  # [K, B, W]
+        log_x = self.decode_components(batch, q.weights, z[:, None], w[:, None])  # [M, K, 1, B]
         h = self._codes(experts)
         share = self.prior_share + (1 - self.prior_share) * (1 - warm) * self.anneal
         codes = torch.stack([w[..., self.columns[m]] for m in self.encoded], 1)  # [K, S, B, D]
         kl = self._to_mixture(h, codes, share) if self.divergence == "mixture" else self._to_pairs(h, share)
         kl_w = torch.where(experts.mask, kl, 0).sum(-2).expand(self.K, -1)[:, None]  # [K, 1, B]
-        value = over_components(q.weights, (self.weighted(log_x) - warm * self.beta * kl_w).mean(0))
-        return Bound(value, self.terms(q.weights, log_x, **{"kl/w": kl_w}))
+        return self.bound_of(q.weights, log_x, {"kl/w": kl_w}, warm * self.beta)
 
     def _codes(self, experts: Experts) -> Mixture:
         """h, without N(0, I): the posteriors of the observed modalities' codes, [S, B, D]."""

@@ -8,8 +8,9 @@ from polyvae.core.aggregate import Experts, mixture_of_products, subsets
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound, over_components
 from polyvae.core.distributions import Mixture
+from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.utils.errors import InputError, check_count
 
 
@@ -43,18 +44,10 @@ class MoPoE(MultimodalVAE):
         stratified: bool = False,
         prior_expert: str = "none",
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         """``stratified`` decodes a sample of every subset instead of one drawn subset; private codes where a Modality says ``private``."""
         super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=0,
-            max_rows=max_rows,
+            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0
         )
         if prior_expert not in ("none", "full"):
             raise InputError(f"mopoe: got prior_expert={prior_expert!r}; expected 'none' or 'full'")
@@ -73,11 +66,10 @@ class MoPoE(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        z, weights, active = self.to_decode(batch, q, self.K, self.stratified)  # [K, V, B, D], [V, B]
-        q_w, p_w = self.private(batch, experts, z), self.prior.w(z)
-        log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=active)  # [M, K, V, B]
-        kl_z = over_components(q.weights, q.components.kl(self.p_z))  # [B]
+        z, weights = self.draw_components(q, self.stratified)  # [K, V, B, D], [V, B]
+        p_w = self.prior.w(z)
+        q_w = self.private(batch, experts, z, p_w)  # [K, V, B, W]
+        log_x = self.decode_components(batch, weights, z, q_w.rsample(name="w"))  # [M, K, V, B]
         kl_w = q_w.kl(p_w)  # [K, V, B]
-        kl = kl_z + kl_w
-        value = over_components(weights, (self.weighted(log_x) - warm * self.beta * kl).mean(0))
-        return Bound(value, self.terms(weights, log_x, **{"kl/z": kl_z.expand_as(kl_w), "kl/w": kl_w}))
+        kl_z = over_components(q.weights, q.components.kl(self.p_z)).expand_as(kl_w)
+        return self.bound_of(weights, log_x, {"kl/z": kl_z, "kl/w": kl_w}, warm * self.beta)

@@ -10,8 +10,9 @@ from polyvae.core.aggregate import Experts, everything, mixture_of_products, ran
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
 from polyvae.core.distributions import Mixture
+from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.models.parts.elbos import sum_of_elbos
 from polyvae.utils.errors import check_count
 
@@ -45,7 +46,6 @@ class MVAE(MultimodalVAE):
         K: int = 1,
         subsets: int = 1,
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         """``subsets``: how many random sets a step adds per datum."""
         super().__init__(
@@ -56,7 +56,6 @@ class MVAE(MultimodalVAE):
             scale_map=scale_map,
             seen=latent,
             private=None,
-            max_rows=max_rows,
         )
         check_count(self.name, "K", K)
         check_count(self.name, "subsets", subsets, 0)
@@ -72,4 +71,4 @@ class MVAE(MultimodalVAE):
             [everything(experts.mask), singles(experts.mask), random_sizes(experts.mask, self.subsets)]
         )
         q = mixture_of_products(experts, membership, self.p_z)  # [V, B, D], V = 1 + M + subsets
-        return sum_of_elbos(self, batch, q, self.K, warm * self.beta)
+        return sum_of_elbos(self, batch, q, warm * self.beta)

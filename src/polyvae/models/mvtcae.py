@@ -11,8 +11,9 @@ from polyvae.core.aggregate import Experts, everything, mixture_of_products
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound, over_components
 from polyvae.core.distributions import Mixture
+from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.utils.errors import InputError, check_count
 
 
@@ -44,7 +45,6 @@ class MVTCAE(MultimodalVAE):
         K: int = 1,
         alpha: float = 5 / 6,
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         super().__init__(
             modalities,
@@ -54,7 +54,6 @@ class MVTCAE(MultimodalVAE):
             scale_map=scale_map,
             seen=latent,
             private=None,
-            max_rows=max_rows,
         )
         check_count(self.name, "K", K)
         if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
@@ -62,6 +61,7 @@ class MVTCAE(MultimodalVAE):
                 f"mvtcae: got alpha={alpha!r}; expected a number from 0 (a bound) to 1 (conditional bottlenecks only)"
             )
         self.K, self.alpha = K, alpha
+        self.facts = self.facts._replace(bound=alpha == 0)
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
         return mixture_of_products(experts, everything(experts.mask))
@@ -71,17 +71,15 @@ class MVTCAE(MultimodalVAE):
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
         z = q.stratified(self.K)  # [K, 1, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.active(batch, q))  # [M, K, 1, B]
+        log_x = self.decode_components(batch, q.weights, z)  # [M, K, 1, B]
         count = experts.mask.sum(0).clamp(min=1).to(z.dtype)  # [B], |A|
         kl = q.components.kl(self.p_z)  # [1, B]
         to_experts = torch.where(experts.mask, q.components.kl(experts.z), 0).sum(0) / count  # [B]
         divergence = (1 - self.alpha) * kl + self.alpha * to_experts
-        value = over_components(
-            q.weights, (self.weighted(self._share(count) * log_x) - warm * self.beta * divergence).mean(0)
-        )
-        return Bound(
-            value, self.terms(q.weights, log_x, **{"kl/z": kl[None], "experts": to_experts[None, None]})
-        )
+        likelihood = self.weighted(self._share(count) * log_x)
+        value = over_components(q.weights, (likelihood - warm * self.beta * divergence).mean(0))
+        terms = {"kl/z": kl[None], "experts": to_experts[None, None]}
+        return Bound(value, self.terms(q.weights, log_x, terms))
 
     def _share(self, count: Tensor) -> Tensor:
         """[M, 1, 1, B]: (|A| − α)/|A| of an expert's own modality, all of a target."""

@@ -13,9 +13,10 @@ from polyvae.core.aggregate import Experts, everything, joint, random_sizes
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound, over_components
 from polyvae.core.distributions import Mixture, Normal
+from polyvae.core.facts import Facts, Requirements
 from polyvae.core.modality import Modality
 from polyvae.core.networks.mlp import layers
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.models.parts.levels import sizes, top_down
 from polyvae.utils.errors import InputError, check_count
 
@@ -41,9 +42,8 @@ class Nexus(MultimodalVAE):
     g_m(z), w_m is drawn around it, hence the larger default of γ; no BatchNorm; likelihoods as the modalities say.
     """
 
-    facts = Facts(
-        bound=False, density=True, per_sample=True, nested=True, symmetric=True, needs="private codes"
-    )
+    facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
+    requires = Requirements(text="private codes")
     name = "nexus"
     citation = "Vasco et al. 2022"
     private_latents = "yes"
@@ -60,18 +60,10 @@ class Nexus(MultimodalVAE):
         message: int = 512,
         hidden: Sequence[int] = (512, 512),
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         """``latent``: columns of z, and of w_m where a Modality does not say. ``message``: width of the f_m; ``hidden``: of h and g."""
         super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=0,
-            private=latent,
-            max_rows=max_rows,
+            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=0, private=latent
         )
         check_count(self.name, "K", K)
         check_count(self.name, "message", message)
@@ -81,13 +73,8 @@ class Nexus(MultimodalVAE):
             )
         if not isinstance(drop, int | float) or not 0 <= drop <= 1:
             raise InputError(f"nexus: got drop={drop!r}; expected a probability, from 0 to 1")
-        self.K, self.gamma, self.drop, self.message, self.hidden = (
-            K,
-            gamma,
-            drop,
-            message,
-            sizes(self.name, hidden),
-        )
+        self.K, self.gamma, self.drop, self.message = K, gamma, drop, message
+        self.hidden = sizes(self.name, hidden)
         self.prior = top_down(
             self, latent, self.hidden, "its decoder sees nothing else", 1 / math.sqrt(2 * gamma)
         )
@@ -104,38 +91,29 @@ class Nexus(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        own = self.own(experts.mask[None])[0]  # [B, W]
-        codes = experts.w.rsample(self.K, "w", "KBW")  # [K, B, W]
+        own = self.own(experts)  # [B, W]
+        codes = experts.w.rsample(self.K, "w")  # [K, B, W]
         fixed = codes.detach()
         q = self._from_messages(fixed, self._kept(experts.mask))  # [K, B, D]
-        z = q.rsample(None, "z", "KBD")
-        told = self.prior.w(z)  # [K, B, W]
-        w = torch.where(own, codes, told.rsample(None, "told", "KBW"))
+        z = q.rsample()
+        p_w = self.prior.w(z)  # [K, B, W]
+        w = torch.where(own, codes, p_w.rsample(None, "top_down", "KBW"))
         weights = joint(experts.z[:1], everything(experts.mask)).weights  # [1, B]
-        active = None if batch.complete else weights > 0
-        log_x = self.log_likelihood(batch, z[:, None], w[:, None], wanted=active)  # [M, K, 1, B]
+        log_x = self.decode_components(batch, weights, z[:, None], w[:, None])  # [M, K, 1, B]
         unit = Normal.unit(tuple(experts.w.loc.shape), fixed)
         kl_w = torch.where(own, experts.w.kl_columns(unit), 0).sum(-1).expand(self.K, 1, -1)  # [K, 1, B]
         kl_z = q.kl(self.p_z)[:, None]
-        log_w = torch.where(own, told.columns(fixed), 0).sum(-1)[:, None]
-        value = over_components(
-            weights, (self.weighted(log_x) + log_w - warm * self.beta * (kl_z + kl_w)).mean(0)
-        )
-        return Bound(value, self.terms(weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w, "codes": log_w}))
+        log_w = torch.where(own, p_w.columns(fixed), 0).sum(-1)[:, None]
+        each = self.weighted(log_x) + log_w - warm * self.beta * (kl_z + kl_w)
+        terms = self.terms(weights, log_x, {"kl/z": kl_z, "kl/w": kl_w, "codes": log_w})
+        return Bound(over_components(weights, each.mean(0)), terms)
 
     def _from_messages(self, w: Tensor, kept: Tensor) -> Normal:
-        """q(z | w) of the codes [..., B, W] of the ``kept`` modalities [M_sources, B]: [..., B, D]."""
-        nets = [
-            (net, self.columns[m])
-            for m, net in enumerate(self.modalities.values())
-            if net.encoder is not None
-        ]
-        total = torch.stack(
-            [
-                torch.where(row[:, None], net.parts["message"](w[..., span]).to(w.dtype), 0)
-                for row, (net, span) in zip(kept, nets, strict=True)
-            ]
-        ).sum(0)  # [..., B, message]
+        """q(z | w) from the private latents [..., B, W] of the ``kept`` modalities [E, B]: [..., B, D]."""
+        nets = [(self.modalities.at(m), self.columns[m]) for m in self.encoded]
+        messages = [net.parts["message"](w[..., span]).to(w.dtype) for net, span in nets]
+        each = [torch.where(row[:, None], message, 0) for row, message in zip(kept, messages, strict=True)]
+        total = torch.stack(each).sum(0)  # [..., B, message]
         hidden = self.nexus(total / kept.sum(0).clamp(min=1)[:, None])
         return Normal(self.loc(hidden).to(w.dtype), nets[0][0].scale(self.raw(hidden).to(w.dtype)))
 

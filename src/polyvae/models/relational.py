@@ -11,9 +11,10 @@ from polyvae.core.aggregate import Experts, mixture_of_products, subsets
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound, over_components
 from polyvae.core.distributions import Mixture, Normal
+from polyvae.core.facts import Facts, Requirements
 from polyvae.core.modality import Modality
 from polyvae.core.networks.mlp import layers
-from polyvae.core.vae import Facts, MultimodalVAE, own_or, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.models.parts.levels import sizes, top_down
 from polyvae.utils.errors import check_count
 
@@ -45,14 +46,8 @@ class Relational(MultimodalVAE):
     from p(w | z). Above 255 subsets, 255 are drawn per datum, anew at every call.
     """
 
-    facts = Facts(
-        bound=True,
-        density=True,
-        per_sample=True,
-        nested=True,
-        symmetric=True,
-        needs="private codes (experimental: after the description only)",
-    )
+    facts = Facts(bound=True, density=True, per_sample=True, nested=True, symmetric=True)
+    requires = Requirements(text="private codes (experimental: after the description only)")
     name = "relational"
     citation = "Sutter & Vogt 2021"
     private_latents = "yes"
@@ -66,18 +61,10 @@ class Relational(MultimodalVAE):
         K: int = 1,
         hidden: Sequence[int] = (256,),
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         """``latent``: columns of z, and of w_m where a Modality does not say. ``hidden``: sizes inside h_m, and backwards inside g_m."""
         super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=0,
-            private=latent,
-            max_rows=max_rows,
+            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=0, private=latent
         )
         check_count(self.name, "K", K)
         self.K, self.hidden = K, sizes(self.name, hidden)
@@ -93,26 +80,24 @@ class Relational(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
-        z, weights, active = self.to_decode(batch, q, self.K, stratified=False)  # [K, 1, B, D], [1, B]
-        told = self.prior.w(z)  # [K, 1, B, W]
-        q_w = own_or(self, batch, experts, told)
-        log_x = self.log_likelihood(batch, z, q_w.rsample(None, "w", "KVBW"), wanted=active)  # [M, K, 1, B]
-        own = self.own(experts.mask[None])[0]  # [B, W]
-        kl_w = torch.where(own, q_w.kl_columns(told), 0).sum(-1)  # [K, 1, B]
+        z, weights = self.draw_components(q, stratified=False)  # [K, 1, B, D], [1, B]
+        p_w = self.prior.w(z)  # [K, 1, B, W]
+        q_w = self.private(batch, experts, z, p_w)
+        log_x = self.decode_components(batch, weights, z, q_w.rsample(name="w"))  # [M, K, 1, B]
+        kl_w = torch.where(self.own(experts), q_w.kl_columns(p_w), 0).sum(-1)  # [K, 1, B]
         kl_z = over_components(q.weights, q.components.kl(self.p_z)).expand_as(kl_w)
-        value = over_components(weights, (self.weighted(log_x) - warm * self.beta * (kl_z + kl_w)).mean(0))
-        return Bound(value, self.terms(weights, log_x, **{"kl/z": kl_z, "kl/w": kl_w}))
+        return self.bound_of(weights, log_x, {"kl/z": kl_z, "kl/w": kl_w}, warm * self.beta)
 
     def _relation(self, experts: Experts) -> Normal:
-        """What the mean of each code says of z: [M_sources, B, D]; standard normal where there is none."""
+        """The experts h_m of z given the mean of each private latent: [E, B, D]; standard normal where there is none."""
         nets = [
             (net, self.columns[m])
             for m, net in enumerate(self.modalities.values())
             if net.encoder is not None
         ]
-        said = torch.stack(
+        out = torch.stack(
             [net.parts["relation"](experts.w.loc[:, span]).to(experts.w.loc.dtype) for net, span in nets]
         )
-        loc, raw = said.chunk(2, -1)  # [M_sources, B, D]
+        loc, raw = out.chunk(2, -1)  # [E, B, D]
         unit = Normal.unit(tuple(loc.shape), loc)
         return Normal(loc, nets[0][0].scale(raw)).where(experts.mask[..., None], unit)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from polyvae.core.aggregate import Experts, mixture_of_experts
 from polyvae.core.batch import Batch
-from polyvae.core.bounds import Bound, over_components
+from polyvae.core.bounds import Bound
 from polyvae.core.distributions import Diagonal, Mixture
+from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.utils.errors import check_count
 
 
@@ -47,7 +48,6 @@ class ScMM(MultimodalVAE):
         family: str = "laplace",
         scale_map: str = "softmax",
         learn_prior: bool = False,
-        max_rows: int | None = None,
     ) -> None:
         super().__init__(
             modalities,
@@ -58,7 +58,6 @@ class ScMM(MultimodalVAE):
             seen=latent,
             private=None,
             learn_prior=learn_prior,
-            max_rows=max_rows,
         )
         check_count(self.name, "K", K)
         self.K, self.learn_prior = K, learn_prior
@@ -72,7 +71,6 @@ class ScMM(MultimodalVAE):
         q, p = self.posterior(batch, experts), self.prior.z()
         assert isinstance(p, Diagonal)
         z = q.stratified(self.K)  # [K, V, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.active(batch, q))  # [M, K, V, B]
+        log_x = self.decode_components(batch, q.weights, z)  # [M, K, V, B]
         kl = q.components.kl(p).expand(self.K, -1, -1)  # [K, V, B]
-        value = over_components(q.weights, (self.weighted(log_x) - warm * self.beta * kl).mean(0))
-        return Bound(value, self.terms(q.weights, log_x, **{"kl/z": kl}))
+        return self.bound_of(q.weights, log_x, {"kl/z": kl}, warm * self.beta)

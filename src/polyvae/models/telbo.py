@@ -10,8 +10,9 @@ from polyvae.core.aggregate import Experts, everything, joint, singles
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
 from polyvae.core.distributions import Mixture
+from polyvae.core.facts import Facts, Requirements
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.models.parts.elbos import sum_of_elbos
 from polyvae.models.parts.joint import JointNetwork, joint_or_product
 from polyvae.utils.errors import InputError, check_count
@@ -34,14 +35,8 @@ class TELBO(MultimodalVAE):
     Exempt: not nested, for the joint network takes all modalities.
     """
 
-    facts = Facts(
-        bound=False,
-        density=True,
-        per_sample=True,
-        nested=False,
-        symmetric=True,
-        missing="trains and infers; the joint encoder, on complete data only",
-    )
+    facts = Facts(bound=False, density=True, per_sample=True, nested=False, symmetric=True)
+    requires = Requirements(missing="trains and infers; the joint encoder, on complete data only")
     name = "telbo"
     citation = "Vedantam et al. 2018"
     private_latents = "none"
@@ -56,7 +51,6 @@ class TELBO(MultimodalVAE):
         gamma: float = 1.0,
         joint_width: int = 256,
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         super().__init__(
             modalities,
@@ -66,7 +60,6 @@ class TELBO(MultimodalVAE):
             scale_map=scale_map,
             seen=latent,
             private=None,
-            max_rows=max_rows,
         )
         check_count(self.name, "K", K)
         if not isinstance(gamma, int | float) or not gamma >= 0:
@@ -87,4 +80,4 @@ class TELBO(MultimodalVAE):
         )  # [V, M, B], V = 1 + M
         q = joint(type(together).cat([together, experts.z], 0), membership)  # [V, B, D]
         gamma = q.weights.new_tensor([1.0] + [self.gamma] * len(experts.mask))[:, None]  # [V, 1]
-        return sum_of_elbos(self, batch, q, self.K, warm * self.beta, gamma)
+        return sum_of_elbos(self, batch, q, warm * self.beta, gamma)

@@ -20,9 +20,10 @@ from polyvae.core.aggregate import (
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound, over_components
 from polyvae.core.distributions import Diagonal, Mixture
+from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
 from polyvae.core.networks.volume import level_shapes
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.utils.errors import InputError, check_count, nearest
 
 VARIANTS = ("paper", "published")
@@ -67,7 +68,6 @@ class UHVED(MultimodalVAE):
         levels: Sequence[int] | None = None,
         variant: str = "paper",
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         """``levels``: columns of each level, ``latent`` together. None: those of the "volume" networks, or one level, of 32 columns."""
         if levels is not None and (not isinstance(levels, Sequence) or not levels):
@@ -86,7 +86,6 @@ class UHVED(MultimodalVAE):
             scale_map=scale_map,
             seen=latent,
             private=None,
-            max_rows=max_rows,
         )
         check_count(self.name, "K", K)
         if sum(sizes) != latent:
@@ -106,7 +105,7 @@ class UHVED(MultimodalVAE):
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = mixture_of_products(experts, random_sizes(experts.mask, 1), self.p_z)  # [1, B, D], q_S
         z = q.stratified(self.K)  # [K, 1, B, D]
-        log_x = self.log_likelihood(batch, z, z[..., :0], wanted=self.active(batch, q))  # [M, K, 1, B]
+        log_x = self.decode_components(batch, q.weights, z)  # [M, K, 1, B]
         to_prior, to_subsets = self._divergences(experts, q)  # [B]
         value = over_components(
             q.weights, (self.weighted(log_x) - warm * self.beta * (to_prior + to_subsets)).mean(0)
@@ -114,7 +113,7 @@ class UHVED(MultimodalVAE):
         return Bound(
             value,
             self.terms(
-                q.weights, log_x, **{"kl/z": to_prior[None, None], "kl/subsets": to_subsets[None, None]}
+                q.weights, log_x, {"kl/z": to_prior[None, None], "kl/subsets": to_subsets[None, None]}
             ),
         )
 

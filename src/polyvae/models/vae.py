@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from polyvae.core.aggregate import Experts, everything, joint
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound, check_objective, estimate, over_components
 from polyvae.core.distributions import FAMILIES, Mixture
+from polyvae.core.facts import Facts, Requirements
 from polyvae.core.modality import Modality
-from polyvae.core.vae import Facts, MultimodalVAE, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 
 
 class VAE(MultimodalVAE):
@@ -25,14 +25,8 @@ class VAE(MultimodalVAE):
     Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014. ``latent`` is each modality's own size; D = 0.
     """
 
-    facts = Facts(
-        bound=True,
-        density=True,
-        per_sample=True,
-        nested=True,
-        symmetric=True,
-        missing="trains; infers nothing, for modalities are independent",
-    )
+    facts = Facts(bound=True, density=True, per_sample=True, nested=True, symmetric=True)
+    requires = Requirements(missing="trains; infers nothing, for modalities are independent")
     name = "vae"
     citation = "Kingma & Welling 2014"
     private_latents = "only private"
@@ -47,17 +41,9 @@ class VAE(MultimodalVAE):
         objective: str = "elbo",
         family: str = "normal",
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family=family,
-            scale_map=scale_map,
-            seen=0,
-            private=latent,
-            max_rows=max_rows,
+            modalities, latent=latent, beta=beta, family=family, scale_map=scale_map, seen=0, private=latent
         )
         check_objective(self.name, objective, K)
         self.K, self.objective = K, objective
@@ -71,22 +57,20 @@ class VAE(MultimodalVAE):
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         q = self.posterior(batch, experts)
         z = q.stratified(self.K)  # [K, 1, B, 0]
-        q_w, p_w = self.private(batch, experts, z), self.prior.w(z)
-        w = q_w.rsample(None, "w", "KVBW")  # [K, 1, B, W]
-        log_x = self.log_likelihood(batch, z, w)  # [M, K, 1, B]
-        density = q_w.detach() if self.objective == "dreg" else q_w
-        columns = q_w.kl_columns(p_w) if self.objective == "elbo" else density.columns(w) - p_w.columns(w)
-        kl_w = self.by_owner(columns)  # [M, K, 1, B]
-        log_weight = self.weigh(log_x) - warm * self.beta * kl_w
+        p_w = self.prior.w(z)
+        q_w = self.private(batch, experts, z, p_w)
+        w = q_w.rsample(name="w")  # [K, 1, B, W]
+        log_x = self.modalities.log_likelihood(batch, z, w)  # [M, K, 1, B]
+        exact = self.objective == "elbo"
+        columns = q_w.kl_columns(p_w) if exact else self.scored(q_w).columns(w) - p_w.columns(w)
+        kl_w = self.modalities.by_owner(columns)  # [M, K, 1, B]
+        log_weight = self.modalities.weigh(log_x) - warm * self.beta * kl_w
         value = torch.stack(
             [
-                estimate(self.objective, each, {w: self._columns(m)}, warm * self.beta)
+                estimate(self.objective, each, {w: self.owner == m}, warm * self.beta)
                 for m, each in enumerate(log_weight)
             ]
         )
         return Bound(
-            over_components(q.weights, value.sum(0)), self.terms(q.weights, log_x, **{"kl/w": kl_w.sum(0)})
+            over_components(q.weights, value.sum(0)), self.terms(q.weights, log_x, {"kl/w": kl_w.sum(0)})
         )
-
-    def _columns(self, m: int) -> Tensor:
-        return self.owner == m

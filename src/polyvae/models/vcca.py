@@ -10,8 +10,9 @@ from polyvae.core.aggregate import Experts, everything, joint, singles
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
 from polyvae.core.distributions import Mixture
+from polyvae.core.facts import Facts, Requirements
 from polyvae.core.modality import Modality, unless_target
-from polyvae.core.vae import Facts, MultimodalVAE, own_or, own_or_prior
+from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.models.parts.elbos import mean_of_elbos
 from polyvae.utils.errors import InputError, check_count
 
@@ -35,15 +36,11 @@ class VCCAPrivate(MultimodalVAE):
     Exempt: not nested, for it takes two modalities, and not symmetric, for the first tells z.
     """
 
-    facts = Facts(
-        bound=True,
-        density=True,
-        per_sample=True,
-        nested=False,
-        symmetric=False,
+    facts = Facts(bound=True, density=True, per_sample=True, nested=False, symmetric=False)
+    requires = Requirements(
+        text="exactly two modalities",
         least=2,
         most=2,
-        needs="exactly two modalities",
         missing="trains and infers from the first modality; z is from the prior where that is missing",
     )
     name = "vcca-private"
@@ -58,7 +55,6 @@ class VCCAPrivate(MultimodalVAE):
         beta: float = 1.0,
         K: int = 1,
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         _check_order(modalities)
         super().__init__(
@@ -70,7 +66,6 @@ class VCCAPrivate(MultimodalVAE):
             seen=latent,
             private=unless_target(modalities, latent),
             inferring=[0],
-            max_rows=max_rows,
         )
         check_count(self.name, "K", K)
         self.K = K
@@ -83,9 +78,7 @@ class VCCAPrivate(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        return mean_of_elbos(
-            self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta, own_or
-        )
+        return mean_of_elbos(self, batch, experts, self.posterior(batch, experts), warm * self.beta)
 
 
 class BiVCCA(MultimodalVAE):
@@ -105,16 +98,8 @@ class BiVCCA(MultimodalVAE):
     Exempt: not nested, for it takes two modalities, and not symmetric, for μ is the first one's.
     """
 
-    facts = Facts(
-        bound=True,
-        density=True,
-        per_sample=True,
-        nested=False,
-        symmetric=False,
-        least=2,
-        most=2,
-        needs="exactly two modalities",
-    )
+    facts = Facts(bound=True, density=True, per_sample=True, nested=False, symmetric=False)
+    requires = Requirements(text="exactly two modalities", least=2, most=2)
     name = "bivcca"
     citation = "Wang et al. 2016"
     private_latents = "optional"
@@ -128,17 +113,9 @@ class BiVCCA(MultimodalVAE):
         K: int = 1,
         mu: float = 0.5,
         scale_map: str = "softplus",
-        max_rows: int | None = None,
     ) -> None:
         super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=0,
-            max_rows=max_rows,
+            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0
         )
         check_count(self.name, "K", K)
         if not isinstance(mu, int | float) or not 0 < mu < 1:
@@ -151,7 +128,7 @@ class BiVCCA(MultimodalVAE):
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
         membership = singles(experts.mask)
         share = torch.tensor([self.mu, 1 - self.mu], dtype=experts.z.loc.dtype, device=experts.z.loc.device)[
-            self.encoded_rows
+            self.modalities.encoded_rows
         ]
         weights = torch.where(membership.any(1), share[:, None], 0)  # [V, B]
         total = weights.sum(0)
@@ -160,9 +137,7 @@ class BiVCCA(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        return mean_of_elbos(
-            self, batch, experts, self.posterior(batch, experts), self.K, warm * self.beta, own_or
-        )
+        return mean_of_elbos(self, batch, experts, self.posterior(batch, experts), warm * self.beta)
 
 
 def _check_order(modalities: Sequence[Modality]) -> None:
@@ -174,7 +149,7 @@ def _check_order(modalities: Sequence[Modality]) -> None:
                 "put the target second"
             )
     for spec in modalities[1:2]:
-        if spec.role == "source" or (spec.role == "both" and spec.private == 0):
+        if spec.role == "input" or (spec.role == "both" and spec.private == 0):
             raise InputError(
                 f"vcca-private: got {spec.name!r} with role={spec.role!r} and private={spec.private} as the second modality, "
                 "which is encoded for its private code alone; expected a private code that is decoded, or role='target'"

@@ -11,28 +11,20 @@ from typing import Any, NamedTuple
 
 import torch
 
-from polyvae.core.priors import FittedPrior
+from polyvae.core.fitted import FittedPrior
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
 from polyvae.metrics import Evaluation
 from polyvae.report.compare import Contender, labels, write_comparison
-from polyvae.report.figures import Figure
+from polyvae.report.drawing import Figure
 from polyvae.report.gallery import stage
+from polyvae.report.learning import learning_section
 from polyvae.report.measures import conflict_section, latents_section, quality_section, reconstruction_section
 from polyvae.report.metrics import KNOWN, metric, number, quality, worth
 from polyvae.report.page import render
 from polyvae.report.protocol import protocol
-from polyvae.report.sections import (
-    Page,
-    Section,
-    coherence_section,
-    cross_section,
-    histogram_section,
-    learning_section,
-    likelihood_section,
-    unconditional_section,
-    walk_section,
-)
+from polyvae.report.samples import cross_section, unconditional_section, walk_section
+from polyvae.report.sections import Page, Section, coherence_section, histogram_section, likelihood_section
 from polyvae.storage import RunDirectory, StorageError, write_atomic
 
 __all__ = ["Contender", "labels", "number", "write_comparison", "write_report"]

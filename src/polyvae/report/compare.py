@@ -11,14 +11,16 @@ from typing import Any, NamedTuple
 
 import torch
 
-from polyvae.core.priors import FittedPrior
+from polyvae.core.fitted import FittedPrior
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
-from polyvae.report.figures import SERIES, Trace, traces
+from polyvae.report.drawing import SERIES
+from polyvae.report.figures import Trace, traces
 from polyvae.report.gallery import Scene, Shown, beside, beside_fresh, show, stage
+from polyvae.report.learning import NO_HISTORY, curve_names, trace, watched
 from polyvae.report.metrics import KNOWN, best, metric, number, quality, worth
 from polyvae.report.page import render
-from polyvae.report.sections import NO_HISTORY, Section, curve_names, trace, watched
+from polyvae.report.sections import Section
 from polyvae.storage import describe_modality, write_atomic
 from polyvae.utils.errors import InputError
 

@@ -10,21 +10,11 @@ import torch
 from torch import Tensor
 
 from polyvae.core.batch import Batch
-from polyvae.core.priors import FittedPrior
+from polyvae.core.fitted import FittedPrior
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData, mix
-from polyvae.report.figures import (
-    MUTED,
-    SERIES,
-    Drawing,
-    Figure,
-    Look,
-    label_width,
-    look_of,
-    outline,
-    short,
-    tile,
-)
+from polyvae.report.drawing import MUTED, SERIES, Drawing, Figure, label_width, short
+from polyvae.report.tiles import Look, look_of, outline, tile
 
 _GAP, _SPACE = 3, 14  # pixels between tiles, and between groups of them
 _MOST = 6  # modalities that a grid has room for

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from polyvae.metrics.latents import ACTIVE
-from polyvae.report.figures import Columns, Figure, bars, column_bars, heat_map
+from polyvae.report.drawing import Figure
+from polyvae.report.figures import Columns, bars, column_bars, heat_map
 from polyvae.report.metrics import KNOWN, measure_title, metric, number
 from polyvae.report.sections import Page, Section, Table
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from polyvae import runs
-from polyvae.config import ContenderSection, RunConfig, StudyConfig, assignment, flatten, place, read_toml
+from polyvae.config import RunConfig, assignment, flatten, place, read_toml
 from polyvae.metrics import available, judges_of
 from polyvae.storage import read_object, write_atomic
+from polyvae.study.config import ContenderSection, StudyConfig
 from polyvae.training.loop import fit
 from polyvae.utils.errors import InputError, nearest
 
@@ -148,9 +149,8 @@ def check_cells(path: str | Path, cells: Sequence[Cell]) -> None:
     """Raises InputError, before any training, with the cell's name: a model that cannot be built, an evaluation that cannot be had."""
     data: dict[str, Any] = {}
     for cell in {cell.group: cell for cell in cells}.values():
-        wanted = cell.config.evaluate
         try:
-            available(wanted.metrics, wanted.protocol, wanted.features, wanted.fitted_prior.kind)
+            available(cell.config.evaluate)
             key = data_key(cell.config)
             if key not in data:
                 data[key] = runs.data_of(cell.config)[0]

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 from polyvae import runs
 from polyvae.config import EvaluateConfig, RunConfig, flatten, read_config
 from polyvae.storage import RunDirectory, read_object
-from polyvae.study.page import Result, write_numbers, write_study
+from polyvae.study.page import write_study
 from polyvae.study.plan import Cell, Plan, check_cells, jsonable, read_study
+from polyvae.study.tables import Result, write_numbers
 from polyvae.study.workers import Workers, alone, one_thread, terminable
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.progress import Reporter, reporter

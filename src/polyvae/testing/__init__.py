@@ -1,11 +1,11 @@
-"""The laws that every model obeys, for the registry and for anybody's own model.
+"""Laws that every model obeys, to check registered and user-defined models.
 
     from polyvae.testing import check_model
-    check_model(MyModel, K=3)                    # a class, a name in MODELS, or any callable (modalities, **options) -> model
+    check_model(MyModel, K=3)                    # a class, a name in MODELS, or a callable (modalities, **options) -> model
 
-Each law is a function ``law_...(make, modalities)`` of a factory ``make(modalities) -> model`` and the modalities of a small world. It
+Each law is a function ``law_...(make, modalities)`` of a factory ``make(modalities) -> model`` and the modalities of a small example. It
 raises AssertionError with one line that names the law. A model is exempt from a law only by its ``facts``. Everything is computed in
-float64 on the CPU, on randomly perturbed parameters and systematically masked data; torch's global generator is left as it was.
+float64 on the CPU, with perturbed parameters and systematically masked data; the state of torch's global generator is restored.
 """
 
 from __future__ import annotations
@@ -55,9 +55,19 @@ def check_model(
     modalities: Sequence[Modality] | None = None,
     **options: object,
 ) -> None:
-    """Hold a model to all laws, in the worlds of ``modalities`` (default: ``default_worlds``).
+    """Check a model against all laws.
 
-    Raises AssertionError, whose one line names the law that does not hold.
+    Args:
+        model: A name in MODELS, a model class, or a callable ``(modalities, **options) -> model``.
+        modalities: The modalities to build it with; None: those of ``default_worlds``.
+        options: Options of the model.
+
+    Raises:
+        AssertionError: A law does not hold; one line names the law.
+
+    Example:
+        >>> from polyvae.testing import check_model
+        >>> check_model("mvae", latent=2)
     """
 
     def make(specs: Sequence[Modality]) -> MultimodalVAE:

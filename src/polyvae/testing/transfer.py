@@ -1,4 +1,4 @@
-"""One model's parameters and draws in another's terms: the same modalities in another order, or without one of them."""
+"""Transfer of parameters and draws between two models: the same modalities in another order, or without one of them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from polyvae.core import noise
 from polyvae.core.aggregate import powerset
 from polyvae.core.batch import Batch
-from polyvae.core.modality import Modalities
+from polyvae.core.modalities import Modalities
 from polyvae.core.noise import Draw
 from polyvae.core.vae import MultimodalVAE
 from polyvae.testing.worlds import dense, example_batch, hold, near, record, step
 
 
 class _Map(NamedTuple):
-    """Where the second model's modalities, sources, private columns and subsets of sources stand in the first."""
+    """Positions, in the first model, of the second one's modalities, encoded modalities, private columns and subsets of experts."""
 
     modalities: list[int]
-    sources: list[int]
+    encoded: list[int]
     columns: list[int]
     subsets: list[int]
 
@@ -31,12 +31,12 @@ def _map(first: MultimodalVAE, second: MultimodalVAE) -> _Map:
     names = list(first.modalities)
     modalities = [names.index(name) for name in second.modalities]
     columns = [c for m in modalities for c in range(first.columns[m].start, first.columns[m].stop)]
-    sources = [first.encoded.index(m) for m in modalities if m in first.encoded]
-    return _Map(modalities, sources, columns, _subsets(len(first.encoded), sources))
+    encoded = [first.encoded.index(m) for m in modalities if m in first.encoded]
+    return _Map(modalities, encoded, columns, _subsets(len(first.encoded), encoded))
 
 
-def _subsets(count: int, sources: list[int]) -> list[int]:
-    """Where the rows of ``powerset`` over ``sources`` stand in that over all ``count`` of them."""
+def _subsets(count: int, encoded: list[int]) -> list[int]:
+    """Positions of the rows of ``powerset`` over ``encoded`` among its rows over all ``count`` encoded modalities."""
 
     def rows(of: int) -> list[frozenset[int]]:
         return [
@@ -44,24 +44,24 @@ def _subsets(count: int, sources: list[int]) -> list[int]:
             for line in powerset(torch.ones(of, 1, dtype=torch.bool))[..., 0]
         ]
 
-    everyone = rows(count)
-    return [everyone.index(frozenset(sources[i] for i in row)) for row in rows(len(sources))]
+    all_rows = rows(count)
+    return [all_rows.index(frozenset(encoded[i] for i in row)) for row in rows(len(encoded))]
 
 
 def same_model(law: str, what: str, first: MultimodalVAE, second: MultimodalVAE, *dropped: str) -> None:
-    """The second model, with the first one's parameters and draws, has the same bounds and gradients as the first without ``dropped``."""
+    """With the first model's parameters and draws, the second has the bounds and gradients of the first without ``dropped``."""
     where = _map(first, second)
     _copy(first, second, where)
     batch = example_batch(first).drop(*dropped)
     other = Batch(
         {name: batch.data[name] for name in second.modalities},
         batch.mask[where.modalities],
-        {name: gaps for name, gaps in batch.entries.items() if name in second.modalities},
+        {name: observed for name, observed in batch.entries.items() if name in second.modalities},
     )
     draws = record(first, batch)
     a, _ = step(first, batch, draws)
     asked = record(second, other)
-    for _ in range(2):  # once for the drawn subsets, and once for what is drawn in the views they make
+    for _ in range(2):  # first for the drawn subsets, then for the draws from the components that they make
         with noise.feed(_translate(draws, asked, where)) as asked:
             second(other)
     b, _ = step(second, other, asked)
@@ -77,7 +77,7 @@ def same_model(law: str, what: str, first: MultimodalVAE, second: MultimodalVAE,
 
 
 def _copy(first: MultimodalVAE, second: MultimodalVAE, where: _Map) -> None:
-    """Parameters by the name of their modality; of those outside, axes of size W by column, M by modality, 2^M − 1 by subset."""
+    """Copy parameters by the name of their modality; other parameters by column (axes of size W), modality (M) or subset (2^E − 1)."""
     for name, net in second.modalities.items():
         there = _by_name(first.modalities[name])
         for key, value in _by_name(net).items():
@@ -100,7 +100,7 @@ def _copy(first: MultimodalVAE, second: MultimodalVAE, where: _Map) -> None:
 
 
 def _by_name(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by a name in which modalities stand by theirs: a view's predictors of labels have no order in it."""
+    """Parameters and buffers by a name that contains the names of modalities and not their positions."""
     found: dict[str, Tensor] = dict(module.named_parameters(recurse=False)) | dict(
         module.named_buffers(recurse=False)
     )
@@ -110,12 +110,12 @@ def _by_name(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _translate(draws: Mapping[str, Draw], asked: Mapping[str, Draw], where: _Map) -> dict[str, Draw]:
-    """The first model's draws as the second needs them: rows of M and columns of W by owner, views by the experts that made them."""
+    """The first model's draws in the order of the second: modalities by name, columns of W by owner, components by their experts."""
     out = {}
     for name, (axes, like) in asked.items():
         if name.startswith("components"):
             continue
-        hold(name in draws, "draws", f"one model draws {name!r}, the other does not")
+        hold(name in draws, "draws", f"one model draws {name!r} and the other does not")
         value = draws[name].value
         match = _match(_latest(draws, name), _latest(asked, name), where)
         if name.startswith("component"):
@@ -124,8 +124,8 @@ def _translate(draws: Mapping[str, Draw], asked: Mapping[str, Draw], where: _Map
         for axis, letter in enumerate(axes):
             if letter == "W":
                 value = value.index_select(axis, torch.tensor(where.columns, dtype=torch.long))
-            elif letter == "M":
-                picks = where.sources if like.shape[axis] == len(where.sources) else where.modalities
+            elif letter in "ME":
+                picks = where.encoded if like.shape[axis] == len(where.encoded) else where.modalities
                 value = value.index_select(axis, torch.tensor(picks))
             elif letter == "V" and match is not None and len(match) == like.shape[axis]:
                 ends = (axis, axes.index("B"))
@@ -135,7 +135,7 @@ def _translate(draws: Mapping[str, Draw], asked: Mapping[str, Draw], where: _Map
 
 
 def _latest(draws: Mapping[str, Draw], name: str) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """What the axis V stood for when ``name`` was drawn: include [V, M, B] and weights [V, B]."""
+    """The meaning of the axis V when ``name`` was drawn: membership [V, E, B] and weights [V, B]."""
     membership = weights = None
     for key, draw in draws.items():
         if key == name:
@@ -152,11 +152,11 @@ def _match(
     second: tuple[Tensor, Tensor] | tuple[None, None],
     where: _Map,
 ) -> Tensor | None:
-    """[V', B]: which view of the first model has the experts that the second model's view has; equal ones in their order."""
+    """[V', B]: for every component of the second model, the first one's component of the same experts; equal ones in their order."""
     if first[0] is None or second[0] is None:
         return None
-    power = 2 ** torch.arange(len(where.sources))
-    here = (first[0][:, where.sources] * power[:, None]).sum(1).T.tolist()
+    power = 2 ** torch.arange(len(where.encoded))
+    here = (first[0][:, where.encoded] * power[:, None]).sum(1).T.tolist()
     there = (second[0] * power[:, None]).sum(1).T.tolist()
     rows = []
     for old, new in zip(here, there, strict=True):
@@ -168,7 +168,7 @@ def _match(
 
 
 def _rechosen(u: Tensor, match: Tensor, first: Tensor | None, second: Tensor | None) -> Tensor:
-    """The uniform numbers [K, B] with which the second model chooses the views that the first chose."""
+    """The uniform numbers [K, B] with which the second model chooses the components that the first model chose."""
     assert first is not None
     assert second is not None
     with noise.feed({"choice": Draw("KB", u)}):

@@ -1,4 +1,4 @@
-"""Small worlds for the laws: modalities, a model away from its starting point, systematically masked data, one step on prepared draws."""
+"""Small examples for the laws: modalities, a model with perturbed parameters, systematically masked data, one step on prepared draws."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from polyvae.core import noise
 from polyvae.core.batch import Batch
-from polyvae.core.modality import Modality
+from polyvae.core.modality import Modality, ModalityNet
 from polyvae.core.noise import Draw
 from polyvae.core.vae import MultimodalVAE
 from polyvae.utils.errors import InputError
@@ -21,7 +21,7 @@ Gradients = dict[str, Tensor | None]
 
 
 def plain_world() -> tuple[Modality, ...]:
-    """Four modalities, four likelihoods, names that are legal and awkward."""
+    """Four modalities with four likelihoods, and names that are attributes or contain a dot."""
     small = {"hidden": (6,)}
     return (
         Modality("rna.counts", (3,), "normal", params={"scale": "learned", **small}),
@@ -32,36 +32,37 @@ def plain_world() -> tuple[Modality, ...]:
 
 
 def roles_world() -> tuple[Modality, ...]:
-    """The same, where one is only encoded and one is only decoded."""
+    """``plain_world`` with one modality that is only encoded and one that is only decoded."""
     a, b, c, d = plain_world()
-    return a, replace(b, role="source"), replace(c, role="target"), d
+    return a, replace(b, role="input"), replace(c, role="target"), d
 
 
 def labels_world() -> tuple[Modality, ...]:
-    """The same as two views and two labels, for a model whose ``facts.labels`` say that it knows nothing else."""
+    """``plain_world`` as two inputs and two labels, for a model whose ``facts.labels`` require it."""
     a, b, c, d = plain_world()
     return (
         replace(a, role="target"),
-        replace(b, role="source"),
+        replace(b, role="input"),
         replace(c, role="target"),
-        replace(d, role="source"),
+        replace(d, role="input"),
     )
 
 
 def default_worlds(make: Make) -> list[tuple[Modality, ...]]:
-    """The worlds in which a model faces the laws: both of four; of views and labels, or of two, for one whose facts say so.
+    """The modalities for which a model is checked.
 
-    Either of the two may be one-sided, where the model takes such modalities.
+    Two examples of four modalities; inputs and labels, or two modalities, for a model whose facts require it. With two modalities, also
+    examples where one is only encoded or only decoded, if the model accepts them.
     """
     with repeatable():
-        facts = next(
-            found.facts
+        requires = next(
+            found.requires
             for world in (plain_world()[:2], labels_world())
             if (found := _built(make, world)) is not None
         )
-        if facts.labels:
+        if requires.labels:
             worlds = [labels_world()]
-        elif facts.most == 2:
+        elif requires.most == 2:
             sided = [
                 world
                 for world in (roles_world()[::2], roles_world()[1::2])
@@ -81,9 +82,9 @@ def _built(make: Make, specs: Sequence[Modality]) -> MultimodalVAE | None:
 
 
 def uneven(make: Make, specs: Sequence[Modality]) -> tuple[Modality, ...]:
-    """Where the model has private codes, the first modality's is wider than the others', so that columns cannot be mistaken.
+    """The modalities with a wider private latent for the first, so that no columns are mistaken for others.
 
-    A model that refuses codes of several sizes keeps those that it has.
+    They stay as they are where the model has no private latents, or refuses different sizes.
     """
     wider = (replace(specs[0], private=3), *specs[1:])
     with repeatable():
@@ -97,7 +98,7 @@ def uneven(make: Make, specs: Sequence[Modality]) -> tuple[Modality, ...]:
 
 
 def example_model(make: Make, specs: Sequence[Modality]) -> MultimodalVAE:
-    """A model in training mode and float64, no parameter of which is at its starting point (r = p, for one, would hide mistakes)."""
+    """A model in training mode and float64, with all parameters perturbed, because equal starting values (r = p) would hide mistakes."""
     with repeatable():
         model = make(specs).double()
         with torch.no_grad():
@@ -107,9 +108,9 @@ def example_model(make: Make, specs: Sequence[Modality]) -> MultimodalVAE:
 
 
 def example_batch(model: MultimodalVAE, entries: bool = True) -> Batch:
-    """2 + 2 M rows: one complete, one of which nothing was observed, and for each modality one that lacks it and one that has only it.
+    """2 + 2 M samples: one complete, one without anything, and for each modality one without it and one with it alone.
 
-    With ``entries``, the first modality has gaps inside.
+    With ``entries``, entries of the first modality are missing.
     """
     count = len(model.modalities)
     eye = torch.eye(count, dtype=torch.bool)
@@ -119,29 +120,31 @@ def example_batch(model: MultimodalVAE, entries: bool = True) -> Batch:
     with repeatable():
         data = example_data(model, mask.shape[1])
         first = next(iter(data))
-        gaps = {first: torch.rand(data[first].shape) < 0.7} if entries else {}
-    return Batch.of(data, mask, gaps)
+        observed = {first: torch.rand(data[first].shape) < 0.7} if entries else {}
+    return Batch.of(data, mask, observed)
 
 
 def example_data(model: MultimodalVAE, size: int) -> dict[str, Tensor]:
-    """Values that the modalities' likelihoods could have given."""
+    """Draws from the modalities' likelihoods, for random decoder outputs: name -> [size, *shape]."""
     return {
         name: net.likelihood.sample(torch.randn(size, *net.likelihood.output, dtype=torch.float64)).detach()
         for name, net in model.modalities.items()
     }
 
 
-# ---- small words -----------------------------------------------------------------------------------------------------------------
+# ---- helpers -----------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def repeatable(seed: int = 0) -> Iterator[None]:
+    """Seed torch's global generator in the context, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def record(model: MultimodalVAE, batch: Batch) -> dict[str, Draw]:
+    """The draws of one step, by name."""
     with repeatable(), noise.record() as draws:
         model(batch)
     return dict(draws)
@@ -154,7 +157,7 @@ def step(
     rows: Tensor | None = None,
     sign: int = 1,
 ) -> tuple[Tensor, Gradients]:
-    """The bound [B] with these draws, and the gradient of its sum (over ``rows``)."""
+    """The bound [B] with these draws, and the gradient of its sum over ``rows`` (None: over all samples)."""
     model.zero_grad(set_to_none=True)
     with noise.feed(draws):
         value = model(batch).value
@@ -174,40 +177,54 @@ def count_call(
     given: tuple[Tensor, ...],
     *_: object,
 ) -> None:
-    """A forward hook: was a graph made, and of how many rows?"""
+    """A forward hook that records whether gradients are enabled, and the number of rows."""
     calls[key].append((torch.is_grad_enabled(), len(given[0])))
 
 
 def full_name(model: MultimodalVAE, net: nn.Module, key: str) -> str:
-    """The model's name of the parameter that its modality calls ``its.…``."""
+    """The model's name for a parameter of one modality, ``its.…``."""
     place: str = next(name for name, module in model.named_modules() if module is net)
     return place + key.removeprefix("its")
 
 
+def moved_by_its_data(model: MultimodalVAE, net: ModalityNet) -> list[str]:
+    """Names of parameters that only samples with this modality may train; pseudo-inputs and their encoder have other inputs too."""
+    keys = [key for key, _ in net.named_parameters(prefix="its")]
+    others = ("its.encoder", "its.parts.pseudo") if model.calls.pseudo_inputs else ()
+    return [key for key in keys if not key.startswith(others)]
+
+
 def hold(condition: bool, law: str, message: str) -> None:
+    """Raise AssertionError where a law does not hold."""
     if not condition:
         raise AssertionError(f"law {law!r}: {message}")
 
 
-def gap(a: Tensor, b: Tensor) -> float:
+def difference(a: Tensor, b: Tensor) -> float:
+    """The largest absolute difference."""
     return float((a - b).abs().max())
 
 
 def near(a: Tensor, b: Tensor, tolerance: float = 1e-9) -> bool:
+    """Whether shapes are equal and values differ by at most the tolerance, relative above 1."""
     return a.shape == b.shape and bool(((a - b).abs() <= tolerance * (1 + a.abs())).all())
 
 
 def zero(gradient: Tensor | None) -> bool:
+    """Whether a gradient is None or 0 everywhere."""
     return gradient is None or bool((gradient == 0).all())
 
 
 def dense(gradient: Tensor | None, like: Tensor | None = None) -> Tensor:
+    """The gradient, with zeros for None."""
     return (torch.zeros(()) if like is None else torch.zeros_like(like)) if gradient is None else gradient
 
 
 def same(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether two gradients are equal bit for bit; None is 0."""
     return (zero(a) and zero(b)) if a is None or b is None else torch.equal(a, b)
 
 
 def plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """The sum of two gradients; None is 0."""
     return b if a is None else a if b is None else a + b

@@ -1,4 +1,21 @@
-"""NETWORKS: encoders and decoders by name. A factory takes ``(in_shape, out)`` and keyword parameters, such as the ``width`` dial."""
+"""NETWORKS: encoders and decoders by name.
+
+An encoder factory ``(in_shape, out, **params)`` returns a module [B, *in_shape] -> [B, out]; a decoder factory returns a module
+[N, *in_shape] -> [N, *out]. Parameters, such as ``width``, which multiplies the numbers of channels and hidden units, come from
+``Modality.params``.
+
+Example:
+    >>> import torch
+    >>> from polyvae import NETWORKS
+    >>> sorted(NETWORKS)
+    ['conv', 'mlp', 'resnet', 'volume']
+    >>> encoder = NETWORKS["mlp"].encoder((2, 3), 8, hidden=(16,))
+    >>> encoder(torch.zeros(4, 2, 3)).shape
+    torch.Size([4, 8])
+    >>> decoder = NETWORKS["conv"].decoder((8,), (1, 28, 28), width=0.5)
+    >>> decoder(torch.zeros(4, 8)).shape
+    torch.Size([4, 1, 28, 28])
+"""
 
 from __future__ import annotations
 
@@ -17,7 +34,7 @@ NETWORKS: dict[str, Network] = {
 
 
 def auto(shape: tuple[int, ...]) -> str:
-    """The network for this shape: "conv" for images of 8 to 32 pixels in steps of 4, "mlp" for everything else."""
+    """The default network for a shape: "conv" for images of 8 to 32 pixels, in steps of 4, on each side; else "mlp"."""
     image = len(shape) == 3 and shape[0] <= 4 and all(8 <= size <= 32 and size % 4 == 0 for size in shape[1:])
     return "conv" if image else "mlp"
 

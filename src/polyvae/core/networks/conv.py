@@ -10,8 +10,8 @@ from polyvae.utils.errors import InputError
 def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(shape) != 3 or any(size % 4 for size in shape[1:]):
         raise InputError(
-            f"network 'conv': got shape {shape}; expected (channels, height, width) with sizes that 4 divides; "
-            "use 'mlp' or your own"
+            f"network 'conv': got shape {shape}; expected (channels, height, width) with sizes divisible by 4; "
+            "use 'mlp' or a user-defined network"
         )
     return shape[0], shape[1], shape[2]
 
@@ -33,7 +33,7 @@ def conv_encoder(in_shape: tuple[int, ...], out: int, *, width: float = 1.0) -> 
 
 
 def conv_decoder(in_shape: tuple[int, ...], out: tuple[int, ...], *, width: float = 1.0) -> nn.Module:
-    """[N, code] -> [N, C, H, W]: the encoder's mirror image."""
+    """[N, C_in] -> [N, C, H, W]: the encoder's layers in reverse order."""
     channels, height, across = _image(out)
     a, b, hidden = (max(1, round(size * width)) for size in (16, 32, 256))
     return nn.Sequential(

@@ -1,4 +1,4 @@
-"""What convolutional networks share: the layout of images in memory, how many are run at a time, and upsampling that is never formed."""
+"""Shared parts of convolutional networks: memory layout, rows per pass, and convolution of upsampled images without upsampling."""
 
 from __future__ import annotations
 
@@ -6,16 +6,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_PIECE = 2**25  # bytes: the C library keeps smaller pieces of memory for reuse and maps larger ones anew
-_FLEETING = 2**24  # bytes: without a graph they are freed at once, and of larger ones it hands some back
+_PIECE = (
+    2**25
+)  # bytes: the C library reuses smaller pieces of memory and maps larger ones at every allocation
+_FLEETING = (
+    2**24
+)  # bytes: without a graph tensors are freed at once, and the C library returns part of larger ones to the system
 
 
 class ImageNetwork(nn.Sequential):
-    """Layers in a row, on images that lie channels last; on a CPU, on so few rows at a time that no tensor inside takes 32 MB
-    (16 MB without a graph).
+    """Layers in sequence, on images in channels-last layout.
 
-    The rows of one call do not meet, so the values are those of nn.Sequential. ``largest``: numbers of one row in the largest tensor.
-    Parameters keep torch's default layout: optimisers and files need know nothing of it.
+    On a CPU, rows are processed in pieces so small that no inner tensor takes 32 MB (16 MB without a graph). Rows are independent, so the
+    values are those of nn.Sequential. Parameters keep torch's default layout, so optimisers and files do not depend on it.
+
+    Args:
+        layers: The layers.
+        largest: Numbers of one row in the largest inner tensor.
     """
 
     def __init__(self, *layers: nn.Module, largest: int) -> None:
@@ -50,10 +57,18 @@ class ToImages(nn.Unflatten):
 
 
 def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A 3x3 convolution (padding 1) of x after nearest-neighbour upsampling by 2: [N, A, H, W], weight [B, A, 3, 3] -> [N, B, 2H, 2W].
+    """A 3x3 convolution (padding 1) of x after nearest-neighbour upsampling by 2.
 
-    Of the three taps in a row, two fall on the same pixel of x. Added up beforehand they leave two taps for each of the two phases
-    of the output, that is a transposed convolution of stride 2 with four taps: 4/9 of the multiplications, and nothing is upsampled.
+    Of the three taps in a row, two fall on the same pixel of x. Their sum leaves two taps for each of the two phases of the output, which
+    is a transposed convolution of stride 2 with four taps: 4/9 of the multiplications, without an upsampled array.
+
+    Args:
+        x: [N, A, H, W].
+        weight: [B, A, 3, 3].
+        bias: [B], or None.
+
+    Returns:
+        [N, B, 2H, 2W].
     """
     for axis in (-2, -1):
         a, b, c = weight.unbind(axis)

@@ -1,4 +1,4 @@
-"""What a network is: two factories, and whether shared and private codes get encoders of their own."""
+"""A network: an encoder factory, a decoder factory, and whether shared and private latents have separate encoders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 
 class Network(NamedTuple):
-    """``encoder(in_shape, out: int)`` and ``decoder(in_shape, out: shape)``; ``separate``: two encoders, one for z and one for w."""
+    """An entry of NETWORKS.
+
+    Attributes:
+        encoder: ``(in_shape, out, **params) -> nn.Module`` of [B, *in_shape] -> [B, out].
+        decoder: ``(in_shape, out, **params) -> nn.Module`` of [N, *in_shape] -> [N, *out].
+        separate: Whether z and w have separate encoders by default.
+    """
 
     encoder: Callable[..., nn.Module]
     decoder: Callable[..., nn.Module]
@@ -18,7 +24,7 @@ class Network(NamedTuple):
 
 
 class Branches(nn.Module):
-    """Encoders side by side: their outputs stand one after the other in the last axis."""
+    """Encoders of the same input; their outputs are concatenated along the last axis."""
 
     def __init__(self, *branches: nn.Module) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def layers(sizes: Sequence[int], norm: bool = False) -> list[nn.Module]:
-    """Linear layers with ReLU between them (none after the last), and with ``norm`` a LayerNorm before each ReLU."""
+    """Linear layers with ReLU between them (none after the last); with ``norm``, a LayerNorm before each ReLU."""
     stack: list[nn.Module] = []
     for a, b in pairwise(sizes):
         stack += [nn.Linear(a, b), *([nn.LayerNorm(b)] if norm else []), nn.ReLU()]
@@ -18,16 +18,17 @@ def layers(sizes: Sequence[int], norm: bool = False) -> list[nn.Module]:
 
 
 class LinearDecoder(nn.Sequential):
-    """Layers of which the last but one is linear and the last gives its outputs their shape."""
+    """Layers, then a linear layer, then a layer that reshapes its output."""
 
     @property
     def last(self) -> nn.Linear:
+        """The linear layer."""
         layer = self[-2]
         assert isinstance(layer, nn.Linear)
         return layer
 
     def forward(self, x: Tensor, hidden: bool = False) -> Tensor:
-        """[N, C] -> [N, *out], or with ``hidden`` what the last linear layer takes, [N, H]."""
+        """[N, C] -> [N, *out]; with ``hidden``, the input of the last linear layer, [N, H]."""
         for layer in list(self)[:-2] if hidden else self:
             x = layer(x)
         return x
@@ -41,7 +42,7 @@ def mlp_encoder(
     hidden: Sequence[int] = (512, 256),
     norm: bool = False,
 ) -> nn.Module:
-    """[B, *in_shape] -> [B, out] through the ``hidden`` sizes, each times ``width``; ``norm``: normalised over a layer (LayerNorm)."""
+    """[B, *in_shape] -> [B, out], with hidden layers of the ``hidden`` sizes, each times ``width``; ``norm``: LayerNorm after each."""
     return nn.Sequential(
         nn.Flatten(), *layers([prod(in_shape), *(max(1, round(size * width)) for size in hidden), out], norm)
     )
@@ -55,6 +56,6 @@ def mlp_decoder(
     hidden: Sequence[int] = (512, 256),
     norm: bool = False,
 ) -> nn.Module:
-    """[N, C] -> [N, *out]; the ``hidden`` sizes are the encoder's, passed from the last to the first."""
+    """[N, C] -> [N, *out]; the ``hidden`` sizes are those of the encoder, used in reverse order."""
     sizes = [max(1, round(size * width)) for size in reversed(hidden)]
     return LinearDecoder(*layers([prod(in_shape), *sizes, prod(out)], norm), nn.Unflatten(-1, out))

@@ -1,4 +1,4 @@
-"""The residual networks of the MMVAE+ paper's PolyMNIST experiment (epalu/mmvaeplus), for any image size that 4 divides."""
+"""The residual networks of the MMVAE+ paper's PolyMNIST experiment (epalu/mmvaeplus), for image sizes divisible by 4."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from polyvae.utils.errors import InputError
 class ResidualBlock(nn.Module):
     """shortcut(x) + 0.1 conv(lrelu(conv(lrelu(x)))), leaky slope 0.2, no normalisation; hidden width min(a, b).
 
-    ``upsampled``: the same of x after nearest-neighbour upsampling by 2. What works pixel by pixel is done before the upsampling
-    (the values are equal), and the convolution after it is folded, so x is never upsampled.
+    Args:
+        a: Input channels.
+        b: Output channels.
+        upsampled: Apply the block to x after nearest-neighbour upsampling by 2. Operations on single pixels are applied before the
+            upsampling, which gives equal values, and the convolution after it is folded, so x is never upsampled.
     """
 
     def __init__(self, a: int, b: int, *, upsampled: bool = False) -> None:
@@ -34,7 +37,9 @@ class ResidualBlock(nn.Module):
         activate, first, *rest = self.residual
         assert isinstance(first, nn.Conv2d)
         shortcut: Tensor = self.shortcut(x)
-        x = activate(x.clone())  # in place, so that one tensor is kept for the backward pass, not two
+        x = activate(
+            x.clone()
+        )  # the copy is activated in place, so that one tensor is kept for the backward pass, not two
         if self.upsampled:
             shortcut = functional.interpolate(shortcut, scale_factor=2.0)
             x = upsampled_conv(x, first.weight, first.bias)
@@ -48,15 +53,15 @@ class ResidualBlock(nn.Module):
 def _sizes(shape: tuple[int, ...], width: float) -> tuple[int, int, int, int, int, int]:
     if len(shape) != 3 or any(size % 4 for size in shape[1:]):
         raise InputError(
-            f"network 'resnet': got shape {shape}; expected (channels, height, width) with sizes that 4 divides; "
-            "use 'mlp' or your own"
+            f"network 'resnet': got shape {shape}; expected (channels, height, width) with sizes divisible by 4; "
+            "use 'mlp' or a user-defined network"
         )
     a, b, c = (max(1, round(size * width)) for size in (64, 128, 256))
     return shape[0], shape[1] // 4, shape[2] // 4, a, b, c
 
 
 def resnet_encoder(in_shape: tuple[int, ...], out: int, *, width: float = 1.0) -> nn.Module:
-    """[B, C, H, W] -> [B, out]. One branch; the paper has one for z and one for w (`separate`)."""
+    """[B, C, H, W] -> [B, out]. One branch; the paper uses one for z and one for w (``separate``)."""
     channels, height, across, a, b, c = _sizes(in_shape, width)
     return ImageNetwork(
         nn.Conv2d(channels, a, 3, padding=1),
@@ -72,7 +77,7 @@ def resnet_encoder(in_shape: tuple[int, ...], out: int, *, width: float = 1.0) -
 
 
 def resnet_decoder(in_shape: tuple[int, ...], out: tuple[int, ...], *, width: float = 1.0) -> nn.Module:
-    """[N, code] -> [N, C, H, W]. Identities stand where the upsamplings were, so that parameters keep their names."""
+    """[N, C_in] -> [N, C, H, W]. Identities take the places of the upsampling layers, so that parameters keep their names."""
     channels, height, across, a, b, c = _sizes(out, width)
     return ImageNetwork(
         nn.Linear(in_shape[0], c * height * across),

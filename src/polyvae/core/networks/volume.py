@@ -1,6 +1,6 @@
-"""U-HVED's network for images and volumes (Dorent et al. 2019): latents at every resolution, and no other way from encoder to decoder.
+"""U-HVED's network for images and volumes (Dorent et al. 2019): latents at every resolution, the only path from encoder to decoder.
 
-A code holds the levels side by side, the finest first, each flattened from [channels, *sizes].
+The latents of all levels are side by side in one vector, the finest first, each flattened from [channels, *sizes].
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ _LINEAR = {2: "bilinear", 3: "trilinear"}
 
 
 def level_shapes(shape: tuple[int, ...], *, width: float = 1.0, levels: int = 4) -> list[tuple[int, ...]]:
-    """Each level's latents, (channels, *sizes): 4 channels times ``width`` at full size, then twice as many at half the size."""
+    """Shapes of the levels' latents, (channels, *sizes): 4 channels times ``width`` at full size, then twice as many at half the size."""
     check_count("network 'volume'", "levels", levels)
     coarsest = [size >> (levels - 1) for size in shape[1:]]
     if len(shape) - 1 not in _CONV or prod(coarsest) < 2:
         raise InputError(
             f"network 'volume': got shape {shape} and levels={levels}; expected (channels, height, width) or (channels, "
-            f"depth, height, width), more than one pixel being left of it after {levels - 1} halvings; take fewer levels, or "
-            "'mlp'"
+            f"depth, height, width), with more than one pixel after {levels - 1} halvings; take fewer levels, or 'mlp'"
         )
     channels = max(1, round(4 * width))
     return [(channels << level, *(size >> level for size in shape[1:])) for level in range(levels)]
@@ -38,14 +37,14 @@ def _checked(shape: tuple[int, ...], columns: int, width: float, levels: int) ->
     count = sum(map(prod, shapes))
     if columns != count:
         raise InputError(
-            f"network 'volume': got a code of {columns} columns for shape {shape}; expected {count}, those of its {levels} "
-            f"levels; give the model latent={count} and no private codes (u-hved counts them itself)"
+            f"network 'volume': got {columns} latent columns for shape {shape}; expected {count}, the sum of its {levels} "
+            f"levels; give the model latent={count} and no private latents (u-hved sets this itself)"
         )
     return shapes
 
 
 def _block(dims: int, a: int, b: int, c: int, bias: bool = True) -> nn.Sequential:
-    """Two 3-wide convolutions, each after instance normalisation and a leaky ReLU; no bias where the next normalisation takes it away."""
+    """Two 3-wide convolutions, each after instance normalisation and a leaky ReLU; no bias where a normalisation follows."""
     conv = _CONV[dims]
     return nn.Sequential(
         nn.GroupNorm(a, a),
@@ -58,7 +57,7 @@ def _block(dims: int, a: int, b: int, c: int, bias: bool = True) -> nn.Sequentia
 
 
 class PyramidEncoder(nn.Module):
-    """[B, C, *sizes] -> [B, 2 D]: the locations of all levels, half of each level's features, then what their scales are made of."""
+    """[B, C, *sizes] -> [B, 2 D]: the locations of all levels, then their raw scales; each is half of a level's features."""
 
     def __init__(self, channels: int, shapes: list[tuple[int, ...]]) -> None:
         super().__init__()
@@ -79,7 +78,7 @@ class PyramidEncoder(nn.Module):
 
 
 class PyramidDecoder(nn.Module):
-    """[N, D] -> [N, C, *sizes]: from the coarsest level up, each joined by the next finer one's latents."""
+    """[N, D] -> [N, C, *sizes]: from the coarsest level up; each result is concatenated with the latents of the next finer level."""
 
     def __init__(self, channels: int, shapes: list[tuple[int, ...]]) -> None:
         super().__init__()
@@ -90,18 +89,18 @@ class PyramidDecoder(nn.Module):
         )
         self.last = _CONV[self.dims](latents[0], channels, 1)
 
-    def forward(self, code: Tensor) -> Tensor:
-        parts = torch.split(code, [prod(shape) for shape in self.shapes], -1)
+    def forward(self, latents: Tensor) -> Tensor:
+        parts = torch.split(latents, [prod(shape) for shape in self.shapes], -1)
         *finer, x = (part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True))
-        for block, latents in zip(reversed(self.blocks), reversed(finer), strict=True):
-            x = functional.interpolate(x, latents.shape[2:], mode=_LINEAR[self.dims], align_corners=False)
-            x = block(torch.cat([x, latents], 1))
+        for block, level in zip(reversed(self.blocks), reversed(finer), strict=True):
+            x = functional.interpolate(x, level.shape[2:], mode=_LINEAR[self.dims], align_corners=False)
+            x = block(torch.cat([x, level], 1))
         out: Tensor = self.last(x)
         return out
 
 
 def volume_encoder(in_shape: tuple[int, ...], out: int, *, width: float = 1.0, levels: int = 4) -> nn.Module:
-    """[B, C, *sizes] -> [B, out], ``out`` twice the columns of all levels together."""
+    """[B, C, *sizes] -> [B, out]; ``out`` is twice the number of latent columns of all levels."""
     return PyramidEncoder(in_shape[0], _checked(in_shape, out // 2, width, levels))
 
 

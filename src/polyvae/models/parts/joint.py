@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from polyvae.core.aggregate import Experts, everything, mixture_of_products
 from polyvae.core.batch import Batch
-from polyvae.core.distributions import Mixture, Normal
+from polyvae.core.distributions import SCALES, Mixture, Normal
+from polyvae.core.modalities import placed
 from polyvae.core.modality import another_encoder
-from polyvae.core.vae import MultimodalVAE, placed
+from polyvae.core.vae import MultimodalVAE
 from polyvae.utils.errors import check_count
 
 
@@ -30,16 +31,11 @@ class JointNetwork(nn.Module):
 
     def forward(self, model: MultimodalVAE, batch: Batch, rows: Tensor | slice) -> Normal:
         """q(z | X) of those rows of a batch in which every source was observed: [rows, D]."""
-        features: list[Tensor] = []
-        for name, net in model.modalities.items():
-            if net.encoder is not None:
-                x, entries = batch.data[name][rows], batch.entries.get(name)
-                features.append(net.parts["joint"](net.look(x, None if entries is None else entries[rows])))
+        features = model.modalities.encode_with("joint", batch, rows)
         hidden = torch.stack(features).sum(0).relu()
-        loc, raw = (
-            head(hidden).to(x.dtype) for head in (self.loc, self.raw)
-        )  # densities in full precision, whatever autocast did
-        return Normal(loc, net.scale(raw))
+        dtype = next(iter(batch.data.values())).dtype  # densities in full precision, also under autocast
+        loc, raw = (head(hidden).to(dtype) for head in (self.loc, self.raw))
+        return Normal(loc, SCALES[model.scale_map](raw))
 
 
 def joint_or_product(model: MultimodalVAE, network: JointNetwork, batch: Batch, experts: Experts) -> Mixture:
@@ -47,7 +43,7 @@ def joint_or_product(model: MultimodalVAE, network: JointNetwork, batch: Batch, 
     product = mixture_of_products(experts, everything(experts.mask))
     if batch.complete:
         return product._replace(components=network(model, batch, slice(None))[None])
-    index, real = model.existing(experts.mask.all(0))
+    index, real = model.modalities.observed_rows(experts.mask.all(0))
     if not len(index):
         return product
     joint, rest = network(model, batch, index), product.components[0]

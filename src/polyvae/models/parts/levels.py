@@ -26,7 +26,9 @@ def sizes(model: str, hidden: object) -> list[int]:
 def top_down(
     model: MultimodalVAE, latent: int, hidden: Sequence[int], why: str, scale: float = 1.0
 ) -> TopDownPrior:
-    """p(w_m | z) = N(g_m(z), scale²), with a network g_m for each modality: its part "told", through ``hidden`` from the last to the first.
+    """p(w_m | z) = N(g_m(z), scale²), with a network g_m for each modality: its part "top_down".
+
+    ``hidden``: its sizes, from the last to the first.
 
     Raises InputError where a modality has no private columns, and says ``why`` it needs them.
     """
@@ -36,5 +38,5 @@ def top_down(
                 f"{model.name}: modality {name!r} has private=0; expected at least one column, for {why}; "
                 "leave private out, latent says it for all"
             )
-        net.parts["told"] = nn.Sequential(*layers([latent, *reversed(hidden), net.private]))
-    return TopDownPrior(latent, [net.parts["told"] for net in model.modalities.values()], scale)
+        net.parts["top_down"] = nn.Sequential(*layers([latent, *reversed(hidden), net.private]))
+    return TopDownPrior(latent, [net.parts["top_down"] for net in model.modalities.values()], scale)

@@ -1,0 +1,362 @@
+"""What a model does once it is fitted: infer latents, generate, and estimate likelihoods."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from polyvae.core import noise
+from polyvae.core.aggregate import Experts
+from polyvae.core.batch import Batch
+from polyvae.core.distributions import Diagonal, Mixture
+from polyvae.core.facts import Facts
+from polyvae.core.fitted import FittedPrior
+from polyvae.core.modalities import Modalities
+from polyvae.core.modality import Modality
+from polyvae.core.priors import MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
+from polyvae.utils.errors import InputError, nearest
+
+_DEFENCE = 0.1  # share of likelihood samples drawn from the prior, so that weights stay bounded
+_ROWS = 8192  # latents that ``log_marginal`` decodes at a time
+
+
+class Draws(NamedTuple):
+    """Latents given what was observed: ``z`` [K, B, D], ``w`` [K, B, W], and their joint log-density ``log_q`` [K, B]."""
+
+    z: Tensor
+    w: Tensor
+    log_q: Tensor
+
+
+class Estimate(NamedTuple):
+    """A log-likelihood in nats: ``value`` [B], ``standard_error`` [B], ``effective_samples`` [B]."""
+
+    value: Tensor
+    standard_error: Tensor
+    effective_samples: Tensor
+
+
+class Inference(nn.Module, ABC):
+    """Posterior inference, generation and likelihood estimates of a model with ``posterior`` and ``private``.
+
+    Attributes:
+        modalities: name -> ModalityNet, the networks of all modalities.
+        prior: p(z) and p(w | z).
+    """
+
+    name: ClassVar[str]
+    facts: Facts
+    modalities: Modalities
+    prior: StandardPrior | MixturePrior | TopDownPrior | PseudoPrior
+
+    # ---- what a paper defines ------------------------------------------------------------------------------
+
+    @abstractmethod
+    def posterior(self, batch: Batch, experts: Experts) -> Mixture:
+        """q(z | what was observed), for any mask: components [V, B, D]."""
+
+    @abstractmethod
+    def private(self, batch: Batch, experts: Experts, z: Tensor, p_w: Diagonal) -> Diagonal:
+        """q(w | z, what was observed), for any mask. Most papers: ``private = own_or_prior``.
+
+        Args:
+            batch: The data.
+            experts: The experts of the encoded modalities.
+            z: [..., B, D].
+            p_w: p(w | z), [..., B, W], which the caller has computed already.
+
+        Returns:
+            [..., B, W].
+        """
+
+    # ---- the batch -----------------------------------------------------------------------------------------
+
+    @property
+    def shared(self) -> int:
+        """Columns of z, D."""
+        return self.prior.z().mean.shape[-1]
+
+    @property
+    def specs(self) -> list[Modality]:
+        """The specifications of the modalities."""
+        return [net.spec for net in self.modalities.values()]
+
+    def admit(self, batch: Batch, values: bool = False) -> Batch:
+        """Validate a batch and bring it into the model's order, dtype and device. Modalities that it lacks are missing.
+
+        Args:
+            batch: The data.
+            values: Also check that the observed values are possible under their likelihoods.
+
+        Raises:
+            InputError: Not a Batch, an unknown modality, a wrong shape, an impossible value.
+        """
+        if not isinstance(batch, Batch):
+            raise InputError(
+                f"{self.name}: got {type(batch).__name__}; expected a Batch; Batch.of({{name: tensor}}) makes one, "
+                "and so does data.take(rows)"
+            )
+        for name, x in batch.data.items():
+            if name not in self.modalities:
+                raise InputError(f"modality {name!r} is not in the model; {nearest(name, self.modalities)}")
+            shape = self.modalities[name].spec.shape
+            if tuple(x.shape[1:]) != shape:
+                raise InputError(
+                    f"modality {name!r}: got samples of shape {tuple(x.shape[1:])}; expected {shape}; "
+                    "reshape them, or change the shape of the Modality"
+                )
+        like = next(self.parameters())
+        if tuple(batch.data) != tuple(self.modalities):
+            batch = self._complete(batch)
+        if any(x.dtype != like.dtype for x in batch.data.values()) or batch.device != like.device:
+            batch = batch.to(like.device, like.dtype)
+        if values:
+            self._check_values(batch)
+        return batch
+
+    def experts(self, batch: Batch) -> Experts:
+        """The experts of all encoded modalities, one encoder call each."""
+        return self.modalities.encode(batch)
+
+    def draw(self, batch: Batch, K: int = 1) -> Draws:
+        """Draw all latents given what was observed.
+
+        The component is drawn per sample and draw. Where nothing was observed, latents are drawn from the prior.
+
+        Args:
+            batch: The data.
+            K: Draws per sample.
+
+        Returns:
+            ``z`` [K, B, D], ``w`` [K, B, W] and ``log_q`` [K, B].
+        """
+        batch = self.admit(batch)
+        experts = self.experts(batch)
+        q = self.posterior(batch, experts)
+        z = self._draw_z(q, K)
+        q_w = self.private(batch, experts, z, self.prior.w(z))
+        w = q_w.rsample(None, "w", "KBW")
+        return Draws(z, w, self._log_q_z(q, z) + q_w.log_prob(w))
+
+    @torch.no_grad()
+    def embed(self, batch: Batch, private: bool = False) -> Tensor:
+        """The posterior mean of the latents.
+
+        Args:
+            batch: The data. Where nothing was observed, the result is the mean of the prior.
+            private: Append the means of the private latents.
+
+        Returns:
+            [B, D], or [B, D + W] with ``private``. A model without a shared latent (D = 0) returns [B, W].
+        """
+        batch = self.admit(batch, values=True)
+        experts = self.experts(batch)
+        q = self.posterior(batch, experts)
+        z = torch.where(q.observed[:, None], q.mean, self.prior.z().mean)
+        if not private and self.shared:
+            return z
+        w = self.private(batch, experts, z, self.prior.w(z)).mean
+        return torch.cat([z, w], -1) if self.shared else w
+
+    @torch.no_grad()
+    def generate(
+        self, batch: Batch, K: int = 1, sample: bool = False, resample: bool = False
+    ) -> dict[str, Tensor]:
+        """Generate every modality given what was observed.
+
+        Args:
+            batch: The data; ``batch.observe("image")`` conditions on one modality.
+            K: Draws of the latents per sample.
+            sample: Draw from the likelihood; otherwise return its mean.
+            resample: Resample the latents by importance weights from 32 K (at least 256) draws of a defended proposal, which brings them
+                towards the exact posterior.
+
+        Returns:
+            name -> [K, B, *shape], for every modality that is decoded.
+
+        Raises:
+            InputError: ``resample`` with a model that has no joint density.
+        """
+        if resample:
+            self._check_density("generate")
+        batch = self.admit(batch, values=True)
+        z, w = self._resampled(batch, K) if resample else self.draw(batch, K)[:2]
+        return self.decode(z, w, sample)
+
+    @torch.no_grad()
+    def sample(self, n: int, prior: FittedPrior | None = None, sample: bool = False) -> dict[str, Tensor]:
+        """Generate new samples of every modality (unconditional generation).
+
+        Args:
+            n: Number of samples.
+            prior: A fitted prior to draw z from; None: the model's own. w is drawn from p(w | z).
+            sample: Draw from the likelihood; otherwise return its mean.
+
+        Returns:
+            name -> [n, *shape].
+        """
+        if prior is not None and prior.latent != self.shared:
+            raise InputError(
+                f"sample: got a fitted prior over {prior.latent} columns; expected the {self.shared} shared columns of "
+                f"{self.name}; {'fit it to this model' if self.shared else 'sample from its own prior'}"
+            )
+        z = (self.prior if prior is None else prior).draw(n)
+        return self.decode(z, self.prior.w(z).rsample(None, "w", "BW"), sample)
+
+    def log_likelihood(self, batch: Batch, z: Tensor, w: Tensor, decoded: Tensor | None = None) -> Tensor:
+        """log p(x_m | z, w_m) in nats, unweighted: [..., B, D], [..., B, W] -> [M, ..., B].
+
+        ``decoded`` [M, ..., B] bool: the terms to compute; None: all. Terms that were not observed or not computed are 0.
+        """
+        return self.modalities.log_likelihood(batch, z, w, decoded)
+
+    def decode(self, z: Tensor, w: Tensor, sample: bool = False) -> dict[str, Tensor]:
+        """Decode latents, [..., D] and [..., W] -> name -> [..., *shape], for every modality that is decoded."""
+        return self.modalities.decode(z, w, sample)
+
+    @torch.no_grad()
+    def log_marginal(
+        self, batch: Batch, given: Sequence[str] | None = None, K: int = 1000, rows: int = _ROWS
+    ) -> Estimate:
+        """Estimate log p(x) of what was observed, or of that given some of it, by importance sampling.
+
+        The proposal is defended: a tenth of the draws, and of the density that is divided by, is the prior's. Likelihood weights are 1.
+        The estimate is biased low by about half its squared error.
+
+        Args:
+            batch: The data.
+            given: Modalities to condition on; None: none.
+            K: Draws per sample, at least 20.
+            rows: Decode at most about so many latents at a time.
+
+        Returns:
+            ``value`` [B] in nats per sample, its ``standard_error`` [B], and ``effective_samples`` [B].
+
+        Raises:
+            InputError: The model has no joint density, or K is too small.
+        """
+        self._check_density("log_marginal")
+        if K < 20:
+            raise InputError(f"log_marginal: got K={K}; expected at least 20 samples; 1000 is usual")
+        batch = self.admit(batch, values=True)
+        step = max(1, rows // K)
+        parts = [
+            self._log_marginal(batch.rows(slice(start, start + step)), K)
+            for start in range(0, batch.size, step)
+        ]
+        whole = Estimate(*(torch.cat(part) for part in zip(*parts, strict=True)))
+        if not given:
+            return whole
+        part = self.log_marginal(batch.observe(*given), None, K, rows)
+        return Estimate(
+            whole.value - part.value,
+            torch.hypot(whole.standard_error, part.standard_error),
+            torch.minimum(whole.effective_samples, part.effective_samples),
+        )
+
+    # ---- details -------------------------------------------------------------------------------------------
+
+    def _check_density(self, what: str) -> None:
+        if not self.facts.density:
+            raise InputError(
+                f"{what}: got {self.name}, a model without a joint density; expected a model whose facts include one; "
+                "compare coherence, or generate without resample"
+            )
+
+    def _complete(self, batch: Batch) -> Batch:
+        like = next(iter(batch.data.values()))
+        lines, data = dict(zip(batch.data, batch.mask, strict=True)), {}
+        for name, net in self.modalities.items():
+            data[name] = (
+                batch.data[name] if name in batch.data else like.new_zeros((batch.size, *net.spec.shape))
+            )
+        nothing = torch.zeros(batch.size, dtype=torch.bool, device=batch.device)
+        mask = torch.stack([lines.get(name, nothing) for name in self.modalities])
+        return Batch(data, mask, batch.entries, batch.extra, batch.complete and len(lines) == len(data))
+
+    def _check_values(self, batch: Batch) -> None:
+        for row, (name, net) in zip(batch.mask, self.modalities.items(), strict=True):
+            x = batch.data[name][row]
+            seen = batch.entries[name][row] if name in batch.entries else torch.ones_like(x, dtype=torch.bool)
+            invalid = net.likelihood.invalid(x, seen) if bool(seen.any()) else ""
+            if invalid:
+                raise InputError(
+                    f"modality {name!r} ({net.spec.likelihood}): got {invalid}; rescale it or choose another likelihood"
+                )
+
+    def _draw_z(self, q: Mixture, K: int) -> Tensor:
+        z = q.pick(q.choose(K)).rsample(None, "z", "KBD")
+        if bool(q.observed.all()):
+            return z
+        fresh = self.prior.draw(K * z.shape[1]).view_as(z)
+        return torch.where(q.observed[:, None], z, fresh)
+
+    def _log_q_z(self, q: Mixture, z: Tensor) -> Tensor:
+        return torch.where(q.observed, q.log_prob(z), self.prior.z().log_prob(z))
+
+    def _defended(self, batch: Batch, K: int) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Latents z [K, B, D], w [K, B, W], the last tenth of them the prior's; their log-weights [G, K, B]; the size of that tenth.
+
+        G = 1, or M where there is no shared latent: then the modalities are independent, and so are their weights.
+        """
+        first = max(1, round(_DEFENCE * K))
+        experts = self.experts(batch)
+        q = self.posterior(batch, experts)
+        z = torch.cat(
+            [
+                self._draw_z(q, K - first),
+                self.prior.draw(first * batch.size).view(first, batch.size, self.shared),
+            ]
+        )
+        p_w = self.prior.w(z)
+        q_w = self.private(batch, experts, z, p_w)
+        prior = torch.arange(K, device=z.device)[:, None, None] >= K - first
+        w = p_w.where(prior, q_w).rsample(None, "w", "KBW")
+        log_x = self.modalities.log_likelihood(batch, z, w)  # [M, K, B]
+        log_p_w, log_q_w = (self.modalities.by_owner(law.columns(w)) for law in (p_w, q_w))
+        if self.shared:
+            log_x, log_p_w, log_q_w = (x.sum(0, keepdim=True) for x in (log_x, log_p_w, log_q_w))
+        log_p = log_p_w + self.prior.z().log_prob(z)
+        log_q = log_q_w + self._log_q_z(q, z)
+        share = first / K
+        return (
+            z,
+            w,
+            log_x + log_p - torch.logaddexp(math.log1p(-share) + log_q, math.log(share) + log_p),
+            first,
+        )
+
+    def _log_marginal(self, batch: Batch, K: int) -> Estimate:
+        _, _, log_weight, first = self._defended(batch, K)
+        top = log_weight.amax(1, keepdim=True)
+        weight = (log_weight - top).exp()  # [G, K, B]
+        mean = weight.mean(1)
+        value = (mean.log() + top[:, 0]).sum(0)
+        variance = torch.zeros_like(mean)
+        for part in (weight[:, : K - first], weight[:, K - first :]):
+            if part.shape[1] > 1:
+                variance += (part.shape[1] / K) ** 2 * part.var(1) / part.shape[1]
+        effective = weight.sum(1).square() / weight.square().sum(1)
+        observed = batch.mask.any(0)
+        return Estimate(
+            torch.where(observed, value, 0), (variance / mean.square()).sum(0).sqrt(), effective.amin(0)
+        )
+
+    def _resampled(self, batch: Batch, K: int) -> tuple[Tensor, Tensor]:
+        z, w, log_weight, _ = self._defended(batch, max(256, 32 * K))
+        if self.shared:
+            choice = noise.choice(log_weight[0].softmax(0), K, "resample", "KB")[..., None]
+            return z.gather(0, choice.expand(-1, -1, z.shape[2])), w.gather(
+                0, choice.expand(-1, -1, w.shape[2])
+            )
+        parts = []
+        for m, span in enumerate(self.modalities.columns):
+            choice = noise.choice(log_weight[m].softmax(0), K, "resample", "KB")[..., None]
+            part = w[..., span]
+            parts.append(part.gather(0, choice.expand(-1, -1, part.shape[2])))
+        return z[:K], torch.cat(parts, -1)

@@ -1,0 +1,161 @@
+"""Likelihoods of real values: normal and Laplace, with a scale that does not depend on the latents."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from math import prod
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from polyvae.core import noise
+from polyvae.core.distributions import softplus_scale
+from polyvae.core.likelihoods import linear
+from polyvae.core.likelihoods.base import Likelihood
+from polyvae.utils.errors import InputError
+
+_LOG_TWO_PI = math.log(2 * math.pi)
+_TINY = torch.finfo(torch.float32).tiny
+
+
+class Scaled(Likelihood):
+    """A location from the decoder and a scale that does not depend on the latents.
+
+    Args:
+        shape: Shape of one sample.
+        scale: A positive number, "learned" (one parameter for the modality) or "per_entry" (one parameter for each entry). Learned scales
+            start at 1.
+
+    Attributes:
+        power: The distance of an entry is |x − out| to this power; 0: the distance has another form.
+
+    Raises:
+        InputError: A scale that is none of these.
+    """
+
+    power: ClassVar[int] = 0
+
+    def __init__(self, shape: tuple[int, ...], scale: float | str = 1.0) -> None:
+        super().__init__(shape)
+        valid = scale in ("learned", "per_entry") if isinstance(scale, str) else scale > 0
+        if not valid:
+            raise InputError(
+                f"likelihood: got scale={scale!r}; expected a positive number, 'learned' or 'per_entry'"
+            )
+        self.fixed = None if isinstance(scale, str) else float(scale)
+        self.raw_scale = (
+            None
+            if self.fixed is not None
+            else nn.Parameter(torch.zeros(shape if scale == "per_entry" else ()))
+        )
+
+    @property
+    def scale(self) -> Tensor | float:
+        """The given number, or the learned scale; broadcasts against [..., *shape]."""
+        if self.raw_scale is not None:
+            return softplus_scale(self.raw_scale)
+        assert self.fixed is not None
+        return self.fixed
+
+    @property
+    def one_scale(self) -> bool:
+        """Whether all entries have the same scale."""
+        return self.raw_scale is None or self.raw_scale.ndim == 0
+
+    @abstractmethod
+    def distance(self, out: Tensor, x: Tensor) -> Tensor:
+        """The distance of every entry from its location, in the family's measure: [..., *shape]."""
+
+    @abstractmethod
+    def density(self, distance: Tensor, scale: Tensor | float, count: Tensor | int) -> Tensor:
+        """Log-likelihood in nats of ``count`` entries of one scale, whose distances sum to ``distance``."""
+
+    def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        return self.density(self.distance(out, x), self.scale, 1)
+
+    def log_prob(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        if not self.one_scale:
+            return self.summed(self.entries(out, x), observed)
+        # With one scale only the distances are summed over entries; everything else is computed once per sample.
+        count = prod(self.shape) if observed is None else self.summed(observed, None).to(out.dtype)
+        return self.density(self.summed(self.distance(out, x), observed), self.scale, count)
+
+    @property
+    def takes_linear(self) -> bool:
+        """Whether ``log_prob_linear`` is available."""
+        return self.power > 0 and self.one_scale
+
+    def needs_no_output(self, last: nn.Linear, rows: int, data: int) -> bool:
+        """Whether ``log_prob_linear`` of ``rows`` latents of ``data`` samples allocates no array of rows times the data's width."""
+        return self.power == 2 and linear.squares_pay(last, rows, data)
+
+    def log_prob_linear(
+        self, hidden: Tensor, last: nn.Linear, x: Tensor, rows: Tensor | None = None
+    ) -> Tensor:
+        """``log_prob(last(hidden), x)`` without the array last(hidden).
+
+        Args:
+            hidden: Input of the decoder's last layer, [..., B, H], or [N, H] with ``rows``.
+            last: The decoder's last layer.
+            x: Values, [B, *shape].
+            rows: [N], the sample of x that each row of ``hidden`` belongs to; None: the samples in order.
+
+        Returns:
+            [..., B], or [N] with ``rows``.
+        """
+        lead, hidden, x = hidden.shape[:-1], hidden.flatten(0, -2), x.flatten(1)
+        if rows is None:
+            rows = torch.arange(len(x), device=x.device).repeat(len(hidden) // max(1, len(x)))
+        if self.needs_no_output(last, len(hidden), len(x)):
+            distance = linear.squares(hidden, last, x, rows)
+        else:
+            distance = linear.distances(hidden, last, x, rows, self.power)
+        return self.density(distance.view(lead), self.scale, prod(self.shape))
+
+    def mean(self, out: Tensor) -> Tensor:
+        return out
+
+    def features(self, x: Tensor) -> Tensor:
+        return x
+
+    def invalid(self, x: Tensor, observed: Tensor) -> str:
+        return ""
+
+
+class NormalLikelihood(Scaled):
+    """x ~ N(out, scale²)."""
+
+    power = 2
+
+    def distance(self, out: Tensor, x: Tensor) -> Tensor:
+        # The squared difference; this function needs one pass over the data forward and one backward.
+        return functional.mse_loss(out, x.expand_as(out), reduction="none")
+
+    def density(self, distance: Tensor, scale: Tensor | float, count: Tensor | int) -> Tensor:
+        return distance * (-0.5 / scale**2) - count * (_log(scale) + 0.5 * _LOG_TWO_PI)
+
+    def sample(self, out: Tensor) -> Tensor:
+        return out + self.scale * noise.normal(tuple(out.shape), out, "x", "")
+
+
+class LaplaceLikelihood(Scaled):
+    """x ~ Laplace(out, scale). Scale 0.75 is the choice of the MMVAE and MMVAE+ papers for PolyMNIST."""
+
+    power = 1
+
+    def distance(self, out: Tensor, x: Tensor) -> Tensor:
+        # The absolute difference: with beta below any difference that matters, this loss needs one pass forward and one backward.
+        return functional.smooth_l1_loss(out, x.expand_as(out), reduction="none", beta=_TINY)
+
+    def density(self, distance: Tensor, scale: Tensor | float, count: Tensor | int) -> Tensor:
+        return distance * (-1 / scale) - count * _log(2 * scale)
+
+    def sample(self, out: Tensor) -> Tensor:
+        return out + self.scale * noise.laplace(tuple(out.shape), out, "x", "")
+
+
+def _log(x: Tensor | float) -> Tensor | float:
+    return x.log() if isinstance(x, Tensor) else math.log(x)

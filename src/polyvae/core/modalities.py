@@ -1,0 +1,264 @@
+"""The networks of all modalities side by side: the only place that encodes or decodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from polyvae.core.aggregate import Experts
+from polyvae.core.batch import Batch
+from polyvae.core.distributions import Diagonal, Mixture
+from polyvae.core.modality import Encoded, ModalityNet
+from polyvae.core.recompute import Decoding, plan
+from polyvae.utils.errors import nearest
+
+
+class Modalities(nn.Module, Mapping[str, ModalityNet]):
+    """A mapping name -> ModalityNet, in order, and the layout of the private latents.
+
+    Only samples that were observed are encoded, and only terms that are asked for are decoded. Any non-empty name is legal
+    (``nn.ModuleDict`` refuses dots and names of attributes).
+
+    Attributes:
+        encoded: Indices of the modalities that are encoded (E of M).
+        columns: For each modality, its columns of w.
+        owner: [W], the modality that each column of w belongs to.
+        weights: [M], the likelihood weights s_m.
+        max_rows: Decode at most so many rows at a time, and recompute them in the backward pass; None: all at once.
+    """
+
+    owner: Tensor
+    encoded_rows: Tensor
+    _expert_of: Tensor
+
+    def __init__(self, nets: Mapping[str, ModalityNet]) -> None:
+        super().__init__()
+        self._names = tuple(nets)
+        self.nets = nn.ModuleList(nets.values())
+        self.max_rows: int | None = None
+        sizes = [net.private for net in nets.values()]
+        self.encoded = [m for m, net in enumerate(nets.values()) if net.encoder is not None]
+        self.columns = [slice(sum(sizes[:m]), sum(sizes[: m + 1])) for m in range(len(sizes))]
+        # Numbers, not a buffer: one made in float32 would stay rounded in a model of float64.
+        self.weights = tuple(float(net.spec.weight) for net in nets.values())
+        owner = [m for m, size in enumerate(sizes) for _ in range(size)]
+        position = {m: e for e, m in enumerate(self.encoded)}
+        self.register_buffer("owner", torch.tensor(owner, dtype=torch.long), persistent=False)
+        expert_of = torch.tensor([position.get(m, -1) for m in owner], dtype=torch.long)
+        self.register_buffer("_expert_of", expert_of, persistent=False)
+        encoded_rows = torch.tensor(self.encoded, dtype=torch.long)
+        self.register_buffer("encoded_rows", encoded_rows, persistent=False)
+
+    # ---- a mapping -----------------------------------------------------------------------------------------
+
+    def __getitem__(self, name: str) -> ModalityNet:
+        if name not in self._names:
+            raise KeyError(f"modality {name!r} is not in the model; {nearest(name, self._names)}")
+        return self.at(self._names.index(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __hash__(self) -> int:  # Mapping compares by value and so removes the hash of nn.Module
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def at(self, m: int) -> ModalityNet:
+        """The networks of modality number m."""
+        net = self.nets[m]
+        assert isinstance(net, ModalityNet)
+        return net
+
+    # ---- encode --------------------------------------------------------------------------------------------
+
+    def encode(self, batch: Batch) -> Experts:
+        """One encoder call per encoded modality, on the samples in which it was observed."""
+        family, like = self.at(0).family, next(iter(batch.data.values()))
+        z: list[Diagonal] = []
+        w = [family.unit((batch.size, net.private), like) for net in self.values()]
+        for m in self.encoded:
+            name, net = self._names[m], self.at(m)
+            x, entries = batch.data[name], batch.entries.get(name)
+            if batch.complete:
+                code = net.encode(x, entries)
+                z.append(code.z)
+                w[m] = code.w
+                continue
+            index, counted = self.observed_rows(batch.mask[m])
+            expert = family.unit((batch.size, net.seen), like)
+            if len(index):
+                code = net.encode(
+                    x.index_select(0, index), None if entries is None else entries.index_select(0, index)
+                )
+                expert = _placed(expert, index, code.z, counted)
+                w[m] = _placed(w[m], index, code.w, counted)
+            z.append(expert)
+        return Experts(family.stack(z), family.cat(w), batch.mask.index_select(0, self.encoded_rows))
+
+    def encode_with(self, part: str, batch: Batch, rows: Tensor | slice) -> list[Tensor]:
+        """What a second encoder, the ``part`` of each encoded modality, returns for these samples: E times [rows, ...]."""
+        return [
+            self.at(m).parts[part](
+                self.at(m).features(
+                    batch.data[self._names[m]][rows],
+                    batch.entries[self._names[m]][rows] if self._names[m] in batch.entries else None,
+                )
+            )
+            for m in self.encoded
+        ]
+
+    def encode_features(self, name: str, features: Tensor) -> Encoded:
+        """The experts of one modality given what its encoder takes, [B, *shape] (learnt pseudo-inputs, say)."""
+        return self[name].encode_features(features)
+
+    def encode_mean(self, name: str, z: Tensor, w: Tensor) -> Encoded:
+        """Decode one modality and encode the mean again: z [N, D], w [N, W_m] -> experts of N rows."""
+        net = self[name]
+        return net.encode(net.mean(torch.cat([z, w], -1)))
+
+    # ---- decode --------------------------------------------------------------------------------------------
+
+    def latents(self, m: int, z: Tensor, w: Tensor) -> Tensor:
+        """What the decoder of modality m takes: the columns of z that it sees, then w_m."""
+        return torch.cat([z[..., : self.at(m).seen], w[..., self.columns[m]]], -1)
+
+    def decode(self, z: Tensor, w: Tensor, sample: bool = False) -> dict[str, Tensor]:
+        """Latents [..., D], [..., W] -> name -> [..., *shape], for every modality that is decoded.
+
+        Args:
+            z: The shared latents.
+            w: The private latents.
+            sample: Draw from the likelihood instead of taking its mean.
+        """
+        return {
+            name: self.decode_one(name, z, w, sample)
+            for m, name in enumerate(self._names)
+            if self.at(m).decoder is not None
+        }
+
+    def decode_one(self, name: str, z: Tensor, w: Tensor, sample: bool = False) -> Tensor:
+        """The mean of one modality, or a draw of it: [..., D], [..., W] -> [..., *shape]."""
+        net = self[name]
+        return (net.sample if sample else net.mean)(self.latents(self._names.index(name), z, w))
+
+    def log_likelihood(
+        self,
+        batch: Batch,
+        z: Tensor,
+        w: Tensor,
+        decoded: Tensor | None = None,
+        rows: Tensor | None = None,
+        importance: bool = False,
+    ) -> Tensor:
+        """log p(x_m | z, w_m) in nats, unweighted, by one decoder call per modality.
+
+        Args:
+            batch: The data.
+            z: [..., B, D].
+            w: [..., B, W].
+            decoded: [M, ..., B] bool, the terms to compute; None: all. What was not observed is never computed.
+            rows: [M, B'], the samples of ``batch`` that the last axis of the latents refers to; None: the samples in order.
+            importance: The gradients of these terms will be weights normalised over the first axis, K. Where few of them count, only
+                those rows are part of the backward pass (``core.recompute``).
+
+        Returns:
+            [M, ..., B], 0 for terms that were not computed.
+        """
+        lead = z.shape[:-1]
+        decoded = None if decoded is None else decoded.expand(len(self), *lead)
+        selective = plan(self, batch, z, w, decoded) if importance and rows is None else frozenset()
+        position = {name: m for m, name in enumerate(batch.data)}
+        terms = []
+        for m, (name, net) in enumerate(self.items()):
+            if net.decoder is None:
+                terms.append(z.new_zeros(lead))
+                continue
+            observed = batch.mask[position[name]]
+            observed = (observed if rows is None else observed[rows[m]]).expand(lead)
+            counted = observed if decoded is None else observed & decoded[m]
+            how = Decoding(net, batch.data[name], batch.entries.get(name), self.max_rows, name in selective)
+            terms.append(
+                self._term(
+                    how,
+                    self.latents(m, z, w),
+                    None if batch.complete and decoded is None else counted,
+                    None if rows is None else rows[m],
+                )
+            )
+        return torch.stack(terms)
+
+    def _term(self, how: Decoding, latents: Tensor, counted: Tensor | None, rows: Tensor | None) -> Tensor:
+        """log p(x | latents) where ``counted`` [..., B], 0 elsewhere: latents [..., B, C] -> [..., B]."""
+        if counted is None and how.direct:
+            return how.all(latents, rows)
+        lead = latents.shape[:-1]
+        total = latents.new_zeros(lead.numel())
+        if counted is None:
+            index, real = torch.arange(lead.numel(), device=latents.device), True
+        else:
+            index, real = self.observed_rows(counted.flatten())
+        if len(index):
+            column = index % lead[-1]
+            each = how(
+                latents.flatten(0, -2).index_select(0, index),
+                column if rows is None else rows.index_select(0, column),
+            )
+            total = placed(total, index, each, real)
+        return total.view(lead)
+
+    # ---- subsets and weights -------------------------------------------------------------------------------
+
+    def own(self, membership: Tensor) -> Tensor:
+        """The private columns that the members of each component own: [V, E, B] -> [V, B, W] bool."""
+        none = torch.zeros_like(membership[:, :1])
+        return torch.cat([membership, none], 1)[:, self._expert_of].transpose(1, 2)
+
+    def members(self, q: Mixture) -> Tensor:
+        """[M, 1, V, B] bool: each component decodes its members and every target."""
+        active = q.membership.any(1)
+        decoded = [
+            q.membership[:, self.encoded.index(m)] if m in self.encoded else active for m in range(len(self))
+        ]
+        return torch.stack(decoded)[:, None]
+
+    def weigh(self, log_x: Tensor) -> Tensor:
+        """s_m log p(x_m | ·): [M, ...] -> [M, ...]."""
+        if all(weight == 1 for weight in self.weights):
+            return log_x
+        return torch.stack([weight * term for weight, term in zip(self.weights, log_x, strict=True)])
+
+    def by_owner(self, columns: Tensor) -> Tensor:
+        """Sums of private columns by modality: [..., W] -> [M, ...]."""
+        return torch.stack([columns[..., span].sum(-1) for span in self.columns])
+
+    def observed_rows(self, counted: Tensor) -> tuple[Tensor, bool]:
+        """The indices where ``counted`` [N] holds, and whether they count.
+
+        While training, a modality without any row gets one that does not count: distributed training waits for a gradient of every
+        parameter.
+        """
+        index = counted.nonzero()[:, 0]
+        if self.training and not len(index):
+            return index.new_zeros(1), False
+        return index, True
+
+
+def placed(base: Tensor, index: Tensor, rows: Tensor, counted: bool) -> Tensor:
+    """``base`` with ``rows`` at ``index``. Rows that do not count change nothing and get a gradient of zero."""
+    if not counted:
+        never = torch.zeros((), dtype=torch.bool, device=rows.device)
+        rows = torch.where(never, rows, base.index_select(0, index))
+    return base.index_copy(0, index, rows)
+
+
+def _placed(base: Diagonal, index: Tensor, rows: Diagonal, counted: bool) -> Diagonal:
+    return type(base)(
+        placed(base.loc, index, rows.loc, counted), placed(base.scale, index, rows.scale, counted)
+    )

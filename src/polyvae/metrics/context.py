@@ -1,0 +1,165 @@
+"""The evaluation context: everything that a metric may use."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Unpack
+
+import torch
+
+from polyvae.config import EvaluateConfig, EvaluateSettings
+from polyvae.core.fitted import FITTED, FittedFlow, FittedMixture, FittedPrior
+from polyvae.core.vae import MultimodalVAE
+from polyvae.data import MultimodalData, mix
+from polyvae.metrics.features import FeatureNet
+from polyvae.metrics.judges import Judges
+from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.progress import Reporter, Silent
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a metric is computed from.
+
+    Attributes:
+        model: The trained model, in evaluation mode.
+        data: The held-out data.
+        config: The settings of the evaluation.
+        judges: The classifiers used for evaluation; None where the data have no labels or no images.
+        prior: The fitted prior; None where none was fitted.
+        train: The training part, to which probes are fitted and with which images are compared; None: such numbers are left out.
+        features: The feature network of image quality; None: the judge of each modality.
+        report: Where progress is reported.
+        batch_size: The largest number of samples that are processed together.
+        values: How many numbers of one modality may be decoded together.
+    """
+
+    model: MultimodalVAE
+    data: MultimodalData
+    config: EvaluateConfig = field(default_factory=EvaluateConfig)
+    judges: Judges | None = None
+    prior: FittedPrior | None = None
+    train: MultimodalData | None = None
+    features: FeatureNet | None = None
+    report: Reporter = field(default_factory=Silent)
+    batch_size: int = 1000
+    values: int = 2**22
+
+    @classmethod
+    def of(
+        cls,
+        model: MultimodalVAE,
+        data: MultimodalData,
+        judges: Judges | None = None,
+        *,
+        prior: FittedPrior | None = None,
+        train: MultimodalData | None = None,
+        feature_net: FeatureNet | None = None,
+        batch_size: int = 1000,
+        values: int = 2**22,
+        **settings: Unpack[EvaluateSettings],
+    ) -> Context:
+        """A context with these settings; the others keep their defaults. Raises InputError for a setting that is not valid."""
+        return cls(
+            model,
+            data,
+            EvaluateConfig.check(settings, "evaluate"),
+            judges,
+            prior,
+            train,
+            feature_net,
+            batch_size=batch_size,
+            values=values,
+        )
+
+    def seed(self, *stream: int) -> int:
+        """The seed of a stream of random numbers, as a function of the seed of the evaluation."""
+        return mix(self.config.seed, *stream)
+
+    @property
+    def rows(self) -> int:
+        """How many rows may be decoded together, so that the widest modality has at most ``values`` numbers."""
+        widest = max(
+            max(math.prod(net.spec.shape), math.prod(net.likelihood.output))
+            for net in self.model.modalities.values()
+        )
+        return max(1, self.values // widest)
+
+    def step(self, draws: int = 1) -> int:
+        """How many samples with ``draws`` rows each are processed together."""
+        return max(1, min(self.batch_size, self.rows // draws))
+
+
+def subsample(data: MultimodalData, rows: int, seed: int) -> MultimodalData:
+    """At most ``rows`` samples. They are chosen at random, because a part may be sorted by class."""
+    if len(data) <= rows:
+        return data
+    return data.rows(
+        torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
+    )
+
+
+@torch.no_grad()
+def posterior_samples(
+    model: MultimodalVAE, data: MultimodalData, seed: int = 0, limit: int = 20_000
+) -> torch.Tensor:
+    """One posterior draw of z for each of the first ``limit`` samples of ``data``: [N, D]."""
+    with torch.random.fork_rng():
+        torch.manual_seed(mix(seed, 1))
+        return torch.cat([model.draw(batch).z[0] for batch in data.rows(slice(0, limit)).batches(1000)])
+
+
+def fit_prior(
+    model: MultimodalVAE,
+    data: MultimodalData,
+    components: int = 20,
+    covariance: str = "full",
+    seed: int = 0,
+    kind: str = "gmm",
+    transforms: int = 3,
+) -> FittedPrior:
+    """Fit a density over the shared latent z to draws from the aggregate posterior.
+
+    The result replaces the prior of the model in ``model.sample(n, prior)``. A posterior draw is taken for each of the first 20,000
+    samples.
+
+    Args:
+        model: A trained model with a shared latent.
+        data: The training data.
+        components: The number of components of the Gaussian mixture.
+        covariance: "full" or "diag", the covariance of each Gaussian component.
+        seed: Seed of the posterior draws and of the fit.
+        kind: "gmm" for a Gaussian mixture, "flow" for a normalising flow (needs the extra ``flow``).
+        transforms: The number of spline transforms of the flow.
+
+    Returns:
+        The fitted density, on the device of the model.
+
+    Raises:
+        InputError: If the model has no shared latent, the kind is unknown, an option is not valid, or there are too few samples.
+
+    References:
+        Ghosh, P., Sajjadi, M. S. M., Vergari, A., Black, M., & Schölkopf, B. (2020). From variational to deterministic autoencoders. ICLR.
+
+    Example:
+        >>> import polyvae as pv
+        >>> data = pv.load_dataset("polydigits")
+        >>> model = pv.build("mmvae+", data.modalities(), latent=2).eval()
+        >>> prior = pv.fit_prior(model, data.train.rows(slice(0, 200)), components=2)
+        >>> model.sample(4, prior)["m0"].shape[0]
+        4
+    """
+    if model.shared == 0:
+        raise InputError(
+            f"fitted prior: {model.name} has no shared latent; expected one or more latent dimensions; sample from the prior of the model"
+        )
+    if kind not in FITTED:
+        raise InputError(f"fitted prior: unknown kind {kind!r}; {nearest(kind, FITTED)}")
+    z = posterior_samples(model, data, seed)
+    prior = (
+        FittedFlow.fit(z, transforms, seed)
+        if kind == "flow"
+        else FittedMixture.fit(z, components, covariance, seed)
+    )
+    return prior.to(next(model.parameters()).device)

@@ -1,0 +1,123 @@
+"""The section about training, and curves over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from polyvae.report.drawing import Figure
+from polyvae.report.figures import Curve, Trace, curves, traces
+from polyvae.report.metrics import metric, number
+from polyvae.report.sections import Page, Section
+
+NO_HISTORY = "training ended within its first epoch, and history is written at the end of each."
+
+
+def learning_section(page: Page) -> Section:
+    """The bound and its terms over seconds and steps."""
+    title, records = "Learning", page.history
+    if not records:
+        return Section("learning", title, f"Left out: {NO_HISTORY}")
+    seconds, steps = [float(r["seconds"]) for r in records], [int(r["step"]) for r in records]
+    kinds = [kind for kind in ("train", "validation") if all(kind in r for r in records)]
+
+    def panel(key: str) -> Curve:
+        return Curve(
+            term(key),
+            {("training" if kind == "train" else kind): [r[kind][key] for r in records] for kind in kinds},
+        )
+
+    terms = [key for key in records[-1]["train"] if key != "bound"]
+    last = records[-1][kinds[-1]]
+    caption = "The terms of the bound, in nats per datum, in the same colours. A KL near 0 means a code that is not used."
+    figures = [
+        curves(
+            "learning_bound",
+            [panel("bound")],
+            seconds,
+            steps,
+            1,
+            190,
+            f"Curves of the bound over {seconds[-1]:.0f} seconds and {steps[-1]} steps, ending at {last['bound']:.2f}.",
+            "The objective, mean over data, in nats per datum. Below: seconds of training; above: steps.",
+        )
+    ]
+    if terms:
+        ends = ", ".join(f"{term(key)} {last[key]:.2f}" for key in terms)
+        figures.append(
+            curves(
+                "learning_terms",
+                [panel(key) for key in terms],
+                seconds,
+                steps,
+                4,
+                112,
+                f"Curves of each term; at the end: {ends}.",
+                caption,
+            )
+        )
+    figures += curve_figures(page.model.name, watched(records))
+    return Section(
+        "learning",
+        title,
+        f"{len(records)} epochs, {steps[-1]:,} steps, {seconds[-1]:,.0f} seconds of training.",
+        figures,
+    )
+
+
+def curve_figures(label: str, curve: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """What was measured during training, if anything was."""
+    panels = {metric(name).title: [trace(0, label, curve, name)] for name in curve_names([curve])}
+    ends = ", ".join(f"{title} {number(lines[0].values[-1])}" for title, lines in panels.items())
+    return (
+        [
+            traces(
+                "learning_curve",
+                panels,
+                f"Curves of what was measured during training; at the end: {ends}.",
+                "Looks at held-out data during training; the clock of training stood still meanwhile.",
+            )
+        ]
+        if panels
+        else []
+    )
+
+
+def watched(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What was measured while training, a record for each time: seconds, step, and numbers by name."""
+    return [
+        {"seconds": record["seconds"], "step": record["step"], **record["watched"]}
+        for record in history
+        if record.get("watched")
+    ]
+
+
+def curve_names(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
+    """The numbers that were measured during training, of any of these."""
+    return list(
+        dict.fromkeys(
+            name
+            for curve in curves
+            for record in curve
+            for name, value in record.items()
+            if isinstance(value, float) and name not in ("seconds", "lr", "judge_agreement")
+        )
+    )
+
+
+def trace(place: int, label: str, records: Sequence[Mapping[str, Any]], name: str) -> Trace:
+    """One number of the records that have it, over time."""
+    having = [record for record in records if isinstance(record.get(name), float)]
+    return Trace(
+        place,
+        label,
+        [float(r["seconds"]) for r in having],
+        [int(r["step"]) for r in having],
+        [r[name] for r in having],
+    )
+
+
+def term(key: str) -> str:
+    """What a term of the bound is called."""
+    kind, _, name = key.partition("/")
+    return {"log_likelihood": f"log p of {name}", "kl": f"KL of {name}"}.get(kind, key.replace("_", " "))

@@ -1,0 +1,83 @@
+"""Tiles: one value of one modality, as a small picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from polyvae.report.drawing import ACCENT, MUTED, RULE
+
+if TYPE_CHECKING:  # matplotlib takes a third of a second that only drawing should pay
+    from matplotlib.axes import Axes
+
+
+class Look(NamedTuple):
+    """How values of a modality are shown: pictures, lines or bars, scaled from ``low`` .. ``high``. ``side``: pixels of its tiles."""
+
+    kind: Literal["image", "line", "bars"]
+    low: float
+    high: float
+    side: int
+
+
+def look_of(shape: Sequence[int], likelihood: str, values: Tensor) -> Look | None:
+    """The look that suits a modality, scaled by observed ``values``; None where a small tile cannot show it.
+
+    Images keep [0, 1] where that is their range, so that pictures of different runs compare.
+    """
+    low, high = (float(values.min()), float(values.max())) if values.numel() else (0.0, 1.0)
+    if low >= -0.01 and high <= 1.01:
+        low, high = 0.0, 1.0
+    if high - low < 1e-9:
+        low, high = low - 0.5, high + 0.5
+    if len(shape) == 1:
+        return Look("bars" if likelihood == "categorical" and shape[0] <= 32 else "line", low, high, 48)
+    if len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3)):
+        large = max(shape[-2:])
+        # Whole multiples of a small image keep its pixels square.
+        return Look("image", low, high, large * max(1, round(34 / large)) if large <= 48 else 56)
+    return None
+
+
+def tile(ax: Axes, look: Look, value: Tensor, x: float, y: float, side: float, muted: bool = False) -> None:
+    """One value of one modality, in a square of a board."""
+    scaled = ((value.detach().double().cpu().numpy() - look.low) / (look.high - look.low)).clip(0, 1)
+    colour = MUTED if muted else ACCENT
+    if look.kind == "image":
+        picture = (
+            scaled if scaled.ndim == 2 else scaled[0] if len(scaled) == 1 else np.moveaxis(scaled, 0, -1)
+        )
+        ax.imshow(
+            picture,
+            cmap="gray",
+            vmin=0,
+            vmax=1,
+            extent=(x, x + side, y + side, y),
+            interpolation="none",
+            aspect="auto",
+        )
+        return
+    outline(ax, x, y, side, side, RULE)
+    flat = scaled.ravel()
+    if len(flat) > 512:
+        flat = flat[np.linspace(0, len(flat) - 1, 512).round().astype(int)]
+    bottom, tall = y + side - 3, side - 6
+    across = x + 3 + (side - 6) * (np.arange(len(flat)) + 0.5) / len(flat)
+    if look.kind == "bars" or len(flat) < 4:
+        ax.vlines(
+            across,
+            bottom,
+            bottom - tall * flat.clip(0.01),
+            colors=colour,
+            linewidth=0.7 * (side - 6) / len(flat),
+        )
+    else:
+        ax.plot(across, bottom - tall * flat, color=colour, linewidth=1)
+
+
+def outline(ax: Axes, x: float, y: float, width: float, height: float, colour: str) -> None:
+    """A thin frame on a board."""
+    ax.plot([x, x + width, x + width, x, x], [y, y, y + height, y + height, y], color=colour, linewidth=1)
