@@ -71,8 +71,8 @@ class Polyvae(Contender):
             objective="elbo" if work.K == 1 else "dreg",
             family=work.family,
             scale_map=scale_map,
-            max_rows=max_rows if "rows" in variant else None,
         )
+        model.max_rows = max_rows if "rows" in variant else None
         for (encoder, decoder), net in zip(pairs(work), model.modalities.values(), strict=True):
             assert net.encoder is not None
             assert net.decoder is not None

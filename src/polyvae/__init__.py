@@ -8,7 +8,7 @@ from polyvae.core.networks import NETWORKS
 from polyvae.data import DATASETS, MultimodalData, load_dataset
 from polyvae.metrics import METRICS, evaluate, fit_prior
 from polyvae.models import MMVAE, MODELS, MVAE, VAE, MMVAEPlus, MoPoE, build, cite
-from polyvae.storage import load_model, save_model
+from polyvae.models.bundles import load_model, save_model
 from polyvae.training.loop import fit
 from polyvae.utils.errors import InputError
 

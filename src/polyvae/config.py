@@ -1,6 +1,6 @@
-"""A run's configuration, and TOML.
+"""The configuration of a run, and its TOML file.
 
-Unknown keys are errors that name the nearest known one; every error is one line. What is written reads back to the same configuration.
+An unknown key is an error that names the nearest known one; every error is one line. A configuration that is written and read is unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from polyvae.utils.errors import InputError, nearest
 
-# TOML has no null; "none" also lets --set take a value back.
+# TOML has no null; with "none", --set can also remove a value.
 _Maybe = BeforeValidator(lambda value: None if value == "none" else value)
 # Python callers may pass a tuple; TOML gives lists.
 _Listed = BeforeValidator(lambda value: list(value) if isinstance(value, tuple) else value)
@@ -31,13 +31,13 @@ _Section = TypeVar("_Section", bound="Section")
 
 
 class Section(BaseModel):
-    """A table whose keys are known. Immutable: ``model_copy(update=...)`` gives another."""
+    """A table with known keys. It is immutable; ``model_copy(update=...)`` returns a changed copy."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     @classmethod
     def check(cls, values: Mapping[str, Any], source: str = "") -> Self:
-        """Like the constructor, for values that a person wrote: raises InputError, one line, which begins with ``source``."""
+        """Validate values that a person wrote. Raises InputError, one line, which begins with ``source``."""
         try:
             return cls.model_validate(dict(values))
         except ValidationError as problem:
@@ -45,9 +45,10 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """``name`` in DATASETS; ``root`` of its files; ``hide``: share of the modalities hidden at random in the training part.
+    """The data set.
 
-    ``only`` these of its modalities; ``target``: a name under which its labels become a modality that is decoded, never encoded.
+    ``name`` in DATASETS; ``root``, the folder of its files; ``only``, the modalities to use; ``target``, the name of a modality that is
+    made from the labels, decoded but not encoded; ``hide``, the fraction of the modalities that are hidden at random in the training part.
     """
 
     name: str = "polydigits"
@@ -62,7 +63,7 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """``name`` in MODELS, or an import path "package.module:Class".
 
-    Every other key is a keyword of that model's constructor (see ``check_options``).
+    Every other key is a keyword argument of the constructor of that model (see ``check_options``).
     """
 
     model_config = ConfigDict(extra="allow")
@@ -71,12 +72,12 @@ class ModelConfig(Section):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The constructor's keywords that were given."""
+        """The keyword arguments of the constructor."""
         return dict(self.model_extra or {})
 
 
 class ModalityConfig(Section):
-    """What to change about the modality ``name``: the other fields of Modality. None: as the data set says."""
+    """Changes to the modality ``name``: the other fields of Modality. None: as in the data set."""
 
     name: str
     shape: list[_Count] | None = None
@@ -91,20 +92,35 @@ class ModalityConfig(Section):
 
     @property
     def changes(self) -> dict[str, Any]:
-        """The fields of Modality that were given, without the name."""
+        """The fields of Modality to change, without the name."""
         return self.model_dump(exclude_none=True, exclude={"name"})
 
 
 class TrainConfig(Section):
     """How to train.
 
-    ``epochs``           passes over the training part; None ("none" in TOML): until ``max_seconds``.
-    ``schedule``         of the learning rate: "constant"; "cosine" to zero; "flat-cosine": flat for a share ``flat`` of the run first.
-    ``warmup_epochs``    over which beta rises from 0 to its value.
-    ``clip``             norm of the gradient above which it is scaled down; None: never.
-    ``device``           of the Fabric: "auto", "cpu", "cuda", "mps"; ``devices``: how many.
-    ``validation``       share of the training part that is set aside; ``patience``: epochs without a better bound there before stopping.
-    ``checkpoint_every`` steps. ``max_seconds`` of training, after which it stops. ``threads`` of the CPU; None: torch's choice.
+    Attributes:
+        epochs: Passes over the training part. None ("none" in TOML): until ``max_seconds``.
+        batch_size: Samples in a step, on each device.
+        lr: Learning rate.
+        optimizer: "adam".
+        amsgrad: Use the AMSGrad variant of Adam.
+        schedule: Of the learning rate: "constant"; "cosine" falls to zero; "flat-cosine" is constant for the share ``flat`` of the run
+            and then falls to zero.
+        flat: See ``schedule``.
+        warmup_epochs: Epochs over which beta rises from 0 to its value.
+        clip: Norm above which gradients are scaled down. None: never.
+        precision: "fp32", "bf16" (mixed) or "fp64".
+        device: "auto", "cpu", "cuda" or "mps".
+        devices: How many of them.
+        seed: Of the initial weights, the order of the samples and all noise.
+        validation: Share of the training part that is set aside for validation where there is no validation split.
+        patience: Epochs without a better validation bound before training stops; the best weights are kept. None: no early stopping.
+        checkpoint_every: Steps between checkpoints.
+        max_seconds: Seconds of training after which it stops. None: no limit.
+        threads: Threads of the CPU. None: the default of torch.
+        max_rows: Decode at most so many rows at a time, and recompute them in the backward pass: less memory, more time. None: all rows
+            at once. It does not change results beyond rounding, and may differ when a run is resumed.
     """
 
     epochs: Annotated[_Count | None, _Maybe] = 100
@@ -125,6 +141,7 @@ class TrainConfig(Section):
     checkpoint_every: _Count = 500
     max_seconds: Annotated[_Positive | None, _Maybe] = None
     threads: Annotated[_Count | None, _Maybe] = None
+    max_rows: Annotated[_Count | None, _Maybe] = None
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
@@ -214,7 +231,7 @@ class EvaluateSettings(TypedDict, total=False):
 
 
 class RunConfig(Section):
-    """All that decides a run: ``[data]``, ``[model]``, ``[[modality]]``, ``[train]``, ``[evaluate]``; and the ``command``."""
+    """The configuration of a run: ``[data]``, ``[model]``, ``[[modality]]``, ``[train]``, ``[evaluate]``; and the ``command``."""
 
     command: str | None = None
     data: DataConfig = DataConfig()
@@ -223,13 +240,33 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _max_rows(cls, values: Any) -> Any:
+        """Older configurations have max_rows under [model]; where train.max_rows is given too, it applies."""
+        model = values.get("model") if isinstance(values, dict) else None
+        if not isinstance(model, dict) or "max_rows" not in model:
+            return values
+        model, train = dict(model), values.get("train", {})
+        rows = model.pop("max_rows")
+        if rows is not None and isinstance(train, dict):
+            train = {"max_rows": rows, **train}
+        return {**values, "model": model, "train": train}
+
 
 def read_config(path: str | os.PathLike[str] | None = None, overrides: Sequence[str] = ()) -> RunConfig:
-    """The configuration in a TOML file (None: the defaults), with overrides such as "train.epochs=5".
+    """Read a configuration from a TOML file.
 
-    A value is read as TOML, and as text where it is not; "modality.NAME.FIELD=..." reaches into ``[[modality]]``.
+    Args:
+        path: The TOML file; None: the defaults.
+        overrides: Settings such as "train.epochs=5". A value that is not valid TOML is text. "modality.NAME.FIELD=..." changes a field of
+            a ``[[modality]]`` table.
 
-    Raises InputError, one line: missing file, a syntax error (with its line), unknown keys (with the nearest known one), wrong values.
+    Returns:
+        The configuration.
+
+    Raises:
+        InputError: If the file is missing or has a syntax error, a key is unknown, or a value is not valid.
     """
     table = {} if path is None else read_toml(path)
     keys = []
@@ -244,7 +281,7 @@ def read_config(path: str | os.PathLike[str] | None = None, overrides: Sequence[
 
 
 def write_config(config: RunConfig) -> str:
-    """The configuration as TOML, every default spelled out; ``read_config`` gives an equal one, whose TOML is the same text."""
+    """The configuration as TOML, with all defaults; ``read_config`` returns an equal configuration from it."""
     table = config.model_dump(exclude_none=True)
     if config.train.epochs is None:
         table["train"] = {"epochs": "none", **table["train"]}
@@ -252,7 +289,7 @@ def write_config(config: RunConfig) -> str:
 
 
 def check_options(name: str, options: Iterable[str], accepted: Iterable[str]) -> None:
-    """Raises InputError if model ``name``, whose constructor takes the keywords ``accepted``, does not know one of ``options``."""
+    """Raises InputError if one of ``options`` is not among the keyword arguments ``accepted`` of model ``name``."""
     accepted = list(accepted)
     for key in options:
         if key not in accepted:
@@ -260,7 +297,7 @@ def check_options(name: str, options: Iterable[str], accepted: Iterable[str]) ->
 
 
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a TOML file says. Raises InputError, one line: missing file, a syntax error (with its line)."""
+    """The contents of a TOML file. Raises InputError, one line, if it is missing or has a syntax error."""
     path = Path(path)
     try:
         return tomllib.loads(path.read_text("utf-8"))
@@ -273,14 +310,14 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(
             f"{path}: cannot be read ({problem.strerror}); expected a TOML file; check path and permissions"
         ) from None
-    except ValueError as problem:  # both TOMLDecodeError, which says line and column, and UnicodeDecodeError
+    except ValueError as problem:  # TOMLDecodeError, with line and column, and UnicodeDecodeError
         raise InputError(
             f"{path}: not TOML: {problem}; expected lines such as epochs = 5 under [train]; correct that line"
         ) from None
 
 
 def assignment(text: str) -> tuple[str, Any]:
-    """The key and the value of "key=value", which is read as TOML, and as text where it is not."""
+    """The key and the value of "key=value". A value that is not valid TOML is text."""
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not all(key.split(".")):
         raise InputError(f"--set {text!r}: expected key=value, such as train.epochs=5")
@@ -291,7 +328,7 @@ def assignment(text: str) -> tuple[str, Any]:
 
 
 def place(table: dict[str, Any], key: str, value: Any) -> None:
-    """Put a value into ``table`` where a dotted key says; "modality.NAME.FIELD" reaches into ``[[modality]]``."""
+    """Put a value into ``table`` at a dotted key; "modality.NAME.FIELD" is a field of a ``[[modality]]`` table."""
     *way, last = key.split(".")
     row: Any = table
     if way[:1] == ["modality"] and way[1:]:
@@ -309,7 +346,7 @@ def place(table: dict[str, Any], key: str, value: Any) -> None:
 
 
 def flatten(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of nested settings, for ``place``; a field of a modality is one value, whatever it holds."""
+    """Dotted keys and values of nested settings, for ``place``. A field of a modality is one value, even if it is a table."""
     for key, value in settings.items():
         key = ALIASES.get(f"{before}{key}", f"{before}{key}")
         if key == "modality" and isinstance(value, list):
@@ -326,7 +363,7 @@ def flatten(settings: Mapping[str, Any], before: str = "") -> Iterator[tuple[str
 
 
 def _modality(table: dict[str, Any], name: str) -> dict[str, Any]:
-    """The ``[[modality]]`` table of that name, made where there is none."""
+    """The ``[[modality]]`` table of that name, which is created if there is none."""
     rows = table.setdefault("modality", [])
     if not isinstance(rows, list):
         raise InputError(
@@ -341,7 +378,7 @@ def _modality(table: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _line(root: type[Section], problem: ValidationError, source: str, overrides: Sequence[str]) -> str:
-    """pydantic's first complaint in one line: where, what, got, expected."""
+    """The first error of pydantic in one line: where, what, got, expected."""
     first = problem.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     where = (
@@ -366,7 +403,7 @@ def _line(root: type[Section], problem: ValidationError, source: str, overrides:
 
 
 def _hint(root: type[Section], loc: Sequence[int | str]) -> str:
-    """The nearest known key in the section where an unknown one stands, or the section where it would be known."""
+    """The nearest known key of the section with the unknown key, or another section that has this key."""
     sections = {name: field.annotation for name, field in root.model_fields.items()}
     here, key = _section(root, loc), str(loc[-1])
     for name, section in sections.items():
@@ -381,7 +418,7 @@ def _hint(root: type[Section], loc: Sequence[int | str]) -> str:
 
 
 def _list(root: type[Section], loc: Sequence[int | str], got: object) -> str:
-    """What a list looks like where there is none: its default, or one of what was given."""
+    """An example of the expected list: its default, or a list of the given value."""
     here, key = _section(root, loc), str(loc[-1])
     field = here.model_fields[key] if isinstance(here, type) and issubclass(here, Section) else None
     if field is None:  # an axis, whose name may have dots
@@ -397,10 +434,10 @@ def _list(root: type[Section], loc: Sequence[int | str], got: object) -> str:
 
 
 def _section(root: type[Section], loc: Sequence[int | str]) -> Any:
-    """Where the last part of a place stands: a section, or the type of a plain table."""
+    """The section that contains the last part of ``loc``, or the type of a plain table."""
     here: Any = root
     for part in loc[:-1]:
         if isinstance(part, str):
             field = here.model_fields[part].annotation
-            here = next(iter(get_args(field)), field)  # of a list of tables, such a table
+            here = next(iter(get_args(field)), field)  # for a list of tables, the type of a table
     return here

@@ -1,4 +1,4 @@
-"""A configuration carried through: data, model, training, evaluation, report. What the commands call, and scripts may."""
+"""Runs from a configuration: data, model, training, evaluation and report. The commands and scripts call these functions."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from polyvae.config import EvaluateConfig, RunConfig, assignment, check_options,
 from polyvae.core.fitted import FITTED, FittedPrior
 from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE
-from polyvae.data import MultimodalData, load_dataset, mix
+from polyvae.data import MultimodalData, load_dataset
 from polyvae.metrics import Context, Evaluation, available, evaluate, judges_of
 from polyvae.metrics.coherence import coherence
 from polyvae.models import build, options_of
+from polyvae.models.bundles import check_import, load_model
 from polyvae.report import Contender, labels, write_comparison, write_report
-from polyvae.storage import RunDirectory, check_import, load_model, load_tensors, save_tensors
-from polyvae.training.loop import History, Watch, fit
+from polyvae.training.directory import RunDirectory
+from polyvae.training.history import History
+from polyvae.training.loop import Watch, fit
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.files import load_tensors, save_tensors
 from polyvae.utils.progress import reporter
+from polyvae.utils.seeds import fold_in
 
-_INITIAL = 4_409  # keeps the initial weights' noise apart from training's
-_LOOK = 2_000  # held-out tuples, and unconditional draws, of a look at coherence during training
+_LOOK = 2_000  # held-out samples, and unconditional draws, to measure coherence during training
 DEMO = Path(__file__).with_name("cli") / "demo.toml"
 
 
 def data_of(config: RunConfig) -> tuple[MultimodalData, MultimodalData]:
-    """The data set, and its training part with the share hidden that ``data.hide`` says."""
+    """The data set, and its training part with the fraction ``data.hide`` of the modalities hidden."""
     if config.data.name == "custom":
         raise InputError(
-            "data: this run was trained on data given in Python, which polyvae cannot load again; expected a data set's name; "
+            "data: this run was trained on data given in Python, which cannot be loaded; expected the name of a data set; "
             "call pv.evaluate(pv.load_model(run), data) instead"
         )
     data = load_dataset(config.data.name, config.data.root, **config.data.options)
@@ -43,7 +46,7 @@ def data_of(config: RunConfig) -> tuple[MultimodalData, MultimodalData]:
 
 
 def modalities_of(config: RunConfig, data: MultimodalData) -> list[Modality]:
-    """The data's modalities with the changes that ``[[modality]]`` tables make; the name "*" changes all."""
+    """The modalities of the data with the changes of the ``[[modality]]`` tables; the name "*" changes all."""
     specs = {spec.name: spec for spec in data.modalities()}
     for table in config.modality:
         if table.name != "*" and table.name not in specs:
@@ -56,19 +59,19 @@ def modalities_of(config: RunConfig, data: MultimodalData) -> list[Modality]:
 
 
 def model_of(config: RunConfig, data: MultimodalData) -> MultimodalVAE:
-    """The untrained model: a function of the configuration alone, its seed included."""
+    """The untrained model, which depends on the configuration alone."""
     check_options(config.model.name, config.model.options, options_of(config.model.name))
     with torch.random.fork_rng():
-        torch.manual_seed(mix(config.train.seed, _INITIAL))
+        torch.manual_seed(fold_in(config.train.seed, "initial weights"))
         return build(config.model.name, modalities_of(config, data), **config.model.options)
 
 
 def train_run(
     config: RunConfig, out: str | Path, *, resume: bool = False, force: bool = False, show: bool = True
 ) -> History:
-    """Train as the configuration says, into the run directory ``out``.
+    """Train a model into the run directory ``out``.
 
-    Raises InputError, before any training, also for an evaluation that could not be had afterwards.
+    Raises InputError before training, also if the evaluation that is configured is not possible.
     """
     available(config.evaluate)
     data, train = data_of(config)
@@ -85,9 +88,9 @@ def train_run(
 
 
 def _curve(config: RunConfig, data: MultimodalData, show: bool) -> Watch | None:
-    """A look at coherence every ``evaluate.curve_seconds`` of training, by judges that are fixed before training begins.
+    """Measures coherence every ``evaluate.curve_seconds`` of training, with judges that are trained before.
 
-    None where it is not asked for, or, after saying why, where there can be no judges.
+    None if it is not requested, or, after reporting why, if there can be no judges.
     """
     every = config.evaluate.curve_seconds
     if every is None:
@@ -118,7 +121,10 @@ def evaluate_run(
     show: bool = True,
     trust: Sequence[str] = (),
 ) -> Evaluation:
-    """Judge a trained run on its test part; writes ``evaluation.json`` and ``fitted_prior.safetensors``. ``trust``: see ``load_model``."""
+    """Evaluate a trained run on the test part; write ``evaluation.json`` and ``fitted_prior.safetensors``.
+
+    ``overrides`` changes settings of the evaluation. ``trust``: see ``load_model``.
+    """
     run, config = open_run(path)
     model = load_model(run.path, trust)
     data, train = data_of(config)
@@ -133,7 +139,7 @@ def evaluate_run(
 
 
 def report_run(path: str | Path, trust: Sequence[str] = ()) -> Path:
-    """Write the run's ``report.html``, with its evaluation if there is one."""
+    """Write ``report.html`` of the run, with its evaluation if there is one."""
     run, config = open_run(path)
     evaluation = run.read_json("evaluation.json") if run.evaluation.exists() else None
     data, _ = data_of(config)
@@ -145,9 +151,9 @@ def report_run(path: str | Path, trust: Sequence[str] = ()) -> Path:
 def compare_runs(
     paths: Sequence[str | Path], out: str | Path | None = None, trust: Sequence[str] = ()
 ) -> Path:
-    """Write one page about two or more runs on one data set; by default ``comparison.html`` beside the first run.
+    """Write one page that compares runs on one data set; by default ``comparison.html`` next to the first run.
 
-    Raises InputError: a run given twice, or runs on different data, whose numbers cannot stand in one table.
+    Raises InputError if a run is given twice, or if the data differ, because then the numbers are not comparable.
     """
     opened = [open_run(path) for path in paths]
     (first, config), names = opened[0], labels([run.path for run, _ in opened])
@@ -155,7 +161,7 @@ def compare_runs(
         if _shown(other) != _shown(config):
             raise InputError(
                 f"report: got {first.path} on {_named(config)} and {run.path} on {_named(other)}; expected runs on one data "
-                "set; compare those that share one"
+                "set; compare runs with the same data"
             )
     data, _ = data_of(config)
     contenders = [
@@ -180,16 +186,16 @@ def open_run(path: str | Path) -> tuple[RunDirectory, RunConfig]:
     if not run.model.exists():
         raise InputError(
             f"{run.path}: the run has no trained model yet; expected model.safetensors; "
-            f"go on with: polyvae train --resume --out {run.path}"
+            f"resume with: polyvae train --resume --out {run.path}"
         )
     return run, read_config(run.config)
 
 
 def stored_config(path: str | Path, changes: Sequence[str] = (), trust: Sequence[str] = ()) -> RunConfig:
-    """The configuration of the run to go on with, and ``changes`` such as "train.epochs=5".
+    """The configuration of the run to resume, with ``changes`` such as "train.epochs=5".
 
-    Raises InputError, before any code is imported: an import path that is neither in ``changes`` nor of a package in ``trust``, nor
-    polyvae's own.
+    Raises InputError, before any code is imported, for an import path that is not in ``changes``, not of a package in ``trust``, and not
+    part of polyvae.
     """
     run = RunDirectory.open(path)
     config, typed = read_config(run.config, changes), dict(assignment(text) for text in changes)
@@ -200,7 +206,7 @@ def stored_config(path: str | Path, changes: Sequence[str] = (), trust: Sequence
 
 
 def imports_of(config: RunConfig) -> list[tuple[str, str]]:
-    """The import paths in a configuration, each after its dotted key."""
+    """The import paths in a configuration, each with its dotted key."""
     given = [("model.name", config.model.name)]
     given += [
         (f"modality.{table.name}.{side}", value)
@@ -212,7 +218,7 @@ def imports_of(config: RunConfig) -> list[tuple[str, str]]:
 
 
 def fitted_prior(run: RunDirectory) -> FittedPrior | None:
-    """The prior that evaluation fitted, or None. Raises InputError: a file that is damaged, of an unknown kind, or misses something."""
+    """The fitted prior of the run, or None. Raises InputError if the file is damaged, incomplete, or of an unknown kind."""
     if not run.fitted_prior.exists():
         return None
     tensors, settings = load_tensors(run.fitted_prior)
@@ -229,11 +235,11 @@ def fitted_prior(run: RunDirectory) -> FittedPrior | None:
 
 
 def _named(config: RunConfig) -> str:
-    """The data set as an error names it."""
+    """The data set in an error message."""
     name, *rest = _shown(config)
     return " ".join([str(name), *(str(part) for part in rest if part)])
 
 
 def _shown(config: RunConfig) -> tuple[Any, ...]:
-    """What decides which data a run is about."""
+    """The settings that identify the data of a run."""
     return config.data.name, config.data.options, config.data.only, config.data.target

@@ -24,7 +24,7 @@ from polyvae import runs
 from polyvae.cli import main
 from polyvae.config import read_config
 from polyvae.models import model_class, options_of
-from polyvae.storage import RunDirectory
+from polyvae.training.directory import RunDirectory
 
 QUICK = [
     "--set",

@@ -152,7 +152,7 @@ def test_modalities_that_cannot_be_are_refused(given, words):
         ("vae", {"encoder": "nowhere.at_all:net"}, {}, ["'nowhere.at_all:net'", "cannot import"]),
         ("vae", {"network": "resnet"}, {}, ["'resnet'", "(2,)", "use 'mlp'"]),
         ("vae", {"role": "target"}, {}, ["only targets"]),
-        ("mmvae", {"private": 3}, {}, ["MMVAE", "'a'", "private=3", "no private codes"]),
+        ("mmvae", {"private": 3}, {}, ["MMVAE", "'a'", "private=3", "no private latents"]),
         ("mmvae", {}, {"lattent": 3}, ["'lattent'", "did you mean 'latent'"]),
         ("mmvae", {}, {"latent": 0}, ["latent=0"]),
         ("mmvae", {}, {"beta": -1}, ["beta=-1"]),
@@ -216,11 +216,11 @@ def test_a_modality_is_found_by_its_name(model):
     assert list(model.modalities) == ["a", "b"]
     with pytest.raises(KeyError, match="did you mean 'a'"):
         model.modalities["aa"]
-    with pytest.raises(InputError, match="target: it is decoded, never encoded"):
+    with pytest.raises(InputError, match="target, which is decoded and never encoded"):
         build("vae", [Modality("a", (2,)), Modality("b", (2,), role="target")]).modalities["b"].encode(
             torch.zeros(1, 2)
         )
-    with pytest.raises(InputError, match="source: it is encoded, never decoded"):
+    with pytest.raises(InputError, match="input, which is encoded and never decoded"):
         build("vae", [Modality("a", (2,), role="input"), Modality("b", (2,))]).modalities["a"].mean(
             torch.zeros(1, 32)
         )

@@ -129,13 +129,13 @@ def test_encoders_see_logarithms_of_counts_of_one_library_size():
     for library, expected in ((40.0, [31.0, 1.0, 11.0]), ("none", [7.0, 1.0, 3.0])):
         spec = Modality("rna", (3,), "poisson", params={"library": library, "hidden": (4,)})
         net = build("mmvae", [spec], latent=2).modalities["rna"]
-        torch.testing.assert_close(net.look(x[:1], None).exp(), torch.tensor([expected]))
+        torch.testing.assert_close(net.features(x[:1], None).exp(), torch.tensor([expected]))
         a, b = net.encode(x).z.loc
         assert torch.allclose(a, b) is (library != "none")
     net = build("mmvae", [Modality("rna", (3,), "poisson", params={"library": 40.0})], latent=2).modalities[
         "rna"
     ]
-    torch.testing.assert_close(net.look(x, gaps).exp(), torch.tensor([[41.0, 1.0, 1.0]] * 2))
+    torch.testing.assert_close(net.features(x, gaps).exp(), torch.tensor([[41.0, 1.0, 1.0]] * 2))
 
 
 @pytest.mark.parametrize("name", COUNTS)

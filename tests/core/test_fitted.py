@@ -14,8 +14,9 @@ from polyvae.config import read_config
 from polyvae.core.fitted import FITTED, FittedFlow, FittedMixture
 from polyvae.metrics.context import posterior_samples
 from polyvae.runs import fitted_prior
-from polyvae.storage import RunDirectory, save_tensors
 from polyvae.testing import default_worlds, example_data
+from polyvae.training.directory import RunDirectory
+from polyvae.utils.files import save_tensors
 
 KINDS = {"gmm": lambda z: FittedMixture.fit(z, 2), "flow": lambda z: FittedFlow.fit(z, epochs=40)}
 

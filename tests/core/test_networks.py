@@ -232,7 +232,7 @@ def test_the_gram_form_is_taken_where_it_halves_the_work(features, width, rows):
         expected = net.likelihood.log_prob(net.decode(code), x[datum])
         expected.sum().backward()
     with FlopCounterMode(display=False) as taken:
-        value = net.log_prob(x, code, datum=datum)
+        value = net.log_prob(x, code, rows=datum)
         value.sum().backward()
     torch.testing.assert_close(value, expected, **EXACT)
     torch.testing.assert_close(net.log_prob(x, code.view(-1, data, 3)).flatten(), expected, **EXACT)

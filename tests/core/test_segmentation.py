@@ -65,8 +65,6 @@ def test_without_dice_a_segmentation_is_categorical():
     torch.testing.assert_close(first.log_prob(out, x), last.log_prob(out.movedim(1, -1), x.movedim(1, -1)))
     torch.testing.assert_close(first.mean(out), last.mean(out.movedim(1, -1)).movedim(-1, 1))
     everything = torch.ones_like(x, dtype=torch.bool)
-    assert first.complaint(x, everything) == ""
-    assert "one-hot rows over the first axis" in first.complaint(
-        x.movedim(-1, 1).reshape(x.shape), everything
-    )
-    assert "one-hot rows over the first axis" in first.complaint(x / 2, everything)
+    assert first.invalid(x, everything) == ""
+    assert "one-hot rows over the first axis" in first.invalid(x.movedim(-1, 1).reshape(x.shape), everything)
+    assert "one-hot rows over the first axis" in first.invalid(x / 2, everything)

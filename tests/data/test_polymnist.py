@@ -259,7 +259,7 @@ def test_a_spoilt_cache_is_made_anew_with_one_line_in_the_log(root, tmp_path, ca
     with caplog.at_level(logging.INFO, "polyvae"):
         assert written(load_dataset("polymnist", root)) == right
     assert len(caplog.messages) == 1
-    assert "made anew" in caplog.text
+    assert "written again" in caplog.text
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 

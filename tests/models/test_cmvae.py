@@ -9,7 +9,7 @@ from scipy.stats import entropy
 
 from polyvae import Batch, InputError, Modality, build
 from polyvae.core import noise
-from polyvae.storage import load_model, save_model
+from polyvae.models.bundles import load_model, save_model
 from polyvae.testing import example_batch, example_model, plain_world
 from tests.helpers.golden import DOUBLE, D, W, close, data_of, eps, golden_specs, leaves, raw, recorded, wave
 

@@ -13,11 +13,12 @@ from polyvae.config import DataConfig, ModelConfig, RunConfig, write_config
 from polyvae.core.fitted import FittedMixture
 from polyvae.data import load_dataset
 from polyvae.models import build
+from polyvae.models.bundles import save_model
 from polyvae.report import Contender, labels, number, write_comparison
 from polyvae.report.compare import differences
 from polyvae.report.metrics import best, metric
 from polyvae.runs import model_of
-from polyvae.storage import RunDirectory, save_model
+from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError
 from tests.helpers.pages import Elements, small_evaluation, vectors
 
@@ -103,7 +104,7 @@ def test_every_number_is_its_runs_own(page, runs):
             ], name
     assert [cell[0] for cell in rows["seconds of training"]] == ["4", "6", "8"]
     assert [cell[1] for cell in rows["seconds of training"]] == ["4.5", "6.0", "7.5"]
-    assert [cell[1] for cell in rows["weights"]] == [
+    assert [cell[1] for cell in rows["parameters"]] == [
         str(sum(p.numel() for p in run.model.parameters())) for run in runs
     ]
 
@@ -115,7 +116,7 @@ def test_the_best_of_a_row_is_marked(page):
     assert marked["log-likelihood"] == [False, True, False]
     assert marked["unconditional coherence"] == [False] * 3  # all the same
     assert marked["judges agree on real data"] == [False] * 3  # none of the model's
-    assert marked["weights"] == [False] * 3
+    assert marked["parameters"] == [False] * 3
 
 
 @pytest.mark.parametrize(
@@ -212,7 +213,7 @@ def test_equal_inputs_give_equal_bytes(page, runs, tmp_path):
 def test_what_was_not_measured_alike_and_what_is_missing_is_said(page, runs, tmp_path):
     words = Elements(page.read_text("utf-8")).words
     assert "These runs were not measured alike" not in words
-    assert f"{NAMES[2]}: no shared code (D = 0), so nothing passes between modalities" in words
+    assert f"{NAMES[2]}: no shared latent (D = 0), so no information passes between modalities" in words
     assert f"There is none for {NAMES[1]}, {NAMES[2]}" in words  # the fitted prior
     assert words.count("judges (1 released, 1 trained) on real images 0.975, weakest 0.970") == 4
     one, other = (
@@ -261,15 +262,15 @@ def test_runs_without_history_or_evaluation_make_a_page(runs, tmp_path):
     rows = table(page)
     assert [cell[0] for cell in rows["steps"]] == ["–", "–"]
     assert (
-        "Left out: training ended within its first epoch, and history is written at the end of each."
+        "Left out: training ended within the first epoch, and the history is written at the end of each epoch."
         in Elements(page.read_text("utf-8")).words
     )
     page = write_comparison(
         tmp_path / "page.html", [runs[0], Contender("short", runs[0].model)], vectors(labels=None)
     )
     words = Elements(page.read_text("utf-8")).words
-    assert "Without curves: short: training ended within its first epoch" in words
-    assert "Up to the last whole epoch. –: training ended within its first epoch" in words
+    assert "Without curves: short: training ended within the first epoch" in words
+    assert "Up to the last completed epoch. –: training ended within the first epoch" in words
 
 
 def run_on(folder, data, **options):

@@ -19,7 +19,7 @@ from polyvae.report.gallery import stage
 from polyvae.report.measures import conflict_section, latents_section, quality_section, reconstruction_section
 from polyvae.report.protocol import protocol
 from polyvae.report.sections import Page
-from polyvae.storage import RunDirectory
+from polyvae.training.directory import RunDirectory
 from tests.helpers.pages import ODD, Elements, run_of, small_evaluation, vectors
 
 
@@ -101,7 +101,7 @@ def test_the_bars_of_the_histogram_add_up_to_the_coherence(images):
     ]
     own = (
         next(text for text in alt if text.startswith("Bars of the share of draws"))
-        .split("own prior: ")[1]
+        .split("prior of the model: ")[1]
         .split(". fitted")[0]
     )
     assert sum(float(share) for share in re.findall(r"\d\.\d+", own)) == pytest.approx(0.4321, abs=2e-3)
@@ -168,13 +168,13 @@ def test_the_same_seed_draws_the_same_pictures(images):
             "vae",
             {"cross_generation", "walk_z", "unconditional_fitted"},
             {"walk_w", "unconditional"},
-            "vae has no shared code (D = 0)",
+            "vae has no shared latent (D = 0)",
         ),
         (
             "mvae",
             {"walk_w"},
             {"cross_generation", "walk_z", "unconditional"},
-            "mvae has no private codes here (W = 0)",
+            "mvae has no private latents here (W = 0)",
         ),
     ],
 )
@@ -215,7 +215,7 @@ def test_the_page_says_whose_private_codes_were_shared(images):
             )
         )
         assert ("w from p(w), one draw for all modalities" in said["Unconditional generation"]) == shared
-        assert ("w from p(w), each modality its own" in said["Unconditional generation"]) != shared
+        assert ("w from p(w), one draw for each modality" in said["Unconditional generation"]) != shared
         assert ("one draw for all of them" in said["Conditional generation"]) == shared
 
 
@@ -329,10 +329,10 @@ def full_evaluation(a, b):
 
 
 NEW = {
-    "quality": "How good are the images?",
+    "quality": "Image quality",
     "reconstruction": "Reconstruction and diversity",
-    "latents": "What the codes hold",
-    "conflict": "Do modalities pull together?",
+    "latents": "Latent representations",
+    "conflict": "Gradient conflict",
 }
 
 
@@ -359,7 +359,7 @@ def test_sections_appear_with_their_numbers_and_say_them(images, tmp_path):
             assert number(value) in words, name
     for said in (
         "judge:a",
-        "own prior judge:a 12.3 0.123 ± 0.012 0.610 0.520 1.130 0.740 320 and 311",
+        "prior of the model judge:a 12.3 0.123 ± 0.012 0.610 0.520 1.130 0.740 320 and 311",
         f"m<0> to {ODD} 8.765",
         f"m<0> to {ODD} 0.625",
         "m<0> slant 0.222 0.444 0.131 w 29",

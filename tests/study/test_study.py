@@ -23,7 +23,6 @@ from scipy import stats
 from polyvae import runs
 from polyvae.config import read_config, write_config
 from polyvae.models import MODELS
-from polyvae.storage import RunDirectory
 from polyvae.study.config import Plot
 from polyvae.study.page import write_study
 from polyvae.study.plan import Cell, Plan, check_cells, read_study
@@ -31,6 +30,7 @@ from polyvae.study.plots import draw, hull, pareto
 from polyvae.study.run import _run, run_study
 from polyvae.study.tables import Result, Summary, leader, points, summarise, tables, text_of
 from polyvae.study.workers import Workers, alone
+from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError
 
 STUDIES = sorted((Path(__file__).parents[2] / "experiments" / "studies").glob("*.toml"))
@@ -308,7 +308,7 @@ def test_a_study_from_end_to_end_is_resumed_where_it_stopped(tiny: Path, tmp_pat
     # Other settings: an error that says which; with --force the cell is made anew.
     with pytest.raises(
         InputError,
-        match=r"MMVAE\+,private=1,seed=0 was made with train.lr = 0.001, and 0.01 is wanted; --force",
+        match=r"MMVAE\+,private=1,seed=0 was made with train.lr = 0.001, and 0.01 is expected; --force",
     ):
         run_study(tiny, out, changes=["train.lr=0.01"], show=False)
     assert bytes_of(out / "cells") == after
@@ -324,7 +324,7 @@ def test_a_study_from_end_to_end_is_resumed_where_it_stopped(tiny: Path, tmp_pat
     ]
     assert not told_now.failed  # of those asked for
     assert [result.error for result in told_now.results if result.error] == [
-        "made with train.lr = 0.001, and 0.01 is wanted"
+        "made with train.lr = 0.001, and 0.01 is expected"
     ] * 2
 
 
@@ -480,7 +480,7 @@ def test_a_plan_holds_for_its_seconds_and_settings_alone(tiny: Path, tmp_path: P
         for seconds, one in ((30.0, cell), (30.0, other), (20.0, cell))
     ] == [7, 3, 40]
     file.write_text("{")
-    with pytest.raises(InputError, match="remove it, and epochs are planned anew"):
+    with pytest.raises(InputError, match="remove it to plan the epochs again"):
         Plan(file, 30.0)
 
 
@@ -498,7 +498,7 @@ def test_a_refused_command_leaves_all_as_it_was(tiny: Path, tmp_path: Path) -> N
     assert [one.epochs for one in results.values() if one.name != cell.name] == [None] * 7  # they never ran
     # What was planned for seconds says nothing of a study that has epochs, nor of other seconds.
     tiny.write_text(TINY.replace("epochs = 2", "epochs = 9"))
-    with pytest.raises(InputError, match=r"was made with train\.epochs = 7, and 9 is wanted"):
+    with pytest.raises(InputError, match=r"was made with train\.epochs = 7, and 9 is expected"):
         run_study(tiny, tmp_path, report=True, show=False)
     assert not run_study(
         tiny, tmp_path, changes=["study.epochs=7", "train.device=auto"], report=True, show=False
@@ -514,7 +514,7 @@ def test_a_refused_command_leaves_all_as_it_was(tiny: Path, tmp_path: Path) -> N
         (
             "model.latent = 3",
             "model.latent = 4",
-            "MMVAE+,private=1,seed=0 was made with model.latent = 3, and 4 is wanted; expected a cell ",
+            "MMVAE+,private=1,seed=0 was made with model.latent = 3, and 4 is expected; expected a cell ",
         ),
         (
             "epochs = 2",
@@ -568,7 +568,7 @@ def test_a_report_of_some_cells_that_are_others_tells_the_rest_and_why(
     done = run_study(tiny, tmp_path, report=True, show=False)
     assert [one.name for one in done.results if one.numbers] == [cells[0].name]
     assert [(one.name, one.error) for one in done.failed] == [
-        (cells[2].name, "made with model.beta = None, and 2.0 is wanted")
+        (cells[2].name, "made with model.beta = None, and 2.0 is expected")
     ]
 
 
@@ -583,13 +583,13 @@ def test_an_evaluation_with_other_settings_is_not_the_one_wanted(
     (failed,) = run_study(tiny, tmp_path, report=True, show=False).failed
     assert (
         failed.numbers,
-        failed.error.startswith("evaluated with evaluate.draws = 10, and 10000 is wanted"),
+        failed.error.startswith("evaluated with evaluate.draws = 10, and 10000 is expected"),
     ) == ({}, True)
     there(tmp_path, cells[1])
     run.config.write_text("[")
     (failed,) = run_study(tiny, tmp_path, report=True, show=False).failed
     assert failed.error.startswith("made with settings that cannot be read (")
-    with pytest.raises(InputError, match="--force makes it anew"):
+    with pytest.raises(InputError, match="--force reruns it"):
         run_study(tiny, tmp_path, show=False)
 
 
@@ -597,7 +597,7 @@ def test_a_folder_that_cannot_be_and_one_that_is_taken(tiny: Path, tmp_path: Pat
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be made a folder"):
         run_study(tiny, tmp_path / "file", show=False)
-    with alone(tmp_path), pytest.raises(InputError, match="another command is at work here"):
+    with alone(tmp_path), pytest.raises(InputError, match="another command uses this folder"):
         run_study(tiny, tmp_path, show=False)
 
 
@@ -615,14 +615,14 @@ def test_a_contender_from_elsewhere_is_trained_judged_and_made_anew(
     out = tmp_path / "cell"
     out.mkdir()
     (out / ".config.toml.0123abcd.partial").write_text("[da")  # killed as it began
-    _run(config, out, anew=False, force=False)
+    _run(config, out, restart=False, force=False)
     value = RunDirectory(out).read_json("evaluation.json")
     # With every checkpoint damaged, the cell can only be made anew: to the same numbers.
     for path in (out / "checkpoints").glob("*.safetensors"):
         path.write_bytes(b"torn")
-    with pytest.raises(InputError, match=r"all damaged.*; --force makes the cell anew"):
-        _run(config, out, anew=False, force=False)
-    _run(config, out, anew=False, force=True)
+    with pytest.raises(InputError, match=r"all damaged.*; --force reruns the cell"):
+        _run(config, out, restart=False, force=False)
+    _run(config, out, restart=False, force=True)
     assert RunDirectory(out).read_json("evaluation.json") == value
 
 

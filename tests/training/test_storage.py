@@ -12,31 +12,26 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from polyvae import storage
 from polyvae.core.modality import Modality
 from polyvae.data import MultimodalData
 from polyvae.models import VAE
-from polyvae.storage import (
-    Checkpoints,
-    RunDirectory,
-    StorageError,
+from polyvae.models.bundles import (
     check_storable,
     check_trust,
     describe_modality,
-    flatten_optimizer,
     load_bundle,
-    load_tensors,
     read_modality,
-    restore_optimizer,
     save_bundle,
     save_model,
-    save_tensors,
-    write_atomic,
 )
 from polyvae.testing import example_data, plain_world
 from polyvae.testing.laws import law_storage
+from polyvae.training.checkpoints import Checkpoints, flatten_optimizer, restore_optimizer
+from polyvae.training.directory import RunDirectory
 from polyvae.training.loop import fit
+from polyvae.utils import files
 from polyvae.utils.errors import InputError
+from polyvae.utils.files import StorageError, load_tensors, save_tensors, write_atomic
 
 
 def message(call, *arguments, kind=InputError, **keywords):
@@ -133,10 +128,10 @@ def test_files_of_another_kind_are_named_as_such(tmp_path, monkeypatch):
     assert "not a safetensors file" in message(load_tensors, path)
     safetensors.torch.save_file({"a": torch.ones(1)}, path)
     assert "without polyvae's metadata" in message(load_tensors, path)
-    monkeypatch.setattr(storage, "FORMAT", 2)
+    monkeypatch.setattr(files, "FORMAT", 3)
     save_tensors(path, {}, {})
     monkeypatch.undo()
-    assert "format version 2; expected 1 or older; upgrade polyvae" in message(load_tensors, path)
+    assert "format version 3; expected 2 or older; upgrade polyvae" in message(load_tensors, path)
 
 
 def test_metadata_that_json_cannot_hold_is_refused_and_the_old_file_stays(file):
@@ -160,7 +155,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
 
 FULL_DISK = """
 import resource, signal, sys, torch
-from polyvae.storage import Checkpoints, RunDirectory, StorageError
+from polyvae.training.checkpoints import Checkpoints
+from polyvae.training.directory import RunDirectory
+from polyvae.utils.files import StorageError
 run = RunDirectory.create(sys.argv[1])
 checkpoints = Checkpoints(run.checkpoints)
 checkpoints.save(1, {"x": torch.ones(10)}, {"step": 1})
@@ -355,7 +352,7 @@ def test_a_damaged_checkpoint_or_pointer_falls_back_to_what_is_whole(tmp_path, c
 KILLED = """
 import os, signal, sys, time, torch
 from pathlib import Path
-from polyvae.storage import Checkpoints
+from polyvae.training.checkpoints import Checkpoints
 for folder, delay in zip(sys.argv[1::2], sys.argv[2::2]):
     child = os.fork()
     if child == 0:

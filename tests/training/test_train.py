@@ -15,8 +15,10 @@ import torch
 
 import polyvae as pv
 from polyvae.data import SliceLoader, mix
-from polyvae.storage import Checkpoints, RunDirectory
-from polyvae.training.loop import TrainingError, validate
+from polyvae.training.checkpoints import Checkpoints
+from polyvae.training.directory import RunDirectory
+from polyvae.training.history import TrainingError
+from polyvae.training.loop import validate
 from tests.helpers.tiny import small_data, small_model
 
 SCRIPT = """

@@ -22,7 +22,8 @@ from polyvae.config import RunConfig, read_config
 from polyvae.core.fitted import FittedPrior
 from polyvae.core.vae import MultimodalVAE
 from polyvae.models import model_class
-from polyvae.storage import RunDirectory, load_model
+from polyvae.models.bundles import load_model
+from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError
 
 app = typer.Typer(

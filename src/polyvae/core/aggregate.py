@@ -1,7 +1,11 @@
-"""How experts agree: tables of subsets, products of experts, mixtures.
+"""How experts are combined: tables of subsets, products of experts, mixtures.
 
-A table says which experts make up which view, as a function of what was observed: ``table(mask [M, B]) -> membership [V, M, B]`` (bool).
-A row of the power set counts only where all its members are observed, else subsets would be counted twice.
+A table defines which experts make up which component, as a function of what was observed:
+
+    table(mask [E, B]) -> membership [V, E, B]   (bool, over the E encoded modalities)
+
+A row of the power set is active only where all its members are observed. Otherwise subsets would be
+counted twice.
 """
 
 from __future__ import annotations
@@ -18,9 +22,15 @@ from polyvae.core.distributions import Diagonal, Mixture, Normal
 
 
 class Experts(NamedTuple):
-    """What the encoders said: ``z`` [M, B, D] over the source modalities, ``w`` [B, W] over all private columns, ``mask`` [M, B].
+    """The outputs of the encoders, over the E encoded modalities.
 
-    Where nothing was encoded, location is 0 and scale is 1: finite, and never of influence.
+    Where a modality was not observed, its expert has location 0 and scale 1: finite values that
+    influence nothing.
+
+    Attributes:
+        z: The experts of the shared latent, [E, B, D].
+        w: The experts of all private latents, [B, W].
+        mask: [E, B] bool, which encoded modalities were observed.
     """
 
     z: Diagonal
@@ -28,9 +38,9 @@ class Experts(NamedTuple):
     mask: Tensor
 
 
-# ---- tables of subsets: mask [M, B] -> include [V, M, B] -------------------------------------------------------------------------
+# ---- tables of subsets: mask [E, B] -> membership [V, E, B] --------------------------------------------
 
-POWERSET_LIMIT = 255  # views; above it, subsets are drawn per datum
+POWERSET_LIMIT = 255  # components; above it, subsets are drawn per sample
 
 
 def everything(mask: Tensor) -> Tensor:
@@ -39,85 +49,101 @@ def everything(mask: Tensor) -> Tensor:
 
 
 def singles(mask: Tensor) -> Tensor:
-    """One row per modality."""
+    """One row per encoded modality."""
     eye = torch.eye(len(mask), dtype=torch.bool, device=mask.device)
     return eye[:, :, None] & mask
 
 
 def pairs(mask: Tensor) -> Tensor:
-    """One row per pair of modalities; a row counts where both are observed."""
-    M = len(mask)
-    first, second = torch.triu_indices(M, M, 1, device=mask.device)
-    eye = torch.eye(M, dtype=torch.bool, device=mask.device)
+    """One row per pair of encoded modalities, active where both are observed."""
+    E = len(mask)
+    first, second = torch.triu_indices(E, E, 1, device=mask.device)
+    eye = torch.eye(E, dtype=torch.bool, device=mask.device)
     return (eye[first] | eye[second])[:, :, None] & (mask[first] & mask[second])[:, None]
 
 
 def powerset(mask: Tensor) -> Tensor:
-    """All non-empty subsets, the smallest first; a row counts where all its members are observed."""
-    M = len(mask)
+    """All non-empty subsets in order of size. A row is active where all its members are observed."""
+    E = len(mask)
     rows = [
-        [m in members for m in range(M)]
-        for size in range(1, M + 1)
-        for members in combinations(range(M), size)
+        [e in members for e in range(E)]
+        for size in range(1, E + 1)
+        for members in combinations(range(E), size)
     ]
-    member = torch.tensor(rows, device=mask.device)  # [V, M]
+    member = torch.tensor(rows, device=mask.device)  # [V, E]
     complete = (~member[:, :, None] | mask).all(1)  # [V, B]
     return member[:, :, None] & complete[:, None]
 
 
 def random_subsets(mask: Tensor, count: int, name: str = "subset") -> Tensor:
-    """``count`` subsets per datum, uniform over the non-empty subsets of what it observed."""
-    M, B = mask.shape
-    fair = noise.uniform((count, M, B), torch.empty((), device=mask.device), name, "VMB")
-    # Every member by a fair coin, and where all coins said no, all are tossed again: uniform over the subsets that are not empty.
-    # Each toss uses up one binary digit of the same number, so one draw serves them all.
-    subset = torch.zeros((count, M, B), dtype=torch.bool, device=mask.device)
-    open_ = torch.ones((count, B), dtype=torch.bool, device=mask.device)
+    """``count`` subsets per sample, uniform over the non-empty subsets of what was observed."""
+    E, B = mask.shape
+    fair = noise.uniform((count, E, B), torch.empty((), device=mask.device), name, "VMB")
+    # A fair coin decides on each member. Where a subset is empty, all its coins are tossed again, which
+    # makes the result uniform over the non-empty subsets. Each toss uses one binary digit of the same
+    # uniform number, so one draw is enough.
+    subset = torch.zeros((count, E, B), dtype=torch.bool, device=mask.device)
+    empty = torch.ones((count, B), dtype=torch.bool, device=mask.device)
     for _ in range(20):
         toss = (fair >= 0.5) & mask
-        subset = torch.where(open_[:, None], toss, subset)
-        open_ = open_ & ~toss.any(1)
+        subset = torch.where(empty[:, None], toss, subset)
+        empty = empty & ~toss.any(1)
         fair = (2 * fair) % 1
-    return torch.where((open_ & mask.any(0))[:, None], mask, subset)
+    return torch.where((empty & mask.any(0))[:, None], mask, subset)
 
 
 def subsets(mask: Tensor, name: str = "subset") -> Tensor:
-    """The power set of what was observed; of more than POWERSET_LIMIT views as many subsets, drawn per datum: mask [M, B] -> [V, M, B]."""
+    """The power set of what was observed: mask [E, B] -> membership [V, E, B].
+
+    If it has more than POWERSET_LIMIT rows, that many subsets are drawn per sample instead.
+    """
     return (
         powerset(mask) if 2 ** len(mask) - 1 <= POWERSET_LIMIT else random_subsets(mask, POWERSET_LIMIT, name)
     )
 
 
 def random_sizes(mask: Tensor, count: int, name: str = "subset", proper: bool = False) -> Tensor:
-    """``count`` subsets per datum: a size uniform in 1..|A|, then members uniformly among what it observed (MVAE's sub-sampling).
+    """``count`` subsets per sample: a uniform size, then uniform members (the sub-sampling of MVAE).
 
-    ``proper``: a size uniform in 1..|A| − 1, so that something is left out (Nexus' dropout); the one of one member is itself.
+    Args:
+        mask: [E, B], what was observed; A is the observed set of a sample.
+        count: Number of subsets, V.
+        name: Name of the draws.
+        proper: Draw sizes from 1..|A| − 1 instead of 1..|A|, so that at least one modality is left out
+            (the modality dropout of Nexus). Where one modality was observed, the subset is that
+            modality.
+
+    Returns:
+        membership [V, E, B].
     """
-    M, B = mask.shape
+    E, B = mask.shape
     like = torch.empty((), device=mask.device)
-    score = noise.uniform((count, M, B), like, name, "VMB")
+    score = noise.uniform((count, E, B), like, name, "VMB")
     u = noise.uniform((count, B), like, f"{name}.size", "VB")
     size = (u * (mask.sum(0) - int(proper))).floor() + 1  # [V, B]
     score = torch.where(mask, score, 2.0)
-    rank = (score[:, :, None] > score[:, None]).sum(2)  # [V, M, B]
+    rank = (score[:, :, None] > score[:, None]).sum(2)  # [V, E, B]
     return (rank < size[:, None]) & mask
 
 
-# ---- how a view's experts agree --------------------------------------------------------------------------------------------------
+# ---- how the experts of a component are combined -------------------------------------------------------
 
 
 def product_of_experts(experts: Diagonal, membership: Tensor, prior: Diagonal | None = None) -> Diagonal:
-    """The normalised product of the included normal experts, precision-weighted: [V, B, D].
+    """The normalised product of each component's normal experts, weighted by precision: [V, B, D].
 
-    experts [M, B, D], include [V, M, B]. ``prior`` [D] joins every product. Without it, a view without a member is standard normal.
+    Args:
+        experts: [E, B, D].
+        membership: [V, E, B].
+        prior: [D], a further expert in every product. Without it, a component without members is
+            standard normal.
     """
-    precision = experts.scale.pow(-2)  # [M, B, D]
+    precision = experts.scale.pow(-2)  # [E, B, D]
     counted = membership.to(precision.dtype)
-    with torch.autocast(
-        precision.device.type, enabled=False
-    ):  # a product of experts is a density, not a network
-        total = torch.einsum("vmb,mbd->vbd", counted, precision)
-        pull = torch.einsum("vmb,mbd->vbd", counted, precision * experts.loc)
+    # Densities are computed in full precision, also under autocast.
+    with torch.autocast(precision.device.type, enabled=False):
+        total = torch.einsum("veb,ebd->vbd", counted, precision)
+        pull = torch.einsum("veb,ebd->vbd", counted, precision * experts.loc)
     if prior is not None:
         strength = prior.scale.pow(-2)
         total, pull = total + strength, pull + strength * prior.loc
@@ -127,9 +153,15 @@ def product_of_experts(experts: Diagonal, membership: Tensor, prior: Diagonal | 
 
 
 def geometric_mean(experts: Diagonal, membership: Tensor, prior: Diagonal | None = None) -> Normal:
-    """The normalised geometric mean of the included normal experts, and of the ``prior`` [D] if there is one: [V, B, D].
+    """The normalised geometric mean of each component's normal experts: [V, B, D].
 
-    It is their product to the power of one over their number n: the same location, n times the variance.
+    This is the product of the n experts to the power of 1/n. It has the location of the product and n
+    times its variance.
+
+    Args:
+        experts: [E, B, D].
+        membership: [V, E, B].
+        prior: [D], a further expert in every mean.
     """
     product = product_of_experts(experts, membership, prior)
     count = membership.sum(1).to(product.scale.dtype) + (0 if prior is None else 1)  # [V, B]
@@ -137,20 +169,27 @@ def geometric_mean(experts: Diagonal, membership: Tensor, prior: Diagonal | None
 
 
 def consensus(experts: Diagonal, membership: Tensor, correlation: float) -> Normal:
-    """The consensus of normal experts whose errors all have the same ``correlation`` ρ: [V, B, D].
+    """The consensus of normal experts whose errors have the same pairwise ``correlation`` ρ: [V, B, D].
 
-    They are estimates μ of one number with errors of covariance Σ = S R S, S = diag(σ), R = (1 − ρ) I + ρ 11': the best one has precision
-    1'Σ⁻¹1 and location 1'Σ⁻¹μ / 1'Σ⁻¹1. For k experts R⁻¹ = [I − ρ/(1 + (k − 1)ρ) 11'] / (1 − ρ). With ρ = 0 it is the product of experts.
-    A single expert is itself; a view without a member is standard normal. (Winkler 1981; Mancisidor et al. 2025)
+    The experts are estimates μ of one number, with errors of covariance Σ = S R S, S = diag(σ),
+    R = (1 − ρ) I + ρ 11'. The best linear estimate has precision 1'Σ⁻¹1 and location 1'Σ⁻¹μ / 1'Σ⁻¹1.
+    For k experts R⁻¹ = [I − ρ/(1 + (k − 1)ρ) 11'] / (1 − ρ). With ρ = 0 it is the product of experts. A
+    single expert is unchanged. A component without members is standard normal. (Winkler 1981; Mancisidor
+    et al. 2025)
+
+    Args:
+        experts: [E, B, D].
+        membership: [V, E, B].
+        correlation: ρ.
     """
-    root = experts.scale.reciprocal()  # [M, B, D], 1/σ
+    root = experts.scale.reciprocal()  # [E, B, D], 1/σ
     counted = membership.to(root.dtype)
     members = counted.sum(1)[..., None]  # [V, B, 1], k
     with torch.autocast(root.device.type, enabled=False):
         squares, pulls = (
-            torch.einsum("vmb,mbd->vbd", counted, x) for x in (root.square(), root.square() * experts.loc)
+            torch.einsum("veb,ebd->vbd", counted, x) for x in (root.square(), root.square() * experts.loc)
         )
-        roots, leans = (torch.einsum("vmb,mbd->vbd", counted, x) for x in (root, root * experts.loc))
+        roots, leans = (torch.einsum("veb,ebd->vbd", counted, x) for x in (root, root * experts.loc))
     shared = correlation / (1 + (members - 1) * correlation)
     precision = torch.where(members > 0, (squares - shared * roots.square()) / (1 - correlation), 1)
     pull = (pulls - shared * roots * leans) / (1 - correlation)
@@ -158,53 +197,58 @@ def consensus(experts: Diagonal, membership: Tensor, correlation: float) -> Norm
 
 
 def uniform_weights(membership: Tensor, dtype: torch.dtype) -> Tensor:
-    """Every view that has a member weighs the same: [V, B]; zero where nothing was observed."""
+    """Equal weights for all components that have a member: [V, B]; zero where nothing was observed."""
     active = membership.any(1).to(dtype)
     return active / active.sum(0).clamp(min=1)
 
 
 def joint(components: Diagonal, membership: Tensor) -> Mixture:
-    """A mixture of views with equal weights."""
+    """A mixture of components with equal weights."""
     return Mixture(components, uniform_weights(membership, components.loc.dtype), membership)
 
 
 def mixture_of_experts(experts: Experts) -> Mixture:
-    """One view per observed modality."""
+    """One component per observed modality."""
     return joint(experts.z, singles(experts.mask))
 
 
 def mixture_of_products(experts: Experts, membership: Tensor, prior: Diagonal | None = None) -> Mixture:
-    """One view per row of a table, each the product of its experts."""
+    """One component per row of a table, each the product of its experts."""
     return joint(product_of_experts(experts.z, membership, prior), membership)
 
 
 def hoelder_pool(experts: Experts) -> Mixture:
-    """The normal experts' Hölder pool of order 1/2, q(z | X) ∝ (Σ_m √q_m(z))², exactly: M + M(M − 1)/2 views.
+    """The Hölder pool of order 1/2 of normal experts, q(z | X) ∝ (Σ_m √q_m(z))², without approximation.
 
-    The square is Σ_m q_m + 2 Σ_{m<n} √(q_m q_n); √(q_m q_n) is the pair's Bhattacharyya coefficient times its normalised geometric mean.
-    So a view of one expert weighs 1 and a view of two weighs 2 times that coefficient, and all are normalised over what was observed.
+    It has E + E(E − 1)/2 components. The square is Σ_m q_m + 2 Σ_{m<n} √(q_m q_n), where √(q_m q_n) is
+    the Bhattacharyya coefficient of the pair times its normalised geometric mean. Before normalisation
+    over what was observed, a component of one expert has weight 1, and a component of two experts has
+    twice that coefficient.
     """
-    membership = torch.cat([singles(experts.mask), pairs(experts.mask)])  # [V, M, B]
-    M = len(experts.mask)
-    first, second = torch.triu_indices(M, M, 1, device=experts.mask.device)
-    overlap = log_bhattacharyya(experts.z[first], experts.z[second])  # [V − M, B]
-    log_weight = torch.cat([overlap.new_zeros(M, overlap.shape[1]), overlap + math.log(2)])
+    membership = torch.cat([singles(experts.mask), pairs(experts.mask)])  # [V, E, B]
+    E = len(experts.mask)
+    first, second = torch.triu_indices(E, E, 1, device=experts.mask.device)
+    overlap = log_bhattacharyya(experts.z[first], experts.z[second])  # [V − E, B]
+    log_weight = torch.cat([overlap.new_zeros(E, overlap.shape[1]), overlap + math.log(2)])
     active = membership.any(1)
     counted = torch.where(active, log_weight, -torch.inf)
-    total = torch.where(active.any(0), counted, 0).logsumexp(0)  # where nothing was observed: any number
+    # Where nothing was observed, any finite number will do.
+    total = torch.where(active.any(0), counted, 0).logsumexp(0)
     return Mixture(geometric_mean(experts.z, membership), (counted - total).exp(), membership)
 
 
 def log_bhattacharyya(a: Diagonal, b: Diagonal) -> Tensor:
-    """log ∫ √(a(z) b(z)) dz of normal distributions, [..., D] -> [...]: 0 for equal ones, else below."""
+    """log ∫ √(a(z) b(z)) dz of normal distributions, [..., D] -> [...]: 0 for equal ones, else negative."""
     variance = a.scale.square() + b.scale.square()
-    return (0.5 * (2 * a.scale * b.scale / variance).log() - 0.25 * (a.loc - b.loc).square() / variance).sum(
-        -1
-    )
+    columns = 0.5 * (2 * a.scale * b.scale / variance).log() - 0.25 * (a.loc - b.loc).square() / variance
+    return columns.sum(-1)
 
 
 def moment_matched(q: Mixture) -> Mixture:
-    """One view: the diagonal normal with the mixture's mean and variances; standard normal where nothing was observed."""
+    """One component: the diagonal normal distribution with the mean and the variances of the mixture.
+
+    It is standard normal where nothing was observed.
+    """
     weights, loc = q.weights[..., None], q.mean
     variance = (weights * (q.components.scale.square() + (q.components.loc - loc).square())).sum(0)
     variance = torch.where(q.observed[:, None], variance, 1)

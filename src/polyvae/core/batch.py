@@ -1,4 +1,4 @@
-"""Tensors, and what of them was observed."""
+"""Data of several modalities, and which of it was observed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from polyvae.utils.errors import InputError, nearest
 
 
 class Batch(NamedTuple):
-    """B samples in M modalities. Missing data is the mask, and only the mask.
+    """B samples in M modalities. Missing data is expressed by the mask alone.
 
-    ``data``    name -> [B, *shape], zero where missing; the order of the names is the order of all M axes.
-    ``mask``    [M, B] bool: was this modality of this sample observed?
-    ``entries`` name -> [B, *shape] bool, only for modalities with gaps inside: was this entry observed?
-    ``extra``   what travels along and is never an input: ids, labels, covariates.
-    ``complete``  the host knows that everything is observed, so nothing need be gathered (and no device waited for).
+    Attributes:
+        data: name -> [B, *shape], zero where missing. The order of the names is the order of every M
+            axis.
+        mask: [M, B] bool, True where the modality was observed.
+        entries: name -> [B, *shape] bool, True where the entry was observed; only for modalities with
+            missing entries.
+        extra: Anything that belongs to the samples and is never an input: ids, labels, covariates.
+        complete: Everything is observed, as known on the host. Then nothing has to be gathered, and no
+            device is waited for.
     """
 
     data: Mapping[str, Tensor]
@@ -35,47 +39,52 @@ class Batch(NamedTuple):
         entries: Mapping[str, Any] | None = None,
         **extra: Any,
     ) -> Batch:
-        """The door: check what was given, zero-fill what is missing.
+        """Validate data and set missing values to zero.
 
-        ``data`` maps names to arrays [B, *shape]. ``mask`` is [M, B] (rows in the order of ``data``), or name -> [B], or None:
-        all observed. ``entries`` maps names to arrays [B, *shape] of bool. Anything may stand under a False.
+        Args:
+            data: name -> array [B, *shape]. Values that the masks mark as missing are ignored.
+            mask: [M, B] bool, with rows in the order of ``data``, or name -> [B]; None: all observed.
+            entries: name -> array [B, *shape] of bool.
+            **extra: Anything that belongs to the samples.
 
-        Raises InputError: no modality, no rows, unequal numbers of rows, masks of the wrong shape or type, a value that is not
-        finite where the mask says observed.
+        Raises:
+            InputError: No modality, no rows, different numbers of rows, a mask of the wrong shape or
+                type, or an observed value that is not finite.
         """
         if not data:
             raise InputError(
-                "batch: got no modality; expected a mapping from names to tensors [B, *shape]; pass at least one"
+                "batch: got no modality; expected a mapping from names to tensors [B, *shape]; pass at "
+                "least one"
             )
         tensors = {name: _tensor(f"modality {name!r}", x) for name, x in data.items()}
         rows = {name: len(x) if x.ndim else 0 for name, x in tensors.items()}
         count = next(iter(rows.values()))
         if len(set(rows.values())) > 1:
             raise InputError(
-                f"batch: got different numbers of rows, {rows}; expected one row per sample in every modality; "
-                "give a missing sample any value and say so in mask"
+                f"batch: got different numbers of rows, {rows}; expected one row per sample in every "
+                "modality; give a missing sample any value and mark it as missing in mask"
             )
         if count == 0:
             raise InputError(
-                "batch: got zero rows; expected at least one sample; check what the data was filtered by"
+                "batch: got zero rows; expected at least one sample; check how the data was filtered"
             )
         device = next(iter(tensors.values())).device
         present = _mask(mask, tuple(tensors), count, device)
-        gaps = _entries(entries or {}, tensors)
+        entry_masks = _entries(entries or {}, tensors)
         filled = {}
         for row, (name, x) in zip(present, tensors.items(), strict=True):
-            seen = row.view(-1, *[1] * (x.ndim - 1)).expand_as(x)
-            if name in gaps:
-                gaps[name] = gaps[name] & seen
-                seen = gaps[name]
-            if x.is_floating_point() and not bool((x.isfinite() | ~seen).all()):
-                bad = int((~x.isfinite() & seen).sum())
+            observed = row.view(-1, *[1] * (x.ndim - 1)).expand_as(x)
+            if name in entry_masks:
+                entry_masks[name] = entry_masks[name] & observed
+                observed = entry_masks[name]
+            if x.is_floating_point() and not bool((x.isfinite() | ~observed).all()):
+                bad = int((~x.isfinite() & observed).sum())
                 raise InputError(
-                    f"modality {name!r}: got {bad} values that are NaN or infinite where the mask says observed; "
-                    "expected finite values; mark them as missing in mask= or entries="
+                    f"modality {name!r}: got {bad} values that are NaN or infinite where the mask marks them "
+                    "as observed; expected finite values; mark them as missing in mask= or entries="
                 )
-            filled[name] = torch.where(seen, x, torch.zeros((), dtype=x.dtype, device=x.device))
-        return cls(filled, present, gaps, dict(extra), bool(present.all()))
+            filled[name] = torch.where(observed, x, torch.zeros((), dtype=x.dtype, device=x.device))
+        return cls(filled, present, entry_masks, dict(extra), bool(present.all()))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -92,22 +101,22 @@ class Batch(NamedTuple):
         return self.mask.device
 
     def observe(self, *names: str) -> Batch:
-        """Condition on these modalities: of the others, nothing is observed."""
+        """Condition on these modalities: all others become missing."""
         self._known(names)
         keep = torch.tensor([name in names for name in self.data], device=self.device)
         return self._where(keep[:, None] & self.mask, self.complete and len(set(names)) == len(self.data))
 
     def drop(self, *names: str) -> Batch:
-        """Condition on all modalities but these."""
+        """Condition on all modalities except these."""
         self._known(names)
         return self.observe(*(name for name in self.data if name not in names))
 
     def only(self, mask: Tensor) -> Batch:
-        """Observe no more than ``mask`` [M, B] says."""
+        """The batch with everything missing that ``mask`` [M, B] does not mark as observed."""
         return self._where(self.mask & mask, False)
 
     def rows(self, index: Tensor | slice) -> Batch:
-        """The samples that ``index`` picks."""
+        """The samples that ``index`` selects."""
         numbers = torch.arange(self.size, device=self.device)[index].tolist() if self.extra else []
         take = {
             name: value[index]
@@ -126,7 +135,7 @@ class Batch(NamedTuple):
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
-        """On ``device``; floating-point data in ``dtype`` where one is given."""
+        """The batch on ``device``, with floating-point data in ``dtype`` if it is given."""
 
         def move(x: Tensor) -> Tensor:
             return x.to(device, dtype, non_blocking=True)
@@ -147,25 +156,20 @@ class Batch(NamedTuple):
     def _where(self, mask: Tensor, complete: bool) -> Batch:
         data, entries = {}, {}
         for row, (name, x) in zip(mask, self.data.items(), strict=True):
-            seen = row.view(-1, *[1] * (x.ndim - 1))
-            data[name] = torch.where(seen, x, torch.zeros((), dtype=x.dtype, device=x.device))
+            observed = row.view(-1, *[1] * (x.ndim - 1))
+            data[name] = torch.where(observed, x, torch.zeros((), dtype=x.dtype, device=x.device))
             if name in self.entries:
-                entries[name] = self.entries[name] & seen
+                entries[name] = self.entries[name] & observed
         return Batch(data, mask, entries, self.extra, complete)
 
 
 def _tensor(what: str, x: Any) -> Tensor:
     try:
         tensor = torch.as_tensor(x)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        LookupError,
-    ) as problem:  # LookupError: a DataFrame, asked for its row 0
+    except (TypeError, ValueError, RuntimeError, LookupError) as problem:  # LookupError: row 0 of a DataFrame
         raise InputError(
-            f"{what}: got {type(x).__name__}; expected numbers, [B, *shape]; convert it first, a DataFrame with .to_numpy() "
-            f"({' '.join(str(problem).split())[:200]})"
+            f"{what}: got {type(x).__name__}; expected numbers, [B, *shape]; convert it first, a DataFrame "
+            f"with .to_numpy() ({' '.join(str(problem).split())[:200]})"
         ) from None
     if tensor.is_complex():
         raise InputError(
@@ -188,7 +192,8 @@ def _mask(
         for name, line in zip(names, lines, strict=True):
             if line.shape != (count,):
                 raise InputError(
-                    f"mask: got shape {tuple(line.shape)} for modality {name!r}; expected ({count},), one per sample"
+                    f"mask: got shape {tuple(line.shape)} for modality {name!r}; expected ({count},), "
+                    "one per sample"
                 )
         mask = torch.stack(lines)
     mask = torch.as_tensor(mask, device=device)
@@ -201,15 +206,15 @@ def _mask(
 
 
 def _entries(entries: Mapping[str, Any], data: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    gaps = {}
+    masks = {}
     for name, value in entries.items():
         if name not in data:
             raise InputError(f"entries: modality {name!r} is not in the data; {nearest(name, data)}")
-        gap = torch.as_tensor(value, device=data[name].device)
-        if gap.dtype != torch.bool or gap.shape != data[name].shape:
+        mask = torch.as_tensor(value, device=data[name].device)
+        if mask.dtype != torch.bool or mask.shape != data[name].shape:
             raise InputError(
-                f"entries: got {gap.dtype} of shape {tuple(gap.shape)} for modality {name!r}; expected torch.bool of "
-                f"shape {tuple(data[name].shape)}, True where observed"
+                f"entries: got {mask.dtype} of shape {tuple(mask.shape)} for modality {name!r}; expected "
+                f"torch.bool of shape {tuple(data[name].shape)}, True where observed"
             )
-        gaps[name] = gap
-    return gaps
+        masks[name] = mask
+    return masks

@@ -1,4 +1,4 @@
-"""From log-weights to a bound. All values are in nats per datum; nobody here reduces over the batch."""
+"""From log-weights to a bound. All values are in nats per sample; nothing here is reduced over the batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ OBJECTIVES = ("elbo", "iwae", "dreg")
 
 
 class Bound(NamedTuple):
-    """``value`` [B], what is maximised; ``terms`` name -> [B], what it is made of (for looking at, detached)."""
+    """An objective and its parts.
+
+    Attributes:
+        value: [B], what is maximised, in nats per sample.
+        terms: name -> [B], the parts of the objective, detached, for inspection.
+    """
 
     value: Tensor
     terms: Mapping[str, Tensor]
@@ -35,15 +40,22 @@ def iwae(log_weight: Tensor) -> Tensor:
 def dreg(
     log_weight: Tensor, hooked: Mapping[Tensor, Tensor | None], beta: float, normalised: Tensor | None = None
 ) -> Tensor:
-    """The doubly reparametrised gradient of ``iwae`` (Tucker et al. 2019), for any multiplier β of the densities.
+    """The doubly reparametrised gradient of ``iwae``, for any multiplier β of the densities.
 
-    ``log_weight`` [K, ...] must hold the posterior's densities with detached parameters. ``hooked`` maps each tensor of draws
-    [K, ..., D] that was decoded to the columns whose density is in the log-weight (bool, broadcastable; None: all). The gradient that
-    reaches them is scaled from ŵ, the weight normalised over K, to (1 − β) ŵ + β ŵ²; decoders and priors keep ŵ. Draws that have no
-    density in the log-weight must not be scaled.
+    The gradient that reaches the decoded draws is scaled from ŵ, the weight normalised over K, to
+    (1 − β) ŵ + β ŵ². Decoders and priors keep ŵ. With stratified mixtures the denominator is not the
+    density that was sampled from, so the gradient is slightly biased for K > 1. (Tucker et al. 2019)
 
-    ``normalised`` [K, ...] replaces ŵ where the outer bound normalises over more than K. With stratified mixtures the denominator is
-    not the density that was sampled from, so the gradient is slightly biased for K > 1.
+    Args:
+        log_weight: [K, ...]. The parameters of the posterior densities in it must be detached.
+        hooked: Each tensor of decoded draws, [K, ..., D], with the columns whose density is in the
+            log-weight (bool, broadcastable; None: all). Draws whose density is not in the log-weight
+            must not be scaled.
+        beta: The multiplier β.
+        normalised: [K, ...], replaces ŵ where the outer bound normalises over more than K.
+
+    Returns:
+        The value of ``iwae``, [...].
     """
     weight = (log_weight.softmax(0) if normalised is None else normalised).detach()
     factor = (1 - beta) + beta * weight  # [K, ...]
@@ -65,20 +77,23 @@ def estimate(
 
 
 def check_objective(model: str, objective: str, K: int) -> None:
-    """Raises InputError for an unknown objective or a number of samples below 1."""
+    """Raises InputError for an unknown objective or a number of draws below 1."""
     if objective not in OBJECTIVES:
         raise InputError(f"{model}: unknown objective {objective!r}; {nearest(objective, OBJECTIVES)}")
     check_count(model, "K", K)
 
 
 def over_components(weights: Tensor, value: Tensor) -> Tensor:
-    """Σ_v weights_v value_v over live views: weights [V, B], value [..., V, B] -> [..., B]. What a dead view holds has no influence."""
+    """Σ_v weights_v value_v over active components: weights [V, B], value [..., V, B] -> [..., B].
+
+    The values of components with weight 0 have no influence.
+    """
     return torch.where(weights > 0, weights * value, 0).sum(-2)
 
 
 def log_over_components(weights: Tensor, log_value: Tensor) -> Tensor:
-    """log Σ_v weights_v exp(log_value_v) over live views: [V, B] -> [B]; 0 where no view is live."""
+    """log Σ_v weights_v exp(log_value_v) over active components: [V, B] -> [B]; 0 where there is none."""
     active = weights > 0
-    any_live = active.any(0)
+    any_active = active.any(0)
     shifted = torch.where(active, log_value + torch.where(active, weights, 1).log(), -torch.inf)
-    return torch.where(any_live, torch.where(any_live, shifted, 0).logsumexp(0), 0)
+    return torch.where(any_active, torch.where(any_active, shifted, 0).logsumexp(0), 0)

@@ -1,4 +1,4 @@
-"""What is true of a model, what it requires, and how often it calls its networks."""
+"""Properties of a model, its requirements, and how often it calls its networks."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ from typing import NamedTuple
 
 
 class Facts(NamedTuple):
-    """Properties of an objective, of the model with its options. The laws of ``polyvae.testing`` read them.
+    """Properties of the objective of a model with its options.
+
+    The laws of ``polyvae.testing`` depend on them.
 
     Attributes:
-        bound: For β ≥ 1 (K = 1) or β = 1 (any K) and likelihood weights 1, the expected objective is at most log p(x) of what was
-            observed. (A sample of which only targets were observed has the objective 0.)
+        bound: For β ≥ 1 (K = 1) or β = 1 (any K) and likelihood weights 1, the expected objective is at
+            most log p(x) of what was observed. (A sample of which only targets were observed has the
+            objective 0.)
         density: There is a joint density p(x, z, w), so likelihoods can be estimated.
-        per_sample: The objective of a batch is that of its samples, one by one.
-        nested: Masking a modality is the same as building the model without it.
+        per_sample: The objective of a sample does not depend on the other samples of its batch.
+        nested: Masking a modality is equivalent to building the model without it.
         symmetric: The order of the modalities does not matter.
     """
 
@@ -25,14 +28,15 @@ class Facts(NamedTuple):
 
 
 class Requirements(NamedTuple):
-    """What a model requires of its modalities, and what it does with missing ones.
+    """What a model requires of its modalities, and how it treats missing ones.
 
     Attributes:
         text: The requirement in words; empty: none.
         least: The smallest number of modalities.
         most: The largest number of modalities; 0: any number.
-        labels: It predicts labels: every modality is an input or a target, at least one of each.
-        missing: What becomes of samples in which modalities are missing.
+        labels: The model predicts labels: every modality is an input or a target, and there is at least
+            one of each.
+        missing: How samples with missing modalities are used.
     """
 
     text: str = ""
@@ -43,13 +47,13 @@ class Requirements(NamedTuple):
 
 
 class Calls(NamedTuple):
-    """Calls of a modality's networks in one training step.
+    """Calls of the networks of a modality in one training step.
 
     Attributes:
         decode: Calls of the decoder.
-        encode_again: Further calls of both networks, because what was decoded is encoded again.
-        pseudo_inputs: The encoder is called once more, on learnt inputs that replace a missing modality. Samples that lack a modality
-            then contribute to the gradient of its network.
+        encode_again: Further calls of both networks, because decoded data are encoded again.
+        pseudo_inputs: The encoder is called once more, on learnt inputs that replace a missing modality.
+            Samples in which a modality is missing then contribute to the gradient of its network.
     """
 
     decode: int = 1

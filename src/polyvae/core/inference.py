@@ -1,4 +1,4 @@
-"""What a model does once it is fitted: infer latents, generate, and estimate likelihoods."""
+"""Inference with a trained model: latents, generation, likelihood estimates."""
 
 from __future__ import annotations
 
@@ -21,12 +21,18 @@ from polyvae.core.modality import Modality
 from polyvae.core.priors import MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
 from polyvae.utils.errors import InputError, nearest
 
-_DEFENCE = 0.1  # share of likelihood samples drawn from the prior, so that weights stay bounded
+_DEFENCE = 0.1  # share of the draws that comes from the prior, so that weights stay bounded
 _ROWS = 8192  # latents that ``log_marginal`` decodes at a time
 
 
 class Draws(NamedTuple):
-    """Latents given what was observed: ``z`` [K, B, D], ``w`` [K, B, W], and their joint log-density ``log_q`` [K, B]."""
+    """Draws of the latents given what was observed.
+
+    Attributes:
+        z: The shared latents, [K, B, D].
+        w: The private latents, [K, B, W].
+        log_q: Their joint log-density, [K, B].
+    """
 
     z: Tensor
     w: Tensor
@@ -34,7 +40,13 @@ class Draws(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A log-likelihood in nats: ``value`` [B], ``standard_error`` [B], ``effective_samples`` [B]."""
+    """An estimate of a log-likelihood in nats.
+
+    Attributes:
+        value: [B].
+        standard_error: [B].
+        effective_samples: [B], the effective sample size of the importance weights.
+    """
 
     value: Tensor
     standard_error: Tensor
@@ -42,7 +54,7 @@ class Estimate(NamedTuple):
 
 
 class Inference(nn.Module, ABC):
-    """Posterior inference, generation and likelihood estimates of a model with ``posterior`` and ``private``.
+    """Posterior inference, generation and likelihood estimates, given ``posterior`` and ``private``.
 
     Attributes:
         modalities: name -> ModalityNet, the networks of all modalities.
@@ -62,13 +74,13 @@ class Inference(nn.Module, ABC):
 
     @abstractmethod
     def private(self, batch: Batch, experts: Experts, z: Tensor, p_w: Diagonal) -> Diagonal:
-        """q(w | z, what was observed), for any mask. Most papers: ``private = own_or_prior``.
+        """q(w | z, what was observed), for any mask. Most models use ``private = own_or_prior``.
 
         Args:
             batch: The data.
             experts: The experts of the encoded modalities.
             z: [..., B, D].
-            p_w: p(w | z), [..., B, W], which the caller has computed already.
+            p_w: p(w | z), [..., B, W], already computed by the caller.
 
         Returns:
             [..., B, W].
@@ -87,19 +99,21 @@ class Inference(nn.Module, ABC):
         return [net.spec for net in self.modalities.values()]
 
     def admit(self, batch: Batch, values: bool = False) -> Batch:
-        """Validate a batch and bring it into the model's order, dtype and device. Modalities that it lacks are missing.
+        """Validate a batch and convert it to the order, dtype and device of the model.
+
+        Modalities that the batch lacks become missing.
 
         Args:
             batch: The data.
             values: Also check that the observed values are possible under their likelihoods.
 
         Raises:
-            InputError: Not a Batch, an unknown modality, a wrong shape, an impossible value.
+            InputError: Not a Batch, an unknown modality, a wrong shape, or an impossible value.
         """
         if not isinstance(batch, Batch):
             raise InputError(
-                f"{self.name}: got {type(batch).__name__}; expected a Batch; Batch.of({{name: tensor}}) makes one, "
-                "and so does data.take(rows)"
+                f"{self.name}: got {type(batch).__name__}; expected a Batch; Batch.of({{name: tensor}}) "
+                "makes one, and so does data.take(rows)"
             )
         for name, x in batch.data.items():
             if name not in self.modalities:
@@ -126,7 +140,8 @@ class Inference(nn.Module, ABC):
     def draw(self, batch: Batch, K: int = 1) -> Draws:
         """Draw all latents given what was observed.
 
-        The component is drawn per sample and draw. Where nothing was observed, latents are drawn from the prior.
+        A component is drawn for each sample and draw. Where nothing was observed, the latents are drawn
+        from the prior.
 
         Args:
             batch: The data.
@@ -152,7 +167,8 @@ class Inference(nn.Module, ABC):
             private: Append the means of the private latents.
 
         Returns:
-            [B, D], or [B, D + W] with ``private``. A model without a shared latent (D = 0) returns [B, W].
+            [B, D], or [B, D + W] with ``private``. A model without a shared latent (D = 0) returns
+            [B, W].
         """
         batch = self.admit(batch, values=True)
         experts = self.experts(batch)
@@ -173,8 +189,8 @@ class Inference(nn.Module, ABC):
             batch: The data; ``batch.observe("image")`` conditions on one modality.
             K: Draws of the latents per sample.
             sample: Draw from the likelihood; otherwise return its mean.
-            resample: Resample the latents by importance weights from 32 K (at least 256) draws of a defended proposal, which brings them
-                towards the exact posterior.
+            resample: Draw 32 K (at least 256) latents from a defended proposal and resample K of them by
+                importance weights. This brings them closer to the exact posterior.
 
         Returns:
             name -> [K, B, *shape], for every modality that is decoded.
@@ -194,45 +210,58 @@ class Inference(nn.Module, ABC):
 
         Args:
             n: Number of samples.
-            prior: A fitted prior to draw z from; None: the model's own. w is drawn from p(w | z).
+            prior: A fitted prior from which z is drawn; None: the prior of the model. w is drawn from
+                p(w | z).
             sample: Draw from the likelihood; otherwise return its mean.
 
         Returns:
-            name -> [n, *shape].
+            name -> [n, *shape], for every modality that is decoded.
+
+        Raises:
+            InputError: The fitted prior has a different number of columns.
         """
         if prior is not None and prior.latent != self.shared:
             raise InputError(
-                f"sample: got a fitted prior over {prior.latent} columns; expected the {self.shared} shared columns of "
-                f"{self.name}; {'fit it to this model' if self.shared else 'sample from its own prior'}"
+                f"sample: got a fitted prior over {prior.latent} columns; expected the {self.shared} shared "
+                f"columns of {self.name}; "
+                f"{'fit it to this model' if self.shared else 'sample from its own prior'}"
             )
         z = (self.prior if prior is None else prior).draw(n)
         return self.decode(z, self.prior.w(z).rsample(None, "w", "BW"), sample)
 
     def log_likelihood(self, batch: Batch, z: Tensor, w: Tensor, decoded: Tensor | None = None) -> Tensor:
-        """log p(x_m | z, w_m) in nats, unweighted: [..., B, D], [..., B, W] -> [M, ..., B].
+        """log p(x_m | z, w_m) in nats, unweighted.
 
-        ``decoded`` [M, ..., B] bool: the terms to compute; None: all. Terms that were not observed or not computed are 0.
+        Args:
+            batch: The data.
+            z: [..., B, D].
+            w: [..., B, W].
+            decoded: [M, ..., B] bool, the terms to compute; None: all.
+
+        Returns:
+            [M, ..., B], 0 for terms that were not observed or not computed.
         """
         return self.modalities.log_likelihood(batch, z, w, decoded)
 
     def decode(self, z: Tensor, w: Tensor, sample: bool = False) -> dict[str, Tensor]:
-        """Decode latents, [..., D] and [..., W] -> name -> [..., *shape], for every modality that is decoded."""
+        """Decode latents: [..., D], [..., W] -> name -> [..., *shape], for every modality that is decoded."""
         return self.modalities.decode(z, w, sample)
 
     @torch.no_grad()
     def log_marginal(
         self, batch: Batch, given: Sequence[str] | None = None, K: int = 1000, rows: int = _ROWS
     ) -> Estimate:
-        """Estimate log p(x) of what was observed, or of that given some of it, by importance sampling.
+        """Estimate log p(x) of what was observed, or its conditional density, by importance sampling.
 
-        The proposal is defended: a tenth of the draws, and of the density that is divided by, is the prior's. Likelihood weights are 1.
-        The estimate is biased low by about half its squared error.
+        The proposal is defended: it is a mixture of the posterior and, with weight 1/10, the prior. The
+        same share of the draws comes from the prior. Likelihood weights are 1. The estimate is biased
+        low by about half its squared error.
 
         Args:
             batch: The data.
             given: Modalities to condition on; None: none.
             K: Draws per sample, at least 20.
-            rows: Decode at most about so many latents at a time.
+            rows: Decode at most about this many latents at a time.
 
         Returns:
             ``value`` [B] in nats per sample, its ``standard_error`` [B], and ``effective_samples`` [B].
@@ -242,7 +271,7 @@ class Inference(nn.Module, ABC):
         """
         self._check_density("log_marginal")
         if K < 20:
-            raise InputError(f"log_marginal: got K={K}; expected at least 20 samples; 1000 is usual")
+            raise InputError(f"log_marginal: got K={K}; expected at least 20 draws; 1000 is usual")
         batch = self.admit(batch, values=True)
         step = max(1, rows // K)
         parts = [
@@ -264,58 +293,63 @@ class Inference(nn.Module, ABC):
     def _check_density(self, what: str) -> None:
         if not self.facts.density:
             raise InputError(
-                f"{what}: got {self.name}, a model without a joint density; expected a model whose facts include one; "
-                "compare coherence, or generate without resample"
+                f"{what}: got {self.name}, a model without a joint density; expected a model whose facts "
+                "include one; compare coherence, or generate without resample"
             )
 
     def _complete(self, batch: Batch) -> Batch:
         like = next(iter(batch.data.values()))
-        lines, data = dict(zip(batch.data, batch.mask, strict=True)), {}
+        masks, data = dict(zip(batch.data, batch.mask, strict=True)), {}
         for name, net in self.modalities.items():
             data[name] = (
                 batch.data[name] if name in batch.data else like.new_zeros((batch.size, *net.spec.shape))
             )
         nothing = torch.zeros(batch.size, dtype=torch.bool, device=batch.device)
-        mask = torch.stack([lines.get(name, nothing) for name in self.modalities])
-        return Batch(data, mask, batch.entries, batch.extra, batch.complete and len(lines) == len(data))
+        mask = torch.stack([masks.get(name, nothing) for name in self.modalities])
+        return Batch(data, mask, batch.entries, batch.extra, batch.complete and len(masks) == len(data))
 
     def _check_values(self, batch: Batch) -> None:
         for row, (name, net) in zip(batch.mask, self.modalities.items(), strict=True):
             x = batch.data[name][row]
-            seen = batch.entries[name][row] if name in batch.entries else torch.ones_like(x, dtype=torch.bool)
-            invalid = net.likelihood.invalid(x, seen) if bool(seen.any()) else ""
+            entries = batch.entries.get(name)
+            observed = torch.ones_like(x, dtype=torch.bool) if entries is None else entries[row]
+            invalid = net.likelihood.invalid(x, observed) if bool(observed.any()) else ""
             if invalid:
                 raise InputError(
-                    f"modality {name!r} ({net.spec.likelihood}): got {invalid}; rescale it or choose another likelihood"
+                    f"modality {name!r} ({net.spec.likelihood}): got {invalid}; rescale it or choose another "
+                    "likelihood"
                 )
 
     def _draw_z(self, q: Mixture, K: int) -> Tensor:
         z = q.pick(q.choose(K)).rsample(None, "z", "KBD")
         if bool(q.observed.all()):
             return z
-        fresh = self.prior.draw(K * z.shape[1]).view_as(z)
-        return torch.where(q.observed[:, None], z, fresh)
+        from_prior = self.prior.draw(K * z.shape[1]).view_as(z)
+        return torch.where(q.observed[:, None], z, from_prior)
 
     def _log_q_z(self, q: Mixture, z: Tensor) -> Tensor:
         return torch.where(q.observed, q.log_prob(z), self.prior.z().log_prob(z))
 
     def _defended(self, batch: Batch, K: int) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Latents z [K, B, D], w [K, B, W], the last tenth of them the prior's; their log-weights [G, K, B]; the size of that tenth.
+        """Draws from the defended proposal, the last tenth of them from the prior, and their log-weights.
 
-        G = 1, or M where there is no shared latent: then the modalities are independent, and so are their weights.
+        Returns:
+            z [K, B, D], w [K, B, W], log-weights [G, K, B], and the number of draws from the prior. G =
+            1 with a shared latent. Without
+            one G = M, because the modalities and their weights are independent.
         """
-        first = max(1, round(_DEFENCE * K))
+        prior_draws = max(1, round(_DEFENCE * K))
         experts = self.experts(batch)
         q = self.posterior(batch, experts)
         z = torch.cat(
             [
-                self._draw_z(q, K - first),
-                self.prior.draw(first * batch.size).view(first, batch.size, self.shared),
+                self._draw_z(q, K - prior_draws),
+                self.prior.draw(prior_draws * batch.size).view(prior_draws, batch.size, self.shared),
             ]
         )
         p_w = self.prior.w(z)
         q_w = self.private(batch, experts, z, p_w)
-        prior = torch.arange(K, device=z.device)[:, None, None] >= K - first
+        prior = torch.arange(K, device=z.device)[:, None, None] >= K - prior_draws
         w = p_w.where(prior, q_w).rsample(None, "w", "KBW")
         log_x = self.modalities.log_likelihood(batch, z, w)  # [M, K, B]
         log_p_w, log_q_w = (self.modalities.by_owner(law.columns(w)) for law in (p_w, q_w))
@@ -323,22 +357,18 @@ class Inference(nn.Module, ABC):
             log_x, log_p_w, log_q_w = (x.sum(0, keepdim=True) for x in (log_x, log_p_w, log_q_w))
         log_p = log_p_w + self.prior.z().log_prob(z)
         log_q = log_q_w + self._log_q_z(q, z)
-        share = first / K
-        return (
-            z,
-            w,
-            log_x + log_p - torch.logaddexp(math.log1p(-share) + log_q, math.log(share) + log_p),
-            first,
-        )
+        share = prior_draws / K
+        log_proposal = torch.logaddexp(math.log1p(-share) + log_q, math.log(share) + log_p)
+        return z, w, log_x + log_p - log_proposal, prior_draws
 
     def _log_marginal(self, batch: Batch, K: int) -> Estimate:
-        _, _, log_weight, first = self._defended(batch, K)
+        _, _, log_weight, prior_draws = self._defended(batch, K)
         top = log_weight.amax(1, keepdim=True)
         weight = (log_weight - top).exp()  # [G, K, B]
         mean = weight.mean(1)
         value = (mean.log() + top[:, 0]).sum(0)
         variance = torch.zeros_like(mean)
-        for part in (weight[:, : K - first], weight[:, K - first :]):
+        for part in (weight[:, : K - prior_draws], weight[:, K - prior_draws :]):
             if part.shape[1] > 1:
                 variance += (part.shape[1] / K) ** 2 * part.var(1) / part.shape[1]
         effective = weight.sum(1).square() / weight.square().sum(1)

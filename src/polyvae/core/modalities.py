@@ -18,15 +18,16 @@ from polyvae.utils.errors import nearest
 class Modalities(nn.Module, Mapping[str, ModalityNet]):
     """A mapping name -> ModalityNet, in order, and the layout of the private latents.
 
-    Only samples that were observed are encoded, and only terms that are asked for are decoded. Any non-empty name is legal
-    (``nn.ModuleDict`` refuses dots and names of attributes).
+    Only samples that were observed are encoded, and only requested terms are decoded. Any non-empty name
+    is legal (``nn.ModuleDict`` refuses dots and names of attributes).
 
     Attributes:
         encoded: Indices of the modalities that are encoded (E of M).
         columns: For each modality, its columns of w.
         owner: [W], the modality that each column of w belongs to.
-        weights: [M], the likelihood weights s_m.
-        max_rows: Decode at most so many rows at a time, and recompute them in the backward pass; None: all at once.
+        weights: The M likelihood weights s_m.
+        max_rows: Decode at most this many rows at a time, and recompute them in the backward pass; None:
+            all at once.
     """
 
     owner: Tensor
@@ -41,7 +42,7 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         sizes = [net.private for net in nets.values()]
         self.encoded = [m for m, net in enumerate(nets.values()) if net.encoder is not None]
         self.columns = [slice(sum(sizes[:m]), sum(sizes[: m + 1])) for m in range(len(sizes))]
-        # Numbers, not a buffer: one made in float32 would stay rounded in a model of float64.
+        # Python numbers, not a buffer: a float32 buffer would stay rounded in a float64 model.
         self.weights = tuple(float(net.spec.weight) for net in nets.values())
         owner = [m for m, size in enumerate(sizes) for _ in range(size)]
         position = {m: e for e, m in enumerate(self.encoded)}
@@ -87,23 +88,29 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             name, net = self._names[m], self.at(m)
             x, entries = batch.data[name], batch.entries.get(name)
             if batch.complete:
-                code = net.encode(x, entries)
-                z.append(code.z)
-                w[m] = code.w
+                encoded = net.encode(x, entries)
+                z.append(encoded.z)
+                w[m] = encoded.w
                 continue
             index, counted = self.observed_rows(batch.mask[m])
             expert = family.unit((batch.size, net.seen), like)
             if len(index):
-                code = net.encode(
+                encoded = net.encode(
                     x.index_select(0, index), None if entries is None else entries.index_select(0, index)
                 )
-                expert = _placed(expert, index, code.z, counted)
-                w[m] = _placed(w[m], index, code.w, counted)
+                expert = _placed(expert, index, encoded.z, counted)
+                w[m] = _placed(w[m], index, encoded.w, counted)
             z.append(expert)
         return Experts(family.stack(z), family.cat(w), batch.mask.index_select(0, self.encoded_rows))
 
     def encode_with(self, part: str, batch: Batch, rows: Tensor | slice) -> list[Tensor]:
-        """What a second encoder, the ``part`` of each encoded modality, returns for these samples: E times [rows, ...]."""
+        """The outputs of a second encoder for the selected samples: E tensors [rows, ...].
+
+        Args:
+            part: The name of the second encoder among the ``parts`` of each encoded modality.
+            batch: The data.
+            rows: The samples to encode.
+        """
         return [
             self.at(m).parts[part](
                 self.at(m).features(
@@ -115,18 +122,18 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         ]
 
     def encode_features(self, name: str, features: Tensor) -> Encoded:
-        """The experts of one modality given what its encoder takes, [B, *shape] (learnt pseudo-inputs, say)."""
+        """The experts of one modality given the input of its encoder, [B, *shape], such as pseudo-inputs."""
         return self[name].encode_features(features)
 
     def encode_mean(self, name: str, z: Tensor, w: Tensor) -> Encoded:
-        """Decode one modality and encode the mean again: z [N, D], w [N, W_m] -> experts of N rows."""
+        """Decode one modality and encode its mean: z [N, D], w [N, W_m] -> experts of N rows."""
         net = self[name]
         return net.encode(net.mean(torch.cat([z, w], -1)))
 
     # ---- decode --------------------------------------------------------------------------------------------
 
     def latents(self, m: int, z: Tensor, w: Tensor) -> Tensor:
-        """What the decoder of modality m takes: the columns of z that it sees, then w_m."""
+        """The input of the decoder of modality m: the columns of z that it sees, then w_m."""
         return torch.cat([z[..., : self.at(m).seen], w[..., self.columns[m]]], -1)
 
     def decode(self, z: Tensor, w: Tensor, sample: bool = False) -> dict[str, Tensor]:
@@ -144,7 +151,7 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         }
 
     def decode_one(self, name: str, z: Tensor, w: Tensor, sample: bool = False) -> Tensor:
-        """The mean of one modality, or a draw of it: [..., D], [..., W] -> [..., *shape]."""
+        """The mean of one modality, or a draw from its likelihood: [..., D], [..., W] -> [..., *shape]."""
         net = self[name]
         return (net.sample if sample else net.mean)(self.latents(self._names.index(name), z, w))
 
@@ -163,17 +170,22 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             batch: The data.
             z: [..., B, D].
             w: [..., B, W].
-            decoded: [M, ..., B] bool, the terms to compute; None: all. What was not observed is never computed.
-            rows: [M, B'], the samples of ``batch`` that the last axis of the latents refers to; None: the samples in order.
-            importance: The gradients of these terms will be weights normalised over the first axis, K. Where few of them count, only
-                those rows are part of the backward pass (``core.recompute``).
+            decoded: [M, ..., B] bool, the terms to compute; None: all. Terms that were not observed are
+                never computed.
+            rows: [M, B'], the samples of ``batch`` that the last axis of the latents refers to; None:
+                the samples in order.
+            importance: The gradients of these terms will be weights that are normalised over the first
+                axis, K. If few of the weights are not negligible, only their rows are part of the
+                backward pass (``core.recompute``).
 
         Returns:
             [M, ..., B], 0 for terms that were not computed.
         """
         lead = z.shape[:-1]
         decoded = None if decoded is None else decoded.expand(len(self), *lead)
-        selective = plan(self, batch, z, w, decoded) if importance and rows is None else frozenset()
+        selective: frozenset[str] = frozenset()
+        if importance and rows is None:
+            selective = plan(self, self._weighted, batch, z, w, decoded)
         position = {name: m for m, name in enumerate(batch.data)}
         terms = []
         for m, (name, net) in enumerate(self.items()):
@@ -183,10 +195,12 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             observed = batch.mask[position[name]]
             observed = (observed if rows is None else observed[rows[m]]).expand(lead)
             counted = observed if decoded is None else observed & decoded[m]
-            how = Decoding(net, batch.data[name], batch.entries.get(name), self.max_rows, name in selective)
+            decoding = Decoding(
+                net, batch.data[name], batch.entries.get(name), self.max_rows, name in selective
+            )
             terms.append(
                 self._term(
-                    how,
+                    decoding,
                     self.latents(m, z, w),
                     None if batch.complete and decoded is None else counted,
                     None if rows is None else rows[m],
@@ -194,29 +208,34 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             )
         return torch.stack(terms)
 
-    def _term(self, how: Decoding, latents: Tensor, counted: Tensor | None, rows: Tensor | None) -> Tensor:
+    def _weighted(self, batch: Batch, z: Tensor, w: Tensor, decoded: Tensor | None) -> Tensor:
+        return self.weigh(self.log_likelihood(batch, z, w, decoded)).sum(0)
+
+    def _term(
+        self, decoding: Decoding, latents: Tensor, counted: Tensor | None, rows: Tensor | None
+    ) -> Tensor:
         """log p(x | latents) where ``counted`` [..., B], 0 elsewhere: latents [..., B, C] -> [..., B]."""
-        if counted is None and how.direct:
-            return how.all(latents, rows)
+        if counted is None and decoding.direct:
+            return decoding.all(latents, rows)
         lead = latents.shape[:-1]
         total = latents.new_zeros(lead.numel())
         if counted is None:
-            index, real = torch.arange(lead.numel(), device=latents.device), True
+            index, valid = torch.arange(lead.numel(), device=latents.device), True
         else:
-            index, real = self.observed_rows(counted.flatten())
+            index, valid = self.observed_rows(counted.flatten())
         if len(index):
             column = index % lead[-1]
-            each = how(
+            each = decoding(
                 latents.flatten(0, -2).index_select(0, index),
                 column if rows is None else rows.index_select(0, column),
             )
-            total = placed(total, index, each, real)
+            total = placed(total, index, each, valid)
         return total.view(lead)
 
     # ---- subsets and weights -------------------------------------------------------------------------------
 
     def own(self, membership: Tensor) -> Tensor:
-        """The private columns that the members of each component own: [V, E, B] -> [V, B, W] bool."""
+        """The private columns of the members of each component: [V, E, B] -> [V, B, W] bool."""
         none = torch.zeros_like(membership[:, :1])
         return torch.cat([membership, none], 1)[:, self._expert_of].transpose(1, 2)
 
@@ -239,10 +258,10 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         return torch.stack([columns[..., span].sum(-1) for span in self.columns])
 
     def observed_rows(self, counted: Tensor) -> tuple[Tensor, bool]:
-        """The indices where ``counted`` [N] holds, and whether they count.
+        """The indices at which ``counted`` [N] is True, and whether these rows count.
 
-        While training, a modality without any row gets one that does not count: distributed training waits for a gradient of every
-        parameter.
+        In training, a modality without such a row gets one row that does not count, because distributed
+        training waits for a gradient of every parameter.
         """
         index = counted.nonzero()[:, 0]
         if self.training and not len(index):
@@ -251,7 +270,10 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
 
 
 def placed(base: Tensor, index: Tensor, rows: Tensor, counted: bool) -> Tensor:
-    """``base`` with ``rows`` at ``index``. Rows that do not count change nothing and get a gradient of zero."""
+    """``base`` with ``rows`` at ``index``.
+
+    If the rows do not count, ``base`` is unchanged and the rows get a gradient of zero.
+    """
     if not counted:
         never = torch.zeros((), dtype=torch.bool, device=rows.device)
         rows = torch.where(never, rows, base.index_select(0, index))

@@ -1,4 +1,4 @@
-"""The specification of a modality, and the networks that follow from it."""
+"""The specification of a modality, and its networks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from polyvae.core.networks import NETWORKS, auto
 from polyvae.core.networks.kinds import Branches
 from polyvae.core.networks.mlp import LinearDecoder
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.imports import moved
 
 Factory = Callable[[tuple[int, ...], Any], nn.Module]
 ROLES = ("both", "input", "target")
@@ -25,25 +26,28 @@ ROLES = ("both", "input", "target")
 
 @dataclass(frozen=True)
 class Modality:
-    """One modality, as a user writes it; serialises to a ``[[modality]]`` table.
+    """One modality, as a user writes it. It serialises to a ``[[modality]]`` table.
 
     Args:
         name: Any non-empty string.
         shape: The shape of one sample, without the batch axis.
         likelihood: A name in LIKELIHOODS.
         network: A name in NETWORKS, for encoder and decoder; "auto" chooses by shape.
-        private: Columns of the private latent; None: the model's default.
-        weight: Multiplies this modality's log-likelihood in the objective, never elsewhere.
+        private: Columns of the private latent; None: the default of the model.
+        weight: Multiplies the log-likelihood of this modality in the objective, and nowhere else.
         params: Parameters of the likelihood (``scale``) and of the network (``width``, ``hidden``).
-        role: "both"; "input" is encoded and never decoded; "target" is decoded and never encoded (labels, a segmentation).
-            "source" is an old spelling of "input".
-        encoder: Replaces the encoder of ``network``: a name in NETWORKS, an import path "package.module:factory", or a factory
-            ``(in_shape, out) -> nn.Module`` of a module that maps [B, *in_shape] to [B, out].
-        decoder: Replaces the decoder; its module maps [N, *in_shape] to [N, *out]. A user-defined class whose output for a row depends
-            on that row alone, and that draws nothing, may declare ``rows_apart = True``: with many importance samples it trains faster.
+        role: "both": encoded and decoded. "input": encoded, never decoded. "target": decoded, never
+            encoded (labels, a segmentation). "source" is an old spelling of "input".
+        encoder: Replaces the encoder of ``network``: a name in NETWORKS, an import path
+            "package.module:factory", or a factory ``(in_shape, out) -> nn.Module``. The module maps
+            [B, *in_shape] to [B, out].
+        decoder: Replaces the decoder of ``network``. Its module maps [N, *in_shape] to [N, *out]. A
+            user-defined class whose output for a row depends on that row alone, and which draws nothing,
+            may declare ``rows_apart = True``. It then trains faster with many importance samples.
 
     Raises:
-        InputError: An empty name, a shape without positive sizes, an unknown likelihood or role, a weight or size below zero.
+        InputError: An empty name, a shape without positive sizes, an unknown likelihood or role, or a
+            negative weight or size.
 
     Example:
         >>> import polyvae as pv
@@ -69,7 +73,8 @@ class Modality:
         shape = (self.shape,) if isinstance(self.shape, int) else tuple(self.shape)
         if not shape or any(not isinstance(size, int) or size < 1 for size in shape):
             raise InputError(
-                f"{where}: got shape {shape}; expected positive sizes without the batch axis, such as (200,) or (3, 32, 32)"
+                f"{where}: got shape {shape}; expected positive sizes without the batch axis, such as (200,) "
+                "or (3, 32, 32)"
             )
         object.__setattr__(self, "shape", shape)
         if self.likelihood not in LIKELIHOODS:
@@ -82,11 +87,13 @@ class Modality:
             raise InputError(f"{where}: unknown role {self.role!r}; {nearest(str(self.role), ROLES)}")
         if self.private is not None and self.private < 0:
             raise InputError(
-                f"{where}: got private={self.private}; expected 0 or more columns; leave it out for the model's default"
+                f"{where}: got private={self.private}; expected 0 or more columns; leave it out for the "
+                "default of the model"
             )
         if not self.weight >= 0:
             raise InputError(
-                f"{where}: got weight={self.weight}; expected a number of 0 or more; 1 counts it as the likelihood says"
+                f"{where}: got weight={self.weight}; expected a number, 0 or more; 1 leaves the "
+                "log-likelihood as it is"
             )
 
 
@@ -98,20 +105,21 @@ class Encoded(NamedTuple):
 
 
 class ModalityNet(nn.Module):
-    """One modality's encoder, decoder and likelihood.
+    """The encoder, the decoder and the likelihood of one modality.
 
-    The latents of a modality are the columns of z that its decoder sees, then w_m.
+    The latents of a modality are the columns of z that its decoder sees, followed by w_m.
 
     Args:
-        spec: The modality.
+        spec: The specification of the modality.
         seen: Columns of z that experts and decoders see.
         private: Columns of w_m.
         posterior: The family of the experts, a name in FAMILIES.
-        scale: The map to their scales, a name in SCALES.
+        scale: The map from network outputs to scales, a name in SCALES.
         expert: Whether the encoder returns an expert of z.
 
     Attributes:
-        parts: What a paper adds to this modality, by name (a second encoder for a joint network, the map from z to w_m).
+        parts: Further networks of a model for this modality, by name (a second encoder for a joint
+            network, the map from z to w_m).
     """
 
     def __init__(
@@ -136,20 +144,24 @@ class ModalityNet(nn.Module):
 
         Args:
             x: [B, *shape].
-            entries: [B, *shape] bool; entries that were not observed count as zero.
+            entries: [B, *shape] bool; entries that were not observed are replaced by zero.
 
         Returns:
-            ``z`` [B, D], location 0 and scale 1 where the encoder has no expert of z, and ``w`` [B, W_m].
+            ``z`` [B, D], of location 0 and scale 1 where the encoder has no expert of z, and ``w`` [B,
+            W_m].
+
+        Raises:
+            InputError: The modality is a target, which has no encoder.
         """
         if self.encoder is None:
             raise InputError(
-                f"modality {self.spec.name!r} is a target, which is decoded and never encoded; expected role 'both' or 'input'; "
-                "change its role"
+                f"modality {self.spec.name!r} is a target, which is decoded and never encoded; expected role "
+                "'both' or 'input'; change its role"
             )
         return self.encode_features(self.features(x, entries))
 
     def encode_features(self, features: Tensor) -> Encoded:
-        """The experts given what the encoder takes, [B, *shape]."""
+        """The experts given the input of the encoder, [B, *shape]."""
         assert self.encoder is not None
         out = self.encoder(features)
         out = out.to(features.dtype)  # densities in full precision, also under autocast
@@ -162,15 +174,19 @@ class ModalityNet(nn.Module):
         return Encoded(z, self.family(w_loc, self.scale(w_raw)))
 
     def features(self, x: Tensor, entries: Tensor | None) -> Tensor:
-        """What the encoder takes: zeros where entries were not observed, counts on a logarithmic scale."""
+        """The input of the encoder: zero where entries were not observed, counts on a logarithmic scale."""
         return self.likelihood.features(x if entries is None else torch.where(entries, x, 0))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The parameters of the likelihood, by one decoder call: [..., B, C] -> [..., B, *output]."""
+        """The parameters of the likelihood, by one decoder call: [..., B, C] -> [..., B, *output].
+
+        Raises:
+            InputError: The modality is an input, which has no decoder.
+        """
         if self.decoder is None:
             raise InputError(
-                f"modality {self.spec.name!r} is an input, which is encoded and never decoded; expected role 'both' or 'target'; "
-                "change its role"
+                f"modality {self.spec.name!r} is an input, which is encoded and never decoded; expected role "
+                "'both' or 'target'; change its role"
             )
         lead = latents.shape[:-1]
         out: Tensor = self.decoder(latents.reshape(prod(lead), latents.shape[-1]))
@@ -201,7 +217,9 @@ class ModalityNet(nn.Module):
         return self.likelihood.log_prob(self.decode(latents), x, entries)
 
     def last_layer(self, entries: bool) -> tuple[nn.Linear, Scaled] | None:
-        """The decoder's last layer and the likelihood, where the likelihood takes the layer in place of its output.
+        """The decoder's last layer and the likelihood, if the likelihood can use the layer itself.
+
+        It then computes log-densities from the input of the layer, without the output.
 
         Args:
             entries: Whether entries are missing inside samples.
@@ -226,24 +244,24 @@ class ModalityNet(nn.Module):
 
 
 def unless_target(modalities: Sequence[Modality], size: int) -> list[int]:
-    """Private columns by default: a target, which is never encoded, has none."""
+    """Default numbers of private columns: a target, which is never encoded, has none."""
     return [0 if spec.role == "target" else size for spec in modalities]
 
 
 def another_encoder(spec: Modality, out: int) -> nn.Module:
-    """A second copy of the modality's encoder, with parameters of its own: [B, *shape] -> [B, out]."""
+    """A second copy of the encoder with its own parameters: [B, *shape] -> [B, out]."""
     return _encoder(spec, (out, 0), _parameters(spec)[1])
 
 
 def load_factory(spec: Modality, path: str) -> Factory:
-    """The factory that an import path "package.module:name" names."""
-    module, _, name = path.partition(":")
+    """The factory at an import path "package.module:name"."""
+    module, _, name = moved(path).partition(":")
     try:
         factory = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as problem:
         raise InputError(
-            f"modality {spec.name!r}: cannot import {path!r} ({problem}); expected a network's name or "
-            "'package.module:factory'"
+            f"modality {spec.name!r}: cannot import {path!r} ({problem}); expected the name of a network "
+            "or 'package.module:factory'"
         ) from None
     assert callable(factory)
     return factory  # type: ignore[no-any-return]  # getattr is untyped
@@ -254,7 +272,7 @@ def _network_name(spec: Modality) -> str:
 
 
 def _parameters(spec: Modality) -> tuple[dict[str, Any], dict[str, Any]]:
-    """``params`` split into the likelihood's and the network's."""
+    """``params``, split into those of the likelihood and those of the network."""
     if spec.network != "auto" and spec.network not in NETWORKS:
         raise InputError(
             f"modality {spec.name!r}: unknown network {spec.network!r}; {nearest(spec.network, NETWORKS)}"
@@ -268,7 +286,8 @@ def _parameters(spec: Modality) -> tuple[dict[str, Any], dict[str, Any]]:
     for key in spec.params:
         if key not in likelihood | network:
             raise InputError(
-                f"modality {spec.name!r}: unknown parameter {key!r}; {nearest(key, sorted(likelihood | network))}"
+                f"modality {spec.name!r}: unknown parameter {key!r}; "
+                f"{nearest(key, sorted(likelihood | network))}"
             )
     return (
         {key: value for key, value in spec.params.items() if key in likelihood},
@@ -277,7 +296,7 @@ def _parameters(spec: Modality) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _factory(spec: Modality, override: str | Factory | None, index: int) -> tuple[Factory, bool, set[str]]:
-    """The factory, whether z and w get encoders of their own, and the parameters that it takes."""
+    """The factory, whether z and w have separate encoders, and the parameters that the factory accepts."""
     chosen = override if override is not None else _network_name(spec)
     if not isinstance(chosen, str):
         return chosen, False, set()

@@ -1,15 +1,16 @@
-"""How the decoder of a modality is run over many rows: at once, in chunks, or without a graph and in part again.
+"""How a decoder runs over many rows: at once, in chunks, or with selective recomputation.
 
-Chunks bound the memory: each is recomputed in the backward pass. Selective recomputation saves time: the gradient of an
-importance-weighted bound is an average over K draws with their normalised weights, and where data have many dimensions one draw in K takes
-nearly all of it. A graph of the others would be kept, and gone through backwards, for products with zero.
+Chunks bound the memory: each chunk is recomputed in the backward pass. Selective recomputation saves
+time. The gradient of an importance-weighted bound is an average over K draws with normalised weights.
+For data of many dimensions one of the K draws has nearly all of the weight. A graph of the other draws
+would be stored and traversed backwards only to be multiplied by zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +19,13 @@ from torch.utils.checkpoint import checkpoint
 from polyvae.core.batch import Batch
 from polyvae.core.modality import ModalityNet
 
-if TYPE_CHECKING:
-    from polyvae.core.modalities import Modalities
-
 Run = Callable[[Tensor, Tensor], Tensor]
 
-_FEWEST_DRAWS = 3  # with two, a draw in K can save at most half
-_LOOK = 16  # a first look decodes one sample in so many
-_PAYS_BELOW = 0.5  # of the weights; above it, gathering rows costs more than it saves
+_FEWEST_DRAWS = 3  # of two draws, at most one could be left out
+_LOOK = 16  # the weights are estimated from one sample in 16
+_PAYS_BELOW = 0.5  # share of the weights above which gathering rows costs more than it saves
 
-# Modules of torch that look at the batch, or draw, in training.
+# Modules of torch whose output in training depends on the whole batch or is random.
 _DEPEND_ON_THE_BATCH = (
     nn.modules.batchnorm._NormBase,
     nn.modules.dropout._DropoutNd,
@@ -40,14 +38,15 @@ _DEPEND_ON_THE_BATCH = (
 
 
 class Decoding:
-    """One modality's log-likelihood of many rows of latents.
+    """The log-likelihood of one modality for many rows of latents.
 
     Args:
-        net: The modality's networks.
+        net: The networks of the modality.
         x: Its data, [B, *shape].
         entries: [B, *shape] bool, the observed entries; None: all.
-        max_rows: Decode at most so many rows at a time; None: all.
-        selective: Decode without a graph, and again, with one, the rows whose gradient counts.
+        max_rows: Decode at most this many rows at a time; None: all.
+        selective: Decode without a graph. The backward pass decodes those rows again whose gradient is
+            not negligible.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class Decoding:
 
     @property
     def direct(self) -> bool:
-        """Whether all rows can be decoded in one call, as they are."""
+        """Whether all rows can be decoded in one plain call."""
         return self.max_rows is None and not self.selective
 
     def all(self, latents: Tensor, rows: Tensor | None) -> Tensor:
@@ -79,29 +78,44 @@ class Decoding:
 
 
 def plan(
-    modalities: Modalities, batch: Batch, z: Tensor, w: Tensor, decoded: Tensor | None
+    nets: Mapping[str, ModalityNet],
+    log_likelihood: Callable[[Batch, Tensor, Tensor, Tensor | None], Tensor],
+    batch: Batch,
+    z: Tensor,
+    w: Tensor,
+    decoded: Tensor | None,
 ) -> frozenset[str]:
-    """The modalities to decode selectively: all that can be, where under half of the weights over K, z [K, ..., B, D], will count.
+    """The modalities to decode selectively, as a set of names.
 
-    The likelihoods of a sixteenth of the batch are looked at; the densities of the latents are small beside them. A wrong answer costs
-    time, and nothing else.
+    These are all modalities that permit it, if less than half of the weights over K, of draws z
+    [K, ..., B, D], will be above rounding error. The weights are estimated from the likelihoods of one
+    sixteenth of the batch; the densities of the latents are small in comparison. A wrong estimate costs
+    time and changes no result.
+
+    Args:
+        nets: The networks of all modalities.
+        log_likelihood: (batch, z, w, decoded) -> Σ_m s_m log p(x_m | z, w_m), [K, ..., B].
+        batch: The data.
+        z: [K, ..., B, D].
+        w: [K, ..., B, W].
+        decoded: The terms that are computed; None: all.
     """
     rows, some = z.shape[:-1].numel(), slice(0, (batch.size + _LOOK // 2) // _LOOK)
     names = frozenset(
         name
-        for name, net in modalities.items()
+        for name, net in nets.items()
         if _pays(net, rows, batch.size, name in batch.entries) and not batch.data[name].requires_grad
     )
     if not names or len(z) < _FEWEST_DRAWS or not some.stop or not torch.is_grad_enabled():
         return frozenset()
     with _graphless(z):
-        log_x = modalities.log_likelihood(
+        log_weight = log_likelihood(
             batch.rows(some),
             z.detach()[..., some, :],
             w.detach()[..., some, :],
             None if decoded is None else decoded[..., some],
         )
-    return names if share_that_counts(modalities.weigh(log_x).sum(0)) < _PAYS_BELOW else frozenset()
+    return names if share_that_counts(log_weight) < _PAYS_BELOW else frozenset()
 
 
 def run_selectively(
@@ -118,29 +132,38 @@ def run_selectively(
 
 
 def share_that_counts(log_weight: Tensor) -> float:
-    """The share of log-weights [K, ...] that a gradient would flow to, among the samples in which they differ at all."""
+    """The share of log-weights [K, ...] whose gradient is not negligible.
+
+    Only samples whose log-weights differ are included.
+    """
     differ = (log_weight != log_weight[:1]).any(0)
     return float((log_weight.softmax(0) > torch.finfo(log_weight.dtype).eps)[:, differ].double().mean())
 
 
 def rows_apart(network: nn.Module) -> bool:
-    """Whether the output of a network for a row is known to depend on that row alone, and to be the same at every call.
+    """Whether each output row of a network depends only on its input row and is the same at every call.
 
-    This holds for the networks of this library and for what torch's modules make up, except for batch statistics, dropout and whatever a
-    hook does before them. A user-defined class declares it by ``rows_apart = True``, and with it that it learns by its own parameters
-    alone; its submodules are checked, too.
+    This is true of the networks of this library and of combinations of torch modules, except for batch
+    statistics, dropout and forward pre-hooks. A user-defined class declares it by ``rows_apart = True``.
+    It thereby also declares that it has no learnt tensors other than its own parameters. Its submodules
+    are checked as well.
     """
     known = (
         type(network).__module__.startswith(("torch.nn.modules.", "polyvae."))
         or vars(type(network)).get("rows_apart") is True
     )
-    hooked = bool(network._forward_pre_hooks)  # the old spectral norm: other weights at every call
+    hooked = bool(
+        network._forward_pre_hooks
+    )  # such as the old spectral norm, which changes the weights at every call
     dependent = network.training and isinstance(network, _DEPEND_ON_THE_BATCH)
     return known and not hooked and not dependent and all(map(rows_apart, network.children()))
 
 
 def _pays(net: ModalityNet, rows: int, samples: int, entries: bool) -> bool:
-    """Whether selective decoding of ``rows`` latents of ``samples`` samples can pay: rows are apart, and each has its share of the cost."""
+    """Whether selective decoding of ``rows`` latents of ``samples`` samples can save time.
+
+    It can if the rows are independent and each row has its own share of the cost.
+    """
     if net.decoder is None or not rows_apart(net.decoder):
         return False
     linear = net.last_layer(entries)
@@ -149,7 +172,10 @@ def _pays(net: ModalityNet, rows: int, samples: int, entries: bool) -> bool:
 
 @contextmanager
 def _graphless(like: Tensor) -> Iterator[None]:
-    """No graph is made, and autocast caches no weights: what it casts here has no graph and would be reused where one is needed."""
+    """Disable gradients and the weight cache of autocast.
+
+    Weights that autocast casts here have no graph. The cache would reuse them where a graph is needed.
+    """
     with torch.no_grad(), _autocast(like.device.type):
         yield
 
@@ -161,10 +187,11 @@ def _autocast(device: str) -> torch.autocast:
 
 
 class _Selective(torch.autograd.Function):
-    """``run(latents, rows)`` without a graph; the backward pass runs again the rows whose gradient g_n counts.
+    """``run(latents, rows)`` without a graph. The backward pass recomputes rows with a relevant gradient.
 
-    Rows that are left out, N |g_n| ≤ ε Σ|g|, add up to less than one rounding of the sum of all. Where that sum is not finite, none is
-    left out. There are no second derivatives.
+    Let g_n be the gradient of row n. Rows with N |g_n| ≤ ε Σ|g| are left out: together they are less
+    than one rounding error of the sum. If the sum is not finite, no row is left out. Second derivatives
+    are not supported.
     """
 
     @staticmethod
@@ -184,19 +211,19 @@ class _Selective(torch.autograd.Function):
         latents, rows, *parameters = ctx.saved_tensors
         size = each.abs()
         total = size.sum()
-        # Beside an infinite gradient every other one looks small.
-        counts = (len(size) * size > torch.finfo(size.dtype).eps * total) | ~total.isfinite()
-        index = counts.nonzero()[:, 0]
+        # If the total is infinite, every finite gradient is negligible in comparison, so all are kept.
+        relevant = (len(size) * size > torch.finfo(size.dtype).eps * total) | ~total.isfinite()
+        index = relevant.nonzero()[:, 0]
         to_latents = torch.zeros_like(latents)
         to_parameters = [torch.zeros_like(parameter) for parameter in parameters]
         for chunk in torch.split(index, ctx.max_rows or len(index)) if len(index) else ():
             some = latents.index_select(0, chunk).requires_grad_()
             with torch.enable_grad(), ctx.autocast:
-                found = ctx.run(some, rows.index_select(0, chunk))
+                value = ctx.run(some, rows.index_select(0, chunk))
             first, *others = torch.autograd.grad(
-                found, [some, *parameters], each.index_select(0, chunk), materialize_grads=True
+                value, [some, *parameters], each.index_select(0, chunk), materialize_grads=True
             )
             to_latents.index_copy_(0, chunk, first)
-            for so_far, one in zip(to_parameters, others, strict=True):
-                so_far += one
+            for total_gradient, gradient in zip(to_parameters, others, strict=True):
+                total_gradient += gradient
         return None, None, to_latents, None, *to_parameters

@@ -1,4 +1,4 @@
-"""What every multimodal VAE is: experts → a table of subsets → components → one decode → log-weights → a bound."""
+"""The base class of all models: experts → components → decoded draws → log-weights → a bound."""
 
 from __future__ import annotations
 
@@ -25,32 +25,35 @@ _Density = TypeVar("_Density", Diagonal, Mixture)
 
 
 class MultimodalVAE(Inference, ABC):
-    """The base of every model. A paper defines ``posterior``, ``private`` and ``bound``.
+    """The base class of all models. A model defines ``posterior``, ``private`` and ``bound``.
 
-    Every keyword of a constructor is an attribute of the same name, so ``options`` can be read back.
+    Every keyword of a constructor is an attribute of the same name, so ``options`` can return them.
 
     Args:
-        modalities: The specifications, in the order of all M axes.
+        modalities: The specifications, in the order of every M axis.
         latent: Columns of z, or of each w_m in a model without a shared latent.
         beta: Multiplies the KL divergences.
         family: The family of experts and priors, "normal" or "laplace".
         scale_map: The map from network outputs to scales, a name in SCALES.
         seen: Columns of z that experts and decoders see.
-        private: Columns of w_m where the modality does not define them (one number, or one for each); None: the model cannot have
-            private latents.
+        private: Columns of w_m for modalities that do not define them (one number, or one per modality);
+            None: the model cannot have private latents.
         inferring: The modalities whose encoders have an expert of z; None: all that are encoded.
         learn_prior: Learn the scales of p(z).
-        prior_components: p(z) is a learnt mixture of so many components; 0: standard.
+        prior_components: Number of components of p(z), a learnt mixture; 0: a standard prior.
 
     Attributes:
-        facts: What is true of the model with its options.
-        requires: What it requires of its modalities.
-        calls: How often a step calls each network.
+        facts: Properties of the model with its options.
+        requires: What the model requires of its modalities.
+        calls: How often a training step calls each network.
+        name: The name in MODELS.
+        citation: The paper to cite.
+        private_latents: "yes", "optional", "none" or "only private".
         K: Draws per component.
         objective: "elbo", "iwae" or "dreg".
 
     Raises:
-        InputError: For anything that cannot be built.
+        InputError: An option or a modality that the model cannot be built with.
     """
 
     facts: Facts
@@ -58,7 +61,7 @@ class MultimodalVAE(Inference, ABC):
     calls: ClassVar[Calls] = Calls()
     name: ClassVar[str]
     citation: ClassVar[str]
-    private_latents: ClassVar[str]  # "yes", "optional", "none", "only private"
+    private_latents: ClassVar[str]
     K: int = 1
     objective: str = "elbo"
 
@@ -98,7 +101,8 @@ class MultimodalVAE(Inference, ABC):
         )
         if not self.encoded:
             raise InputError(
-                f"{self.name}: got only targets; expected at least one modality that is encoded; give it role='both'"
+                f"{self.name}: got only targets; expected at least one modality that is encoded; give it "
+                "role='both'"
             )
         self.prior: StandardPrior | MixturePrior | TopDownPrior | PseudoPrior = (
             MixturePrior(seen, sum(sizes), family, prior_components)
@@ -106,7 +110,7 @@ class MultimodalVAE(Inference, ABC):
             else StandardPrior(seen, sum(sizes), family, learn_prior)
         )
 
-    # ---- what a paper defines, beside posterior and private ------------------------------------------------
+    # ---- what a model defines, beside posterior and private ------------------------------------------------
 
     @abstractmethod
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
@@ -115,22 +119,34 @@ class MultimodalVAE(Inference, ABC):
     # ---- what all models have ------------------------------------------------------------------------------
 
     def forward(self, batch: Batch, warm: float = 1.0) -> Bound:
-        """The objective in nats per sample [B], zero where nothing was observed, and its terms."""
+        """The objective and its terms, in nats per sample.
+
+        Args:
+            batch: The data. Where nothing was observed, the objective is 0.
+            warm: The annealing factor in [0, 1] that multiplies β.
+
+        Returns:
+            ``value`` [B] and ``terms``, name -> [B].
+
+        Raises:
+            InputError: The batch does not fit the model.
+        """
         batch = self.admit(batch)
         return self.bound(batch, self.experts(batch), warm)
 
     @property
     def options(self) -> dict[str, Any]:
-        """The constructor's keywords and their values."""
+        """The keywords of the constructor and their values."""
         return {
             key: getattr(self, key) for key in inspect.signature(type(self)).parameters if key != "modalities"
         }
 
     @property
     def max_rows(self) -> int | None:
-        """Decode at most so many rows at a time and recompute them in the backward pass; None: all at once.
+        """The number of rows to decode at a time; None: all at once.
 
-        A memory setting, not an option: values and gradients do not depend on it, and it is not stored.
+        Chunks of this size are recomputed in the backward pass. This is a memory setting, not an option.
+        Values and gradients do not depend on it, and it is not stored.
         """
         return self.modalities.max_rows
 
@@ -157,7 +173,7 @@ class MultimodalVAE(Inference, ABC):
 
     @property
     def p_z(self) -> Normal:
-        """p(z), of a model whose prior is one normal distribution."""
+        """p(z) of a model whose prior is a single normal distribution."""
         p = self.prior.z()
         assert isinstance(p, Normal)
         return p
@@ -166,20 +182,25 @@ class MultimodalVAE(Inference, ABC):
         """The options, in one line."""
         return ", ".join(f"{key}={value!r}" for key, value in self.options.items())
 
-    # ---- the words in which bounds are written -------------------------------------------------------------
+    # ---- building blocks of bounds -------------------------------------------------------------------------
 
     def own(self, of: Mixture | Experts) -> Tensor:
-        """The private columns whose modality is a member of a component [V, B, W], or was observed [B, W]."""
+        """The private columns whose modality is a member of a component, or was observed.
+
+        Args:
+            of: A mixture (the result is [V, B, W] bool) or experts (the result is [B, W] bool).
+        """
         if isinstance(of, Experts):
             return self.modalities.own(of.mask[None])[0]
         return self.modalities.own(of.membership)
 
     def draw_components(self, q: Mixture, stratified: bool) -> tuple[Tensor, Tensor]:
-        """What is decoded of q: draws z [K, V, B, D], and the weights of their components [V, B].
+        """Draws z [K, V, B, D] from the components to decode, and their weights [V, B].
 
         Args:
             q: The joint posterior.
-            stratified: K draws of every component; otherwise K of the mixture, with a component for each draw and sample (V = 1).
+            stratified: Draw K times from every component. Otherwise draw K times from the mixture, with
+                a component for each draw and sample (V = 1).
         """
         if stratified:
             return q.stratified(self.K), q.weights
@@ -187,20 +208,36 @@ class MultimodalVAE(Inference, ABC):
         return z, q.observed[None].to(z.dtype)
 
     def decode_components(self, batch: Batch, weights: Tensor, z: Tensor, w: Tensor | None = None) -> Tensor:
-        """log p(x_m | z, w_m) for the draws of all components: [K, V, B, D], [K, V, B, W] -> [M, K, V, B].
+        """log p(x_m | z, w_m) for the draws of all components.
 
-        A component of weight 0, [V, B], is not decoded.
+        Args:
+            batch: The data.
+            weights: [V, B], the weights of the components. A component of weight 0 is not decoded.
+            z: [K, V, B, D].
+            w: [K, V, B, W]; None: the model has no private latents.
+
+        Returns:
+            [M, K, V, B].
         """
         w = z[..., :0] if w is None else w
         active = None if batch.complete else weights > 0
         return self.modalities.log_likelihood(batch, z, w, active, importance=self.objective != "elbo")
 
     def decode_members(self, batch: Batch, q: Mixture, z: Tensor) -> Tensor:
-        """log p(x_m | z) where each component decodes its members and every target: [K, V, B, D] -> [M, K, V, B]."""
+        """log p(x_m | z), where each component decodes its members and every target.
+
+        Args:
+            batch: The data.
+            q: The joint posterior.
+            z: [K, V, B, D].
+
+        Returns:
+            [M, K, V, B].
+        """
         return self.modalities.log_likelihood(batch, z, z[..., :0], self.modalities.members(q))
 
     def scored(self, q: _Density) -> _Density:
-        """A posterior as the objective differentiates its density: for "dreg", with constant parameters."""
+        """A posterior for evaluating densities in the objective: for "dreg", with constant parameters."""
         return q.detach() if self.objective == "dreg" else q
 
     def sampled_kl(self, q_w: Diagonal, p_w: Diagonal, w: Tensor, charged: Tensor) -> Tensor:
@@ -219,14 +256,16 @@ class MultimodalVAE(Inference, ABC):
         beta: float,
         draws: Mapping[Tensor, Tensor | None] | None = None,
     ) -> Bound:
-        """From log-likelihoods and KL divergences to the bound: Σ_v weights_v estimator_k(Σ_m s_m log p(x_m | ·) − β KL).
+        """The bound given log-likelihoods and KL divergences.
+
+            Σ_v weights_v estimator_k(Σ_m s_m log p(x_m | ·) − β KL)
 
         Args:
-            weights: [V, B], of the components.
+            weights: [V, B], the weights of the components.
             log_x: [M, K, V, B].
             kl: name -> [K, V, B].
-            beta: Multiplies the KLs.
-            draws: What was decoded, and the columns of it whose density is in the KLs (for "dreg").
+            beta: Multiplies the KL divergences.
+            draws: The decoded draws, each with its columns whose density is in ``kl`` (for "dreg").
         """
         first, *others = kl.values()
         log_weight = self.weighted(log_x) - beta * sum(others, start=first)
@@ -234,7 +273,16 @@ class MultimodalVAE(Inference, ABC):
         return Bound(value, self.terms(weights, log_x, kl))
 
     def terms(self, weights: Tensor, log_x: Tensor, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What a bound is made of, to look at: expected log-likelihoods, log_x [M, K, V, B], and others [K, V, B]."""
+        """The parts of a bound, for inspection, averaged over draws and components.
+
+        Args:
+            weights: [V, B], the weights of the components.
+            log_x: Log-likelihoods, [M, K, V, B].
+            others: name -> [K, V, B].
+
+        Returns:
+            name -> [B], detached.
+        """
         names = [*(f"log_likelihood/{name}" for name in self.modalities), *others]
         with torch.no_grad():
             each = torch.stack([*log_x.mean(1), *(term.mean(0) for term in others.values())])  # [T, V, B]
@@ -251,8 +299,8 @@ def own_or_prior(self: MultimodalVAE, batch: Batch, experts: Experts, z: Tensor,
 def _private(model: str, spec: Modality, default: int | None) -> int:
     if default is None and spec.private:
         raise InputError(
-            f"{model}: modality {spec.name!r} has private={spec.private}, but this model has no private latents; expected 0; "
-            "leave it out or choose a model with private latents"
+            f"{model}: modality {spec.name!r} has private={spec.private}, but this model has no private "
+            "latents; expected 0; leave it out or choose a model with private latents"
         )
     return (default or 0) if spec.private is None else spec.private
 

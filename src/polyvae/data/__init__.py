@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Dataset:
-    """One entry of DATASETS. ``load(**options)`` returns MultimodalData; it takes ``root`` where files are ``needed``."""
+    """One entry of DATASETS. ``load(**options)`` returns MultimodalData; it has an argument ``root`` where files are ``needed``."""
 
     load: Callable[..., MultimodalData]
     modalities: str
@@ -62,7 +62,7 @@ DATASETS: dict[str, Dataset] = {
         translated_polymnist,
         modalities="5 x 3x28x28",
         samples="60,000 train, 10,000 test",
-        what="polymnist with smaller digits, each view's at a place of its own (variant = multivae or daunhawer)",
+        what="polymnist with smaller digits, each at another place in every modality (variant = multivae or daunhawer)",
         licence="MNIST states none; rights in the photos not stated",
         needed=_SOURCES,
     ),
@@ -70,10 +70,26 @@ DATASETS: dict[str, Dataset] = {
 
 
 def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> MultimodalData:
-    """A data set by its name in DATASETS, with its splits.
+    """Load a data set with its splits.
 
-    ``root`` is the folder that its files lie under (default: the environment variable POLYVAE_DATA); embedded sets need none.
-    Raises InputError: an unknown name or option, files that are needed and no folder to look in.
+    Args:
+        name: A name in ``pv.DATASETS``.
+        root: The folder of its files. None: the environment variable POLYVAE_DATA. Embedded data sets need none.
+        **options: Options of the data set, such as ``train=1000`` for the size of the training part.
+
+    Returns:
+        The data, with splits, labels and specifications.
+
+    Raises:
+        InputError: An unknown name or option, or missing files.
+
+    Example:
+        >>> import polyvae as pv
+        >>> data = pv.load_dataset("polydigits", train=100, test=20)
+        >>> data.names
+        ('m0', 'm1', 'm2', 'm3', 'm4')
+        >>> data.train.take([0, 1]).data["m0"].shape
+        torch.Size([2, 3, 16, 16])
     """
     if name not in DATASETS:
         raise InputError(f"data set {name!r} is unknown; {nearest(name, DATASETS)}")
@@ -87,7 +103,7 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> M
     folder = root or os.environ.get("POLYVAE_DATA")
     if not folder:
         raise InputError(
-            f"data set {name!r}: got no folder; expected one that holds {entry.needed}; pass root= (--set data.root=FOLDER on "
+            f"data set {name!r}: got no folder; expected one that contains {entry.needed}; pass root= (--set data.root=FOLDER on "
             "the command line) or set POLYVAE_DATA"
         )
     return entry.load(root=Path(folder), **options)

@@ -1,4 +1,4 @@
-"""The door of MultimodalData: what Batch.of does not know about. Every complaint is one line."""
+"""Validation of what MultimodalData is given, apart from what ``Batch.of`` validates. Every error is one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_labels(labels: Any, count: int) -> Tensor:
             f"labels: got {given.dtype}; expected integers, one per sample; number the classes first, as "
             "numpy.unique(labels, return_inverse=True) does"
         )
-    _one_each("labels", given.shape, count)
+    one_each("labels", given.shape, count)
     return torch.from_numpy(given.astype(np.int64))
 
 
@@ -44,7 +44,7 @@ def check_factors(
                     f"{what}: got {given.dtype}; expected integers (classes) or floating-point numbers (amounts); number "
                     "the classes first, as numpy.unique(factor, return_inverse=True) does"
                 )
-            _one_each(what, given.shape, count)
+            one_each(what, given.shape, count)
             if given.dtype.kind == "f" and not np.isfinite(given).all():
                 raise InputError(
                     f"{what}: got {int((~np.isfinite(given)).sum())} values that are NaN or infinite; expected finite ones; "
@@ -61,7 +61,7 @@ def check_ids(ids: Any, count: int) -> list[Hashable] | None:
     if ids is None:
         return None
     given = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else list(ids)
-    _one_each("ids", (len(given),), count)
+    one_each("ids", (len(given),), count)
     twice = [name for name, times in Counter(given).items() if times > 1]
     if twice:
         raise InputError(
@@ -69,67 +69,6 @@ def check_ids(ids: Any, count: int) -> list[Hashable] | None:
             "drop or rename the repeated rows"
         )
     return given
-
-
-def check_groups(groups: Any, count: int) -> NDArray[Any] | None:
-    """[N] group names."""
-    if groups is None:
-        return None
-    given = groups.detach().cpu().numpy() if isinstance(groups, Tensor) else np.asarray(groups)
-    _one_each("groups", given.shape, count)
-    if given.dtype.kind == "f" and not np.isfinite(given).all():
-        raise InputError(
-            f"groups: got {int((~np.isfinite(given)).sum())} values that are NaN or infinite; expected a group per sample; "
-            "give a sample without one a group of its own"
-        )
-    return given.copy()
-
-
-def check_splits(splits: Mapping[str, Any] | None, count: int) -> dict[str, Tensor]:
-    """Name -> row numbers, int64; together every row exactly once."""
-    if splits is None:
-        return {}
-    checked = {}
-    for name, given in splits.items():
-        rows = np.asarray(given.cpu() if isinstance(given, Tensor) else given)
-        if rows.ndim != 1 or not len(rows) or rows.dtype.kind not in "iu":
-            raise InputError(
-                f"split {name!r}: got {rows.dtype} of shape {rows.shape}; expected at least one row number, integers in one "
-                "dimension; turn a mask into numbers with numpy.flatnonzero"
-            )
-        if rows.min() < 0 or rows.max() >= count:
-            raise InputError(
-                f"split {name!r}: got row numbers from {rows.min()} to {rows.max()}; expected 0 to {count - 1}; "
-                "number the rows of this very data"
-            )
-        checked[name] = torch.from_numpy(rows.astype(np.int64))
-    times = (
-        np.bincount(np.concatenate([rows.numpy() for rows in checked.values()]), minlength=count)
-        if checked
-        else np.zeros(count)
-    )
-    for wrong, what in ((times > 1, "more than once"), (times == 0, "in no split")):
-        if wrong.any():
-            raise InputError(
-                f"splits: got {int(wrong.sum())} rows {what}, such as row {int(wrong.argmax())}; expected each of "
-                f"{count} rows in exactly one split; leave rows out with rows() first"
-            )
-    return checked
-
-
-def check_straddling(splits: Mapping[str, Tensor], groups: NDArray[Any] | None) -> None:
-    """No group may stand in two splits."""
-    if groups is None:
-        return
-    home: dict[Any, str] = {}
-    for name, rows in splits.items():
-        for group in np.unique(groups[rows.numpy()]).tolist():
-            if group in home:
-                raise InputError(
-                    f"splits: group {group!r} is in both {home[group]!r} and {name!r}; expected each group in one split; "
-                    "let split() deal them out"
-                )
-            home[group] = name
 
 
 def check_specs(modalities: Sequence[Modality] | None, data: Mapping[str, Tensor]) -> tuple[Modality, ...]:
@@ -160,7 +99,7 @@ def check_specs(modalities: Sequence[Modality] | None, data: Mapping[str, Tensor
         if given[name].shape != tuple(x.shape[1:]):
             raise InputError(
                 f"modality {name!r}: got values of shape {tuple(x.shape[1:])}; expected {given[name].shape} as its "
-                "specification says; correct one of them"
+                "specification; correct one of them"
             )
     return tuple(given[name] for name in data)
 
@@ -185,8 +124,28 @@ def check_scale(scale: Mapping[str, float] | None, names: Sequence[str]) -> dict
     return checked
 
 
-def _one_each(what: str, shape: tuple[int, ...], count: int) -> None:
+def one_each(what: str, shape: tuple[int, ...], count: int) -> None:
+    """Raises InputError unless ``shape`` is (count,)."""
     if shape != (count,):
         raise InputError(
             f"{what}: got shape {shape}; expected ({count},), one per sample; check which rows they belong to"
         )
+
+
+def row_numbers(index: Tensor | NDArray[Any] | Sequence[int], count: int) -> Tensor:
+    """The rows that ``index`` selects among ``count``: [B] int64, on the host."""
+    rows = torch.as_tensor(np.asarray(index) if not isinstance(index, Tensor) else index).cpu()
+    if rows.dtype == torch.bool and rows.shape == (count,):
+        return rows.nonzero()[:, 0]
+    if rows.ndim != 1 or (rows.dtype.is_floating_point and len(rows)) or rows.dtype == torch.bool:
+        raise InputError(
+            f"rows: got {rows.dtype} of shape {tuple(rows.shape)}; expected row numbers [B], or bool ({count},); "
+            "give one integer per sample"
+        )
+    rows = rows.long()
+    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
+        raise InputError(
+            f"rows: got row numbers from {int(rows.min())} to {int(rows.max())}; expected 0 to {count - 1}; "
+            "number the rows of this very data"
+        )
+    return rows

@@ -14,12 +14,12 @@ from torch.utils.data.distributed import DistributedSampler
 from polyvae.core.batch import Batch
 from polyvae.data.multimodal import MultimodalData
 from polyvae.utils.errors import InputError
-from polyvae.utils.seeds import mix
+from polyvae.utils.seeds import fold_in
 
 
 @runtime_checkable
 class Loader(Protocol):
-    """What ``fit`` draws batches from."""
+    """Where ``fit`` takes its batches from."""
 
     @property
     def size(self) -> int:
@@ -74,7 +74,7 @@ class SliceLoader:
         order = self.order(epoch)
         rows = order.to(self.data.device, non_blocking=True)
         whole = torch.split(~self._gaps[order], self.batch_size)
-        # Known before the epoch begins: asking step by step would cost as much as gathering a small batch.
+        # Computed before the epoch: step by step it would cost as much as gathering a small batch.
         known = [True] * len(whole) if not self._gaps.any() else [bool(part.all()) for part in whole]
         for step, index in enumerate(torch.split(rows, self.batch_size)):
             if step >= start:
@@ -82,7 +82,7 @@ class SliceLoader:
 
     def order(self, epoch: int) -> Tensor:
         """The row numbers that this rank visits in this epoch, in order, on the host."""
-        draws = torch.Generator().manual_seed(mix(self.seed, epoch))
+        draws = torch.Generator().manual_seed(fold_in(self.seed, "epoch", epoch))
         order = torch.randperm(self.size, generator=draws) if self.shuffle else torch.arange(self.size)
         wrapped = order.repeat(-(-self.world // self.size) + 1)[: self._share * self.world]
         return wrapped[self.rank :: self.world]
@@ -96,9 +96,9 @@ class StreamLoader:
     """Batches from any ``torch.utils.data.DataLoader``, for data that do not fit into memory.
 
     The DataLoader yields Batch, or mappings name -> [B, *shape] of which everything is observed. ``size`` and ``steps`` (per epoch)
-    are needed only where the DataLoader cannot say. Shuffling and whatever else is drawn on the host in this process repeat
-    for the same (seed, epoch, step); ``start`` reads and drops the batches before it. A generator that the DataLoader was given
-    is seeded anew for each epoch. Draws inside worker processes follow torch's rules for worker seeds.
+    are required only where the DataLoader has no length. Shuffling and all other draws on the host in this process repeat
+    for the same (seed, epoch, step); ``start`` reads and drops the batches before it. A generator of the DataLoader
+    is seeded for each epoch. Draws inside worker processes follow torch's rules for worker seeds.
 
     Raises InputError: a DataLoader without a length and no ``size`` or ``steps``, batches of another kind.
     """
@@ -118,8 +118,8 @@ class StreamLoader:
             self._steps = len(dataloader) if steps is None else steps
         except TypeError:
             raise InputError(
-                f"loader: got a DataLoader over {type(dataloader.dataset).__name__}, which has no length; expected to know "
-                "how long an epoch is; pass size= and steps="
+                f"loader: got a DataLoader over {type(dataloader.dataset).__name__}, which has no length; expected "
+                "the length of an epoch; pass size= and steps="
             ) from None
 
     @property
@@ -131,14 +131,14 @@ class StreamLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         if self.dataloader.generator is not None:
-            self.dataloader.generator.manual_seed(mix(self.seed, epoch))
+            self.dataloader.generator.manual_seed(fold_in(self.seed, "epoch", epoch))
         if isinstance(self.dataloader.sampler, DistributedSampler):
             self.dataloader.sampler.set_epoch(epoch)
-        with _apart(mix(self.seed, epoch)):
+        with _apart(fold_in(self.seed, "loader", epoch)):
             batches = iter(self.dataloader)
         for step in range(self._steps):
-            # Seeded for every step, and apart from the loop's own draws: a resumed epoch must not depend on what the model drew.
-            with _apart(mix(self.seed, epoch, step)):
+            # Seeded for every step, in a stream other than that of training: a resumed epoch must not depend on what the model drew.
+            with _apart(fold_in(self.seed, "batch", epoch, step)):
                 item = next(batches, None)
             if item is None:
                 return
@@ -158,7 +158,7 @@ class StreamLoader:
 
 @contextmanager
 def _apart(seed: int) -> Iterator[None]:
-    """Inside, the host's global generator starts at ``seed``; outside it goes on as if nothing had happened."""
+    """Inside, the host's global generator starts at ``seed``; afterwards it continues from its earlier state."""
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)
     try:

@@ -17,44 +17,51 @@ from torch import Tensor
 
 from polyvae.core.batch import Batch
 from polyvae.core.modality import Modality
-from polyvae.data.checks import (
-    check_factors,
-    check_groups,
-    check_ids,
-    check_labels,
-    check_scale,
-    check_specs,
-    check_splits,
-    check_straddling,
-)
+from polyvae.data.checks import check_factors, check_ids, check_labels, check_scale, check_specs, row_numbers
+from polyvae.data.splits import check_groups, check_splits, check_straddling, drawn
 from polyvae.utils.errors import InputError, nearest
-from polyvae.utils.seeds import mix
+from polyvae.utils.seeds import fold_in
 
 Rows = Tensor | NDArray[Any] | Sequence[int] | slice
-
-PARTS = {"train": 0.8, "validation": 0.1, "test": 0.1}
+_SHOWN = 8  # modalities that repr shows
 
 
 class MultimodalData:
-    """N samples in M modalities, in memory on one device. Nothing here changes: every method answers with new data.
+    """N samples in M modalities, in memory on one device.
 
-    ``data``       name -> array [N, *shape]. Copied at the door, with zeros where missing; the order of names is that of the M axis.
-                   Only files of integers mapped by ``numpy.load(..., mmap_mode="c")``, with nothing missing, stay where they are.
-    ``mask``       [M, N] bool, or name -> [N], or None (all observed). A row may have nothing observed; ``fit`` refuses those.
-    ``entries``    name -> [N, *shape] bool, for modalities with gaps inside.
-    ``labels``     [N] integers, for evaluation only. ``ids``: N distinct names of rows. ``groups``: N group names (patients, writers);
-                   no split divides a group.
-    ``factors``    modality -> name -> [N], what varies in that modality alone (style, batch, site), for evaluation only: integers are
-                   classes, floating-point numbers are amounts.
-    ``splits``     "train", "validation", "test" -> row numbers; together every row exactly once.
-    ``modalities`` the specifications; derived from the shapes (likelihood "normal") where not given.
-    ``scale``      name -> factor that stored values are multiplied by when a batch is taken: images stay bytes with 1/255.
-    ``card``       what is known about the data: name, source, licence. Anything that JSON can hold.
-    ``seed``       what ``split``, ``hide`` and ``carve`` draw from where they are given no other.
-    ``root``       the folder that the data were read from, for whoever looks for more that belongs to them; no part of the digest.
+    An object is never modified: every method returns new data.
 
-    Raises InputError: whatever Batch.of refuses, lengths that differ from N, ids or row numbers given twice, rows in no split, a group
-    in two splits, labels that are not integers, factors of unknown modalities, specifications that do not fit the arrays.
+    Args:
+        data: Name -> array [N, *shape]. The order of the names is that of the M axis. Arrays are copied, with zeros where values are
+            missing; only files of integers that ``numpy.load(..., mmap_mode="c")`` maps, with nothing missing, stay on disk.
+        mask: Which modalities were observed: [M, N] bool, or name -> [N]. None: all. Rows of which nothing was observed are allowed
+            here, and refused by ``fit``.
+        entries: For modalities with missing entries, name -> [N, *shape] bool: which entries were observed.
+        labels: [N] integers, used for evaluation only.
+        ids: N distinct names of rows.
+        groups: [N] names of groups (patients, writers). No split divides a group.
+        splits: Such as "train", "validation", "test" -> row numbers; together every row exactly once.
+        modalities: The specifications. By default they follow from the shapes, with likelihood "normal".
+        scale: Name -> factor by which stored values are multiplied when a batch is taken; 1/255 keeps images in memory as bytes.
+        card: What is known about the data: name, source, licence. Anything that JSON can hold.
+        seed: What ``split``, ``hide`` and ``carve`` draw from where they are given no other seed.
+        factors: Modality -> name -> [N], what varies in that modality alone (style, batch, site), used for evaluation only. Integers
+            are classes, floating-point numbers are amounts.
+        root: The folder from which the data were read; no part of the digest.
+
+    Raises:
+        InputError: What ``Batch.of`` refuses, lengths other than N, repeated ids or row numbers, rows in no split, a group in two
+            splits, labels that are not integers, factors of unknown modalities, specifications that do not fit the arrays.
+
+    Example:
+        >>> import numpy as np
+        >>> import polyvae as pv
+        >>> data = pv.MultimodalData({"rna": np.ones((4, 3)), "atac": np.ones((4, 2))}, mask={"atac": [True, True, False, True]})
+        >>> data
+        MultimodalData: 4 samples, 2 modalities
+          rna   (3,)  normal  0 % missing
+          atac  (2,)  normal  25 % missing
+          splits: none; labels: none
     """
 
     def __init__(
@@ -74,7 +81,7 @@ class MultimodalData:
         factors: Mapping[str, Mapping[str, Any]] | None = None,
         root: Path | None = None,
     ) -> None:
-        # Nothing is missing in a whole file of integers, so no zeros are filled in, and a copy would only take the memory twice.
+        # A file of integers has no missing values to fill with zeros, and a copy would take the memory twice.
         files = (
             {name: torch.as_tensor(x) for name, x in data.items() if _stays(x)}
             if mask is None and not entries
@@ -101,9 +108,24 @@ class MultimodalData:
         return self._stored.size
 
     def __repr__(self) -> str:
-        shapes = ", ".join(f"{name} {tuple(x.shape[1:])}" for name, x in self._stored.data.items())
+        count = len(self.names)
+        lines = [f"MultimodalData: {len(self)} samples, {count} {'modality' if count == 1 else 'modalities'}"]
+        shown = self._specs if count <= _SHOWN else self._specs[: _SHOWN - 1]
+        wide = [max(len(text) for text in column) for column in zip(*map(_columns, shown), strict=True)]
+        missing = (~self.mask).double().mean(1).tolist()
+        for spec, share in zip(shown, missing, strict=False):
+            cells = [text.ljust(width) for text, width in zip(_columns(spec), wide, strict=True)]
+            gaps = ", missing entries" if spec.name in self._stored.entries else ""
+            lines.append(f"  {'  '.join(cells)}  {100 * share:.3g} % missing{gaps}")
+        if len(shown) < count:
+            lines.append(f"  and {count - len(shown)} more")
         parts = ", ".join(f"{name} {len(rows)}" for name, rows in self._splits.items()) or "none"
-        return f"MultimodalData({len(self)} samples; {shapes}; splits: {parts})"
+        labels = (
+            "none"
+            if self.labels is None
+            else f"{np.unique(self.labels[self.labels >= 0].cpu().numpy()).size} classes"
+        )
+        return "\n".join([*lines, f"  splits: {parts}; labels: {labels}"])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,7 +134,7 @@ class MultimodalData:
 
     @property
     def mask(self) -> Tensor:
-        """[M, N] bool: was this modality of this sample observed?"""
+        """Which modalities of which samples were observed: [M, N] bool."""
         return self._stored.mask
 
     @property
@@ -126,7 +148,7 @@ class MultimodalData:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names of the splits there are."""
+        """The names of the splits."""
         return tuple(self._splits)
 
     @property
@@ -135,7 +157,14 @@ class MultimodalData:
         return int((~self.mask.any(0)).sum())
 
     def modalities(self, **overrides: Any) -> list[Modality]:
-        """The specifications, each with ``overrides`` applied: ``data.modalities(private=32)``."""
+        """The specifications.
+
+        Args:
+            **overrides: Fields of Modality to set for all, such as ``data.modalities(private=32)``.
+
+        Raises:
+            InputError: An unknown field, with the nearest known one.
+        """
         fields = {field.name for field in dataclasses.fields(Modality)} - {"name", "shape"}
         for key in overrides:
             if key not in fields:
@@ -147,18 +176,25 @@ class MultimodalData:
     # Rows
 
     def take(self, index: Rows) -> Batch:
-        """The samples that ``index`` picks, as a batch: values scaled, ``extra`` with their labels (where there are any).
+        """Some samples as a batch, with values scaled.
 
-        The row numbers must lie on the host; no device is waited for.
+        Args:
+            index: Row numbers [B], bool [N], or a slice, on the host; there is no synchronisation with a device.
+
+        Returns:
+            The batch. Its ``extra`` contains the labels [B] where there are any.
+
+        Raises:
+            InputError: Row numbers out of range.
         """
         if isinstance(index, slice):
             part = self._stored.rows(index)
             return self._scaled(part._replace(complete=not self._gaps[index].any()))
-        rows = _row_numbers(index, len(self))
+        rows = row_numbers(index, len(self))
         return self.gather(rows.to(self.device, non_blocking=True), not bool(self._gaps[rows].any()))
 
     def gather(self, index: Tensor, whole: bool) -> Batch:
-        """``take`` for a caller who has checked: ``index`` int64 on the data's device, ``whole`` as Batch means it."""
+        """``take`` without checks: ``index`` int64 on the data's device; ``whole`` is the batch's ``complete``."""
         stored = self._stored
         return self._scaled(
             Batch(
@@ -171,7 +207,15 @@ class MultimodalData:
         )
 
     def values(self, name: str, index: Tensor | None = None) -> Tensor:
-        """One modality of all samples, or of the rows ``index`` [B], scaled, zero where missing: [N, *shape] or [B, *shape]."""
+        """One modality, scaled, zero where missing.
+
+        Args:
+            name: The modality.
+            index: Row numbers [B]. None: all samples.
+
+        Returns:
+            [B, *shape], or [N, *shape] for all samples.
+        """
         if name not in self.names:
             raise InputError(f"modality {name!r} is not in the data; {nearest(name, self.names)}")
         stored = self._stored.data[name]
@@ -180,7 +224,7 @@ class MultimodalData:
         )
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
-        """All samples in order, ``batch_size`` at a time; the last batch may be smaller."""
+        """Iterate over all samples in order, ``batch_size`` at a time; the last batch may be smaller."""
         if batch_size < 1:
             raise InputError(
                 f"batches: got batch_size={batch_size}; expected 1 or more; a few hundred suit most models"
@@ -189,10 +233,17 @@ class MultimodalData:
             yield self.take(slice(start, start + batch_size))
 
     def rows(self, index: Rows) -> MultimodalData:
-        """The samples that ``index`` picks, as data without splits. Adjacent rows share their memory with the original."""
+        """Some samples as data without splits. Adjacent rows share their memory with the original.
+
+        Args:
+            index: Row numbers [B], bool [N], or a slice.
+
+        Raises:
+            InputError: No row, or row numbers out of range.
+        """
         if isinstance(index, slice):
             index = range(*index.indices(len(self)))
-        rows = _row_numbers(index, len(self))
+        rows = row_numbers(index, len(self))
         if not len(rows):
             raise InputError(
                 "rows: got no row number; expected at least one sample; check what the data was filtered by"
@@ -207,7 +258,11 @@ class MultimodalData:
         return part
 
     def complete(self) -> MultimodalData:
-        """The samples of which everything was observed, every entry of every modality."""
+        """The samples of which every entry of every modality was observed.
+
+        Raises:
+            InputError: There is none.
+        """
         whole = self.mask.all(0)
         for gap in self._stored.entries.values():
             whole = whole & gap.flatten(1).all(1)
@@ -225,18 +280,24 @@ class MultimodalData:
         return self._like(self._stored.observe(*names))
 
     def hide(self, rate: float, seed: int | None = None) -> MultimodalData:
-        """The same samples with each observed modality of each hidden with probability ``rate``, all independently.
+        """The same samples with observed modalities hidden at random, all independently.
 
-        A sample that would lose everything to look at keeps one of its modalities, chosen evenly; targets are not looked at. The same
-        seed hides the same values.
+        A sample that would lose all modalities that can be encoded keeps one of them, chosen uniformly; targets are not encoded.
+
+        Args:
+            rate: The probability with which a modality of a sample is hidden.
+            seed: The same seed hides the same values. None: the seed of the data.
+
+        Raises:
+            InputError: ``rate`` is not a probability.
         """
         if not 0 <= rate <= 1:
             raise InputError(f"hide: got rate={rate}; expected a probability between 0 and 1; 0.5 hides half")
-        draws = torch.Generator().manual_seed(mix(self.seed if seed is None else seed, _HIDE))
+        draws = torch.Generator().manual_seed(fold_in(self.seed if seed is None else seed, "hide"))
         mask = self.mask.cpu()
         kept = mask & (torch.rand(mask.shape, generator=draws, dtype=torch.float64) >= rate)
         seen = mask & torch.tensor([spec.role != "target" for spec in self.modalities()])[:, None]
-        # The largest of independent uniform numbers is an even choice among those that take part.
+        # The largest of independent uniform numbers is a uniform choice.
         lot = torch.rand(mask.shape, generator=draws, dtype=torch.float64).masked_fill(~seen, -1)
         spared = torch.zeros_like(mask).scatter_(0, lot.argmax(0, keepdim=True), True) & seen
         return self._like(
@@ -244,7 +305,11 @@ class MultimodalData:
         )
 
     def select(self, *names: str) -> MultimodalData:
-        """The same samples in these modalities alone, in the order of the data; the others are not there at all."""
+        """The same samples in these modalities alone, in the order of the data; the others are removed.
+
+        Raises:
+            InputError: An unknown modality, with the nearest known one.
+        """
         for name in names or ("",):
             if name not in self.names:
                 raise InputError(f"select: modality {name!r} is not in the data; {nearest(name, self.names)}")
@@ -265,9 +330,12 @@ class MultimodalData:
         return other
 
     def with_labels_as(self, name: str) -> MultimodalData:
-        """The same samples with their labels, one-hot, as a further modality, which is a target: decoded, never encoded.
+        """The same samples with their labels, one-hot, as a further modality ``name`` that is decoded, never encoded.
 
         A label of −1 is missing.
+
+        Raises:
+            InputError: Data without labels, fewer than two classes, or a name that is used already.
         """
         if self.labels is None or name in self.names:
             what = "data without labels" if self.labels is None else "data that have such a modality"
@@ -307,7 +375,7 @@ class MultimodalData:
         return self.part("test")
 
     def part(self, name: str) -> MultimodalData:
-        """The samples of one split."""
+        """The samples of one split. Raises InputError: there is no such split."""
         if name not in self._splits:
             hint = nearest(name, self._splits) if self._splits else "there are none; make them with split()"
             raise InputError(f"data: there is no split {name!r}; {hint}")
@@ -318,37 +386,37 @@ class MultimodalData:
     def split(
         self, fractions: Mapping[str, float] | None = None, seed: int | None = None, groups: Any = None
     ) -> MultimodalData:
-        """The same samples with fresh splits, drawn at random; no group straddles two of them.
+        """The same samples with new random splits. No split divides a group.
 
-        ``fractions`` maps names to shares of the rows that add to 1 (None: .8, .1, .1). Without groups the shares are exact to within
-        a row; with groups, to within half of a group. Raises InputError where a split would stay empty.
+        Args:
+            fractions: Name -> share of the rows; shares add to 1. None: train .8, validation .1, test .1. Without groups they are exact to
+                within a row; with groups, to within half of a group.
+            seed: None: the seed of the data.
+            groups: [N] names of groups. None: those of the data.
+
+        Raises:
+            InputError: Shares that are not positive or do not add to 1; a split that would be empty.
         """
-        if not isinstance(fractions, Mapping | None):
-            raise InputError(
-                f"split: got fractions {fractions!r}; expected a mapping from names to shares, such as {PARTS}; a split that "
-                "is there is data.part(name)"
-            )
-        shares = dict(PARTS if fractions is None else fractions)
-        if (
-            not shares
-            or any(not share > 0 for share in shares.values())
-            or abs(sum(shares.values()) - 1) > 1e-6
-        ):
-            raise InputError(
-                f"split: got fractions {shares}; expected positive shares that add to 1; such as {PARTS}"
-            )
         fresh = self._like(self._stored)
         fresh.groups = check_groups(groups, len(self)) if groups is not None else self.groups
-        draws = torch.Generator().manual_seed(mix(self.seed if seed is None else seed, _SPLIT))
-        fresh._splits = _deal(shares, len(self), fresh.groups, draws)
+        fresh._splits = drawn(fractions, len(self), fresh.groups, self.seed if seed is None else seed)
         return fresh
 
     def carve(self, fraction: float, seed: int | None = None) -> tuple[MultimodalData, MultimodalData]:
-        """(training, validation): a random ``fraction`` of the samples set apart, groups kept together."""
+        """Set a random share of the samples apart; no group is divided.
+
+        Args:
+            fraction: The share, between 0 and 1.
+            seed: None: the seed of the data.
+
+        Returns:
+            The training data and the validation data.
+        """
         if not 0 < fraction < 1:
             raise InputError(f"carve: got fraction={fraction}; expected a share between 0 and 1; such as 0.1")
         parted = self.split(
-            {"train": 1 - fraction, "validation": fraction}, mix(self.seed if seed is None else seed, _CARVE)
+            {"train": 1 - fraction, "validation": fraction},
+            fold_in(self.seed if seed is None else seed, "carve"),
         )
         return parted.train, parted.validation
 
@@ -359,7 +427,7 @@ class MultimodalData:
     def digest(self) -> str:
         """32 hexadecimal digits that change with any value, mask, label, scale, split or word of the card.
 
-        Not with factors: no training and no judge sees them, so data that gain one stay the data that a run was trained on.
+        They do not change with factors, which are used neither in training nor by judges.
         """
         state = hashlib.blake2b(digest_size=16)
         facts = {
@@ -391,61 +459,21 @@ class MultimodalData:
         return batch._replace(data={name: _times(x, self.scale.get(name)) for name, x in batch.data.items()})
 
 
-_HIDE, _SPLIT, _CARVE = 1, 2, 3  # so that one seed serves all three without their draws repeating one another
-
-
 def _times(x: Tensor, factor: float | None) -> Tensor:
     if factor is None:
         return x
     return x * factor if x.is_floating_point() else x.to(torch.get_default_dtype()).mul_(factor)
 
 
+def _columns(spec: Modality) -> tuple[str, str, str]:
+    return spec.name, str(spec.shape), spec.likelihood
+
+
 def _stays(x: Any) -> bool:
-    """Is it a file that can be neither written to nor hold what is not finite?"""
+    """Whether this is a mapped file that is never written to and has finite values only."""
     return isinstance(x, np.memmap) and x.mode == "c" and x.dtype.kind in "iu" and x.ndim > 1
 
 
 def _gaps(batch: Batch) -> Tensor:
     """Which rows lack a modality, on the host: [N] bool."""
     return ~batch.mask.all(0).cpu()
-
-
-def _row_numbers(index: Tensor | NDArray[Any] | Sequence[int], count: int) -> Tensor:
-    rows = torch.as_tensor(np.asarray(index) if not isinstance(index, Tensor) else index).cpu()
-    if rows.dtype == torch.bool and rows.shape == (count,):
-        return rows.nonzero()[:, 0]
-    if rows.ndim != 1 or (rows.dtype.is_floating_point and len(rows)) or rows.dtype == torch.bool:
-        raise InputError(
-            f"rows: got {rows.dtype} of shape {tuple(rows.shape)}; expected row numbers [B], or bool ({count},); "
-            "one integer per sample wanted"
-        )
-    rows = rows.long()
-    if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < count:
-        raise InputError(
-            f"rows: got row numbers from {int(rows.min())} to {int(rows.max())}; expected 0 to {count - 1}; "
-            "number the rows of this very data"
-        )
-    return rows
-
-
-def _deal(
-    shares: Mapping[str, float], count: int, groups: NDArray[Any] | None, draws: torch.Generator
-) -> dict[str, Tensor]:
-    """Row numbers per split: shuffled groups are laid end to end, and a group goes where its middle falls."""
-    member = np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1]
-    sizes = np.bincount(member)
-    order = torch.randperm(len(sizes), generator=draws).numpy()
-    middle = sizes[order].cumsum() - sizes[order] / 2
-    edges = np.cumsum(list(shares.values()))[:-1] * count
-    where = np.empty(len(sizes), dtype=np.int64)
-    where[order] = np.searchsorted(edges, middle, side="left")
-    dealt = {
-        name: torch.from_numpy(np.flatnonzero(where[member] == number)) for number, name in enumerate(shares)
-    }
-    for name, rows in dealt.items():
-        if not len(rows):
-            raise InputError(
-                f"split: nothing is left for {name!r} of {count} samples in {len(sizes)} groups with shares {dict(shares)}; "
-                "expected at least one sample in each; give it a larger share, or more groups"
-            )
-    return dealt

@@ -1,4 +1,4 @@
-"""The choices behind an evaluation's numbers, in words: without them, numbers of two papers do not compare."""
+"""The protocol of an evaluation in words: the choices without which numbers of two papers are not comparable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from polyvae.metrics.quality import PARTIAL
 
 
 def checklist(context: Context) -> dict[str, Any]:
-    """The protocol's name and what it means for this model and these data; "published" is that of the MMVAE+ authors' code (2023)."""
+    """The protocol and its choices for this model and these data. "published" is the protocol of the code of MMVAE+ (2023)."""
     model, published = context.model, context.config.protocol == "published"
     card = context.data.card
     return {

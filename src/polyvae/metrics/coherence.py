@@ -1,8 +1,9 @@
-"""Coherence: do generated modalities show what the observed ones show, and what one another show?
+"""Coherence: whether generated modalities agree with the observed ones, and with one another.
 
-Conditional (MMVAE+ protocol, Palumbo et al. 2023): one posterior draw, w of what was not observed from p(w), decoder mean; the share of
-generated images that their judge gives the sample's label. Source and target differ. Accuracies are micro-averages over samples.
-The protocol "published" shares one draw of w among all that is not observed, as the authors' code of 2023 does (see ``generation``).
+Conditional coherence (protocol of MMVAE+, Palumbo et al. 2023) takes one posterior draw, the private latents of unobserved modalities from
+p(w), and the mean of the likelihood. It is the share of generated images to which the judge assigns the label of the sample. Input and
+target differ. Accuracies are micro-averages over samples. The protocol "published" uses one draw of w for all unobserved modalities, as
+the code of the authors does (see ``generation``).
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from polyvae.metrics import generation
 from polyvae.metrics.context import Context
 from polyvae.metrics.judges import Judges
 
-_SUBSETS = 64  # observed sets that are tried per number of inputs, at most
+_SUBSETS = 64  # the largest number of observed sets for each number of inputs
 
 
 def coherence(context: Context) -> dict[str, Any]:
-    """``conditional_coherence`` with its matrix and by number of observed modalities; ``unconditional_coherence`` with its histogram.
+    """Conditional coherence (with its matrix, and by number of observed modalities) and unconditional coherence (with its histogram).
 
-    Every coherence stands beside its judges' own held-out accuracy. Empty where there are no judges, or none of what is decoded.
+    The held-out accuracies of the judges are included for comparison. Empty if there are no judges for the decoded modalities.
     """
     model, judges = context.model, context.judges
     if judges is None:
@@ -34,17 +35,17 @@ def coherence(context: Context) -> dict[str, Any]:
     targets = [name for name, net in model.modalities.items() if net.decoder is not None and name in judges]
     if not targets:
         return {}
-    sources = [
+    inputs = [
         name
         for name, net in model.modalities.items()
         if net.encoder is not None and name in context.data.names
     ]
-    sizes = range(1, min(len(sources), (context.config.inputs or len(sources)) + 1))
+    sizes = range(1, min(len(inputs), (context.config.inputs or len(inputs)) + 1))
     sets = [
-        members for size in sizes for members in _some(list(combinations(sources, size)), context.config.seed)
+        members for size in sizes for members in _some(list(combinations(inputs, size)), context.config.seed)
     ]
     context.report.start("coherence", len(sets) + 1)
-    matrix: dict[str, dict[str, float]] = {name: {} for name in sources}
+    matrix: dict[str, dict[str, float]] = {name: {} for name in inputs}
     by_number: dict[str, list[float]] = {}
     for number, members in enumerate(sets):
         found = _accuracies(
@@ -82,9 +83,9 @@ def coherence(context: Context) -> dict[str, Any]:
 def unconditional(
     context: Context, judges: Judges, targets: list[str], prior: FittedPrior | None
 ) -> tuple[float, dict[str, int]]:
-    """The share of draws from the prior on which all judges agree, and how often they agree on each class.
+    """The share of draws from the prior on which all judges agree, and the number of agreements for each class.
 
-    A constant output agrees with itself: read the share beside the histogram.
+    A constant output always agrees, so the share is meaningful only together with the histogram.
     """
     agreed: list[Tensor] = []
     for images in generation.unconditional(context, prior, context.seed(2)):
@@ -97,7 +98,7 @@ def unconditional(
 
 
 def entropy(counts: list[int]) -> float:
-    """Entropy of a histogram as a share of the largest possible: 1 is even, 0 is one class only."""
+    """Normalised entropy of a histogram: 1 for equal counts, 0 for one class only."""
     total = sum(counts)
     if total == 0 or len(counts) < 2:
         return 0.0

@@ -1,8 +1,8 @@
-"""Do the modalities pull z in the same direction? The gradients of their log-likelihoods, where they meet.
+"""Gradient conflict: whether the log-likelihoods of the modalities have gradients in the same direction.
 
-g_m = ∂/∂z s_m log p(x_m | z, w_m), at a posterior draw of z and w given all that was observed (Javaloy, Meghdadi & Valera, Mitigating
-Modality Collapse in Multimodal VAEs via Impartial Optimization, ICML 2022, who look at the same gradients in training). A modality with
-a small share of the norm is in danger of being ignored; a negative cosine is a conflict.
+g_m = ∂/∂z s_m log p(x_m | z, w_m), at a posterior draw of z and w given all observed modalities (Javaloy, Meghdadi & Valera, Mitigating
+Modality Collapse in Multimodal VAEs via Impartial Optimization, ICML 2022, who study these gradients in training). A modality with a
+small share of the norm may be ignored; a negative cosine is a conflict.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from polyvae.metrics.context import Context
 def conflict(context: Context, *, rows: int = 1000, batch_size: int = 250) -> dict[str, Any]:
     """``gradient_conflict``, the share of pairs with a negative cosine, and ``gradient_cosine``, the mean; then by modality and by pair.
 
-    Cosines are taken per datum, over z's columns, of pairs that were both observed and both pull. ``gradients`` holds each modality's
-    mean norm (nats per unit of z) and its share of their sum, the mean cosines and the shares of negative ones. Of the first ``rows``
-    held-out samples. Empty without a shared code, or with fewer than two modalities that are decoded.
+    A cosine is taken per sample, over the dimensions of z, for pairs that are both observed and have gradients that are not zero.
+    ``gradients`` contains the mean norm of each modality (nats per unit of z), its share of their sum, the mean cosines, and the shares of
+    negative cosines. The first ``rows`` held-out samples are used. Empty without a shared latent, or with fewer than two decoded
+    modalities.
     """
     model, data = context.model, context.data.rows(slice(0, rows))
     names = [name for name, net in model.modalities.items() if net.decoder is not None and name in data.names]
@@ -52,7 +53,10 @@ def conflict(context: Context, *, rows: int = 1000, batch_size: int = 250) -> di
 
 
 def pulls(model: MultimodalVAE, batch: Batch, names: list[str]) -> tuple[Tensor, Tensor]:
-    """The gradients with respect to z [N, B, D] of these modalities' weighted log-likelihoods, zero where not observed: seen [N, B]."""
+    """Gradients of the weighted log-likelihoods of these modalities with respect to z [N, B, D], and which are observed [N, B].
+
+    The gradient of a modality that is not observed is zero.
+    """
     batch = model.admit(batch)
     with torch.no_grad():
         draws = model.draw(batch)
@@ -63,7 +67,7 @@ def pulls(model: MultimodalVAE, batch: Batch, names: list[str]) -> tuple[Tensor,
         if not bool(batch.mask[m].any()):
             gradients.append(torch.zeros_like(z[0]))
             continue
-        # One modality at a time, or every backward pass would visit all decoders.
+        # One modality at a time, because otherwise every backward pass would visit all decoders.
         decoded = torch.zeros(len(model.modalities), *z.shape[:-1], dtype=torch.bool, device=z.device)
         decoded[m] = True
         pull = model.weighted(model.log_likelihood(batch, z, draws.w, decoded)).sum()
@@ -75,7 +79,7 @@ def pulls(model: MultimodalVAE, batch: Batch, names: list[str]) -> tuple[Tensor,
 def _summary(
     names: list[str], norm: Tensor, cosines: Tensor, negative: Tensor, pairs: Tensor
 ) -> dict[str, Any]:
-    """norm [N]; sums over data [N, N] of cosines and of negative ones, and how many pairs there were."""
+    """From the norms [N], and from sums over samples [N, N] of cosines, negative cosines and pairs."""
     total = float(pairs.triu(1).sum())
     if not total:
         return {}

@@ -1,4 +1,4 @@
-"""How far one set of features is from another. In float64 and in chunks; x is real, y is generated; features [N, F]."""
+"""Distances between two sets of features [N, F], x of real and y of generated images; in float64 and in chunks."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from polyvae.metrics.features import Handed, torchmetrics_fid
 
-_NUMBERS = 2**23  # of a matrix of distances at a time: 64 MB
+_NUMBERS = 2**23  # entries of a matrix of distances that are computed together: 64 MB
 
 
 class Moments:
-    """Mean and covariance of rows that come chunk by chunk (Chan, Golub & LeVeque 1983). ``covariance`` is unbiased."""
+    """Mean and unbiased covariance of rows that are added chunk by chunk (Chan, Golub & LeVeque 1983)."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -49,7 +49,7 @@ class Moments:
 def frechet_distance(x: Moments, y: Moments) -> float:
     """The squared 2-Wasserstein distance between two normals: |μ − ν|² + tr S + tr T − 2 tr (S½ T S½)½.
 
-    Dowson & Landau 1982. The symmetric form has the eigenvalues of S T, and they come out real and in order.
+    Dowson & Landau 1982. The symmetric form has the eigenvalues of S T, and its numerical eigenvalues are real.
     """
     root = x.root()
     product = root @ y.covariance @ root
@@ -58,7 +58,7 @@ def frechet_distance(x: Moments, y: Moments) -> float:
 
 
 class Frechet:
-    """The Fréchet distance of streams: ``real`` features once, then time after time ``generated`` ones, ``value`` and ``forget``."""
+    """The Fréchet distance of streams: add ``real`` features once, then repeat ``generated``, ``value`` and ``forget``."""
 
     def __init__(self) -> None:
         self._real, self._made = Moments(), Moments()
@@ -73,12 +73,12 @@ class Frechet:
         return frechet_distance(self._real, self._made)
 
     def forget(self) -> None:
-        """What was generated."""
+        """Discard the generated features."""
         self._made = Moments()
 
 
 class TorchmetricsFrechet:
-    """The same by torchmetrics, from which every number called FID comes."""
+    """The same by torchmetrics, which computes every number called FID."""
 
     def __init__(self, num_features: int) -> None:
         self._metric = torchmetrics_fid(Handed(None, num_features))
@@ -93,7 +93,7 @@ class TorchmetricsFrechet:
         return float(self._metric.compute())
 
     def forget(self) -> None:
-        """What was generated."""
+        """Discard the generated features."""
         self._metric.reset()
 
 
@@ -107,10 +107,11 @@ class Spread(NamedTuple):
 def kernel_distance(x: Tensor, y: Tensor, subsets: int = 100, size: int = 1000, seed: int = 0) -> Spread:
     """Squared maximum mean discrepancy, unbiased, with the kernel (x·y / F + 1)³: the mean over random subsets of both sides.
 
-    Binkowski et al. 2018. Subsets are no larger than either side. It may be negative: its expectation is 0 for equal distributions.
+    Binkowski et al. 2018. A subset is at most as large as either set. The value may be negative: its expectation is 0 for equal
+    distributions.
     """
     size = min(size, len(x), len(y))
-    subsets = 1 if size == len(x) == len(y) else subsets  # all would be the whole
+    subsets = 1 if size == len(x) == len(y) else subsets  # every subset would be the whole set
     draws = torch.Generator().manual_seed(seed)
     found = []
     for _ in range(subsets):
@@ -121,10 +122,10 @@ def kernel_distance(x: Tensor, y: Tensor, subsets: int = 100, size: int = 1000, 
 
 
 def discrepancy(x: Tensor, y: Tensor) -> Tensor:
-    """The unbiased squared maximum mean discrepancy itself, of equally or unequally many rows: []."""
+    """The unbiased squared maximum mean discrepancy; the numbers of rows may differ: []."""
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
-        # Dot products as exact as the features are; what is left after sums are subtracted is small, so all else is in float64.
+        # Dot products have the precision of the features. Differences of sums are small, so the rest is in float64.
         return _double(a @ b.T).div_(a.shape[1]).add_(1).pow_(3)
 
     def within(a: Tensor) -> Tensor:
@@ -144,12 +145,12 @@ class Neighbours(NamedTuple):
 
 
 def neighbours(x: Tensor, y: Tensor, k: int = 3, k_density: int = 5) -> Neighbours:
-    """Balls around every row reach to its k-th nearest other row of the same side; a point on the rim is inside.
+    """Measures from balls around every row, whose radius is the distance to the k-th nearest other row of the same set.
 
-    precision: share of y inside a ball of x; recall: share of x inside a ball of y (both ``k``). With ``k_density``: density, in how many
-    balls of x a y lies, over k; coverage, the share of x's balls that hold a y.
+    precision: the share of y inside a ball of x; recall: the share of x inside a ball of y (both with ``k``). With ``k_density``: density,
+    the mean number of balls of x that contain a y, divided by k; coverage, the share of balls of x that contain a y. Balls are closed.
     """
-    # Distances are differences of squares: about the common mean they lose least.
+    # Distances are differences of squares, which lose least precision about the common mean.
     centre = _double(x).mean(0)
     x, y = _double(x) - centre, _double(y) - centre
     reach, reach_density = radii(x, (k, k_density))
@@ -179,7 +180,7 @@ def radii(x: Tensor, ks: Sequence[int]) -> list[Tensor]:
         squares = _squares(x[rows], x)
         squares[torch.arange(len(rows), device=x.device), rows] = torch.inf
         parts.append(squares.topk(max(ks), largest=False).values)
-    # The same distance, computed the other way round, may come out larger by a rounding error.
+    # The same distance, computed in the other order, may be larger by a rounding error.
     nearest = torch.cat(parts) * (1 + 1e-9) + 1e-13 * x.square().sum(1).amax()
     return [nearest[:, k - 1] for k in ks]
 

@@ -1,4 +1,4 @@
-"""Feature nets: what images are turned into before sets of them are compared. A number is worth as much as its net, and bears its name.
+"""Feature networks for the comparison of sets of images. A number of image quality depends on its network.
 
 Only the standard Inception weights make a Fréchet distance an FID (Heusel et al. 2017) and a kernel distance a KID (Binkowski et al. 2018).
 """
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from polyvae.utils.errors import InputError
 
-STANDARD = "inception-2015-12-05-6726825d"  # in the name of the file, whoever hosts it
+STANDARD = "inception-2015-12-05-6726825d"  # part of the file name at every host
 _AT_A_TIME = 1024
 _AT_A_TIME_299 = 32  # images of 299 pixels a side
 
 
 class FeatureNet(Protocol):
-    """A name, and images [N, C, H, W] in [0, 1] -> features [N, F], for any C, H, W that will be handed in."""
+    """A network with a name, from images [N, C, H, W] in [0, 1] to features [N, F]."""
 
     @property
     def name(self) -> str: ...
@@ -36,7 +36,7 @@ class FeatureNet(Protocol):
 
 
 class JudgeFeatures:
-    """What a classifier's last linear layer sees."""
+    """The input of the last linear layer of a classifier."""
 
     def __init__(self, judge: nn.Module, modality: str) -> None:
         self.name = f"judge:{modality}"
@@ -55,9 +55,9 @@ class JudgeFeatures:
 class Inception:
     """InceptionV3 as ported from TensorFlow, pool3: images of one or three channels -> [N, 2048]; resized to 299 pixels by the port.
 
-    ``weights``: the file that the port publishes. ``standard``: is it that file, by its name? ``digest``: SHA-256 of what was read.
-    Pixels become bytes, rounded, as if the images had been saved as PNG.
-    Raises InputError: no such file, a file that does not hold these weights, torch-fidelity not there.
+    ``weights``: the file that the port publishes. ``standard``: whether it is that file, by its name. ``digest``: the SHA-256 of the file.
+    Pixels are rounded to bytes, as in a PNG. Raises InputError if the file is missing or has other weights, or if torch-fidelity is not
+    installed.
     """
 
     def __init__(self, weights: str | Path) -> None:
@@ -65,7 +65,7 @@ class Inception:
         if not path.is_file():
             raise InputError(
                 f"inception: {path}: no such file; expected weights-{STANDARD}.pth, which torch-fidelity publishes among its "
-                "releases; put it there, or say features='inception:PATH'"
+                "releases; download it to this path, or set features='inception:PATH'"
             )
         port = optional("torch_fidelity.feature_extractor_inceptionv3")
         try:
@@ -73,10 +73,10 @@ class Inception:
                 self.net: nn.Module = port.FeatureExtractorInceptionV3(
                     "inception", ["2048"], feature_extractor_weights_path=str(path)
                 )
-        except Exception as problem:  # whatever a damaged file makes torch raise
+        except Exception as problem:  # a damaged file can raise any error in torch
             why = " ".join(str(problem).split())[:120]
             raise InputError(
-                f"inception: {path}: cannot be read ({why}); expected weights-{STANDARD}.pth; fetch it anew"
+                f"inception: {path}: cannot be read ({why}); expected weights-{STANDARD}.pth; download it again"
             ) from None
         self.standard = STANDARD in path.name
         self.name = "inception-2015-12-05" if self.standard else f"inception:{path.stem}"
@@ -90,7 +90,7 @@ class Inception:
 
 
 class Handed(nn.Module):
-    """An extractor for torchmetrics, whose metrics are modules: a feature net, or (None) features that were made before."""
+    """An extractor for torchmetrics, whose metrics are modules: a feature network, or (None) features computed before."""
 
     def __init__(self, net: FeatureNet | None, num_features: int) -> None:
         super().__init__()
@@ -118,14 +118,14 @@ def load_feature_net(spec: str) -> FeatureNet | None:
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """As a PNG holds them: clamped to [0, 1], 255 steps, rounded to the nearest, uint8."""
+    """As in a PNG: clamped to [0, 1] and rounded to the nearest of 255 steps, uint8."""
     return images.clamp(0, 1).mul(255).add(0.5).to(torch.uint8)
 
 
 def torchmetrics_fid(extractor: nn.Module) -> Any:
     """torchmetrics' FrechetInceptionDistance around ``extractor`` (images -> [N, F], ``num_features``), in float64.
 
-    ``reset`` keeps the real side. Raises InputError where torchmetrics is not there.
+    ``reset`` keeps the real images. Raises InputError if torchmetrics is not installed.
     """
     metric = optional("torchmetrics.image.fid").FrechetInceptionDistance(extractor, reset_real_features=False)
     return metric.set_dtype(torch.float64)
@@ -134,8 +134,8 @@ def torchmetrics_fid(extractor: nn.Module) -> Any:
 def optional(module: str) -> ModuleType:
     """A module of torchmetrics or torch-fidelity, without torchvision.
 
-    torch-fidelity's package imports torchvision, and torchmetrics imports that package where it is installed, both for files that are not
-    needed here. So the package is an empty shell while its one file is imported. Raises InputError: what to install.
+    The package torch-fidelity imports torchvision, and torchmetrics imports that package if it is installed, both for files that are not
+    needed here. So the package is replaced by an empty one during the import. Raises InputError with what to install.
     """
     with contextlib.ExitStack() as shell:
         found = importlib.util.find_spec("torch_fidelity") if "torch_fidelity" not in sys.modules else None
@@ -147,14 +147,14 @@ def optional(module: str) -> ModuleType:
         except ImportError as problem:
             raise InputError(
                 f"fid: {module.partition('.')[0].replace('_', '-')} cannot be imported ({problem}); expected the extra fid; "
-                "pip install 'polyvae[fid]', or where there is no torchvision pip install torchmetrics and "
+                "pip install 'polyvae[fid]', or without torchvision: pip install torchmetrics and "
                 "pip install --no-deps torch-fidelity"
             ) from None
 
 
 @contextlib.contextmanager
 def _only_tensors() -> Iterator[None]:
-    """While a file of weights is read by another package: nothing in it can run."""
+    """While another package reads a file of weights, no code in the file can run."""
     key = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(key)
     os.environ[key] = "1"

@@ -1,4 +1,4 @@
-"""Decoder means given some modalities, or given nothing: what coherence, quality and reconstruction look at. One batch at a time."""
+"""Conditional and unconditional generation for coherence, quality and reconstruction, one batch at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from polyvae.metrics.context import Context
 
 
 class Given(NamedTuple):
-    """``batch``: the samples in which all that is conditioned on was observed, whole. ``made``: name -> [K, B, *shape]."""
+    """``batch``: the complete rows of samples in which all inputs are observed. ``made``: name -> [K, B, *shape]."""
 
     batch: Batch
     made: dict[str, Tensor]
@@ -31,9 +31,9 @@ def conditional(
     K: int = 1,
     data: MultimodalData | None = None,
 ) -> Iterator[Given]:
-    """K decoder means of ``targets`` given ``members``, for each sample of ``data`` (None: the held-out part).
+    """K means of the likelihood of ``targets`` given ``members``, for each sample of ``data`` (None: the held-out data).
 
-    One posterior draw each, w of what is not among ``members`` from p(w | z); of a member it is the posterior's.
+    There is one posterior draw for each mean. The private latents of ``members`` are from the posterior, the others from p(w | z).
     """
     model, data = context.model, context.data if data is None else data
     lines = [data.names.index(name) for name in members]
@@ -53,9 +53,9 @@ def conditional(
 
 @torch.no_grad()
 def unconditional(context: Context, prior: FittedPrior | None, seed: int) -> Iterator[dict[str, Tensor]]:
-    """Decoder means of every modality, ``context.config.draws`` in all: name -> [n, *shape].
+    """Means of the likelihood of every modality for unconditional draws, in batches: name -> [n, *shape].
 
-    z from ``prior`` (None: the model's own), w from p(w | z).
+    z is drawn from ``prior`` (None: that of the model), w from p(w | z).
     """
     model, step = context.model, context.step()
     for start in range(0, context.config.draws, step):
@@ -67,12 +67,12 @@ def unconditional(context: Context, prior: FittedPrior | None, seed: int) -> Ite
 
 
 def even(model: MultimodalVAE) -> bool:
-    """Are all private codes of one size, so that one draw can serve them all?"""
+    """Whether all private latents have the same size, so that one draw can be used for all."""
     return len({span.stop - span.start for span in model.columns}) == 1
 
 
 def _shared(model: MultimodalVAE, w: Tensor, members: Sequence[str]) -> Tensor:
-    """The authors' 2023 code: one draw of w for all that is not observed. Where sizes differ it cannot be, and draws stay their own."""
+    """One draw of w for all unobserved modalities, as in the code of the authors (2023); unchanged if the sizes differ."""
     others = [span for name, span in zip(model.modalities, model.columns, strict=True) if name not in members]
     if not others or not even(model):
         return w

@@ -1,6 +1,6 @@
-"""Judges: small classifiers of real images that say what a generated image shows. Trained once per data set, then cached.
+"""Judges, the classifiers used for evaluation: small networks that are trained on real images once per data set, and then cached.
 
-``released.py`` puts published ones in their place where a data set has them.
+``released.py`` uses published classifiers instead, if a data set has them.
 """
 
 from __future__ import annotations
@@ -31,18 +31,16 @@ from polyvae.utils.seeds import mix
 
 log = logging.getLogger(__name__)
 
-FORMAT = (
-    1  # raise it when the network or the training changes: cached judges of other formats are trained anew
-)
+FORMAT = 1  # increase it when the network or the training changes, so that cached judges are not used
 Progress = Callable[[str, float], None]
 
 
 class Recipe(NamedTuple):
-    """How judges are trained: one-cycle AdamW on the training part, every image moved a little each time it is shown."""
+    """How judges are trained: AdamW with a one-cycle schedule, and a small random transform of every image."""
 
     epochs: int = 3
-    least: int = 400  # steps, at least: few images are shown more often
-    most: int = 1400  # steps, at most: of many images not all are shown
+    least: int = 400  # smallest number of steps, for small data sets
+    most: int = 1400  # largest number of steps, for large data sets
     batch_size: int = 64
     rate: float = 3e-3
     decay: float = 0.05
@@ -54,7 +52,7 @@ class Recipe(NamedTuple):
 
 
 class Reader(nn.Module, abc.ABC):
-    """What judges are: images [B, *shape] -> logits [B, classes]."""
+    """A classifier: images [B, *shape] -> logits [B, classes]."""
 
     shape: tuple[int, ...]
 
@@ -63,7 +61,7 @@ class Reader(nn.Module, abc.ABC):
 
 
 class Judge(Reader):
-    """A conv net for images of 8 to 32 pixels: [B, C, H, W] -> logits [B, classes]. Batch norm: use it in eval mode."""
+    """A convolutional network for images of 8 to 64 pixels: [B, C, H, W] -> logits [B, classes]. It has batch norm."""
 
     def __init__(self, shape: tuple[int, ...], classes: int, width: int) -> None:
         super().__init__()
@@ -91,7 +89,7 @@ class Judge(Reader):
 
     @classmethod
     def seeded(cls, shape: tuple[int, ...], classes: int, width: int, seed: int) -> Judge:
-        """An untrained judge; the global generator is left as it was."""
+        """An untrained judge. The global random generator keeps its state."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return cls(shape, classes, width)
@@ -102,12 +100,15 @@ class Judge(Reader):
 
 
 class Judges(Mapping[str, Reader]):
-    """Modality -> judge, always in eval mode, with what is known of their own errors.
+    """Modality -> judge, in evaluation mode.
 
-    ``accuracy``  modality -> share of the held-out images judged right.
-    ``agreement`` share of the complete held-out tuples on which all judges say the same.
-    ``classes``   [C] the labels that they answer with. ``source``: one line about how they came to be. ``seconds``: what training took.
-    ``kinds``     modality -> "released" (published with the data) or "trained".
+    Attributes:
+        accuracy: Modality -> accuracy on held-out images.
+        agreement: The share of complete held-out samples on which all judges agree.
+        classes: The labels [C].
+        source: How the judges were made, in one line.
+        seconds: The time of training.
+        kinds: Modality -> "released" (published with the data) or "trained".
     """
 
     def __init__(
@@ -138,14 +139,14 @@ class Judges(Mapping[str, Reader]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The modalities that can be judged."""
+        """The modalities with a judge."""
         return tuple(self._judges)
 
     @torch.no_grad()
     def predict(self, name: str, images: Tensor, batch_size: int = 1024) -> Tensor:
-        """The labels that modality ``name``'s judge reads: images [..., C, H, W] -> [...], int64, on the images' device.
+        """The predicted labels of images of modality ``name``: [..., C, H, W] -> [...], int64, on the device of the images.
 
-        Raises InputError: no judge for this modality, images of another shape than it was trained on.
+        Raises InputError if this modality has no judge, or if the images have another shape than those of training.
         """
         if name not in self._judges:
             raise InputError(f"judges: there is none for modality {name!r}; {nearest(name, self._judges)}")
@@ -153,7 +154,7 @@ class Judges(Mapping[str, Reader]):
         if tuple(images.shape[-3:]) != judge.shape:
             raise InputError(
                 f"judges: got images of shape {tuple(images.shape)} for {name!r}; expected [..., *{judge.shape}]; "
-                "pass what the decoder gives, or real images, unflattened"
+                "pass decoder outputs or real images, not flattened"
             )
         flat = images.reshape(-1, *judge.shape).to(next(judge.parameters()).dtype)
         best = torch.cat([judge(part).argmax(1) for part in torch.split(flat, batch_size)])
@@ -161,7 +162,7 @@ class Judges(Mapping[str, Reader]):
 
 
 def judgeable(data: MultimodalData) -> dict[str, tuple[int, ...]]:
-    """The modalities that judges can look at, and their shapes: images (C, H, W) of 8 to 64 pixels."""
+    """The modalities that can have a judge, images (C, H, W) of 8 to 64 pixels, and their shapes."""
     shapes = {spec.name: spec.shape for spec in data.modalities()}
     return {
         name: shape
@@ -180,14 +181,24 @@ def train_judges(
     progress: Progress | None = None,
     **recipe: Any,
 ) -> Judges:
-    """A judge for every image modality, trained on ``data.train`` and measured on ``data.test``; from the cache where they are there.
+    """Train a judge for every image modality on ``data.train``, test it on ``data.test``, and cache it.
 
-    ``names``: for these modalities only (None: all).
-    ``cache`` is a folder; True: the environment variable POLYVAE_CACHE, else ~/.cache/polyvae; False or None: neither read nor written.
-    ``recipe`` overrides fields of Recipe (``epochs=2``). ``progress(modality, share)`` is called as training goes on,
-    from threads: several judges are trained at once.
-    The same data, seed and recipe give the same judges on the same machine; the global generator is left as it was.
-    Raises InputError: no labels, no image modality (shape (C, H, W), 8 to 64 pixels), no train or test split, an unknown context.
+    The same data, seed and recipe give the same judges on the same machine. The global random generator keeps its state.
+
+    Args:
+        data: Labelled data with a training and a test part.
+        names: The modalities to train judges for; None: all.
+        seed: Seed of initial weights, order and transforms.
+        cache: A folder; True: the environment variable POLYVAE_CACHE, else ~/.cache/polyvae; False or None: no cache.
+        device: The device of training.
+        progress: Called as ``progress(modality, share)`` from several threads, because judges are trained in parallel.
+        **recipe: Fields of Recipe to change, such as ``epochs=2``.
+
+    Returns:
+        The judges, with their accuracies.
+
+    Raises:
+        InputError: If there are no labels, no image modality (shape (C, H, W), 8 to 64 pixels) or no such split, or a setting is unknown.
     """
     for key in recipe:
         if key not in Recipe._fields:
@@ -196,12 +207,12 @@ def train_judges(
     specs = judgeable(data)
     for name in names or ():
         if name not in specs:
-            raise InputError(f"judges: {name!r} is no image modality of the data; {nearest(name, specs)}")
+            raise InputError(f"judges: {name!r} is not an image modality of the data; {nearest(name, specs)}")
     specs = {name: shape for name, shape in specs.items() if names is None or name in names}
     if data.labels is None or not specs:
         what = "no labels" if data.labels is None else "no modality of shape (C, H, W) with 8 to 64 pixels"
         raise InputError(
-            f"judges: got data with {what}; expected labelled images; leave coherence out for these data"
+            f"judges: got data with {what}; expected labelled images; remove coherence from the metrics for these data"
         )
     train, test = data.train, data.test
     path = _path(cache, train, test, settings, seed, None if names is None else list(specs))
@@ -234,7 +245,7 @@ def train_judges(
 
 @contextlib.contextmanager
 def _side_by_side() -> Iterator[ThreadPoolExecutor]:
-    """One judge per core. Steps this small gain little from a second core, and stand still where another program holds it."""
+    """One judge per core. Steps this small gain little from a second core, and wait if another program uses it."""
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
@@ -260,7 +271,7 @@ def _train(
         seen.nonzero()[:, 0].cpu(),
         torch.searchsorted(classes.to(data.device), data.labels[seen]).to(device),
     )
-    # A quarter less time per step on processors than the default layout.
+    # On CPUs a step takes a quarter less time than with the default layout.
     judge = judge.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     draws = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(judge.parameters(), recipe.rate, weight_decay=recipe.decay, fused=True)
@@ -281,19 +292,19 @@ def _train(
 
 
 def _order(count: int, steps: int, batch_size: int, draws: torch.Generator) -> Iterator[Tensor]:
-    """Row numbers for each step, through one random permutation after another."""
+    """The rows of each step, from one random permutation after another."""
     batches: Iterator[Tensor] = iter(())
     for _ in range(steps):
         rows = next(batches, None)
         if rows is None:
             batches = iter(torch.split(torch.randperm(count, generator=draws), batch_size))
             rows = next(batches)
-        # Batch norm needs two images to compare; a permutation may leave one over.
+        # Batch norm needs two images; the last batch of a permutation may have one.
         yield rows if len(rows) > 1 else rows.repeat(2)
 
 
 def moved(x: Tensor, recipe: Recipe, draws: torch.Generator) -> Tensor:
-    """Each image turned, stretched and shifted a little, as far as ``recipe`` allows: [B, C, H, W]."""
+    """Images after a small random rotation, scaling and shift within the limits of ``recipe``: [B, C, H, W]."""
     turn, across, down, right, below = (2 * torch.rand(5, len(x), generator=draws) - 1).unbind()
     turn = turn * recipe.turn
     across, down = 1 + across * recipe.stretch, 1 + down * recipe.stretch
@@ -314,18 +325,18 @@ def measured(
     seconds: float,
     kinds: Mapping[str, str] | None = None,
 ) -> Judges:
-    """These judges with their accuracy and agreement on ``test``."""
+    """Judges with their accuracy and agreement on ``test``."""
     made = Judges(judges, classes, {}, math.nan, source, seconds)
     assert test.labels is not None
-    said = torch.stack(
+    predicted = torch.stack(
         [
             made.predict(name, test.values(name).to(next(judge.parameters()).device)).cpu()
             for name, judge in judges.items()
         ]
     )
     seen = torch.stack([test.mask[test.names.index(name)] for name in judges]).cpu()  # [judges, N]
-    right = (said == test.labels.cpu()) & seen
-    agree = (said == said[0]).all(0)[seen.all(0)]
+    right = (predicted == test.labels.cpu()) & seen
+    agree = (predicted == predicted[0]).all(0)[seen.all(0)]
     return Judges(
         judges,
         classes,
@@ -386,7 +397,7 @@ def _read(path: Path | None, shapes: Mapping[str, tuple[int, ...]], recipe: Reci
             facts = json.loads(file.metadata()["judges"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         if facts["digest"] != _digest(tensors) or facts["names"] != list(shapes):
-            raise ValueError("its weights are not those that were written")
+            raise ValueError("the weights have changed since they were written")
         judges = {}
         for number, (name, shape) in enumerate(shapes.items()):
             judges[name] = Judge.seeded(shape, len(facts["classes"]), recipe.width, 0)
@@ -407,7 +418,7 @@ def _read(path: Path | None, shapes: Mapping[str, tuple[int, ...]], recipe: Reci
         )
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:
         log.info(
-            "judges: %s cannot be used and is made anew (%s)",
+            "judges: %s cannot be used, so judges are trained again (%s)",
             path,
             " ".join(str(problem).split()) or type(problem).__name__,
         )

@@ -1,8 +1,8 @@
-"""What the codes hold: linear probes of z and of each w_m, the units in use, and what each column costs.
+"""Latent representations: linear probes of z and of each w_m, active units, and the KL of each dimension.
 
-Probes: logistic regression (lbfgs, 1,000 iterations) on posterior draws, after the MMVAE+ protocol (Palumbo et al. 2023); for amounts,
-ridge regression. z should tell what is shared and w_m what is its modality's own; the other two are leaks.
-Active units: columns whose posterior mean has a variance over the data above 0.01 (Burda et al. 2016).
+Probes are logistic regressions (lbfgs, 1,000 iterations) on posterior draws, as in the protocol of MMVAE+ (Palumbo et al. 2023), and ridge
+regressions for continuous factors. z should predict what is shared, and w_m what is private to its modality; the other two are leaks.
+Active units are dimensions whose posterior mean has a variance above 0.01 over the data (Burda et al. 2016).
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from polyvae.data import MultimodalData
 from polyvae.metrics.context import Context, subsample
 from polyvae.utils.errors import InputError
 
-ACTIVE = 0.01  # variance of the posterior mean above which a column is in use
-ROWS = 5_000  # of either part, drawn at random
-_DRAWS = 10  # per sample, where a divergence has no closed form
-_NUMBERS = 2**22  # of a mixture's components at a time
+ACTIVE = 0.01  # variance of the posterior mean above which a dimension is active
+ROWS = 5_000  # samples of each part, chosen at random
+_DRAWS = 10  # per sample, for a divergence without a closed form
+_NUMBERS = 2**22  # values of the components of a mixture that are processed together
 _Probes = dict[str, dict[str, Any]]
 
 
 class Codes(NamedTuple):
-    """Latents of the samples ``rows`` [N] (numbers, on the host): ``z`` [N, D], ``w`` [N, W]."""
+    """Latents ``z`` [N, D] and ``w`` [N, W] of the samples with the indices ``rows`` [N], on the host."""
 
     rows: Tensor
     z: Tensor
@@ -39,9 +39,10 @@ class Codes(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Of each column: ``variance`` of the posterior mean, ``kl`` mean over the data, in nats. ``total``: the KL of all columns jointly.
+    """How much each latent dimension is used.
 
-    z: the divergence of a mixture's marginal from the prior's. ``exact``: by formula, not by Monte Carlo.
+    ``variance`` of the posterior mean; ``kl``, mean over the data, in nats (for a mixture, between marginals); ``total``, the KL of all
+    dimensions jointly; ``exact``, whether the KL is by formula instead of Monte Carlo.
     """
 
     variance: Tensor
@@ -61,11 +62,18 @@ class Usage(NamedTuple):
 
 
 def latents(context: Context, *, on: str = "samples", rows: int = ROWS) -> dict[str, Any]:
-    """Probe accuracies (``_r2`` for amounts), active units and KL of z and of the w_m: headlines, then ``probes`` and ``units`` in full.
+    """Probe accuracies (``_r2`` for continuous factors), active units, and KL of z and of the w_m; details in ``probes`` and ``units``.
 
-    ``probe_z_*`` and ``probe_w_*`` average over modalities, each encoded alone; ``probe_z_shared_joint`` is z given all that was observed.
-    ``on``: "samples" or "means" of the posterior. ``rows``: of the training part (to fit) and of the held-out part (to judge), at most.
-    What does not exist is left out: z or w, labels, factors, a training part. Raises InputError for any other ``on``.
+    ``probe_z_*`` and ``probe_w_*`` are means over modalities, each encoded alone; ``probe_z_shared_joint`` is z given all modalities.
+    What does not exist is left out: z or w, labels, factors, a training part.
+
+    Args:
+        context: The evaluation context.
+        on: Whether to probe "samples" or "means" of the posterior.
+        rows: The largest number of samples of the training part (to fit) and of the held-out data (to test).
+
+    Raises:
+        InputError: For any other ``on``.
     """
     if on not in ("samples", "means"):
         raise InputError(
@@ -88,7 +96,7 @@ def latents(context: Context, *, on: str = "samples", rows: int = ROWS) -> dict[
     return result | {"units": units}
 
 
-# ---- codes -----------------------------------------------------------------------------------------------------------------------
+# ---- latents -----------------------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -100,7 +108,7 @@ def encode(
     seed: int = 0,
     batch_size: int = 1000,
 ) -> Codes:
-    """The codes given these modalities, of the samples in which any of them was observed: a posterior draw of each, or the means."""
+    """Posterior draws or means given these modalities, for the samples in which any of them is observed."""
     z, w = [], []
     rows = _observed(data, members)
     with torch.random.fork_rng():
@@ -120,27 +128,27 @@ def encode(
 def _batches(
     model: MultimodalVAE, data: MultimodalData, members: tuple[str, ...], rows: Tensor, batch_size: int
 ) -> Iterator[Batch]:
-    """Batches of these rows, observed in ``members``, so small that a posterior of many views fits into memory."""
+    """Batches of these rows, observed in ``members``, small enough for the memory that a posterior of many components needs."""
     first = model.admit(data.take(rows[:1]).observe(*members))
-    views = model.posterior(first, model.experts(first)).components.loc
-    step = max(1, min(batch_size, _NUMBERS // max(1, views.numel())))
+    components = model.posterior(first, model.experts(first)).components.loc
+    step = max(1, min(batch_size, _NUMBERS // max(1, components.numel())))
     for start in range(0, len(rows), step):
         yield data.take(rows[start : start + step]).observe(*members)
 
 
 def _observed(data: MultimodalData, members: tuple[str, ...]) -> Tensor:
-    """The numbers of the samples in which any of these was observed, on the host."""
+    """The indices of the samples in which any of these is observed, on the host."""
     return data.mask[[data.names.index(name) for name in members]].any(0).nonzero()[:, 0].cpu()
 
 
 def _sets(model: MultimodalVAE, data: MultimodalData) -> list[tuple[str, ...]]:
-    """Each modality that is encoded and occurs, alone, then all of them."""
-    sources = [
+    """Each encoded modality with observed samples alone, then all of them."""
+    inputs = [
         name
         for name, net in model.modalities.items()
         if net.encoder is not None and name in data.names and bool(data.mask[data.names.index(name)].any())
     ]
-    return [(name,) for name in sources] + ([tuple(sources)] if len(sources) > 1 else [])
+    return [(name,) for name in inputs] + ([tuple(inputs)] if len(inputs) > 1 else [])
 
 
 # ---- probes ----------------------------------------------------------------------------------------------------------------------
@@ -149,10 +157,10 @@ def _sets(model: MultimodalVAE, data: MultimodalData) -> list[tuple[str, ...]]:
 def probe(
     x: NDArray[Any], y: NDArray[Any], x_test: NDArray[Any], y_test: NDArray[Any]
 ) -> dict[str, Any] | None:
-    """A linear probe of codes x [N, D]: ``score``, and ``chance``, what the same score is without codes.
+    """A linear probe of latents x [N, D]: its ``score``, and ``chance``, the score without latents.
 
-    Integers y [N]: accuracy of a logistic regression, beside that of the most frequent class. Floating-point numbers: R² of a ridge
-    regression, beside 0. None where there is nothing to tell apart.
+    Integers y [N]: accuracy of a logistic regression, with chance the frequency of the most frequent class. Floating-point numbers: R² of
+    a ridge regression, with chance 0. None if there are no dimensions, or fewer than two classes or samples.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, Ridge
@@ -168,7 +176,7 @@ def probe(
         }
     classes, counts = np.unique(y, return_counts=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # said by ``converged``, once for all
+        warnings.simplefilter("ignore", ConvergenceWarning)  # ``converged`` reports it
         fitted = LogisticRegression(max_iter=1000).fit(x, y)
     return {
         "score": float(fitted.score(x_test, y_test)),
@@ -180,7 +188,7 @@ def probe(
 
 
 class Question(NamedTuple):
-    """A factor y to be read off codes, at the codes ``seen`` (bool): of the part to fit, and of the part to judge."""
+    """A factor y to predict from latents, and the rows in which it is known (``seen``, bool), for fitting and for testing."""
 
     y: Tensor
     y_test: Tensor
@@ -212,12 +220,12 @@ def _probe_all(
         if len(members) == 1:
             span = model.columns[names.index(members[0])]
             found["w"][members[0]] = _ask(questions, fit.w[:, span], judge.w[:, span])
-    for code, by in found.items():
+    for latent, by in found.items():
         for key, probes in by.items():
             for what, result in probes.items():
                 whose, amount = "shared" if what == "label" else "private", result["kind"] == "r2"
                 if (key,) in sets:
-                    headline.setdefault(f"probe_{code}_{whose}{'_r2' if amount else ''}", []).append(
+                    headline.setdefault(f"probe_{latent}_{whose}{'_r2' if amount else ''}", []).append(
                         result["score"]
                     )
                     if not amount:
@@ -225,7 +233,9 @@ def _probe_all(
                 elif whose == "shared":
                     headline["probe_z_shared_joint"] = [result["score"]]
     means = {name: sum(values) / len(values) for name, values in headline.items()}
-    return means, {code: {key: probes for key, probes in by.items() if probes} for code, by in found.items()}
+    return means, {
+        latent: {key: probes for key, probes in by.items() if probes} for latent, by in found.items()
+    }
 
 
 def _questions(
@@ -235,7 +245,7 @@ def _questions(
     rows_test: Tensor,
     members: tuple[str, ...],
 ) -> dict[str, Question]:
-    """ "label", and "modality/factor" for the own factors of the modalities that were encoded."""
+    """The label ("label"), and the factors of the encoded modalities ("modality/factor")."""
     found = {}
     if train.labels is not None and test.labels is not None:
         found["label"] = Question(
@@ -295,7 +305,7 @@ def _usage(
             )
             headline["kl_w"] = headline.get("kl_w", 0.0) + own.total
         context.report.advance()
-    return headline, {code: by for code, by in units.items() if by}
+    return headline, {latent: by for latent, by in units.items() if by}
 
 
 @torch.no_grad()
@@ -306,10 +316,10 @@ def usage(
     seed: int = 0,
     batch_size: int = 1000,
 ) -> tuple[Usage, Mapping[str, Usage]]:
-    """z's columns given these modalities, and of each of them w_m's, over the samples in which any of them was observed.
+    """The use of z given these modalities, and of the w_m of each, over the samples in which any of them is observed.
 
-    The KL of one normal or Laplace (one expert, a product) is exact; a mixture's, or that against a mixture prior, is a Monte Carlo mean
-    with the mixture's log-density. That of w_m is exact given z.
+    The KL of a single normal or Laplace distribution is exact. That of a mixture, or from a mixture prior, is a Monte Carlo mean. The KL of
+    w_m is exact given z.
     """
     rows = _observed(data, members)
     means, columns, total, exact = [], [], [], True
@@ -344,12 +354,12 @@ def usage(
 
 
 def _variance(x: Tensor) -> Tensor:
-    """Over the data, [N, D] -> [D]; 0 where there is one sample only."""
+    """Variance over the data, [N, D] -> [D]; 0 for one sample."""
     return x.var(0) if len(x) > 1 and x.shape[1] else torch.zeros_like(x[0])
 
 
 def _divergence(q: Mixture, p: Diagonal | Mixture) -> tuple[Tensor, Tensor, bool]:
-    """KL(q || p) of each column's marginal [B, D], and of all columns jointly [B]; and whether it is exact."""
+    """KL(q || p) of the marginal of each dimension [B, D], of all dimensions jointly [B], and whether it is exact."""
     if isinstance(p, Diagonal) and bool((q.active.sum(0) == 1).all()):
         kl = q.pick(q.weights.argmax(0, keepdim=True))[0].kl_columns(p)
         return kl, kl.sum(-1), True
@@ -362,7 +372,7 @@ def _divergence(q: Mixture, p: Diagonal | Mixture) -> tuple[Tensor, Tensor, bool
 
 
 def _marginals(p: Diagonal | Mixture, z: Tensor) -> Tensor:
-    """Log-density of each column's marginal at z [B, D]: [B, D]."""
+    """Log-density of the marginal of each dimension at z [B, D]: [B, D]."""
     if isinstance(p, Diagonal):
         return p.columns(z)
     return (p.components.columns(z) + p.weights.log()[..., None]).logsumexp(0)

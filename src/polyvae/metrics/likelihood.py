@@ -1,4 +1,4 @@
-"""Importance-sampled log-likelihoods, in nats per datum: a lower bound whose quality the effective sample size tells."""
+"""Importance-sampled log-likelihoods in nats per sample: a lower bound, which is tight if the effective sample size is large."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor
 from polyvae.core.inference import Estimate
 from polyvae.metrics.context import Context
 
-_Asked = tuple[str, tuple[str, ...]]  # a modality, and those that it is given
+_Condition = tuple[str, tuple[str, ...]]  # a modality, and those that are given
 
 
 def likelihood(context: Context) -> dict[str, Any]:
-    """``log_likelihood`` (joint, of all that was observed), ``_by_modality`` and ``_by_condition``, each with what it is worth.
+    """Joint, marginal and conditional log-likelihoods, with standard errors and effective sample sizes.
 
-    The context's ``conditional``: "rest" adds log p(x_m | all others that were observed), "pairs" also every log p(x_m | x_n), "none"
-    neither. The names are "m0", "m0|m1,m2"; ``log_likelihood_conditional`` is the mean over m given the rest. Each is taken over the
-    samples of which m was observed, and something of what it is given. A conditional is the difference of two estimates, so no bound;
-    its effective samples are the fewer of the two. Only what is decoded has a likelihood; modalities that are only encoded help to sample
-    the joint one.
-    Empty for models without a joint density, and where nothing that is decoded was observed.
+    ``log_likelihood`` is that of all observed modalities jointly; ``log_likelihood_by_modality`` and ``log_likelihood_by_condition`` have
+    names such as "m0" and "m0|m1,m2". The setting ``likelihood_conditional`` selects the conditionals; ``log_likelihood_conditional`` is
+    the mean over modalities given all others. A conditional is taken over the samples in which the modality and at least one of the given
+    ones are observed. It is the difference of two estimates, so it is not a bound; its effective sample size is the smaller of the two.
+    Only decoded modalities have a likelihood; those that are only encoded improve the proposals of the joint one. Empty for models without
+    a joint density, and if no decoded modality was observed.
     """
     model = context.model
     if not model.facts.density:
@@ -38,10 +38,10 @@ def likelihood(context: Context) -> dict[str, Any]:
     names = tuple(name for name, row in seen.items() if bool(row.any()))
     if not names:
         return {}
-    rest: list[_Asked] = [
+    rest: list[_Condition] = [
         (name, tuple(other for other in names if other != name)) for name in names if len(names) > 1
     ]
-    pairs: list[_Asked] = [(name, (other,)) for name, other in permutations(names, 2)]
+    pairs: list[_Condition] = [(name, (other,)) for name, other in permutations(names, 2)]
     asked = dict.fromkeys(
         {"none": [], "rest": rest, "pairs": rest + pairs}[context.config.likelihood_conditional]
     )
@@ -81,7 +81,7 @@ def likelihood(context: Context) -> dict[str, Any]:
 
 
 def _any(seen: dict[str, Tensor], names: tuple[str, ...]) -> Tensor:
-    """[B] bool: was any of these observed?"""
+    """Whether any of these was observed: [B] bool."""
     return torch.stack([seen[name] for name in names]).any(0)
 
 
@@ -94,7 +94,7 @@ def _ratio(joint: Estimate, given: Estimate) -> Estimate:
 
 
 def _summary(estimate: Estimate, seen: Tensor) -> dict[str, float]:
-    """Over the data that have it: mean, the standard error of that mean (of data, and of sampling), effective samples (median)."""
+    """Over the samples that have it: the mean, its standard errors (from data, and from sampling), and the median effective size."""
     value, error, effective = (part[seen.to(part.device)].double().cpu() for part in estimate)
     spread = float(value.std()) / math.sqrt(len(value)) if len(value) > 1 else math.nan
     return {

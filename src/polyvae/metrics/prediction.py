@@ -1,4 +1,4 @@
-"""How well are labels told? A label is a categorical modality that is decoded and never encoded; to predict it is to generate it."""
+"""Accuracy of predicted labels. A label is a categorical modality that is decoded but not encoded, so it is predicted by generation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from polyvae.metrics.context import Context
 
 
 def prediction(context: Context) -> dict[str, Any]:
-    """``label_accuracy`` given every modality that is encoded, ``label_accuracy_single`` given one: means over labels and modalities.
+    """``label_accuracy`` given all encoded modalities, ``label_accuracy_single`` given one: means over labels and modalities.
 
-    In full under ``prediction``: label -> {"all", and each modality} -> the share of held-out samples whose most probable class is the
-    observed one (of several entries: all that were observed), K = 10 draws of the latents averaged. Empty where the model has no label.
+    ``prediction`` has the details: label -> {"all", and each modality} -> the share of held-out samples whose most probable class is the
+    observed one (for several entries, of all observed ones), averaged over K = 10 draws of the latents. Empty if the model has no label.
     """
     model = context.model
     labels = [
@@ -22,35 +22,32 @@ def prediction(context: Context) -> dict[str, Any]:
         for name, net in model.modalities.items()
         if net.encoder is None and net.spec.likelihood == "categorical" and name in context.data.names
     ]
-    sources = [
+    inputs = [
         name
         for name, net in model.modalities.items()
         if net.encoder is not None and name in context.data.names
     ]
-    if not labels or not sources:
+    if not labels or not inputs:
         return {}
-    context.report.start("prediction", 1 + len(sources))
+    context.report.start("prediction", 1 + len(inputs))
     found: dict[str, dict[str, float]] = {name: {} for name in labels}
-    for number, (key, members) in enumerate({"all": sources, **{name: [name] for name in sources}}.items()):
+    for number, (key, members) in enumerate({"all": inputs, **{name: [name] for name in inputs}}.items()):
         right, counted = dict.fromkeys(labels, 0), dict.fromkeys(labels, 0)
         for batch, made in generation.conditional(context, members, labels, context.seed(31, number), K=10):
             for name, shares in made.items():
                 seen = batch.mask[list(batch.data).index(name)]
-                told = shares.mean(0).argmax(-1) == batch.data[name].to(shares.device).argmax(
-                    -1
-                )  # [B, *entries]
-                known = torch.ones_like(told)
+                observed = batch.data[name].to(shares.device)
+                hit = shares.mean(0).argmax(-1) == observed.argmax(-1)  # [B, *entries]
+                known = torch.ones_like(hit)
                 if name in batch.entries:
                     known = (
-                        model.modalities[name].likelihood.counted(batch.entries[name]).any(-1).to(told.device)
+                        model.modalities[name].likelihood.counted(batch.entries[name]).any(-1).to(hit.device)
                     )
-                told, some = (
-                    ((told | ~known), known)
-                    if told.ndim == 1
-                    else ((told | ~known).flatten(1).all(1), known.flatten(1).any(1))
-                )
-                rows = seen.to(told.device) & some
-                right[name] += int(told[rows].sum())
+                hit = hit | ~known
+                if hit.ndim > 1:
+                    hit, known = hit.flatten(1).all(1), known.flatten(1).any(1)
+                rows = seen.to(hit.device) & known
+                right[name] += int(hit[rows].sum())
                 counted[name] += int(rows.sum())
         for name in labels:
             if counted[name]:

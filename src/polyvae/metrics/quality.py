@@ -1,8 +1,8 @@
-"""How good are the images? Sets of generated images against sets of real ones, in the eyes of a feature net.
+"""Image quality: sets of generated images compared with sets of real images, in the features of a network.
 
-Fréchet and kernel distance, precision, recall, density, coverage; of draws from the prior, and of each modality given each other one
-(MMVAE+ protocol, Palumbo et al. 2023). A number without its net's name means nothing, and the training part's own distance from the
-held-out part, ``real_*``, is what to hold it against: no model is expected below it.
+The measures are Fréchet and kernel distance, precision, recall, density and coverage, for unconditional draws and for each modality given
+each other one (protocol of MMVAE+, Palumbo et al. 2023). They depend on the feature network. The reference is the distance between the
+training part and the held-out part, ``real_*``, below which no model is expected.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from polyvae.metrics.distances import Frechet, TorchmetricsFrechet, kernel_dista
 from polyvae.metrics.features import FeatureNet, Inception, JudgeFeatures, to_bytes
 from polyvae.utils.errors import InputError
 
-PARTIAL = 128  # the authors drop the last batch of so many where it is not full
-_FEW = 10  # images of either side, below which nothing is said
+PARTIAL = 128  # batch size in the code of the authors, who drop a last partial batch
+_FEW = 10  # with fewer images of either set, nothing is computed
 _K, _K_DENSITY = 3, 5
 _Numbers = dict[str, float]
 
@@ -29,22 +29,23 @@ _Numbers = dict[str, float]
 def quality(
     context: Context, *, kept: int = 5_000, subsets: int = 50, subset_size: int = 1_000
 ) -> dict[str, Any]:
-    """``unconditional_*``, ``unconditional_*_fitted``, ``conditional_*`` and ``real_*``; in full under ``quality``, by modality or pair.
+    """``unconditional_*``, ``unconditional_*_fitted``, ``conditional_*`` and ``real_*``; ``quality`` has the details by modality or pair.
 
-    * is frechet_distance, kernel_distance, precision, recall, density, coverage; fid and kid with the standard Inception weights. Headlines
-    are means over modalities, or over pairs. "sound": source and target differ; images clamped to [0, 1], the nets' domain. "published":
-    source = target (reconstruction) counts too, images become bytes as in a PNG, and a last partial batch of 128 is dropped.
-    At most ``kept`` images of either side, drawn at random, enter the kernel distance (``subsets`` of ``subset_size``) and the neighbours;
-    all enter the Fréchet distance, whose bias falls with their number: compare equal numbers. ``context.config.measures`` "frechet": that
-    alone. Empty where there is nothing to look with.
+    * is frechet_distance, kernel_distance, precision, recall, density, coverage; fid and kid with the standard Inception weights. Headline
+    numbers are means over modalities, or over pairs. Protocol "sound": input and target differ; images are clamped to [0, 1]. "published":
+    reconstructions count too, images are rounded to bytes as in a PNG, and a last partial batch of 128 is dropped.
+
+    At most ``kept`` images of either set, chosen at random, are used for the kernel distance (``subsets`` of ``subset_size``) and for the
+    neighbours. All images are used for the Fréchet distance, whose bias falls with their number, so that only equal numbers of images are
+    comparable. The setting ``measures`` "frechet" computes that alone. Empty if there is no feature network for any modality.
     """
     model, nets = context.model, _nets(context)
     if not nets:
         context.report.say(
-            "no image quality: it needs images, and judges or a feature net to look at them; left out"
+            "no image quality: it needs images, and judges or a feature network; it is left out"
         )
         return {}
-    sources = [
+    inputs = [
         name
         for name, net in model.modalities.items()
         if net.encoder is not None and name in context.data.names
@@ -52,7 +53,7 @@ def quality(
     priors = {"unconditional": None} | (
         {"unconditional_fitted": context.prior} if context.prior is not None else {}
     )
-    context.report.start("quality", 1 + len(priors) + len(sources) + (context.train is not None))
+    context.report.start("quality", 1 + len(priors) + len(inputs) + (context.train is not None))
     device = next(model.parameters()).device
     kept = kept if context.config.measures == "all" else 0
     sides = {
@@ -68,18 +69,18 @@ def quality(
         found[suffix] = _judged(sides, stream, dict.fromkeys(sides, context.config.draws))
         context.report.advance()
     found["conditional"] = {}
-    for number, source in enumerate(sources):
+    for number, observed in enumerate(inputs):
         targets = {
             name: side
             for name, side in sides.items()
-            if context.config.protocol == "published" or name != source
+            if context.config.protocol == "published" or name != observed
         }
         stream = (
             given.made
-            for given in generation.conditional(context, (source,), list(targets), context.seed(13, number))
+            for given in generation.conditional(context, (observed,), list(targets), context.seed(13, number))
         )
-        total = int(context.data.mask[context.data.names.index(source)].sum())
-        found["conditional"][source] = _judged(
+        total = int(context.data.mask[context.data.names.index(observed)].sum())
+        found["conditional"][observed] = _judged(
             targets,
             ({name: x[0] for name, x in made.items()} for made in stream),
             dict.fromkeys(targets, total),
@@ -103,7 +104,7 @@ def quality(
 
 
 class _Side:
-    """The real images of one modality, as its net sees them, and what is compared with them."""
+    """The features of the real images of one modality, and what is compared with them."""
 
     def __init__(
         self,
@@ -131,7 +132,7 @@ class _Side:
         self.seen = _Kept(0, keep, seed)
 
     def real(self, name: str) -> None:
-        """Look at the held-out images of modality ``name``."""
+        """Add the held-out images of modality ``name``."""
         rows = _rows(self.context.data, name)
         self.seen = _Kept(self.limit(len(rows)), self.keep, mix(self.seed, 0))
         for x in _real(self.context.data, name, rows, self.context.batch_size):
@@ -141,7 +142,7 @@ class _Side:
             self.frechet.real(self.seen.add(features))
 
     def floor(self, name: str, train: MultimodalData) -> _Numbers | None:
-        """As many training images, drawn at random, in the place of generated ones."""
+        """The numbers of training images, chosen at random, in place of the same number of generated ones."""
         rows = _rows(train, name)
         order = (
             torch.randperm(len(rows), generator=torch.Generator().manual_seed(mix(self.seed, 2)))[
@@ -159,7 +160,7 @@ class _Side:
         self.frechet.generated(made.add(self.look(images)))
 
     def compare(self, made: _Kept) -> _Numbers | None:
-        """The numbers of what was added, which is forgotten then; None where there are too few images."""
+        """The numbers of the images added so far, which are then discarded; None if there are too few."""
         numbers = None
         if min(made.count, self.seen.count) >= _FEW:
             frechet, kernel = self.names
@@ -182,13 +183,13 @@ class _Side:
         features = self.net(images)
         if features.ndim != 2 or len(features) != len(images):
             raise InputError(
-                f"feature net {self.net.name!r}: got features of shape {tuple(features.shape)} for {len(images)} images; "
-                "expected [images, columns]; flatten what it gives"
+                f"feature network {self.net.name!r}: got features of shape {tuple(features.shape)} for {len(images)} images; "
+                "expected [images, features]; flatten its output"
             )
         return features
 
     def limit(self, total: int) -> int:
-        """How many of ``total`` images count."""
+        """The number of images that count, out of ``total``."""
         return (
             total - total % PARTIAL
             if self.context.config.protocol == "published" and total >= PARTIAL
@@ -197,7 +198,7 @@ class _Side:
 
 
 class _Kept:
-    """Features that come chunk by chunk, the first ``total`` of which count, and at most ``keep`` of these, drawn at random, stay."""
+    """Features added chunk by chunk. The first ``total`` count; at most ``keep`` of these, chosen at random, are stored."""
 
     def __init__(self, total: int, keep: int, seed: int) -> None:
         self.total, self.count = total, 0
@@ -206,7 +207,7 @@ class _Kept:
         self.parts: list[Tensor] = []
 
     def add(self, features: Tensor) -> Tensor:
-        """The features that count."""
+        """Add features; return those that count."""
         features = features[: self.total - self.count]
         self.parts.append(features[self.chosen[self.count : self.count + len(features)].to(features.device)])
         self.count += len(features)
@@ -217,7 +218,7 @@ class _Kept:
 
 
 def _nets(context: Context) -> dict[str, FeatureNet]:
-    """The image modalities that are decoded, observed somewhere, and can be looked at."""
+    """The feature network of each decoded image modality that is in the data."""
     nets: dict[str, FeatureNet] = {}
     for name, net in context.model.modalities.items():
         shape = net.spec.shape
@@ -232,7 +233,7 @@ def _nets(context: Context) -> dict[str, FeatureNet]:
 
 
 def _rows(data: MultimodalData, name: str) -> Tensor:
-    """The numbers of the samples of which this modality was observed, on the host."""
+    """The indices of the samples in which this modality is observed, on the host."""
     return (
         data.mask[data.names.index(name)].nonzero()[:, 0].cpu()
         if name in data.names
@@ -241,7 +242,7 @@ def _rows(data: MultimodalData, name: str) -> Tensor:
 
 
 def _real(data: MultimodalData, name: str, rows: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """The images of a modality in these samples; the other modalities stay where they are."""
+    """The images of a modality in these samples. The other modalities are not read."""
     return (data.values(name, part) for part in torch.split(rows, batch_size) if len(part))
 
 
@@ -259,7 +260,7 @@ def _judged(
 
 
 def _headlines(found: Mapping[str, Any]) -> _Numbers:
-    """Means over modalities, or over pairs: "unconditional_fid_fitted" of what stands under "unconditional_fitted"."""
+    """Means over modalities, or over pairs: for example "unconditional_fid_fitted" from "unconditional_fitted"."""
     means: _Numbers = {}
     for kind, by in found.items():
         cells = (

@@ -1,7 +1,7 @@
-"""How near is what is decoded to what was there, and how much do draws differ from one another?
+"""Errors of reconstruction and cross-reconstruction, and the diversity of draws.
 
-Errors are per entry, of the decoder's mean at one posterior draw; without knowledge of x, and with a decoder that says the training
-part's mean, they would be the baseline's. Cross-reconstruction cannot reach zero: what is private to the target, the source does not know.
+Errors are per entry, of the mean of the likelihood at one posterior draw. The baseline predicts the mean of the training part. Errors of
+cross-reconstruction cannot be zero, because the input has no information on what is private to the target.
 """
 
 from __future__ import annotations
@@ -20,36 +20,41 @@ _Numbers = dict[str, float]
 
 
 def reconstruction(context: Context, *, rows: int = 1_000, draws: int = 5) -> dict[str, Any]:
-    """``reconstruction_error`` and ``cross_reconstruction_error`` (mean squared, per entry), and ``diversity`` beside ``diversity_real``.
+    """``reconstruction_error`` and ``cross_reconstruction_error`` (mean squared, per entry), ``diversity`` and ``diversity_real``.
 
-    Errors are means over modalities, or over pairs of two; ``_relative``: over the baseline's, where there is a training part. In full
-    under ``reconstruction``, source -> target, with the mean absolute error ``mae``. What was not observed does not count.
-    diversity: the distance (root mean square per entry) between two draws of a target given one sample of a source, w from p(w); over
-    pairs of ``draws``, for ``rows`` samples drawn at random; by pair under ``diversity_matrix``. diversity_real: between two held-out
-    samples of one class, where there are labels; by modality under ``diversity_by_modality``. Neither more nor less than that is right.
+    Errors are means over modalities, or over pairs of two; ``_relative`` divides by the error of the baseline, if there is a training part.
+    ``reconstruction`` has the details, input -> target, with the mean absolute error ``mae``. Entries that are not observed do not count.
+
+    Diversity is the distance (root mean square per entry) between two draws of a target given one sample of an input, with w from p(w). It
+    is a mean over pairs of ``draws`` draws for ``rows`` samples, chosen at random; ``diversity_matrix`` has it by pair of modalities.
+    ``diversity_real`` is the distance between two held-out samples of one class, if there are labels, and the reference for diversity;
+    ``diversity_by_modality`` has it by modality.
     """
     model, names = context.model, list(context.model.modalities)
-    sources = [
+    inputs = [
         name for name in names if model.modalities[name].encoder is not None and name in context.data.names
     ]
     targets = [
         name for name in names if model.modalities[name].decoder is not None and name in context.data.names
     ]
     few = subsample(context.data, rows, context.seed(14))
-    context.report.start("reconstruction", 2 * len(sources) + 1)
+    context.report.start("reconstruction", 2 * len(inputs) + 1)
     means = {} if context.train is None else baseline(context.train, targets, context.batch_size)
     found: dict[str, dict[str, _Numbers]] = {}
     spread: dict[str, _Numbers] = {}
-    for number, source in enumerate(sources):
-        found[source] = _errors(context, source, targets, means, context.seed(15, number))
+    for number, observed in enumerate(inputs):
+        found[observed] = _errors(context, observed, targets, means, context.seed(15, number))
         context.report.advance()
-        others = [name for name in targets if name != source]
-        spread[source] = _diversity(context, source, others, few, draws, context.seed(16, number))
+        others = [name for name in targets if name != observed]
+        spread[observed] = _diversity(context, observed, others, few, draws, context.seed(16, number))
         context.report.advance()
     result: dict[str, Any] = {}
     for head, cells in (
         ("", [row[name] for name, row in found.items() if name in row]),
-        ("cross_", [cell for source, row in found.items() for name, cell in row.items() if name != source]),
+        (
+            "cross_",
+            [cell for observed, row in found.items() for name, cell in row.items() if name != observed],
+        ),
     ):
         result |= _means(f"{head}reconstruction_error", cells)
     varied = [value for row in spread.values() for value in row.values()]
@@ -72,7 +77,7 @@ def reconstruction(context: Context, *, rows: int = 1_000, draws: int = 5) -> di
 
 
 def baseline(data: MultimodalData, names: list[str], batch_size: int = 1000) -> dict[str, Tensor]:
-    """The mean of every entry over the samples in which it was observed: name -> [*shape], float64; 0 where it never was."""
+    """The mean of every entry over the samples in which it is observed: name -> [*shape], float64; 0 if it is never observed."""
     sums: dict[str, Tensor] = {}
     counts: dict[str, Tensor] = {}
     names = [name for name in names if name in data.names]
@@ -95,9 +100,9 @@ def pairwise(x: Tensor) -> Tensor:
 
 
 def within_classes(data: MultimodalData, name: str, seed: int = 0, batch_size: int = 1000) -> float | None:
-    """The mean distance, root mean square per entry, between two samples of one class: each with one other, drawn at random.
+    """The mean distance (root mean square per entry) between two samples of one class; each is paired with another at random.
 
-    Over entries that were observed in both. None without labels, or where no class has two samples.
+    Only entries that are observed in both count. None without labels, or if no class has two samples.
     """
     if data.labels is None:
         return None
@@ -127,13 +132,13 @@ def within_classes(data: MultimodalData, name: str, seed: int = 0, batch_size: i
 
 def _errors(
     context: Context,
-    source: str,
+    observed: str,
     targets: list[str],
     means: Mapping[str, Tensor],
     seed: int,
 ) -> dict[str, _Numbers]:
     sums = {name: torch.zeros(5, dtype=torch.float64) for name in targets}
-    for batch, made in generation.conditional(context, (source,), targets, seed):
+    for batch, made in generation.conditional(context, (observed,), targets, seed):
         for name, images in made.items():
             y = images[0].cpu().double()
             x = batch.data[name].cpu().double()
@@ -157,14 +162,14 @@ def _errors(
 
 def _diversity(
     context: Context,
-    source: str,
+    observed: str,
     targets: list[str],
     data: MultimodalData,
     draws: int,
     seed: int,
 ) -> _Numbers:
     sums, count = dict.fromkeys(targets, 0.0), 0
-    for batch, made in generation.conditional(context, (source,), targets, seed, draws, data):
+    for batch, made in generation.conditional(context, (observed,), targets, seed, draws, data):
         for name, images in made.items():
             sums[name] += float(pairwise(images).sum())
         count += batch.size
@@ -178,6 +183,6 @@ def _means(head: str, cells: list[_Numbers]) -> _Numbers:
 
 
 def _seen(line: Tensor, x: Tensor, entries: Tensor | None) -> Tensor:
-    """Which entries of x [B, *shape] were observed: the modality was, and so was the entry."""
+    """Which entries of x [B, *shape] are observed: both the modality and the entry."""
     rows = line.view(-1, *[1] * (x.ndim - 1)).expand_as(x)
     return rows if entries is None else rows & entries

@@ -1,7 +1,7 @@
-"""The classifiers that were published with PolyMNIST (Sutter, Daunhawer, Vogt 2021), for the modalities that they were trained on.
+"""The classifiers published with PolyMNIST (Sutter, Daunhawer, Vogt 2021), as judges of the modalities that they were trained on.
 
-A data set's card names them by modality (``released_judges``); they are used where its folder has them, in one of PLACES. All other
-modalities get judges of their own.
+The card of a data set names them by modality (``released_judges``). They are used if the folder of the data has them, in one of PLACES.
+Judges are trained for all other modalities.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from polyvae.data.multimodal import MultimodalData
 from polyvae.metrics.judges import Judges, Progress, Reader, judgeable, measured, train_judges
 from polyvae.utils.errors import InputError
 
-# Beside the photos, or as they were published.
+# Next to the photos, or in the folders of the publication.
 PLACES = ("polymnist", "polymnist/trained_clfs_polyMNIST", "trained_classifiers/trained_clfs_polyMNIST")
 
 
 class ReleasedJudge(Reader):
     """conv 3-10-20 (4 x 4, stride 2), linear 980-128-10, with dropout between: [B, 3, 28, 28] -> logits of the data's ``classes`` [B, C].
 
-    The authors' evaluation code leaves dropout on in places; here it is off, as in MMVAE+.
+    The evaluation code of the authors uses dropout in some places; here it is off, as in MMVAE+.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], classes: Tensor) -> None:
@@ -53,9 +53,9 @@ class ReleasedJudge(Reader):
 
 
 def released(data: MultimodalData) -> dict[str, ReleasedJudge]:
-    """Modality -> published classifier, where the card names one and the data's folder has it.
+    """Modality -> published classifier, if the card names one and the folder of the data has it.
 
-    Raises InputError for a file that holds something else.
+    Raises InputError if a file has other contents.
     """
     if data.root is None or data.labels is None:
         return {}
@@ -77,9 +77,9 @@ def judges_for(
     progress: Progress | None = None,
     **recipe: Any,
 ) -> Judges:
-    """The published classifiers where ``data`` has them, trained judges for its other image modalities, all measured on ``data.test``.
+    """Judges for ``data``: published classifiers if there are any, and trained judges for the other image modalities.
 
-    Arguments and errors are those of ``train_judges``.
+    All are tested on ``data.test``. Arguments and errors are those of ``train_judges``.
     """
     known = released(data)
     if not known:
@@ -111,8 +111,8 @@ def judges_for(
 def _read(path: Path, classes: Tensor) -> ReleasedJudge:
     try:
         return ReleasedJudge(torch.load(path, map_location="cpu", weights_only=True), classes)
-    except Exception as problem:  # whatever torch says of a file that is something else
+    except Exception as problem:  # torch can raise any error for a file with other contents
         raise InputError(
             f"{path}: got {' '.join(str(problem).split())[:120] or type(problem).__name__}; expected the weights of a "
-            "published PolyMNIST classifier; put the published file there, or take it away to have one trained"
+            "published PolyMNIST classifier; replace it by the published file, or remove it to train a judge"
         ) from None

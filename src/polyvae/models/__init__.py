@@ -115,19 +115,21 @@ def _imported(path: str) -> type[MultimodalVAE]:
     except (ImportError, AttributeError, TypeError, ValueError) as problem:
         why = " ".join(str(problem).split())
         raise InputError(
-            f"model: cannot import {path!r} ({why}); expected 'package.module:Class'; install the package, or put its folder "
-            "into PYTHONPATH"
+            f"model: cannot import {path!r} ({why}); expected 'package.module:Class'; install the package, "
+            "or put its folder into PYTHONPATH"
         ) from None
     if not isinstance(found, type) or not issubclass(found, MultimodalVAE) or inspect.isabstract(found):
         raise InputError(
-            f"model: {path!r} is not a model; expected a subclass of MultimodalVAE that says posterior, private and bound"
+            f"model: {path!r} is not a model; expected a subclass of MultimodalVAE that says posterior, "
+            "private and bound"
         )
     missing = [
         key for key in ("facts", "name", "citation", "private_latents") if getattr(found, key, None) is None
     ]
     if missing:
         raise InputError(
-            f"model: {path!r} says no {missing[0]}; expected facts, name, citation and private_latents; add it to the class"
+            f"model: {path!r} says no {missing[0]}; expected facts, name, citation and private_latents; add "
+            "it to the class"
         )
     return found
 

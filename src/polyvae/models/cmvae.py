@@ -93,7 +93,8 @@ class CMVAE(MMVAEPlus):
         ]
         if not any(bool(mask.any()) for _, mask in parts):
             raise InputError(
-                "cmvae: got no observed modality to prune by; expected batches of data, such as data.train.batches(500)"
+                "cmvae: got no observed modality to prune by; expected batches of data, such as "
+                "data.train.batches(500)"
             )
         log_joint, mask = torch.cat([part for part, _ in parts], 2), torch.cat([part for _, part in parts], 1)
         kept = self._prior.logits > -torch.inf  # [C]

@@ -60,14 +60,15 @@ class CoDEVAE(MultimodalVAE):
         count = len(self.encoded)
         if count > LIMIT:
             raise InputError(
-                f"code-vae: got {count} modalities that are encoded; expected at most {LIMIT}, for all {2**LIMIT - 1} subsets "
-                "of them are decoded in every step; choose 'mopoe', which draws subsets"
+                f"code-vae: got {count} modalities that are encoded; expected at most {LIMIT}, for all "
+                f"{2**LIMIT - 1} subsets of them are decoded in every step; choose 'mopoe', which draws "
+                "subsets"
             )
         check_count(self.name, "K", K)
         if not isinstance(correlation, int | float) or not -1 / max(1, count - 1) < correlation < 1:
             raise InputError(
-                f"code-vae: got correlation={correlation!r}; expected a number above {-1 / max(1, count - 1):.3g} and below "
-                f"1, at which {count} experts can all correlate"
+                f"code-vae: got correlation={correlation!r}; expected a number above "
+                f"{-1 / max(1, count - 1):.3g} and below 1, at which {count} experts can all correlate"
             )
         if not isinstance(entropy, int | float) or not entropy >= 0:
             raise InputError(f"code-vae: got entropy={entropy!r}; expected a number, 0 (a bound) or more")

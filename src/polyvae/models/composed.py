@@ -101,17 +101,19 @@ class Composed(MultimodalVAE):
                 raise InputError(f"composed: unknown {key} {value!r}; {nearest(value, known)}")
         if cross == "auxiliary" and (subsets == "everything" or not len(self.owner)):
             raise InputError(
-                f"composed: got cross='auxiliary' with subsets={subsets!r} and {len(self.owner)} private columns; expected "
-                "private codes and views that leave a modality out, else no auxiliary prior is ever used"
+                f"composed: got cross='auxiliary' with subsets={subsets!r} and {len(self.owner)} private "
+                "columns; expected private codes and views that leave a modality out, else no auxiliary "
+                "prior is ever used"
             )
         if subsets == "powerset" and 2 ** len(self.encoded) - 1 > POWERSET_LIMIT:
             raise InputError(
-                f"composed: got {len(self.encoded)} encoded modalities with subsets='powerset'; expected at most "
-                f"{POWERSET_LIMIT} subsets, all decoded in every step; choose 'random'"
+                f"composed: got {len(self.encoded)} encoded modalities with subsets='powerset'; expected at "
+                f"most {POWERSET_LIMIT} subsets, all decoded in every step; choose 'random'"
             )
         if prior_expert and prior_components:
             raise InputError(
-                "composed: got prior_expert=True with prior_components, but a mixture is no expert of a product; choose one"
+                "composed: got prior_expert=True with prior_components, but a mixture is no expert of a "
+                "product; choose one"
             )
         self.K, self.objective, self.subsets, self.drawn, self.agreement = (
             K,

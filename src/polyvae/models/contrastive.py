@@ -118,7 +118,8 @@ class Contrastive(MultimodalVAE):
         for key in base_options or {}:
             if key not in further:
                 raise InputError(
-                    f"mmvae-contrastive: unknown key {key!r} of base_options for base={base!r}; {nearest(key, further)}"
+                    f"mmvae-contrastive: unknown key {key!r} of base_options for base={base!r}; "
+                    f"{nearest(key, further)}"
                 )
         nn.Module.__init__(self)
         self.held = BASES[base](
@@ -139,8 +140,9 @@ class Contrastive(MultimodalVAE):
         ]
         if not self.pairs:
             raise InputError(
-                f"mmvae-contrastive: got modalities with roles {roles}; expected two that are decoded, one of "
-                f"them encoded, else there is no pair to contrast; give them role='both'; {SELECT}, {LABELS}"
+                f"mmvae-contrastive: got modalities with roles {roles}; expected two that are decoded, one "
+                f"of them encoded, else there is no pair to contrast; give them role='both'; {SELECT}, "
+                f"{LABELS}"
             )
         self.base, self.gamma, self.negatives, self.unrelated = base, gamma, negatives, unrelated
         self.base_options = base_options

@@ -72,14 +72,16 @@ class DeepIMV(MultimodalVAE):
         for spec in modalities:
             if spec.role == "both":
                 raise InputError(
-                    f"deepimv: modality {spec.name!r} has role='both'; expected 'input' for a view, which is never decoded, "
-                    f"or 'target' for a label, which is never encoded; [[modality]] tables say role; {LABELS}"
+                    f"deepimv: modality {spec.name!r} has role='both'; expected 'input' for a view, which is "
+                    "never decoded, or 'target' for a label, which is never encoded; [[modality]] tables "
+                    f"say role; {LABELS}"
                 )
         self.labels = [m for m, spec in enumerate(modalities) if spec.role == "target"]
         if not self.labels:
             raise InputError(
-                f"deepimv: got the views {[spec.name for spec in modalities]} and no label to predict; expected at least one "
-                f"modality with role='target'; {LABELS}, but [[modality]] \"*\" changes its role, too"
+                f"deepimv: got the views {[spec.name for spec in modalities]} and no label to predict; "
+                f"expected at least one modality with role='target'; {LABELS}, but [[modality]] \"*\" "
+                "changes its role, too"
             )
         self.K, self.alpha = K, alpha
         place = [*self.encoded, *self.labels]

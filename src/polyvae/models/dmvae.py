@@ -73,7 +73,8 @@ class DMVAE(MultimodalVAE):
             check_count(self.name, "n", n)
         if not isinstance(total_correlation, int | float) or not total_correlation >= 0:
             raise InputError(
-                f"dmvae: got total_correlation={total_correlation!r}; expected a number, 0 or more; 1 is the ELBO"
+                f"dmvae: got total_correlation={total_correlation!r}; expected a number, 0 or more; 1 is the "
+                "ELBO"
             )
         if variant not in VARIANTS:
             raise InputError(f"dmvae: unknown variant {variant!r}; {nearest(variant, VARIANTS)}")

@@ -1,4 +1,4 @@
-"""MFM: what tells the labels is shared, what is left of each modality is its own; codes match the prior in the mean over data."""
+"""MFM: a shared latent that predicts the labels, private latents, and MMD² to their priors."""
 
 from __future__ import annotations
 
@@ -21,31 +21,58 @@ KERNELS = ("scaled", "published")
 
 
 class MFM(MultimodalVAE):
-    """A discriminative code z of all inputs, which alone tells the labels, and a generative code w_m of each modality; a Wasserstein VAE.
+    """A latent z that alone predicts the labels, and private latents w_m: a Wasserstein VAE.
 
-    With z ~ q(z | X), w_m ~ q(w_m | x_m), and labels y (modalities with role="target"; there need be none):
+    The discriminative latent z is inferred from all inputs, the generative latent w_m from modality m.
+    With z ~ q(z | X), w_m ~ q(w_m | x_m), and labels y (modalities with role="target"; there may be
+    none):
 
         L = Σ_m s_m log p(x_m | z, w_m) + Σ_y s_y log p(y | z) − β [MMD²(z) + Σ_m MMD²(w_m)] − γ KL(q(z | X) || Φ(z | X_S))
-        MMD²(u) = E k(u, u') − 2 E k(u, v) + E k(v, v'),   u, u' of two data of the batch,   v, v' ~ N(0, I)
+        MMD²(u) = E k(u, u') − 2 E k(u, v) + E k(v, v'),   u, u' of two samples of the batch,   v, v' ~ N(0, I)
 
-    Tsai, Liang, Zadeh, Morency & Salakhutdinov, Learning Factorized Multimodal Representations, ICLR 2019, sections 2.2 and 2.3. MMD² holds
-    the codes' density over all data to the prior (not each datum's, as a KL does), with k(a, b) = exp(−|a − b|²/2v): v is the number of
-    columns D ("scaled"), or D²/2 (kernel="published", the authors' code: so wide that it hardly sees more than means and variances). The
-    expectations over N(0, I) are exact, those over data leave out u' = u, so that a batch's mean is unbiased: a datum's share is
+    Tsai, Liang, Zadeh, Morency & Salakhutdinov, Learning Factorized Multimodal Representations, ICLR
+    2019, sections 2.2 and 2.3.
+
+    MMD² matches the density of a latent over all data to the prior, where a KL would match that of each
+    sample. The kernel is k(a, b) = exp(−|a − b|²/2v). Its v is the number of columns D ("scaled"), or
+    D²/2 ("published", the authors' code), which is so wide that the kernel is sensitive to little more
+    than means and variances. The expectations over N(0, I) are exact. Those over data leave out u' = u,
+    so that the mean over a batch is unbiased. The share of a sample is
 
         E_{u'} k(u, u') − 2 (v/(v + 1))^{D/2} exp(−|u|²/2(v + 1)) + (v/(v + 2))^{D/2},   and 0 where it is the only one.
 
-    Φ, the paper's surrogate for missing modalities, is the product of the observed modalities' experts. γ (``surrogate``) teaches it, on
-    a random proper part X_S of what was observed, to tell what all of it tells; nothing flows from it into q(z | X). The joint network is
-    ``jmvae``'s. Missing modalities: Φ stands for q(z | X), w_m of a missing modality is the prior's, and MMD² and sums are over what was
-    observed. A missing label is a term less.
+    Φ, the paper's surrogate for missing modalities, is the product of the experts of the observed
+    modalities. The last term trains it, given a random proper part X_S of what was observed, to match
+    q(z | X). No gradient flows from this term into q(z | X). The joint network is that of ``jmvae``.
 
-    Differs from the authors' code (pliang279/factorized): nats, not means of squares; codes are drawn from q, not points (nothing charges
-    for a small scale, so points are where they may end); any networks (theirs: memory fusion, then layers from each code to its factor);
-    one Φ for all patterns (theirs: networks for each pattern in which one is missing; squared error), no Φ for w_m; MMD² as above (theirs:
-    drawn v, and u' = u counted, which adds a constant).
-    No bound, and no density of data: the codes have none of their own, for which their aggregate alone is held to the prior.
-    Exempt: a batch does not equal its rows (MMD² is a statistic of the batch); not nested, for the joint network takes all modalities.
+    Missing modalities: Φ replaces q(z | X). The w_m of a missing modality has the prior's distribution.
+    MMD² and the sums are over what was observed. A missing label removes one term.
+
+    Differs from the authors' code (pliang279/factorized): likelihoods are in nats, not means of squares.
+    Latents are drawn from q, where theirs are points. (No term penalises a small scale, so q may shrink
+    to points.) The networks are free (theirs: memory fusion, then layers from each latent to its
+    factor). One Φ serves all patterns of missing modalities (theirs: a network for each pattern with one
+    missing, trained by squared error), and there is no Φ for w_m. MMD² is as above (theirs draws v and
+    counts u' = u, which adds a constant).
+
+    The objective is not a bound, and there is no density of the data: only the aggregate of the latents,
+    not each sample's posterior, is matched to the prior.
+
+    Exempt: the objective of a batch is not that of its samples, because MMD² is a statistic of the
+    batch. Not nested, because the joint network takes all modalities.
+
+    Args:
+        modalities: The specifications of the modalities, with labels as targets.
+        latent: Columns of z, and of each w_m unless its modality sets ``private``. Targets have no w_m.
+        beta: The factor β of MMD².
+        K: Draws of the latents per sample.
+        surrogate: The factor γ of the surrogate's KL divergence.
+        kernel: "scaled" or "published", the kernel's width.
+        joint_width: Width of the joint network.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: A target with a private latent, an unknown option or a number out of range.
     """
 
     facts = Facts(bound=False, density=False, per_sample=False, nested=False, symmetric=True)
@@ -69,8 +96,8 @@ class MFM(MultimodalVAE):
         for spec in modalities:
             if spec.role == "target" and spec.private:
                 raise InputError(
-                    f"mfm: got the target {spec.name!r} with private={spec.private}; expected 0, for z alone tells labels; "
-                    "leave it out"
+                    f"mfm: got the target {spec.name!r} with private={spec.private}; expected 0, because z "
+                    "alone predicts labels; leave private out"
                 )
         super().__init__(
             modalities,
@@ -102,24 +129,32 @@ class MFM(MultimodalVAE):
         mmd = self._discrepancy(z, q.observed)
         for m, observed in zip(self.encoded, experts.mask, strict=True):
             mmd = mmd + self._discrepancy(w[..., self.columns[m]], observed)  # [K, 1, B]
-        part = product_of_experts(experts.z, random_sizes(experts.mask, 1, proper=True))
-        missed = q.components.detach().kl(part)  # [1, B]
+        phi = product_of_experts(experts.z, random_sizes(experts.mask, 1, proper=True))
+        kl_phi = q.components.detach().kl(phi)  # [1, B]
         value = over_components(
-            q.weights, (self.weighted(log_x) - warm * self.beta * mmd).mean(0) - self.surrogate * missed
+            q.weights, (self.weighted(log_x) - warm * self.beta * mmd).mean(0) - self.surrogate * kl_phi
         )
-        return Bound(value, self.terms(q.weights, log_x, {"mmd": mmd, "surrogate": missed[None]}))
+        return Bound(value, self.terms(q.weights, log_x, {"mmd": mmd, "surrogate": kl_phi[None]}))
 
-    def _discrepancy(self, codes: Tensor, observed: Tensor) -> Tensor:
-        """Each datum's share of MMD² among the ``observed`` [B]: codes [..., B, C] -> [..., B]; 0 for the others, and for a single one."""
-        count, columns = observed.sum(), codes.shape[-1]
+    def _discrepancy(self, latents: Tensor, observed: Tensor) -> Tensor:
+        """Each sample's share of MMD² among the ``observed`` [B] samples.
+
+        Args:
+            latents: z, or w_m: [..., B, C].
+            observed: [B] bool.
+
+        Returns:
+            [..., B], 0 for samples that were not observed, and where only one was.
+        """
+        count, columns = observed.sum(), latents.shape[-1]
         if not columns:
-            return codes.new_zeros(codes.shape[:-1])
+            return latents.new_zeros(latents.shape[:-1])
         v = columns if self.kernel == "scaled" else columns**2 / 2
-        square = codes.square().sum(-1)  # [..., B]
-        with torch.autocast(codes.device.type, enabled=False):  # a distance, not a network
-            apart = square[..., None] + square[..., None, :] - 2 * codes @ codes.mT  # [..., B, B]
+        square = latents.square().sum(-1)  # [..., B]
+        with torch.autocast(latents.device.type, enabled=False):  # a distance requires full precision
+            distance = square[..., None] + square[..., None, :] - 2 * latents @ latents.mT  # [..., B, B]
         pairs = (observed[:, None] & observed).fill_diagonal_(False)
-        among = torch.where(pairs, (-apart / (2 * v)).exp(), 0).sum(-1) / (count - 1).clamp(min=1)
+        among = torch.where(pairs, (-distance / (2 * v)).exp(), 0).sum(-1) / (count - 1).clamp(min=1)
         to_prior = (v / (v + 1)) ** (columns / 2) * (-square / (2 * (v + 1))).exp()
         share = among - 2 * to_prior + (v / (v + 2)) ** (columns / 2)
         return torch.where(observed & (count > 1), share, 0)

@@ -1,4 +1,4 @@
-"""mmJSD: a mixture of experts held together by a Jensen-Shannon divergence with a dynamic prior."""
+"""mmJSD: a mixture of experts with a Jensen-Shannon divergence and a dynamic prior."""
 
 from __future__ import annotations
 
@@ -18,19 +18,35 @@ from polyvae.utils.errors import check_count
 
 
 class MMJSD(MultimodalVAE):
-    """A mixture of experts whose members, and the prior, are drawn to their common geometric mean, the dynamic prior f.
+    """A mixture of experts, regularised towards the geometric mean of experts and prior: a dynamic prior f.
 
     q(z | X) = (1/M) Σ_m q_m(z | x_m),  f(z | X) ∝ [p(z) Π_m q_m(z | x_m)]^{1/(M+1)}:
 
         L = E_{q(z|X) Π q(w_n|x_n)} Σ_n s_n log p(x_n | z, w_n)
             − β [1/(M+1) (KL(p || f) + Σ_m KL(q_m || f)) + Σ_n KL(q(w_n | x_n) || p(w_n))]
 
-    Sutter, Daunhawer & Vogt, Multimodal Generative Learning Utilizing Jensen-Shannon-Divergence, NeurIPS 2020, section 3 (with private
-    codes: mmJSD-s); all weights of the divergence equal. No bound: f depends on the data. Likelihoods are those under p(z).
+    Sutter, Daunhawer & Vogt, Multimodal Generative Learning Utilizing Jensen-Shannon-Divergence, NeurIPS
+    2020, section 3 (with private latents: mmJSD-s). All weights of the divergence are equal.
 
-    Differs from the authors' code (thomassutter/mmjsd): the expert is drawn per datum and sample (theirs goes by position in the batch, so
-    that a small batch trains one of them); one β for shared and private codes (theirs weighs the latter by 2 to 3); what was observed
-    takes M's place, and the weights sum to 1 again (theirs do not where a modality is missing).
+    The objective is not a bound, because f depends on the data. Likelihoods are those under p(z).
+
+    Differs from the authors' code (thomassutter/mmjsd): the expert is drawn per sample and draw (theirs
+    depends on the position in the batch, so that a small batch trains only one expert). One β multiplies
+    the divergences of shared and private latents (theirs weights the latter by 2 to 3). |A|, the number
+    of observed modalities, replaces M, and the weights sum to 1 (theirs do not where a modality is
+    missing).
+
+    Args:
+        modalities: The specifications of the modalities. Those that set ``private`` have a private
+            latent.
+        latent: Columns of z.
+        beta: Multiplies the divergences.
+        K: Draws of the mixture per sample, or of each expert.
+        stratified: Decode K draws of every expert, not of the mixture.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: An unknown option or a number out of range.
     """
 
     facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
@@ -48,7 +64,6 @@ class MMJSD(MultimodalVAE):
         stratified: bool = False,
         scale_map: str = "softplus",
     ) -> None:
-        """``stratified`` decodes a sample of every expert instead of one drawn expert; private codes where a Modality says ``private``."""
         super().__init__(
             modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0
         )
@@ -71,11 +86,11 @@ class MMJSD(MultimodalVAE):
         return self.bound_of(weights, log_x, {"kl/z": kl_z, "kl/w": kl_w}, warm * self.beta)
 
     def dynamic_prior(self, experts: Experts) -> Normal:
-        """f(z | what was observed): [B, D]; the prior where nothing was."""
+        """f(z | what was observed): [B, D]. It is the prior where nothing was observed."""
         return geometric_mean(experts.z, everything(experts.mask), self.p_z)[0]
 
     def _divergence(self, experts: Experts) -> Tensor:
-        """The mean KL to f of the observed experts and the prior: [B]."""
+        """The mean over the prior and the experts of what was observed of their KL divergences to f: [B]."""
         f = self.dynamic_prior(experts)
-        each = torch.where(experts.mask, experts.z.kl(f), 0)  # [M, B]
+        each = torch.where(experts.mask, experts.z.kl(f), 0)  # [E, B]
         return (self.p_z.kl(f) + each.sum(0)) / (1 + experts.mask.sum(0))

@@ -9,13 +9,7 @@ from torch import Tensor
 
 from polyvae.core.aggregate import Experts, mixture_of_experts
 from polyvae.core.batch import Batch
-from polyvae.core.bounds import (
-    Bound,
-    check_objective,
-    dreg,
-    iwae,
-    log_over_components,
-)
+from polyvae.core.bounds import Bound, check_objective, dreg, iwae, log_over_components
 from polyvae.core.distributions import Mixture
 from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
@@ -24,16 +18,39 @@ from polyvae.utils.errors import InputError
 
 
 class MMVAE(MultimodalVAE):
-    """A mixture of experts over one shared code: every expert's samples explain every modality.
+    """A mixture of experts over one shared latent: the draws of each expert reconstruct all modalities.
 
     q(z | X) = (1/M) Σ_m q_m(z | x_m),  z^{mk} ~ q_m,  l^{mk} = Σ_n s_n log p(x_n | z^{mk}) + β [log p(z^{mk}) − log q(z^{mk} | X)]:
 
         looser:  L = (1/M) Σ_m log (1/K) Σ_k exp l^{mk}           tight:  L = log (1/MK) Σ_{m,k} exp l^{mk}
 
-    Shi, Siddharth, Paige & Torr, Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models, NeurIPS 2019.
+    Shi, Siddharth, Paige & Torr, Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep
+    Generative Models, NeurIPS 2019.
 
-    Differs from the authors' code (iffsid/mmvae): the gradient of "dreg" is the doubly reparametrised one (their hook sits on a tensor
-    that is not in the loss and never fires); nats per datum, not a sum over the batch; missing modalities leave the mixture, |A| for M.
+    Differs from the authors' code (iffsid/mmvae): the gradient of "dreg" is the doubly reparametrised
+    one (their hook is on a tensor that is not part of the loss, so it never runs). Values are in nats
+    per sample, not summed over the batch. Missing modalities are left out of the mixture, and |A|, the
+    number of observed modalities, replaces M.
+
+    Args:
+        modalities: The specifications of the modalities.
+        latent: Columns of z.
+        beta: The factor β.
+        K: Draws per expert.
+        objective: "elbo" (the mean of l^{mk} over k), "iwae" or "dreg".
+        tight: Average the weights over experts, too. Requires "iwae" or "dreg".
+        family: The family of experts and prior, "normal" or "laplace".
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+        learn_prior: Learn the scales of p(z), which start at 1.
+
+    Raises:
+        InputError: An unknown option, a number out of range, or ``tight`` with "elbo".
+
+    Example:
+        >>> import polyvae as pv
+        >>> modalities = [pv.Modality("image", (1, 28, 28)), pv.Modality("label", 10, "categorical")]
+        >>> pv.MMVAE(modalities, latent=8, K=10, objective="dreg").facts.bound
+        True
     """
 
     facts = Facts(bound=True, density=True, per_sample=True, nested=True, symmetric=True)
@@ -54,7 +71,6 @@ class MMVAE(MultimodalVAE):
         scale_map: str = "softplus",
         learn_prior: bool = False,
     ) -> None:
-        """``tight`` averages weights over experts, too; ``learn_prior``: the prior's scales are learnt, starting at 1."""
         super().__init__(
             modalities,
             latent=latent,
@@ -68,7 +84,8 @@ class MMVAE(MultimodalVAE):
         check_objective(self.name, objective, K)
         if tight and objective == "elbo":
             raise InputError(
-                "mmvae: got tight=True with objective='elbo', whose weights are never averaged; expected 'iwae' or 'dreg'"
+                "mmvae: got tight=True with objective='elbo', which averages no weights; "
+                "expected objective='iwae' or 'dreg'"
             )
         self.K, self.objective, self.tight, self.learn_prior = K, objective, tight, learn_prior
 
@@ -87,10 +104,11 @@ class MMVAE(MultimodalVAE):
         return self.bound_of(q.weights, log_x, {"kl/z": kl}, warm * self.beta, {z: None})
 
     def _tight(self, q: Mixture, z: Tensor, log_x: Tensor, kl: Tensor, beta: float) -> Bound:
-        """Weights averaged over experts and draws."""
+        """The bound whose weights are averaged over experts and draws."""
         log_weight, terms = self.weighted(log_x) - beta * kl, self.terms(q.weights, log_x, {"kl/z": kl})
         if self.objective == "iwae":
             return Bound(log_over_components(q.weights, iwae(log_weight)), terms)
-        never = torch.where(q.observed, torch.where(q.active, 0, -torch.inf), 0)
-        share = (log_weight + never).flatten(0, 1).softmax(0).view_as(log_weight)
+        # Inactive components get no share. Where nothing was observed, a softmax of -inf alone would be NaN.
+        excluded = torch.where(q.observed, torch.where(q.active, 0, -torch.inf), 0)
+        share = (log_weight + excluded).flatten(0, 1).softmax(0).view_as(log_weight)
         return Bound(log_over_components(q.weights, dreg(log_weight, {z: None}, beta, share)), terms)

@@ -1,4 +1,4 @@
-"""MMVAE+: shared and private codes, and auxiliary priors that stop the shortcut."""
+"""MMVAE+: shared and private latents, and auxiliary priors that prevent a shortcut."""
 
 from __future__ import annotations
 
@@ -20,30 +20,67 @@ CROSS = ("auxiliary", "prior", "posterior", "posterior-published")
 
 
 class MMVAEPlus(MultimodalVAE):
-    """A mixture of experts over a shared code z, and a private code w_m per modality that never explains another's cross-reconstruction.
+    """Mixture of experts with private latents, which auxiliary priors replace in cross-reconstruction.
 
-    q(z | X) = (1/M) Σ_m q_m(z | x_m).  For expert m: z^{mk} ~ q_m(z | x_m), w_m^{mk} ~ q(w_m | x_m), and for n ≠ m w̃_n^{mk} ~ r_n(w_n):
+    The generative model is p(z) Π_m p(w_m) p(x_m | z, w_m): all modalities share z, and w_m is private
+    to modality m. Every modality has two posteriors, the expert q_m(z | x_m) and q(w_m | x_m). The joint
+    posterior is q(z | X) = (1/M) Σ_m q_m(z | x_m).
+
+    For expert m: z^{mk} ~ q_m(z | x_m), w_m^{mk} ~ q(w_m | x_m), and for n ≠ m w̃_n^{mk} ~ r_n(w_n):
 
         l^{mk} = s_m log p(x_m | z^{mk}, w_m^{mk}) + Σ_{n≠m} s_n log p(x_n | z^{mk}, w̃_n^{mk})
                  + β [log p(z^{mk}) + log p(w_m^{mk}) − log q(z^{mk} | X) − log q(w_m^{mk} | x_m)]
         L = (1/M) Σ_m log (1/K) Σ_k exp l^{mk}                                      ("elbo": the mean over k)
 
-    Palumbo, Daunhawer & Vogt, MMVAE+: Enhancing the Generative Quality of Multimodal VAEs without Compromises, ICLR 2023 (objective after
-    the public code, epalu/mmvaeplus, objectives.py). Missing modalities leave the mixture and the sums; |A| takes M's place.
+    Expert m thus reconstructs its own modality from z and w_m. It reconstructs every other modality n
+    from z and a draw of the auxiliary prior r_n, whose scales are learnt. A draw from q(w_n | x_n) in
+    its place would be a shortcut: it could describe x_n completely, and z would not have to.
 
-    Options: ``cross`` says where the private codes of the other modalities come from: "auxiliary" priors r_n with learnt scale (the paper);
-    "prior", r = p; "posterior", q(w_n | x_n), each KL counted (MMVAE_f, the formula); "posterior-published", the same with only w_m's ratio
-    in expert m's weight (MMVAE_f, the authors' code). ``corrected`` adds β [log p(w̃_n) − log r_n(w̃_n)], which makes L a bound for any r.
-    ``source_experts="random"``: one source expert per datum, shared by its K samples, unbiased for L at a fraction of the decoding.
-    ``private_prior="auxiliary"``: r_n, not p, also where a modality is generated from others (``sample`` draws from p(w) all the same).
-    ``prior_components``: a learnable mixture as p(z), instead of the standard prior.
+    Palumbo, Daunhawer & Vogt, MMVAE+: Enhancing the Generative Quality of Multimodal VAEs without
+    Compromises, ICLR 2023. The objective follows the public code (epalu/mmvaeplus, objectives.py).
 
-    Differs from the authors' code: nats per datum, not a sum over the batch; the gradient of "dreg" is the doubly reparametrised one, with
-    a small bias for K > 1 (theirs is that of "iwae", the tensor of their hook is not in the loss); p, q and r have scale exactly 1 at raw 0
-    (theirs .693 for normals); the defaults are normal posteriors with softplus scales, the paper's choice for CUB (``family="laplace"``,
-    ``scale_map="softmax"``, β 2.5 is its choice for PolyMNIST); at generation the expert is drawn per datum and sample.
-    With learnt r and without the correction L is no bound on log p(X), hence ``facts.bound`` is False.
+    Missing modalities are left out of the mixture and of the sums, and |A|, the number of observed
+    modalities, replaces M. With learnt r and without ``corrected``, L is not a bound on log p(X), hence
+    ``facts.bound`` is False.
+
+    Differs from the authors' code: values are in nats per sample, not summed over the batch. The
+    gradient of "dreg" is the doubly reparametrised one, with a small bias for K > 1. Theirs is the
+    gradient of "iwae", because the tensor of their hook is not part of the loss. p, q and r have scale
+    exactly 1 at raw 0 (theirs .693 for normals). The defaults are normal posteriors with softplus
+    scales, the paper's choice for CUB. Its choice for PolyMNIST is ``family="laplace"``,
+    ``scale_map="softmax"`` and β = 2.5. At generation, the expert is drawn per sample and draw.
+
     Exempt: the scales of r get no gradient with one modality, or with one column under the softmax map.
+
+    Args:
+        modalities: The specifications of the modalities.
+        latent: Columns of z, and of each w_m unless its modality sets ``private``.
+        K: Draws per expert.
+        beta: The factor β.
+        objective: "elbo", "iwae" or "dreg".
+        cross: The distribution of w̃_n. "auxiliary": r_n with learnt scales (the paper). "prior": r = p.
+            "posterior": q(w_n | x_n), and l^{mk} contains the log-ratio of every w_n (MMVAE_f, by its
+            formula). "posterior-published": q(w_n | x_n), and l^{mk} contains that of w_m alone
+            (MMVAE_f, the authors' code).
+        corrected: Add β [log p(w̃_n) − log r_n(w̃_n)] to l^{mk} for n ≠ m. L is then a bound for any r.
+        source_experts: "all", or "random": one expert per sample, shared by its K draws. That is
+            unbiased for L and decodes only a fraction as much.
+        private_prior: The distribution of w_n where modality n is generated from others: "prior" p, or
+            "auxiliary" r_n. ``sample`` draws from p(w) in either case.
+        prior_components: Components of a learnt mixture p(z); 0: the standard prior.
+        family: The family of experts and priors, "normal" or "laplace".
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: An unknown option, a number out of range, or ``corrected`` or
+            ``private_prior="auxiliary"`` without the auxiliary priors.
+
+    Example:
+        >>> import polyvae as pv
+        >>> modalities = [pv.Modality("image", (3, 28, 28)), pv.Modality("label", 10, "categorical")]
+        >>> model = pv.MMVAEPlus(modalities, latent=8, K=10, objective="dreg")
+        >>> model.facts.bound, pv.MMVAEPlus(modalities, corrected=True).facts.bound
+        (False, True)
     """
 
     facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
@@ -87,15 +124,12 @@ class MMVAEPlus(MultimodalVAE):
                 raise InputError(f"mmvae+: unknown {key} {value!r}; {nearest(value, known)}")
         if cross != "auxiliary" and (corrected or private_prior == "auxiliary"):
             raise InputError(
-                f"mmvae+: got cross={cross!r} with corrected or private_prior='auxiliary', which need the auxiliary priors; "
-                "expected 'auxiliary'"
+                f"mmvae+: got cross={cross!r} with corrected=True or private_prior='auxiliary', which "
+                "require the auxiliary priors; expected cross='auxiliary'"
             )
         self.K, self.objective, self.cross, self.corrected = K, objective, cross, corrected
-        self.source_experts, self.private_prior, self.prior_components = (
-            source_experts,
-            private_prior,
-            prior_components,
-        )
+        self.source_experts, self.private_prior = source_experts, private_prior
+        self.prior_components = prior_components
         self.facts = self.facts._replace(bound=corrected or cross in ("prior", "posterior"))
         self.raw_r = nn.Parameter(torch.zeros(len(self.owner))) if cross == "auxiliary" else None
 
@@ -107,38 +141,53 @@ class MMVAEPlus(MultimodalVAE):
         return q_w if self.private_prior == "prior" else q_w.where(self.own(experts), self.r(p_w))
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        q = self.posterior(batch, experts)
-        decoded = self._one_component(q) if self.source_experts == "random" else q
-        z = decoded.stratified(self.K)  # [K, V, B, D]
-        p_w = self.prior.w(z)  # [K, V, B, W]
-        q_w, own = self.private(batch, experts, z, p_w), self.own(decoded)
-        v_w = q_w.where(
-            own, {"auxiliary": self.r(p_w), "prior": p_w}.get(self.cross, q_w)
-        )  # w_m ~ q, w̃_n ~ r_n
-        w = v_w.rsample(name="w")
-        log_x = self.decode_components(batch, decoded.weights, z, w)  # [M, K, V, B]
-        charged = self._charged(batch, own)
+        q = self.posterior(batch, experts)  # q(z | X); component m is expert m
+        source = self._one_expert(q) if self.source_experts == "random" else q
+        z = source.stratified(self.K)  # z^{mk} ~ q_m(z | x_m): [K, V, B, D]
+        p_w, own = self.prior.w(z), self.own(source)  # [K, V, B, W]; [V, B, W], w_m in component m
+        q_w = self.private(batch, experts, z, p_w)
+        qr_w = q_w.where(own, self._cross_w(q_w, p_w))  # q(w_m | x_m), and r_n(w_n) for n ≠ m
+        w = qr_w.rsample(name="w")  # w_m^{mk}, w̃_n^{mk}
+        log_x = self.decode_components(batch, source.weights, z, w)  # log p(x_n | z, w_n): [M, K, V, B]
+        counted = self._counted(batch, own)  # the w whose densities are in l^{mk}
         kl_z = self.scored(q).log_prob(z) - self.prior.z().log_prob(z)  # [K, V, B]
-        kl = {"kl/z": kl_z, "kl/w": self.sampled_kl(v_w, p_w, w, charged)}
-        return self.bound_of(decoded.weights, log_x, kl, warm * self.beta, {z: None, w: charged})
+        kl_w = self.sampled_kl(qr_w, p_w, w, counted)  # [K, V, B]
+        kl = {"kl/z": kl_z, "kl/w": kl_w}
+        return self.bound_of(source.weights, log_x, kl, warm * self.beta, {z: None, w: counted})
 
     def r(self, p_w: Diagonal) -> Diagonal:
-        """The auxiliary priors r_n(w_n), side by side as the columns of w are: [..., B, W]; p where there are none."""
+        """The auxiliary priors r_n(w_n), in the order of the columns of w, else p(w): [..., B, W]."""
         return auxiliary_priors(self, self.raw_r, p_w)
 
-    def _charged(self, batch: Batch, own: Tensor) -> Tensor:
-        """The private columns whose density counts in a component's weight: [V, B, W]."""
+    def _cross_w(self, q_w: Diagonal, p_w: Diagonal) -> Diagonal:
+        """The distribution of w̃_n, which replaces q(w_n | x_n) in cross-reconstruction: [K, V, B, W]."""
+        if self.cross == "auxiliary":
+            return self.r(p_w)
+        return p_w if self.cross == "prior" else q_w
+
+    def _counted(self, batch: Batch, own: Tensor) -> Tensor:
+        """The private columns whose log-ratio is part of the log-weight of a component: [V, B, W]."""
         if self.cross == "posterior":
             return torch.ones_like(own)
         return own | batch.mask[self.owner].T if self.corrected else own
 
-    def _one_component(self, q: Mixture) -> Mixture:
+    def _one_expert(self, q: Mixture) -> Mixture:
+        """One component of q per sample, drawn by its weights: a mixture with V = 1."""
         choice = q.choose(1)  # [1, B]
         return Mixture(q.pick(choice), q.observed[None].to(q.weights.dtype), q.memberships(choice))
 
 
 def auxiliary_priors(model: MultimodalVAE, raw_r: Tensor | None, p_w: Diagonal) -> Diagonal:
-    """r_n(w_n) of location 0 and the scales of ``raw_r`` [W], as the private columns are: [..., B, W]; p(w | z) for None."""
+    """The auxiliary priors r_n(w_n), in the order of the columns of w, with location 0 and learnt scales.
+
+    Args:
+        model: The model with the private latents.
+        raw_r: [W], mapped to scales by each modality's scale map; None: p(w | z) replaces r.
+        p_w: p(w | z), [..., B, W].
+
+    Returns:
+        [..., B, W], of the family of p(w | z).
+    """
     if raw_r is None:
         return p_w
     nets = zip(model.modalities.values(), model.columns, strict=True)

@@ -21,12 +21,36 @@ class MoPoE(MultimodalVAE):
 
         L = E_{q(z|X) Π q(w_n|x_n)} Σ_n s_n log p(x_n | z, w_n) − β [mean_A KL(q_A || p) + Σ_n KL(q(w_n | x_n) || p(w_n))]
 
-    Sutter, Daunhawer & Vogt, Generalized Multimodal ELBO, ICLR 2021; with private codes (MoPoE-s) as in their mmJSD, NeurIPS 2020.
+    Sutter, Daunhawer & Vogt, Generalized Multimodal ELBO, ICLR 2021. Private latents (MoPoE-s) are as in
+    their mmJSD, NeurIPS 2020.
 
-    Differs from the authors' code (thomassutter/MoPoE): the subset is drawn per datum and sample (theirs goes by position in the batch, so
-    that a small batch trains one subset); ``prior_expert="full"`` multiplies the prior into the product of everything that was observed,
-    as their code does for the full set and the paper does not say. Missing modalities: the subsets of what was observed.
-    Above 255 subsets, 255 are drawn per datum, anew at every call: ``embed`` then differs a little from call to call.
+    With missing modalities, A runs over the non-empty subsets of what was observed. Above 255 subsets,
+    255 are drawn per sample at every call, so that ``embed`` differs a little from call to call.
+
+    Differs from the authors' code (thomassutter/MoPoE): the subset is drawn per sample and draw (theirs
+    depends on the position in the batch, so that a small batch trains only one subset).
+    ``prior_expert="full"`` multiplies the prior into the product of everything that was observed. Their
+    code does so for the full set, and the paper does not mention it.
+
+    Args:
+        modalities: The specifications of the modalities. Those that set ``private`` have a private
+            latent.
+        latent: Columns of z.
+        beta: The factor β.
+        K: Draws of the mixture per sample, or of each subset's product.
+        stratified: Decode K draws of every subset's product, not of the mixture.
+        prior_expert: "none", or "full": the prior is an expert in the product of everything that was
+            observed.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: An unknown option or a number out of range.
+
+    Example:
+        >>> import polyvae as pv
+        >>> modalities = [pv.Modality("rna", 200, private=4), pv.Modality("protein", 20, private=2)]
+        >>> pv.MoPoE(modalities, latent=8).options["stratified"]
+        False
     """
 
     facts = Facts(bound=True, density=True, per_sample=True, nested=True, symmetric=True)
@@ -45,7 +69,6 @@ class MoPoE(MultimodalVAE):
         prior_expert: str = "none",
         scale_map: str = "softplus",
     ) -> None:
-        """``stratified`` decodes a sample of every subset instead of one drawn subset; private codes where a Modality says ``private``."""
         super().__init__(
             modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0
         )

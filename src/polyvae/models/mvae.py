@@ -1,4 +1,4 @@
-"""MVAE: products of experts, sub-sampled."""
+"""MVAE: products of experts, trained on sub-sampled sets of modalities."""
 
 from __future__ import annotations
 
@@ -18,18 +18,38 @@ from polyvae.utils.errors import check_count
 
 
 class MVAE(MultimodalVAE):
-    """A product of experts with the prior among them, trained on sub-sampled sets of modalities.
+    """A product of experts and the prior, trained on sub-sampled sets of modalities.
 
     q(z | x_A) ∝ p(z) Π_{m∈A} q_m(z | x_m),  ELBO(A) = E_q Σ_{m∈A} s_m log p(x_m | z) − β KL(q(z | x_A) || p(z)):
 
         L = ELBO(all observed) + Σ_m ELBO({m}) + Σ_{j≤subsets} ELBO(A_j),   A_j with |A_j| uniform, then uniform among the observed
 
-    Wu & Goodman, Multimodal Generative Models for Scalable Weakly-Supervised Learning, NeurIPS 2018, section 2.
+    Wu & Goodman, Multimodal Generative Models for Scalable Weakly-Supervised Learning, NeurIPS 2018,
+    section 2.
 
-    Differs from the authors' code (mhw32/multimodal-vae-public): likelihood weights count in every term (their CelebA code forgets them
-    in some); one prior expert in every product (one version of their MNIST code counts it once per modality); subsets are drawn per datum.
-    Missing modalities: all sets are subsets of what was observed. A sum of ELBOs of different sets: no bound of one likelihood, though
-    each term is one of log p(x_A).
+    With missing modalities, all sets are subsets of what was observed. Each ELBO(A) is a bound on
+    log p(x_A), but their sum is not a bound on any single likelihood.
+
+    Differs from the authors' code (mhw32/multimodal-vae-public): likelihood weights are part of every
+    term (their CelebA code omits them in some). Every product has one prior expert (one version of their
+    MNIST code counts it once per modality). Subsets are drawn per sample.
+
+    Args:
+        modalities: The specifications of the modalities.
+        latent: Columns of z.
+        beta: The factor β.
+        K: Draws of z per set.
+        subsets: How many random sets A_j each step adds per sample.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: An unknown option or a number out of range.
+
+    Example:
+        >>> import polyvae as pv
+        >>> modalities = [pv.Modality("image", (1, 28, 28)), pv.Modality("label", 10, "categorical")]
+        >>> pv.MVAE(modalities, latent=8).private_latents
+        'none'
     """
 
     facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
@@ -47,7 +67,6 @@ class MVAE(MultimodalVAE):
         subsets: int = 1,
         scale_map: str = "softplus",
     ) -> None:
-        """``subsets``: how many random sets a step adds per datum."""
         super().__init__(
             modalities,
             latent=latent,
@@ -70,5 +89,5 @@ class MVAE(MultimodalVAE):
         membership = torch.cat(
             [everything(experts.mask), singles(experts.mask), random_sizes(experts.mask, self.subsets)]
         )
-        q = mixture_of_products(experts, membership, self.p_z)  # [V, B, D], V = 1 + M + subsets
+        q = mixture_of_products(experts, membership, self.p_z)  # [V, B, D], V = 1 + E + subsets
         return sum_of_elbos(self, batch, q, warm * self.beta)

@@ -1,4 +1,4 @@
-"""MVTCAE: a product of experts from which every expert can be told."""
+"""MVTCAE: a product of experts, regularised towards each of its experts."""
 
 from __future__ import annotations
 
@@ -18,17 +18,32 @@ from polyvae.utils.errors import InputError, check_count
 
 
 class MVTCAE(MultimodalVAE):
-    """A product of experts without a prior expert, which is also drawn to each of its experts: total correlation, kept.
+    """A product of experts that is also regularised towards each expert, by the total correlation.
 
-    q(z | X) ∝ Π_m q_m(z | x_m),  α in [0, 1] between the joint and the M conditional information bottlenecks:
+    q(z | X) ∝ Π_m q_m(z | x_m), without a prior expert. α in [0, 1] lies between the joint information
+    bottleneck and the M conditional ones:
 
         L = (M − α)/M E_{q(z|X)} Σ_m s_m log p(x_m | z) − β [(1 − α) KL(q(z | X) || p(z)) + (α/M) Σ_m KL(q(z | X) || q_m(z | x_m))]
 
-    Hwang, Kim, Hong & Kim, Multi-View Representation Learning via Total Correlation Objective, NeurIPS 2021, section 4 (α and β after the
-    public code's PolyMNIST). α = 0 is a bound for β ≥ 1; any other is not, hence ``facts.bound`` is False.
+    Hwang, Kim, Hong & Kim, Multi-View Representation Learning via Total Correlation Objective, NeurIPS
+    2021, section 4. The defaults of α and β are those of the public code for PolyMNIST.
 
-    Differs from the authors' code (gr8joo/MVTCAE): nats per datum; what was observed takes M's place, so with one modality L is (1 − α)
-    times its own ELBO. A target has no expert: all M bottlenecks predict it, so its likelihood counts in full, not (M − α)/M of it.
+    With α = 0 and β ≥ 1, L is a bound. With any other α it is not, and ``facts.bound`` is False.
+
+    Differs from the authors' code (gr8joo/MVTCAE): values are in nats per sample. |A|, the number of
+    observed modalities, replaces M, so with one modality L is (1 − α) times its own ELBO. A target has
+    no expert: all M bottlenecks predict it, so its likelihood counts in full, not by (M − α)/M.
+
+    Args:
+        modalities: The specifications of the modalities.
+        latent: Columns of z.
+        beta: The factor β.
+        K: Draws of z per sample.
+        alpha: The weight α of the conditional bottlenecks, from 0 to 1.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: An unknown option or a number out of range.
     """
 
     facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
@@ -58,7 +73,8 @@ class MVTCAE(MultimodalVAE):
         check_count(self.name, "K", K)
         if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
             raise InputError(
-                f"mvtcae: got alpha={alpha!r}; expected a number from 0 (a bound) to 1 (conditional bottlenecks only)"
+                f"mvtcae: got alpha={alpha!r}; expected a number from 0 (a bound) to 1 (conditional "
+                "bottlenecks only)"
             )
         self.K, self.alpha = K, alpha
         self.facts = self.facts._replace(bound=alpha == 0)
@@ -82,7 +98,7 @@ class MVTCAE(MultimodalVAE):
         return Bound(value, self.terms(q.weights, log_x, terms))
 
     def _share(self, count: Tensor) -> Tensor:
-        """[M, 1, 1, B]: (|A| − α)/|A| of an expert's own modality, all of a target."""
+        """The factors of the likelihoods, (|A| − α)/|A|, and 1 for targets: [B] -> [M, 1, 1, B]."""
         part = 1 - self.alpha / count
         share = [part if m in self.encoded else torch.ones_like(part) for m in range(len(self.modalities))]
         return torch.stack(share)[:, None, None]

@@ -1,4 +1,4 @@
-"""Nexus: a VAE per modality, and above them one code that their messages make."""
+"""Nexus: a VAE per modality, and a shared latent above them, inferred from their messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from polyvae.utils.errors import InputError, check_count
 
 
 class Nexus(MultimodalVAE):
-    """Two levels: a VAE with code w_m for each modality, and the nexus z, inferred from the mean of messages f_m that the codes send.
+    """Two levels: a VAE with latent w_m per modality, and above them z, inferred from messages f_m(w_m).
 
     p(X, w, z) = p(z) Π_m p(w_m | z) p(x_m | w_m),  p(w_m | z) = N(g_m(z), 1/(2γ)),  q(z | w) = N(h(mean_{m∈A} f_m(w_m))):
 
@@ -30,20 +30,40 @@ class Nexus(MultimodalVAE):
 
     with w̄ the same draw of w, from which no gradient flows.
 
-    Vasco, Yin, Melo & Paiva, Leveraging Hierarchy in Multimodal Generative Models for Effective Cross-Modality Inference, Neural Networks
-    2022, sections 4 and 5. In training, with probability ``drop`` a datum loses the messages of 1 to |A| − 1 of its modalities, drawn
-    uniformly, whose codes z must tell all the same; never in evaluation. Two levels that are not fitted to one another: no bound.
+    Vasco, Yin, Melo & Paiva, Leveraging Hierarchy in Multimodal Generative Models for Effective
+    Cross-Modality Inference, Neural Networks 2022, sections 4 and 5.
 
-    Likelihoods and generation are those of the joint density above. The posterior of z takes the means of the codes (no draw of theirs); a
-    code that was not inferred is drawn from p(w_m | z). A target, which has no expert, is decoded from such a draw also in training.
+    In training, with probability ``drop``, the messages of 1 to |A| − 1 modalities of a sample are
+    dropped, drawn uniformly. z must predict their latents all the same. Evaluation drops nothing.
 
-    Differs from the authors' code (miguelsvasco/nexus_pytorch): missing modalities send no message and are not told; one γ (theirs weighs
-    the squared error of w_m: 1 for images, 50 for labels) is the precision of a density, so its constant counts, too; where theirs decodes
-    g_m(z), w_m is drawn around it, hence the larger default of γ; no BatchNorm; likelihoods as the modalities say.
+    The two levels are not fitted to one another, so the objective is not a bound. Likelihoods and
+    generation are those of the joint density above. The posterior of z is computed from the means of the
+    w_m, not from draws. A latent that was not inferred is drawn from p(w_m | z). A target, which has no
+    expert, is decoded from such a draw in training, too.
+
+    Differs from the authors' code (miguelsvasco/nexus_pytorch): missing modalities send no message, and
+    z is not trained to predict their latents. One γ is the precision of a density, so its constant
+    counts, too (theirs weights the squared error of w_m: 1 for images, 50 for labels). w_m is drawn
+    around g_m(z), where theirs decodes g_m(z) itself, hence the larger default of γ. There is no
+    BatchNorm. Likelihoods are those of the modalities.
+
+    Args:
+        modalities: The specifications of the modalities.
+        latent: Columns of z, and of each w_m unless its modality sets ``private``.
+        beta: The factor β.
+        K: Draws of the latents per sample.
+        gamma: γ, half the precision of p(w_m | z).
+        drop: The probability that a sample loses messages in training.
+        message: Width of the messages f_m.
+        hidden: Widths of the hidden layers of h, and in reverse order of the g_m.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: A modality without a private latent, or a number out of range.
     """
 
     facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
-    requires = Requirements(text="private codes")
+    requires = Requirements(text="private latents")
     name = "nexus"
     citation = "Vasco et al. 2022"
     private_latents = "yes"
@@ -61,7 +81,6 @@ class Nexus(MultimodalVAE):
         hidden: Sequence[int] = (512, 512),
         scale_map: str = "softplus",
     ) -> None:
-        """``latent``: columns of z, and of w_m where a Modality does not say. ``message``: width of the f_m; ``hidden``: of h and g."""
         super().__init__(
             modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=0, private=latent
         )
@@ -92,12 +111,12 @@ class Nexus(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         own = self.own(experts)  # [B, W]
-        codes = experts.w.rsample(self.K, "w")  # [K, B, W]
-        fixed = codes.detach()
+        inferred = experts.w.rsample(self.K, "w")  # [K, B, W]
+        fixed = inferred.detach()  # w̄
         q = self._from_messages(fixed, self._kept(experts.mask))  # [K, B, D]
         z = q.rsample()
         p_w = self.prior.w(z)  # [K, B, W]
-        w = torch.where(own, codes, p_w.rsample(None, "top_down", "KBW"))
+        w = torch.where(own, inferred, p_w.rsample(None, "top_down", "KBW"))
         weights = joint(experts.z[:1], everything(experts.mask)).weights  # [1, B]
         log_x = self.decode_components(batch, weights, z[:, None], w[:, None])  # [M, K, 1, B]
         unit = Normal.unit(tuple(experts.w.loc.shape), fixed)
@@ -118,7 +137,10 @@ class Nexus(MultimodalVAE):
         return Normal(self.loc(hidden).to(w.dtype), nets[0][0].scale(self.raw(hidden).to(w.dtype)))
 
     def _kept(self, mask: Tensor) -> Tensor:
-        """Whose messages arrive: all that was observed, less, in training and with probability ``drop``, a random proper part: [M, B]."""
+        """The modalities whose messages are used: [E, B] bool.
+
+        All that were observed; in training, with probability ``drop``, a random proper subset of them.
+        """
         if not self.training or not self.drop:
             return mask
         dropped = noise.uniform((1, mask.shape[1]), self.loc.weight, "drop", "VB") < self.drop  # [1, B]

@@ -1,4 +1,4 @@
-"""Multimodal relational VAE: a code per modality, and a relation that every subset of them tells."""
+"""Multimodal relational VAE: a private latent per modality, and a shared latent for their relation."""
 
 from __future__ import annotations
 
@@ -20,34 +20,52 @@ from polyvae.utils.errors import check_count
 
 
 class Relational(MultimodalVAE):
-    """Experimental, after the description only: a code w_m for each modality, and the relation z of codes, told by all their subsets.
+    """Experimental: a latent w_m per modality, and their relation z, inferred from all subsets of them.
 
-    The description: two levels, with the relation of the modalities' latents inferred by a mixture over subsets. As that: a decoder sees
-    its own code alone, and z, which no decoder sees, is how codes go together:
+    The model is written after the description of the paper only: two levels, with the relation of the
+    modalities' latents inferred by a mixture over subsets. Accordingly, a decoder sees only its own
+    latent, and no decoder sees z, the relation between the latents:
 
         p(X, z, w) = p(z) Π_m p(w_m | z) p(x_m | w_m),  p(z) = N(0, I),  p(w_m | z) = N(g_m(z), I)
 
-    Any other scale of w_m is the last layer of g_m and the first of a decoder. The posterior, given what was observed, O: each code from
-    its modality, the relation from what codes are on average, by experts h_m, whose products over the non-empty A ⊆ O are mixed:
+    Any other scale of w_m can be absorbed by the last layer of g_m and the first of a decoder. Given
+    what was observed, O, each latent is inferred from its modality, and z from the means of the latents
+    by experts h_m, whose products over the non-empty A ⊆ O form a mixture:
 
         q(w_m | x_m) = N(μ_m, σ_m²),   q_A(z) ∝ Π_{m∈A} N(z; h_m(μ_m)),   q(z | X) = mean over A of q_A,   q(w_m | z) = p(w_m | z) for m ∉ O
 
-    The bound is Jensen's inequality. In log p(x_O) ≥ E_q log [p(x_O, z, w)/q(z, w | X)] the w_m of m ∉ O cancel; what is left is
-    E_q Σ_O log p(x_m | w_m) − KL(q(z | X) || p(z)) − E_q Σ_O KL(q(w_m | x_m) || p(w_m | z)). The mixture's KL is at most the mean of its
-    components' (convexity), so, for β ≥ 1 and weights s_m = 1, this is a bound, too:
+    The bound follows from Jensen's inequality. In log p(x_O) ≥ E_q log [p(x_O, z, w)/q(z, w | X)] the
+    w_m of m ∉ O cancel, and what remains is
+
+        E_q Σ_O log p(x_m | w_m) − KL(q(z | X) || p(z)) − E_q Σ_O KL(q(w_m | x_m) || p(w_m | z))
+
+    By convexity the mixture's KL is at most the mean of its components' KLs. So, for β ≥ 1 and weights
+    s_m = 1, this is also a bound:
 
         L = E_q Σ_{m∈O} s_m log p(x_m | w_m) − β [mean_A KL(q_A || p(z)) + E_{q(z|X)} Σ_{m∈O} KL(q(w_m | x_m) || p(w_m | z))]
 
-    all KLs exact, the subset drawn per datum and sample.
+    All KLs are exact, and the subset is drawn per sample and draw. Above 255 subsets, 255 are drawn per
+    sample at every call. A target has no expert, so its latent is drawn from p(w_m | z).
 
     Sutter & Vogt, Multimodal Relational VAE, Bayesian Deep Learning Workshop at NeurIPS 2021.
 
-    Written without its text or code, so families, sizes and the form of g_m and h_m are ours. A target has no expert; its code is drawn
-    from p(w | z). Above 255 subsets, 255 are drawn per datum, anew at every call.
+    Neither the paper's text nor its code was available, so families, sizes and the form of g_m and h_m
+    are ours.
+
+    Args:
+        modalities: The specifications of the modalities.
+        latent: Columns of z, and of each w_m unless its modality sets ``private``.
+        beta: The factor β.
+        K: Draws of the latents per sample.
+        hidden: Widths of the hidden layers of the h_m, and in reverse order of the g_m.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: A modality without a private latent, or a number out of range.
     """
 
     facts = Facts(bound=True, density=True, per_sample=True, nested=True, symmetric=True)
-    requires = Requirements(text="private codes (experimental: after the description only)")
+    requires = Requirements(text="private latents (experimental: after the description only)")
     name = "relational"
     citation = "Sutter & Vogt 2021"
     private_latents = "yes"
@@ -62,7 +80,6 @@ class Relational(MultimodalVAE):
         hidden: Sequence[int] = (256,),
         scale_map: str = "softplus",
     ) -> None:
-        """``latent``: columns of z, and of w_m where a Modality does not say. ``hidden``: sizes inside h_m, and backwards inside g_m."""
         super().__init__(
             modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=0, private=latent
         )
@@ -89,15 +106,9 @@ class Relational(MultimodalVAE):
         return self.bound_of(weights, log_x, {"kl/z": kl_z, "kl/w": kl_w}, warm * self.beta)
 
     def _relation(self, experts: Experts) -> Normal:
-        """The experts h_m of z given the mean of each private latent: [E, B, D]; standard normal where there is none."""
-        nets = [
-            (net, self.columns[m])
-            for m, net in enumerate(self.modalities.values())
-            if net.encoder is not None
-        ]
-        out = torch.stack(
-            [net.parts["relation"](experts.w.loc[:, span]).to(experts.w.loc.dtype) for net, span in nets]
-        )
+        """The experts h_m of z, given the means of the w_m: [E, B, D]; N(0, I) where x_m is missing."""
+        nets, mean = [(self.modalities.at(m), self.columns[m]) for m in self.encoded], experts.w.loc
+        out = torch.stack([net.parts["relation"](mean[:, span]).to(mean.dtype) for net, span in nets])
         loc, raw = out.chunk(2, -1)  # [E, B, D]
         unit = Normal.unit(tuple(loc.shape), loc)
         return Normal(loc, nets[0][0].scale(raw)).where(experts.mask[..., None], unit)

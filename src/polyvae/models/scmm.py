@@ -1,4 +1,4 @@
-"""scMM: a mixture of experts for the counts of single cells."""
+"""scMM: a mixture of experts for single-cell counts."""
 
 from __future__ import annotations
 
@@ -15,22 +15,41 @@ from polyvae.utils.errors import check_count
 
 
 class ScMM(MultimodalVAE):
-    """A mixture of Laplace experts, each of which has an ELBO of its own; made for count likelihoods.
+    """A mixture of Laplace experts for count data, where each expert has its own ELBO.
 
     q(z | X) = (1/M) Σ_m q_m(z | x_m),  z^m ~ q_m:
 
         L = (1/M) Σ_m [Σ_n s_n log p(x_n | z^m) − β KL(q_m(z | x_m) || p(z))]
 
-    Minoura, Abe, Nam, Nishikawa & Shimamura, A mixture-of-experts deep generative model for integrated analysis of single-cell multiomics
-    data, Cell Reports Methods 2021. Each KL is exact. By convexity L is no more than MMVAE's ELBO, hence a bound. The paper warms β up over
-    50 epochs, gives RNA and protein counts the likelihood "negative_binomial" and chromatin peaks "zero_inflated_negative_binomial".
+    Minoura, Abe, Nam, Nishikawa & Shimamura, A mixture-of-experts deep generative model for integrated
+    analysis of single-cell multiomics data, Cell Reports Methods 2021.
 
-    Differs from the authors' code (kodaim1115/scMM): nats per datum, not a sum over the batch; missing modalities leave the mixture, |A|
-    for M. The likelihood's mean is library size times softmax proportions, its dispersion is learnt for every entry (in theirs the decoder
-    says the negative binomial's size and chance for every entry and cell, and the library size scales the size). Encoders see
-    log(1 + counts per 10 000) and have no BatchNorm (theirs see counts per 10 000 and have). ``learn_prior`` learns the prior's scales,
-    each on its own (theirs sum to D). The likelihoods' weights are 1 (theirs can balance numbers of entries: ``Modality.weight``).
-    Exempt: with one column of z the softmax map makes every scale 1, so what raw says of it gets no gradient.
+    Each KL is exact. By convexity L is at most MMVAE's ELBO, hence a bound. The paper warms β up over 50
+    epochs. It gives RNA and protein counts the likelihood "negative_binomial", and chromatin peaks
+    "zero_inflated_negative_binomial".
+
+    Differs from the authors' code (kodaim1115/scMM): values are in nats per sample, not summed over the
+    batch. Missing modalities are left out of the mixture, and |A|, the number of observed modalities,
+    replaces M. The likelihood's mean is the library size times softmax proportions, and its dispersion
+    is learnt for every entry (their decoder returns the negative binomial's size and probability for
+    every entry and cell, and the library size multiplies the size). Encoders take log(1 + counts per
+    10,000) and have no BatchNorm (theirs take counts per 10,000 and have it). ``learn_prior`` learns the
+    prior's scales independently (theirs sum to D). Likelihood weights are 1 (theirs can balance numbers
+    of entries, as ``Modality.weight`` can).
+
+    Exempt: with one column of z the softmax map makes every scale 1, so the raw scale gets no gradient.
+
+    Args:
+        modalities: The specifications of the modalities.
+        latent: Columns of z.
+        beta: The factor β.
+        K: Draws per expert.
+        family: The family of experts and prior, "normal" or "laplace".
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+        learn_prior: Learn the scales of p(z), which start at 1.
+
+    Raises:
+        InputError: An unknown option or a number out of range.
     """
 
     facts = Facts(bound=True, density=True, per_sample=True, nested=True, symmetric=True)

@@ -1,4 +1,4 @@
-"""TELBO: a joint encoder, and an encoder per modality, each with an ELBO of its own."""
+"""TELBO: a joint encoder and an encoder per modality, each with its own ELBO."""
 
 from __future__ import annotations
 
@@ -19,20 +19,38 @@ from polyvae.utils.errors import InputError, check_count
 
 
 class TELBO(MultimodalVAE):
-    """A joint encoder q(z | X) and encoders q_m(z | x_m): M + 1 ELBOs that share the decoders (three, for two modalities).
+    """A joint encoder q(z | X) and encoders q_m(z | x_m), with M + 1 ELBOs that share the decoders.
+
+    For two modalities these are the three ELBOs of the name:
 
         L = E_{q(z|X)} Σ_m s_m log p(x_m | z) − β KL(q(z | X) || p(z)) + Σ_m [γ E_{q_m} s_m log p(x_m | z) − β KL(q_m(z | x_m) || p(z))]
 
-    Vedantam, Fischer, Huang & Murphy, Generative Models of Visually Grounded Imagination, ICLR 2018, section 3.1.
+    Vedantam, Fischer, Huang & Murphy, Generative Models of Visually Grounded Imagination, ICLR 2018,
+    section 3.1.
 
-    The joint network is ``jmvae``'s. Missing modalities: the product of the observed q_m stands for q(z | X); where one alone was observed
-    there is its own ELBO and no other (the paper's unpaired data). A sum of ELBOs of different sets: no bound of one likelihood, though
-    with γ = 1 each is one of log p(x_A).
+    The joint network is that of ``jmvae``. With missing modalities, the product of the observed q_m
+    replaces q(z | X). A sample with one observed modality has only that modality's ELBO (the paper's
+    unpaired data). With γ = 1 each ELBO is a bound on log p(x_A), but their sum is not a bound on any
+    single likelihood.
 
-    Differs from the authors' code (google/joint_vae): any number of modalities; one γ (theirs: one per modality); decoders learn from
-    every term (theirs can stop the gradient into p(y | z)); the product that stands for a missing q(z | X) has no prior expert (theirs is
-    over attributes, which share one). Targets have no expert: they are decoded from every view.
-    Exempt: not nested, for the joint network takes all modalities.
+    Differs from the authors' code (google/joint_vae): the number of modalities is free. There is one γ
+    (theirs: one per modality). Decoders learn from every term (theirs can stop the gradient into
+    p(y | z)). The product that replaces q(z | X) has no prior expert (theirs is a product over
+    attributes, which share one). Targets have no expert; they are decoded from every component.
+
+    Exempt: not nested, because the joint network takes all modalities.
+
+    Args:
+        modalities: The specifications of the modalities.
+        latent: Columns of z.
+        beta: The factor β.
+        K: Draws of z per encoder.
+        gamma: The factor γ of the likelihoods in the unimodal ELBOs.
+        joint_width: Width of the joint network.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: An unknown option or a number out of range.
     """
 
     facts = Facts(bound=False, density=True, per_sample=True, nested=False, symmetric=True)
@@ -75,9 +93,7 @@ class TELBO(MultimodalVAE):
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         together = self.posterior(batch, experts).components  # [1, B, D]
         several = experts.mask.all(0) | (experts.mask.sum(0) > 1)  # [B]
-        membership = torch.cat(
-            [everything(experts.mask & several), singles(experts.mask)]
-        )  # [V, M, B], V = 1 + M
-        q = joint(type(together).cat([together, experts.z], 0), membership)  # [V, B, D]
+        membership = torch.cat([everything(experts.mask & several), singles(experts.mask)])  # [V, E, B]
+        q = joint(type(together).cat([together, experts.z], 0), membership)  # [V, B, D], V = 1 + E
         gamma = q.weights.new_tensor([1.0] + [self.gamma] * len(experts.mask))[:, None]  # [V, 1]
         return sum_of_elbos(self, batch, q, warm * self.beta, gamma)

@@ -16,17 +16,38 @@ from polyvae.core.vae import MultimodalVAE, own_or_prior
 
 
 class VAE(MultimodalVAE):
-    """One VAE per modality, independent of one another: no shared code, so no coherence; the reference for quality.
+    """One VAE per modality, independent of one another: the reference for quality.
 
     With w_m ~ q(w_m | x_m), l_m = s_m log p(x_m | w_m) − β [log q(w_m | x_m) − log p(w_m)]:
 
         L = Σ_m log (1/K) Σ_k exp l_m^k     ("elbo": the mean over k, with the exact KL)
 
-    Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014. ``latent`` is each modality's own size; D = 0.
+    Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014.
+
+    There is no shared latent (D = 0), so modalities that are generated together do not agree (no
+    coherence).
+
+    Args:
+        modalities: The specifications of the modalities.
+        latent: Columns of each w_m unless its modality sets ``private``.
+        beta: The factor β.
+        K: Draws of the latents per sample.
+        objective: "elbo", "iwae" or "dreg".
+        family: The family of posteriors and priors, "normal" or "laplace".
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: An unknown option or a number out of range.
+
+    Example:
+        >>> import polyvae as pv
+        >>> modalities = [pv.Modality("image", (1, 28, 28)), pv.Modality("label", 10, "categorical")]
+        >>> pv.VAE(modalities, latent=8).shared
+        0
     """
 
     facts = Facts(bound=True, density=True, per_sample=True, nested=True, symmetric=True)
-    requires = Requirements(missing="trains; infers nothing, for modalities are independent")
+    requires = Requirements(missing="trains; infers nothing, because modalities are independent")
     name = "vae"
     citation = "Kingma & Welling 2014"
     private_latents = "only private"
@@ -65,12 +86,9 @@ class VAE(MultimodalVAE):
         columns = q_w.kl_columns(p_w) if exact else self.scored(q_w).columns(w) - p_w.columns(w)
         kl_w = self.modalities.by_owner(columns)  # [M, K, 1, B]
         log_weight = self.modalities.weigh(log_x) - warm * self.beta * kl_w
-        value = torch.stack(
-            [
-                estimate(self.objective, each, {w: self.owner == m}, warm * self.beta)
-                for m, each in enumerate(log_weight)
-            ]
-        )
-        return Bound(
-            over_components(q.weights, value.sum(0)), self.terms(q.weights, log_x, {"kl/w": kl_w.sum(0)})
-        )
+        each = [
+            estimate(self.objective, log_weight[m], {w: self.owner == m}, warm * self.beta)
+            for m in range(len(log_weight))
+        ]
+        value = over_components(q.weights, torch.stack(each).sum(0))
+        return Bound(value, self.terms(q.weights, log_x, {"kl/w": kl_w.sum(0)}))

@@ -1,4 +1,4 @@
-"""VCCA: two views of one thing, whose shared code is told by one of them."""
+"""VCCA: two modalities with a shared latent, inferred from one of them or from each."""
 
 from __future__ import annotations
 
@@ -18,22 +18,38 @@ from polyvae.utils.errors import InputError, check_count
 
 
 class VCCAPrivate(MultimodalVAE):
-    """Two views x and y, in this order: the shared z is inferred from x alone, and each view has a private code.
+    """Two modalities x and y, in this order: z is inferred from x alone, and each has a private latent.
 
         L = E_{q(z|x) q(h_x|x) q(h_y|y)} [s_x log p(x | z, h_x) + s_y log p(y | z, h_y)]
             − β [KL(q(z | x) || p(z)) + KL(q(h_x | x) || p(h_x)) + KL(q(h_y | y) || p(h_y))]
 
     Wang, Yan, Lee & Livescu, Deep Variational Canonical Correlation Analysis, 2016 (arXiv 1610.03454).
-    h_x and h_y are the private codes w. The encoder of y says nothing of z. y as a target (role="target", without h_y where it does not
-    ask for one) and ``private=0`` for x give VCCA, the paper's first model.
 
-    Missing views, which the paper does not train with: where y is missing, what is left is the ELBO of x. Where x is missing, nothing tells
-    z, so z ~ p(z): y then bounds its own likelihood, by E_{p(z) q(h_y|y)} log p(y | z, h_y) − β KL(q(h_y | y) || p(h_y)). That is sound,
-    but teaches p(y | z, h_y) to do without z: data whose x is missing are better left out of training; and x generated from y alone is a
-    sample of its prior. (A target alone teaches nothing: its bound is 0.)
+    h_x and h_y are the private latents w. The encoder of y has no expert of z. With y as a target
+    (role="target", without h_y unless it sets ``private``) and ``private=0`` for x, the model is VCCA,
+    the paper's first model.
 
-    Differs from the paper: no dropout of its own (networks may have it), and β.
-    Exempt: not nested, for it takes two modalities, and not symmetric, for the first tells z.
+    The paper does not train with missing modalities. Where y is missing, the objective is the ELBO of x.
+    Where x is missing, z is not inferred, so z ~ p(z), and the objective is a bound on the likelihood of
+    y, E_{p(z) q(h_y|y)} log p(y | z, h_y) − β KL(q(h_y | y) || p(h_y)). This bound is valid, but it
+    trains p(y | z, h_y) to ignore z, so samples without x are better left out of training. x generated
+    from y alone is a draw from its prior. (A target alone trains nothing: its bound is 0.)
+
+    Differs from the paper: there is no dropout of its own (networks may have it), and there is a β.
+
+    Exempt: not nested, because the model takes two modalities. Not symmetric, because z is inferred from
+    the first.
+
+    Args:
+        modalities: The specifications of exactly two modalities, x first.
+        latent: Columns of z, and of h_x and h_y unless their modalities set ``private``.
+        beta: The factor β.
+        K: Draws of the latents per sample.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: Another number of modalities, a first one without an expert, a second one that is
+            encoded for nothing, or a number out of range.
     """
 
     facts = Facts(bound=True, density=True, per_sample=True, nested=False, symmetric=False)
@@ -71,9 +87,8 @@ class VCCAPrivate(MultimodalVAE):
         self.K = K
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        return joint(
-            experts.z[:1], everything(experts.mask)
-        )  # where x was not observed, its expert is the unit normal, p(z)
+        # Where x is missing, its expert is the standard normal, which is p(z).
+        return joint(experts.z[:1], everything(experts.mask))
 
     private = own_or_prior
 
@@ -82,20 +97,36 @@ class VCCAPrivate(MultimodalVAE):
 
 
 class BiVCCA(MultimodalVAE):
-    """Two views x and y, each of which tells the shared z in a bound of its own; the two bounds are weighed.
+    """Two modalities x and y, each of which infers the shared z in its own bound; L weights the two bounds.
 
         L = μ ELBO_{q(z|x)}(x, y) + (1 − μ) ELBO_{q(z|y)}(x, y)
         ELBO_q(x, y) = E_q [s_x log p(x | z, h_x) + s_y log p(y | z, h_y)] − β [KL(q || p(z)) + KL(q(h_x|x) || p) + KL(q(h_y|y) || p)]
 
-    Wang, Yan, Lee & Livescu, Deep Variational Canonical Correlation Analysis, 2016 (arXiv 1610.03454). Without private codes, or with
-    them where Modality says so, drawn from their own posteriors in both bounds. At inference q(z | x, y) is the mixture
-    μ q(z | x) + (1 − μ) q(z | y), for which L is also a bound, by convexity.
+    Wang, Yan, Lee & Livescu, Deep Variational Canonical Correlation Analysis, 2016 (arXiv 1610.03454).
 
-    Missing views, which the paper does not train with: the bound of the view that was observed has weight 1 and counts what was observed.
-    A target tells no z, so beside one L is VCCA's.
+    Private latents h_x and h_y exist where the modality sets ``private``. Both bounds draw them from
+    their own posteriors. At inference q(z | x, y) is the mixture μ q(z | x) + (1 − μ) q(z | y), for
+    which L is also a bound, by convexity.
 
-    Differs from the paper: no dropout of its own (networks may have it), and β.
-    Exempt: not nested, for it takes two modalities, and not symmetric, for μ is the first one's.
+    The paper does not train with missing modalities. Here the bound of the only observed modality has
+    weight 1 and contains the terms of that modality. A target has no expert of z, so with a target L is
+    that of VCCA.
+
+    Differs from the paper: there is no dropout of its own (networks may have it), and there is a β.
+
+    Exempt: not nested, because the model takes two modalities. Not symmetric, because μ belongs to the
+    first.
+
+    Args:
+        modalities: The specifications of exactly two modalities, x first.
+        latent: Columns of z.
+        beta: The factor β.
+        K: Draws of the latents per expert.
+        mu: The weight μ of the first modality's bound, between 0 and 1.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: Another number of modalities, or a number out of range.
     """
 
     facts = Facts(bound=True, density=True, per_sample=True, nested=False, symmetric=False)
@@ -120,16 +151,14 @@ class BiVCCA(MultimodalVAE):
         check_count(self.name, "K", K)
         if not isinstance(mu, int | float) or not 0 < mu < 1:
             raise InputError(
-                f"bivcca: got mu={mu!r}; expected a number between 0 and 1, the weight of the first modality's bound; for the "
-                "ends, choose vcca-private"
+                f"bivcca: got mu={mu!r}; expected a number between 0 and 1, the weight of the first "
+                "modality's bound; for 0 or 1, choose vcca-private"
             )
         self.K, self.mu = K, mu
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
         membership = singles(experts.mask)
-        share = torch.tensor([self.mu, 1 - self.mu], dtype=experts.z.loc.dtype, device=experts.z.loc.device)[
-            self.modalities.encoded_rows
-        ]
+        share = experts.z.loc.new_tensor([self.mu, 1 - self.mu])[self.modalities.encoded_rows]
         weights = torch.where(membership.any(1), share[:, None], 0)  # [V, B]
         total = weights.sum(0)
         return Mixture(experts.z, weights / torch.where(total > 0, total, 1), membership)
@@ -141,16 +170,21 @@ class BiVCCA(MultimodalVAE):
 
 
 def _check_order(modalities: Sequence[Modality]) -> None:
-    """Raises InputError where the first modality cannot tell z, or the second is encoded for nothing. Their number, the base checks."""
+    """Check what each of the two modalities is used for. Their number is checked by the base class.
+
+    Raises:
+        InputError: The first modality has no expert of z, or the second is encoded for nothing.
+    """
     for spec in modalities[:1]:
         if spec.role == "target":
             raise InputError(
-                f"vcca-private: got the target {spec.name!r} as the first modality; expected the one that z is inferred from; "
-                "put the target second"
+                f"vcca-private: got the target {spec.name!r} as the first modality; expected the one that "
+                "z is inferred from; put the target second"
             )
     for spec in modalities[1:2]:
         if spec.role == "input" or (spec.role == "both" and spec.private == 0):
             raise InputError(
-                f"vcca-private: got {spec.name!r} with role={spec.role!r} and private={spec.private} as the second modality, "
-                "which is encoded for its private code alone; expected a private code that is decoded, or role='target'"
+                f"vcca-private: got {spec.name!r} with role={spec.role!r} and private={spec.private} as the "
+                "second modality, which is encoded for its private latent only; expected a private latent "
+                "that is decoded, or role='target'"
             )

@@ -1,4 +1,4 @@
-"""A run -> one self-contained page: numbers beside what they are worth, pictures, curves, and how all of it was made."""
+"""Reports: one self-contained page for a run, or for several runs, with numbers, samples, curves, and how they were made."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from polyvae.report.measures import conflict_section, latents_section, quality_s
 from polyvae.report.metrics import KNOWN, metric, number, quality, worth
 from polyvae.report.page import render
 from polyvae.report.protocol import protocol
-from polyvae.report.samples import cross_section, unconditional_section, walk_section
+from polyvae.report.samples import cross_section, traversal_section, unconditional_section
 from polyvae.report.sections import Page, Section, coherence_section, histogram_section, likelihood_section
-from polyvae.storage import RunDirectory, StorageError, write_atomic
+from polyvae.training.directory import RunDirectory
+from polyvae.utils.files import StorageError, write_atomic
 
 __all__ = ["Contender", "labels", "number", "write_comparison", "write_report"]
 
@@ -37,13 +38,13 @@ SECTIONS: tuple[Callable[[Page], Section | None], ...] = (
     quality_section,
     reconstruction_section,
     learning_section,
-    walk_section,
+    traversal_section,
     latents_section,
     likelihood_section,
     conflict_section,
 )
 
-# What sections show of the headline numbers, by what they need: those are no cards.
+# Key of the evaluation -> headline numbers that a section shows when the key is present; they get no card.
 _SHOWN = {
     "unconditional_histogram": ("unconditional_entropy",),
     "probes": ("probe_",),
@@ -54,7 +55,7 @@ _SHOWN = {
 
 
 class Card(NamedTuple):
-    """A headline number: what it is called, what it means, and what to hold it against."""
+    """A headline number: its value, title and meaning, and ``beside``, what to compare it with."""
 
     value: str
     title: str
@@ -72,20 +73,32 @@ def write_report(
     command: str | None = None,
     seed: int = 0,
 ) -> Path:
-    """Write ``report.html`` of a run, and its figures (SVG and PNG) beside it; the path of the page.
+    """Write the report of a run.
 
-    ``data``       held-out data to show: a part such as ``data.test``, or data whose test split is taken.
-    ``evaluation`` what ``evaluate`` answered, or the contents of evaluation.json; None: a page without those numbers.
-    ``prior``      the fitted prior to draw from; None: that of ``evaluation``, if it has one.
-    ``command``    what made the run, to print. ``seed`` of the samples shown and of their draws.
+    The mode of the model and the global random generator keep their state.
 
-    The model's mode and the global generator are left as they were. Raises StorageError: a full disk; the old page is unchanged.
+    Args:
+        run: The run directory.
+        model: The trained model.
+        data: Held-out data such as ``data.test``, or a data set, whose test part is used.
+        evaluation: The result of ``evaluate``, or the contents of evaluation.json; None: a page without these numbers.
+        prior: The fitted prior; None: that of ``evaluation``, if it has one.
+        command: The command that made the run, to print it.
+        seed: Seed of the choice of samples and of their draws.
+
+    Returns:
+        The path of ``report.html``. Its figures are next to it, as SVG and PNG.
+
+    Raises:
+        StorageError: If a file cannot be written. The old page is unchanged.
     """
     run = run if isinstance(run, RunDirectory) else RunDirectory.open(run)
     if prior is None and isinstance(evaluation, Evaluation):
         prior = evaluation.prior
     if prior is not None:
-        prior = copy.deepcopy(prior).to(next(model.parameters()))  # a copy: the caller's stays on its device
+        prior = copy.deepcopy(prior).to(
+            next(model.parameters())
+        )  # the prior of the caller stays on its device
     part = data.test if "test" in data.splits else data
     config = run.config.read_text("utf-8") if run.config.is_file() else ""
     training = model.training
@@ -148,14 +161,16 @@ def _cards(page: Page) -> list[Card]:
 def _facts(page: Page, part: MultimodalData) -> list[str]:
     model = page.model
     weights = sum(parameter.numel() for parameter in model.parameters())
-    codes = [
-        f"shared code z of {model.shared}" if model.shared else "no shared code",
-        f"private codes w of {len(model.owner)} in all" if len(model.owner) else "no private codes",
+    latents = [
+        f"shared latent z of {model.shared} dimensions" if model.shared else "no shared latent",
+        f"private latents w of {len(model.owner)} dimensions in total"
+        if len(model.owner)
+        else "no private latents",
     ]
     return [
         f"{len(model.modalities)} modalities",
-        *codes,
-        f"{weights:,} weights",
+        *latents,
+        f"{weights:,} parameters",
         f"{len(part):,} held-out samples",
     ]
 
@@ -168,7 +183,7 @@ def _summary(model: MultimodalVAE) -> str:
     return (type(model).__doc__ or "").strip().partition("\n")[0]
 
 
-# ---- its figures --------------------------------------------------------------------------------------------------------------------
+# ---- figures --------------------------------------------------------------------------------------------------------------------
 
 
 def _save(run: RunDirectory, figures: Sequence[Figure]) -> None:
@@ -176,7 +191,7 @@ def _save(run: RunDirectory, figures: Sequence[Figure]) -> None:
         run.figures.mkdir(exist_ok=True)
     except OSError as problem:
         raise StorageError(
-            f"{run.figures}: cannot be made ({problem.strerror}); expected a writable run directory; "
+            f"{run.figures}: cannot be created ({problem.strerror}); expected a writable run directory; "
             "free space or set permissions"
         ) from None
     for figure in figures:

@@ -1,4 +1,4 @@
-"""Two or more runs on one page: what differs between them, their numbers, their curves, and the same samples side by side."""
+"""A comparison: one page with the differences, numbers and curves of several runs, and the same samples from each."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from polyvae.core.fitted import FittedPrior
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
+from polyvae.models.bundles import describe_modality
 from polyvae.report.drawing import SERIES
 from polyvae.report.figures import Trace, traces
 from polyvae.report.gallery import Scene, Shown, beside, beside_fresh, show, stage
@@ -21,8 +22,8 @@ from polyvae.report.learning import NO_HISTORY, curve_names, trace, watched
 from polyvae.report.metrics import KNOWN, best, metric, number, quality, worth
 from polyvae.report.page import render
 from polyvae.report.sections import Section
-from polyvae.storage import describe_modality, write_atomic
 from polyvae.utils.errors import InputError
+from polyvae.utils.files import write_atomic
 
 _NONE = "–"
 _CONDITIONS = (
@@ -42,10 +43,15 @@ _CONDITIONS = (
 
 @dataclass(frozen=True)
 class Contender:
-    """One of the runs compared.
+    """One of the compared runs.
 
-    ``label``      what the page calls it. ``settings``: its configuration, such as {"train": {"lr": 1e-3}}.
-    ``evaluation`` the contents of evaluation.json, empty where there is none; ``history`` the records of training.
+    Attributes:
+        label: The name of the run on the page.
+        model: The trained model.
+        settings: The configuration, such as {"train": {"lr": 1e-3}}.
+        evaluation: The contents of evaluation.json; empty if there is none.
+        history: The records of training.
+        prior: The fitted prior, if any.
     """
 
     label: str
@@ -57,7 +63,7 @@ class Contender:
 
 
 class Cell(NamedTuple):
-    """``text`` as shown; ``exact`` the number behind it; ``beside`` what it is worth."""
+    """``text`` as shown; ``exact``, the number in full; ``beside``, what to compare it with."""
 
     text: str
     best: bool = False
@@ -74,18 +80,27 @@ class Row(NamedTuple):
 def write_comparison(
     path: str | Path, runs: Sequence[Contender], data: MultimodalData, *, seed: int = 0
 ) -> Path:
-    """Write one page about ``runs`` to ``path``: one self-contained file, the same bytes for the same inputs.
+    """Write one self-contained page that compares ``runs``; the same inputs give the same bytes.
 
-    ``data`` held-out data to show: a part such as ``data.test``, or data whose test split is taken. ``seed`` of the samples shown and of
-    their draws, the same for all runs.
+    The modes of the models and the global random generator keep their state.
 
-    Models' modes and the global generator are left as they were. Raises InputError: fewer than two runs, two of one label, or models of
-    different modalities. StorageError: not written; the old page is unchanged.
+    Args:
+        path: The path of the page.
+        runs: The runs to compare.
+        data: Held-out data such as ``data.test``, or a data set, whose test part is used.
+        seed: Seed of the choice of samples and of their draws, the same for all runs.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        InputError: If there are fewer than two runs, two with the same label, or models with different modalities.
+        StorageError: If the page cannot be written. The old page is unchanged.
     """
     names = [run.label for run in runs]
     if len(runs) < 2 or len(set(names)) < len(names):
         raise InputError(
-            f"comparison: got runs {names}; expected two or more, each once; name them by different paths"
+            f"comparison: got runs {names}; expected two or more, each once; give each run a different label"
         )
     for run in runs[1:]:
         if set(run.model.modalities) != set(runs[0].model.modalities):
@@ -115,11 +130,11 @@ def write_comparison(
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
-    """What to call runs: the ends of their paths, as short as tells them apart. Raises InputError: a run given twice."""
+    """Labels of runs: the shortest ends of their paths that differ. Raises InputError if a run is given twice."""
     parts = [path.resolve().parts for path in paths]
     for one in parts:
         if parts.count(one) > 1:
-            raise InputError(f"report: got {Path(*one)} twice; expected different runs; name each once")
+            raise InputError(f"report: got {Path(*one)} twice; expected different runs; give each once")
     length = next(
         n
         for n in range(1, max(len(one) for one in parts) + 1)
@@ -147,13 +162,13 @@ def _groups(runs: Sequence[Contender], data: str) -> list[tuple[str, list[Row]]]
             for key, values in differences([facts(run) for run in runs]).items()
         ),
     ]
-    whole = "Up to the last whole epoch." + (f" –: {NO_HISTORY}" if not all(ends) else "")
+    whole = "Up to the last completed epoch." + (f" –: {NO_HISTORY}" if not all(ends) else "")
     training = [
         Row("seconds of training", [_count(end.get("seconds")) for end in ends], whole),
         Row("steps", [_count(end.get("step")) for end in ends], whole),
-        Row("weights", [Cell(f"{count:,}", exact=str(count)) for count in weights]),
+        Row("parameters", [Cell(f"{count:,}", exact=str(count)) for count in weights]),
     ]
-    groups = [("What they are", settings), ("What they took", training), *_reached(names, runs)]
+    groups = [("Settings", settings), ("Training", training), *_reached(names, runs)]
     accuracy = [run.evaluation.get("judge_accuracy") or {} for run in runs]
     kinds = [run.evaluation.get("judge_kind") or {} for run in runs]
     judges = [
@@ -166,33 +181,37 @@ def _groups(runs: Sequence[Contender], data: str) -> list[tuple[str, list[Row]]]
         )
         for name in dict.fromkeys(name for values in accuracy for name in values)
     ]
-    return [(title, rows) for title, rows in [*groups, ("Judges, on real held-out images", judges)] if rows]
+    return [
+        (title, rows)
+        for title, rows in [*groups, ("Accuracy of the judges on real held-out images", judges)]
+        if rows
+    ]
 
 
 def _reached(names: Sequence[str], runs: Sequence[Contender]) -> list[tuple[str, list[Row]]]:
-    """The numbers by what they are about; of images, all of one measure together, and its meaning said once."""
+    """The numbers by topic. Those of image quality are grouped by measure, and the meaning of each measure is given once."""
     kinds = {name: quality(name) for name in names}
     images = sorted((name for name in names if kinds[name]), key=lambda name: kinds[name] or "")
-    codes = [name for name in names if name.startswith(("probe_", "active_units_", "kl_", "gradient_"))]
+    latents = [name for name in names if name.startswith(("probe_", "active_units_", "kl_", "gradient_"))]
     errors = [
         name for name in names if name.startswith(("reconstruction_", "cross_reconstruction_", "diversity"))
     ]
-    said: set[str | None] = set()
+    described: set[str | None] = set()
     rows = []
     for name in images:
         row = _measured(name, runs)
         rows.append(
             row._replace(meaning=row.meaning.removeprefix(metric(name).meaning).strip())
-            if kinds[name] in said
+            if kinds[name] in described
             else row
         )
-        said.add(kinds[name])
-    first = [name for name in names if name not in {*images, *codes, *errors}]
+        described.add(kinds[name])
+    first = [name for name in names if name not in {*images, *latents, *errors}]
     return [
-        ("What they reach", [_measured(name, runs) for name in first]),
-        ("How good their images are", rows),
-        ("How near, and how varied", [_measured(name, runs) for name in errors]),
-        ("What their codes hold", [_measured(name, runs) for name in codes]),
+        ("Generation and likelihood", [_measured(name, runs) for name in first]),
+        ("Image quality", rows),
+        ("Reconstruction and diversity", [_measured(name, runs) for name in errors]),
+        ("Latents and gradients", [_measured(name, runs) for name in latents]),
     ]
 
 
@@ -209,7 +228,7 @@ def _measured(name: str, runs: Sequence[Contender]) -> Row:
         for run, value, mark in zip(runs, values, marks, strict=True)
     ]
     beside = {cell.beside for cell in cells if cell.exact}
-    if len(beside) == 1:  # the same for all: said once
+    if len(beside) == 1:  # the same for all runs, so it is given once
         return Row(
             title,
             [cell._replace(beside="") for cell in cells],
@@ -227,7 +246,7 @@ def _count(value: float | None) -> Cell:
 
 
 def facts(run: Contender) -> dict[str, Any]:
-    """All that may differ between runs, flat: the model's options and modalities as they are, training and data as configured."""
+    """Everything that may differ between runs, flat: options and modalities of the model, and the settings of training and data."""
     found = {f"model.{key}": value for key, value in run.model.options.items()}
     for spec in run.model.specs:
         found |= {
@@ -252,9 +271,9 @@ def _flat(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def differences(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """key -> what each has there, "–" for nothing, for the keys that are not the same in all.
+    """The settings that differ: key -> the value of each run, "–" where it has none.
 
-    What differs in the same way for all modalities becomes one line, "modality.*".
+    A field that differs in the same way for all modalities is one line, "modality.*".
     """
     keys = dict.fromkeys(key for one in settings for key in one)
     found = {
@@ -279,7 +298,7 @@ def _text(value: Any) -> str:
 
 
 def _unlike(runs: Sequence[Contender]) -> list[str]:
-    """How the evaluations differ from one another, in words: numbers measured differently are not one table's."""
+    """How the evaluations differ, in words. Numbers that were measured differently are not comparable."""
     lines = []
     conditions = {
         run.label: {key: run.evaluation.get(key) for key in _CONDITIONS}
@@ -297,8 +316,8 @@ def _unlike(runs: Sequence[Contender]) -> list[str]:
             for run in having
         ]
         for name, values in differences(settings).items():
-            said = "; ".join(f"{value} ({run.label})" for run, value in zip(having, values, strict=True))
-            lines.append(f"{name.replace('_', ' ')}: {said}")
+            text = "; ".join(f"{value} ({run.label})" for run, value in zip(having, values, strict=True))
+            lines.append(f"{name.replace('_', ' ')}: {text}")
     return lines
 
 
@@ -306,8 +325,8 @@ def _unlike(runs: Sequence[Contender]) -> list[str]:
 
 
 def _curves(runs: Sequence[Contender]) -> Section:
-    """The bound, and whatever was measured on the way, over seconds and over steps."""
-    title = "Learning"
+    """The bound, and what else was measured during training, over seconds and over steps."""
+    title = "Training"
     panels: dict[str, list[Trace]] = {}
     for place, run in enumerate(runs):
         records = [record for record in run.history if "train" in record]
@@ -329,12 +348,12 @@ def _curves(runs: Sequence[Contender]) -> Section:
         + ", ".join(f"{trace.label} {number(trace.values[-1])}" for trace in lines if not trace.faint)
         for name, lines in panels.items()
     )
-    lead = "Over seconds of training at the left, which depend on the machine and what else it did; over steps at the right."
+    lead = "Left: over seconds of training, which depend on the machine and its load. Right: over steps."
     without = [run.label for run in runs if not run.history]
     lead += f" Without curves: {', '.join(without)}: {NO_HISTORY}" if without else ""
     caption = (
-        "The bound, in nats per datum: strong on data set aside from training, faint on training data (strong where nothing was set "
-        "aside). Bounds with different objectives, K or β are different quantities: read their slopes, not their heights."
+        "The bound, in nats per sample. Solid: on validation data; faint: on training data (solid if there are no validation data). Bounds "
+        "of different objectives, K or β are different quantities, so only their shapes are comparable."
     )
     return Section(
         "learning",
@@ -355,7 +374,7 @@ def _samples(runs: Sequence[Contender], part: MultimodalData, seed: int) -> list
                 shown.append(show(scenes[-1], run.label))
         finally:
             run.model.train(training)
-    scene = max(scenes, key=lambda one: len(one.sources))
+    scene = max(scenes, key=lambda one: len(one.inputs))
     made = (
         _given_section(scene, shown),
         _fresh_section(scene, shown, "own"),
@@ -365,32 +384,34 @@ def _samples(runs: Sequence[Contender], part: MultimodalData, seed: int) -> list
 
 
 def _given_section(scene: Scene, shown: Sequence[Shown]) -> Section:
-    title = "The same observations"
-    if not scene.sources or not scene.targets or not any(run.given for run in shown):
+    title = "Conditional generation"
+    if not scene.inputs or not scene.targets or not any(run.given for run in shown):
         return Section(
             "beside",
             title,
-            "Left out: nothing here is observed, passes on, and can be shown as a small picture.",
+            "Left out: no modality is observed, has an effect on others, and can be shown as a small picture.",
         )
-    lead = "Does what is generated show what was observed, and does it vary in everything else?"
+    lead = "The generated modalities should agree with the observed one in what is shared, and vary in everything else."
     without = [run.label for run in shown if not run.given]
     if without:
-        lead += f" {', '.join(without)}: no shared code (D = 0), so nothing passes between modalities."
+        lead += (
+            f" {', '.join(without)}: no shared latent (D = 0), so no information passes between modalities."
+        )
     return Section("beside", title, lead, [beside(scene, shown)])
 
 
 def _fresh_section(scene: Scene, shown: Sequence[Shown], prior: str) -> Section | None:
-    """Draws from one kind of prior; None where no run has it, or nothing can be shown."""
+    """Draws from one kind of prior; None if no run has it, or if nothing can be shown."""
     having = [run.label for run in shown if prior in run.fresh]
     if not scene.targets or not having:
         return None
     lead = (
-        "z from each run’s own prior: down a column modalities should agree, along a row they should differ."
+        "z is drawn from the prior of each model. Within a column, modalities should agree; along a row, draws should differ."
         if prior == "own"
-        else "The same, with z from a density fitted after training."
+        else "z is drawn from the density that was fitted after training."
     )
     without = [run.label for run in shown if run.label not in having]
     if without:
-        lead += f" There is none for {', '.join(without)}."
-    title = "Drawn from nothing" if prior == "own" else "Drawn from fitted priors"
+        lead += f" Not available for {', '.join(without)}."
+    title = "Unconditional generation" if prior == "own" else "Unconditional generation with fitted priors"
     return Section(prior, title, lead, beside_fresh(scene, shown, prior), wide=False)

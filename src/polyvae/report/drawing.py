@@ -50,11 +50,11 @@ _STYLE: dict[str, Any] = {
     "image.composite_image": False,
     "svg.fonttype": "none",
 }
-_LONG = 16  # characters of a name that a figure has room for
+_LONG = 16  # the longest name in a figure, in characters
 
 
 class Figure(NamedTuple):
-    """A drawing. ``body`` is SVG for a page that defines the colours, ``svg`` and ``png`` are files; ``alt`` says it in words."""
+    """A drawing. ``body`` is SVG for a page that defines the colours, ``svg`` and ``png`` are files; ``alt`` is a description in words."""
 
     name: str
     width: int
@@ -67,13 +67,13 @@ class Figure(NamedTuple):
 
 
 class Drawing:
-    """A canvas in pixels, for use in a ``with``: draw on ``axes`` or a ``board``, and ``done`` gives the figure."""
+    """A canvas in pixels, used in a ``with`` statement: draw on ``axes`` or a ``board``; ``done`` returns the figure."""
 
     def __init__(self, name: str, width: float, height: float) -> None:
         import matplotlib
 
         self.name, self.width, self.height = name, round(width), round(height)
-        style: Any = {**_STYLE, "svg.hashsalt": name}  # ids that differ between figures, not between runs
+        style: Any = {**_STYLE, "svg.hashsalt": name}  # ids differ between figures, not between runs
         self._style = matplotlib.rc_context(style)
 
     def __enter__(self) -> Self:
@@ -87,25 +87,25 @@ class Drawing:
         self._style.__exit__(*problem)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Axes whose box stands at these pixels, from the upper left corner."""
+        """Axes whose box is at these pixels, from the upper left corner."""
         return self.canvas.add_axes(
             (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
         )
 
     def board(self) -> Axes:
-        """Axes without lines over everything, in pixels from the upper left corner."""
+        """Axes without lines that cover the canvas, in pixels from the upper left corner."""
         ax = self.axes(0, 0, self.width, self.height)
         ax.set_axis_off()
         return ax
 
     def done(self, alt: str, caption: str = "") -> Figure:
         for ax in self.canvas.axes:
-            if not ax.axison:  # a board: images have moved its limits
+            if not ax.axison:  # a board, whose limits were changed by images
                 ax.set(xlim=(0, self.width), ylim=(self.height, 0))
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", message="Glyph"
-            )  # the page's fonts may have what this one lacks
+            )  # the fonts of the page may have glyphs that this one lacks
             svg, png = io.BytesIO(), io.BytesIO()
             self.canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
             self.canvas.savefig(png, format="png", dpi=144, facecolor="white")
@@ -122,7 +122,7 @@ class Drawing:
 
 
 def _inline(svg: str) -> str:
-    """The inside of an SVG, in the page's colours, without what a page must not have twice: prologue, styles, unused ids."""
+    """The inside of an SVG in the colours of the page, without prologue, styles and unused ids, which would clash on a page."""
     body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
     body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.DOTALL)
     used = set(re.findall(r"#([\w-]+)", body))
@@ -133,10 +133,10 @@ def _inline(svg: str) -> str:
 
 
 def short(name: str, long: int = _LONG) -> str:
-    """A name that fits into a figure."""
+    """A name, shortened to fit into a figure."""
     return name if len(name) <= long else f"{name[: long - 1]}…"
 
 
 def label_width(names: Sequence[str]) -> float:
-    """Pixels that a column of these names takes."""
+    """The width of a column of these names, in pixels."""
     return 16 + 7.4 * max((len(short(name)) for name in names), default=0)

@@ -1,6 +1,6 @@
-"""Drawings for a page: heat maps, bars, curves and mosaics, as SVG that takes the page's colours and as PNG to keep.
+"""Charts: heat maps, bars and curves.
 
-Nothing here knows a model. Sizes are in pixels of the page; one font, one accent colour, no background.
+Sizes are in pixels of the page.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ def heat_map(
     *,
     above: str = "generated",
 ) -> Figure:
-    """Numbers on tinted squares, stronger from the first of ``span`` to the second (which may be the smaller); what is not in ``values``
-    is a dash. ``last``: a row set apart. ``above``: what the columns are."""
+    """Numbers on tinted squares. The tint rises from the first value of ``span`` to the second, which may be the smaller.
+
+    Missing values are dashes. ``last``: a row set apart. ``above``: the title of the columns.
+    """
     floor, full = span
     cell, left, top = 62, label_width([*rows, last_name]), 46
     with Drawing(
@@ -88,7 +90,7 @@ def bars(
     alt: str,
     caption: str,
 ) -> Figure:
-    """Groups of bars, the last series in the accent colour; ``line``: a level to compare with; ``top`` of the axis, None: as needed."""
+    """Groups of bars, the last series in the accent colour. ``line``: a level to compare with. ``top``: the upper end of the axis."""
     groups = list(next(iter(series.values())))
     with Drawing(name, max(340, 110 + 56 * len(groups)), 262) as drawing:
         ax = drawing.axes(58, 40, drawing.width - 78, 178)
@@ -134,7 +136,7 @@ def curves(
     alt: str,
     caption: str,
 ) -> Figure:
-    """Panels over seconds of training; where each has the whole width, with the steps above and a legend."""
+    """Panels over seconds of training. Panels of full width also show the steps and a legend."""
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     across = 900 / columns
@@ -163,7 +165,7 @@ def curves(
             ax.ticklabel_format(useOffset=False, style="plain")
             if row == rows - 1 or number + columns >= len(panels):
                 ax.set_xlabel("seconds")
-            if columns == 1:  # small panels have no room, and share the colours
+            if columns == 1:  # small panels have no room for it, and use the same colours
                 _steps(ax, seconds, steps)
                 if len(panel.lines) > 1:
                     ax.legend(loc="lower right")
@@ -171,7 +173,7 @@ def curves(
 
 
 def _steps(ax: Axes, seconds: Sequence[float], steps: Sequence[int]) -> None:
-    """Step numbers along the upper edge, where their seconds are."""
+    """Step numbers along the upper edge, at the corresponding seconds."""
     from matplotlib.ticker import MaxNLocator
 
     ticks = [
@@ -198,7 +200,7 @@ def _steps(ax: Axes, seconds: Sequence[float], steps: Sequence[int]) -> None:
 
 
 class Trace(NamedTuple):
-    """A run's values over time. ``run``: its number, which is its colour; ``faint``: a second line of that run."""
+    """The values of a run over time. ``run``: its number, which sets the colour; ``faint``: a second line of that run."""
 
     run: int
     label: str
@@ -211,7 +213,7 @@ class Trace(NamedTuple):
 def traces(
     name: str, panels: Mapping[str, Sequence[Trace]], alt: str, caption: str, tall: float = 190
 ) -> Figure:
-    """One row for each panel, title -> the lines of all runs: over seconds at the left, over steps at the right."""
+    """One row for each panel (title -> the lines of all runs), over seconds at the left and over steps at the right."""
     labels = list(
         dict.fromkeys(trace.label for lines in panels.values() for trace in lines if not trace.faint)
     )
@@ -258,7 +260,7 @@ def traces(
 
 
 def _span(lines: Sequence[Trace]) -> tuple[float, float]:
-    """The range of an axis, without the steep first twentieth of long lines, in which everything else would be flat."""
+    """The range of an axis. It leaves out the first twentieth of long lines, whose steep rise would flatten the rest."""
     values = [
         value for trace in lines for value in trace.values[len(trace.values) // 20 :] if np.isfinite(value)
     ] or [0.0]
@@ -268,7 +270,7 @@ def _span(lines: Sequence[Trace]) -> tuple[float, float]:
 
 
 class Columns(NamedTuple):
-    """One panel: a value for each column of a code, and whether it is ``used``."""
+    """One panel: a value for each latent dimension, and whether it is ``used``."""
 
     title: str
     values: Sequence[float]
@@ -276,7 +278,7 @@ class Columns(NamedTuple):
 
 
 def column_bars(name: str, panels: Sequence[Columns], alt: str, caption: str, tall: float = 96) -> Figure:
-    """Small bar charts, two in a row, on one scale."""
+    """Small bar charts, two in a row, on a common scale."""
     top = max((value for panel in panels for value in panel.values), default=1.0)
     with Drawing(name, 900, -(-len(panels) // 2) * (tall + 52) + 6) as drawing:
         for number, panel in enumerate(panels):

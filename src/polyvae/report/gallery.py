@@ -1,4 +1,4 @@
-"""What a model generates, as mosaics: from one modality to the others, from its prior, and along walks through its codes."""
+"""Generated samples as grids of tiles: conditional and unconditional generation, and latent traversals."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ from polyvae.report.drawing import MUTED, SERIES, Drawing, Figure, label_width, 
 from polyvae.report.tiles import Look, look_of, outline, tile
 
 _GAP, _SPACE = 3, 14  # pixels between tiles, and between groups of them
-_MOST = 6  # modalities that a grid has room for
-_CROSS, _OWN, _FITTED = 21, 22, 23  # so that a figure's draws do not depend on which others are made
+_MOST = 6  # the largest number of modalities in a grid
+_CROSS, _OWN, _FITTED = (
+    21,
+    22,
+    23,
+)  # streams of seeds: the draws of a figure do not depend on which others are made
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A model in evaluation mode, a few held-out samples ``batch`` with their ``labels``, and the look of each modality it shows."""
+    """A model in evaluation mode, a few held-out samples ``batch`` with their ``labels``, and how each modality is shown."""
 
     model: MultimodalVAE
     batch: Batch
@@ -33,8 +37,8 @@ class Scene:
     seed: int
 
     @property
-    def sources(self) -> list[str]:
-        """Modalities to start from."""
+    def inputs(self) -> list[str]:
+        """Modalities to condition on."""
         return [
             name
             for name, row in zip(self.model.modalities, self.batch.mask, strict=True)
@@ -48,25 +52,25 @@ class Scene:
 
     @property
     def mixed(self) -> bool:
-        """Is the posterior a mixture, so that a draw chooses a component?"""
+        """Whether the posterior is a mixture, so that a draw chooses a component."""
         return len(self.model.posterior(self.batch, self.model.experts(self.batch)).weights) > 1
 
     @property
     def side(self) -> int:
-        """Pixels of a tile."""
+        """The side of a tile, in pixels."""
         return max((look.side for look in self.looks.values()), default=0)
 
     def title(self, row: int) -> str:
-        """What a sample is called."""
+        """The title of a sample."""
         return f"sample {row + 1}" if self.labels is None else f"sample {row + 1}, class {self.labels[row]}"
 
 
 def stage(
     model: MultimodalVAE, data: MultimodalData, prior: FittedPrior | None, seed: int, samples: int = 3
 ) -> Scene:
-    """Choose ``samples`` held-out samples at random, of different classes where there are labels, the most completely observed ones.
+    """Choose held-out samples at random among the most completely observed ones, of different classes if there are labels.
 
-    Models of the same modalities are given the same samples.
+    Models of the same modalities get the same samples.
     """
     rows = _choose(model, data, seed, samples)
     batch = model.admit(data.take(rows))
@@ -99,58 +103,60 @@ def _choose(model: MultimodalVAE, data: MultimodalData, seed: int, samples: int)
 
 
 def cross_generation(scene: Scene) -> Figure:
-    """Rows: an observed value of each source; columns: several draws of each target given it alone."""
-    sources, targets, side = scene.sources, scene.targets, scene.side
+    """Rows: an observed value of each input; columns: several draws of each target given that value alone."""
+    inputs, targets, side = scene.inputs, scene.targets, scene.side
     count = _count(targets)
-    left, group = label_width(sources), count * (side + _GAP) + _SPACE
+    left, group = label_width(inputs), count * (side + _GAP) + _SPACE
     start = left + side + 2 * _SPACE
-    block = len(sources) * (side + _GAP) + 38
+    block = len(inputs) * (side + _GAP) + 38
     with Drawing("cross_generation", start + group * len(targets), 30 + block * scene.batch.size) as drawing:
         board = drawing.board()
         board.text(left, 12, "observed", color=MUTED, va="center", fontsize=10)
         for number, target in enumerate(targets):
             board.text(start + number * group, 12, short(target), va="center")
-        for number, source in enumerate(sources):
-            made = _given(scene, source, number, count)
-            present = scene.batch.mask[list(scene.model.modalities).index(source)]
+        for number, observed in enumerate(inputs):
+            made = _given(scene, observed, number, count)
+            present = scene.batch.mask[list(scene.model.modalities).index(observed)]
             for row in range(scene.batch.size):
                 y = 30 + row * block + 24 + number * (side + _GAP)
-                board.text(left - 10, y + side / 2, short(source), ha="right", va="center")
+                board.text(left - 10, y + side / 2, short(observed), ha="right", va="center")
                 if not bool(present[row]):
                     board.text(left + side / 2, y + side / 2, "–", ha="center", va="center", color=MUTED)
                     continue
-                tile(board, scene.looks[source], scene.batch.data[source][row], left, y, side, muted=True)
+                tile(board, scene.looks[observed], scene.batch.data[observed][row], left, y, side, muted=True)
                 for column, target in enumerate(targets):
                     x = start + column * group
                     for k in range(count):
                         tile(board, scene.looks[target], made[target][k, row], x + k * (side + _GAP), y, side)
-                    if target == source:
+                    if target == observed:
                         outline(board, x - 2, y - 1.5, group - _SPACE + 1, side + _GAP, MUTED)
         for row in range(scene.batch.size):
             board.text(left, 30 + row * block + 10, scene.title(row), color=MUTED, va="center", fontsize=10)
         what = "; ".join(scene.title(row) for row in range(scene.batch.size))
         return drawing.done(
-            f"Grid of generated values. Rows: {len(sources)} observed modalities of each of: {what}. "
+            f"Grid of generated values. Rows: {len(inputs)} observed modalities of each of: {what}. "
             f"Columns: {count} draws of each of {', '.join(targets)}.",
-            f"Each row starts from one observed value, alone; then {count} draws of every modality given it. Along a row, what is shared "
-            "should stay and all else should vary. Framed: the observed modality itself, reconstructed.",
+            f"Each row shows one observed value, and {count} draws of every modality given this value alone. Along a row, what is shared "
+            "should stay the same, and the rest should vary. Framed: the reconstruction of the observed modality.",
         )
 
 
 def unconditional(scene: Scene, fitted: bool, draws: int = 20) -> Figure:
-    """One column per draw from the prior, all modalities stacked."""
+    """One column for each draw from the prior, with all modalities."""
     made = _fresh(scene, fitted, draws)
     names, side = scene.targets, scene.side
     left = label_width(names)
     name, kind = (
-        ("unconditional_fitted", "the fitted prior") if fitted else ("unconditional", "the model’s own prior")
+        ("unconditional_fitted", "the fitted prior")
+        if fitted
+        else ("unconditional", "the prior of the model")
     )
     with Drawing(name, left + draws * (side + _GAP) + _GAP, len(names) * (side + _GAP) + 30) as drawing:
         board = drawing.board()
         board.text(
             left,
             12,
-            f"{'z' if scene.model.shared else 'private codes'} from {kind}",
+            f"{'z' if scene.model.shared else 'private latents'} from {kind}",
             color=MUTED,
             va="center",
             fontsize=10,
@@ -163,10 +169,10 @@ def unconditional(scene: Scene, fitted: bool, draws: int = 20) -> Figure:
         return drawing.done(f"{draws} draws from {kind}, one per column, with {', '.join(names)} stacked.")
 
 
-def _given(scene: Scene, source: str, number: int, count: int) -> dict[str, Tensor]:
+def _given(scene: Scene, observed: str, number: int, count: int) -> dict[str, Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(mix(scene.seed, _CROSS, number))
-        return scene.model.generate(scene.batch.observe(source), count)
+        return scene.model.generate(scene.batch.observe(observed), count)
 
 
 def _fresh(scene: Scene, fitted: bool, draws: int) -> dict[str, Tensor]:
@@ -176,8 +182,10 @@ def _fresh(scene: Scene, fitted: bool, draws: int) -> dict[str, Tensor]:
 
 
 class Shown(NamedTuple):
-    """What one run shows beside others, drawn from the same seeds. ``given``: source -> target -> draws [K, B, ...]; ``fresh``: prior ->
-    modality -> draws [N, ...]."""
+    """The draws of one run in a comparison, from the same seeds as those of the others.
+
+    ``given``: input -> target -> draws [K, B, ...]. ``fresh``: prior -> modality -> draws [N, ...].
+    """
 
     label: str
     given: Mapping[str, Mapping[str, Tensor]]
@@ -185,42 +193,44 @@ class Shown(NamedTuple):
 
 
 def show(scene: Scene, label: str, draws: int = 10) -> Shown:
-    """The draws for ``beside`` and ``beside_fresh``; nothing passes between modalities of a model without a shared code."""
+    """The draws for ``beside`` and ``beside_fresh``. A model without a shared latent has no conditional draws."""
     count = _count(scene.targets)
-    sources = scene.sources if scene.model.shared else []
+    inputs = scene.inputs if scene.model.shared else []
     priors = {"own": False} | ({"fitted": True} if scene.model.shared and scene.prior is not None else {})
     return Shown(
         label,
         {
-            source: _given(scene, source, number, count)
-            for number, source in enumerate(scene.sources)
-            if source in sources
+            observed: _given(scene, observed, number, count)
+            for number, observed in enumerate(scene.inputs)
+            if observed in inputs
         },
         {name: _fresh(scene, fitted, draws) for name, fitted in priors.items()},
     )
 
 
 def _count(targets: Sequence[str]) -> int:
-    """Draws of each target that a row has room for."""
+    """The number of draws of each target that fit into a row."""
     return max(2, min(6, 20 // max(1, len(targets))))
 
 
 def beside(scene: Scene, runs: Sequence[Shown]) -> Figure:
-    """A block for each source, one observed value, and in it a row for each run: its draws of every modality given that value."""
-    sources, targets, side, count = scene.sources, scene.targets, scene.side, _count(scene.targets)
+    """A block for each input with one observed value, and in it a row for each run: draws of every modality given that value."""
+    inputs, targets, side, count = scene.inputs, scene.targets, scene.side, _count(scene.targets)
     left, group = label_width([run.label for run in runs]), count * (side + _GAP) + _SPACE
     start, block = left + side + 2 * _SPACE, max(len(runs), 1) * (side + _GAP) + 38
-    with Drawing("beside", start + group * len(targets), 30 + block * len(sources)) as drawing:
+    with Drawing("beside", start + group * len(targets), 30 + block * len(inputs)) as drawing:
         board = drawing.board()
         board.text(left, 12, "observed", color=MUTED, va="center", fontsize=10)
         for number, target in enumerate(targets):
             board.text(start + number * group, 12, short(target), va="center")
-        for number, source in enumerate(sources):
-            present = scene.batch.mask[list(scene.model.modalities).index(source)]
+        for number, observed in enumerate(inputs):
+            present = scene.batch.mask[list(scene.model.modalities).index(observed)]
             seen = [row for row in range(scene.batch.size) if bool(present[row])]
             row, y = seen[number % len(seen)], 30 + number * block + 24
-            board.text(left, y - 14, f"{source} of {scene.title(row)}", color=MUTED, va="center", fontsize=10)
-            tile(board, scene.looks[source], scene.batch.data[source][row], left, y, side, muted=True)
+            board.text(
+                left, y - 14, f"{observed} of {scene.title(row)}", color=MUTED, va="center", fontsize=10
+            )
+            tile(board, scene.looks[observed], scene.batch.data[observed][row], left, y, side, muted=True)
             for place, run in enumerate(runs):
                 above = y + place * (side + _GAP)
                 board.text(
@@ -231,7 +241,7 @@ def beside(scene: Scene, runs: Sequence[Shown]) -> Figure:
                     va="center",
                     color=SERIES[place % len(SERIES)],
                 )
-                made = run.given.get(source, {})
+                made = run.given.get(observed, {})
                 for column, target in enumerate(targets):
                     for k in range(count):
                         x = start + column * group + k * (side + _GAP)
@@ -241,10 +251,10 @@ def beside(scene: Scene, runs: Sequence[Shown]) -> Figure:
                             board.text(
                                 x + side / 2, above + side / 2, "–", ha="center", va="center", color=MUTED
                             )
-            if source in targets:
+            if observed in targets:
                 outline(
                     board,
-                    start + targets.index(source) * group - 2,
+                    start + targets.index(observed) * group - 2,
                     y - 1.5,
                     group - _SPACE + 1,
                     len(runs) * (side + _GAP),
@@ -252,15 +262,15 @@ def beside(scene: Scene, runs: Sequence[Shown]) -> Figure:
                 )
         names = ", ".join(run.label for run in runs)
         return drawing.done(
-            f"Grid of generated values. Blocks: {len(sources)} observed values. Rows: {names}. Columns: {count} draws of each of "
+            f"Grid of generated values. Blocks: {len(inputs)} observed values. Rows: {names}. Columns: {count} draws of each of "
             f"{', '.join(targets)}.",
-            "Each block starts from one observed value, alone, the same for all runs; each row is one run’s draws of every modality given "
-            "it. Framed: the observed modality itself, reconstructed.",
+            "Each block shows one observed value, the same for all runs; each row shows the draws of one run given this value alone. "
+            "Framed: the reconstruction of the observed modality.",
         )
 
 
 def beside_fresh(scene: Scene, runs: Sequence[Shown], prior: str) -> list[Figure]:
-    """For each run that has it: draws from its ``prior`` (own, fitted), one per column, all modalities stacked."""
+    """For each run with this ``prior`` (own, fitted): draws from it, one per column, with all modalities."""
     names, side = scene.targets, scene.side
     left, figures = label_width(names), []
     for place, run in enumerate(runs):
@@ -287,12 +297,12 @@ def beside_fresh(scene: Scene, runs: Sequence[Shown], prior: str) -> list[Figure
     return figures
 
 
-def walk(scene: Scene, through: str, steps: int = 11) -> Figure:
-    """From the posterior mean of the first sample to that of the second, in z or in w, with the other held at the first's."""
+def traverse(scene: Scene, through: str, steps: int = 11) -> Figure:
+    """From the posterior mean of the first sample to that of the second, in z or in w; the other is fixed at the first."""
     model, side = scene.model, scene.side
-    codes = model.embed(scene.batch.rows(torch.tensor([0, 1], device=scene.batch.device)), private=True)
-    z, w = codes[:, : model.shared], codes[:, model.shared :]
-    share = torch.linspace(0, 1, steps, dtype=codes.dtype, device=codes.device)[:, None]
+    latents = model.embed(scene.batch.rows(torch.tensor([0, 1], device=scene.batch.device)), private=True)
+    z, w = latents[:, : model.shared], latents[:, model.shared :]
+    share = torch.linspace(0, 1, steps, dtype=latents.dtype, device=latents.device)[:, None]
     moving, still = (z, w) if through == "z" else (w, z)
     path, fixed = torch.lerp(moving[:1], moving[1:], share), still[:1].expand(steps, -1)
     with torch.no_grad():
@@ -306,7 +316,7 @@ def walk(scene: Scene, through: str, steps: int = 11) -> Figure:
         for x, align, row in ((left, "left", 0), (end + side, "right", 1)):
             board.text(x, 12, scene.title(row), ha=align, va="center", color=MUTED, fontsize=10)
         board.text(
-            (start + end - _SPACE) / 2, 12, f"{through} moves →", ha="center", va="center", fontsize=10
+            (start + end - _SPACE) / 2, 12, f"{through} changes →", ha="center", va="center", fontsize=10
         )
         for number, name in enumerate(names):
             y = 26 + number * (side + _GAP)
@@ -318,6 +328,6 @@ def walk(scene: Scene, through: str, steps: int = 11) -> Figure:
                 tile(board, scene.looks[name], made[name][k], start + k * (side + _GAP), y, side)
         other = "w" if through == "z" else "z"
         return drawing.done(
-            f"Walk through {through} from {scene.title(0)} to {scene.title(1)} in {steps} steps, {other} fixed; "
+            f"Traversal of {through} from {scene.title(0)} to {scene.title(1)} in {steps} steps, {other} fixed; "
             f"rows: {', '.join(names)}."
         )

@@ -10,12 +10,12 @@ from polyvae.report.figures import Curve, Trace, curves, traces
 from polyvae.report.metrics import metric, number
 from polyvae.report.sections import Page, Section
 
-NO_HISTORY = "training ended within its first epoch, and history is written at the end of each."
+NO_HISTORY = "training ended within the first epoch, and the history is written at the end of each epoch."
 
 
 def learning_section(page: Page) -> Section:
     """The bound and its terms over seconds and steps."""
-    title, records = "Learning", page.history
+    title, records = "Training", page.history
     if not records:
         return Section("learning", title, f"Left out: {NO_HISTORY}")
     seconds, steps = [float(r["seconds"]) for r in records], [int(r["step"]) for r in records]
@@ -29,7 +29,7 @@ def learning_section(page: Page) -> Section:
 
     terms = [key for key in records[-1]["train"] if key != "bound"]
     last = records[-1][kinds[-1]]
-    caption = "The terms of the bound, in nats per datum, in the same colours. A KL near 0 means a code that is not used."
+    caption = "The terms of the bound, in nats per sample, in the same colours. A KL near 0 means a latent that is not used."
     figures = [
         curves(
             "learning_bound",
@@ -39,7 +39,7 @@ def learning_section(page: Page) -> Section:
             1,
             190,
             f"Curves of the bound over {seconds[-1]:.0f} seconds and {steps[-1]} steps, ending at {last['bound']:.2f}.",
-            "The objective, mean over data, in nats per datum. Below: seconds of training; above: steps.",
+            "The objective, mean over samples, in nats per sample. Lower axis: seconds of training; upper axis: steps.",
         )
     ]
     if terms:
@@ -66,7 +66,7 @@ def learning_section(page: Page) -> Section:
 
 
 def curve_figures(label: str, curve: Sequence[Mapping[str, Any]]) -> list[Figure]:
-    """What was measured during training, if anything was."""
+    """The curves of what was measured during training, if anything was."""
     panels = {metric(name).title: [trace(0, label, curve, name)] for name in curve_names([curve])}
     ends = ", ".join(f"{title} {number(lines[0].values[-1])}" for title, lines in panels.items())
     return (
@@ -75,7 +75,7 @@ def curve_figures(label: str, curve: Sequence[Mapping[str, Any]]) -> list[Figure
                 "learning_curve",
                 panels,
                 f"Curves of what was measured during training; at the end: {ends}.",
-                "Looks at held-out data during training; the clock of training stood still meanwhile.",
+                "Measured on held-out data during training. The time of measuring is not counted.",
             )
         ]
         if panels
@@ -84,7 +84,7 @@ def curve_figures(label: str, curve: Sequence[Mapping[str, Any]]) -> list[Figure
 
 
 def watched(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What was measured while training, a record for each time: seconds, step, and numbers by name."""
+    """What was measured during training, one record for each time: seconds, step, and numbers by name."""
     return [
         {"seconds": record["seconds"], "step": record["step"], **record["watched"]}
         for record in history
@@ -93,7 +93,7 @@ def watched(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def curve_names(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
-    """The numbers that were measured during training, of any of these."""
+    """The names of the numbers in any of these curves."""
     return list(
         dict.fromkeys(
             name
@@ -106,7 +106,7 @@ def curve_names(curves: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
 
 
 def trace(place: int, label: str, records: Sequence[Mapping[str, Any]], name: str) -> Trace:
-    """One number of the records that have it, over time."""
+    """One number over time, from the records that have it."""
     having = [record for record in records if isinstance(record.get(name), float)]
     return Trace(
         place,
@@ -118,6 +118,6 @@ def trace(place: int, label: str, records: Sequence[Mapping[str, Any]], name: st
 
 
 def term(key: str) -> str:
-    """What a term of the bound is called."""
+    """The name of a term of the bound."""
     kind, _, name = key.partition("/")
     return {"log_likelihood": f"log p of {name}", "kl": f"KL of {name}"}.get(kind, key.replace("_", " "))

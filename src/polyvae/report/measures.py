@@ -1,4 +1,4 @@
-"""The sections about images, codes and gradients. Each appears only where the evaluation has its numbers."""
+"""The sections about image quality, reconstruction, latents and gradients. Each is shown only if the evaluation has its numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from polyvae.report.sections import Page, Section, Table
 
 
 def latents_section(page: Page) -> Section | None:
-    """What linear probes find in z and in w, and which columns are used."""
+    """What linear probes predict from z and w, and which latent dimensions are used."""
     values = page.evaluation
     probes, units = values.get("probes") or {}, values.get("units") or {}
     if not probes and not units:
@@ -23,19 +23,19 @@ def latents_section(page: Page) -> Section | None:
         rows = f"{values['probe_rows']:,} training samples" if "probe_rows" in values else "training samples"
         tables.append(
             Table(
-                ("encoded", "what is told", "by z", "by w", "chance", "should be in", "judged on"),
+                ("encoded", "predicted", "from z", "from w", "chance", "should be in", "test samples"),
                 _probed(probes),
-                f"Linear probes of {values.get('probed', 'the codes')}, fitted on {rows}.",
+                f"Linear probes of {values.get('probed', 'the latents')}, fitted on {rows}.",
             )
         )
-    lead = "z should tell what is shared and each w what is its modality’s own; what is told by the other is a leak."
+    lead = "z should predict what is shared, and each w what is private to its modality. The other two are leaks."
     return Section(
-        "latents", "What the codes hold", lead, [_used(units)] if any(units.values()) else [], tables
+        "latents", "Latent representations", lead, [_used(units)] if any(units.values()) else [], tables
     )
 
 
 def conflict_section(page: Page) -> Section | None:
-    """Where the modalities' gradients meet: whether they agree, and who is loud."""
+    """Whether the gradients of the modalities with respect to z agree, and how large they are."""
     values = page.evaluation
     gradients = values.get("gradients") or {}
     if not gradients.get("cosine"):
@@ -54,7 +54,7 @@ def conflict_section(page: Page) -> Section | None:
             + "; ".join(
                 f"{a} and {b} {value:.3f}" for a, row in cosine.items() for b, value in row.items() if a < b
             ),
-            "Mean cosine between the pulls of two modalities on z. 1: the same direction; 0: unrelated; below: against one another.",
+            "Mean cosine between the gradients of two modalities. 1: the same direction; 0: orthogonal; negative: opposed.",
             above="and",
         )
     ]
@@ -64,12 +64,12 @@ def conflict_section(page: Page) -> Section | None:
                 "gradient_share",
                 {"share of the norm": share},
                 1 / len(share),
-                "even",
+                "equal",
                 "modality",
                 None,
                 "Bars of each modality’s share of the gradient norm: "
                 + ", ".join(f"{name}: {value:.3f}" for name, value in share.items()),
-                "How loud each modality is. One far below the line is in danger of being ignored.",
+                "The share of each modality in the gradient norm. One far below the line may be ignored in training.",
             )
         )
     facts = [
@@ -77,12 +77,16 @@ def conflict_section(page: Page) -> Section | None:
         for name in ("gradient_conflict", "gradient_cosine")
         if isinstance(values.get(name), float)
     ]
-    lead = "Each modality’s likelihood pulls z somewhere. " + "; ".join(facts).capitalize() + "."
-    return Section("conflict", "Do modalities pull together?", lead, figures, wide=False)
+    lead = (
+        "Gradients of the likelihood of each modality with respect to z. "
+        + "; ".join(facts).capitalize()
+        + "."
+    )
+    return Section("conflict", "Gradient conflict", lead, figures, wide=False)
 
 
 def headlines(values: Mapping[str, Any], *starts: str) -> Table:
-    """The numbers whose names begin so, with what they mean."""
+    """The numbers whose names begin with ``starts``, and their meanings."""
     return Table(
         ("number", "value", "meaning"),
         [
@@ -95,21 +99,21 @@ def headlines(values: Mapping[str, Any], *starts: str) -> Table:
 
 
 def _probed(probes: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Rows of what each modality's codes tell; of all together the label alone, the rest is said modality by modality."""
+    """Rows of the probes of each modality. For all modalities together, only the label is shown."""
     rows = []
-    for encoded, told in probes.get("z", {}).items() or probes.get("w", {}).items():
-        alone = probes.get("w", {}).get(encoded, {})
-        for what in dict.fromkeys([*told, *alone]):
+    for encoded, from_z in probes.get("z", {}).items() or probes.get("w", {}).items():
+        from_w = probes.get("w", {}).get(encoded, {})
+        for what in dict.fromkeys([*from_z, *from_w]):
             if "," in encoded and what != "label":
                 continue
-            results = [found for found in (told.get(what), alone.get(what)) if found]
+            results = [found for found in (from_z.get(what), from_w.get(what)) if found]
             chance, kind = results[0]["chance"], results[0].get("kind")
             note = "" if all(found.get("converged", True) for found in results) else ", not converged"
             rows.append(
                 (
                     "all" if "," in encoded else encoded,
                     what.rpartition("/")[2] + (" (R²)" if kind == "r2" else ""),
-                    *(number(code[what]["score"]) if what in code else "–" for code in (told, alone)),
+                    *(number(side[what]["score"]) if what in side else "–" for side in (from_z, from_w)),
                     number(chance),
                     "z" if what == "label" else "w",
                     f"{results[0]['rows']:,}{note}",
@@ -119,7 +123,7 @@ def _probed(probes: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _used(units: Mapping[str, Any]) -> Figure:
-    """The KL of every column: of z given all modalities, and of each w."""
+    """The KL of every latent dimension: of z given all modalities, and of each w."""
     shared = list((units.get("z") or {}).items())[-1:]  # the last set is all of them
     panels = [_panel("z" if "," in name else f"z given {name}", unit) for name, unit in shared]
     panels += [_panel(f"w of {name}", unit) for name, unit in (units.get("w") or {}).items()]
@@ -127,9 +131,10 @@ def _used(units: Mapping[str, Any]) -> Figure:
     return column_bars(
         "kl_columns",
         panels,
-        "Bars of the KL of each column, largest first. " + "; ".join(panel.title for panel in panels),
-        "KL from the prior of each column, in nats, largest first. Faint: columns whose mean hardly varies over the data "
-        f"(variance below {ACTIVE}): not used.{f' Of z: {how}.' if how else ''}",
+        "Bars of the KL of each latent dimension, largest first. "
+        + "; ".join(panel.title for panel in panels),
+        "KL from the prior of each latent dimension, in nats, largest first. Faint: dimensions that are not used, because their mean "
+        f"hardly varies over the data (variance below {ACTIVE}).{f' Of z: {how}.' if how else ''}",
     )
 
 
@@ -145,7 +150,7 @@ def _panel(name: str, unit: Mapping[str, Any]) -> Columns:
 # ---- images ----------------------------------------------------------------------------------------------------------------------
 
 _KINDS = {
-    "unconditional": "own prior",
+    "unconditional": "prior of the model",
     "unconditional_fitted": "fitted prior",
     "conditional": "given another modality",
     "real": "real training images",
@@ -153,7 +158,7 @@ _KINDS = {
 
 
 def quality_section(page: Page) -> Section | None:
-    """Distances between generated and real images, with the nets that see them and the distance of real ones."""
+    """Distances between generated and real images, the feature networks, and the distance of real images."""
     values = page.evaluation
     found, settings = values.get("quality") or {}, values.get("quality_settings") or {}
     kinds = [kind for kind in _KINDS if found.get(kind)]
@@ -195,17 +200,17 @@ def quality_section(page: Page) -> Section | None:
     tables = [
         Table(("mean over modalities, or pairs", *(_KINDS[kind] for kind in kinds)), means),
         Table(
-            ("modality", "from", "feature net", *map(measure_title, measures), "images, and real ones"),
+            ("modality", "from", "feature network", *map(measure_title, measures), "images, real images"),
             rows,
-            "±: standard deviation over random subsets, no error of the mean." if spread else "",
+            "±: standard deviation over random subsets, which is not an error of the mean." if spread else "",
         ),
     ]
     figures = []
     pairs = {
-        source: {
+        observed: {
             target: cell[measures[0]] for target, cell in row.items() if measures and measures[0] in cell
         }
-        for source, row in (found.get("conditional") or {}).items()
+        for observed, row in (found.get("conditional") or {}).items()
     }
     if any(pairs.values()):
         figures.append(
@@ -222,19 +227,19 @@ def quality_section(page: Page) -> Section | None:
                 or None,
                 "real training",
                 f"{measure_title(measures[0])} by pair",
-                f"{measure_title(measures[0])} of what is generated, by observed modality; stronger is nearer. Last row: "
-                "real training images in its place, below which no model is expected.",
+                f"{measure_title(measures[0])} of generated images, by observed modality; a stronger tint is a smaller value. Last row: "
+                "real training images instead of generated ones, a lower limit in practice.",
             )
         )
     lead = (
-        "Generated images against real held-out ones, as a feature net sees them. The numbers of different nets, or of different "
-        "numbers of images, do not compare."
+        "Generated images compared with real held-out images, in the features of a network. Numbers of different networks, or of "
+        "different numbers of images, are not comparable."
     )
-    return Section("quality", "How good are the images?", lead, figures, tables)
+    return Section("quality", "Image quality", lead, figures, tables)
 
 
 def reconstruction_section(page: Page) -> Section | None:
-    """Errors by pair, and how much draws differ."""
+    """Errors by pair of modalities, and the diversity of draws."""
     values = page.evaluation
     errors, spread = values.get("reconstruction") or {}, values.get("diversity_matrix") or {}
     if not errors:
@@ -245,11 +250,11 @@ def reconstruction_section(page: Page) -> Section | None:
         for cell in row.values()
     )
     shown = {
-        source: {
+        observed: {
             target: cell["mse"] / cell["baseline_mse"] if relative else cell["mse"]
             for target, cell in row.items()
         }
-        for source, row in errors.items()
+        for observed, row in errors.items()
     }
     unit = "Mean squared error over that of the training mean" if relative else "Mean squared error per entry"
     figures = [
@@ -261,17 +266,15 @@ def reconstruction_section(page: Page) -> Section | None:
             None,
             "",
             unit,
-            f"{unit}: {'1 is no better than the mean, 0 perfect' if relative else 'stronger is nearer'}. Along the diagonal, "
-            "reconstruction. Elsewhere 0 is out of reach: what is private to the target, the source does not know.",
+            f"{unit}: {'1 is no better than the mean, 0 is perfect' if relative else 'a stronger tint is a smaller error'}. Diagonal: "
+            "reconstruction. Off the diagonal, 0 cannot be reached, because the input has no information on what is private to the target.",
         )
     ]
     if any(spread.values()):
         real = values.get("diversity_by_modality") or {}
         top = max(value for row in [*spread.values(), real] for value in row.values())
         against = (
-            " Last row: between two real samples of one class. Neither more nor less than that is right."
-            if real
-            else ""
+            " Last row: between two real samples of one class, which is the reference value." if real else ""
         )
         figures.append(
             _pairs(
@@ -285,7 +288,7 @@ def reconstruction_section(page: Page) -> Section | None:
                 f"Distance (root mean square per entry) between two draws given one sample.{against}",
             )
         )
-    lead = "How near is what is decoded to what was there, and how much do draws vary?"
+    lead = "Errors of decoded modalities, and the variation among draws."
     return Section(
         "reconstruction",
         "Reconstruction and diversity",
@@ -309,7 +312,7 @@ def _measured(cell: Mapping[str, Any], measure: str) -> str:
 
 
 def _span(values: Mapping[str, Mapping[str, float]], *, lower: bool) -> tuple[float, float]:
-    """From the worst to the best of these."""
+    """From the worst to the best value."""
     every = [value for row in values.values() for value in row.values()]
     return (max(every), min(every)) if lower else (min(every), max(every))
 
@@ -326,8 +329,8 @@ def _pairs(
 ) -> Figure:
     columns = [target for target in page.model.modalities if any(target in row for row in values.values())]
     alt = "; ".join(
-        f"{source} to {target} {number(value)}"
-        for source, row in values.items()
+        f"{observed} to {target} {number(value)}"
+        for observed, row in values.items()
         for target, value in row.items()
     )
     return heat_map(

@@ -1,4 +1,4 @@
-"""What the numbers of an evaluation are called, what they mean, and which way is better."""
+"""The numbers of an evaluation: their titles, their meanings, and whether higher or lower values are better."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Better = Literal["higher", "lower", ""]
 
 
 class Metric(NamedTuple):
-    """``better``: which way is; "" where neither is, because the number is none of the model's, or its best value is that of real data."""
+    """``better``: "higher", "lower", or "" where neither is: the number is not of the model, or its best value is that of real data."""
 
     title: str
     meaning: str = ""
@@ -21,91 +21,107 @@ class Metric(NamedTuple):
 KNOWN = {
     "conditional_coherence": Metric(
         "conditional coherence",
-        "Given one modality, how often another that is generated shows the same class.",
+        "Given one modality, how often a generated modality shows the same class, according to its judge.",
         "higher",
     ),
     "unconditional_coherence": Metric(
         "unconditional coherence",
-        "Drawn from p(z), how often all modalities show one class; a constant would score 1.",
+        "With z drawn from p(z), how often all modalities show the same class; a constant output would score 1.",
         "higher",
     ),
     "unconditional_coherence_fitted": Metric(
         "… with the fitted prior",
-        "The same, with z from a density fitted after training; a constant would score 1.",
+        "The same, with z from a density fitted after training; a constant output would score 1.",
         "higher",
     ),
     "judge_agreement": Metric(
         "judges agree on real data",
-        "How often all judges agree on a real held-out sample: what to hold the two before against.",
+        "How often all judges (the classifiers used for evaluation) agree on a real held-out sample: the reference for coherence.",
     ),
-    "unconditional_entropy": Metric("evenness of classes drawn", "1: all classes alike; 0: one alone."),
-    "unconditional_entropy_fitted": Metric("… with the fitted prior", "1: all classes alike; 0: one alone."),
+    "unconditional_entropy": Metric(
+        "class entropy (normalised)",
+        "Of unconditional draws. 1: all classes equally frequent; 0: one class only.",
+    ),
+    "unconditional_entropy_fitted": Metric(
+        "… with the fitted prior",
+        "Of unconditional draws. 1: all classes equally frequent; 0: one class only.",
+    ),
     "log_likelihood": Metric(
         "log-likelihood",
-        "Nats per datum, all modalities jointly; an importance-sampled lower bound.",
+        "Nats per sample, all modalities jointly; an importance-sampled lower bound.",
         "higher",
     ),
     "log_likelihood_conditional": Metric(
         "conditional log-likelihood",
-        "Nats per datum of one modality given all others, mean over modalities; no bound.",
+        "Nats per sample, of one modality given all others; mean over modalities; not a bound.",
         "higher",
     ),
     "gradient_conflict": Metric(
         "share of pairs in conflict",
         "How often two modalities’ gradients with respect to z have a negative cosine.",
     ),
-    "gradient_cosine": Metric("mean cosine of gradients", "Of two modalities’ gradients with respect to z."),
+    "gradient_cosine": Metric(
+        "mean cosine of gradients", "Between the gradients of two modalities with respect to z."
+    ),
     "reconstruction_error": Metric(
-        "reconstruction error", "Mean squared, per entry, mean over modalities.", "lower"
+        "reconstruction error", "Mean squared error per entry; mean over modalities.", "lower"
     ),
     "reconstruction_error_relative": Metric(
-        "reconstruction error, relative", "1: no better than the training part’s mean.", "lower"
+        "reconstruction error, relative", "1: no better than the mean of the training data.", "lower"
     ),
     "cross_reconstruction_error": Metric(
-        "cross-reconstruction error", "The same of one modality given another.", "lower"
+        "cross-reconstruction error", "The same, of one modality given another.", "lower"
     ),
     "cross_reconstruction_error_relative": Metric(
-        "cross-reconstruction error, relative", "1: no better than the training part’s mean.", "lower"
+        "cross-reconstruction error, relative", "1: no better than the mean of the training data.", "lower"
     ),
     "diversity": Metric(
         "diversity of draws", "Distance between two draws given one sample, root mean square per entry."
     ),
     "diversity_real": Metric(
         "diversity of real samples",
-        "The same between two real samples of one class: what to hold it against.",
+        "The same between two real samples of one class: the reference for the diversity of draws.",
     ),
     "probe_z_shared": Metric(
-        "z tells what is shared", "A linear probe of z, each modality encoded alone.", "higher"
+        "z predicts what is shared", "A linear probe of z, with each modality encoded alone.", "higher"
     ),
     "probe_z_shared_joint": Metric(
-        "z tells what is shared, all observed", "The same probe, all modalities encoded together.", "higher"
+        "z predicts what is shared, all observed",
+        "The same probe, with all modalities encoded together.",
+        "higher",
     ),
     "probe_w_shared": Metric(
-        "w tells what is shared", "A leak: the same probe of each modality’s w.", "lower"
+        "w predicts what is shared", "A leak: the same probe of the w of each modality.", "lower"
     ),
     "probe_w_private": Metric(
-        "w tells what is private", "A linear probe of w for its own modality’s factors.", "higher"
+        "w predicts what is private", "A linear probe of w for the factors of its modality.", "higher"
     ),
-    "probe_z_private": Metric("z tells what is private", "A leak: the same probe of z.", "lower"),
+    "probe_z_private": Metric("z predicts what is private", "A leak: the same probe of z.", "lower"),
     "probe_w_private_r2": Metric(
-        "w tells what is private (R²)", "Amounts instead of classes, by ridge regression.", "higher"
+        "w predicts what is private (R²)", "Continuous factors, by ridge regression.", "higher"
     ),
-    "probe_z_private_r2": Metric("z tells what is private (R²)", "A leak: the same of z.", "lower"),
-    "probe_shared_chance": Metric("chance, what is shared", "The most frequent class alone."),
-    "probe_private_chance": Metric("chance, what is private", "The most frequent class alone."),
+    "probe_z_private_r2": Metric("z predicts what is private (R²)", "A leak: the same probe of z.", "lower"),
+    "probe_shared_chance": Metric(
+        "chance, what is shared", "Accuracy of predicting the most frequent class."
+    ),
+    "probe_private_chance": Metric(
+        "chance, what is private", "Accuracy of predicting the most frequent class."
+    ),
     "active_units_z": Metric(
-        "active columns of z", "Whose posterior mean varies by more than 0.01 over the data."
+        "active units of z", "Dimensions whose posterior mean has a variance above 0.01 over the data."
     ),
-    "active_units_w": Metric("active columns of w", "The same, over all modalities."),
-    "kl_z": Metric("KL of z", "From the prior, in nats per datum, all modalities observed."),
-    "seconds_per_epoch": Metric("seconds per epoch", "By the clock, whatever else the machine did.", "lower"),
+    "active_units_w": Metric("active units of w", "The same, summed over modalities."),
+    "kl_z": Metric("KL of z", "From the prior, in nats per sample, with all modalities observed."),
+    "seconds_per_epoch": Metric(
+        "seconds per epoch", "Wall-clock time, which depends on the load of the machine.", "lower"
+    ),
     "processor_seconds_per_epoch": Metric(
-        "processor seconds per epoch", "Of one thread, measured before the study.", "lower"
+        "processor seconds per epoch", "Processor time of one thread, measured before the study.", "lower"
     ),
-    "kl_w": Metric("KL of w", "From the prior, in nats per datum, over all modalities."),
+    "kl_w": Metric("KL of w", "From the prior, in nats per sample, summed over modalities."),
 }
 
-# For numbers that are not known by name: what their names say. The first that is found decides.
+# For numbers that are not in KNOWN: the first pattern that occurs in the name decides.
 _WORDS: tuple[tuple[str, Better], ...] = (
     (r"^real_|entropy|agreement|diversity", ""),
     (r"distance|error|(^|_)[fk]id(_|$)", "lower"),
@@ -115,32 +131,32 @@ _QUALITY = re.compile(
     "(unconditional|conditional|real)_(frechet_distance|kernel_distance|fid|kid|precision|recall|density|coverage)"
     "(_fitted)?"
 )
-_SAYS = {
+_MEANINGS = {
     "frechet_distance": "Between Gaussians fitted to the features of generated and of real images.",
     "kernel_distance": "Squared maximum mean discrepancy of the features, cubic kernel.",
-    "precision": "How many generated images lie among real ones.",
-    "recall": "How many real images lie among generated ones.",
-    "density": "How many real neighbourhoods hold a generated image; real ones have 1 on average, collapsed ones more.",
-    "coverage": "How many real images have a generated one among their neighbours.",
+    "precision": "Share of generated images in the neighbourhood of real ones.",
+    "recall": "Share of real images in the neighbourhood of generated ones.",
+    "density": "How many neighbourhoods of real images contain a generated image: about 1 for real images, more for collapsed ones.",
+    "coverage": "Share of real images whose neighbourhood contains a generated one.",
 }
-_SAYS |= {"fid": _SAYS["frechet_distance"], "kid": _SAYS["kernel_distance"]}
+_MEANINGS |= {"fid": _MEANINGS["frechet_distance"], "kid": _MEANINGS["kernel_distance"]}
 
 
 def measure_title(measure: str) -> str:
-    """What a measure of image quality is called."""
+    """The title of a measure of image quality."""
     return {"frechet_distance": "Fréchet distance", "fid": "FID", "kid": "KID"}.get(
         measure, measure.replace("_", " ")
     )
 
 
 def quality(name: str) -> str | None:
-    """Which measure of image quality a headline number is; None: another kind of number."""
+    """The measure of image quality of a headline number; None for another kind of number."""
     found = _QUALITY.fullmatch(name)
     return found[2] if found else None
 
 
 def metric(name: str) -> Metric:
-    """The metric of that name; of one that is not known, what its name says."""
+    """The metric with this name; if it is not known, what can be derived from the name."""
     if name in KNOWN:
         return KNOWN[name]
     found = _QUALITY.fullmatch(name)
@@ -154,14 +170,14 @@ def metric(name: str) -> Metric:
             if measure == "density"
             else "lower"
         )
-        return Metric(f"{measure_title(measure)}, {of}", _SAYS[measure], "" if kind == "real" else better)
+        return Metric(f"{measure_title(measure)}, {of}", _MEANINGS[measure], "" if kind == "real" else better)
     return Metric(
         name.replace("_", " "), "", next((better for word, better in _WORDS if re.search(word, name)), "")
     )
 
 
 def number(value: float, decimals: int | None = None) -> str:
-    """A number as the page shows it: three decimals below 10, one above, or as many as asked for; "–" where there is none.
+    """A number as text: three decimals below 10, one above, or the given number; "–" if it is not finite.
 
     A number too small for that keeps two digits.
     """
@@ -175,7 +191,7 @@ def number(value: float, decimals: int | None = None) -> str:
 
 
 def best(values: Sequence[float | None], better: Better) -> list[bool]:
-    """Which are the best; none where fewer than two are known, all are equal, or neither way is better."""
+    """Which values are the best; none if fewer than two are known, all are equal, or neither direction is better."""
     known = [value for value in values if value is not None and math.isfinite(value)]
     if not better or len(known) < 2 or len(set(known)) == 1:
         return [False] * len(values)
@@ -184,17 +200,17 @@ def best(values: Sequence[float | None], better: Better) -> list[bool]:
 
 
 def classes(evaluation: Mapping[str, Any]) -> int:
-    """How many classes the judges know; 0 where there are none."""
+    """The number of classes of the judges; 0 if there are no judges."""
     return len(evaluation.get("unconditional_histogram") or {})
 
 
 def worth(name: str, evaluation: Mapping[str, Any]) -> list[str]:
-    """What a number is to be held against, for it says little alone: judges and chance, errors, effective samples."""
+    """What to compare a number with: the accuracy of judges, chance, errors, effective sample size."""
     if quality(name):
         nets = list(
             dict.fromkeys(((evaluation.get("quality_settings") or {}).get("features") or {}).values())
         )
-        return [f"feature net: {'; '.join(nets)}"] if nets else []
+        return [f"feature network: {'; '.join(nets)}"] if nets else []
     known, accuracy = classes(evaluation), list((evaluation.get("judge_accuracy") or {}).values())
     joint = evaluation.get("log_likelihood_joint")
     if name == "log_likelihood" and joint:
@@ -216,7 +232,7 @@ def worth(name: str, evaluation: Mapping[str, Any]) -> list[str]:
     if name == "unconditional_coherence_fitted" and evaluation.get("fitted_prior"):
         found.insert(0, str(evaluation["fitted_prior"]))
     if known and name.startswith("unconditional"):
-        # All judges agree by accident: C classes, M judges, C · C^-M.
+        # All judges agree by chance: C classes, M judges, C · C^-M.
         found.append(f"chance {known ** (1 - len(accuracy)):.2g}")
     elif known and name == "conditional_coherence":
         found.append(f"chance {number(1 / known)}")

@@ -1,4 +1,4 @@
-"""Templates -> a page."""
+"""Pages from templates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
 def render(template: str, **values: Any) -> str:
-    """The page that a template of this folder makes of ``values``; text among them cannot become markup."""
+    """Fill a template of this folder with ``values``. Text is escaped, so it cannot become markup."""
     environment = Environment(
         loader=PackageLoader("polyvae.report", ""),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""How the numbers of an evaluation came about, in sentences: the choices without which they cannot be compared."""
+"""How the numbers of an evaluation were obtained, in sentences."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ def protocol(
     config: str,
     seed: int,
 ) -> list[tuple[str, str]]:
-    """(what, how) for all that was measured or shown.
+    """Pairs (what, how) for everything that was measured or shown.
 
-    ``mixed``: the posterior is a mixture. ``config``: the run's TOML, "" where there is none. ``seed``: the report's.
+    Args:
+        model: The trained model.
+        data: The held-out data.
+        evaluation: The numbers of the evaluation.
+        mixed: Whether the posterior is a mixture.
+        config: The TOML of the run; "" if there is none.
+        seed: The seed of the report.
     """
     lines = []
     rules = evaluation.get("protocol") or {}
@@ -31,61 +37,63 @@ def protocol(
             (
                 "Protocol",
                 f"“{rules['name']}”"
-                + (f"; private codes {rules['private_codes']}" if "private_codes" in rules else "")
+                + (f"; private latents {rules['private_codes']}" if "private_codes" in rules else "")
                 + ".",
             )
         )
-    shared = rules.get("name") == "published" and even(model)  # one draw of w for all that is not observed
-    component = ", from one component of the mixture, drawn anew for each sample" if mixed else ""
+    shared = rules.get("name") == "published" and even(
+        model
+    )  # one draw of w for all modalities that are not observed
+    component = ", from one component of the mixture, drawn independently for each sample" if mixed else ""
     if evaluation.get("judges"):
         lines += [
             (
                 "Judges",
-                f"One classifier per image modality, in evaluation mode (no dropout; batch norm uses running averages): "
-                f"{evaluation['judges']}. They see the decoder’s output as it is, neither clamped nor rounded to bytes.",
+                f"The classifiers used for evaluation, one per image modality, in evaluation mode (no dropout; batch norm uses running "
+                f"averages): {evaluation['judges']}. Their input is the decoder output, neither clamped nor rounded to bytes.",
             ),
             (
                 "Conditional generation",
                 f"One posterior draw of z per sample given what is observed{component}; "
                 f"{_private(model)}{', one draw for all of them' if shared and len(model.owner) else ''}; "
-                "the decoder’s mean, not a draw from the likelihood.",
+                "the mean of the likelihood, not a draw from it.",
             ),
             (
-                "Sources and targets",
-                "Source and target differ: nothing is judged that was observed. By number of observed modalities: all "
+                "Inputs and targets",
+                "Input and target differ: no observed modality is evaluated. By number of observed modalities: all "
                 "sets of that size, at most 64 drawn at random, and every modality outside the set.",
             ),
             (
                 "Averages",
-                "Within a pair (or set) and target: over samples, every sample alike, classes not balanced. Over pairs, and over "
-                "sets and targets: the plain mean.",
+                "For a pair, or a set and a target: over samples with equal weights; classes are not balanced. Over pairs, and over "
+                "sets and targets: the arithmetic mean.",
             ),
             (
                 "Samples",
-                f"All {evaluation.get('rows', len(data)):,} held-out samples in which the source was observed.",
+                f"All {evaluation.get('rows', len(data)):,} held-out samples in which the input was observed.",
             ),
             (
                 "Unconditional generation",
                 f"{_draws(evaluation)}z from p(z), or from a density fitted after training to one "
                 f"posterior draw per training sample ({evaluation.get('fitted_prior') or 'none was fitted'}); "
-                f"{_fresh(shared) if len(model.owner) else ''}the decoder’s mean. "
-                "A draw counts when all judges say the same class.",
+                f"{_fresh(shared) if len(model.owner) else ''}the mean of the likelihood. "
+                "A draw counts if all judges assign the same class.",
             ),
         ]
     if evaluation.get("log_likelihood_joint"):
         lines.append(
             (
                 "Likelihood",
-                f"{evaluation.get('log_likelihood_samples', 0):,} importance samples per datum on the first "
+                f"{evaluation.get('log_likelihood_samples', 0):,} importance samples per sample of the data, for the first "
                 f"{evaluation['log_likelihood_joint']['rows']:,} held-out samples, from (and divided by) 0.9 times the "
-                "posterior plus 0.1 times the prior. Likelihood weights count as 1. By modality: each observed alone.",
+                "posterior plus 0.1 times the prior. Likelihood weights are 1. By modality: each observed alone.",
             )
         )
     lines.append(("Image quality", _quality(evaluation)))
     lines.append(
         (
             "Pictures",
-            "Decoder means, clamped to the range shown; samples chosen at random, not by how they look.",
+            "Means of the likelihood, clamped to the range shown; samples are chosen at random.",
         )
     )
     lines.append(
@@ -96,7 +104,7 @@ def protocol(
                 for key in ("what", "composition", "pairing")
                 if key in data.card
             )
-            or "As given; its card says no more.",
+            or "As given, without a description.",
         )
     )
     lines.append(("Seeds", "; ".join(_seeds(data, evaluation, config, seed))))
@@ -105,37 +113,37 @@ def protocol(
 
 def _private(model: MultimodalVAE) -> str:
     if not len(model.owner):
-        return "there are no private codes"
+        return "there are no private latents"
     if model.options.get("private_prior") == "auxiliary":
-        return "private codes of what is not observed from the auxiliary priors r(w)"
-    return "private codes of what is not observed from p(w)"
+        return "private latents of unobserved modalities from the auxiliary priors r(w)"
+    return "private latents of unobserved modalities from p(w)"
 
 
 def _fresh(shared: bool) -> str:
-    return f"w from p(w), {'one draw for all modalities' if shared else 'each modality its own'}; "
+    return f"w from p(w), {'one draw for all modalities' if shared else 'one draw for each modality'}; "
 
 
 def _quality(evaluation: Mapping[str, Any]) -> str:
     settings = evaluation.get("quality_settings")
     if not settings:
-        return "No FID, nor any other measure of image quality, was computed for this page."
+        return "FID and other measures of image quality were not computed."
     nets = "; ".join(dict.fromkeys((settings.get("features") or {}).values()))
     rules = evaluation.get("protocol") or {}
     fid = any("_fid" in name for name in evaluation)
-    said = [
+    parts = [
         f"Features of {nets}",
         f"pairs: {rules['quality_pairs']}" if "quality_pairs" in rules else "",
         f"pixels: {rules['pixels']}" if "pixels" in rules else "",
         f"kernel distance and neighbours of at most {settings['kept']:,} images of either side"
         if settings.get("kept")
         else "",
-        "" if fid else "not the standard Inception weights, so no FID",
+        "" if fid else "the standard Inception weights were not used, so there is no FID",
     ]
-    return ". ".join(part[0].upper() + part[1:] for part in said if part) + "."
+    return ". ".join(part[0].upper() + part[1:] for part in parts if part) + "."
 
 
 def _draws(evaluation: Mapping[str, Any]) -> str:
-    """How many draws there were: the histogram counts those that the coherence is a share of."""
+    """The number of draws: the histogram counts the draws that agree, and the coherence is their share."""
     agreed, share = (
         sum((evaluation.get("unconditional_histogram") or {}).values()),
         evaluation.get("unconditional_coherence"),
@@ -152,5 +160,5 @@ def _seeds(data: MultimodalData, evaluation: Mapping[str, Any], config: str, see
         ("this page", seed),
     )
     return [f"{what} {value}" for what, value in known if value is not None] + [
-        "one training run: no spread over seeds is shown"
+        "one training run, so the spread over seeds is not known"
     ]

@@ -1,4 +1,4 @@
-"""The sections of a report: each is made by one function of a Page, and one that does not apply is a sentence that says why."""
+"""The sections of a report about generation and likelihood. A section that does not apply is one sentence with the reason."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from polyvae.report.metrics import classes, number
 
 
 class Table(NamedTuple):
-    """``header`` and ``rows`` of text; the first column names the row. ``prose``: the last one is words."""
+    """``header`` and ``rows`` of text. The first column is the name of the row. ``prose``: the last column contains sentences."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -24,7 +24,7 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-    """One heading of the page. ``wide``: its figures stand below one another instead of side by side."""
+    """A section of the page. ``wide``: its figures are placed below one another instead of side by side."""
 
     anchor: str
     title: str
@@ -36,7 +36,7 @@ class Section(NamedTuple):
 
 @dataclass(frozen=True)
 class Page:
-    """What sections are made from. ``evaluation`` is empty where there was none."""
+    """What sections are made from. ``evaluation`` is empty if there was none."""
 
     scene: Scene
     evaluation: Mapping[str, Any]
@@ -48,7 +48,7 @@ class Page:
 
     @property
     def classes(self) -> int:
-        """How many classes the judges know; 0 where there are none."""
+        """The number of classes of the judges; 0 if there are no judges."""
         return classes(self.evaluation)
 
 
@@ -60,7 +60,7 @@ def coherence_section(page: Page) -> Section:
         return Section(
             "coherence",
             title,
-            "Left out: the evaluation has no coherence (it needs labelled images, and two modalities).",
+            "Left out: the evaluation has no coherence (it needs labelled images and two modalities).",
         )
     accuracy = values.get("judge_accuracy") or {}
     columns = [name for name in page.model.modalities if any(name in row for row in matrix.values())]
@@ -75,12 +75,12 @@ def coherence_section(page: Page) -> Section:
             "real images",
             "Heat map of conditional coherence, observed modality by generated one: "
             + "; ".join(
-                f"{source} to {target} {value:.3f}"
-                for source, row in matrix.items()
+                f"{observed} to {target} {value:.3f}"
+                for observed, row in matrix.items()
                 for target, value in row.items()
             ),
-            "Rows: the observed modality. Columns: the generated one, and how often its judge sees the sample’s class in it. "
-            "Last row: the same judges on real held-out images, the most that can be expected.",
+            "Rows: the observed modality. Columns: the generated modality, with the share of images that its judge assigns to the class "
+            "of the sample. Last row: the same judges on real held-out images, an upper limit in practice.",
         )
     ]
     kinds = values.get("judge_kind") or {}
@@ -105,25 +105,25 @@ def coherence_section(page: Page) -> Section:
                 1.0,
                 "Bars of coherence by number of observed modalities: "
                 + ", ".join(f"{n}: {value:.3f}" for n, value in by_number.items()),
-                "By how many modalities were observed. Rising: evidence adds up. Flat: one expert decides.",
+                "By the number of observed modalities. A rise: the model combines modalities. A flat line: one expert dominates.",
             )
         )
-    lead = "The share of generated images in which a judge sees the class of what was observed."
+    lead = "The share of generated images that a judge, the classifier used for evaluation, assigns to the class of the observed sample."
     return Section("coherence", title, lead, figures, [judges] if judges else [], wide=False)
 
 
 def histogram_section(page: Page) -> Section:
-    """Which classes the unconditional draws show."""
-    title, values = "Classes drawn from nothing", page.evaluation
+    """The classes of the unconditional draws."""
+    title, values = "Classes of unconditional draws", page.evaluation
     found = [
         (label, suffix, _shares(values, suffix))
-        for label, suffix in (("own prior", ""), ("fitted prior", "_fitted"))
+        for label, suffix in (("prior of the model", ""), ("fitted prior", "_fitted"))
         if values.get(f"unconditional_histogram{suffix}")
     ]
     if not found:
         return Section("classes", title, "Left out: the evaluation has no unconditional coherence.")
     table = Table(
-        ("prior", "all judges agree", "evenness of classes"),
+        ("prior", "all judges agree", "class entropy (normalised)"),
         [
             (
                 label,
@@ -137,7 +137,7 @@ def histogram_section(page: Page) -> Section:
         "classes",
         {label: shares for label, _, shares in found},
         1 / page.classes,
-        "even and always agreed",
+        "uniform, all agree",
         "class",
         None,
         "Bars of the share of draws on which all judges agree, by class. "
@@ -145,24 +145,24 @@ def histogram_section(page: Page) -> Section:
             f"{label}: " + ", ".join(f"{name} {share:.3f}" for name, share in shares.items()) + "."
             for label, _, shares in found
         ),
-        "Share of draws on which all judges agree, by the class they agree on. The bars of a prior add up to its coherence.",
+        "Share of draws on which all judges agree, by class. The bars of a prior add up to its unconditional coherence.",
     )
     lead = (
-        "A constant output agrees with itself, so agreement counts only beside the classes that were drawn. "
-        "Evenness 1: all classes alike; 0: one alone."
+        "A constant output always agrees, so agreement is meaningful only together with the classes that were drawn. "
+        "Normalised class entropy: 1 if all classes are equally frequent, 0 if there is only one."
     )
     return Section("classes", title, lead, [figure], [table])
 
 
 def likelihood_section(page: Page) -> Section:
-    """Estimates of log p(x), with what they are worth."""
+    """Estimates of log p(x), with their errors and effective sample sizes."""
     title, values = "Log-likelihood", page.evaluation
     joint = values.get("log_likelihood_joint")
     if not joint:
         return Section(
             "likelihood",
             title,
-            "Left out: the evaluation has no likelihood (not asked for, or there is no joint density).",
+            "Left out: the evaluation has no likelihood (it was not requested, or the model has no joint density).",
         )
     samples = values.get("log_likelihood_samples", 0)
     lines = [
@@ -184,15 +184,15 @@ def likelihood_section(page: Page) -> Section:
     ]
     header = (
         "modality",
-        "nats per datum",
-        "standard error over data",
+        "nats per sample",
+        "standard error over samples",
         "standard error of sampling",
         "effective samples (median)",
-        "data",
+        "samples",
     )
-    lead = "Estimated by importance sampling: in expectation a lower bound, and far below the truth where few samples are effective."
+    lead = "Estimated by importance sampling: a lower bound in expectation, which is loose where the effective sample size is small."
     if values.get("log_likelihood_by_condition"):
-        lead += " A conditional is the difference of two estimates, so no bound."
+        lead += " A conditional log-likelihood is the difference of two estimates, so it is not a bound."
     return Section("likelihood", title, lead, tables=[Table(header, rows)])
 
 
@@ -204,7 +204,7 @@ def _condition(name: str, values: Mapping[str, Any]) -> str:
 
 
 def _shares(values: Mapping[str, Any], suffix: str) -> dict[str, float]:
-    """The histogram as shares of all draws: they add up to the coherence."""
+    """The histogram as shares of all draws, which add up to the coherence."""
     counts, coherence = (
         values[f"unconditional_histogram{suffix}"],
         _float(values, f"unconditional_coherence{suffix}"),

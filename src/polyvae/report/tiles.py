@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # matplotlib takes a third of a second that only drawing shou
 
 
 class Look(NamedTuple):
-    """How values of a modality are shown: pictures, lines or bars, scaled from ``low`` .. ``high``. ``side``: pixels of its tiles."""
+    """How values of a modality are shown: as images, lines or bars, scaled from ``low`` to ``high``. ``side``: pixels of a tile."""
 
     kind: Literal["image", "line", "bars"]
     low: float
@@ -24,9 +24,9 @@ class Look(NamedTuple):
 
 
 def look_of(shape: Sequence[int], likelihood: str, values: Tensor) -> Look | None:
-    """The look that suits a modality, scaled by observed ``values``; None where a small tile cannot show it.
+    """How a modality is shown, scaled by observed ``values``; None if a small tile cannot show it.
 
-    Images keep [0, 1] where that is their range, so that pictures of different runs compare.
+    Images whose range is [0, 1] keep it, so that different runs are comparable.
     """
     low, high = (float(values.min()), float(values.max())) if values.numel() else (0.0, 1.0)
     if low >= -0.01 and high <= 1.01:

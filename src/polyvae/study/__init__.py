@@ -1,4 +1,4 @@
-"""Studies: a grid of runs from one TOML, as tables and plots."""
+"""Studies: grids of runs from one TOML file, with tables and plots."""
 
 from polyvae.study.run import Done, run_study
 

@@ -1,4 +1,4 @@
-"""A study's results as tables and plots: one page, Markdown, JSON and CSV. Means over seeds with their 95 % t-intervals."""
+"""The files of a study: page, Markdown, JSON, CSV and figures."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from polyvae.report.metrics import metric
 from polyvae.report.page import render
-from polyvae.storage import write_atomic
 from polyvae.study.config import Plot
 from polyvae.study.plots import draw
 from polyvae.study.tables import Result, markdown, tables, title_of, write_numbers
 from polyvae.utils.errors import nearest
+from polyvae.utils.files import write_atomic
 
 if TYPE_CHECKING:
     pass
@@ -31,10 +31,13 @@ def write_study(
     plan: Mapping[str, Any] | None = None,
     named: bool = True,
 ) -> Path:
-    """Write results.json, results.csv, study.md, study.html and figures/*.svg under ``out``; the path of the page. Raises StorageError.
+    """Write results.json, results.csv, study.md, study.html and figures/*.svg to ``out``; return the path of the page.
 
-    The numbers come first; a plot that cannot be drawn is a note, and so is a number that no cell has: a column only if somebody ``named``
-    the columns.
+    The numbers are written first. A plot that cannot be drawn becomes a note on the page, and so does a number that no cell has; a column
+    without numbers does so only if the columns were ``named`` in the study.
+
+    Raises:
+        StorageError: If a file cannot be written.
     """
     out = Path(out)
     write_numbers(out, title, results, plan)
@@ -48,7 +51,7 @@ def write_study(
     for place, plot in enumerate(plots, 1):
         try:
             figure = draw(plot, f"{place}-{plot.kind}-{plot.y}", results)
-        except Exception as problem:  # whatever it is, the tables are told
+        except Exception as problem:  # a plot that fails must not cost the tables
             notes.append(
                 f"plot {place}, {plot.y} over {plot.x}: not drawn, {type(problem).__name__}: {' '.join(str(problem).split())}"
             )

@@ -1,4 +1,4 @@
-"""What a study asks: its cells, and how many epochs fit into the time that each may have."""
+"""The cells of a study, and how many epochs fit into the time of each."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typing import Any
 from polyvae import runs
 from polyvae.config import RunConfig, assignment, flatten, place, read_toml
 from polyvae.metrics import available, judges_of
-from polyvae.storage import read_object, write_atomic
 from polyvae.study.config import ContenderSection, StudyConfig
 from polyvae.training.loop import fit
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.files import read_object, write_atomic
 
-_STEPS = 10  # per turn of measuring; the first turn is warming up
+_STEPS = 10  # in each round of measuring; the first round is for warming up
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the grid. ``settings``: what the study says of it, flat, without its seed and planned epochs; ``config``: all of it."""
+    """One run of the grid. ``settings``: those of the study, flat, without seed and planned epochs; ``config``: the full configuration."""
 
     label: str
     table: str
@@ -37,7 +37,7 @@ class Cell:
 
     @property
     def group(self) -> str:
-        """The cell's name without the seed."""
+        """The name of the cell without the seed."""
         return ",".join(
             re.sub(r"[^\w.+=-]", "_", part)
             for part in (self.label, *(f"{key}={value}" for key, value in self.at.items()))
@@ -52,11 +52,19 @@ class Cell:
 
 
 def read_study(path: str | Path, changes: Sequence[str] = ()) -> tuple[StudyConfig, list[Cell]]:
-    """The study in a TOML file, and its cells. ``changes``: "key=value" for all cells, or of [study] as "study.seconds=5".
+    """Read a study and its cells from a TOML file.
 
-    [axes] say more than ``changes``, these more than a contender, and it more than [base].
+    [axes] take precedence over ``changes``, these over a contender, and a contender over [base].
 
-    Raises InputError, one line: what ``read_config`` refuses, a cell that is not a run's configuration, a plot of what is not there.
+    Args:
+        path: The TOML file.
+        changes: "key=value" for all cells, or "study.key=value" for [study].
+
+    Returns:
+        The study, and its cells.
+
+    Raises:
+        InputError: If the file is not valid, the settings of a cell are not valid for a run, or a plot names an unknown axis or contender.
     """
     table, base = read_toml(path), {}
     for key, value in map(assignment, changes):
@@ -75,13 +83,13 @@ def read_study(path: str | Path, changes: Sequence[str] = ()) -> tuple[StudyConf
     for name in names:
         if names.count(name) > 1:
             raise InputError(
-                f"{path}: got two cells named {name!r}; expected a label of its own for each contender, and an axis's values "
-                "once each; rename one, or leave it out"
+                f"{path}: got two cells named {name!r}; expected a different label for each contender, and each value of an axis "
+                "once; rename or remove one"
             )
     for key in dict(flatten(base)):
         if all(key in dict(flatten(cell.at)) for cell in cells):
             raise InputError(
-                f"{path}: --set {key}: an axis sets it in every cell; expected a setting that no axis has; change the axis"
+                f"{path}: --set {key}: an axis sets it in every cell; expected a setting without an axis; change the axis"
             )
     for plot in study.study.plots:
         axes, labels = [axis for cell in cells for axis in cell.at], [cell.label for cell in cells]
@@ -123,12 +131,12 @@ def _cells(
             given = dict(flatten(part))
             if "train.seed" in given:
                 raise InputError(
-                    f"{path}: {where}: got train.seed; expected none, for each cell has its own; say study.seeds"
+                    f"{path}: {where}: got train.seed; expected none; the seeds of cells are set by study.seeds"
                 )
             if "train.epochs" in given and study.study.seconds is not None:
                 raise InputError(
-                    f"{path}: {where}: got train.epochs beside study.seconds, from which epochs are planned; expected one of "
-                    "them; leave one out"
+                    f"{path}: {where}: got train.epochs together with study.seconds, from which epochs are planned; expected one of "
+                    "them; remove one"
                 )
             settings |= given
         table: dict[str, Any] = {}
@@ -146,7 +154,7 @@ def _cells(
 
 
 def check_cells(path: str | Path, cells: Sequence[Cell]) -> None:
-    """Raises InputError, before any training, with the cell's name: a model that cannot be built, an evaluation that cannot be had."""
+    """Raises InputError with the name of a cell whose model cannot be built or whose evaluation is not possible, before any training."""
     data: dict[str, Any] = {}
     for cell in {cell.group: cell for cell in cells}.values():
         try:
@@ -170,26 +178,26 @@ def data_key(config: RunConfig) -> str:
 
 
 class Plan:
-    """How many epochs fit into ``seconds`` of one thread's processor, once measured, kept in a file: group -> its entries.
+    """How many epochs fit into ``seconds`` of processor time, measured once and stored in a file: group -> entries.
 
-    An entry holds for its ``seconds`` and training settings alone, and is never replaced: what was planned for a cell that is there
-    stays known. No ``seconds``: nothing is planned. Raises InputError: the file is not a plan.
+    An entry is valid for its ``seconds`` and training settings only. It is never replaced, so that the plan of an existing cell stays
+    known. Without ``seconds``, nothing is planned. Raises InputError if the file is not a plan.
     """
 
     def __init__(self, path: Path, seconds: float | None) -> None:
         self.path, self.seconds = path, seconds
-        remedy = "remove it, and epochs are planned anew; results.json beside it keeps the last plan"
+        remedy = "remove it to plan the epochs again; results.json next to it contains the last plan"
         self.entries: dict[str, list[dict[str, Any]]] = read_object(path, remedy, {})
         if not all(
             isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
             for entries in self.entries.values()
         ):
             raise InputError(
-                f"{path}: got something that is not a plan; expected what polyvae wrote; {remedy}"
+                f"{path}: got something that is not a plan; expected a file written by polyvae; {remedy}"
             )
 
     def entry(self, cell: Cell) -> dict[str, Any]:
-        """What was planned for the cell; empty: nothing."""
+        """The plan for the cell; empty if there is none."""
         known = self.entries.get(cell.group, []) if self.seconds is not None else []
         return next(
             (
@@ -202,11 +210,11 @@ class Plan:
         )
 
     def known(self, cell: Cell) -> bool:
-        """Is it known how many epochs the cell has?"""
+        """Whether the number of epochs of the cell is known."""
         return self.seconds is None or bool(self.entry(cell))
 
     def config(self, cell: Cell) -> RunConfig:
-        """The cell's configuration with its planned number of epochs; None where it is not known yet."""
+        """The configuration of the cell, with its planned number of epochs (None if it is not known yet)."""
         if self.seconds is None:
             return cell.config
         return cell.config.model_copy(
@@ -214,7 +222,7 @@ class Plan:
         )
 
     def tasks(self, cells: Sequence[Cell]) -> dict[str, tuple[Sequence[Cell], Callable[[], Any]]]:
-        """What to do before cells are run, and for which: judges, once for each data set; the time that an epoch takes."""
+        """Tasks to do before cells are run, and the cells they serve: judges for each data set, and the time of an epoch."""
         made: dict[str, tuple[Sequence[Cell], Callable[[], Any]]] = {}
         judged = [
             cell
@@ -231,7 +239,7 @@ class Plan:
         return made
 
     def add(self, cell: Cell, measured: float) -> None:
-        """Keep what one epoch of the cell takes, in processor seconds."""
+        """Store the time of one epoch of the cell, in processor seconds."""
         if self.seconds is None:
             return
         epochs = max(1, round(self.seconds / measured))
@@ -247,7 +255,7 @@ class Plan:
 
 
 def _trained(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those settings that decide how long an epoch takes."""
+    """The settings that affect the time of an epoch."""
     return {
         key: value
         for key, value in settings.items()
@@ -256,12 +264,12 @@ def _trained(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _judges(config: RunConfig) -> None:
-    """Train the judges of a data set where there are none in the cache: cells side by side would each do it."""
+    """Train the judges of a data set if the cache has none, because otherwise each of the parallel cells would do it."""
     judges_of(runs.data_of(config)[0])
 
 
 def _measure(config: RunConfig) -> float:
-    """Processor seconds of one epoch: the median of three turns of a few steps, after one that warms up."""
+    """Processor seconds of one epoch: the median of three rounds of a few steps, after one round for warming up."""
     data, train = runs.data_of(config)
     size, rows = config.train.batch_size, round(len(train) * (1 - config.train.validation))
     part, times = train.rows(slice(0, _STEPS * size)), []
@@ -280,5 +288,5 @@ def _measure(config: RunConfig) -> float:
 
 
 def jsonable(value: Any) -> Any:
-    """The value as JSON gives it back."""
+    """The value as it is read back from JSON."""
     return json.loads(json.dumps(value, default=str))

@@ -21,7 +21,7 @@ _Place = tuple[float, float]
 
 
 def draw(plot: Plot, name: str, results: Sequence[Result]) -> Figure | None:
-    """The plot, or None where nothing of it was measured. An axis keeps the order in which its values come."""
+    """The plot, or None if nothing of it was measured. Values of an axis keep their order."""
     all_points = [point for point in points(results) if point.table == plot.table]
     references = [
         (side, point, summary)
@@ -55,7 +55,7 @@ def draw(plot: Plot, name: str, results: Sequence[Result]) -> Figure | None:
             path: (SERIES[place % len(SERIES)], _DASHES[place // len(SERIES) % len(_DASHES)])
             for place, path in enumerate(paths)
         }
-        said = (
+        lines = (
             _curve(ax, plot, places, paths, colours)
             if plot.kind == "curve"
             else _tradeoff(ax, plot, paths, colours)
@@ -74,7 +74,7 @@ def draw(plot: Plot, name: str, results: Sequence[Result]) -> Figure | None:
                     alpha=0.08,
                     linewidth=0,
                 )
-            said.append(f"{_name(point)}: {text_of(summary)}")
+            lines.append(f"{_name(point)}: {text_of(summary)}")
         ax.set(
             xlabel=plot.x.rpartition(".")[2] if plot.kind == "curve" else title_of(plot.x),
             ylabel=title_of(plot.y),
@@ -98,24 +98,28 @@ def draw(plot: Plot, name: str, results: Sequence[Result]) -> Figure | None:
             bbox_to_anchor=(690 / drawing.width, 1 - 28 / drawing.height),
             borderaxespad=0,
         )
-        left = [f"left out, for a logarithm needs more than 0: {'; '.join(map(_name, out))}"] if out else []
-        alt = f"{plot.title or title_of(plot.y)}: {'; '.join([*said, *left])}."
+        left = (
+            [f"left out, because a logarithmic axis needs values above 0: {'; '.join(map(_name, out))}"]
+            if out
+            else []
+        )
+        alt = f"{plot.title or title_of(plot.y)}: {'; '.join([*lines, *left])}."
         caption = "Mean over seeds with its 95 % t-interval."
         if plot.kind == "tradeoff":
-            caption += " Faint dots: single seeds. Grey: the Pareto front. Dashed: the side of the convex hull that faces what is better."
-            said = [part for part in said if part.startswith("on the ")]
-        return drawing.done(alt, f"{caption} {_sentence([*said, *left])}".strip())
+            caption += " Faint dots: single seeds. Grey: the Pareto front. Dashed: the part of the convex hull on the better side."
+            lines = [part for part in lines if part.startswith("on the ")]
+        return drawing.done(alt, f"{caption} {_sentence([*lines, *left])}".strip())
 
 
 def _no_logarithm(plot: Plot, point: Point, places: Mapping[str, Any]) -> bool:
-    """Does the point lie at or below zero on a logarithmic axis?"""
+    """Whether the point is at or below zero on a logarithmic axis."""
     across = [places[value_text(point.at[plot.x])]] if plot.x in point.at else point.values(plot.x)
     pairs = ((plot.log_x, across), (plot.log_y, point.values(plot.y)))
     return any(log and values and statistics.fmean(values) <= 0 for log, values in pairs)
 
 
 def _paths(plot: Plot, here: Sequence[Point]) -> dict[str, list[Point]]:
-    """What is joined: points of one contender that differ in one axis: ``x`` of a curve, ``along`` (or the first) of a trade-off."""
+    """The points that a line joins: one contender, differing in one axis (``x`` of a curve, ``along`` or the first of a trade-off)."""
     found: dict[tuple[str, str], list[Point]] = {}
     for point in here:
         axis = plot.x if plot.kind == "curve" else plot.along or next(iter(point.at), "")
@@ -146,7 +150,7 @@ def _curve(
     paths: Mapping[str, Sequence[Point]],
     colours: Mapping[str, Any],
 ) -> list[str]:
-    said = []
+    lines = []
     for label, path in paths.items():
         colour, dash = colours[label]
         along = sorted(
@@ -183,10 +187,10 @@ def _curve(
                 linewidth=0,
             )
         means = [summarise(point.values(plot.y)).mean for point in along or level]
-        said.append(
+        lines.append(
             f"{label} from {number(means[0])} to {number(means[-1])}, spread {number(max(means) - min(means))}"
         )
-    return said
+    return lines
 
 
 def _tradeoff(
@@ -225,7 +229,7 @@ def _tradeoff(
             elinewidth=0.7,
             label=label,
         )
-        for end in {0, len(path) - 1}:  # what the path follows; a mark that stands alone has its name
+        for end in {0, len(path) - 1}:  # label the ends of a path with the axis, a single mark with its name
             text = (
                 f"{axis.rpartition('.')[2]} {value_text(path[end].at.get(axis))}"
                 if len(path) > 1
@@ -262,7 +266,7 @@ def _best_of(name: str, path: Sequence[Point]) -> str:
 
 
 def pareto(places: Sequence[_Place], signs: Sequence[int]) -> list[_Place]:
-    """The places that no other is at least as good as in both; ``signs`` 1 where more is better, else -1. From left to right."""
+    """The Pareto-optimal places, from left to right. ``signs``: 1 if a higher value is better, else -1."""
 
     def beaten(one: _Place) -> bool:
         return any(
@@ -276,7 +280,7 @@ def pareto(places: Sequence[_Place], signs: Sequence[int]) -> list[_Place]:
 def hull(
     front: Sequence[_Place], signs: Sequence[int], scales: Sequence[Callable[[float], float]]
 ) -> list[_Place]:
-    """Of a Pareto front from left to right, the places on its convex hull, on these scales."""
+    """The places of a Pareto front (from left to right) that are on its convex hull, on these scales."""
 
     def turn(*places: _Place) -> float:
         return _turn(
@@ -292,7 +296,7 @@ def hull(
 
 
 def _turn(a: Sequence[float], b: Sequence[float], c: Sequence[float]) -> float:
-    """Above zero where the way over a, b, c turns left."""
+    """Positive if the path over a, b, c turns left."""
     return (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
 
 

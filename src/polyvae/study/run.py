@@ -1,7 +1,7 @@
-"""A study: a grid of runs from one TOML. Cells are trained side by side, resumed where they stopped, and told in tables and plots.
+"""Run a study: a grid of runs from one TOML file (see ``StudyConfig``), with tables and plots.
 
-``[study]`` says what is asked, ``[base]`` what all runs share, ``[axes]`` which settings vary, each ``[[contender]]`` what competes (see
-``StudyConfig``). Every cell is an ordinary run directory under cells/, and nothing else is needed to go on.
+Cells are trained in parallel and resumed where they stopped. Every cell is an ordinary run directory under cells/, which is all that is
+needed to resume.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from typing import Any, NamedTuple
 
 from polyvae import runs
 from polyvae.config import EvaluateConfig, RunConfig, flatten, read_config
-from polyvae.storage import RunDirectory, read_object
 from polyvae.study.page import write_study
 from polyvae.study.plan import Cell, Plan, check_cells, jsonable, read_study
 from polyvae.study.tables import Result, write_numbers
 from polyvae.study.workers import Workers, alone, one_thread, terminable
+from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.files import read_object
 from polyvae.utils.progress import Reporter, reporter
 
-_FREE = ("data.root", "train.device", "train.threads")  # where a cell was made, not what
+_FREE = ("data.root", "train.device", "train.threads")  # settings of the machine, not of the result
 
 
 class Done(NamedTuple):
-    """``results`` of all cells, the ``page``, the names ``asked`` for, and how it ended."""
+    """``results`` of all cells, the ``page``, the names of the requested cells (``asked``), and whether the study was interrupted."""
 
     results: list[Result]
     page: Path | None
@@ -34,7 +35,7 @@ class Done(NamedTuple):
 
     @property
     def failed(self) -> list[Result]:
-        """The cells asked for that went wrong."""
+        """The requested cells that failed."""
         return [result for result in self.results if result.error and result.name in self.asked]
 
 
@@ -50,11 +51,24 @@ def run_study(
     force: bool = False,
     show: bool = True,
 ) -> Done:
-    """Train and evaluate every cell that is not done, under ``out``/cells; write results.json, results.csv, study.md and study.html.
+    """Train and evaluate every cell that is not finished; write results.json, results.csv, study.md and study.html.
 
-    ``only`` these labels. ``seeds``: 0, 1, ... so many, instead of the study's. ``report``: nothing is trained. ``force``: cells that were
-    made with other settings, or cannot be gone on with, are made anew. Raises InputError at the door, also for a report of cells of which
-    none is as the study says; what goes wrong in a cell stands in its result.
+    Args:
+        path: The TOML file of the study.
+        out: The folder of the study; cells are in its folder cells/.
+        jobs: Cells that run at the same time; None: as in the study.
+        changes: "key=value" for all cells, or "study.key=value" for [study].
+        only: Labels of the contenders to run; empty: all.
+        seeds: This number of seeds (0, 1, ...) in place of those of the study.
+        report: Do not train; write tables and page of the existing cells.
+        force: Rerun cells that were made with other settings or cannot be resumed.
+        show: Whether to show progress.
+
+    Returns:
+        The results of all cells. An error in a cell is part of its result.
+
+    Raises:
+        InputError: If the study is not valid, or if a report is requested and no cell has the settings of the study.
     """
     changes = [*changes, *([f"study.seeds={list(range(seeds))}"] if seeds is not None else [])]
     study, cells = read_study(path, changes)
@@ -71,7 +85,7 @@ def run_study(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise InputError(
-            f"study: --out {out}: cannot be made a folder ({problem.strerror}); expected a writable folder, or a new path; "
+            f"study: --out {out}: cannot be created ({problem.strerror}); expected a writable folder, or a new path; "
             "choose another"
         ) from None
     tried = set() if report else {cell.name for cell in asked}
@@ -83,15 +97,15 @@ def run_study(
     interrupted = False
     if report:
         plan = Plan(out / "plan.json", study.study.seconds)
-        _refuse_to_tell(cells, plan, out)
+        _check_report(cells, plan, out)
     else:
-        with alone(out), terminable(), one_thread(), reporter(show) as told:
+        with alone(out), terminable(), one_thread(), reporter(show) as progress:
             plan = Plan(out / "plan.json", study.study.seconds)
             if not force:
-                _refuse(asked, plan, out)
+                _check_existing(asked, plan, out)
             workers = Workers(jobs or study.study.jobs)
             try:
-                for name, error in _train(asked, plan, out, force, workers, told):
+                for name, error in _train(asked, plan, out, force, workers, progress):
                     errors[name] = error
             except KeyboardInterrupt:
                 workers.stop()
@@ -117,49 +131,49 @@ def run_study(
 
 
 def _train(
-    asked: Sequence[Cell], plan: Plan, out: Path, force: bool, workers: Workers, told: Reporter
+    asked: Sequence[Cell], plan: Plan, out: Path, force: bool, workers: Workers, progress: Reporter
 ) -> Iterator[tuple[str, str]]:
-    """Plan, then run what is not done; the names of cells and their errors, as they come."""
+    """Plan, then run what is not finished. Yields the names of cells and their errors in the order of completion."""
     failed = set()
     before = plan.tasks(asked)
-    told.start("planning", len(before))
+    progress.start("planning", len(before))
     for name, answer in workers.run({name: task for name, (_, task) in before.items()}):
-        told.advance(note=name)
+        progress.advance(note=name)
         these = before[name][0]
         if answer.error:
-            told.say(f"planning {name}: {answer.error}")
+            progress.say(f"planning {name}: {answer.error}")
             failed |= {cell.name for cell in these}
             yield from ((cell.name, f"planning: {answer.error}") for cell in these)
         elif answer.value is not None:
             plan.add(these[0], answer.value)
     asked = [cell for cell in asked if cell.name not in failed]
     if not force:
-        _refuse(asked, plan, out)
+        _check_existing(asked, plan, out)
     todo = _todo(asked, plan, out, force)
-    told.start("study", len(asked), len(asked) - len(todo))
+    progress.start("study", len(asked), len(asked) - len(todo))
     for name, answer in workers.run(todo):
-        told.advance(note=name)
+        progress.advance(note=name)
         if answer.error:
-            told.say(f"{name}: {answer.error}")
+            progress.say(f"{name}: {answer.error}")
         yield name, answer.error
 
 
-# ---- what is there ---------------------------------------------------------------------------------------------------------------
+# ---- existing cells ---------------------------------------------------------------------------------------------------------------
 
 
-def _refuse(cells: Sequence[Cell], plan: Plan, out: Path) -> None:
-    """Raises InputError: a cell was made with other settings. Its epochs count once they are planned."""
+def _check_existing(cells: Sequence[Cell], plan: Plan, out: Path) -> None:
+    """Raises InputError if a cell was made with other settings. Its epochs are compared once they are planned."""
     for cell in cells:
         run = RunDirectory(out / "cells" / cell.name)
         for other in _other(run, plan.config(cell)):
             if plan.known(cell) or not other.startswith("train.epochs "):
                 raise InputError(
-                    f"study: cell {run.path} was made with {other}; --force makes it anew, another --out keeps both"
+                    f"study: cell {run.path} was made with {other}; --force reruns it, another --out keeps both"
                 )
 
 
-def _refuse_to_tell(cells: Sequence[Cell], plan: Plan, out: Path) -> None:
-    """Raises InputError: there are cells or tables, and no cell as the study says. Empty tables would take the place of those that tell."""
+def _check_report(cells: Sequence[Cell], plan: Plan, out: Path) -> None:
+    """Raises InputError if there are cells or tables, but no cell with the settings of the study: empty tables would replace the others."""
     others = []
     for cell in cells:
         run = RunDirectory(out / "cells" / cell.name)
@@ -173,18 +187,18 @@ def _refuse_to_tell(cells: Sequence[Cell], plan: Plan, out: Path) -> None:
         got = (
             others[0]
             if others
-            else f"got cells such as {there[0]!r} in {out}, and none of this study's, such as {cells[0].name!r}"
+            else f"got cells such as {there[0]!r} in {out}, and none of this study, such as {cells[0].name!r}"
             if there
             else f"got tables in {out}, and no cells"
         )
         raise InputError(
-            f"study: --report: {got}; expected a cell as the study says; its tables stay as they are: set the study back, or "
+            f"study: --report: {got}; expected a cell with the settings of the study; the tables are unchanged: restore the study, or "
             "run it without --report"
         )
 
 
 def _made(cell: Cell, other: Sequence[str], plan: Plan) -> str:
-    """With what the cell that is there was made, in words."""
+    """The settings with which the existing cell was made, in words."""
     unplanned = other[0].startswith("train.epochs ") and not plan.known(cell)
     return (
         f"made with {other[0].partition(', and ')[0] + ', and none are planned' if unplanned else other[0]}"
@@ -192,19 +206,19 @@ def _made(cell: Cell, other: Sequence[str], plan: Plan) -> str:
 
 
 def _todo(cells: Sequence[Cell], plan: Plan, out: Path, force: bool) -> dict[str, Callable[[], None]]:
-    """The cells that are not done, as planned, and how each is."""
+    """The cells that are not finished as planned, with the task of each."""
     todo: dict[str, Callable[[], None]] = {}
     for cell in cells:
         run, config = RunDirectory(out / "cells" / cell.name), plan.config(cell)
         other = _other(run, config)
         if other or not _judged(run, config.evaluate)[0]:
-            anew = any(not one.startswith("evaluate.") for one in other)
-            todo[cell.name] = partial(_run, config, run.path, anew, force)
+            restart = any(not one.startswith("evaluate.") for one in other)
+            todo[cell.name] = partial(_run, config, run.path, restart, force)
     return todo
 
 
 def _other(run: RunDirectory, wanted: RunConfig) -> list[str]:
-    """How the settings of the run that is there differ from those wanted: empty where they do not, or nothing is there."""
+    """How the settings of the existing run differ from the expected ones; empty if they are equal, or there is no run."""
     if not run.config.exists():
         return []
     try:
@@ -215,7 +229,7 @@ def _other(run: RunDirectory, wanted: RunConfig) -> list[str]:
 
 
 def _judged(run: RunDirectory, wanted: EvaluateConfig) -> tuple[dict[str, Any], str]:
-    """The evaluation that is there, if it is the one wanted; else empty, and what is wrong with it ("": there is none)."""
+    """The existing evaluation if it has the expected settings; else empty, and the reason ("" if there is none)."""
     if not run.evaluation.exists():
         return {}, ""
     try:
@@ -231,7 +245,7 @@ def _judged(run: RunDirectory, wanted: EvaluateConfig) -> tuple[dict[str, Any], 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     before, after = dict(flatten(then)), dict(flatten(now))
     differ = [key for key in {**after, **before} if before.get(key) != after.get(key) and key not in _FREE]
-    return [f"{key} = {before.get(key)!r}, and {after.get(key)!r} is wanted" for key in differ]
+    return [f"{key} = {before.get(key)!r}, and {after.get(key)!r} is expected" for key in differ]
 
 
 def _results(cells: Sequence[Cell], plan: Plan, out: Path, errors: Mapping[str, str]) -> list[Result]:
@@ -267,25 +281,25 @@ def _results(cells: Sequence[Cell], plan: Plan, out: Path, errors: Mapping[str, 
     return found
 
 
-# ---- in a process of its own ------------------------------------------------------------------------------------------------------
+# ---- in a separate process ------------------------------------------------------------------------------------------------------
 
 
-def _run(config: RunConfig, out: Path, anew: bool, force: bool) -> None:
-    """Train, or go on, and evaluate. ``force``: a run that cannot be gone on with is made anew."""
+def _run(config: RunConfig, out: Path, restart: bool, force: bool) -> None:
+    """Train or resume, and evaluate. ``force``: a run that cannot be resumed is restarted."""
     run = RunDirectory(out)
-    run.evaluation.unlink(missing_ok=True)  # it is not the one wanted
-    resume = run.config.exists() and not anew
+    run.evaluation.unlink(missing_ok=True)  # it does not have the expected settings
+    resume = run.config.exists() and not restart
     try:
-        history = runs.train_run(config, out, resume=resume, force=anew, show=False)
+        history = runs.train_run(config, out, resume=resume, force=restart, show=False)
     except InputError as problem:
         if not resume:
             raise
         if not force:
-            raise InputError(f"{problem}; --force makes the cell anew") from None
+            raise InputError(f"{problem}; --force reruns the cell") from None
         history = runs.train_run(config, out, force=True, show=False)
     if history.stopped == "interrupted":
         raise KeyboardInterrupt
-    # Whoever wrote the study trusts the modules that it names.
+    # The author of the study trusts the modules that it names.
     runs.evaluate_run(
         out, show=False, trust=[given.partition(":")[0] for _, given in runs.imports_of(config)]
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from polyvae.report.drawing import Figure
 from polyvae.report.metrics import metric, number
-from polyvae.storage import write_atomic
+from polyvae.utils.files import write_atomic
 
 if TYPE_CHECKING:
     pass
@@ -25,7 +25,7 @@ _NONE = "–"
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a cell: its ``numbers``, or the ``error`` in one line, or neither where it was not run."""
+    """The result of a cell: its ``numbers``, or the ``error`` in one line, or neither if it was not run."""
 
     name: str
     label: str
@@ -39,19 +39,19 @@ class Result:
 
 
 class Summary(NamedTuple):
-    """``mean`` over so many ``seeds``, and the ``half`` width of its 95 % t-interval: nan for fewer than two."""
+    """The ``mean`` over ``seeds`` seeds, and the half-width ``half`` of its 95 % t-interval (nan for fewer than two seeds)."""
 
     mean: float
     half: float
     seeds: int
 
     def apart(self, other: Summary) -> bool:
-        """Do the intervals not overlap?"""
+        """Whether the intervals do not overlap."""
         return abs(self.mean - other.mean) > self.half + other.half
 
 
 class Point(NamedTuple):
-    """A contender with certain settings ``at`` the axes: the results of its seeds."""
+    """A contender at one setting of the axes (``at``), with the results of its seeds."""
 
     label: str
     table: str
@@ -62,7 +62,7 @@ class Point(NamedTuple):
         return [x for result in self.results if math.isfinite(x := result.numbers.get(name, math.nan))]
 
     def summary(self, name: str) -> Summary | None:
-        """None where no seed has that number."""
+        """The summary of a number; None if no seed has it."""
         return summarise(self.values(name)) if self.values(name) else None
 
 
@@ -79,7 +79,7 @@ class Table(NamedTuple):
 
 def summarise(values: Sequence[float]) -> Summary:
     """Mean and half-width of the 95 % interval by Student's t."""
-    from scipy.special import stdtrit  # a slow import that only studies need
+    from scipy.special import stdtrit  # a slow import
 
     count = len(values)
     half = (
@@ -91,7 +91,7 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def points(results: Sequence[Result]) -> list[Point]:
-    """The results by contender and settings, in the order in which they come."""
+    """The results, grouped by contender and settings, in their order."""
     groups: dict[Any, list[Result]] = {}
     for result in results:
         groups.setdefault((result.label, result.table, json.dumps(dict(result.at), default=str)), []).append(
@@ -101,9 +101,9 @@ def points(results: Sequence[Result]) -> list[Point]:
 
 
 def tables(results: Sequence[Result], columns: Sequence[str]) -> list[Table]:
-    """One table for each title that contenders ask for: a row for each point, mean ± half-width.
+    """One table for each title in the contenders, with a row for each point: mean ± half-width.
 
-    Bold: the best of a column, where its interval overlaps with no other.
+    The best of a column is bold if its interval overlaps with no other.
     """
     made, all_points = [], points(results)
     for title in dict.fromkeys(point.table for point in all_points):
@@ -142,7 +142,7 @@ def tables(results: Sequence[Result], columns: Sequence[str]) -> list[Table]:
 
 
 def leader(summaries: Sequence[Summary | None], better: str) -> int | None:
-    """The place of the best, where its interval overlaps with no other; None where there is none, or one that has no interval."""
+    """The place of the best, if its interval overlaps with no other; else None, also if an interval is not known."""
     known = {place: summary for place, summary in enumerate(summaries) if summary is not None}
     if not better or len(known) < 2:
         return None
@@ -153,7 +153,7 @@ def leader(summaries: Sequence[Summary | None], better: str) -> int | None:
 
 
 def text_of(summary: Summary | None) -> str:
-    """A summary as tables have it: a digit of the half-width, or of a mean without one, is always told."""
+    """A summary as text. At least one significant digit of the half-width is shown, or of the mean if there is no half-width."""
     if summary is None:
         return _NONE
     size = summary.half if math.isfinite(summary.half) and summary.half else abs(summary.mean)
@@ -163,7 +163,7 @@ def text_of(summary: Summary | None) -> str:
 
 
 def title_of(column: str) -> str:
-    """A number's name for the head of a table."""
+    """The title of a column."""
     base = metric(column.removesuffix("_fitted")).title
     return (
         f"{base}, fitted prior"
@@ -182,10 +182,10 @@ def value_text(value: Any) -> str:
 def write_numbers(
     out: str | Path, title: str, results: Sequence[Result], plan: Mapping[str, Any] | None = None
 ) -> None:
-    """Write results.json and results.csv under ``out``, which is made. What is not a number is null. Raises StorageError."""
+    """Write results.json and results.csv to ``out``, which is created. Numbers that are not finite become null. Raises StorageError."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    told = {
+    content = {
         "title": title,
         "polyvae": metadata.version("polyvae"),
         "plan": plan or {},
@@ -193,7 +193,7 @@ def write_numbers(
     }
     write_atomic(
         out / "results.json",
-        (json.dumps(_finite(told), indent=2, default=str, allow_nan=False) + "\n").encode(),
+        (json.dumps(_finite(content), indent=2, default=str, allow_nan=False) + "\n").encode(),
     )
     write_atomic(
         out / "results.csv",
@@ -202,7 +202,7 @@ def write_numbers(
 
 
 def _finite(value: Any) -> Any:
-    """The value with None for what JSON has no number for."""
+    """The value, with None for numbers that JSON cannot express."""
     if isinstance(value, Mapping):
         return {key: _finite(x) for key, x in value.items()}
     if isinstance(value, list | tuple):
@@ -243,7 +243,7 @@ def markdown(
         f"# {title}",
         "",
         *([about, ""] if about else []),
-        f"{state}. Mean over n seeds ± half-width of its 95 % t-interval. Bold: best of a column, its interval overlaps no other.",
+        f"{state}. Mean over n seeds ± half-width of its 95 % t-interval. Bold: best of a column, if its interval overlaps with no other.",
         "",
     ]
     for table in made:

@@ -1,4 +1,4 @@
-"""Processes of one thread each that take tasks side by side, fail one by one, and end cleanly on Ctrl-C."""
+"""Processes with one thread each that run tasks in parallel, fail independently, and end cleanly on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,24 +21,22 @@ import torch
 
 from polyvae.utils.errors import InputError
 
-_GRACE = 0.5  # seconds in which a terminal's Ctrl-C has reached every process
+_GRACE = 0.5  # seconds after which a Ctrl-C in the terminal has reached every process
 _INTERRUPTED = "interrupted"
 _SPAWN = get_context("spawn")
-_stopped: Event | threading.Event = (
-    threading.Event()
-)  # a worker's own, until it is given the one that all share
-_bell = socket.socketpair()  # a worker's own: what every signal writes to, for as long as the process lives
+_stopped: Event | threading.Event = threading.Event()  # replaced in a worker by the event that all share
+_bell = socket.socketpair()  # every signal is written to it, for the lifetime of the process
 
 
 class Answer(NamedTuple):
-    """What a task answered, and "" or in one line what went wrong."""
+    """The value that a task returned, and the error in one line ("" if there was none)."""
 
     value: Any
     error: str = ""
 
 
 class Workers:
-    """So many processes, each of which takes one task after another. One that dies takes its task with it and no other."""
+    """``jobs`` processes, each of which runs one task after another. If one dies, only its task fails."""
 
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
@@ -47,7 +45,7 @@ class Workers:
         self.busy: dict[Future[Any], tuple[str, ProcessPoolExecutor]] = {}
 
     def run(self, tasks: Mapping[str, Callable[[], Any]]) -> Iterator[tuple[str, Answer]]:
-        """Names and answers, as they come. Raises KeyboardInterrupt where a task was interrupted."""
+        """Names and answers in the order of completion. Raises KeyboardInterrupt if a task was interrupted."""
         waiting = list(tasks.items())[::-1]
         while waiting or self.busy:
             while waiting and len(self.busy) < self.jobs:
@@ -72,13 +70,13 @@ class Workers:
             pool = self.idle.pop()
             try:
                 return pool.submit(_answer, task), pool
-            except BrokenProcessPool:  # it was lost while it had nothing to do
+            except BrokenProcessPool:  # it died while it was idle
                 pool.shutdown()
         pool = _process(self.stopped)
         return pool.submit(_answer, task), pool
 
     def stop(self) -> None:
-        """Let what runs end cleanly; what is coming up begins no task."""
+        """Let running tasks end cleanly; no further task begins."""
         self.stopped.set()
         wait(self.busy)
 
@@ -88,11 +86,11 @@ class Workers:
 
 
 def _process(stopped: Event) -> ProcessPoolExecutor:
-    """A process, deaf to Ctrl-C until a task listens."""
+    """A process that ignores Ctrl-C until a task handles it."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         pool = ProcessPoolExecutor(1, _SPAWN, _begin, (stopped,))
-        pool.submit(os.getpid)  # whatever it is asked first begins it
+        pool.submit(os.getpid)  # the first task starts the process
         return pool
     finally:
         signal.signal(signal.SIGINT, before)
@@ -102,7 +100,7 @@ def _begin(stopped: Event) -> None:
     global _stopped
     _stopped = stopped
     torch.set_num_threads(1)
-    logging.disable(logging.INFO)  # libraries that greet once per task
+    logging.disable(logging.INFO)  # some libraries log a message for every task
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _bell[1].setblocking(False)
     signal.set_wakeup_fd(_bell[1].fileno(), warn_on_full_buffer=False)
@@ -111,7 +109,7 @@ def _begin(stopped: Event) -> None:
 
 
 def _follow() -> None:
-    """End with the process that began this one, also where it was killed: nobody is left to take an answer."""
+    """End with the parent process, even if it was killed, because then no process is left to receive the answer."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -119,7 +117,7 @@ def _follow() -> None:
 
 
 def _listen(stopped: Event) -> None:
-    """Ctrl-C, once: a terminal's may have reached this process already, and a second one would not wait for a checkpoint."""
+    """Interrupt once. A Ctrl-C in the terminal may have reached this process already, and a second one would not wait for a checkpoint."""
     stopped.wait()
     if not select.select([_bell[0]], [], [], _GRACE)[0]:
         os.kill(os.getpid(), signal.SIGINT)
@@ -131,7 +129,7 @@ def _answer(task: Callable[[], Any]) -> Answer:
         return Answer(None, _INTERRUPTED) if _stopped.is_set() else Answer(task())
     except KeyboardInterrupt:
         return Answer(None, _INTERRUPTED)
-    except Exception as problem:  # whatever it is, the other tasks go on
+    except Exception as problem:  # any error of a task must leave the other tasks running
         return Answer(
             None,
             " ".join(
@@ -148,7 +146,7 @@ def _answer(task: Callable[[], Any]) -> Answer:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Processes that begin inside have one thread each, in whatever library."""
+    """Processes that start inside have one thread each, in every library."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))
@@ -174,7 +172,7 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Inside, no other process is inside with the same folder. Raises InputError: one is."""
+    """Lock the folder for this process. Raises InputError if another process has locked it."""
     if os.name != "posix":
         yield
         return
@@ -191,6 +189,6 @@ def alone(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"{folder}: another command is at work here; expected one at a time; wait for it, or choose another folder"
+                f"{folder}: another command uses this folder; expected one at a time; wait for it, or choose another folder"
             ) from None
         yield

@@ -1,5 +1,6 @@
 """Training: the loop, checkpoints and run directories."""
 
-from polyvae.training.loop import History, TrainingError, Watch, fit, validate
+from polyvae.training.history import History, TrainingError
+from polyvae.training.loop import Watch, fit, validate
 
 __all__ = ["History", "TrainingError", "Watch", "fit", "validate"]

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor
@@ -21,43 +16,27 @@ from polyvae.config import RunConfig, TrainConfig, write_config
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
 from polyvae.core.vae import MultimodalVAE
-from polyvae.data.loaders import Loader, SliceLoader
+from polyvae.data.loaders import Loader
 from polyvae.data.multimodal import MultimodalData
 from polyvae.models import name_of
-from polyvae.storage import (
-    Checkpoints,
-    RunDirectory,
-    check_storable,
-    describe_modality,
-    flatten_optimizer,
-    load_tensors,
-    restore_optimizer,
-    save_model,
-    save_tensors,
-)
+from polyvae.models.bundles import check_storable, describe_modality, migrated, save_model
+from polyvae.training.checkpoints import Checkpoints, flatten_optimizer, restore_optimizer
+from polyvae.training.directory import RunDirectory
+from polyvae.training.history import History, TrainingError
+from polyvae.training.inputs import check_batch, inputs_of
+from polyvae.training.resume import check_same
+from polyvae.training.scopes import interruptible, max_rows, threads
+from polyvae.training.settings import TrainSettings
 from polyvae.utils.errors import InputError
+from polyvae.utils.files import load_tensors, save_tensors
 from polyvae.utils.progress import Reporter, reporter
-from polyvae.utils.seeds import mix
+from polyvae.utils.seeds import fold_in
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
 Watch = Callable[[MultimodalVAE, dict[str, Any]], Mapping[str, Any] | None]
-_VALIDATION = 7_031  # keeps validation's noise apart from training's
-
-
-class TrainingError(InputError):
-    """Training cannot go on. The message names the term and the step; the newest checkpoint is kept."""
-
-
-@dataclass
-class History:
-    """What training went through: ``records`` (one per epoch), ``stopped`` ("done", "interrupted", "early" or "time"), ``step``."""
-
-    records: list[dict[str, Any]] = field(default_factory=list)
-    stopped: str = "done"
-    step: int = 0
 
 
 def fit(
@@ -71,22 +50,42 @@ def fit(
     show: bool = True,
     run: RunConfig | None = None,
     watch: Watch | None = None,
-    **settings: Any,
+    **settings: Unpack[TrainSettings],
 ) -> History:
-    """Train ``model`` in place on ``data``; it is left in evaluation mode, on the device it was trained on.
+    """Train a model in place.
 
-    ``data``     MultimodalData (its training part where it has splits; a share of that, ``validation``, is set aside unless there is a
-                 validation split), or a Loader for anything that streams.
-    ``out``      a run directory for checkpoints, history and the trained model; None keeps nothing.
-    ``resume``   go on from the newest checkpoint in ``out``, bit for bit on one device, also to more epochs.
-    ``force``    replace the run that ``out`` holds.
-    ``watch``    called as watch(model, record) after every epoch, outside the clock and the noise of training; a mapping that it returns
-                 is kept in the record, as "watched".
-    ``settings`` the fields of TrainConfig: epochs, batch_size, lr, schedule, warmup_epochs, clip, precision, device, seed, validation,
-                 patience, checkpoint_every, max_seconds, ...
+    Ctrl-C finishes the step, writes a checkpoint and returns. The model is left in evaluation mode on the device of the training.
 
-    Ctrl-C finishes the step, writes a checkpoint and returns a history whose ``stopped`` is "interrupted".
-    Raises InputError: rows in which nothing was observed (counted), values that a likelihood cannot explain, an existing run.
+    Args:
+        model: The model to train.
+        data: MultimodalData, of which the training part is used where there are splits, or a Loader for data that are streamed.
+        out: A run directory for checkpoints, history and the trained model; None stores nothing.
+        validation_data: Data to validate on after each epoch. By default the validation split, or else the share ``validation`` of the
+            training data, which is set aside.
+        resume: Continue from the newest checkpoint in ``out``, bit for bit on one device. More ``epochs`` may be given.
+        force: Replace the run in ``out``.
+        show: Show progress on standard error.
+        run: A complete configuration to store in ``out``; its ``[train]`` table gives the defaults of ``settings``.
+        watch: Called as ``watch(model, record)`` after every epoch. Its time and its random draws do not count. A mapping that it returns
+            is stored in the record as "watched".
+        **settings: The fields of ``polyvae.config.TrainConfig``, where each is described: ``epochs``, ``batch_size``, ``lr``, ``patience``,
+            ``max_rows`` and others.
+
+    Returns:
+        The history: a record per epoch, and why training stopped.
+
+    Raises:
+        InputError: Rows in which nothing was observed, values outside the support of a likelihood, an unknown or invalid setting, a run
+            that exists already, or a resumed run that differs from the one that was started.
+        TrainingError: The bound is not finite.
+
+    Example:
+        >>> import polyvae as pv
+        >>> data = pv.load_dataset("polydigits", train=200, test=50).select("m0", "m1")
+        >>> model = pv.MVAE(data.modalities(), latent=4)
+        >>> history = pv.fit(model, data, epochs=1, lr=1e-3, show=False)
+        >>> history.stopped
+        'done'
     """
     from lightning_fabric import Fabric  # seconds of import that only training needs
 
@@ -101,9 +100,10 @@ def fit(
     fabric.launch()
     with (
         torch.random.fork_rng(),
-        _threads(train.threads),
+        threads(train.threads),
+        max_rows(model, train.max_rows),
         reporter(show and fabric.is_global_zero) as report,
-        _interruptible() as interrupted,
+        interruptible() as interrupted,
     ):
         return _Training(fabric, model, train, report, run).go(
             data, validation_data, out, resume, force, interrupted, watch
@@ -111,7 +111,7 @@ def fit(
 
 
 class _Training:
-    """One call of fit: the state that a checkpoint holds, and the steps that change it."""
+    """One call of fit: the state that a checkpoint contains, and the steps that change it."""
 
     def __init__(
         self,
@@ -140,7 +140,8 @@ class _Training:
         interrupted: Callable[[], bool],
         watch: Watch | None,
     ) -> History:
-        loader, validation = self._loaders(data, validation_data)
+        self.inputs = inputs_of(data, validation_data, self.model, self.train, self.fabric)
+        loader, validation = self.inputs.loader, self.inputs.validation
         per_epoch = len(loader)
         total = len(loader) * self.train.epochs if self.train.epochs is not None else sys.maxsize
         self._open(out, resume, force)
@@ -160,8 +161,8 @@ class _Training:
             epoch, start = divmod(self.step, per_epoch)
             before = self.step
             for batch in loader.epoch(epoch, start):
-                if self.checks_batches and epoch == 0:
-                    self._check_batch(batch)
+                if self.inputs.streamed and epoch == 0:
+                    check_batch(self.model, batch)
                 self._step(module, optimizer, batch, total, per_epoch)
                 self.step += 1
                 self.elapsed = time.monotonic() - began
@@ -188,7 +189,7 @@ class _Training:
         return self.history
 
     def _stop(self, interrupted: bool) -> str:
-        """Why to stop now, or "done". All ranks stop together, whoever's clock or keyboard said so."""
+        """Why to stop now, or "done". All ranks stop together if one of them has to."""
         late = self.train.max_seconds is not None and self.elapsed >= self.train.max_seconds
         if self.fabric.world_size > 1:
             votes = torch.tensor([float(interrupted), float(late)], device=self.fabric.device)
@@ -200,7 +201,7 @@ class _Training:
     def _step(
         self, module: Callable[..., Bound], optimizer: Any, batch: Batch, total: int, per_epoch: int
     ) -> None:
-        torch.manual_seed(mix(self.train.seed, self.step, self.fabric.global_rank))
+        torch.manual_seed(fold_in(self.train.seed, "step", self.step, self.fabric.global_rank))
         for group in optimizer.param_groups:
             group["lr"] = self.train.lr * _schedule(self.train, self.step, total)
         warm = (
@@ -291,7 +292,7 @@ class _Training:
         if self.stale >= self.train.patience:
             self.history.stopped = "early"
 
-    # ---- what lasts --------------------------------------------------------------------------------------------------------------
+    # ---- what is stored --------------------------------------------------------------------------------------------------------------
 
     def _open(self, out: str | Path | None, resume: bool, force: bool) -> None:
         if out is None:
@@ -311,7 +312,7 @@ class _Training:
         self.fabric.barrier()
 
     def _write_config(self) -> None:
-        """Only once nothing can be refused any more: a refused resume must not change what the run was."""
+        """Called once nothing can be refused any more: a refused resume must not change the stored configuration."""
         if self.directory is None or not self.fabric.is_global_zero:
             return
         config = self.run or RunConfig.model_validate(
@@ -346,8 +347,8 @@ class _Training:
                 "model": self.model.name,
                 "options": self.model.options,
                 "names": self.names,
-                "rows": self.rows,
-                "data": self.digest,
+                "rows": self.inputs.rows,
+                "data": self.inputs.digest,
                 "modalities": check_storable(self.model)["modalities"],
                 "train": self.train.model_dump(),
             },
@@ -360,8 +361,10 @@ class _Training:
             self.report.say("no checkpoint yet; starting at step 0")
             return
         tensors, kept = self.checkpoints.load()
-        self._check_same(kept)
-        self.model.load_state_dict({name[6:]: x for name, x in tensors.items() if name.startswith("model.")})
+        check_same(kept, self.model, self.train, self.inputs.rows, self.inputs.digest)
+        self.model.load_state_dict(
+            self._migrated({name[6:]: x for name, x in tensors.items() if name.startswith("model.")})
+        )
         flat = {name[10:]: x for name, x in tensors.items() if name.startswith("optimizer.")}
         restore_optimizer(optimizer, flat, kept["optimizer"])
         device = next(self.model.parameters()).device
@@ -383,7 +386,7 @@ class _Training:
         self.history.records = [record for record in self.directory.read_history() if "train" in record]
         self.history.step = self.step
         if self.train.patience is not None and (self.directory.checkpoints / "best.safetensors").exists():
-            self.kept, _ = load_tensors(self.directory.checkpoints / "best.safetensors")
+            self.kept = self._migrated(load_tensors(self.directory.checkpoints / "best.safetensors")[0])
         if kept["stopped"] == "early" and kept["train"]["patience"] == self.train.patience:
             self.history.stopped = "early"
         if kept["train"]["epochs"] != self.train.epochs and self.train.schedule != "constant":
@@ -393,33 +396,8 @@ class _Training:
             self.report.say(note)
         self.report.say(f"resumed at step {self.step}")
 
-    def _check_same(self, kept: Mapping[str, Any]) -> None:
-        """Bits can only be continued where what decided them is the same."""
-        free = {"epochs", "max_seconds", "checkpoint_every", "device", "patience", "threads"}
-        now, then = self.train.model_dump(), kept["train"]
-        changed = [key for key in now if key not in free and now[key] != then.get(key)]
-        pairs = [(f"train.{key}", now[key], then.get(key)) for key in changed]
-        pairs += [
-            (f"model.{key}", value, kept["options"].get(key))
-            for key, value in self.model.options.items()
-            if value != kept["options"].get(key)
-        ]
-        pairs += [("model", self.model.name, kept["model"])] if self.model.name != kept["model"] else []
-        then_specs = {spec["name"]: spec for spec in kept["modalities"]}
-        for spec in check_storable(self.model)["modalities"]:
-            before = then_specs.get(spec["name"], {})
-            pairs += [
-                (f"modality.{spec['name']}.{key}", value, before.get(key))
-                for key, value in spec.items()
-                if value != before.get(key)
-            ]
-        pairs += [("number of training rows", self.rows, kept["rows"])] if self.rows != kept["rows"] else []
-        pairs += [("data with digest", self.digest, kept["data"])] if self.digest != kept["data"] else []
-        if pairs:
-            key, got, expected = pairs[0]
-            raise InputError(
-                f"resume: got {key}={got!r}; expected {expected!r}, as the run began; keep it, or start another run"
-            )
+    def _migrated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return migrated(self.model.name, state, self.model.state_dict().keys())
 
     def _finish(self, total: int, moved: bool) -> None:
         if self.kept and self.history.stopped in (
@@ -437,61 +415,11 @@ class _Training:
                 if moved
                 else ()
             ):
-                judged.unlink(missing_ok=True)  # they spoke of other weights
+                judged.unlink(missing_ok=True)  # they describe other weights
             save_model(self.model, self.directory.model, {"step": self.step, "stopped": self.history.stopped})
         if self.history.stopped == "interrupted":
-            self.report.say(f"stopped at step {self.step} of {total}; a checkpoint is kept; resume to go on")
-
-    # ---- data at the door --------------------------------------------------------------------------------------------------------
-
-    def _loaders(
-        self, data: MultimodalData | Loader, validation: MultimodalData | None
-    ) -> tuple[Loader, MultimodalData | None]:
-        if not isinstance(data, MultimodalData):
-            if isinstance(data, Mapping) or not isinstance(data, Loader):
-                raise InputError(
-                    f"fit: got data of type {type(data).__name__}; expected MultimodalData or a Loader; "
-                    "MultimodalData({name: array}) makes one"
-                )
-            self.rows, self.digest, self.checks_batches = data.size, "", True
-            return data, validation
-        if "train" in data.splits:  # whoever hands over everything must not train on what is held out
-            validation = data.validation if validation is None and "validation" in data.splits else validation
-            data = data.train
-        for part in (data, validation):
-            if part is not None and part.unobserved_rows:
-                raise InputError(
-                    f"fit: nothing was observed in {part.unobserved_rows} of {len(part)} rows; expected at least one modality "
-                    "in each; drop them first, they teach nothing"
-                )
-        if validation is None and self.train.validation > 0:
-            if len(data) * self.train.validation < 0.5:
-                raise InputError(
-                    f"fit: got {len(data)} rows and validation={self.train.validation}, which leaves none to validate on; "
-                    "expected a larger share, or 0 to go without; set validation="
-                )
-            data, validation = data.carve(self.train.validation, self.train.seed)
-        for part in (data, validation):
-            for batch in () if part is None else part.batches(4096):
-                self.model.admit(batch, values=True)
-        self.rows, self.digest, self.checks_batches = len(data), data.digest(), False
-        return SliceLoader(
-            data,
-            self.train.batch_size,
-            seed=self.train.seed,
-            device=self.fabric.device,
-            rank=self.fabric.global_rank,
-            world=self.fabric.world_size,
-        ), validation
-
-    def _check_batch(self, batch: Batch) -> None:
-        """The door of a stream: what MultimodalData is asked at once, its batches are asked in the first epoch."""
-        self.model.admit(batch, values=True)
-        empty = int((~batch.mask.any(0)).sum())
-        if empty:
-            raise InputError(
-                f"fit: nothing was observed in {empty} of {batch.size} rows of a batch; expected at least one modality in "
-                "each; drop them first, they teach nothing"
+            self.report.say(
+                f"stopped at step {self.step} of {total}; a checkpoint is kept; resume to continue"
             )
 
 
@@ -503,10 +431,10 @@ def validate(
     batch_size: int = 256,
     autocast: Callable[[], Any] | None = None,
 ) -> dict[str, float]:
-    """The mean bound and its terms over ``data``, in nats per datum, in evaluation mode, with noise that is the same each time."""
+    """The mean bound and its terms over ``data``, in nats per sample, in evaluation mode, with the same noise at every call."""
     training, state = model.training, torch.get_rng_state()
     model.eval()
-    torch.manual_seed(mix(seed, _VALIDATION))
+    torch.manual_seed(fold_in(seed, "validation"))
     sums: dict[str, float] = {}
     for batch in data.batches(batch_size):
         with autocast() if autocast is not None else torch.autocast("cpu", enabled=False):
@@ -529,7 +457,7 @@ def _settings(run: RunConfig | None, settings: Mapping[str, Any]) -> TrainConfig
 
 
 def _precision(model: MultimodalVAE, train: TrainConfig) -> str:
-    """A model that its owner made double stays double."""
+    """A model in double precision stays in double precision."""
     double = next(model.parameters()).dtype == torch.float64
     return _PRECISIONS["fp64" if double and train.precision == "fp32" else train.precision]
 
@@ -543,33 +471,3 @@ def _schedule(train: TrainConfig, step: int, total: int) -> float:
     flat = {"constant": 1.0, "cosine": 0.0, "flat-cosine": train.flat}[train.schedule]
     place = step / max(1, total)
     return 1.0 if place <= flat else 0.5 * (1 + math.cos(math.pi * (place - flat) / (1 - flat)))
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Inside, Ctrl-C is remembered; a second one interrupts at once."""
-    seen: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(seen)
-    finally:
-        signal.signal(signal.SIGINT, before)

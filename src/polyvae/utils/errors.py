@@ -10,7 +10,18 @@ LABELS = "data.target makes the labels a target modality (in Python data.with_la
 
 
 class InputError(ValueError):
-    """Something the caller gave cannot be used. The message is one line that says what, got, expected and remedy."""
+    """An argument, a file or a setting is invalid.
+
+    The message is one line: what is invalid, what was got, what was expected, and a remedy.
+
+    Example:
+        >>> import polyvae as pv
+        >>> try:
+        ...     pv.Modality("image", (0, 28))
+        ... except pv.InputError as problem:
+        ...     print(problem)
+        modality 'image': got shape (0, 28); expected positive sizes without the batch axis, such as (200,) or (3, 32, 32)
+    """
 
 
 def nearest(got: str, known: Iterable[str]) -> str:

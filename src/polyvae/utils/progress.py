@@ -1,4 +1,4 @@
-"""What a person sees while something runs: a bar with the time left on a terminal, a line now and then elsewhere."""
+"""Progress: a bar with the remaining time on a terminal, and a line from time to time elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.progress import (
 
 
 class Reporter(Protocol):
-    """What fit and evaluate tell of their progress."""
+    """Where fit and evaluate report their progress."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -31,7 +31,7 @@ class Reporter(Protocol):
 
 
 class Silent:
-    """Says nothing."""
+    """Reports nothing."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,12 @@
-"""Seeds from seeds: a counter-based hash that gives the same bits on every platform and in every version of every library."""
+"""Seeds from seeds: a counter-based hash that gives the same bits on every platform and in every version of every library.
+
+Everything that is drawn has a stream, and every stream a name: ``fold_in(seed, "batch", epoch, step)``. Streams of different names never
+start from the same state.
+"""
 
 from __future__ import annotations
+
+import hashlib
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +18,38 @@ _WORD = (1 << 64) - 1
 def mix(*integers: int) -> int:
     """One seed in [0, 2**63) from any integers: equal for equal arguments, unrelated for any others (splitmix64's finaliser).
 
-    ``mix(seed, step)`` seeds a step, ``mix(seed, epoch)`` an epoch. Order counts; negative integers are legal.
+    Order counts; negative integers are legal. Prefer ``fold_in``, in which streams have names.
     """
     state = len(integers)
     for integer in integers:
         state = _scramble((state ^ (integer & _WORD)) + _STEP & _WORD)
     return state >> 1
+
+
+_NUMBERED: dict[str, tuple[int, ...]] = {
+    "epoch": (),  # followed by the epoch
+    "step": (),  # followed by the step and the rank
+    "validation": (7_031,),
+    "initial weights": (4_409,),
+    "hide": (1,),
+    "split": (2,),
+    "carve": (3,),
+}
+"""Streams that had numbers before they had names. They keep them: runs resume bit for bit, and data keep their digest. Add none."""
+
+
+def fold_in(seed: int, *path: str | int) -> int:
+    """The seed of a stream, in [0, 2**63): equal for equal arguments, unrelated for any others.
+
+    Args:
+        seed: The seed of the user.
+        path: The name of the stream, and the integers or further names that tell its members apart, such as
+            ``"coherence/conditional", number``.
+    """
+    words: list[int] = []
+    for part in path:
+        words += [part] if isinstance(part, int) else _NUMBERED.get(part, (_word(part),))
+    return mix(seed, *words)
 
 
 def bits(count: int, *key: int) -> NDArray[np.uint64]:
@@ -32,6 +64,10 @@ def bits(count: int, *key: int) -> NDArray[np.uint64]:
 def permutation(count: int, *key: int) -> NDArray[np.int64]:
     """A permutation of 0 .. count - 1 that is a function of ``key`` alone: [count]."""
     return np.argsort(bits(count, *key), kind="stable").astype(np.int64)
+
+
+def _word(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
 def _scramble(word: int) -> int:

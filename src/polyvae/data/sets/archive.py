@@ -53,7 +53,7 @@ def read_archive(archive: Archive, arrays: Mapping[str, Bytes]) -> None:
                 if image.shape != arrays[name].shape[1:]:
                     raise InputError(
                         f"{path}: got an image of shape {image.shape}; expected {arrays[name].shape[1:]}; "
-                        "unpack the archive anew"
+                        "unpack the archive again"
                     )
                 arrays[name][row] = image
             arrays["labels"][row] = digit
@@ -61,7 +61,7 @@ def read_archive(archive: Archive, arrays: Mapping[str, Bytes]) -> None:
 
 
 def read_image(path: Path) -> Bytes:
-    """An image file as bytes [H, W, 3]. Raises InputError for a file that holds no image."""
+    """An image file as bytes [H, W, 3]. Raises InputError for a file that is no image."""
     from PIL import Image  # here: a mere import of polyvae needs no image library
 
     try:
@@ -76,7 +76,7 @@ def read_image(path: Path) -> Bytes:
 def _listed(folder: Path, state: hashlib.blake2b) -> set[tuple[int, int]]:
     if not folder.is_dir():
         raise InputError(
-            f"{folder}: there is no such folder; expected the published archive's images there; unpack the archive anew"
+            f"{folder}: there is no such folder; expected the published archive's images there; unpack the archive again"
         )
     found = {}
     for path in folder.iterdir():
@@ -99,11 +99,11 @@ def _paired(listed: Mapping[str, set[tuple[int, int]]], folder: Path) -> tuple[t
             raise InputError(
                 f"{folder}: {has} has {index}.{digit}.png and {lacks} has "
                 f"{'none of that name' if rival is None else f'{index}.{rival}.png'}; expected the same index and digit in "
-                f"every modality; unpack the archive anew"
+                f"every modality; unpack the archive again"
             )
     if not listed[first]:
         raise InputError(
             f"{folder / first}: got no file named <index>.<digit>.png; expected the published archive's images; "
-            "unpack it anew"
+            "unpack it again"
         )
     return tuple(sorted(listed[first]))

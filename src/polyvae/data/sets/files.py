@@ -1,4 +1,4 @@
-"""Files that data sets are made from: where they lie, whether they are the published ones, and how they get there."""
+"""Files of data sets: where they are, whether they are the published ones, and how they are downloaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TIMEOUT = 30.0  # seconds without a byte
 
 
 def cache_folder(cache: str | Path | bool | None) -> Path | None:
-    """The folder that ``cache`` means: True is the environment variable POLYVAE_CACHE, else ~/.cache/polyvae; False or None is none."""
+    """The folder for ``cache``: True is the environment variable POLYVAE_CACHE, else ~/.cache/polyvae; False or None is none."""
     if cache is None or cache is False:
         return None
     if cache is True:
@@ -27,7 +27,7 @@ def cache_folder(cache: str | Path | bool | None) -> Path | None:
 
 
 def unpacked(path: Path, md5: str, homes: Sequence[str]) -> bytes:
-    """What the gzip file ``path`` holds, downloaded there from the first of ``homes`` that has it where it is missing.
+    """The content of the gzip file ``path``, downloaded there from the first of ``homes`` that has it where it is missing.
 
     ``md5`` is the published digest of the content, not of the packing: gzip writes dates and levels, so packings differ.
     Raises InputError: no file and no way to download it, a content that is not the published one.
@@ -37,12 +37,12 @@ def unpacked(path: Path, md5: str, homes: Sequence[str]) -> bytes:
         content = gzip.decompress(packed)
     except (OSError, EOFError, zlib.error) as problem:
         raise InputError(
-            f"{path}: got {problem}; expected a gzip file; delete it to have it downloaded anew"
+            f"{path}: got {problem}; expected a gzip file; delete it to download it again"
         ) from None
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
         raise InputError(
-            f"{path}: got content with md5 {found}; expected the published {md5}; delete it to have it downloaded anew"
+            f"{path}: got content with md5 {found}; expected the published {md5}; delete it to download it again"
         )
     if not path.is_file():
         _keep(path, packed)
@@ -50,7 +50,7 @@ def unpacked(path: Path, md5: str, homes: Sequence[str]) -> bytes:
 
 
 def download(name: str, homes: Sequence[str], path: Path) -> bytes:
-    """The file ``name`` from the first of ``homes`` that gives it; nothing is written. Raises InputError, naming ``path``."""
+    """The file ``name`` from the first of ``homes`` that has it; nothing is written. Raises InputError, naming ``path``."""
     reason = "no address known"
     for home in homes:
         try:

@@ -1,4 +1,4 @@
-"""Arrays too large to make twice: composed once, then mapped into memory from one file each."""
+"""Large arrays: composed once, then mapped into memory from one file each."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Bytes = NDArray[np.uint8]
 def mapped(
     folder: Path | None, shapes: Mapping[str, tuple[int, ...]], fill: Callable[[Mapping[str, Bytes]], None]
 ) -> dict[str, Bytes]:
-    """Byte arrays of these shapes, as ``fill`` writes them into the (zeroed) arrays it is handed.
+    """Byte arrays of these shapes, which ``fill`` writes into arrays of zeros.
 
-    They are kept as ``folder``/<name>.npy and mapped copy-on-write: nothing that happens to an array reaches its file. A folder that
-    lacks something or was cut short is made anew; it appears at once with all its files. Where it cannot be written, or is None, the
+    They are kept as ``folder``/<name>.npy and mapped copy-on-write: changes of an array do not reach its file. An incomplete folder
+    is written again; it appears at once with all its files. Where it cannot be written, or is None, the
     arrays stay in memory.
     """
     if folder is None:
@@ -75,8 +75,8 @@ def _open(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Byte
         arrays: dict[str, Bytes] = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in shapes}
         for name, shape in shapes.items():
             if arrays[name].shape != shape or arrays[name].dtype != np.uint8:
-                raise ValueError(f"{name}.npy holds {arrays[name].dtype} {arrays[name].shape}")
+                raise ValueError(f"{name}.npy contains {arrays[name].dtype} {arrays[name].shape}")
         return arrays
     except (OSError, ValueError, EOFError) as problem:
-        log.info("%s cannot be used and is made anew (%s)", folder, " ".join(str(problem).split()))
+        log.info("%s cannot be used and is written again (%s)", folder, " ".join(str(problem).split()))
         return None

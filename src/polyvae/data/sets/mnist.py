@@ -66,6 +66,6 @@ def idx(content: bytes, path: Path) -> NDArray[np.uint8]:
     start = 4 + 4 * axes
     if axes == 0 or len(content) - start != int(np.prod(shape)):
         raise InputError(
-            f"{path}: got {len(content)} bytes that are no idx file of bytes; expected MNIST's own format; download it anew"
+            f"{path}: got {len(content)} bytes that are no idx file of bytes; expected MNIST's own format; download it again"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -1,4 +1,4 @@
-"""``polydigits``: five views of a handwritten digit that share nothing but which digit it is. Embedded; nothing is downloaded.
+"""``polydigits``: five images of a handwritten digit that share nothing but which digit it is. Embedded; nothing is downloaded.
 
 Composed and paired as PolyMNIST is, from scikit-learn's 8 x 8 digits and the five textures of ``textures.py``. Every number comes
 from a counter-based hash of the seed, so the bytes are the same on every platform.
@@ -21,7 +21,7 @@ from polyvae.utils.seeds import bits, permutation
 NAMES = tuple(f"m{number}" for number in range(len(TEXTURES)))
 SIDE = 16
 HELD_OUT = 0.2
-_TRAIN, _TEST, _JUDGE = 1, 2, 3  # which part of the data a hash is for
+_TRAIN, _TEST, _JUDGE = 1, 2, 3  # the part of the data that a hash is for
 
 
 class Pairing(NamedTuple):
@@ -71,7 +71,7 @@ def polydigits(*, seed: int = 0, train: int = 10_000, test: int = 2_000) -> Mult
 
 
 def held_out_digits(*, seed: int = 0) -> MultimodalData:
-    """Every held-out base digit once: 360 tuples whose five views show the same handwriting, each on its own random crop.
+    """Every held-out base digit once: 360 tuples whose five images show the same handwriting, each on another random crop.
 
     A judge's accuracy on these is counted per base digit, without the repetition of ``polydigits``' test part.
     """
@@ -109,7 +109,7 @@ def base_digits(seed: int = 0) -> BaseDigits:
 def pair(base: NDArray[np.int64], count: int, seed: int, part: int) -> Pairing:
     """``count`` tuples from these base digits: item i of a digit takes the i-th of an independent permutation in each modality.
 
-    A permutation that runs out is followed by a fresh one. Digits are balanced to within one tuple and come in random order.
+    A permutation that runs out is followed by another one. Digits are balanced to within one tuple and come in random order.
     """
     labels = _digits()[1]
     label = (np.arange(count) % 10)[permutation(count, seed, part, 0)]
@@ -138,7 +138,7 @@ def backgrounds(pairing: Pairing) -> dict[str, NDArray[np.uint8]]:
 
 
 def brightness(pairing: Pairing) -> dict[str, NDArray[np.float64]]:
-    """The mean of each crop without its digit, in [0, 1]: name -> [N]. (Where in the texture a crop lies cannot be read off it.)"""
+    """The mean of each crop without its digit, in [0, 1]: name -> [N]. (It does not determine the position of the crop in the texture.)"""
     found = {}
     for name, style, corner in zip(NAMES, TEXTURES, pairing.corner, strict=True):
         total = np.pad(

@@ -1,7 +1,7 @@
-"""PolyMNIST: five views of a digit that share nothing but which digit it is (Sutter, Daunhawer, Vogt 2021), and its translated variants.
+"""PolyMNIST: five images of a digit that share nothing but which digit it is (Sutter, Daunhawer, Vogt 2021), and its translated variants.
 
 Read from the published archive where it is there; else composed as that archive was, from MNIST's own files and five background photos.
-Where a photo is missing, a procedural texture of ``textures.py`` takes its place, and the card says so. Every number comes from a
+Where a photo is missing, a procedural texture of ``textures.py`` takes its place, and the card reports it. Every number comes from a
 counter-based hash of the seed: the same sources give the same bytes on every platform.
 """
 
@@ -30,7 +30,7 @@ from polyvae.utils.seeds import bits, permutation
 
 NAMES = tuple(f"m{number}" for number in range(5))
 SIDE = 28
-_VERSION = 1  # raise it when the composition changes: what other versions cached is composed anew
+_VERSION = 1  # raise it when the composition changes: what other versions cached is composed again
 _CHUNK = 2_000  # tuples that are composed at a time
 _TRAIN, _TEST, _VALIDATION = 1, 2, 3
 
@@ -63,7 +63,7 @@ VARIANTS: dict[str, Placement] = {
 
 
 class Background(NamedTuple):
-    """What a modality's digits stand on: ``what`` the card says, a ``digest`` of it, and the photo's ``path`` (None: a texture)."""
+    """A background of digits: ``what`` describes it in the card; its ``digest``; the photo's ``path`` (None: a texture)."""
 
     what: str
     digest: str
@@ -77,7 +77,7 @@ class Background(NamedTuple):
         if min(photo.shape[:2]) < SIDE:
             raise InputError(
                 f"{self.path}: got a photo of {photo.shape[1]} x {photo.shape[0]} pixels; expected at least {SIDE} x {SIDE}, "
-                "to take crops from; put a larger one there, or take it away to have a texture"
+                "to take crops from; replace it by a larger one, or remove it to get a texture"
             )
         return photo
 
@@ -93,7 +93,7 @@ def polymnist(
 ) -> MultimodalData:
     """60,000 + 10,000 tuples of five 3 x 28 x 28 images in [0, 1], stored as bytes; labels are the digits.
 
-    ``root`` holds the published archive (``polymnist/MMNIST``), or MNIST's four idx.gz files (``mnist/``; downloaded there where
+    ``root`` contains the published archive (``polymnist/MMNIST``), or MNIST's four idx.gz files (``mnist/``; downloaded there where
     missing) and the background photos ``polymnist/1.jpg`` to ``5.jpg`` of m0 to m4. ``train`` and ``test`` take the first so many
     tuples of a part (None: all), ``validation`` so many more of the training part. Composed once: ``cache`` is the folder of the
     memory-mapped files (True: POLYVAE_CACHE, else ~/.cache/polyvae; False: none). The ``seed`` does not change the published archive.
@@ -113,7 +113,7 @@ def translated_polymnist(
     validation: int = 0,
     cache: str | Path | bool | None = True,
 ) -> MultimodalData:
-    """PolyMNIST with smaller digits, at a place of their own in every modality; always composed. Otherwise as ``polymnist``.
+    """PolyMNIST with smaller digits, at another place in every modality; always composed. Otherwise as ``polymnist``.
 
     ``variant`` "multivae": 21 pixels, corners 0 to 6. "daunhawer": 14 pixels, corners 0 to 14. Results on the two do not compare.
     """
@@ -206,7 +206,7 @@ def _counts(
 
 
 def backgrounds(root: Path) -> dict[str, Background]:
-    """What m0 to m4 stand on: ``1.jpg`` to ``5.jpg`` under ``root``/polymnist, a texture each where there is no photo."""
+    """The backgrounds of m0 to m4: ``1.jpg`` to ``5.jpg`` under ``root``/polymnist, a texture where there is no photo."""
     found = {}
     for number, (view, style) in enumerate(zip(NAMES, TEXTURES, strict=True), 1):
         photo = root / "polymnist" / f"{number}.jpg"
@@ -223,7 +223,7 @@ def backgrounds(root: Path) -> dict[str, Background]:
 
 
 def pair(labels: NDArray[np.uint8], seed: int, part: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """(label [N], base [M, N]): which digit each tuple shows, and which image of MNIST each of its views is made of.
+    """(label [N], base [M, N]): which digit each tuple shows, and which image of MNIST each of its images is made of.
 
     The i-th tuple of a digit takes the i-th of an independent permutation of that digit's images in each modality, so every image is
     used once in each. Tuples come in random order.
@@ -323,7 +323,7 @@ def _card(
     grounds: Mapping[str, Background],
     seed: int,
 ) -> dict[str, Any]:
-    """What is said of the data, without the folder it came from. ``released_judges``: the published classifiers that know these images."""
+    """The description of the data, without their folder. ``released_judges``: the published classifiers trained on such images."""
     textured = [view for view, ground in grounds.items() if ground.path is None]
     known = [] if variant else [view for view in NAMES if view not in textured]
     card: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """Five procedural textures, 256 x 256 x 3, the backgrounds of ``polydigits``, and of ``polymnist`` where its photos are missing.
 
-They never change. In each, two or three colour channels keep to one side of one half, so a digit painted by inversion stands out
+They never change. In each, two or three colour channels keep to one side of one half, so a digit painted by inversion is visible
 wherever the crop is taken; the rest varies freely, so crops differ. Only sums, products and comparisons of hashed numbers: the same
 bytes everywhere.
 """

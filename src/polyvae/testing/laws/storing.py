@@ -13,7 +13,14 @@ from polyvae.config import RunConfig, read_config, write_config
 from polyvae.core import noise
 from polyvae.core.modality import Modality
 from polyvae.models import MODELS
-from polyvae.storage import describe_modality, load_bundle, load_model, read_modality, save_bundle, save_model
+from polyvae.models.bundles import (
+    describe_modality,
+    load_bundle,
+    load_model,
+    read_modality,
+    save_bundle,
+    save_model,
+)
 from polyvae.testing.worlds import (
     Make,
     difference,

@@ -1,0 +1,128 @@
+"""Checkpoints: what a training resumes from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polyvae.utils.errors import InputError
+from polyvae.utils.files import Path_, load_tensors, save_tensors, unwritten, write_atomic
+
+_log = logging.getLogger("polyvae")
+
+
+class Checkpoints:
+    """The last ``keep`` checkpoints in a folder, ``step-000000123.safetensors``, and the file ``latest`` that names one of them.
+
+    The pointer moves only after its checkpoint is on disk, and older ones are removed only after that: after kill -9 at any moment
+    the latest can be loaded.
+    """
+
+    def __init__(self, directory: Path_, keep: int = 2) -> None:
+        if keep < 1:
+            raise InputError(
+                f"checkpoints: got keep={keep}; expected 1 or more; 2 keeps a replacement for a damaged one"
+            )
+        self.directory, self.keep = Path(directory), keep
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Path:
+        """Write the checkpoint of ``step``, point to it, and remove those beyond ``keep`` and those of later steps.
+
+        Raises StorageError: not written; the earlier checkpoints are unchanged.
+        """
+        path = self.directory / f"step-{step:09d}.safetensors"
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise unwritten(path, problem) from None
+        save_tensors(path, tensors, metadata)
+        write_atomic(self.directory / "latest", f"{path.name}\n".encode())
+        files = self._files()
+        kept = [file for file in files if file <= path][-self.keep :]
+        for file in ({*files} - {*kept}) | {*self.directory.glob(".*.partial")}:
+            file.unlink(missing_ok=True)
+        return path
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint that is intact, or None where there is none. Raises InputError: all are damaged."""
+        found = self._newest("cpu")
+        return found[0] if found else None
+
+    def load(self, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and metadata of ``latest()``. Raises InputError: no checkpoint, or all are damaged."""
+        found = self._newest(device)
+        if found is None:
+            raise InputError(
+                f"{self.directory}: got no checkpoint; expected at least one step-*.safetensors; start the run again"
+            )
+        return found[1], found[2]
+
+    def _files(self) -> list[Path]:
+        return sorted(self.directory.glob("step-*.safetensors"))
+
+    def _newest(self, device: torch.device | str) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+        files = self._files()[::-1]
+        try:
+            pointed = (self.directory / "latest").read_text("utf-8", "replace").strip()
+        except OSError:
+            pointed = ""
+        files.sort(key=lambda file: file.name != pointed)  # stable: the one pointed to, then from new to old
+        for file in files:
+            try:
+                return file, *load_tensors(file, device)
+            except InputError as problem:
+                _log.warning("checkpoint skipped, trying the one before: %s", problem)
+        if files:
+            raise InputError(
+                f"{self.directory}: got {len(files)} checkpoints, all damaged; expected an intact one; start the run again"
+            )
+        return None
+
+
+def flatten_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """``optimizer.state_dict()`` as tensors (shared with the optimiser, not copied) and JSON values; inverse: ``restore_optimizer``."""
+    rows = {f"state.{index}": row for index, row in state["state"].items()}
+    rows |= {f"group.{index}": group for index, group in enumerate(state["param_groups"])}
+    tensors = {
+        f"{where}.{key}": value
+        for where, row in rows.items()
+        for key, value in row.items()
+        if isinstance(value, Tensor)
+    }
+    return tensors, {
+        where: {key: value for key, value in row.items() if not isinstance(value, Tensor)}
+        for where, row in rows.items()
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], jsonable: Mapping[str, Any]
+) -> None:
+    """Restore in ``optimizer`` the state that ``flatten_optimizer`` returned for one of the same kind; it continues bit for bit.
+
+    Parameters are matched by position, so names do not matter. ``tensors`` are copied.
+
+    Raises InputError: another number of parameters or groups.
+    """
+    rows: dict[str, dict[str, Any]] = {where: dict(row) for where, row in jsonable.items()}
+    for name, tensor in tensors.items():
+        where, _, key = name.rpartition(".")
+        rows[where][key] = tensor.clone()  # optimisers update their state in place
+    groups = [rows[f"group.{index}"] for index in range(sum(where.startswith("group.") for where in rows))]
+    for group, live in zip(groups, optimizer.param_groups, strict=False):
+        group.update({key: tuple(value) for key, value in group.items() if isinstance(live.get(key), tuple)})
+    state = {
+        int(where.removeprefix("state.")): row for where, row in rows.items() if where.startswith("state.")
+    }
+    try:
+        optimizer.load_state_dict({"state": state, "param_groups": groups})
+    except ValueError as problem:
+        raise InputError(
+            f"optimizer: got a state that does not fit ({problem}); expected one of the same model and optimiser; "
+            "start the run again"
+        ) from None

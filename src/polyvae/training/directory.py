@@ -1,0 +1,140 @@
+"""Run directories: where everything that a run writes is kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from polyvae.models.bundles import MODEL, no_such_run
+from polyvae.utils.errors import InputError
+from polyvae.utils.files import Path_, json_text, read_bytes, read_object, unwritten, write_atomic
+
+_log = logging.getLogger("polyvae")
+
+MADE = (
+    "config.toml",
+    "model.safetensors",
+    "fitted_prior.safetensors",
+    "history.jsonl",
+    "evaluation.json",
+    "report.html",
+    "checkpoints/step-*.safetensors",
+    "checkpoints/best.safetensors",
+    "checkpoints/latest",
+    "figures/*",
+    ".*.partial",
+    "*/.*.partial",
+)
+"""What a run writes, and all that ``RunDirectory.create(force=True)`` removes."""
+
+
+class RunDirectory:
+    """The paths of a run. The constructor only names them; ``create`` and ``open`` look at the disk."""
+
+    def __init__(self, path: Path_) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.toml"
+        self.model = self.path / MODEL
+        self.fitted_prior = self.path / "fitted_prior.safetensors"
+        self.checkpoints = self.path / "checkpoints"
+        self.history = self.path / "history.jsonl"
+        self.evaluation = self.path / "evaluation.json"
+        self.report = self.path / "report.html"
+        self.figures = self.path / "figures"
+
+    @classmethod
+    def create(cls, path: Path_, force: bool = False) -> RunDirectory:
+        """A new, empty run directory. ``force`` removes what an earlier run wrote there (MADE), and never anything else.
+
+        Raises InputError: a run exists and ``force`` is not given; something that is not a run exists, with or without ``force``.
+        """
+        run = cls(path)
+        # Many programs write a config.toml, so a second sign is required before files are removed.
+        ours = run.config.is_file() and any(
+            sign.exists() for sign in (run.checkpoints, run.history, run.model)
+        )
+        # A run that was killed at its start may have left only a part of config.toml.
+        there = [entry for entry in _entries(run.path) if not entry.match(".config.toml.*.partial")]
+        empty = all(entry in (run.checkpoints, run.figures) and not any(entry.glob("*")) for entry in there)
+        if not empty and not ours:
+            raise InputError(
+                f"{run.path}: got something that is not a run; expected a run or an empty directory; choose another path"
+            )
+        if not empty and not force:
+            raise InputError(
+                f"{run.path}: got an existing run; expected an empty directory; --resume continues it, --force replaces it"
+            )
+        try:
+            for file in (file for pattern in MADE for file in run.path.glob(pattern) if not file.is_dir()):
+                file.unlink()
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise unwritten(run.path, problem) from None
+        return run
+
+    @classmethod
+    def open(cls, path: Path_) -> RunDirectory:
+        """An existing run directory. Raises InputError: there is none; the nearest run beside it is named."""
+        run = cls(path)
+        if not run.path.is_dir():
+            raise no_such_run(run.path)
+        if not any(file.exists() for file in (run.config, run.model, run.history, run.checkpoints)):
+            raise InputError(
+                f"{run.path}: got a directory that is not a run; expected one with config.toml; check the path"
+            )
+        return run
+
+    def append_history(self, record: Mapping[str, Any]) -> None:
+        """Add one line to history.jsonl. Raises StorageError: a full disk."""
+        line = json_text(f"{self.history}: record", dict(record)).encode() + b"\n"
+        try:
+            with self.history.open("ab+") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(end - 1, 0))
+                # A line that a full disk or kill -9 cut short must not run into this one.
+                file.write(line if file.read() in (b"", b"\n") else b"\n" + line)
+        except OSError as problem:
+            raise unwritten(self.history, problem) from None
+
+    def read_history(self) -> list[dict[str, Any]]:
+        """The records of history.jsonl, none if there is no such file. Incomplete lines are skipped with a warning in the log."""
+        records = []
+        for number, line in enumerate(
+            read_bytes(self.history).splitlines() if self.history.exists() else [], 1
+        ):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if isinstance(record, dict):
+                records.append(record)
+            else:
+                _log.warning("%s: line %d is torn, skipped", self.history, number)
+        return records
+
+    def cut_history(self, step: int) -> None:
+        """Drop the records whose "step" is above ``step``, and incomplete lines; records without "step" stay."""
+        if self.history.exists():
+            kept = [record for record in self.read_history() if record.get("step", step) <= step]
+            self.write_text(self.history.name, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file of the run directory completely or not at all. Raises StorageError."""
+        write_atomic(self.path / name, text.encode())
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file of the run directory completely or not at all. Raises InputError, StorageError."""
+        self.write_text(name, json_text(str(self.path / name), value, indent=2) + "\n")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON file of the run directory. Raises InputError: missing, or not a JSON object."""
+        return read_object(self.path / name, "write it again")
+
+
+def _entries(folder: Path) -> list[Path]:
+    """The entries of a folder; none where it does not exist. A file is its own entry, because it blocks the folder's name."""
+    return list(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []

@@ -1,0 +1,85 @@
+"""The data of a training: checked, with validation data set aside, as batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from polyvae.config import TrainConfig
+from polyvae.core.batch import Batch
+from polyvae.core.vae import MultimodalVAE
+from polyvae.data.loaders import Loader, SliceLoader
+from polyvae.data.multimodal import MultimodalData
+from polyvae.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class Inputs(NamedTuple):
+    """What a training reads: ``rows`` and ``digest`` identify its data; batches of ``streamed`` data are checked as they come."""
+
+    loader: Loader
+    validation: MultimodalData | None
+    rows: int
+    digest: str
+    streamed: bool
+
+
+def inputs_of(
+    data: MultimodalData | Loader,
+    validation: MultimodalData | None,
+    model: MultimodalVAE,
+    train: TrainConfig,
+    fabric: Fabric,
+) -> Inputs:
+    """Check the data, set validation data aside and make the loader of this rank.
+
+    Raises InputError: data of another type, rows in which nothing was observed, values outside the support of a likelihood.
+    """
+    if not isinstance(data, MultimodalData):
+        if isinstance(data, Mapping) or not isinstance(data, Loader):
+            raise InputError(
+                f"fit: got data of type {type(data).__name__}; expected MultimodalData or a Loader; "
+                "MultimodalData({name: array}) makes one"
+            )
+        return Inputs(data, validation, data.size, "", streamed=True)
+    if "train" in data.splits:  # complete data are no reason to train on what is held out
+        validation = data.validation if validation is None and "validation" in data.splits else validation
+        data = data.train
+    for part in (data, validation):
+        if part is not None and part.unobserved_rows:
+            raise InputError(
+                f"fit: nothing was observed in {part.unobserved_rows} of {len(part)} rows; expected at least one modality "
+                "in each; drop them first"
+            )
+    if validation is None and train.validation > 0:
+        if len(data) * train.validation < 0.5:
+            raise InputError(
+                f"fit: got {len(data)} rows and validation={train.validation}, which leaves none to validate on; "
+                "expected a larger share, or 0 to go without; set validation="
+            )
+        data, validation = data.carve(train.validation, train.seed)
+    for part in (data, validation):
+        for batch in () if part is None else part.batches(4096):
+            model.admit(batch, values=True)
+    loader = SliceLoader(
+        data,
+        train.batch_size,
+        seed=train.seed,
+        device=fabric.device,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+    )
+    return Inputs(loader, validation, len(data), data.digest(), streamed=False)
+
+
+def check_batch(model: MultimodalVAE, batch: Batch) -> None:
+    """Check a batch of a stream in the first epoch, as MultimodalData is checked before training."""
+    model.admit(batch, values=True)
+    empty = int((~batch.mask.any(0)).sum())
+    if empty:
+        raise InputError(
+            f"fit: nothing was observed in {empty} of {batch.size} rows of a batch; expected at least one modality in "
+            "each; drop them first"
+        )

@@ -1,0 +1,190 @@
+"""Files that are written whole or not at all, and tensors in them with a digest. Nothing is unpickled.
+
+A file is written beside its place, fsynced and renamed, so that neither a full disk nor kill -9 damages what was there before.
+Tensors are stored as safetensors with JSON metadata and a sha256 of the whole file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from polyvae.utils.errors import InputError
+
+FORMAT = 2
+"""Version of the files that are written. In version 1 some models had other parameter names; ``polyvae.models.bundles`` renames them."""
+
+_MARK = b'"polyvae":"'  # followed by 64 hexadecimal digits of sha256; inside JSON strings the quotes are escaped, so it is found once
+_BLANK = "0" * 64
+
+Path_ = str | os.PathLike[str]
+
+
+class StorageError(InputError):
+    """A file could not be written. What was there before is unchanged."""
+
+
+def write_atomic(path: Path_, data: bytes) -> None:
+    """Write a file so that at every moment, and after a power cut, either the old or the new one is complete.
+
+    Raises:
+        StorageError: A full disk, no permission, no such folder. The old file is unchanged and no temporary file is left.
+    """
+    path = Path(path)
+    # The name is unique because two processes may fill the same cache.
+    partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except OSError as problem:
+        raise unwritten(path, problem) from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path_, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write one safetensors file: tensors, JSON metadata, format version and the sha256 of the whole.
+
+    Tied and non-contiguous tensors become copies. The same contents give the same bytes. Tuples in ``metadata`` are read as lists.
+
+    Raises:
+        InputError: Metadata that JSON cannot hold.
+        StorageError: The file could not be written; see ``write_atomic``.
+    """
+    copies = {
+        name: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    text = json_text(f"{path}: metadata", {"version": FORMAT, "metadata": dict(metadata)})
+    # One entry only: safetensors writes several in random order, and equal contents should be equal files.
+    data = safetensors.torch.save(copies, {"polyvae": f"{_BLANK} {text}"})
+    digest = hashlib.sha256(data).hexdigest()
+    write_atomic(path, data.replace(_MARK + _BLANK.encode(), _MARK + digest.encode(), 1))
+
+
+def load_tensors(path: Path_, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the tensors, onto ``device``, and the metadata that ``save_tensors`` wrote. Any changed byte is detected.
+
+    Raises:
+        InputError: A file that is missing, truncated, damaged, of another kind, or of a newer format.
+    """
+    data = read_bytes(Path(path))
+    at, stored = _header(path, data)
+    view, digest = memoryview(data), hashlib.sha256()
+    for part in (view[:at], _BLANK.encode(), view[at + len(_BLANK) :]):
+        digest.update(part)
+    if digest.hexdigest().encode() != data[at : at + len(_BLANK)]:
+        raise InputError(
+            f"{path}: got contents that do not match their sha256; expected the file as written; copy it again"
+        )
+    tensors = safetensors.torch.load(data)
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, stored["metadata"]
+
+
+def _header(path: Path_, data: bytes) -> tuple[int, dict[str, Any]]:
+    """The position of the digest, and what is stored beside the tensors."""
+    size = 8 + int.from_bytes(data[:8], "little")
+    if data[8:9] != b"{":
+        raise InputError(
+            f"{path}: got {len(data)} bytes that are not a safetensors file; expected one that polyvae wrote; check the path"
+        )
+    if len(data) < size:
+        raise InputError(
+            f"{path}: got {len(data)} bytes; expected at least {size}: the file is truncated or damaged; copy it again"
+        )
+    try:
+        header = json.loads(data[8:size])
+        text = header.get("__metadata__", {}).get("polyvae")
+        stored = json.loads(text[len(_BLANK) + 1 :]) if text else None
+        size += max(
+            (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
+        )
+        version = int(stored["version"]) if stored else 0
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise InputError(
+            f"{path}: got a header that cannot be read; expected the file as written; copy it again"
+        ) from None
+    if not stored:
+        raise InputError(
+            f"{path}: got a safetensors file without polyvae's metadata; expected one that polyvae wrote; check the path"
+        )
+    if version > FORMAT:
+        raise InputError(f"{path}: got format version {version}; expected {FORMAT} or older; upgrade polyvae")
+    if len(data) < size:
+        raise InputError(
+            f"{path}: got {len(data)} bytes; expected {size}: the file is truncated; copy it again"
+        )
+    return data.find(_MARK) + len(_MARK), stored
+
+
+def read_bytes(path: Path) -> bytes:
+    """The contents of a file. Raises InputError: it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as problem:
+        raise InputError(
+            f"{path}: cannot be read ({problem.strerror}); expected a file that polyvae wrote; check the path"
+        ) from None
+
+
+def unwritten(path: Path, problem: OSError) -> StorageError:
+    """The error to raise where ``path`` could not be written."""
+    return StorageError(
+        f"{path}: not written ({problem.strerror}); expected a writable folder with room; what was there before "
+        "is unchanged; free space or write elsewhere"
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":  # elsewhere a folder cannot be opened, and a rename is on disk as it is
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def json_text(where: str, value: Any, indent: int | None = None) -> str:
+    """``value`` as JSON. Raises InputError, which begins with ``where``: JSON cannot hold it."""
+    try:
+        return json.dumps(value, indent=indent)
+    except (TypeError, ValueError) as problem:
+        raise InputError(
+            f"{where}: got a value that JSON cannot hold ({problem}); expected numbers, strings, lists and dicts; "
+            "convert it first"
+        ) from None
+
+
+def read_object(path: Path, remedy: str, otherwise: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The object in a JSON file; ``otherwise``, if given, where there is no file. Raises InputError, which ends with ``remedy``."""
+    if otherwise is not None and not path.exists():
+        return otherwise
+    try:
+        found, problem = json.loads(read_bytes(path)), "something else"
+    except ValueError as torn:
+        found, problem = None, str(torn)
+    if not isinstance(found, dict):
+        raise InputError(
+            f"{path}: got something that is not JSON, or no object ({problem}); expected a file that polyvae wrote; {remedy}"
+        )
+    return found
+
+
+def short(text: str, width: int) -> str:
+    """``text`` on one line of at most ``width`` characters."""
+    return textwrap.shorten(text, width, placeholder=" ...")
