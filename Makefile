@@ -20,7 +20,7 @@ soak: $(STAMP)
 	$(BIN)/python -m pytest -m "soak" --timeout=3600
 
 mutants: $(STAMP)
-	$(BIN)/python tests/mutants.py
+	$(BIN)/python -m tests.mutants
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.bench

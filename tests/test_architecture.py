@@ -53,10 +53,25 @@ def part(name: str) -> str | None:
     return LAYERS.part(MODULES[name])
 
 
-def imports(tree: ast.AST) -> set[str]:
-    """The modules of polyvae that a file imports, wherever in the file: "core.noise", "__init__" for a public name."""
-    known, found = set(MODULES.values()), set()
+def annotations_only(tree: ast.AST) -> set[ast.AST]:
+    """The nodes under ``if TYPE_CHECKING:``."""
+    blocks = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    return {inner for block in blocks for statement in block.body for inner in ast.walk(statement)}
+
+
+def imports(tree: ast.AST, types: bool = False) -> set[str]:
+    """The modules of polyvae that a file imports, wherever in the file: "core.noise", "__init__" for a public name.
+
+    With ``types``, those that it imports for annotations alone.
+    """
+    known, found, aside = set(MODULES.values()), set(), annotations_only(tree)
     for node in ast.walk(tree):
+        if (node in aside) != types:
+            continue
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -134,7 +149,7 @@ def prose(name: str) -> Iterator[str]:
 def test_every_module_has_a_layer_and_every_layer_its_modules():
     unknown = [name for name in FILES if part(name) is None]
     assert not unknown, f"got {unknown}, which no layer contains; add them to {table.TABLE}"
-    absent = LAYERS.parts.keys() - {part(name) for name in FILES} - set(LAYERS.planned)
+    absent = LAYERS.parts.keys() - {part(name) for name in FILES} - set(LAYERS.optional)
     assert not absent, f"got layers with {sorted(absent)}, which do not exist; remove them from {table.TABLE}"
 
 
@@ -144,6 +159,13 @@ def test_imports_point_one_way():
         for name, tree in TREES.items()
         for module in sorted(imports(tree))
         if not LAYERS.allowed(part(name), LAYERS.part(module))
+    ]
+    wrong += [
+        f"{name} imports {module} for annotations"
+        for name, tree in TREES.items()
+        for module in sorted(imports(tree, types=True))
+        if not LAYERS.allowed(part(name), LAYERS.part(module))
+        and [part(name), LAYERS.part(module)] not in LAYERS.types
     ]
     assert not wrong, f"{wrong}; see {table.TABLE}"
 
