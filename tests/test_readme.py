@@ -14,15 +14,17 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING"))]
 PACKAGE = ROOT / "src" / "polyvae"
+# Paths of data, runs and studies, and the reader's own file.
 ELSEWHERE = (
     "polymnist/",
     "mnist/",
+    "5.jpg",
     "study.",
     "results.",
     "history.",
     "evaluation.",
     "leave_one_out.",
-)  # data, runs
+)
 
 
 def test_the_ten_lines_run_and_say_what_they_give(tmp_path: Path) -> None:
