@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(BIN)/polyvae demo --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not slow and not soak"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not soak"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow"
@@ -33,6 +33,7 @@ reproduce-polymnist: $(STAMP)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 $(STAMP): pyproject.toml constraints.txt

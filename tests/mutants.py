@@ -2,9 +2,9 @@
 
     python -m tests.mutants [--jobs 2] [--only WORD] [--all] [--list]
 
-Each mutant of tests/helpers/mutant_list.py changes one construct in a copy of the package; the tests of its module run against the copy
-until one fails. Exit code 1 if fewer than nine in ten mutants are caught. Mutants that change nothing state why; they are listed, and run
-with --all only.
+Each mutant of tests/helpers/mutant_list.py changes one construct in a copy of the package; the tests of its module
+run against the copy until one fails. Exit code 1 if fewer than nine in ten mutants are caught. Mutants that change
+nothing state why; they are listed, and run with --all only.
 """
 
 from __future__ import annotations

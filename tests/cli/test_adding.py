@@ -179,7 +179,7 @@ def test_a_model_outside_with_a_name_inside_is_not_mistaken_for_it(module, tmp_p
         ("other:Theirs", "has no attribute 'Theirs'"),
         (":Model", "cannot import ':Model'"),
         ("other:Half", "'other:Half' is not a model"),
-        ("other:MultimodalVAE", "is not a model; expected a subclass of MultimodalVAE that says"),
+        ("other:MultimodalVAE", "is not a model; expected a subclass of MultimodalVAE that defines"),
         ("math:pi", "'math:pi' is not a model"),
     ],
 )

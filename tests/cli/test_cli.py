@@ -381,8 +381,8 @@ def test_ctrl_c_keeps_a_checkpoint_that_resume_continues(tmp_path: Path) -> None
     out = tmp_path / "run"
     words = [
         sys.executable,
-        "-c",
-        "from polyvae.cli import main; main()",
+        "-m",
+        "polyvae",
         "train",
         "--epochs",
         "200",

@@ -509,13 +509,13 @@ MUTANTS = [
     Mutant("models.jmvae:JMVAE.bound", "q.components.kl(experts.z)", "experts.z.kl(q.components)"),
     Mutant(
         "models.jmvae:JMVAE.bound",
-        "self.alpha * torch.where(experts.mask, q.components.kl(experts.z), 0).sum(0, keepdim=True)",
-        "torch.where(experts.mask, q.components.kl(experts.z), 0).sum(0, keepdim=True)",
+        '{"kl/z": kl_z[None], "kl/experts": self.alpha * to_experts[None]}',
+        '{"kl/z": kl_z[None], "kl/experts": to_experts[None]}',
     ),
     Mutant(
         "models.jmvae:JMVAE.bound",
-        '{"kl/z": kl_z[None], "kl/experts": to_experts[None]}',
-        '{"kl/z": kl_z[None], "kl/experts": -to_experts[None]}',
+        '{"kl/z": kl_z[None], "kl/experts": self.alpha * to_experts[None]}',
+        '{"kl/z": kl_z[None], "kl/experts": -self.alpha * to_experts[None]}',
     ),
     # ---- models.parts.joint ----
     Mutant(
@@ -630,8 +630,8 @@ MUTANTS = [
     ),
     Mutant(
         "models.holder:Hoelder._given",
-        "q_w.scale * softplus_scale(torch.cat(stretches, -1))",
-        "q_w.scale + softplus_scale(torch.cat(stretches, -1))",
+        "q_w.scale * softplus_scale(torch.cat(factors, -1))",
+        "q_w.scale + softplus_scale(torch.cat(factors, -1))",
     ),
     # ---- models.composed ----
     Mutant(
@@ -655,8 +655,8 @@ MUTANTS = [
     # ---- models.contrastive ----
     Mutant(
         "models.contrastive:Contrastive.contrast",
-        "0.5 * (mixed.logsumexp(0) + turned.logsumexp(0))",
-        "mixed.logsumexp(0) + turned.logsumexp(0)",
+        "0.5 * (mixed.logsumexp(0) + reverse.logsumexp(0))",
+        "mixed.logsumexp(0) + reverse.logsumexp(0)",
     ),
     Mutant("models.contrastive:Contrastive.contrast", "line.roll(s)", "line.roll(-s)"),
     Mutant(
@@ -681,8 +681,8 @@ MUTANTS = [
     Mutant("models.deepimv:DeepIMV.bound", "self.alpha * elbo[1:].sum(0)", "elbo[1:].sum(0)"),
     Mutant(
         "models.deepimv:DeepIMV.bound",
-        "self.weighted(torch.cat([together, alone], 2)).mean(0) - warm * self.beta * kl",
-        "self.weighted(torch.cat([together, alone], 2)).mean(0) + warm * self.beta * kl",
+        "log_y - warm * self.beta * kl",
+        "log_y + warm * self.beta * kl",
     ),
     # ---- models.relational ----
     Mutant("models.relational:Relational.bound", "q_w.kl_columns(p_w)", "p_w.kl_columns(q_w)"),
@@ -698,8 +698,8 @@ MUTANTS = [
         by="models/test_gradients.py::test_the_gradient_is_the_values_slope[relational-]",
     ),
     # ---- models.hmvae ----
-    Mutant("models.hmvae:HMVAE.private", "strong + weak", "strong"),
-    Mutant("models.hmvae:HMVAE.private", "both.where(self.own(experts), p_w)", "both"),
+    Mutant("models.hmvae:HMVAE.private", "expert + prior", "expert"),
+    Mutant("models.hmvae:HMVAE.private", "product.where(self.own(experts), p_w)", "product"),
     Mutant(
         "models.hmvae:HMVAE.posterior",
         "mixture_of_products(experts, everything(experts.mask), self.p_z)",

@@ -177,7 +177,7 @@ def test_a_spoilt_cache_is_made_anew_with_one_line_in_the_log(data, judges, cach
         again = train_judges(data, cache=tmp_path, **QUICK)
     assert same(judges, again)
     assert len(caplog.messages) == 1
-    assert "cannot be used and is made anew" in caplog.text
+    assert "cannot be used, so judges are trained again" in caplog.text
     assert path.read_bytes()[-2000:] == original.read_bytes()[-2000:]
 
 
@@ -380,5 +380,5 @@ def test_judges_of_some_modalities_have_a_cache_of_their_own(data, tmp_path):
     assert (some.names, len(whole.names)) == (("m1", "m3"), 5)
     assert same(some, again)
     assert len(list(tmp_path.glob("judges-*.safetensors"))) == 2
-    with pytest.raises(InputError, match="'m7' is no image modality"):
+    with pytest.raises(InputError, match="'m7' is not an image modality"):
         train_judges(small, names=["m7"], cache=False)

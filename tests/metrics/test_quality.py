@@ -334,7 +334,7 @@ def test_bytes_are_rounded_and_clamped():
     [
         (
             lambda path: Inception(path / "none.pth"),
-            ["no such file", "weights-inception-2015-12-05-6726825d.pth", "put it there"],
+            ["no such file", "weights-inception-2015-12-05-6726825d.pth", "download it to this path"],
         ),
         (lambda path: load_feature_net("inception"), ["features='inception'", "'inception:PATH'"]),
         (

@@ -127,7 +127,7 @@ def test_pruning_finds_the_clusters_that_are_there(tmp_path):
     assert float(nearest.amin(1).max()) < 6
     assert set(nearest.argmin(1).tolist()) == {0, 1, 2}
     save_model(model, tmp_path / "pruned.safetensors")
-    again = load_model(tmp_path / "pruned.safetensors", trust=["test_models_d"])
+    again = load_model(tmp_path / "pruned.safetensors", trust=["tests"])
     assert torch.equal(again.prior.logits, model.prior.logits)
     with torch.enable_grad():
         value = model.train()(batch).value.sum()

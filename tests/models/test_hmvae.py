@@ -53,7 +53,7 @@ def test_hmvae_by_hand():
     ½(½ + (2 − z)²/4 − 1 + log 2), where E (2 − z)² = (5/4)² + ¼. z + w is 1 + 3z/2 with variance ½ given z: E (x − z − w)² =
     9/4 (9/16 + ¼) + ½.
     """
-    model = one_modality("hmvae", [1.0, 1.0], told=Affine(*TELLS_ITSELF))
+    model = one_modality("hmvae", [1.0, 1.0], top_down=Affine(*TELLS_ITSELF))
     kl_z = 0.5 * (0.25 + 9 / 16 - 1 + np.log(4))
     kl_w = 0.5 * (0.5 + (25 / 16 + 0.25) / 4 - 1 + np.log(2))
     expected = -HALF_LOG_TWO_PI - 0.5 * (9 / 4 * 13 / 16 + 0.5) - 0.5 * (kl_z + kl_w)

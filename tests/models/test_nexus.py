@@ -44,7 +44,7 @@ def test_nexus_is_the_port(case):
     for m, net in enumerate(model.modalities.values()):
         put(net.parts["message"], of, f"{m}.message")
         for i in (0, 2):
-            put(net.parts["top_down"][i], of, f"{m}.top_down.{i}")
+            put(net.parts["top_down"][i], of, f"{m}.told.{i}")
     draws = {"w": eps(0.85, B, M * W)[None], "z": eps(0.15, B, D)[None], "top_down": torch.zeros(1, B, M * W)}
     hold(model, case, of, draws, M * W * (0.5 * math.log(gamma / math.pi) + gamma * math.log(2 * math.pi)))
 

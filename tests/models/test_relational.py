@@ -64,7 +64,7 @@ def test_relational_by_hand():
     KL(q(w) || N(z, 1)) = ½(½ + (2 − z)² − 1 + log 2), where E (2 − z)² = 1 + 1/3.
     """
     relation = Affine(np.zeros((2, 1)), np.array([1.0, float(raw(np.array(3**-0.5)))]))
-    model = one_modality("relational", [1.0], told=Affine(*TELLS_ITSELF), relation=relation)
+    model = one_modality("relational", [1.0], top_down=Affine(*TELLS_ITSELF), relation=relation)
     expected = (
         -HALF_LOG_TWO_PI
         - 0.5 * 1.5

@@ -212,9 +212,9 @@ def test_equal_inputs_give_equal_bytes(page, runs, tmp_path):
 
 def test_what_was_not_measured_alike_and_what_is_missing_is_said(page, runs, tmp_path):
     words = Elements(page.read_text("utf-8")).words
-    assert "These runs were not measured alike" not in words
+    assert "These runs were evaluated with different settings" not in words
     assert f"{NAMES[2]}: no shared latent (D = 0), so no information passes between modalities" in words
-    assert f"There is none for {NAMES[1]}, {NAMES[2]}" in words  # the fitted prior
+    assert f"Not available for {NAMES[1]}, {NAMES[2]}" in words  # the fitted prior
     assert words.count("judges (1 released, 1 trained) on real images 0.975, weakest 0.970") == 4
     one, other = (
         Contender(

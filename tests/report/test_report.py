@@ -370,7 +370,7 @@ def test_sections_appear_with_their_numbers_and_say_them(images, tmp_path):
         "w of m<0>: 1 of 2 used, KL 1.250",
         f"{ODD}: 0.743",
         f"m<0>, given {ODD} −77.25",
-        "so no FID",
+        "so there is no FID",
         "released 0.970",
         "conditional coherence 0.457",
     ):

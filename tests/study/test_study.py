@@ -154,7 +154,7 @@ axes = {"train.lr" = [0.1, 0.2]}
         (
             'label = "MoPoE"',
             'label = "MMVAE+"',
-            "got two cells named 'MMVAE+,private=1,seed=0'; expected a label of its own",
+            "got two cells named 'MMVAE+,private=1,seed=0'; expected a different label",
         ),
         (
             'label = "MoPoE"',
@@ -204,7 +204,10 @@ def test_what_cannot_be_is_an_error_at_the_door(
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ("train.epochs=3", "--set: got train.epochs beside study.seconds, from which epochs are planned"),
+        (
+            "train.epochs=3",
+            "--set: got train.epochs together with study.seconds, from which epochs are planned",
+        ),
         ("train.seed=3", "--set: got train.seed; expected none"),
         ("private=3", "--set modality.*.private: an axis sets it in every cell"),
     ],
@@ -357,8 +360,8 @@ def test_a_cell_that_fails_stops_no_other(tiny: Path, tmp_path: Path, time: str,
     done = subprocess.run(
         [
             sys.executable,
-            "-c",
-            "from polyvae.cli import main; main()",
+            "-m",
+            "polyvae",
             "study",
             str(tiny),
             "--out",
@@ -397,8 +400,8 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
     out = tmp_path / "out"
     words = [
         sys.executable,
-        "-c",
-        "from polyvae.cli import main; main()",
+        "-m",
+        "polyvae",
         "study",
         str(tiny),
         "--out",
@@ -541,7 +544,7 @@ def test_a_report_of_cells_that_are_all_others_leaves_the_tables_as_they_are(
     with pytest.raises(InputError, match=re.escape(line)) as problem:
         run_study(tiny, out, report=True, show=False)
     assert "\n" not in str(problem.value)
-    assert "its tables stay as they are: set the study back, or run it without --report" in str(problem.value)
+    assert "the tables are unchanged: restore the study, or run it without --report" in str(problem.value)
     assert bytes_of(out) == before
 
 
@@ -553,7 +556,8 @@ def test_a_report_of_tables_whose_cells_are_gone_leaves_them_as_they_are(
     shutil.rmtree(tmp_path / "cells")
     before = bytes_of(tmp_path)
     with pytest.raises(
-        InputError, match=r"got tables in .* and no cells; expected a cell as the study says; its tables stay"
+        InputError,
+        match=r"got tables in .* and no cells; expected a cell with the settings of the study; the tables are unchanged",
     ):
         run_study(tiny, tmp_path, report=True, show=False)
     assert bytes_of(tmp_path) == before
@@ -595,7 +599,7 @@ def test_an_evaluation_with_other_settings_is_not_the_one_wanted(
 
 def test_a_folder_that_cannot_be_and_one_that_is_taken(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be made a folder"):
+    with pytest.raises(InputError, match="cannot be created"):
         run_study(tiny, tmp_path / "file", show=False)
     with alone(tmp_path), pytest.raises(InputError, match="another command uses this folder"):
         run_study(tiny, tmp_path, show=False)
@@ -795,8 +799,8 @@ def test_plots_of_what_is_no_number_and_of_what_has_no_logarithm(tmp_path: Path)
     ):
         figure = draw(plot, "zero", zero)
         assert figure is not None
-        assert "left out, for a logarithm needs more than 0: A, private 0." in figure.alt
-        assert "eft out, for a logarithm needs more than 0: A, private 0." in figure.caption
+        assert "left out, because a logarithmic axis needs values above 0: A, private 0." in figure.alt
+        assert "eft out, because a logarithmic axis needs values above 0: A, private 0." in figure.caption
     # A plot that fails is a note, a name that nobody has is one; not-a-numbers are null; old plots go.
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "9-curve-old.svg").write_text("")

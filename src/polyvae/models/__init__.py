@@ -1,4 +1,7 @@
-"""MODELS: every model by name. One file per paper. Models of other packages go by import path, "package.module:Class"."""
+"""MODELS: every model by name, one file per paper.
+
+Models of other packages are addressed by an import path, "package.module:Class".
+"""
 
 from __future__ import annotations
 
@@ -73,9 +76,13 @@ MODELS: dict[str, type[MultimodalVAE]] = {
 
 
 def model_class(name: str) -> type[MultimodalVAE]:
-    """The class that a name in MODELS, or an import path "package.module:Class", stands for.
+    """The class of a model.
 
-    Raises InputError: an unknown name, with the nearest known one; a path that cannot be imported, or that leads to no model.
+    Args:
+        name: A name in MODELS, or an import path "package.module:Class".
+
+    Raises:
+        InputError: An unknown name, a path that cannot be imported, or an object that is not a model.
     """
     if ":" in name:
         return _imported(name)
@@ -85,18 +92,31 @@ def model_class(name: str) -> type[MultimodalVAE]:
 
 
 def name_of(model: MultimodalVAE) -> str:
-    """What ``build``, configurations and bundles call a model: its name in MODELS, else the import path of its class."""
+    """The name of a model in ``build``, configurations and bundles.
+
+    It is the name in MODELS or else the import path of the class.
+    """
     kind = type(model)
     return kind.name if MODELS.get(kind.name) is kind else f"{kind.__module__}:{kind.__qualname__}"
 
 
 def options_of(name: str) -> tuple[str, ...]:
-    """The keywords that a model's constructor takes."""
+    """The keywords of the constructor of a model."""
     return tuple(key for key in inspect.signature(model_class(name)).parameters if key != "modalities")
 
 
 def build(name: str, modalities: Sequence[Modality], **options: Any) -> MultimodalVAE:
-    """The model ``name`` over ``modalities``. Raises InputError for an unknown name or option, with the nearest known one."""
+    """Build a model by name.
+
+    Args:
+        name: A name in MODELS, or an import path "package.module:Class".
+        modalities: The specifications of the modalities.
+        **options: Keywords of the constructor.
+
+    Raises:
+        InputError: An unknown name or option, with the nearest known one, or anything the constructor
+            refuses.
+    """
     for key in options:
         if key not in options_of(name):
             raise InputError(f"model {name!r}: unknown option {key!r}; {nearest(key, options_of(name))}")
@@ -104,7 +124,7 @@ def build(name: str, modalities: Sequence[Modality], **options: Any) -> Multimod
 
 
 def cite(name: str) -> str:
-    """Whom to cite for a model."""
+    """The paper to cite for a model."""
     return model_class(name).citation
 
 
@@ -116,20 +136,20 @@ def _imported(path: str) -> type[MultimodalVAE]:
         why = " ".join(str(problem).split())
         raise InputError(
             f"model: cannot import {path!r} ({why}); expected 'package.module:Class'; install the package, "
-            "or put its folder into PYTHONPATH"
+            "or add its folder to PYTHONPATH"
         ) from None
     if not isinstance(found, type) or not issubclass(found, MultimodalVAE) or inspect.isabstract(found):
         raise InputError(
-            f"model: {path!r} is not a model; expected a subclass of MultimodalVAE that says posterior, "
-            "private and bound"
+            f"model: {path!r} is not a model; expected a subclass of MultimodalVAE that defines "
+            "posterior, private and bound"
         )
     missing = [
         key for key in ("facts", "name", "citation", "private_latents") if getattr(found, key, None) is None
     ]
     if missing:
         raise InputError(
-            f"model: {path!r} says no {missing[0]}; expected facts, name, citation and private_latents; add "
-            "it to the class"
+            f"model: {path!r} does not define {missing[0]}; expected facts, name, citation and "
+            "private_latents; add it to the class"
         )
     return found
 

@@ -21,7 +21,7 @@ class Metric(NamedTuple):
 KNOWN = {
     "conditional_coherence": Metric(
         "conditional coherence",
-        "Given one modality, how often a generated modality shows the same class, according to its judge.",
+        "Given one modality, how often a generated one shows the same class, according to a judge (a classifier used for evaluation).",
         "higher",
     ),
     "unconditional_coherence": Metric(
@@ -36,7 +36,7 @@ KNOWN = {
     ),
     "judge_agreement": Metric(
         "judges agree on real data",
-        "How often all judges (the classifiers used for evaluation) agree on a real held-out sample: the reference for coherence.",
+        "How often all judges agree on a real held-out sample: the reference for coherence.",
     ),
     "unconditional_entropy": Metric(
         "class entropy (normalised)",

@@ -49,7 +49,7 @@ def protocol(
         lines += [
             (
                 "Judges",
-                f"The classifiers used for evaluation, one per image modality, in evaluation mode (no dropout; batch norm uses running "
+                f"One classifier per image modality, in evaluation mode (no dropout; batch norm uses running "
                 f"averages): {evaluation['judges']}. Their input is the decoder output, neither clamped nor rounded to bytes.",
             ),
             (

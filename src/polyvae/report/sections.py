@@ -108,7 +108,7 @@ def coherence_section(page: Page) -> Section:
                 "By the number of observed modalities. A rise: the model combines modalities. A flat line: one expert dominates.",
             )
         )
-    lead = "The share of generated images that a judge, the classifier used for evaluation, assigns to the class of the observed sample."
+    lead = "The share of generated images that a judge assigns to the class of the observed sample."
     return Section("coherence", title, lead, figures, [judges] if judges else [], wide=False)
 
 
