@@ -319,7 +319,7 @@ def usage(
     seed: int = 0,
     batch_size: int = 1000,
 ) -> tuple[Usage, Mapping[str, Usage]]:
-    """The use of z given these modalities, and of the w_m of each, over the samples in which any of them is observed.
+    """The use of z given these modalities, and of the w_m of each that was observed, over the samples in which any of them is observed.
 
     The KL of a single normal or Laplace distribution is exact. That of a mixture, or from a mixture prior, is a Monte Carlo mean. The KL of
     w_m is exact given z.
@@ -347,6 +347,8 @@ def usage(
     for m, name in enumerate(model.modalities):
         if name in members:
             seen, span = data.mask[data.names.index(name)].cpu()[rows], model.columns[m]
+            if not bool(seen.any()):
+                continue
             own[name] = Usage(
                 _variance(mean_w[seen, span]),
                 kl_w[seen, span].mean(0),

@@ -28,6 +28,7 @@ _K, _K_DENSITY = 3, 5
 _Numbers = dict[str, float]
 
 
+@torch.no_grad()  # also where a feature network has weights that could be trained
 def quality(
     context: Context, *, kept: int = 5_000, subsets: int = 50, subset_size: int = 1_000
 ) -> dict[str, Any]:
