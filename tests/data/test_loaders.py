@@ -22,7 +22,7 @@ class Noisy(Dataset[dict[str, torch.Tensor]]):
         return ROWS
 
     def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
-        draws = [float(row), float(torch.rand(())), float(np.random.rand()), random.random()]
+        draws = [float(row), float(torch.rand(())), float(np.random.rand()), random.random()]  # noqa: NPY002
         return {"a": torch.tensor(draws)}
 
 
@@ -56,7 +56,7 @@ def test_what_is_read_does_not_depend_on_what_was_read_before(kind: str) -> None
     before = StreamLoader(dataloader(kind), seed=3)
     first, second = read(before.epoch(0)), read(before.epoch(1))
     torch.manual_seed(99)  # the draws of a model lie in between
-    np.random.seed(99)
+    np.random.seed(99)  # noqa: NPY002
     random.seed(99)
     alone = StreamLoader(dataloader(kind), seed=3)
     assert torch.equal(read(alone.epoch(1)), second)
@@ -67,12 +67,12 @@ def test_what_is_read_does_not_depend_on_what_was_read_before(kind: str) -> None
 
 
 def test_every_step_has_draws_of_its_own_and_leaves_the_global_generators_alone() -> None:
-    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index,union-attr]
+    states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index,union-attr]  # noqa: NPY002
     noise = read(StreamLoader(dataloader("shuffled")).epoch(0))[..., 1:]
     assert len({tuple(step.flatten().tolist()) for step in noise}) == ROWS // SIZE
     assert len(noise.unique()) == noise.numel()
     other = read(StreamLoader(dataloader("shuffled"), seed=1).epoch(0))[..., 1:]
     assert not torch.isin(other, noise).any()
     assert torch.equal(torch.get_rng_state(), states[0])
-    assert np.random.get_state()[1].tolist() == states[1]  # type: ignore[index,union-attr]
+    assert np.random.get_state()[1].tolist() == states[1]  # type: ignore[index,union-attr]  # noqa: NPY002
     assert random.getstate() == states[2]

@@ -188,15 +188,15 @@ def _apart(seed: int) -> Iterator[None]:
     """Inside, the host's global generators start at ``seed``; afterwards they continue from their earlier states."""
     state, numpy_state, python_state = (
         torch.default_generator.get_state(),
-        np.random.get_state(),
+        np.random.get_state(),  # noqa: NPY002 - data sets draw from it
         random.getstate(),
     )
     torch.default_generator.manual_seed(seed)
-    np.random.seed(fold_in(seed, "numpy") % 2**32)
+    np.random.seed(fold_in(seed, "numpy") % 2**32)  # noqa: NPY002
     random.seed(fold_in(seed, "random"))
     try:
         yield
     finally:
         torch.default_generator.set_state(state)
-        np.random.set_state(numpy_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)
