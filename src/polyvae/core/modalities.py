@@ -159,7 +159,7 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
     ) -> Tensor:
         """The mean of one modality, or a draw from its likelihood: [..., D], [..., W] -> [..., *shape]."""
         net, latents = self[name], self.latents(self._names.index(name), z, w)
-        if like is None:
+        if like is None or name not in like.data:
             return net.generate(latents, sample)
         x = like.data[name]
         observed = like.mask[like.names.index(name)].view(-1, *[1] * (x.ndim - 1)).expand_as(x)
