@@ -193,10 +193,8 @@ class FittedFlow(FittedPrior):
             raise _misfit(f"transforms={transforms!r}", "a whole number, 1 or more, as many as were stored")
         if loc.ndim != 1 or loc.shape != scale.shape:
             raise _misfit(f"loc {tuple(loc.shape)} and scale {tuple(scale.shape)}", "[D] both")
-        # Without memory first: a small file must not ask for a large flow.
-        with torch.device("meta"):
-            outline = cls(loc.to("meta"), scale.to("meta"), transforms).state_dict()
-        if {name: x.shape for name, x in outline.items()} != {name: x.shape for name, x in tensors.items()}:
+        # A small file must not ask for a large flow: every column has some 1,500 parameters in every transform.
+        if sum(x.numel() for x in tensors.values()) < 500 * len(loc) * transforms:
             raise _misfit("tensors that do not fit this version's flow", "those of the same zuko version")
         prior = cls(loc, scale, transforms)
         try:

@@ -26,8 +26,8 @@ from polyvae.core.vae import MultimodalVAE
 from polyvae.models import build, model_class, name_of, options_of
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.files import Path_, json_text, load_tensors, save_tensors, short
-from polyvae.utils.imports import moved
 from polyvae.utils.records import StoredConfig, StoredModel, check_keywords, check_sizes
+from polyvae.utils.renamed import moved
 
 MODEL = "model.safetensors"
 """The bundle in a run directory."""

@@ -1,7 +1,7 @@
 """Files and folders that are not finished yet: beside their place, under a name that shows it, locked as long as their process lives.
 
-The kernel releases the lock of a process that is killed, so what it left behind can be told apart from what is being written, by any
-process on any machine that sees the folder.
+The kernel releases the lock of a process that is killed, so any process on any machine that sees the folder can distinguish what
+it left behind from what is being written.
 """
 
 from __future__ import annotations

@@ -143,8 +143,8 @@ class StoredEpoch(Record):
     epoch: Annotated[int, Field(ge=1)] | None = None
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     lr: float | None = None
-    train: dict[str, float] | None = None
-    validation: dict[str, float] | None = None
+    train: _Numbers | None = None
+    validation: _Numbers | None = None
     watched: dict[str, Any] | None = None
     note: str | None = None
 
