@@ -206,7 +206,10 @@ def test_what_cannot_be_is_an_error_at_the_door(
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ("train.epochs=3", "--set: got train.epochs beside study.seconds, from which epochs are planned"),
+        (
+            "train.epochs=3",
+            "--set: got train.epochs together with study.seconds, from which epochs are planned",
+        ),
         ("train.seed=3", "--set: got train.seed; expected none"),
         ("private=3", "--set modality.*.private: an axis sets it in every cell"),
     ],
@@ -359,8 +362,8 @@ def test_a_cell_that_fails_stops_no_other(tiny: Path, tmp_path: Path, time: str,
     done = subprocess.run(
         [
             sys.executable,
-            "-c",
-            "from polyvae.cli import main; main()",
+            "-m",
+            "polyvae",
             "study",
             str(tiny),
             "--out",
@@ -399,8 +402,8 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
     out = tmp_path / "out"
     words = [
         sys.executable,
-        "-c",
-        "from polyvae.cli import main; main()",
+        "-m",
+        "polyvae",
         "study",
         str(tiny),
         "--out",
@@ -873,7 +876,7 @@ def test_plots_of_what_is_no_number_and_of_what_has_no_logarithm(tmp_path: Path)
         figure = draw(plot, "zero", zero)
         assert figure is not None
         assert "left out, because a logarithmic axis needs values above 0: A, private 0." in figure.alt
-        assert "eft out, for a logarithm needs more than 0: A, private 0." in figure.caption
+        assert "eft out, because a logarithmic axis needs values above 0: A, private 0." in figure.caption
     # A plot that fails is a note, a name that nobody has is one; not-a-numbers are null; old plots go.
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "9-curve-old.svg").write_text("")

@@ -111,8 +111,8 @@ def load_feature_net(spec: str) -> FeatureNet | None:
     kind, _, path = spec.partition(":")
     if kind != "inception" or not path:
         raise InputError(
-            f"evaluate: got features={spec!r}; expected 'judges', or 'inception:PATH' with the path of the weights; in Python, "
-            "pass any other feature network as feature_net"
+            f"evaluate: got features={spec!r}; expected 'judges', 'inception:PATH' with the path of the weights, or in Python "
+            "another network as feature_net"
         )
     return Inception(path)
 
