@@ -36,16 +36,11 @@ DRAWS = (
     "multinomial",
 )
 
-# How often words of the old dialect stand in src/ and docs/. Lower a number when its count falls; all are to become 0.
-WORDS = {
-    "told": 18,
-    "anew": 28,
-    "whoever": 10,
-    "the door": 7,
-    "complaint": 2,
-    "nobody": 8,
-    "of one's own": 0,
-    "of your own": 4,
+# Words that no text in src/ and no page contains, except for texts that are stored in files and compared there.
+WORDS = ("told", "anew", "whoever", "the door", "complaint", "nobody", "of one's own", "of your own")
+STORED = {
+    "composed anew with another seed than the published archive",  # part of the digest of PolyMNIST
+    "drawn anew for each sample, where the posterior is a mixture",  # evaluation.json; pages compare it between runs
 }
 
 
@@ -53,10 +48,25 @@ def part(name: str) -> str | None:
     return LAYERS.part(MODULES[name])
 
 
-def imports(tree: ast.AST) -> set[str]:
-    """The modules of polyvae that a file imports, wherever in the file: "core.noise", "__init__" for a public name."""
-    known, found = set(MODULES.values()), set()
+def annotations_only(tree: ast.AST) -> set[ast.AST]:
+    """The nodes under ``if TYPE_CHECKING:``."""
+    blocks = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    return {inner for block in blocks for statement in block.body for inner in ast.walk(statement)}
+
+
+def imports(tree: ast.AST, types: bool = False) -> set[str]:
+    """The modules of polyvae that a file imports, wherever in the file: "core.noise", "__init__" for a public name.
+
+    With ``types``, those that it imports for annotations alone.
+    """
+    known, found, aside = set(MODULES.values()), set(), annotations_only(tree)
     for node in ast.walk(tree):
+        if (node in aside) != types:
+            continue
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -134,7 +144,7 @@ def prose(name: str) -> Iterator[str]:
 def test_every_module_has_a_layer_and_every_layer_its_modules():
     unknown = [name for name in FILES if part(name) is None]
     assert not unknown, f"got {unknown}, which no layer contains; add them to {table.TABLE}"
-    absent = LAYERS.parts.keys() - {part(name) for name in FILES} - set(LAYERS.planned)
+    absent = LAYERS.parts.keys() - {part(name) for name in FILES} - set(LAYERS.optional)
     assert not absent, f"got layers with {sorted(absent)}, which do not exist; remove them from {table.TABLE}"
 
 
@@ -144,6 +154,13 @@ def test_imports_point_one_way():
         for name, tree in TREES.items()
         for module in sorted(imports(tree))
         if not LAYERS.allowed(part(name), LAYERS.part(module))
+    ]
+    wrong += [
+        f"{name} imports {module} for annotations"
+        for name, tree in TREES.items()
+        for module in sorted(imports(tree, types=True))
+        if not LAYERS.allowed(part(name), LAYERS.part(module))
+        and [part(name), LAYERS.part(module)] not in LAYERS.types
     ]
     assert not wrong, f"{wrong}; see {table.TABLE}"
 
@@ -279,10 +296,14 @@ def test_the_package_has_at_most_16_entries():
     assert len(entries) <= 16, entries
 
 
-def test_no_page_or_file_speaks_the_old_dialect():
-    pages = [*table.DOCS.glob("*.md"), table.DOCS.parent / "README.md"]
+def test_no_page_or_file_uses_an_excluded_word():
+    pages = [*table.DOCS.glob("*.md"), *table.DOCS.parent.glob("*.md"), *ROOT.rglob("*.jinja")]
     texts = [text for name in FILES for text in prose(name)] + [page.read_text() for page in pages]
-    whole = "\n".join(" ".join(text.split()) for text in texts).lower()
-    counts = {word: len(re.findall(rf"\b{re.escape(word)}\b", whole)) for word in WORDS}
-    more = {word: (count, WORDS[word]) for word, count in counts.items() if count > WORDS[word]}
-    assert not more, f"got more (count, ceiling) than before: {more}"
+    assert set(texts) >= STORED, "a stored text has changed; see the comments on STORED"
+    found = [
+        (word, " ".join(text.split())[:120])
+        for text in set(texts) - STORED
+        for word in WORDS
+        if re.search(rf"\b{re.escape(word)}\b", " ".join(text.split()).lower())
+    ]
+    assert not found, f"got {found}; expected plain scientific English; reword the text"

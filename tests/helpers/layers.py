@@ -20,7 +20,8 @@ class Layers(NamedTuple):
     """The table as a question: ``allowed(here, there)``."""
 
     layers: list[dict]
-    planned: list[str]
+    optional: list[str]
+    types: list[list[str]]
 
     @property
     def parts(self) -> dict[str, int]:
@@ -52,7 +53,7 @@ class Layers(NamedTuple):
 
 def read_layers() -> Layers:
     table = tomllib.loads(TABLE.read_text())
-    return Layers(table["layer"], table["planned"])
+    return Layers(table["layer"], table["optional"], table["types"])
 
 
 def rendered(layers: Layers) -> str:
@@ -65,7 +66,7 @@ def rendered(layers: Layers) -> str:
         "|---|---|",
     ]
     for layer in reversed(layers.layers):
-        parts = [part for part in layer["parts"] if part not in layers.planned]
+        parts = [part for part in layer["parts"] if part not in layers.optional]
         notes = [f"{part} imports {', '.join(names)} only" for part, names in layer.get("only", {}).items()]
         if parts:
             lines.append(

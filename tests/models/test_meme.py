@@ -186,6 +186,7 @@ def test_pseudo_inputs_can_be_looked_at_one_by_one(variant, monkeypatch):
 def test_too_few_data_to_start_from_are_refused():
     model = meme()
     with pytest.raises(
-        InputError, match=r"got 3 observed data of modality .* for 4 pseudo-inputs; expected at least as many"
+        InputError,
+        match=r"got 3 observed samples of modality .* for 4 pseudo-inputs; expected at least as many",
     ):
         model.start(Batch.of(example_batch(model).data).rows(slice(0, 3)))

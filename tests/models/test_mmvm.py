@@ -167,7 +167,7 @@ def test_mmvm_embeds_what_is_missing_as_the_mean_of_what_is_there():
 
 def test_mmvm_refuses_codes_of_several_sizes_and_what_needs_a_joint_density():
     specs = plain_world()
-    with pytest.raises(InputError, match="expected one size, for every decoder takes every code"):
+    with pytest.raises(InputError, match="expected one size, because every decoder takes every latent"):
         build("mmvm", (replace(specs[0], private=3), *specs[1:]), latent=2)
     model = mmvm()
     for what in (partial(model.log_marginal, K=100), partial(model.generate, resample=True)):

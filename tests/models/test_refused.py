@@ -29,7 +29,7 @@ OPTIONS = [
     ("idmvae", {"augmentation": -1.0}, "got augmentation=-1.0; expected a weight"),
     ("idmvae", {"temperature": 0.0}, "got temperature=0.0; expected a positive number"),
     ("composed", {"subsets": "power"}, "unknown subsets 'power'; .*'powerset'"),
-    ("composed", {"cross": "auxiliary"}, "0 private columns; expected private codes"),
+    ("composed", {"cross": "auxiliary"}, "0 private columns; expected private latents"),
 ]
 # The number of modalities, and options.
 COUNTS = [
@@ -99,14 +99,14 @@ ROLES = [
         "deepimv",
         [VIEW],
         {},
-        "deepimv: got the views ['x'] and no label to predict; expected at least one modality with role='target'",
+        "deepimv: got the inputs ['x'] and no label to predict; expected at least one modality with role='target'",
     ),
     ("deepimv", [LABEL], {}, "deepimv: got only targets; expected at least one modality that is encoded"),
     (
         "deepimv",
         [replace(VIEW, role="both"), LABEL],
         {},
-        "deepimv: modality 'x' has role='both'; expected 'input' for a view",
+        "deepimv: modality 'x' has role='both'; expected 'input' for a modality that",
     ),
     ("deepimv", [VIEW, LABEL], {"alpha": -1.0}, "deepimv: got alpha=-1.0; expected a number, 0"),
     (

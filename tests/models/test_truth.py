@@ -203,6 +203,8 @@ BOUNDS = [
     ("code-vae", {}, {"entropy": 0.0}),
     ("code-vae", {"private": 1}, {"entropy": 0.0, "correlation": -0.3, "K": 3}),
     ("code-vae", {}, {"entropy": 0.0, "beta": 2.5}),
+    ("mvtcae", {}, {"alpha": 0.0, "beta": 1.0}),
+    ("mvtcae", {}, {"alpha": 0.0, "K": 3}),
     ("hellinger", {}, {"beta": 1.0}),
     ("hellinger", {}, {"beta": 2.5}),
     ("holder", {"private": 1}, {"cross": "prior"}),
@@ -217,6 +219,7 @@ BOUNDS = [
 def test_a_bound_stays_below_the_truth(name, shape, options, experts):
     world = World(experts=experts, **shape)
     model = world.model(name, **options)
+    assert model.facts.bound
     if model.options.get("corrected"):
         model.raw_r.data.fill_(-1.5)
     if name == "code-vae":
@@ -224,6 +227,24 @@ def test_a_bound_stays_below_the_truth(name, shape, options, experts):
     truth = world.log_p(world.every_mask(), model.family)
     mean, spread = expected_bound(model, world)
     assert (mean <= truth + 5 * spread + 1e-9).all(), (mean - truth).round(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mmvae+", {}),
+        ("mmvae+", {"cross": "posterior-published"}),
+        ("composed", {"cross": "auxiliary", "subsets": "singles"}),
+        ("holder", {}),
+        ("mvtcae", {}),
+        ("code-vae", {}),
+        ("idmvae", {"cross": "prior"}),
+    ],
+)
+def test_facts_are_of_the_model_with_its_options(name, options):
+    """The same models with other options are bounds, and are tested as such."""
+    world = World(private=int(name in ("mmvae+", "composed", "holder", "idmvae")))
+    assert not world.model(name, **options).facts.bound
 
 
 def test_exact_posteriors_make_independent_bounds_exact():

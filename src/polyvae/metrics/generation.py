@@ -11,8 +11,9 @@ from torch import Tensor
 from polyvae.core.batch import Batch
 from polyvae.core.fitted import FittedPrior
 from polyvae.core.vae import MultimodalVAE
-from polyvae.data import MultimodalData, mix
+from polyvae.data import MultimodalData
 from polyvae.metrics.context import Context
+from polyvae.utils.seeds import fold_in
 
 
 class Given(NamedTuple):
@@ -42,7 +43,7 @@ def conditional(
         if not batch.size:
             continue
         with torch.random.fork_rng():
-            torch.manual_seed(mix(seed, number))
+            torch.manual_seed(fold_in(seed, "conditional", number))
             draws = model.draw(batch.observe(*members), K)
         w = _shared(model, draws.w, members) if context.config.protocol == "published" else draws.w
         yield Given(
@@ -60,7 +61,7 @@ def unconditional(context: Context, prior: FittedPrior | None, seed: int) -> Ite
     model, step = context.model, context.step()
     for start in range(0, context.config.draws, step):
         with torch.random.fork_rng():
-            torch.manual_seed(mix(seed, start))
+            torch.manual_seed(fold_in(seed, "unconditional", start))
             z = (model.prior if prior is None else prior).draw(min(step, context.config.draws - start))
             w = model.prior.w(z).rsample(None, "w", "BW")
         yield model.decode(z, _shared(model, w, ()) if context.config.protocol == "published" else w)

@@ -1,4 +1,15 @@
-"""MODELS: every model by name. One file per paper. Models of other packages go by import path, "package.module:Class"."""
+"""MODELS: every model by name, one file per paper.
+
+Each class is also an attribute of this module, such as ``pv.models.MVTCAE``. Models of other packages are
+addressed by an import path, "package.module:Class".
+
+Example:
+    >>> import polyvae as pv
+    >>> pv.MODELS["mvtcae"] is pv.models.MVTCAE
+    True
+    >>> pv.MODELS["mvtcae"].citation
+    'Hwang et al. 2021'
+"""
 
 from __future__ import annotations
 
@@ -73,9 +84,16 @@ MODELS: dict[str, type[MultimodalVAE]] = {
 
 
 def model_class(name: str) -> type[MultimodalVAE]:
-    """The class that a name in MODELS, or an import path "package.module:Class", stands for.
+    """The class of a model.
 
-    Raises InputError: an unknown name, with the nearest known one; a path that cannot be imported, or that leads to no model.
+    Args:
+        name: A name in MODELS, or an import path "package.module:Class".
+
+    Returns:
+        The class, a subclass of MultimodalVAE.
+
+    Raises:
+        InputError: An unknown name, a path that cannot be imported, or an object that is not a model.
     """
     if ":" in name:
         return _imported(name)
@@ -85,18 +103,47 @@ def model_class(name: str) -> type[MultimodalVAE]:
 
 
 def name_of(model: MultimodalVAE) -> str:
-    """What ``build``, configurations and bundles call a model: its name in MODELS, else the import path of its class."""
+    """The name of a model in ``build``, configurations and bundles.
+
+    It is the name in MODELS or else the import path of the class.
+    """
     kind = type(model)
     return kind.name if MODELS.get(kind.name) is kind else f"{kind.__module__}:{kind.__qualname__}"
 
 
 def options_of(name: str) -> tuple[str, ...]:
-    """The keywords that a model's constructor takes."""
+    """The keywords of the constructor of a model.
+
+    Args:
+        name: A name in MODELS, or an import path "package.module:Class".
+    """
     return tuple(key for key in inspect.signature(model_class(name)).parameters if key != "modalities")
 
 
 def build(name: str, modalities: Sequence[Modality], **options: Any) -> MultimodalVAE:
-    """The model ``name`` over ``modalities``. Raises InputError for an unknown name or option, with the nearest known one."""
+    """Build a model by name.
+
+    Args:
+        name: A name in MODELS, or an import path "package.module:Class".
+        modalities: The specifications of the modalities, in the order of every M axis.
+        **options: Keywords of the constructor. ``polyvae models NAME`` lists them.
+
+    Returns:
+        The model. ``model(batch)`` is its objective in nats per sample, [B].
+
+    Raises:
+        InputError: An unknown name or option, with the nearest known one, or an option or a modality that
+            the model cannot be built with.
+
+    Example:
+        >>> import polyvae as pv
+        >>> modalities = [pv.Modality("rna", 200, private=4), pv.Modality("protein", 20, private=2)]
+        >>> pv.build("mmvae+", modalities, latent=8, K=10, objective="iwae")
+        MMVAEPlus(latent=8, K=10, beta=1.0, objective='iwae')
+          rna      (200,)  normal  mlp  both  private 4
+          protein  (20,)   normal  mlp  both  private 2
+          769,806 parameters
+    """
     for key in options:
         if key not in options_of(name):
             raise InputError(f"model {name!r}: unknown option {key!r}; {nearest(key, options_of(name))}")
@@ -104,7 +151,22 @@ def build(name: str, modalities: Sequence[Modality], **options: Any) -> Multimod
 
 
 def cite(name: str) -> str:
-    """Whom to cite for a model."""
+    """The paper to cite for a model.
+
+    Args:
+        name: A name in MODELS, or an import path "package.module:Class".
+
+    Returns:
+        Authors and year. The docstring of the class has the title.
+
+    Raises:
+        InputError: An unknown name, or a path that cannot be imported.
+
+    Example:
+        >>> import polyvae as pv
+        >>> pv.cite("mmvae+")
+        'Palumbo et al. 2023'
+    """
     return model_class(name).citation
 
 
@@ -116,34 +178,62 @@ def _imported(path: str) -> type[MultimodalVAE]:
         why = " ".join(str(problem).split())
         raise InputError(
             f"model: cannot import {path!r} ({why}); expected 'package.module:Class'; install the package, "
-            "or put its folder into PYTHONPATH"
+            "or add its folder to PYTHONPATH"
         ) from None
     if not isinstance(found, type) or not issubclass(found, MultimodalVAE) or inspect.isabstract(found):
         raise InputError(
-            f"model: {path!r} is not a model; expected a subclass of MultimodalVAE that says posterior, "
-            "private and bound"
+            f"model: {path!r} is not a model; expected a subclass of MultimodalVAE that defines "
+            "posterior, private and bound"
         )
     missing = [
         key for key in ("facts", "name", "citation", "private_latents") if getattr(found, key, None) is None
     ]
     if missing:
         raise InputError(
-            f"model: {path!r} says no {missing[0]}; expected facts, name, citation and private_latents; add "
-            "it to the class"
+            f"model: {path!r} does not define {missing[0]}; expected facts, name, citation and "
+            "private_latents; add it to the class"
         )
     return found
 
 
 __all__ = [
+    "CMVAE",
+    "CRMVAE",
+    "DMVAE",
+    "HMVAE",
+    "IDMVAE",
+    "JMVAE",
+    "MEME",
+    "MFM",
+    "MMJSD",
     "MMVAE",
+    "MMVM",
     "MODELS",
     "MVAE",
+    "MVTCAE",
+    "TELBO",
+    "UHVED",
     "VAE",
+    "BiVCCA",
+    "CoDEVAE",
+    "Composed",
+    "Contrastive",
+    "DeepIMV",
+    "Hellinger",
+    "Hoelder",
     "MMVAEPlus",
     "MoPoE",
+    "Nexus",
+    "Relational",
+    "ScMM",
+    "VCCAPrivate",
     "build",
     "cite",
     "model_class",
     "name_of",
     "options_of",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,4 +1,4 @@
-"""CoDE-VAE: a consensus of dependent experts for every subset, and weights of subsets that are learnt."""
+"""CoDE-VAE: a consensus of dependent experts for every subset, with learnt weights of the subsets."""
 
 from __future__ import annotations
 
@@ -16,25 +16,44 @@ from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.utils.errors import InputError, check_count
 
-LIMIT = 10  # modalities that are encoded: 1023 subsets, all decoded in every step
+LIMIT = 10  # encoded modalities: 1023 subsets, all decoded in every step
 
 
 class CoDEVAE(MultimodalVAE):
-    """A mixture over the consensus of every subset of experts, whose errors correlate, with learnt weights π.
+    """A mixture over the subsets of experts; the errors of the experts in a subset are correlated.
 
-    q_A(z) = N(1'Σ⁻¹μ / 1'Σ⁻¹1, 1 / 1'Σ⁻¹1) per column, Σ = diag(σ_A) R diag(σ_A), R = (1 − ρ) I + ρ 11',  q(z | X) = Σ_A π_A q_A:
+        q_A(z) = N(1'Σ⁻¹μ / 1'Σ⁻¹1, 1 / 1'Σ⁻¹1) per column, Σ = diag(σ_A) R diag(σ_A), R = (1 − ρ) I + ρ 11',  q(z | X) = Σ_A π_A q_A
 
         L = Σ_A π_A [E_{q_A Π q(w_n|x_n)} Σ_n s_n log p(x_n | z, w_n) − β KL(q_A || p)] − β Σ_n KL(q(w_n | x_n) || p(w_n)) + c H(π)
 
-    Mancisidor, Jenssen, Yu & Kampffmeyer, Aggregation of Dependent Expert Distributions in Multimodal Variational Autoencoders, ICML 2025,
-    sections 3 and 4. ``correlation`` is ρ, ``entropy`` c. Every subset is decoded in every step, so π gets its gradient: at most ten
-    modalities are encoded. With c = 0 L is a bound for β ≥ 1; c > 0, the default, adds to it, hence ``facts.bound`` is False.
+    The weights π are learnt. Every subset is decoded in every step, so that π gets its gradient. For
+    this reason at most ten modalities can be encoded. With c = 0, L is a bound for β ≥ 1. A positive c,
+    the default, adds to it, hence ``facts.bound`` is False.
 
-    Missing modalities: π is renormalised over the subsets of what was observed. Private codes where a Modality says ``private``.
+    Mancisidor, Jenssen, Yu & Kampffmeyer, Aggregation of Dependent Expert Distributions in Multimodal
+    Variational Autoencoders, ICML 2025, sections 3 and 4.
 
-    Differs from the authors' code (rogelioamancisidor/codevae): missing modalities; the KL of every private code counts in full (theirs is
-    weighed by π of its single subset and by a β of its own); the entropy is per datum; logits start at 0 (theirs at 100: both uniform).
-    Exempt: with one modality that is encoded there is one subset, and no π to learn.
+    With missing modalities, π is renormalised over the subsets of what was observed.
+
+    Differs from the authors' code (rogelioamancisidor/codevae): missing modalities are supported. The KL
+    of every private latent counts in full (theirs is weighted by π of its single subset and by a
+    separate β). The entropy is counted per sample. Logits start at 0 (theirs at 100; both are uniform).
+
+    Exempt from the laws of ``polyvae.testing``:
+    with one encoded modality there is one subset, and no π is learnt.
+
+    Args:
+        modalities: The specifications of the modalities. A modality has a private latent if it sets
+            ``private``.
+        latent: Columns of z.
+        beta: The factor β.
+        K: Draws of z per subset.
+        correlation: ρ, the correlation of the errors of any two experts.
+        entropy: c, the weight of the entropy of π.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: More than ten encoded modalities, or a number out of range.
     """
 
     facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
@@ -60,9 +79,8 @@ class CoDEVAE(MultimodalVAE):
         count = len(self.encoded)
         if count > LIMIT:
             raise InputError(
-                f"code-vae: got {count} modalities that are encoded; expected at most {LIMIT}, for all "
-                f"{2**LIMIT - 1} subsets of them are decoded in every step; choose 'mopoe', which draws "
-                "subsets"
+                f"code-vae: got {count} modalities that are encoded; expected at most {LIMIT}, because all "
+                f"{2**LIMIT - 1} subsets are decoded in every step; choose 'mopoe', which draws subsets"
             )
         check_count(self.name, "K", K)
         if not isinstance(correlation, int | float) or not -1 / max(1, count - 1) < correlation < 1:
@@ -97,7 +115,10 @@ class CoDEVAE(MultimodalVAE):
         return Bound(elbo + self.entropy * entropy, {**terms, "entropy": entropy.detach()})
 
     def _log_pi(self, membership: Tensor, like: Tensor) -> Tensor:
-        """log π, renormalised over the subsets of what was observed: [V, B]; 0 for all others, which weigh nothing."""
+        """log π, renormalised over the subsets of what was observed: [V, B].
+
+        It is 0 for all other subsets, which have weight 0.
+        """
         active = membership.any(1)  # [V, B]
         logits = like.new_zeros((1, 1)) if self.logits is None else self.logits[:, None]
         total = torch.where(active, logits, torch.where(active.any(0), -torch.inf, 0)).logsumexp(0)  # [B]

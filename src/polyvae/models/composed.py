@@ -1,4 +1,4 @@
-"""The free combination, for research: any table of subsets, any way to agree, any bound, any policy for private codes."""
+"""A free combination for research: any table of subsets, rule of combination, bound and private latents."""
 
 from __future__ import annotations
 
@@ -42,21 +42,42 @@ CROSS = ("posterior", "prior", "auxiliary")
 
 
 class Composed(MultimodalVAE):
-    """A uniform mixture over views of ``subsets`` whose experts agree by ``agreement``, with the bound and private codes of one's choice.
+    """A uniform mixture over subsets of the experts, composed from options.
 
-    q(z | X) = (1/V) Σ_A q_A(z), A over a table of subsets of what was observed; z ~ q_A, w_n ~ v_n(w_n) for every n:
+    q(z | X) = (1/V) Σ_A q_A(z), A over a table of subsets of what was observed. With z ~ q_A and w_n ~
+    v_n(w_n) for every n:
 
         l^{Ak} = Σ_n s_n log p(x_n | z, w_n) + β [log p(z) − log q(z | X) + Σ_{n charged} (log p(w_n) − log q(w_n | x_n))]
         L = (1/V) Σ_A log (1/K) Σ_k exp l^{Ak}                                      ("elbo": the mean over k)
 
-    ``subsets``    "everything" (one view), "singles", "pairs" (singles and pairs), "powerset", or "random": ``drawn`` subsets per datum.
-    ``agreement``  of a view's experts: "product", or "mean", their geometric mean. ``prior_expert``: p(z) is one of them.
-    ``cross``      v_n: q(w_n | x_n), all of them charged ("posterior"); or that for n ∈ A, alone charged, and for the others p(w_n)
-                   ("prior") or a learnt r_n(w_n) ("auxiliary", where L is no bound).
+    With ``cross="auxiliary"``, L is not a bound. There is no paper for this model; cite the sources of
+    what you combine. "singles" with "auxiliary" is MMVAE+, and with "posterior" it is MMVAE_f, from the
+    same paper. "powerset" is a stratified MoPoE with a sampled KL.
 
-    No paper: "singles" with "auxiliary" is MMVAE+, with "posterior" its MMVAE_f; "powerset" is a stratified MoPoE with a sampled KL. Cite
-    what a combination comes from. Above 255 subsets take "random".
-    Exempt: the scales of r get no gradient with one modality, or with one column under the softmax map.
+    Exempt from the laws of ``polyvae.testing``:
+    the scales of r get no gradient with one modality, or with one column under the softmax map.
+
+    Args:
+        modalities: The specifications of the modalities. A modality has a private latent if it sets
+            ``private``.
+        latent: Columns of z.
+        beta: The factor β.
+        K: Draws per component.
+        objective: "elbo", "iwae" or "dreg".
+        subsets: The table of subsets. "everything": one component. "singles". "pairs": singles and
+            pairs. "powerset": at most 255 subsets. "random": ``drawn`` subsets per sample.
+        drawn: Number of subsets with ``subsets="random"``.
+        agreement: How the experts of a component are combined: "product", or "mean", their geometric
+            mean.
+        prior_expert: Whether p(z) is one of the experts of every component.
+        cross: The distributions v_n, and which w_n are charged. "posterior": q(w_n | x_n), all charged.
+            "prior": q(w_n | x_n) for n ∈ A, charged, and p(w_n) for the others. "auxiliary":
+            q(w_n | x_n) for n ∈ A, charged, and a learnt r_n(w_n) for the others.
+        prior_components: Components of a learnt mixture p(z); 0: the standard prior.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: An unknown option, a number out of range, or options that cannot be combined.
     """
 
     facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
@@ -102,8 +123,8 @@ class Composed(MultimodalVAE):
         if cross == "auxiliary" and (subsets == "everything" or not len(self.owner)):
             raise InputError(
                 f"composed: got cross='auxiliary' with subsets={subsets!r} and {len(self.owner)} private "
-                "columns; expected private codes and views that leave a modality out, else no auxiliary "
-                "prior is ever used"
+                "columns; expected private latents and subsets that leave a modality out, because auxiliary "
+                "priors are not used otherwise; choose cross='posterior'"
             )
         if subsets == "powerset" and 2 ** len(self.encoded) - 1 > POWERSET_LIMIT:
             raise InputError(
@@ -112,17 +133,12 @@ class Composed(MultimodalVAE):
             )
         if prior_expert and prior_components:
             raise InputError(
-                "composed: got prior_expert=True with prior_components, but a mixture is no expert of a "
-                "product; choose one"
+                f"composed: got prior_expert=True with prior_components={prior_components}; expected one of "
+                "the two, because a mixture cannot be an expert of a product; choose one"
             )
-        self.K, self.objective, self.subsets, self.drawn, self.agreement = (
-            K,
-            objective,
-            subsets,
-            drawn,
-            agreement,
-        )
-        self.prior_expert, self.cross, self.prior_components = prior_expert, cross, prior_components
+        self.K, self.objective, self.subsets, self.drawn = K, objective, subsets, drawn
+        self.agreement, self.prior_expert = agreement, prior_expert
+        self.cross, self.prior_components = cross, prior_components
         self.facts = self.facts._replace(bound=cross != "auxiliary")
         self.raw_r = nn.Parameter(torch.zeros(len(self.owner))) if cross == "auxiliary" else None
 
@@ -131,12 +147,8 @@ class Composed(MultimodalVAE):
         membership = (
             random_subsets(mask, self.drawn) if self.subsets == "random" else SUBSETS[self.subsets](mask)
         )
-        return joint(
-            AGREEMENTS[self.agreement](
-                experts.z, membership, p if self.prior_expert and isinstance(p, Diagonal) else None
-            ),
-            membership,
-        )
+        prior = p if self.prior_expert and isinstance(p, Diagonal) else None
+        return joint(AGREEMENTS[self.agreement](experts.z, membership, prior), membership)
 
     private = own_or_prior
 

@@ -1,4 +1,4 @@
-"""Relating by contrasting: a multimodal VAE that also tells pairs of one datum from pairs of two."""
+"""Relating by contrasting: a multimodal VAE that also separates related from unrelated pairs."""
 
 from __future__ import annotations
 
@@ -30,13 +30,20 @@ BASES: dict[str, Callable[..., MultimodalVAE]] = {
     "jmvae": JMVAE,
     "mmvae+": MMVAEPlus,
 }
-_OURS = ("modalities", "latent", "beta", "K", "scale_map")
+_OWN_OPTIONS = ("modalities", "latent", "beta", "K", "scale_map")
 
 
 class Block(NamedTuple):
-    """Pairs (x_m of one datum, x_n of another): ``m`` and ``n``, and whose value of each, ``first`` and ``second`` [1 + N, R].
+    """Pairs of values x_m and x_n, related and unrelated.
 
-    Row 0 is related: R data that have both modalities, each with itself. Row s pairs each with the one s places on among the R.
+    Row 0 contains the related pairs: each of the R samples that have both modalities, paired with
+    itself. Row s pairs each of these samples with the one s places further on.
+
+    Attributes:
+        m: Index of the first modality.
+        n: Index of the second modality.
+        first: [1 + N, R], the samples that x_m is taken from.
+        second: [1 + N, R], the samples that x_n is taken from.
     """
 
     m: int
@@ -46,7 +53,10 @@ class Block(NamedTuple):
 
 
 class Gathered(Mapping[str, Tensor]):
-    """name -> x[rows]: the values of pairs, which only a posterior that looks at data asks for."""
+    """A mapping name -> x[rows], gathered on access.
+
+    The values of pairs are needed only by a posterior that depends on the data itself.
+    """
 
     def __init__(self, data: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> None:
         self.data, self.rows = data, rows
@@ -62,32 +72,60 @@ class Gathered(Mapping[str, Tensor]):
 
 
 class Contrastive(MultimodalVAE):
-    """A model's bound, and that pairs of modalities of one datum are likelier under it than pairs mixed from two data.
+    """A base model whose bound is extended by a contrast of related and unrelated pairs of modalities.
 
-    For modalities m, n and datum i, j running over ``negatives`` other data of the batch, p̂ an importance estimate under the held model:
+    Related pairs come from one sample, unrelated pairs from two. For modalities m, n and sample i, with
+    j running over ``negatives`` other samples of the batch and p̂ an importance estimate under the base
+    model:
 
         c_i^{mn} = log p̂(x_m^i, x_n^i) − ½ [log Σ_j p̂(x_m^i, x_n^j) + log Σ_j p̂(x_m^j, x_n^i)]
         L_i = L_held,i + γ · mean of c_i^{mn} over the pairs m < n that i observed
         p̂(x_m, x_n) = Σ_v π_v (1/K) Σ_k Π s-weighted p(x | z_vk, w_vk) p(z_vk) p(w_vk) / q(z_vk) q(w_vk),   given x_m, x_n alone
 
-    Shi, Paige, Torr & Siddharth, Relating by Contrasting: A Data-efficient Framework for Multimodal Generative Models, ICLR 2021: the
-    pointwise mutual information of related pairs is to exceed that of unrelated ones, whose marginals cancel or are constant.
+    L_held is the bound of the base model.
 
-    ``base``: the model held, "mmvae", "mvae", "jmvae" or "mmvae+"; ``base_options`` its further keywords: {"objective": "iwae"} is the
-    paper's choice. ``unrelated``: "iwae" as above, or "cubo": for unrelated pairs ½ log of the mean squared weight, whose exact value is
-    above log p (Dieng et al. 2017), takes log p̂'s place, for to push a lower bound down proves nothing.
-    With private codes p̂ takes each from its own posterior. ``log_marginal`` of a pair less those of its halves tells how related it is.
+    Shi, Paige, Torr & Siddharth, Relating by Contrasting: A Data-efficient Framework for Multimodal
+    Generative Models, ICLR 2021. The pointwise mutual information of related pairs is to exceed that of
+    unrelated pairs; the marginals cancel or are constant.
 
-    More than two modalities: the mean over pairs, the paper having two. Missing modalities: a pair counts where the datum observed both,
-    and its partners are data that did; the j-th partner is j places on among them, so the same pairs serve both directions (shuffle the
-    data). Pairs need both decoded and one encoded. A datum's term depends on others, hence ``facts.per_sample`` is False. c is unbounded,
-    as unrelated pairs can get ever less likely: γ small enough lets L_held hold it (the paper weighs the related term up).
-    Pairs are a batch of their own, decoded in one call, 1 + ``negatives`` pairs for each two modalities and datum. Experts are the
-    batch's own, and so are values where the last layer gives squared distances; "jmvae" over two encoded modalities alone encodes pairs.
+    With more than two modalities, the contrast is the mean over pairs (the paper has two modalities).
+    With missing modalities, a pair counts where the sample has both, and its partners are the samples
+    that have both. The j-th partner is j places further on among them, so the same pairs serve both
+    directions; shuffle the data. Both modalities of a pair must be decoded, and one of them encoded.
+    With private latents, p̂ draws each from its own posterior. ``log_marginal`` of a pair less those of
+    its halves measures how related it is.
 
-    No code of the authors is public: this is after the paper, with one weight γ where it has one on the related term (here 1/γ + 1 to 1).
-    Exempt: nested unless the base is "jmvae", and so not by ``facts``; as in MMVAE+ the scales of r get no gradient with one column under
-    the softmax map.
+    The term of a sample depends on other samples, hence ``facts.per_sample`` is False. c is unbounded,
+    because unrelated pairs can become arbitrarily unlikely. A small γ lets L_held limit it (the paper
+    gives the related term a larger weight).
+
+    The pairs are decoded as one batch, in one call per modality: 1 + ``negatives`` pairs for each two
+    modalities and sample. The experts are those of the batch. The values are not copied where the last
+    layer computes squared distances. "jmvae" encodes the pairs if it has exactly two encoded modalities.
+
+    Differs from the authors' code: none is public, so this follows the paper. There is one weight γ,
+    where the paper has a weight on the related term (here the related and unrelated terms have the ratio
+    1/γ + 1 to 1).
+
+    Exempt from the laws of ``polyvae.testing``:
+    with the base "jmvae", the objective is not nested. As in MMVAE+, the scales of r get no gradient with one column under the softmax map.
+
+    Args:
+        modalities: The specifications of the modalities.
+        base: The base model, "mmvae", "mvae", "jmvae" or "mmvae+".
+        latent: Columns of z.
+        beta: The factor β of the base.
+        K: Draws per component.
+        gamma: γ, the weight of the contrast.
+        negatives: Number of unrelated partners per sample and direction.
+        unrelated: The estimate for unrelated pairs. "iwae": log p̂. "cubo": ½ log of the mean squared
+            weight, whose exact value is above log p (Dieng et al. 2017). Minimising a lower bound, as
+            with "iwae", gives no guarantee.
+        base_options: Further keywords of the base; {"objective": "iwae"} is the choice of the paper.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: An unknown option, a number out of range, or modalities without a pair to contrast.
     """
 
     facts = Facts(bound=False, density=True, per_sample=False, nested=False, symmetric=True)
@@ -114,7 +152,7 @@ class Contrastive(MultimodalVAE):
         for key, value, known in (("base", base, tuple(BASES)), ("unrelated", unrelated, ("iwae", "cubo"))):
             if value not in known:
                 raise InputError(f"mmvae-contrastive: unknown {key} {value!r}; {nearest(value, known)}")
-        further = [key for key in inspect.signature(BASES[base]).parameters if key not in _OURS]
+        further = [key for key in inspect.signature(BASES[base]).parameters if key not in _OWN_OPTIONS]
         for key in base_options or {}:
             if key not in further:
                 raise InputError(
@@ -130,7 +168,7 @@ class Contrastive(MultimodalVAE):
             raise InputError(
                 f"mmvae-contrastive: got gamma={gamma!r}; expected a weight, 0 (the base alone) or more"
             )
-        # In the order of the names, so that the order of the modalities does not say who is paired with whom.
+        # Sorted by name, so that the pairs do not depend on the order of the modalities.
         order = sorted(range(len(modalities)), key=lambda m: modalities[m].name)
         roles = [spec.role for spec in modalities]
         self.pairs = [
@@ -141,10 +179,10 @@ class Contrastive(MultimodalVAE):
         if not self.pairs:
             raise InputError(
                 f"mmvae-contrastive: got modalities with roles {roles}; expected two that are decoded, one "
-                f"of them encoded, else there is no pair to contrast; give them role='both'; {SELECT}, "
-                f"{LABELS}"
+                f"of them encoded, for a pair to contrast; give them role='both'; {SELECT}, {LABELS}"
             )
         self.base, self.gamma, self.negatives, self.unrelated = base, gamma, negatives, unrelated
+        self.facts = self.facts._replace(nested=self.held.facts.nested)
         self.base_options = base_options
 
     # The networks, the prior and the options of the base are registered once, under ``held``.
@@ -193,7 +231,10 @@ class Contrastive(MultimodalVAE):
         return Bound(value + self.gamma * c, {**terms, "contrast": c.detach()})
 
     def contrast(self, batch: Batch, experts: Experts) -> Tensor:
-        """The mean of c^{mn} over the pairs that each datum observed: [B], in nats; 0 where there is none, or no partner."""
+        """The mean of c^{mn} over the pairs of modalities that each sample has: [B], in nats.
+
+        It is 0 where there is no such pair, or no partner.
+        """
         blocks = [block for block in self._blocks(batch) if block.first.numel()]
         total = experts.z.loc.new_zeros(batch.size)
         if not blocks:
@@ -211,10 +252,9 @@ class Contrastive(MultimodalVAE):
             rows, shape = block.first[0], block.first.shape
             if shape[0] > 1:
                 mixed = mixed.view(shape)[1:]  # [N, R]
-                turned = torch.stack(
-                    [line.roll(s) for s, line in enumerate(mixed, 1)]
-                )  # the pair whose x_n is i's
-                c = related.view(shape)[0] - 0.5 * (mixed.logsumexp(0) + turned.logsumexp(0))
+                # Rolled, column i contains the pairs with x_n of sample i.
+                reverse = torch.stack([line.roll(s) for s, line in enumerate(mixed, 1)])
+                c = related.view(shape)[0] - 0.5 * (mixed.logsumexp(0) + reverse.logsumexp(0))
                 total = total.index_put((rows,), c / counted[rows], accumulate=True)
         return total
 
@@ -225,9 +265,9 @@ class Contrastive(MultimodalVAE):
             yield Block(m, n, rows.expand(len(shifts), -1), torch.stack([rows.roll(-s) for s in shifts]))
 
     def _log_weights(self, batch: Batch, experts: Experts, blocks: Sequence[Block]) -> tuple[Tensor, Tensor]:
-        """Log importance weights of all pairs as one batch, [K, V, P], and the views' weights [V, P]."""
+        """Log importance weights of all pairs as one batch, [K, V, P], and the component weights [V, P]."""
         count = sum(block.first.numel() for block in blocks)
-        # Which sample's value of each modality a pair has, [M, P].
+        # The sample that each value of a pair is taken from, [M, P].
         rows = torch.zeros(len(batch.mask), count, dtype=torch.long, device=batch.device)
         mask = torch.zeros_like(rows, dtype=torch.bool)
         start = 0
@@ -243,9 +283,11 @@ class Contrastive(MultimodalVAE):
             complete=batch.complete and len(mask) == 2,
         )
         encoded = rows[self.encoded]
-        mine = torch.arange(len(encoded), device=batch.device)[:, None]
+        position = torch.arange(len(encoded), device=batch.device)[:, None]
         columns = torch.arange(len(self.owner), device=batch.device)
-        own = Experts(experts.z[mine, encoded], experts.w[rows[self.owner].T, columns], mask[self.encoded])
+        own = Experts(
+            experts.z[position, encoded], experts.w[rows[self.owner].T, columns], mask[self.encoded]
+        )
         q = self.posterior(pairs, own).compact()
         z = q.stratified(self.K)  # [K, V, P, D]
         p_w = self.prior.w(z)

@@ -1,4 +1,4 @@
-"""CRMVAE: a product of experts, coordinated with experts that reconstruct, too."""
+"""CRMVAE: a product of experts that is coordinated with unimodal experts."""
 
 from __future__ import annotations
 
@@ -20,21 +20,39 @@ VARIANTS = ("paper", "multivae")
 
 
 class CRMVAE(MultimodalVAE):
-    """A product of experts without a prior expert; every expert is a VAE of its own modality and is drawn to the product.
+    """A product of experts without a prior expert, to which every unimodal expert is aligned.
 
-    q(z | X) ∝ Π_m q_m(z | x_m),  ELBO(q, A) = E_q Σ_{m∈A} s_m log p(x_m | z) − β KL(q || p(z)):
+    Every expert is also trained as the posterior of a VAE of its own modality.
+
+    q(z | X) ∝ Π_m q_m(z | x_m), ELBO(q, A) = E_q Σ_{m∈A} s_m log p(x_m | z) − β KL(q || p(z)):
 
         L = 1/(M+1) [ELBO(q(z | X), all) + Σ_m (ELBO(q_m, {m}) − β KL(q(z | X) || q_m(z | x_m)))]
 
-    Suzuki & Matsuo, Mitigating the Limitations of Multimodal VAEs with Coordination-based Approach, submitted to ICLR 2023; no public code.
+    Suzuki & Matsuo, Mitigating the Limitations of Multimodal VAEs with Coordination-based Approach,
+    submitted to ICLR 2023. The authors have published no code.
 
-    ``variant="multivae"`` is the port in AgatheSenellart/MultiVae, without the KL(q_m || p(z)) and with half of all likelihoods:
+    ``variant="multivae"`` is the port in AgatheSenellart/MultiVae, without the KL(q_m || p(z)) and with
+    half of all likelihoods:
 
         L = 1/(M+1) [½ E_{q(z|X)} Σ_m s_m log p(x_m | z) + ½ Σ_m E_{q_m} s_m log p(x_m | z)
                      − β (KL(q(z | X) || p(z)) + Σ_m KL(q(z | X) || q_m(z | x_m)))]
 
-    Differs from the port: what was observed takes M's place, also in 1/(M+1); a target, which has no expert, is decoded from the product
-    and from every expert. A mean of bounds of different sets less the coordination: no bound of one likelihood.
+    L is a mean of bounds of different sets less the coordination term, so it is not a bound of one
+    likelihood.
+
+    Differs from the port: the number of observed modalities replaces M, also in 1/(M+1). A target, which
+    has no expert, is decoded from the product and from every expert.
+
+    Args:
+        modalities: The specifications of the modalities.
+        latent: Columns of z.
+        beta: The factor β.
+        K: Draws of z per component.
+        variant: "paper" or "multivae".
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: An unknown option or a number out of range.
     """
 
     facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
@@ -73,7 +91,7 @@ class CRMVAE(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         membership = torch.cat([everything(experts.mask), singles(experts.mask)])
-        q = mixture_of_products(experts, membership)  # [V, B, D], V = 1 + M
+        q = mixture_of_products(experts, membership)  # [V, B, D], V = 1 + E
         z = q.stratified(self.K)  # [K, V, B, D]
         log_x = self.decode_members(batch, q, z)  # [M, K, V, B]
         kl = torch.where(q.active, q.components.kl(self.p_z), 0)  # [V, B]
@@ -87,7 +105,7 @@ class CRMVAE(MultimodalVAE):
         return Bound(total / (1 + experts.mask.sum(0)), terms | self._expert_terms(to_experts, log_x, kl))
 
     def _expert_terms(self, to_experts: Tensor, log_x: Tensor, kl: Tensor) -> dict[str, Tensor]:
-        """The coordination, and each expert's own ELBO, summed over the experts."""
+        """The coordination term, and the ELBOs of the single experts, summed over experts."""
         alone = self.weighted(log_x[:, :, 1:]).mean(0).sum(0)
         return {
             "experts": to_experts.detach(),

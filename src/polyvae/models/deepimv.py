@@ -1,4 +1,4 @@
-"""DeepIMV: labels from incomplete views, through an information bottleneck."""
+"""DeepIMV: prediction of labels from incomplete modalities through an information bottleneck."""
 
 from __future__ import annotations
 
@@ -19,28 +19,48 @@ from polyvae.utils.errors import LABELS, InputError, check_count
 
 
 class DeepIMV(MultimodalVAE):
-    """Predicts labels y from whatever views x_m there are: a product of experts as bottleneck, and each view's own beside it.
+    """A predictor of labels from any subset of the inputs, with a product of experts as a bottleneck.
 
-    Views are ``source`` modalities, labels ``target`` ones. q(z | x_O) ∝ p(z) Π_{m∈O} q_m(z | x_m) over the observed views O; p(y | z)
-    predicts from it, and p_m(y | z), of view m alone, from its expert:
+    The inputs x_m ("views" in the paper) are modalities of role "input", and the labels y are modalities
+    of role "target". The bottleneck over the observed inputs O is q(z | x_O) ∝ p(z) Π_{m∈O}
+    q_m(z | x_m). p(y | z) predicts from it, and p_m(y | z), the predictor of input m alone, predicts
+    from the expert of m:
 
         L = E_{q(z|x_O)} Σ_t s_t log p(y_t | z) − β KL(q(z | x_O) || p(z))
             + α Σ_{m∈O} [E_{q_m(z|x_m)} Σ_t s_t log p_m(y_t | z) − β KL(q_m(z | x_m) || p(z))]
 
-    Lee & van der Schaar, A Variational Information Bottleneck Approach to Multi-Omics Data Integration, AISTATS 2021, section 3. With
-    β = 1 each bracket is an ELBO of log p(y), by a posterior that sees x in place of y; a joint density of x and y there is not.
+    With β = 1, each bracket is an ELBO of log p(y) whose posterior depends on x instead of y. There is
+    no joint density of x and y.
 
-    ``generate`` gives the labels' distribution, one draw of z after the other: their mean over K is the prediction. ``sample`` draws them
-    from p(z) and knows nothing. The defaults are the authors' code's.
+    Lee & van der Schaar, A Variational Information Bottleneck Approach to Multi-Omics Data Integration,
+    AISTATS 2021, section 3. The defaults are those of the authors' code.
 
-    Missing views count nowhere; a datum without any label teaches nothing, for the paper has none (its KL alone would draw q to the
-    prior). Differs from the authors' code (chl8856/DeepIMV): a term of view m is per datum (theirs is a mean over the batch's observed
-    ones, which weighs rare views more); labels have likelihoods (theirs: squared error for numbers, cross-entropies else) and can be
-    several, some of them missing; no dropout, no guards in products and logarithms, and not the consistency term that it only reports.
+    ``generate`` returns the distribution of the labels for each draw of z; the mean over K is the
+    prediction. ``sample`` draws labels from p(z), without any input.
+
+    Missing inputs are left out of all terms. A sample without any label contributes nothing, because the
+    paper has none (its KL alone would pull q towards the prior).
+
+    Differs from the authors' code (chl8856/DeepIMV): the term of input m is per sample (theirs is a mean
+    over the samples of the batch in which m was observed, so rare inputs get a larger weight). Labels
+    have likelihoods (theirs: squared error for numbers, cross-entropies otherwise). There can be several
+    labels, and some can be missing. There is no dropout, there are no guards in products and logarithms,
+    and there is no consistency term, which their code only reports.
+
+    Args:
+        modalities: The specifications of the modalities, each of role "input" or "target".
+        latent: Columns of z.
+        beta: The factor β.
+        alpha: α, the weight of the predictors of single inputs.
+        K: Draws of z per component.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: A modality of role "both", no input or no label, or a number out of range.
     """
 
     facts = Facts(bound=False, density=False, per_sample=True, nested=True, symmetric=True)
-    requires = Requirements(text="views of role 'input' and labels of role 'target'", labels=True)
+    requires = Requirements(text="modalities of role 'input' and labels of role 'target'", labels=True)
     name = "deepimv"
     citation = "Lee & van der Schaar 2021"
     private_latents = "none"
@@ -67,25 +87,24 @@ class DeepIMV(MultimodalVAE):
         check_count(self.name, "K", K)
         if not isinstance(alpha, int | float) or not alpha >= 0:
             raise InputError(
-                f"deepimv: got alpha={alpha!r}; expected a number, 0 (no predictors of single views) or more"
+                f"deepimv: got alpha={alpha!r}; expected a number, 0 (no predictors of single inputs) or more"
             )
         for spec in modalities:
             if spec.role == "both":
                 raise InputError(
-                    f"deepimv: modality {spec.name!r} has role='both'; expected 'input' for a view, which is "
-                    "never decoded, or 'target' for a label, which is never encoded; [[modality]] tables "
-                    f"say role; {LABELS}"
+                    f"deepimv: modality {spec.name!r} has role='both'; expected 'input' for a modality that "
+                    f"is never decoded, or 'target' for a label; set role in its [[modality]] table; {LABELS}"
                 )
         self.labels = [m for m, spec in enumerate(modalities) if spec.role == "target"]
         if not self.labels:
             raise InputError(
-                f"deepimv: got the views {[spec.name for spec in modalities]} and no label to predict; "
+                f"deepimv: got the inputs {[spec.name for spec in modalities]} and no label to predict; "
                 f"expected at least one modality with role='target'; {LABELS}, but [[modality]] \"*\" "
-                "changes its role, too"
+                "also changes its role"
             )
         self.K, self.alpha = K, alpha
-        place = [*self.encoded, *self.labels]
-        self._order = [place.index(m) for m in range(len(modalities))]
+        inputs_first = [*self.encoded, *self.labels]
+        self._order = [inputs_first.index(m) for m in range(len(modalities))]
         for m in self.encoded:
             self.modalities.at(m).parts["labels"] = Modalities(
                 {
@@ -103,31 +122,28 @@ class DeepIMV(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         mask = experts.mask & batch.mask[self.labels].any(0)
-        membership = torch.cat([everything(mask), singles(mask)])  # [V, M, B], V = 1 + M_sources
-        q = joint(
-            type(experts.z).cat([self.posterior(batch, experts).components, experts.z], 0), membership
-        )  # [V, B, D]
+        membership = torch.cat([everything(mask), singles(mask)])  # [V, E, B], V = 1 + E
+        components = type(experts.z).cat([self.posterior(batch, experts).components, experts.z], 0)
+        q = joint(components, membership)  # [V, B, D]
         z = q.stratified(self.K)  # [K, V, B, D]
         together = self.decode_components(batch, q.weights[:1], z[:, :1])  # [M, K, 1, B]
         alone = self._alone(batch, z[:, 1:], q.active[1:])  # [M, K, V − 1, B]
         kl = q.components.kl(self.p_z)  # [V, B]
-        elbo = torch.where(
-            q.active, self.weighted(torch.cat([together, alone], 2)).mean(0) - warm * self.beta * kl, 0
-        )
-        views = self.alpha * elbo[1:].sum(0)
+        log_y = self.weighted(torch.cat([together, alone], 2)).mean(0)  # [V, B]
+        elbo = torch.where(q.active, log_y - warm * self.beta * kl, 0)
+        single = self.alpha * elbo[1:].sum(0)
         terms = self.terms(q.active[:1].to(kl.dtype), together, {"kl/z": kl[None, :1]})
-        return Bound(elbo[0] + views, terms | {"subsets": views.detach()})
+        return Bound(elbo[0] + single, terms | {"subsets": single.detach()})
 
     def _alone(self, batch: Batch, z: Tensor, active: Tensor) -> Tensor:
-        """log p_m(y | z) by the predictors of every input m: z [K, E, B, D], active [E, B] -> [M, K, E, B]."""
+        """log p_m(y | z) by the predictor of every input m: z [K, E, B, D], active [E, B] -> [M, K, E, B]."""
         each = []
         for e, m in enumerate(self.encoded):
-            predictors, here = self.modalities.at(m).parts["labels"], z[:, e]  # [K, B, D]
+            predictors, z_m = self.modalities.at(m).parts["labels"], z[:, e]  # [K, B, D]
             assert isinstance(predictors, Modalities)
             predictors.max_rows = self.max_rows
-            log_y = predictors.log_likelihood(
-                batch, here, here[..., :0], None if batch.complete else active[e]
-            )
-            inputs = here.new_zeros((len(self.encoded), *log_y.shape[1:]))
+            decoded = None if batch.complete else active[e]
+            log_y = predictors.log_likelihood(batch, z_m, z_m[..., :0], decoded)
+            inputs = z_m.new_zeros((len(self.encoded), *log_y.shape[1:]))
             each.append(torch.cat([inputs, log_y])[self._order])
         return torch.stack(each, 2)

@@ -1,4 +1,4 @@
-"""DMVAE: private codes, and a shared one that every modality, and all of them together, can tell."""
+"""DMVAE: private latents, and a shared latent inferred from all modalities and from each of them."""
 
 from __future__ import annotations
 
@@ -20,26 +20,47 @@ VARIANTS = ("paper", "published")
 
 
 class DMVAE(MultimodalVAE):
-    """Private codes w_m beside a shared z, which is inferred from everything and from each modality alone, and decodes all each time.
+    """Private latents w_m, and a shared latent z that is inferred from all modalities and from each alone.
 
-    q_v(z) for the views v = everything, q(z | X) ∝ p(z) Π_m q_m(z | x_m), and v = m, q_m(z | x_m); one draw of every w_n serves all views:
+    Each posterior of z is one component and decodes all modalities.
+
+    The components v are everything, q(z | X) ∝ p(z) Π_m q_m(z | x_m), and the single modalities,
+    q_m(z | x_m). One draw of every w_n serves all components:
 
         L = Σ_v [E Σ_n s_n log p(x_n | z_v, w_n) − β KL(q_v(z) || p(z)) − β Σ_n KL(q(w_n | x_n) || p(w_n))] − β (τ − 1) Σ_v Σ_n TC(z_v, w_n)
-        TC(u) = log q(u) − Σ_d log q(u_d),  q(u) = 1/N q(u | x_b) + (N − 1)/(N (B − 1)) Σ_{b'≠b} q(u | x_b'),  KL at the sample
+        TC(u) = log q(u) − Σ_d log q(u_d),  q(u) = 1/N q(u | x_b) + (N − 1)/(N (B − 1)) Σ_{b'≠b} q(u | x_b'),  KL at the draw
 
-    Lee & Pavlovic, Private-Shared Disentangled Multimodal VAE for Learning of Latent Representations, CVPR Workshops 2021, section 3.
-    τ (``total_correlation``) weighs the total correlation of (z_v, w_n) under the aggregate density, estimated from the batch; at 1, the
-    authors' default, the parts of the KL add up to itself and no datum depends on another. N is ``n``, the size of the data set; None: the
-    batch's own. Likelihood weights are Modality's ``weight`` (the authors' λ: 50 and 1). A sum of ELBOs: no bound of one likelihood, though
-    with τ = 1 each view's is one.
+    Lee & Pavlovic, Private-Shared Disentangled Multimodal VAE for Learning of Latent Representations,
+    CVPR Workshops 2021, section 3.
 
-    ``variant="published"`` is the authors' code: KL(z_v) counts once for every n (theirs is per pair of view and decoder), and the view of
-    everything decodes nothing, though its KL is charged.
+    TC is the total correlation of (z_v, w_n) under the aggregate density, which is estimated from the
+    batch. With τ = 1, the default of the authors, the decomposed KL is the KL itself, and no sample
+    depends on another. Likelihood weights are ``Modality.weight`` (the authors' λ: 50 and 1). L is a sum
+    of ELBOs, not a bound of one likelihood. With τ = 1, the ELBO of each component is a bound.
 
-    Missing modalities: views and sums over what was observed, also of the batch's other data; where one alone was observed, q(z | X) is its
-    expert. Differs from the authors' code (seqam-lab/DMVAE): the weights of q(u) add up to 1 (theirs to N (B − 1)/(B (N − 1)),
-    which changes L by a constant); any number of modalities.
-    Exempt: a batch does not equal its rows where τ ≠ 1.
+    With missing modalities, components and sums run over what was observed, also in the other samples of
+    the batch. Where one modality was observed, q(z | X) is its expert.
+
+    Differs from the authors' code (seqam-lab/DMVAE): the weights of q(u) add up to 1 (theirs to
+    N (B − 1)/(B (N − 1)), which changes L by a constant). Any number of modalities is possible.
+
+    Exempt from the laws of ``polyvae.testing``:
+    with τ ≠ 1, the objective of a batch is not that of its samples.
+
+    Args:
+        modalities: The specifications of the modalities.
+        latent: Columns of z, and of each w_m unless its modality sets ``private``.
+        beta: The factor β.
+        K: Draws of z per component.
+        total_correlation: τ, the weight of the total correlation.
+        n: N, the size of the data set; None: that of the batch.
+        variant: "paper", or "published", the authors' code: KL(z_v) counts once for every n (theirs is
+            per pair of component and decoder), and the component of everything decodes nothing, though
+            its KL is charged.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: An unknown option or a number out of range.
     """
 
     facts = Facts(bound=False, density=True, per_sample=False, nested=True, symmetric=True)
@@ -90,42 +111,35 @@ class DMVAE(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         beta = warm * self.beta
-        membership = torch.cat([everything(experts.mask), singles(experts.mask)])  # [V, M, B], V = 1 + M
-        q = joint(
-            type(experts.z).cat([self.posterior(batch, experts).components, experts.z], 0), membership
-        )  # [V, B, D]
+        membership = torch.cat([everything(experts.mask), singles(experts.mask)])  # [V, E, B], V = 1 + E
+        components = type(experts.z).cat([self.posterior(batch, experts).components, experts.z], 0)
+        q = joint(components, membership)  # [V, B, D]
         z = q.stratified(self.K)  # [K, V, B, D]
         q_w = self.private(batch, experts, z[:, 0], self.prior.w(z[:, 0]))
         w = q_w.rsample(name="w")  # [K, B, W]
         own = self.own(experts)  # [B, W]
-        decoded = (
-            q.active
-            if self.variant == "paper"
-            else q.active & (torch.arange(len(q.active), device=z.device) > 0)[:, None]
-        )
-        log_x = self.modalities.log_likelihood(
-            batch, z, w[:, None].expand(-1, len(q.active), -1, -1), decoded
-        )  # [M, K, V, B]
+        decoded = q.active
+        if self.variant == "published":
+            decoded = decoded & (torch.arange(len(decoded), device=z.device) > 0)[:, None]
+        w_v = w[:, None].expand(-1, len(q.active), -1, -1)  # [K, V, B, W]
+        log_x = self.modalities.log_likelihood(batch, z, w_v, decoded)  # [M, K, V, B]
         times = 1 if self.variant == "paper" else experts.mask.sum(0)
         kl_z = times * (q.components.log_prob(z) - self.p_z.log_prob(z))  # [K, V, B]
-        kl_w = (
-            torch.where(own, q_w.columns(w) - self.prior.w(w).columns(w), 0).sum(-1)[:, None].expand_as(kl_z)
-        )
+        kl_w = torch.where(own, q_w.columns(w) - self.prior.w(w).columns(w), 0).sum(-1)  # [K, B]
+        kl_w = kl_w[:, None].expand_as(kl_z)
         elbo = torch.where(q.active, (self.weighted(log_x) - beta * (kl_z + kl_w)).mean(0), 0)  # [V, B]
         rest = elbo[1:].sum(0)
         if self.total_correlation != 1:
             rest = rest - beta * (self.total_correlation - 1) * self._correlations(q, q_w, z, w, experts.mask)
-        terms = self.terms(
-            q.active[:1].to(z.dtype), log_x[:, :, :1], {"kl/z": kl_z[:, :1], "kl/w": kl_w[:, :1]}
-        )
+        kl = {"kl/z": kl_z[:, :1], "kl/w": kl_w[:, :1]}
+        terms = self.terms(q.active[:1].to(z.dtype), log_x[:, :, :1], kl)
         return Bound(elbo[0] + rest, terms | {"subsets": rest.detach()})
 
     def _correlations(self, q: Mixture, q_w: Diagonal, z: Tensor, w: Tensor, mask: Tensor) -> Tensor:
-        """Σ_v Σ_n TC(z_v, w_n) over the observed n: [B]. z [K, V, B, D], w [K, B, W], mask [M_sources, B]."""
+        """Σ_v Σ_n TC(z_v, w_n) over the observed n: [B]. z [K, V, B, D], w [K, B, W], mask [E, B]."""
         pairs_z = q.components[:, None].columns(z[..., None, :])  # [K, V, B, B', D]
-        pairs_w = (
-            q_w[:, None].columns(w[..., None, :])[:, None].expand(*pairs_z.shape[:-1], -1)
-        )  # [K, V, B, B', W]
+        pairs_w = q_w[:, None].columns(w[..., None, :])[:, None]
+        pairs_w = pairs_w.expand(*pairs_z.shape[:-1], -1)  # [K, V, B, B', W]
         total = torch.zeros_like(z[0, 0, :, 0])
         for m, observed in zip(self.encoded, mask, strict=True):
             both = q.active & observed  # [V, B]
@@ -138,10 +152,12 @@ class DMVAE(MultimodalVAE):
 
 
 def _aggregate_weights(active: Tensor, n: int | None) -> Tensor:
-    """Log-weights of the other data in each datum's aggregate density: live [V, B] -> [V, B, B']; they sum to 1 over the live ones.
+    """Log-weights of the samples in the aggregate density of each sample: active [V, B] -> [V, B, B'].
 
-    Of N data, the datum's own posterior weighs 1/N, and the B − 1 others of the batch stand for the N − 1 that are left. Alone in its
-    batch, it weighs 1; so does a datum that is not live, in place of all others, which keeps everything finite.
+    The weights sum to 1 over the active samples. Of N samples, the sample's own posterior has weight
+    1/N, and the B − 1 others of the batch represent the remaining N − 1. A sample that is alone in its
+    batch has weight 1. So does a sample that is not active, in place of all others, which keeps all
+    values finite.
     """
     itself = torch.eye(active.shape[1], dtype=torch.bool, device=active.device)
     count = active.sum(-1)[:, None, None].double()  # [V, 1, 1]

@@ -1,4 +1,4 @@
-"""HELVAE: the Hellinger pool of experts, as one normal distribution."""
+"""HELVAE: the Hellinger pool of experts, approximated by one normal distribution."""
 
 from __future__ import annotations
 
@@ -15,16 +15,31 @@ from polyvae.utils.errors import check_count
 
 
 class Hellinger(MultimodalVAE):
-    """The experts' Hölder pool of order 1/2, between a mixture and a product, matched in mean and variance by one normal distribution.
+    """The Hölder pool of order 1/2 of the experts, approximated by moment matching.
 
-    h(z) ∝ (Σ_m √q_m(z | x_m))² = Σ_m q_m + 2 Σ_{m<n} √(q_m q_n),  q(z | X) = N(E_h z, diag Var_h z):
+    The pool lies between a mixture and a product. One normal distribution matches its mean and
+    variances.
+
+        h(z) ∝ (Σ_m √q_m(z | x_m))² = Σ_m q_m + 2 Σ_{m<n} √(q_m q_n),  q(z | X) = N(E_h z, diag Var_h z)
 
         L = E_{q(z|X)} Σ_n s_n log p(x_n | z) − β KL(q(z | X) || p(z))
 
-    Vo & Valera, Hellinger Multimodal Variational Autoencoders, AISTATS 2026 (arXiv 2601.06572). No modality is sub-sampled: one view. The
-    experts weigh the same. Missing modalities: the pool of what was observed; one alone is itself.
+    Vo & Valera, Hellinger Multimodal Variational Autoencoders, AISTATS 2026 (arXiv 2601.06572).
+    Modalities are not sub-sampled: there is one component. The experts have equal weights. With missing
+    modalities, the pool contains what was observed; a single expert is unchanged.
 
-    Differs from the authors' code: none is public, so this is after the description; variances only, where they may match covariances.
+    Differs from the authors' code: none is public, so this follows the description. Only variances are
+    matched, where the authors may match covariances.
+
+    Args:
+        modalities: The specifications of the modalities.
+        latent: Columns of z.
+        beta: The factor β.
+        K: Draws of z.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: An unknown option or a number out of range.
     """
 
     facts = Facts(bound=True, density=True, per_sample=True, nested=True, symmetric=True)

@@ -19,35 +19,53 @@ from polyvae.utils.errors import check_count
 
 
 class HMVAE(MultimodalVAE):
-    """Experimental, after the description only: private codes w_m that depend on the shared z, inferred as in a ladder.
+    """Private latents w_m that depend on the shared latent z, inferred as in a ladder (experimental).
 
-    The description: variation within a modality is a latent of its own that depends on a shared one at the top. As that:
+    The model follows a description of the paper: variation within a modality has its own latent, which
+    depends on a shared latent at the top.
 
         p(X, z, w) = p(z) Π_m p(w_m | z) p(x_m | z, w_m),  p(z) = N(0, I),  p(w_m | z) = N(g_m(z), I)
 
-    Any other scale of w_m is the last layer of g_m and the first of a decoder. The posterior factorises as the model does, top down. Given
-    z the exact p(w_m | z, x_m) ∝ p(w_m | z) p(x_m | z, w_m) is the prior times a factor of x_m, and p(z | X) ∝ p(z) Π_m p(x_m | z), too. So
-    what was observed, O, says factors ("experts"), normal and multiplied by precision, to both levels:
+    Any other scale of w_m can be expressed by the last layer of g_m and the first layer of a decoder.
+    The posterior factorises as the model does, from the top down. Given z, the exact p(w_m | z, x_m) ∝
+    p(w_m | z) p(x_m | z, w_m) is the prior times a factor of x_m. Likewise p(z | X) ∝ p(z) Π_m
+    p(x_m | z). So the observed modalities O contribute normal factors ("experts") at both levels, which
+    are multiplied:
 
         q(z | X) ∝ p(z) Π_{m∈O} q_m(z | x_m),   q(w_m | z, x_m) ∝ p(w_m | z) q_m(w_m | x_m),   q(w_m | z) = p(w_m | z) for m ∉ O
 
-    The bound is Jensen's inequality. In log p(x_O) ≥ E_q log [p(x_O, z, w)/q(z, w | X)] the w_m of m ∉ O cancel, and what is left of the
-    logarithm, for β = 1 and weights s_m = 1, is
+    The bound is Jensen's inequality. In log p(x_O) ≥ E_q log [p(x_O, z, w)/q(z, w | X)] the w_m of m ∉ O
+    cancel. For β = 1 and weights s_m = 1, the rest of the logarithm is
 
         L = E_q Σ_{m∈O} s_m log p(x_m | z, w_m) − β [KL(q(z | X) || p(z)) + E_{q(z|X)} Σ_{m∈O} KL(q(w_m | z, x_m) || p(w_m | z))]
 
-    both KLs exact. β > 1 takes more away. Where decoders do not look at z, all is linear and the exact
-    posteriors are diagonal, the right experts make L log p(x_O).
+    Both KLs are exact, and β > 1 subtracts more. If decoders do not depend on z, everything is linear
+    and the exact posteriors are diagonal, then L = log p(x_O) for the right experts.
 
-    Wolff, Krishnan, Ruff, Morshuis, Klein, Nakajima & Nabi, Hierarchical Multimodal Variational Autoencoders, 2022.
+    Wolff, Krishnan, Ruff, Morshuis, Klein, Nakajima & Nabi, Hierarchical Multimodal Variational
+    Autoencoders, 2022.
 
-    Written without its text or code, so families, sizes, what decoders see and how experts agree are ours. Nothing but what is missing in
-    the data trains the product of fewer experts: on complete data z given one modality is of little worth. A target has no expert; its code
-    is drawn from p(w | z).
+    Products of fewer experts are trained only by samples with missing modalities. If all training data
+    are complete, z given one modality is of little use. A target has no expert; its private latent is
+    drawn from p(w | z).
+
+    Differs from the authors' code: this was written without the text or the code of the paper. The
+    families, the sizes, the inputs of the decoders and the combination of the experts are our choices.
+
+    Args:
+        modalities: The specifications of the modalities.
+        latent: Columns of z, and of each w_m unless its modality sets ``private``.
+        beta: The factor β.
+        K: Draws of z.
+        hidden: Sizes of the hidden layers of g_m, from the last to the first.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: A modality without private columns, or a number out of range.
     """
 
     facts = Facts(bound=True, density=True, per_sample=True, nested=True, symmetric=True)
-    requires = Requirements(text="private codes (experimental: after the description only)")
+    requires = Requirements(text="private latents (experimental: after a description only)")
     name = "hmvae"
     citation = "Wolff et al. 2022"
     private_latents = "yes"
@@ -62,7 +80,6 @@ class HMVAE(MultimodalVAE):
         hidden: Sequence[int] = (256,),
         scale_map: str = "softplus",
     ) -> None:
-        """``latent``: columns of z, and of w_m where a Modality does not say. ``hidden``: sizes inside g_m, from the last to the first."""
         super().__init__(
             modalities,
             latent=latent,
@@ -81,10 +98,10 @@ class HMVAE(MultimodalVAE):
 
     def private(self, batch: Batch, experts: Experts, z: Tensor, p_w: Diagonal) -> Diagonal:
         """p(w | z) multiplied by the experts of w."""
-        strong, weak = experts.w.scale.pow(-2), p_w.scale.pow(-2)
-        total = strong + weak
-        both = Normal((strong * experts.w.loc + weak * p_w.loc) / total, total.rsqrt())
-        return both.where(self.own(experts), p_w)
+        expert, prior = experts.w.scale.pow(-2), p_w.scale.pow(-2)  # precisions
+        total = expert + prior
+        product = Normal((expert * experts.w.loc + prior * p_w.loc) / total, total.rsqrt())
+        return product.where(self.own(experts), p_w)
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         return mean_of_elbos(self, batch, experts, self.posterior(batch, experts), warm * self.beta)

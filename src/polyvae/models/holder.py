@@ -1,4 +1,4 @@
-"""Hölder+ and Hölder++: the exact Hölder pool of experts, shared and private codes, auxiliary priors."""
+"""Hölder+ and Hölder++: the exact Hölder pool of experts, shared and private latents, auxiliary priors."""
 
 from __future__ import annotations
 
@@ -20,23 +20,45 @@ from polyvae.utils.errors import InputError, check_count, nearest
 
 
 class Hoelder(MultimodalVAE):
-    """The experts' Hölder pool of order 1/2, sampled exactly, with a private code per modality that explains it in its own components only.
+    """The Hölder pool of order 1/2 of the experts, sampled exactly, with private latents.
 
-    q(z | X) ∝ (Σ_m √q_m(z | x_m))² = Σ_S π_S q_S(z): S runs over the single experts, of weight ∝ 1, and over the pairs, of weight ∝ 2 BC,
-    BC their Bhattacharyya coefficient and q_S their normalised geometric mean. For component S, sample k: z ~ q_S, w_n ~ q(w_n | x_n, z)
-    for n ∈ S, else w_n ~ r_n(w_n):
+    The posterior of a private latent is used only in the components that contain its modality.
+
+    q(z | X) ∝ (Σ_m √q_m(z | x_m))² = Σ_S π_S q_S(z). S runs over the single experts, with weights ∝ 1,
+    and over the pairs, with weights ∝ 2 BC, where BC is their Bhattacharyya coefficient and q_S their
+    normalised geometric mean. For component S and draw k: z ~ q_S, w_n ~ q(w_n | x_n, z) for n ∈ S, else
+    w_n ~ r_n(w_n):
 
         l^{Sk} = Σ_n s_n log p(x_n | z, w_n) + β [log p(z) − log q(z | X) + Σ_{n∈S} (log p(w_n) − log q(w_n | x_n, z))]
         L = Σ_S π_S log (1/K) Σ_k exp l^{Sk}                                        ("elbo": the mean over k)
 
-    Vo, Martínez-García & Valera, Hölder++: Improving the Quality-Coherence Trade-off in Multimodal VAEs, ICML 2026 (arXiv 2606.13381).
-    ``hierarchical`` is Hölder++: z moves the location of q(w_n | x_n, z) and multiplies its scale; without, Hölder+: q(w_n | x_n).
-    ``cross="prior"``: r = p. Missing modalities leave the pool; private codes of what was not observed are the prior's.
+    Vo, Martínez-García & Valera, Hölder++: Improving the Quality-Coherence Trade-off in Multimodal VAEs,
+    ICML 2026 (arXiv 2606.13381).
 
-    Differs from the authors' code: none is public, so this is after the description. How z enters q(w_n | x_n, z) is ours (a network of one
-    hidden layer, ``hidden`` wide). Every component is decoded in every step, M(M + 1)/2 of them. With learnt r, as in MMVAE+, L
-    is no bound, hence ``facts.bound`` is False; with r = p it is.
-    Exempt: the scales of r get no gradient with one modality, or with one column under the softmax map.
+    Every component is decoded in every step, M(M + 1)/2 of them. Missing modalities are left out of the
+    pool; their private latents have the distribution of the prior. With learnt r, as in MMVAE+, L is not
+    a bound, hence ``facts.bound`` is False. With r = p it is a bound.
+
+    Differs from the authors' code: none is public, so this follows the description. How z enters
+    q(w_n | x_n, z) is our choice: a network of one hidden layer.
+
+    Exempt from the laws of ``polyvae.testing``:
+    the scales of r get no gradient with one modality, or with one column under the softmax map.
+
+    Args:
+        modalities: The specifications of the modalities.
+        latent: Columns of z, and of each w_m unless its modality sets ``private``.
+        K: Draws per component.
+        beta: The factor β.
+        objective: "elbo" or "iwae".
+        hierarchical: Hölder++: z shifts the location of q(w_n | x_n, z) and multiplies its scale.
+            Otherwise Hölder+, with q(w_n | x_n).
+        hidden: Width of the hidden layer of the network of z.
+        cross: "auxiliary": r_n with learnt scales. "prior": r = p.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: An unknown option or a number out of range.
     """
 
     facts = Facts(bound=False, density=True, per_sample=True, nested=True, symmetric=True)
@@ -74,13 +96,8 @@ class Hoelder(MultimodalVAE):
                 raise InputError(f"holder: unknown {key} {value!r}; {nearest(value, known)}")
         check_count(self.name, "K", K)
         check_count(self.name, "hidden", hidden)
-        self.K, self.objective, self.cross, self.hierarchical, self.hidden = (
-            K,
-            objective,
-            cross,
-            hierarchical,
-            hidden,
-        )
+        self.K, self.objective, self.cross = K, objective, cross
+        self.hierarchical, self.hidden = hierarchical, hidden
         self.facts = self.facts._replace(bound=cross == "prior")
         self.raw_r = nn.Parameter(torch.zeros(len(self.owner))) if cross == "auxiliary" else None
         for net in self.modalities.values():
@@ -106,15 +123,13 @@ class Hoelder(MultimodalVAE):
         return self.bound_of(q.weights, log_x, kl, warm * self.beta)
 
     def _given(self, q_w: Diagonal, z: Tensor) -> Diagonal:
-        """q(w | x, z): q(w | x) with its location moved and its scale multiplied by functions of z."""
-        moves, stretches = [], []
+        """q(w | x, z): the location of q(w | x) is shifted and its scale multiplied, as functions of z."""
+        shifts, factors = [], []
         for net, span in zip(self.modalities.values(), self.columns, strict=True):
-            nothing = z.new_zeros((*z.shape[:-1], span.stop - span.start))
-            move, stretch = (
-                net.parts["top_down"](z).to(z.dtype).chunk(2, -1)
-                if "top_down" in net.parts
-                else (nothing, nothing)
-            )
-            moves.append(move)
-            stretches.append(stretch)
-        return type(q_w)(q_w.loc + torch.cat(moves, -1), q_w.scale * softplus_scale(torch.cat(stretches, -1)))
+            if "top_down" in net.parts:
+                shift, factor = net.parts["top_down"](z).to(z.dtype).chunk(2, -1)
+            else:
+                shift = factor = z.new_zeros((*z.shape[:-1], span.stop - span.start))
+            shifts.append(shift)
+            factors.append(factor)
+        return type(q_w)(q_w.loc + torch.cat(shifts, -1), q_w.scale * softplus_scale(torch.cat(factors, -1)))

@@ -1,4 +1,4 @@
-"""IDMVAE: MMVAE+ with two contrastive terms that keep shared and private codes apart."""
+"""IDMVAE: MMVAE+ with two contrastive terms that separate shared and private latents."""
 
 from __future__ import annotations
 
@@ -19,31 +19,63 @@ from polyvae.utils.errors import InputError
 
 
 class Regularisers(NamedTuple):
-    """What is subtracted from the bound, per datum [B], unweighted."""
+    """The terms that are subtracted from the bound, per sample and unweighted.
+
+    Attributes:
+        cross_view: c, [B].
+        augmentation: g, [B].
+    """
 
     cross_view: Tensor
     augmentation: Tensor
 
 
 class IDMVAE(MMVAEPlus):
-    """MMVAE+ whose experts agree about z, and whose z (w) comes back from what was generated with another datum's w (z).
+    """MMVAE+ with a cross-view term and a generative augmentation term.
 
-    L is MMVAE+'s, c the cross-view and g the generative augmentation term of a batch, all experts' means μ:
+    The first term makes the experts agree about z. The second makes z (w) recoverable from data that
+    were generated with the w (z) of another sample.
+
+    L is the objective of MMVAE+, c the cross-view and g the generative augmentation term of a batch, and
+    μ are means of experts:
 
         L − γ_c c − γ_g g,   c = 1/(M − 1) Σ_{i≠j} X(μ^z_i, μ^z_j),   g = Σ_i ½ [X(μ^z_i, μ^z(x̃_i)) + X(μ^w_i, μ^w(x̂_i))]
 
-    X(a, b) is the normalised temperature-scaled cross-entropy of pairs (a_n, b_n) among all 2B vectors (cosine similarity over τ, no vector
-    with itself), the mean of both directions. x̃_i = E[x_i | z, w'] with the datum's z ~ q_i(z | x_i), and w' ~ q(w_i | x_i) of the one
-    before it in the batch; x̂_i the reverse; both are encoded again.
+    X(a, b) is the normalised temperature-scaled cross-entropy of pairs (a_n, b_n) among all 2B vectors:
+    cosine similarity over τ, no vector with itself, and the mean of both directions. x̃_i =
+    E[x_i | z, w'] with z ~ q_i(z | x_i) of the sample and w' ~ q(w_i | x_i) of the sample before it in
+    the batch. x̂_i is the reverse. Both are encoded again.
 
-    Zhang, Shen & Wang, Disentanglement of Variations with Multimodal Generative Modeling, ICLR 2026. The weights ``cross_view`` γ_c and
-    ``augmentation`` γ_g, τ and β are theirs for PolyMNIST-Quadrant (with 128 private columns: ``Modality.private``).
+    Zhang, Shen & Wang, Disentanglement of Variations with Multimodal Generative Modeling, ICLR 2026.
+    γ_c, γ_g, τ and β are the paper's choice for PolyMNIST-Quadrant (with 128 private columns:
+    ``Modality.private``).
 
-    A datum's terms depend on the others in its batch, hence ``facts.per_sample`` is False; they do not change what a likelihood is. Missing
-    modalities: |A| for M, and only data with both modalities (with this one) are each other's negatives and partners.
+    The terms of a sample depend on the other samples of its batch, hence ``facts.per_sample`` is False.
+    They do not change the definition of a likelihood. With missing modalities, |A| replaces M, and only
+    samples with both modalities (in g, with this modality) are negatives and partners of each other.
 
-    Differs from the authors' code (chatzikon/IDMVAE): missing modalities. Their diffusion prior is not here: fit a prior after training. As
-    in MMVAE+ the scales of r get no gradient with one modality, or with one column under the softmax map.
+    Differs from the authors' code (chatzikon/IDMVAE): missing modalities are supported. Their diffusion
+    prior is not included; fit a prior after training.
+
+    Exempt from the laws of ``polyvae.testing``:
+    as in MMVAE+, the scales of r get no gradient with one modality, or with one column under the
+    softmax map.
+
+    Args:
+        modalities: The specifications of the modalities.
+        latent: Columns of z, and of each w_m unless its modality sets ``private``.
+        K: Draws per expert.
+        beta: The factor β.
+        objective: "elbo", "iwae" or "dreg".
+        cross: The distribution of the private latents in cross-reconstruction, as in MMVAE+.
+        cross_view: γ_c, the weight of the cross-view term.
+        augmentation: γ_g, the weight of the augmentation term.
+        temperature: τ.
+        family: The family of experts and priors, "normal" or "laplace".
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: An unknown option or a number out of range.
     """
 
     facts = Facts(bound=False, density=True, per_sample=False, nested=True, symmetric=True)
@@ -96,15 +128,14 @@ class IDMVAE(MMVAEPlus):
         )
 
     def regularisers(self, batch: Batch, experts: Experts) -> Regularisers:
-        """c and g, as shares of the data: their mean over a complete batch is the authors' term."""
+        """c and g as shares of the samples; their mean over a complete batch is the term of the authors."""
         cross_view = augmentation = experts.z.loc.new_zeros(batch.size)
         others = (experts.mask.sum(0) - 1).clamp(min=1)
         for i, mean in enumerate(experts.z.loc):
             for j in range(i):
                 rows = (experts.mask[i] & experts.mask[j]).nonzero()[:, 0]
-                pair = (
-                    2 * self._contrast(mean[rows], experts.z.loc[j, rows]) / others[rows]
-                )  # (i, j) and (j, i)
+                # (i, j) and (j, i)
+                pair = 2 * self._contrast(mean[rows], experts.z.loc[j, rows]) / others[rows]
                 cross_view = cross_view.index_put((rows,), pair, accumulate=True)
         z = experts.z.rsample(None, "augmentation.z", "MBD")
         w = experts.w.rsample(None, "augmentation.w", "BW")
@@ -112,20 +143,25 @@ class IDMVAE(MMVAEPlus):
             name, span = self.specs[m].name, self.columns[m]
             rows = experts.mask[i].nonzero()[:, 0]
             if self.specs[m].role == "both" and len(rows):
-                again = self._encode_mixed(name, z[i, rows], w[rows, span])
-                lost_z = self._contrast(experts.z.loc[i, rows], again.z.loc[: len(rows)])
-                lost_w = self._contrast(experts.w.loc[rows, span], again.w.loc[len(rows) :])
-                augmentation = augmentation.index_put((rows,), 0.5 * (lost_z + lost_w), accumulate=True)
+                mixed = self._encode_mixed(name, z[i, rows], w[rows, span])
+                x_z = self._contrast(experts.z.loc[i, rows], mixed.z.loc[: len(rows)])
+                x_w = self._contrast(experts.w.loc[rows, span], mixed.w.loc[len(rows) :])
+                augmentation = augmentation.index_put((rows,), 0.5 * (x_z + x_w), accumulate=True)
         return Regularisers(cross_view, augmentation)
 
     def _encode_mixed(self, name: str, z: Tensor, w: Tensor) -> Encoded:
-        """The experts of E[x | z, another's w], then of E[x | another's z, w]: rows [N, ...] -> [2N, ...] in one call."""
+        """The experts of generated data in which z and w come from different samples.
+
+        The first N rows are those of E[x | z, w'], where w' belongs to the sample before. The last N
+        rows are those of E[x | z', w]. All are computed in one call: rows [N, ...] -> [2N, ...].
+        """
         return self.modalities.encode_mean(name, torch.cat([z, z.roll(1, 0)]), torch.cat([w.roll(1, 0), w]))
 
     def _contrast(self, a: Tensor, b: Tensor) -> Tensor:
-        """X(a, b), each datum's share of it: rows [N, D], [N, D] -> [N]; 0 for a single pair."""
+        """The share of each sample in X(a, b): rows [N, D], [N, D] -> [N]; 0 for a single pair."""
         unit = functional.normalize(torch.cat([a, b]), dim=-1)  # [2N, D]
-        with torch.autocast(unit.device.type, enabled=False):  # a comparison of codes, not a network
+        # Similarities are computed in full precision, also under autocast.
+        with torch.autocast(unit.device.type, enabled=False):
             similar = unit @ unit.T / self.temperature
         others = similar.masked_fill(torch.eye(len(unit), dtype=torch.bool, device=unit.device), -torch.inf)
         match = similar.diagonal(len(a))  # [N]

@@ -1,4 +1,4 @@
-"""JMVAE: a joint encoder, and an encoder per modality that is drawn to it."""
+"""JMVAE: a joint encoder, and an encoder per modality that is aligned to it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,37 @@ from polyvae.utils.errors import InputError, check_count
 
 
 class JMVAE(MultimodalVAE):
-    """A joint encoder q(z | X), and encoders q_m(z | x_m) of single modalities that are to cover it (JMVAE-kl).
+    """A joint encoder q(z | X), and unimodal encoders q_m(z | x_m) that are trained to cover it (JMVAE-kl).
 
         L = E_{q(z|X)} Σ_m s_m log p(x_m | z) − β [KL(q(z | X) || p(z)) + α Σ_m KL(q(z | X) || q_m(z | x_m))]
 
-    Suzuki, Nakayama & Matsuo, Joint Multimodal Learning with Deep Generative Models, 2016 (arXiv 1611.01891), section 3.3.
+    Suzuki, Nakayama & Matsuo, Joint Multimodal Learning with Deep Generative Models, 2016 (arXiv
+    1611.01891), section 3.3.
 
-    The joint network holds a second copy of each modality's encoder (``joint_width`` features from each, added, then two linear heads).
-    Missing modalities, which the paper does not train with: the product of the observed q_m stands for q(z | X) in every term, so what
-    was observed of a row that is not complete still bounds its own likelihood. With α ≥ 0 and β ≥ 1 L is a bound.
+    The joint network contains a second copy of each encoder. The features of all copies are added and passed
+    to two linear heads. With α ≥ 0 and β ≥ 1, L is a lower bound on the log-likelihood.
 
-    Differs from the authors' code (masa-su/jmvae): any number of modalities; ``warm`` also anneals the α term; nats per datum.
-    Exempt: not nested, for the joint network takes all modalities.
+    The paper does not train with missing modalities. Here, the product of the observed q_m replaces
+    q(z | X) in every term of an incomplete sample. Such a sample thus has a bound of the likelihood of
+    what was observed.
+
+    Differs from the authors' code (masa-su/jmvae): any number of modalities is possible. ``warm`` also
+    anneals the α term. Values are in nats per sample.
+
+    Exempt from the laws of ``polyvae.testing``:
+    not nested, because the joint network takes all modalities.
+
+    Args:
+        modalities: The specifications of the modalities.
+        latent: Columns of z.
+        beta: The factor β.
+        K: Draws of z.
+        alpha: α, the weight of the alignment.
+        joint_width: Number of features that the joint network takes from each encoder.
+        scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
+
+    Raises:
+        InputError: An unknown option or a number out of range.
     """
 
     facts = Facts(bound=True, density=True, per_sample=True, nested=False, symmetric=True)
@@ -74,8 +93,6 @@ class JMVAE(MultimodalVAE):
         z = q.stratified(self.K)  # [K, 1, B, D]
         log_x = self.decode_components(batch, q.weights, z)  # [M, K, 1, B]
         kl_z = q.components.kl(self.p_z)  # [1, B]
-        to_experts = self.alpha * torch.where(experts.mask, q.components.kl(experts.z), 0).sum(
-            0, keepdim=True
-        )
-        kl = {"kl/z": kl_z[None], "kl/experts": to_experts[None]}
+        to_experts = torch.where(experts.mask, q.components.kl(experts.z), 0).sum(0, keepdim=True)  # [1, B]
+        kl = {"kl/z": kl_z[None], "kl/experts": self.alpha * to_experts[None]}
         return self.bound_of(q.weights, log_x, kl, warm * self.beta)

@@ -11,7 +11,7 @@ from polyvae.config import TrainConfig
 from polyvae.core.vae import MultimodalVAE
 from polyvae.models.bundles import check_storable
 from polyvae.utils.errors import InputError
-from polyvae.utils.imports import moved
+from polyvae.utils.renamed import moved
 
 _FREE = {"epochs", "max_seconds", "checkpoint_every", "device", "patience", "threads", "max_rows"}
 """Settings that may differ when a run is resumed."""

@@ -1,4 +1,4 @@
-"""Objectives that are a sum or a mean of ELBOs, one for each component."""
+"""Objectives that are a sum or a mean of ELBOs, one per component."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from polyvae.core.vae import MultimodalVAE
 def sum_of_elbos(
     model: MultimodalVAE, batch: Batch, q: Mixture, beta: float, gamma: Tensor | float = 1.0
 ) -> Bound:
-    """Σ_v [γ_v E_{q_v} Σ_{m∈v} s_m log p(x_m | z) − β KL(q_v || p)] over the components v that count, without private latents.
+    """A sum of ELBOs over the active components v, without private latents.
 
-    A target is decoded in every component. The terms are those of the first component; "subsets" is the sum of all others.
+        Σ_v [γ_v E_{q_v} Σ_{m∈v} s_m log p(x_m | z) − β KL(q_v || p)]
+
+    A target is decoded in every component. The terms are those of the first component; "subsets" is the
+    sum of all others.
 
     Args:
         model: The model.
         batch: The data.
-        q: Components [V, B, D].
-        beta: Multiplies the KLs.
-        gamma: [V, 1].
+        q: The mixture, components [V, B, D].
+        beta: Multiplies the KL divergences.
+        gamma: [V, 1], the factors γ_v.
     """
     z = q.stratified(model.K)  # [K, V, B, D]
     log_x = model.decode_members(batch, q, z)  # [M, K, V, B]
@@ -35,9 +38,18 @@ def sum_of_elbos(
 
 
 def mean_of_elbos(model: MultimodalVAE, batch: Batch, experts: Experts, q: Mixture, beta: float) -> Bound:
-    """Σ_v π_v {E Σ_m s_m log p(x_m | z, w_m) − β [KL(q_v || p) + E KL(q(w | z, X) || p(w | z))]}, z ~ q_v, w ~ q(w | z, X).
+    """A weighted mean of ELBOs over components, with exact KL divergences.
 
-    The KLs are exact. A private latent of what was not observed has the prior's distribution and a KL of 0.
+        Σ_v π_v {E Σ_m s_m log p(x_m | z, w_m) − β [KL(q_v || p) + E KL(q(w | z, X) || p(w | z))]}, z ~ q_v, w ~ q(w | z, X)
+
+    The private latent of a missing modality has the distribution of the prior and a KL of 0.
+
+    Args:
+        model: The model.
+        batch: The data.
+        experts: The experts of the encoded modalities.
+        q: The mixture, components [V, B, D] with weights π_v.
+        beta: Multiplies the KL divergences.
     """
     z = q.stratified(model.K)  # [K, V, B, D]
     p_w = model.prior.w(z)

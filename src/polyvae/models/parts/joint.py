@@ -1,4 +1,4 @@
-"""A joint network: q(z | X) from all modalities at once, for the papers that have one beside their unimodal experts."""
+"""A joint network, q(z | X) from all modalities at once, for models that have one beside their experts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ from polyvae.utils.errors import check_count
 
 
 class JointNetwork(nn.Module):
-    """A second copy of each modality's encoder, whose features [B, width] are added, and two heads that read the sum.
+    """Second encoders of all modalities, whose features are added and passed to two linear heads.
 
-    To add is what one linear layer over concatenated features does, and makes the order of the modalities free. The copies are parts
-    of the modalities ("joint"), so that they are stored and named with them.
+    Adding features is equivalent to one linear layer over concatenated features, and does not depend on
+    the order of the modalities. The second encoders are parts of the modalities ("joint"), and are
+    stored and named with them.
+
+    Args:
+        model: The model, whose modalities get the second encoders.
+        latent: Columns of z.
+        width: Number of features of each encoder.
     """
 
     def __init__(self, model: MultimodalVAE, latent: int, width: int) -> None:
@@ -30,7 +36,13 @@ class JointNetwork(nn.Module):
         self.loc, self.raw = nn.Linear(width, latent), nn.Linear(width, latent)
 
     def forward(self, model: MultimodalVAE, batch: Batch, rows: Tensor | slice) -> Normal:
-        """q(z | X) of those rows of a batch in which every source was observed: [rows, D]."""
+        """q(z | X) of the selected rows, [rows, D].
+
+        Args:
+            model: The model.
+            batch: The data.
+            rows: Samples in which every encoded modality was observed.
+        """
         features = model.modalities.encode_with("joint", batch, rows)
         hidden = torch.stack(features).sum(0).relu()
         dtype = next(iter(batch.data.values())).dtype  # densities in full precision, also under autocast
@@ -39,13 +51,18 @@ class JointNetwork(nn.Module):
 
 
 def joint_or_product(model: MultimodalVAE, network: JointNetwork, batch: Batch, experts: Experts) -> Mixture:
-    """One view: the joint network's where all sources were observed, the product of the observed experts elsewhere."""
+    """One component: the joint network or a product of experts.
+
+    The joint network is used where all encoded modalities were observed, and the product of the observed
+    experts elsewhere.
+    """
     product = mixture_of_products(experts, everything(experts.mask))
     if batch.complete:
         return product._replace(components=network(model, batch, slice(None))[None])
-    index, real = model.modalities.observed_rows(experts.mask.all(0))
+    index, counted = model.modalities.observed_rows(experts.mask.all(0))
     if not len(index):
         return product
     joint, rest = network(model, batch, index), product.components[0]
-    loc, scale = placed(rest.loc, index, joint.loc, real), placed(rest.scale, index, joint.scale, real)
+    loc = placed(rest.loc, index, joint.loc, counted)
+    scale = placed(rest.scale, index, joint.scale, counted)
     return product._replace(components=Normal(loc, scale)[None])

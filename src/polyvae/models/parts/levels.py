@@ -1,4 +1,4 @@
-"""What models of two levels share: a code w_m below for each modality, and a code z above that tells of them."""
+"""Parts of models with two levels: private latents w_m below, and a shared latent z above them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from polyvae.utils.errors import InputError, check_count
 
 
 def sizes(model: str, hidden: object) -> list[int]:
-    """``hidden`` as a list. Raises InputError unless it holds whole numbers of 1 or more."""
+    """``hidden`` as a list of sizes.
+
+    Raises:
+        InputError: Not a sequence of whole numbers, 1 or more.
+    """
     if not isinstance(hidden, Sequence) or isinstance(hidden, str):
         raise InputError(
             f"{model}: got hidden={hidden!r}; expected a list of sizes, such as [256]; [] for a linear map"
@@ -28,15 +32,21 @@ def top_down(
 ) -> TopDownPrior:
     """p(w_m | z) = N(g_m(z), scale²), with a network g_m for each modality: its part "top_down".
 
-    ``hidden``: its sizes, from the last to the first.
+    Args:
+        model: The model.
+        latent: Columns of z.
+        hidden: Sizes of the hidden layers of g_m, from the last to the first.
+        why: Why every modality needs private columns, for the error.
+        scale: The scale of every p(w_m | z).
 
-    Raises InputError where a modality has no private columns, and says ``why`` it needs them.
+    Raises:
+        InputError: A modality without private columns.
     """
     for name, net in model.modalities.items():
         if not net.private:
             raise InputError(
                 f"{model.name}: modality {name!r} has private=0; expected at least one column, for {why}; "
-                "leave private out, latent says it for all"
+                "leave private out, and latent sets it for all"
             )
         net.parts["top_down"] = nn.Sequential(*layers([latent, *reversed(hidden), net.private]))
     return TopDownPrior(latent, [net.parts["top_down"] for net in model.modalities.values()], scale)

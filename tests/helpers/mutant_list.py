@@ -1,0 +1,712 @@
+"""The mutants that ``make mutants`` runs, by module."""
+
+from __future__ import annotations
+
+from tests.helpers.mutants import Mutant
+
+MUTANTS = [
+    # ---- core.bounds ----
+    Mutant("core.bounds:elbo", "log_weight.mean(0)", "log_weight.sum(0)"),
+    Mutant(
+        "core.bounds:iwae", "log_weight.logsumexp(0) - math.log(len(log_weight))", "log_weight.logsumexp(0)"
+    ),
+    Mutant(
+        "core.bounds:iwae",
+        "log_weight.logsumexp(0) - math.log(len(log_weight))",
+        "log_weight.logsumexp(0) + math.log(len(log_weight))",
+    ),
+    Mutant("core.bounds:iwae", "len(log_weight)", "log_weight.shape[-1]"),
+    Mutant("core.bounds:dreg", "1 - beta + beta * weight", "weight"),
+    Mutant("core.bounds:dreg", "beta * weight", "beta * weight ** 2"),
+    Mutant("core.bounds:dreg", "1 - beta + beta * weight", "1 + beta - beta * weight"),
+    Mutant("core.bounds:dreg", "log_weight.softmax(0)", "log_weight.softmax(-1)"),
+    Mutant(
+        "core.bounds:dreg",
+        "(log_weight.softmax(0) if normalised is None else normalised).detach()",
+        "log_weight.softmax(0) if normalised is None else normalised",
+        harmless="a hook's factor is not differentiated in one backward pass",
+    ),
+    Mutant(
+        "core.bounds:dreg",
+        "log_weight.softmax(0) if normalised is None else normalised",
+        "log_weight.softmax(0)",
+    ),
+    Mutant("core.bounds:dreg", "torch.where(columns, scaled, 1)", "torch.where(columns, 1, scaled)"),
+    Mutant("core.bounds:dreg", "scaled if columns is None else torch.where(columns, scaled, 1)", "scaled"),
+    Mutant("core.bounds:dreg", "draws.requires_grad", "False"),
+    Mutant("core.bounds:estimate", "objective == 'dreg'", "objective == 'never'"),
+    Mutant("core.bounds:over_components", "torch.where(weights > 0, weights * value, 0)", "weights * value"),
+    Mutant("core.bounds:over_components", "weights * value", "value"),
+    Mutant(
+        "core.bounds:over_components",
+        "torch.where(weights > 0, weights * value, 0).sum(-2)",
+        "torch.where(weights > 0, weights * value, 0).mean(-2)",
+    ),
+    Mutant(
+        "core.bounds:log_over_components", "log_value + torch.where(active, weights, 1).log()", "log_value"
+    ),
+    Mutant(
+        "core.bounds:log_over_components",
+        "log_value + torch.where(active, weights, 1).log()",
+        "log_value - torch.where(active, weights, 1).log()",
+    ),
+    Mutant(
+        "core.bounds:log_over_components",
+        "torch.where(any_active, torch.where(any_active, shifted, 0).logsumexp(0), 0)",
+        "shifted.logsumexp(0)",
+    ),
+    # ---- core.recompute ----
+    Mutant("core.recompute:_Selective.backward", "len(size) * size", "size"),
+    Mutant("core.recompute:_Selective.backward", "torch.finfo(size.dtype).eps * total", "0.01 * total"),
+    Mutant(
+        "core.recompute:_Selective.backward",
+        "len(size) * size > torch.finfo(size.dtype).eps * total",
+        "size > 0",
+    ),
+    Mutant(
+        "core.recompute:_Selective.backward",
+        "(len(size) * size > torch.finfo(size.dtype).eps * total) | ~total.isfinite()",
+        "len(size) * size > torch.finfo(size.dtype).eps * total",
+    ),
+    Mutant("core.recompute:_Selective.backward", "each.abs()", "each"),
+    Mutant(
+        "core.recompute:_Selective.backward",
+        "each.index_select(0, chunk)",
+        "torch.ones_like(chunk, dtype=each.dtype)",
+    ),
+    Mutant(
+        "core.recompute:_Selective.backward",
+        "to_latents.index_copy_(0, chunk, first)",
+        "to_latents.index_copy_(0, chunk, 2 * first)",
+    ),
+    Mutant(
+        "core.recompute:_Selective.backward", "total_gradient += gradient", "total_gradient.copy_(gradient)"
+    ),
+    Mutant("core.recompute:_Selective.backward", "rows.index_select(0, chunk)", "rows[: len(chunk)]"),
+    Mutant("core.recompute:_Selective.backward", "ctx.autocast", "torch.enable_grad()"),
+    Mutant(
+        "core.recompute:_autocast",
+        "torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device), cache_enabled=False)",
+        "torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))",
+        harmless="torch 2.13 caches nothing that was cast without a graph; the package allows older versions",
+    ),
+    Mutant(
+        "core.recompute:rows_apart",
+        "network.training and isinstance(network, _DEPEND_ON_THE_BATCH)",
+        "isinstance(network, _DEPEND_ON_THE_BATCH)",
+    ),
+    Mutant(
+        "core.recompute:rows_apart",
+        "known and not hooked and not dependent and all(map(rows_apart, network.children()))",
+        "known and not hooked and all(map(rows_apart, network.children()))",
+    ),
+    Mutant(
+        "core.recompute:rows_apart",
+        "known and not hooked and not dependent and all(map(rows_apart, network.children()))",
+        "known and not dependent and all(map(rows_apart, network.children()))",
+    ),
+    Mutant(
+        "core.recompute:rows_apart",
+        "known and not hooked and not dependent and all(map(rows_apart, network.children()))",
+        "not hooked and not dependent and all(map(rows_apart, network.children()))",
+    ),
+    Mutant("core.recompute:rows_apart", "all(map(rows_apart, network.children()))", "True"),
+    Mutant(
+        "core.recompute:share_that_counts",
+        "(log_weight.softmax(0) > torch.finfo(log_weight.dtype).eps)[:, differ]",
+        "log_weight.softmax(0) > torch.finfo(log_weight.dtype).eps",
+    ),
+    Mutant("core.recompute:share_that_counts", "log_weight.softmax(0)", "log_weight.softmax(-1)"),
+    # ---- core.aggregate ----
+    Mutant("core.aggregate:singles", "eye[:, :, None] & mask", "eye[:, :, None] | ~mask & mask"),
+    Mutant(
+        "core.aggregate:powerset", "(~member[:, :, None] | mask).all(1)", "(member[:, :, None] & mask).any(1)"
+    ),
+    Mutant("core.aggregate:powerset", "complete[:, None]", "mask"),
+    Mutant("core.aggregate:powerset", "range(1, E + 1)", "range(1, E)"),
+    Mutant("core.aggregate:powerset", "range(1, E + 1)", "range(2, E + 1)"),
+    Mutant("core.aggregate:random_subsets", "(fair >= 0.5) & mask", "fair >= 0.5"),
+    Mutant("core.aggregate:random_subsets", "(fair >= 0.5) & mask", "(fair >= 0.4) & mask"),
+    Mutant("core.aggregate:random_subsets", "range(20)", "range(1)"),
+    Mutant("core.aggregate:random_subsets", "2 * fair % 1", "1 - fair"),
+    Mutant("core.aggregate:random_sizes", "mask.sum(0) - int(proper)", "M"),
+    Mutant(
+        "core.aggregate:random_sizes",
+        "(u * (mask.sum(0) - int(proper))).floor() + 1",
+        "(u * mask.sum(0)).floor()",
+    ),
+    Mutant("core.aggregate:random_sizes", "torch.where(mask, score, 2.0)", "score"),
+    Mutant("core.aggregate:random_sizes", "rank < size[:, None]", "rank <= size[:, None]"),
+    Mutant("core.aggregate:random_sizes", "(rank < size[:, None]) & mask", "rank < size[:, None]"),
+    Mutant("core.aggregate:product_of_experts", "experts.scale.pow(-2)", "experts.scale.pow(-1)"),
+    Mutant("core.aggregate:product_of_experts", "experts.scale.pow(-2)", "experts.scale.pow(2)"),
+    Mutant("core.aggregate:product_of_experts", "precision * experts.loc", "experts.loc"),
+    Mutant("core.aggregate:product_of_experts", "pull + strength * prior.loc", "pull"),
+    Mutant(
+        "core.aggregate:product_of_experts",
+        "total + strength",
+        "total + strength * include.sum(1)[..., None]",
+    ),
+    Mutant(
+        "core.aggregate:product_of_experts",
+        "torch.where(membership.any(1)[..., None], total, 1)",
+        "total + 1e-09",
+    ),
+    Mutant("core.aggregate:product_of_experts", "total.rsqrt()", "total.reciprocal()"),
+    Mutant("core.aggregate:uniform_weights", "membership.any(1)", "membership.all(1)"),
+    Mutant("core.aggregate:uniform_weights", "membership.any(1)", "membership.sum(1)"),
+    Mutant("core.aggregate:uniform_weights", "active.sum(0).clamp(min=1)", "len(active)"),
+    Mutant("core.aggregate:uniform_weights", "active / active.sum(0).clamp(min=1)", "active"),
+    Mutant(
+        "core.aggregate:mixture_of_products",
+        "product_of_experts(experts.z, membership, prior)",
+        "product_of_experts(experts.z, membership)",
+    ),
+    Mutant(
+        "core.aggregate:geometric_mean",
+        "product.scale * count.clamp(min=1).sqrt()[..., None]",
+        "product.scale",
+        by="models/test_mmjsd.py::test_mmjsd",
+    ),
+    Mutant(
+        "core.aggregate:consensus",
+        "(members - 1) * correlation",
+        "members * correlation",
+        by="models/test_codevae.py::test_codevae",
+    ),
+    Mutant(
+        "core.aggregate:hoelder_pool",
+        "overlap + math.log(2)",
+        "overlap",
+        by="models/test_hellinger.py::test_the_pool_is_the_square_of_the_sum_of_roots_by_quadrature",
+    ),
+    Mutant(
+        "core.aggregate:moment_matched",
+        "q.components.scale.square() + (q.components.loc - loc).square()",
+        "q.components.scale.square()",
+        by="models/test_hellinger.py::test_hellinger",
+    ),
+    # ---- core.distributions ----
+    Mutant("core.distributions:softplus_scale", "raw + math.log(math.e - 1)", "raw"),
+    Mutant("core.distributions:exp_scale", "(raw / 2).exp()", "raw.exp()"),
+    Mutant("core.distributions:exp_scale", "_FLOOR + (1 - _FLOOR) * (raw / 2).exp()", "(raw / 2).exp()"),
+    Mutant(
+        "core.distributions:Diagonal.columns",
+        "self.log_peak + self.rate * self.distance(x)",
+        "self.rate * self.distance(x)",
+    ),
+    Mutant("core.distributions:softmax_scale", "(1 - _FLOOR) * raw.shape[-1]", "1 - _FLOOR"),
+    Mutant("core.distributions:softmax_scale", "raw.softmax(-1)", "raw.softmax(0)"),
+    Mutant("core.distributions:Diagonal.log_prob", "self.distance(x).sum(-1)", "self.distance(x).mean(-1)"),
+    Mutant(
+        "core.distributions:Diagonal.kl", "self.kl_columns(other).sum(-1)", "self.kl_columns(other).mean(-1)"
+    ),
+    Mutant("core.distributions:Diagonal.rsample", "self.scale", "self.scale.square()"),
+    Mutant("core.distributions:Diagonal.detach", "self.scale.detach()", "self.scale"),
+    Mutant("core.distributions:Diagonal.detach", "self.loc.detach()", "self.loc"),
+    Mutant("core.distributions:Normal.log_peak", "-self.scale.log()", "torch.zeros_like(self.scale)"),
+    Mutant(
+        "core.distributions:Normal.log_peak", "-self.scale.log() - 0.5 * _LOG_TWO_PI", "-self.scale.log()"
+    ),
+    Mutant("core.distributions:Normal.kl_columns", "self.scale / other.scale", "other.scale / self.scale"),
+    Mutant(
+        "core.distributions:Normal.kl_columns",
+        "(self.loc - other.loc) / other.scale",
+        "(self.loc - other.loc) / self.scale",
+    ),
+    Mutant(
+        "core.distributions:Normal.kl_columns",
+        "0.5 * (ratio.square() + ((self.loc - other.loc) / other.scale).square() - 1) - ratio.log()",
+        "0.5 * (ratio.square() + ((self.loc - other.loc) / other.scale).square() - 1) + ratio.log()",
+    ),
+    Mutant("core.distributions:Laplace.log_peak", "2 * self.scale", "self.scale"),
+    Mutant("core.distributions:Laplace.kl_columns", "-distance / self.scale", "-distance / other.scale"),
+    Mutant(
+        "core.distributions:Laplace.kl_columns",
+        "(overlap + distance) / other.scale - 1",
+        "(overlap + distance) / other.scale",
+    ),
+    Mutant(
+        "core.distributions:Mixture.mean",
+        "(self.weights[..., None] * self.components.mean).sum(0)",
+        "self.components.mean.mean(0)",
+    ),
+    Mutant(
+        "core.distributions:mixture_log_prob",
+        "torch.where((weights > 0) | ~(weights > 0).any(0), log_weights, -torch.inf)",
+        "log_weights",
+    ),
+    Mutant(
+        "core.distributions:mixture_log_prob",
+        "components[v].log_prob(z) + log_weights[v]",
+        "components[v].log_prob(z)",
+    ),
+    Mutant(
+        "core.distributions:mixture_log_prob",
+        "each[0] if len(weights) == 1 else each.logsumexp(0)",
+        "each.mean(0)",
+    ),
+    Mutant("core.distributions:mixture_log_prob", "torch.where((weights > 0).any(0), total, 0)", "total"),
+    Mutant(
+        "core.distributions:Mixture.pick",
+        "(choice, torch.arange(choice.shape[1], device=choice.device))",
+        "(choice[:1].expand_as(choice), torch.arange(choice.shape[1], device=choice.device))",
+    ),
+    Mutant(
+        "core.distributions:_InPieces.backward",
+        "(each.detach() - total).exp() * gradient",
+        "gradient",
+        by="core/test_distributions.py::test_a_sum_of_densities_is_the_same_in_pieces",
+    ),
+    # ---- core.priors ----
+    Mutant(
+        "core.priors:MixturePrior.z",
+        "self.logits.softmax(0)",
+        "self.logits.detach().softmax(0)",
+        by="models/test_cmvae.py::test_cmvae_is_the_port",
+    ),
+    # ---- core.modalities ----
+    Mutant(
+        "core.modalities:Modalities.members",
+        "q.membership[:, self.encoded.index(m)] if m in self.encoded else active",
+        "q.membership[:, self.encoded.index(m)] if m in self.encoded else q.membership[:, 0]",
+    ),
+    Mutant("core.modalities:placed", "not counted", "False"),
+    Mutant(
+        "core.modalities:Modalities.log_likelihood",
+        "observed if decoded is None else observed & decoded[m]",
+        "observed if decoded is None else decoded[m]",
+    ),
+    Mutant("core.modalities:Modalities.latents", "self.columns[m]", "self.columns[0]"),
+    # ---- core.vae ----
+    Mutant(
+        "core.vae:MultimodalVAE.bound_of",
+        "estimate(self.objective, log_weight, draws or {}, beta)",
+        "estimate(self.objective, log_weight, draws or {}, 1.0)",
+    ),
+    Mutant(
+        "core.vae:MultimodalVAE.decode_members",
+        "self.modalities.members(q)",
+        "q.active[None, None]",
+        by="models/test_mvae.py",
+    ),
+    Mutant(
+        "core.vae:MultimodalVAE.draw_components",
+        "q.observed[None].to(z.dtype)",
+        "torch.ones_like(q.weights[:1])",
+    ),
+    Mutant("core.vae:MultimodalVAE.bound_of", "sum(others, start=first)", "first"),
+    Mutant("core.vae:MultimodalVAE.bound_of", "sum(others, start=first)", "first - sum(others)"),
+    Mutant(
+        "core.vae:MultimodalVAE.bound_of",
+        "estimate(self.objective, log_weight, draws or {}, beta)",
+        "log_weight[0]",
+    ),
+    Mutant(
+        "core.vae:MultimodalVAE.draw_components",
+        "q.pick(q.choose(self.K))",
+        "q.pick(q.choose(1).expand(self.K, -1))",
+    ),
+    Mutant("core.vae:MultimodalVAE.sampled_kl", "self.scored(q_w).columns(w)", "q_w.columns(w)"),
+    Mutant(
+        "core.vae:MultimodalVAE.sampled_kl",
+        "torch.where(charged, self.scored(q_w).columns(w) - p_w.columns(w), 0)",
+        "self.scored(q_w).columns(w) - p_w.columns(w)",
+    ),
+    Mutant(
+        "core.vae:MultimodalVAE.sampled_kl",
+        "self.scored(q_w).columns(w) - p_w.columns(w)",
+        "p_w.columns(w) - self.scored(q_w).columns(w)",
+    ),
+    Mutant(
+        "core.vae:MultimodalVAE.bound_of",
+        "self.weighted(log_x) - beta * sum(others, start=first)",
+        "self.weighted(log_x) - beta * first - sum(others)",
+    ),
+    Mutant("core.vae:MultimodalVAE.bound_of", "self.weighted(log_x)", "log_x.sum(0)"),
+    Mutant(
+        "core.vae:MultimodalVAE.bound_of",
+        "self.weighted(log_x) - beta * sum(others, start=first)",
+        "self.weighted(log_x) + beta * sum(others, start=first)",
+    ),
+    # ---- core.inference ----
+    Mutant(
+        "core.inference:Inference._defended", "log_q_w + self._log_q_z(q, z)", "log_q_w - self._log_q_z(q, z)"
+    ),
+    Mutant(
+        "core.inference:Inference._defended",
+        "torch.logaddexp(math.log1p(-share) + log_q, math.log(share) + log_p)",
+        "torch.logaddexp(log_q, log_p)",
+    ),
+    Mutant(
+        "core.inference:Inference._defended",
+        "torch.logaddexp(math.log1p(-share) + log_q, math.log(share) + log_p)",
+        "log_q",
+    ),
+    Mutant("core.inference:Inference._defended", "p_w.where(prior, q_w)", "q_w"),
+    Mutant("core.inference:Inference.draw", "self._draw_z(q, K)", "self._draw_z(q, 1).expand(K, -1, -1)"),
+    Mutant("core.inference:Inference._draw_z", "torch.where(q.observed[:, None], z, from_prior)", "z"),
+    # ---- models.vae ----
+    Mutant("models.vae:VAE.bound", "self.scored(q_w).columns(w)", "q_w.columns(w)"),
+    Mutant("models.vae:VAE.bound", "q_w.kl_columns(p_w)", "p_w.kl_columns(q_w)"),
+    Mutant(
+        "models.vae:VAE.bound",
+        "self.scored(q_w).columns(w) - p_w.columns(w)",
+        "self.scored(q_w).columns(w) + p_w.columns(w)",
+    ),
+    Mutant("models.vae:VAE.bound", "self.modalities.weigh(log_x)", "log_x"),
+    Mutant("models.vae:VAE.bound", "warm * self.beta * kl_w", "self.beta * kl_w"),
+    Mutant("models.vae:VAE.bound", "{w: self.owner == m}", "{w: None}"),
+    Mutant(
+        "models.vae:VAE.bound",
+        "estimate(self.objective, log_weight[m], {w: self.owner == m}, warm * self.beta)",
+        "estimate(self.objective, log_weight[m], {w: self.owner == m}, 1.0)",
+    ),
+    Mutant("models.vae:VAE.bound", "torch.stack(each).sum(0)", "torch.stack(each).mean(0)"),
+    # ---- models.mmvae ----
+    Mutant("models.mmvae:MMVAE.bound", "self.scored(q).log_prob(z)", "q.log_prob(z)"),
+    Mutant("models.mmvae:MMVAE.bound", "self.scored(q).log_prob(z)", "self.scored(q).components.log_prob(z)"),
+    Mutant(
+        "models.mmvae:MMVAE.bound",
+        "self.scored(q).log_prob(z) - self.prior.z().log_prob(z)",
+        "self.scored(q).log_prob(z)",
+    ),
+    Mutant("models.mmvae:MMVAE._tight", "self.weighted(log_x)", "log_x.sum(0)"),
+    Mutant(
+        "models.mmvae:MMVAE._tight", "self.weighted(log_x) - beta * kl", "self.weighted(log_x) + beta * kl"
+    ),
+    Mutant("models.mmvae:MMVAE._tight", "self.weighted(log_x) - beta * kl", "self.weighted(log_x) - kl"),
+    Mutant("models.mmvae:MMVAE.bound", "self.tight", "False"),
+    Mutant(
+        "models.mmvae:MMVAE._tight",
+        "torch.where(q.active | ~q.observed, log_weight, -torch.inf)",
+        "log_weight",
+    ),
+    Mutant(
+        "models.mmvae:MMVAE._tight",
+        "q.active | ~q.observed",
+        "q.active",
+        harmless="where nothing was observed, the draws are constants: no parameter is behind the NaN",
+    ),
+    Mutant(
+        "models.mmvae:MMVAE._tight",
+        "dreg(log_weight, {z: None}, beta, share)",
+        "dreg(log_weight, {z: None}, beta)",
+    ),
+    # ---- models.mvae ----
+    Mutant(
+        "models.mvae:MVAE.bound",
+        "[everything(experts.mask), singles(experts.mask), random_sizes(experts.mask, self.subsets)]",
+        "[singles(experts.mask), random_sizes(experts.mask, self.subsets)]",
+    ),
+    Mutant(
+        "models.mvae:MVAE.bound",
+        "[everything(experts.mask), singles(experts.mask), random_sizes(experts.mask, self.subsets)]",
+        "[everything(experts.mask), random_sizes(experts.mask, self.subsets)]",
+    ),
+    Mutant(
+        "models.mvae:MVAE.bound",
+        "mixture_of_products(experts, membership, self.p_z)",
+        "mixture_of_products(experts, membership)",
+    ),
+    Mutant(
+        "models.mvae:MVAE.posterior",
+        "mixture_of_products(experts, everything(experts.mask), self.p_z)",
+        "mixture_of_products(experts, everything(experts.mask))",
+    ),
+    Mutant("models.mvae:MVAE.bound", "warm * self.beta", "warm"),
+    # ---- models.parts.elbos ----
+    Mutant("models.parts.elbos:sum_of_elbos", "q.components.kl(model.p_z)", "model.p_z.kl(q.components)"),
+    Mutant(
+        "models.parts.elbos:sum_of_elbos", "model.weighted(log_x).mean(0)", "model.weighted(log_x).sum(0)"
+    ),
+    Mutant(
+        "models.parts.elbos:sum_of_elbos",
+        "torch.where(q.active, gamma * model.weighted(log_x).mean(0) - beta * kl, 0)",
+        "torch.where(torch.ones_like(q.active), gamma * model.weighted(log_x).mean(0) - beta * kl, 0)",
+    ),
+    Mutant(
+        "models.parts.elbos:sum_of_elbos",
+        "Bound(elbo.sum(0), terms | {'subsets': elbo[1:].sum(0).detach()})",
+        "Bound(elbo.mean(0), terms | {'subsets': elbo[1:].sum(0).detach()})",
+    ),
+    Mutant(
+        "models.parts.elbos:mean_of_elbos",
+        '{"kl/z": kl_z, "kl/w": kl_w}',
+        '{"kl/z": kl_z, "kl/w": -kl_w}',
+        by="models/test_vcca.py::test_vcca_private",
+    ),
+    # ---- models.mopoe ----
+    Mutant(
+        "models.mopoe:MoPoE.posterior",
+        "(q.membership == experts.mask).all(1)[..., None]",
+        "q.membership.all(1)[..., None]",
+    ),
+    Mutant(
+        "models.mopoe:MoPoE.posterior",
+        "with_prior.where(full, q.components)",
+        "q.components.where(full, with_prior)",
+    ),
+    Mutant(
+        "models.mopoe:MoPoE.bound",
+        "over_components(q.weights, q.components.kl(self.p_z))",
+        "q.components.kl(self.p_z).mean(0)",
+    ),
+    Mutant("models.mopoe:MoPoE.bound", "warm * self.beta", "warm"),
+    Mutant("models.mopoe:MoPoE.bound", "q_w.kl(p_w)", "p_w.kl(q_w)"),
+    # ---- models.mmvaeplus ----
+    Mutant(
+        "models.mmvaeplus:MMVAEPlus.bound",
+        "q_w.where(own, self._cross_w(q_w, p_w))",
+        "self._cross_w(q_w, p_w).where(own, q_w)",
+    ),
+    Mutant(
+        "models.mmvaeplus:MMVAEPlus.bound",
+        "q_w.where(own, self._cross_w(q_w, p_w))",
+        "q_w.where(torch.ones_like(own), self._cross_w(q_w, p_w))",
+    ),
+    Mutant("models.mmvaeplus:MMVAEPlus._cross_w", "self.cross == 'auxiliary'", "self.cross == 'prior'"),
+    Mutant("models.mmvaeplus:MMVAEPlus.bound", "self.scored(q).log_prob(z)", "q.log_prob(z)"),
+    Mutant("models.mmvaeplus:MMVAEPlus._counted", "self.cross == 'posterior'", "False"),
+    Mutant("models.mmvaeplus:MMVAEPlus._counted", "self.cross == 'posterior'", "True"),
+    Mutant(
+        "models.mmvaeplus:MMVAEPlus.bound",
+        "self.scored(q).log_prob(z)",
+        "self.scored(q).components.log_prob(z)",
+    ),
+    Mutant(
+        "models.mmvaeplus:MMVAEPlus.bound",
+        "self.sampled_kl(qr_w, p_w, w, counted)",
+        "self.sampled_kl(qr_w, self.r(p_w), w, counted)",
+    ),
+    Mutant("models.mmvaeplus:MMVAEPlus._counted", "own | batch.mask[self.owner].T", "torch.ones_like(own)"),
+    Mutant(
+        "models.mmvaeplus:MMVAEPlus._counted",
+        "own | batch.mask[self.owner].T",
+        "own & batch.mask[self.owner].T",
+    ),
+    Mutant(
+        "models.mmvaeplus:MMVAEPlus.bound",
+        "self.sampled_kl(qr_w, p_w, w, counted)",
+        "self.sampled_kl(q_w, p_w, w, counted)",
+    ),
+    Mutant(
+        "models.mmvaeplus:MMVAEPlus._counted",
+        "own | batch.mask[self.owner].T if self.corrected else own",
+        "own",
+    ),
+    Mutant("models.mmvaeplus:MMVAEPlus.bound", "{z: None, w: counted}", "{z: None, w: None}"),
+    Mutant("models.mmvaeplus:MMVAEPlus.bound", "{z: None, w: counted}", "{z: None}"),
+    Mutant("models.mmvaeplus:MMVAEPlus.bound", "{z: None, w: counted}", "{w: counted}"),
+    Mutant("models.mmvaeplus:MMVAEPlus.bound", "warm * self.beta", "self.beta"),
+    Mutant(
+        "models.mmvaeplus:MMVAEPlus._one_expert",
+        "q.choose(1)",
+        "q.choose(1)[:, :1].expand(1, q.weights.shape[1])",
+    ),
+    Mutant(
+        "models.mmvaeplus:MMVAEPlus.private",
+        "q_w if self.private_prior == 'prior' else q_w.where(self.own(experts), self.r(p_w))",
+        "q_w",
+    ),
+    # ---- models.jmvae ----
+    Mutant("models.jmvae:JMVAE.bound", "q.components.kl(experts.z)", "experts.z.kl(q.components)"),
+    Mutant(
+        "models.jmvae:JMVAE.bound",
+        '{"kl/z": kl_z[None], "kl/experts": self.alpha * to_experts[None]}',
+        '{"kl/z": kl_z[None], "kl/experts": to_experts[None]}',
+    ),
+    Mutant(
+        "models.jmvae:JMVAE.bound",
+        '{"kl/z": kl_z[None], "kl/experts": self.alpha * to_experts[None]}',
+        '{"kl/z": kl_z[None], "kl/experts": -self.alpha * to_experts[None]}',
+    ),
+    # ---- models.parts.joint ----
+    Mutant(
+        "models.parts.joint:JointNetwork.forward",
+        "torch.stack(features).sum(0)",
+        "torch.stack(features).mean(0)",
+    ),
+    Mutant("models.parts.joint:joint_or_product", "experts.mask.all(0)", "experts.mask.any(0)"),
+    # ---- models.telbo ----
+    Mutant(
+        "models.telbo:TELBO.bound",
+        "[1.0] + [self.gamma] * len(experts.mask)",
+        "[self.gamma] + [1.0] * len(experts.mask)",
+    ),
+    Mutant(
+        "models.telbo:TELBO.bound", "experts.mask.all(0) | (experts.mask.sum(0) > 1)", "experts.mask.all(0)"
+    ),
+    Mutant("models.telbo:TELBO.bound", "warm * self.beta", "self.beta"),
+    # ---- models.mmjsd ----
+    Mutant("models.mmjsd:MMJSD._divergence", "self.p_z.kl(f) + each.sum(0)", "each.sum(0)"),
+    Mutant("models.mmjsd:MMJSD._divergence", "experts.mask.sum(0)", "len(experts.mask)"),
+    Mutant("models.mmjsd:MMJSD._divergence", "experts.z.kl(f)", "f.kl(experts.z)"),
+    # ---- models.mvtcae ----
+    Mutant("models.mvtcae:MVTCAE._share", "1 - self.alpha / count", "1 - self.alpha + 0 * count"),
+    Mutant(
+        "models.mvtcae:MVTCAE.bound",
+        "(1 - self.alpha) * kl + self.alpha * to_experts",
+        "self.alpha * kl + (1 - self.alpha) * to_experts",
+    ),
+    Mutant("models.mvtcae:MVTCAE._share", "part if m in self.encoded else torch.ones_like(part)", "part"),
+    # ---- models.crmvae ----
+    Mutant("models.crmvae:CRMVAE.bound", "q.components[0].kl(experts.z)", "experts.z.kl(q.components[0])"),
+    Mutant("models.crmvae:CRMVAE.bound", "experts.mask.sum(0)", "len(experts.mask)"),
+    Mutant("models.crmvae:CRMVAE.bound", "likelihood / 2", "likelihood"),
+    # ---- models.dmvae ----
+    Mutant("models.dmvae:DMVAE.bound", "self.total_correlation - 1", "self.total_correlation"),
+    Mutant(
+        "models.dmvae:DMVAE._correlations",
+        "whole.logsumexp(-2)[..., 0] - parts.logsumexp(-2).sum(-1)",
+        "whole.logsumexp(-2)[..., 0] + parts.logsumexp(-2).sum(-1)",
+    ),
+    Mutant(
+        "models.dmvae:DMVAE.bound",
+        "1 if self.variant == 'paper' else experts.mask.sum(0)",
+        "1 if True or self.variant == 'paper' else experts.mask.sum(0)",
+    ),
+    # ---- models.nexus ----
+    Mutant("models.nexus:Nexus.bound", "inferred.detach()", "inferred"),
+    Mutant("models.nexus:Nexus.__init__", "math.sqrt(2 * gamma)", "math.sqrt(gamma)"),
+    Mutant("models.nexus:Nexus._kept", "not self.training or not self.drop", "not self.drop"),
+    # ---- models.mmvm ----
+    Mutant(
+        "models.mmvm:MMVM._mixture_kl",
+        "mixed.log_prob(w_m)",
+        "mixed.detach().log_prob(w_m)",
+        by="models/test_gradients.py::test_the_gradient_is_the_values_slope[mmvm-]",
+    ),
+    Mutant("models.mmvm:MMVM._pairwise_kl", "(1 - share) * among", "among"),
+    Mutant(
+        "models.mmvm:MMVM._pairwise_kl",
+        "share * q.kl(type(q).unit(tuple(q.loc.shape), q.loc))",
+        "q.kl(type(q).unit(tuple(q.loc.shape), q.loc))",
+    ),
+    # ---- models.codevae ----
+    Mutant("models.codevae:CoDEVAE._log_pi", "logits - total", "logits"),
+    Mutant("models.codevae:CoDEVAE.bound", "elbo + self.entropy * entropy", "elbo - self.entropy * entropy"),
+    Mutant(
+        "models.codevae:CoDEVAE.bound",
+        "over_components(q.weights, -self._log_pi(q.membership, z))",
+        "over_components(q.weights.detach(), -self._log_pi(q.membership, z))",
+        by="models/test_gradients.py::test_the_gradient_is_the_values_slope[code-vae-]",
+    ),
+    # ---- models.scmm ----
+    Mutant("models.scmm:ScMM.bound", "q.components.kl(p)", "p.kl(q.components)"),
+    Mutant("models.scmm:ScMM.bound", "warm * self.beta", "warm"),
+    # ---- models.cmvae ----
+    Mutant("models.cmvae:CMVAE._criterion", "self.beta * value", "value"),
+    Mutant(
+        "models.cmvae:CMVAE._criterion",
+        "log_joint.logsumexp(0) - self._prior.logits.log_softmax(0)[kept].logsumexp(0)",
+        "log_joint.logsumexp(0)",
+    ),
+    Mutant(
+        "models.cmvae:CMVAE.prune",
+        "min(values, key=lambda count: values[count])",
+        "max(values, key=lambda count: values[count])",
+    ),
+    # ---- models.idmvae ----
+    Mutant(
+        "models.idmvae:IDMVAE.regularisers",
+        "2 * self._contrast(mean[rows], experts.z.loc[j, rows])",
+        "self._contrast(mean[rows], experts.z.loc[j, rows])",
+    ),
+    Mutant("models.idmvae:IDMVAE._encode_mixed", "w.roll(1, 0)", "w"),
+    Mutant(
+        "models.idmvae:IDMVAE.bound",
+        "value - self.cross_view * c - self.augmentation * g",
+        "value - self.cross_view * c + self.augmentation * g",
+    ),
+    # ---- models.hellinger ----
+    Mutant(
+        "models.hellinger:Hellinger.posterior",
+        "moment_matched(hoelder_pool(experts))",
+        "hoelder_pool(experts)",
+    ),
+    # ---- models.holder ----
+    Mutant("models.holder:Hoelder.bound", "self.own(q)", "self.own(experts)"),
+    Mutant(
+        "models.holder:Hoelder.bound",
+        "self.sampled_kl(q_w, p_w, w, own)",
+        "self.sampled_kl(q_w, p_w, w, torch.ones_like(own))",
+    ),
+    Mutant(
+        "models.holder:Hoelder._given",
+        "q_w.scale * softplus_scale(torch.cat(factors, -1))",
+        "q_w.scale + softplus_scale(torch.cat(factors, -1))",
+    ),
+    # ---- models.composed ----
+    Mutant(
+        "models.composed:Composed.bound", "torch.ones_like(own) if self.cross == 'posterior' else own", "own"
+    ),
+    Mutant("models.composed:Composed.bound", "self.scored(q).log_prob(z)", "q.log_prob(z)"),
+    Mutant("models.composed:Composed.bound", "{z: None, w: charged}", "{z: None}"),
+    # ---- models.vcca ----
+    Mutant("models.vcca:VCCAPrivate.posterior", "everything(experts.mask)", "everything(experts.mask[:1])"),
+    Mutant("models.vcca:BiVCCA.posterior", "[self.mu, 1 - self.mu]", "[1 - self.mu, self.mu]"),
+    Mutant("models.vcca:BiVCCA.posterior", "weights / torch.where(total > 0, total, 1)", "weights"),
+    # ---- models.mfm ----
+    Mutant("models.mfm:MFM.bound", "q.components.detach()", "q.components"),
+    Mutant("models.mfm:MFM.bound", "q.components.detach().kl(phi)", "phi.kl(q.components.detach())"),
+    Mutant("models.mfm:MFM._discrepancy", "(count - 1).clamp(min=1)", "count.clamp(min=1)"),
+    Mutant("models.mfm:MFM._discrepancy", "2 * to_prior", "to_prior"),
+    # ---- models.uhved ----
+    Mutant("models.uhved:UHVED._divergences", "active & (membership != q.membership).any(1)", "active"),
+    Mutant("models.uhved:UHVED._sums", "self._kl(q.components, q_A)", "self._kl(q_A, q.components)"),
+    Mutant("models.uhved:UHVED.bound", "to_prior + to_subsets", "to_prior - to_subsets"),
+    # ---- models.contrastive ----
+    Mutant(
+        "models.contrastive:Contrastive.contrast",
+        "0.5 * (mixed.logsumexp(0) + reverse.logsumexp(0))",
+        "mixed.logsumexp(0) + reverse.logsumexp(0)",
+    ),
+    Mutant("models.contrastive:Contrastive.contrast", "line.roll(s)", "line.roll(-s)"),
+    Mutant(
+        "models.contrastive:Contrastive.contrast",
+        "0.5 * log_over_components(weights, iwae(2 * log_weight))",
+        "log_over_components(weights, iwae(2 * log_weight))",
+    ),
+    Mutant("models.contrastive:Contrastive.contrast", "c / counted[rows]", "c"),
+    Mutant("models.contrastive:Contrastive.bound", "value + self.gamma * c", "value - self.gamma * c"),
+    Mutant("models.contrastive:Contrastive._log_weights", "q.log_prob(z) + q_w.log_prob(w)", "q.log_prob(z)"),
+    # ---- models.meme ----
+    Mutant("models.meme:MEME.bound", "(log_t - log_q_t).exp().detach()", "(log_t - log_q_t).exp()"),
+    Mutant("models.meme:MEME.bound", "math.log(_FRESH + 1)", "math.log(_FRESH)"),
+    Mutant("models.meme:MEME.bound", "log_q - p.log_prob(z[:K])", "p.log_prob(z[:K]) - log_q"),
+    Mutant(
+        "models.meme:MEME._pseudo_log_prob",
+        "sum_log_prob(experts, z[:, v, index]) - math.log(self.pseudo)",
+        "sum_log_prob(experts, z[:, v, index])",
+    ),
+    # ---- models.deepimv ----
+    Mutant("models.deepimv:DeepIMV.bound", "experts.mask & batch.mask[self.labels].any(0)", "experts.mask"),
+    Mutant("models.deepimv:DeepIMV.bound", "self.alpha * elbo[1:].sum(0)", "elbo[1:].sum(0)"),
+    Mutant(
+        "models.deepimv:DeepIMV.bound",
+        "log_y - warm * self.beta * kl",
+        "log_y + warm * self.beta * kl",
+    ),
+    # ---- models.relational ----
+    Mutant("models.relational:Relational.bound", "q_w.kl_columns(p_w)", "p_w.kl_columns(q_w)"),
+    Mutant(
+        "models.relational:Relational.posterior",
+        "mixture_of_products(experts._replace(z=self._relation(experts)), subsets(experts.mask))",
+        "mixture_of_products(experts._replace(z=self._relation(experts)), subsets(experts.mask), self.p_z)",
+    ),
+    Mutant(
+        "models.relational:Relational._relation",
+        "mean[:, span]",
+        "mean[:, span].detach()",
+        by="models/test_gradients.py::test_the_gradient_is_the_values_slope[relational-]",
+    ),
+    # ---- models.hmvae ----
+    Mutant("models.hmvae:HMVAE.private", "expert + prior", "expert"),
+    Mutant("models.hmvae:HMVAE.private", "product.where(self.own(experts), p_w)", "product"),
+    Mutant(
+        "models.hmvae:HMVAE.posterior",
+        "mixture_of_products(experts, everything(experts.mask), self.p_z)",
+        "mixture_of_products(experts, everything(experts.mask))",
+    ),
+]
