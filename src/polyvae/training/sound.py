@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
@@ -19,9 +20,9 @@ def unsound(tensors: Mapping[str, Tensor]) -> str | None:
     return next((name for name, x in numbers.items() if not bool(x.isfinite().all())), None)
 
 
-def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """The norm of all gradients, on their device."""
-    return get_total_norm([x.grad for x in parameters if x.grad is not None])
+def gradient_sum(parameters: Iterable[Tensor]) -> Tensor:
+    """The sum of all gradients, on their device: not finite if one of them is not. It takes half the time of their norm."""
+    return torch.stack([x.grad.sum() for x in parameters if x.grad is not None]).sum()
 
 
 def jsonable(value: Any) -> Any:
