@@ -295,3 +295,15 @@ def test_a_model_without_anything_to_train_is_one_line() -> None:
     model.register_parameter("unused", torch.nn.Parameter(torch.zeros(2)))
     with pytest.raises(pv.InputError, match=r"^fit: got a bound without a gradient at step 0"):
         pv.fit(model, small_data(), epochs=1, **SETTINGS)
+
+
+def test_a_pruned_model_can_be_trained_on(tmp_path: Path) -> None:
+    """Weights of pruned clusters are -inf before training; that is no failure, and the run resumes."""
+    torch.manual_seed(0)
+    model = pv.build("cmvae", small_model().specs, latent=2, clusters=4)
+    with torch.no_grad():
+        model.prior.logits[2] = -torch.inf  # type: ignore[union-attr, index]
+    settings = {"batch_size": 20, "show": False, "lr": 1e-3}
+    pv.fit(model, small_data(), out=tmp_path, epochs=1, **settings)  # type: ignore[arg-type]
+    pv.fit(model, small_data(), out=tmp_path, epochs=2, resume=True, **settings)  # type: ignore[arg-type]
+    assert float(model.prior.logits[2].detach()) == -torch.inf  # type: ignore[union-attr, index]

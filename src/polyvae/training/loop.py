@@ -26,7 +26,7 @@ from polyvae.training.machine import check_machine, fabric_of
 from polyvae.training.resume import begun_with
 from polyvae.training.scopes import interruptible, max_rows, one_at_a_time, threads
 from polyvae.training.settings import TrainSettings
-from polyvae.training.sound import gradient_sum, jsonable, unsound
+from polyvae.training.sound import constants, gradient_sum, jsonable, unsound
 from polyvae.training.state import State
 from polyvae.training.store import Store, newest, opened
 from polyvae.utils.errors import InputError
@@ -101,7 +101,7 @@ def fit(
     """
     train = _settings(run, settings)
     check_machine(train)
-    kept = newest(out) if resume and train.precision == "auto" else None
+    kept = newest(out, constants(model)) if resume and train.precision == "auto" else None
     if kept is not None:
         train = train.model_copy(update={"precision": kept["train"]["precision"]})
     with one_at_a_time:
@@ -141,8 +141,7 @@ class _Training:
         self.per_epoch = len(inputs.loader)
         self.total = self.per_epoch * train.epochs if train.epochs is not None else sys.maxsize
         self.overflow: Tensor | None = None  # on the device: whether the norm of a gradient was not finite
-        # Constants such as masks of -inf.
-        self.constants = {name for name, x in model.named_buffers() if not bool(x.isfinite().all())}
+        self.constants = constants(model)
 
     def go(
         self, resume: bool, run: RunConfig | None, interrupted: Callable[[], bool], watch: Watch | None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 
@@ -18,6 +18,12 @@ def unsound(tensors: Mapping[str, Tensor]) -> str | None:
     if not numbers or math.isfinite(float(get_total_norm(numbers.values()))):
         return None
     return next((name for name, x in numbers.items() if not bool(x.isfinite().all())), None)
+
+
+def constants(model: nn.Module) -> set[str]:
+    """The stored tensors that contain an infinity before training and no NaN: masks of -inf, and weights of pruned clusters."""
+    stored = {name: x for name, x in model.state_dict().items() if x.is_floating_point()}
+    return {name for name, x in stored.items() if bool(x.isinf().any()) and not bool(x.isnan().any())}
 
 
 def gradient_sum(parameters: Iterable[Tensor]) -> Tensor:
