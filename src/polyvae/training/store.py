@@ -25,6 +25,7 @@ from polyvae.utils.errors import InputError
 from polyvae.utils.files import load_tensors, save_tensors, unwritten
 from polyvae.utils.locks import only_writer
 from polyvae.utils.progress import Reporter
+from polyvae.utils.records import StoredTraining
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -38,7 +39,13 @@ def newest(out: str | Path | None, infinite: Collection[str] = ()) -> dict[str, 
     folder = RunDirectory(out).checkpoints if out is not None else None
     if folder is None or not any(folder.glob("step-*")):
         return None
-    return Checkpoints(folder).load(any_value=[f"model.{name}" for name in infinite])[1]
+    return _checked(Checkpoints(folder).load(any_value=[f"model.{name}" for name in infinite])[1])
+
+
+def _checked(kept: dict[str, Any]) -> dict[str, Any]:
+    """The metadata of a checkpoint. Raises InputError: they have other types than polyvae writes."""
+    StoredTraining.check(kept, "resume: metadata of the checkpoint", "start the run again")
+    return kept
 
 
 @contextmanager
@@ -163,7 +170,9 @@ class Store:
             report.say("no checkpoint yet; starting at step 0")
             return []
         tensors, kept = self.checkpoints.load(any_value=self.constants)
-        changed = check_same(kept, self.model, train, precision, inputs.rows, inputs.digest, self.failed())
+        changed = check_same(
+            _checked(kept), self.model, train, precision, inputs.rows, inputs.digest, self.failed()
+        )
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
@@ -171,6 +180,11 @@ class Store:
         self.model.load_state_dict(self._migrated(part("model.")))
         restore_optimizer(optimizer, part("optimizer."), kept["optimizer"])
         state.restore(kept, part("sums."), next(self.model.parameters()).device)
+        sums = {name: x.shape for name, x in state.sums.items()}
+        if sums and sums != {"total": torch.Size([len(state.names)]), "count": torch.Size()}:
+            raise InputError(
+                "resume: got sums of other terms than are named; expected the same; start the run again"
+            )
         if self.leads:
             self.directory.cut_history(state.step)
         self.fabric.barrier()

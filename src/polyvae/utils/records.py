@@ -68,6 +68,16 @@ class StoredModel(Record):
     extra: dict[str, Any]
 
 
+class StoredSettings(Record):
+    """The settings in a checkpoint that are read before they are compared. Further keys are allowed."""
+
+    model_config = ConfigDict(extra="allow")
+
+    precision: Literal["auto", "fp32", "bf16", "fp64"]
+    epochs: Count | None
+    patience: Count | None
+
+
 class StoredTraining(Record):
     """The metadata of a checkpoint. Further keys are allowed."""
 
@@ -75,6 +85,7 @@ class StoredTraining(Record):
 
     step: Count
     elapsed: Amount
+    first: float | None = None
     best: float | None
     stale: Count
     stopped: str
@@ -85,7 +96,8 @@ class StoredTraining(Record):
     rows: Count
     data: str
     modalities: list[dict[str, Any]]
-    train: dict[str, Any]
+    train: StoredSettings
+    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
 
 
 class StoredLikelihood(Record):
