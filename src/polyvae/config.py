@@ -110,15 +110,16 @@ class TrainConfig(Section):
         flat: See ``schedule``.
         warmup_epochs: Epochs over which beta rises from 0 to its value.
         clip: Norm above which gradients are scaled down. None: never.
-        precision: "fp32", "bf16" (mixed) or "fp64".
+        precision: "auto", "fp32", "bf16" (mixed) or "fp64". "auto" is bf16 where the machine computes faster in it, which is measured once
+            per process on a CPU, and fp32 elsewhere; a model in double precision stays in it. The choice is kept when a run is resumed.
         device: "auto", "cpu", "cuda" or "mps".
-        devices: How many of them.
+        devices: How many of them, each with a process of its own that runs the script from its beginning.
         seed: Of the initial weights, the order of the samples and all noise.
         validation: Share of the training part that is set aside for validation where there is no validation split.
         patience: Epochs without a better validation bound before training stops; the best weights are kept. None: no early stopping.
         checkpoint_every: Steps between checkpoints.
         max_seconds: Seconds of training after which it stops. None: no limit.
-        threads: Threads of the CPU. None: the default of torch.
+        threads: Threads of the CPU, at most as many as it has processors. None: the default of torch.
         max_rows: Decode at most so many rows at a time, and recompute them in the backward pass: less memory, more time. None: all rows
             at once. It does not change results beyond rounding, and may differ when a run is resumed.
     """
@@ -132,7 +133,7 @@ class TrainConfig(Section):
     flat: _Share = 0.4
     warmup_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     clip: Annotated[_Positive | None, _Maybe] = None
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
     device: str = "auto"
     devices: _Count = 1
     seed: _Seed = 0

@@ -127,6 +127,8 @@ def evaluate_run(
     """
     run, config = open_run(path)
     model = load_model(run.path, trust)
+    if config.train.max_rows is not None:
+        model.max_rows = config.train.max_rows  # memory that training did not have, evaluation does not have
     data, train = data_of(config)
     settings = EvaluateConfig.check(config.evaluate.model_dump() | dict(overrides or {}), "evaluate")
     result = evaluate(model, data, train=train, show=show, **settings.model_dump())

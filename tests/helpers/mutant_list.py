@@ -377,11 +377,15 @@ MUTANTS = [
     ),
     Mutant("models.mmvae:MMVAE._tight", "self.weighted(log_x) - beta * kl", "self.weighted(log_x) - kl"),
     Mutant("models.mmvae:MMVAE.bound", "self.tight", "False"),
-    Mutant("models.mmvae:MMVAE._tight", "log_weight + excluded", "log_weight"),
     Mutant(
         "models.mmvae:MMVAE._tight",
-        "torch.where(q.observed, torch.where(q.active, 0, -torch.inf), 0)",
-        "torch.where(q.active, 0, -torch.inf)",
+        "torch.where(q.active | ~q.observed, log_weight, -torch.inf)",
+        "log_weight",
+    ),
+    Mutant(
+        "models.mmvae:MMVAE._tight",
+        "q.active | ~q.observed",
+        "q.active",
         harmless="where nothing was observed, the draws are constants: no parameter is behind the NaN",
     ),
     Mutant(

@@ -9,6 +9,7 @@ from torch import nn
 from polyvae import Modality, MultimodalData, build
 from polyvae.metrics import Context, Judges, evaluate
 from polyvae.metrics.coherence import coherence, entropy
+from polyvae.metrics.generation import conditional
 from polyvae.metrics.judges import Reader
 
 NAMES = ("a", "b", "c")
@@ -144,3 +145,28 @@ def test_entropy_is_one_where_even_and_none_where_there_is_one_class():
     assert entropy([7, 0, 0]) == 0
     assert entropy([1, 1, 0, 0]) == pytest.approx(0.5)
     assert entropy([]) == 0
+
+
+def test_the_target_and_what_is_not_observed_say_nothing(data, judges):
+    """b shows the other class. Given a alone, all follow a; a model that also saw b would follow it half of the time."""
+    x = {name: data.values(name) * (-1 if name == "b" else 1) for name in NAMES}
+    mixed = MultimodalData(x, labels=data.labels, splits={"train": range(1000), "test": range(1000, 3000)})
+    found = coherence(Context.of(model_of({"a": 0, "b": 0, "c": 0}), mixed.test, judges, draws=10))
+    assert found["coherence_matrix"] == {
+        "a": {"b": 1, "c": 1},
+        "b": {"a": 0, "c": 0},
+        "c": {"a": 1, "b": 1},
+    }
+
+
+def test_the_shared_w_of_the_published_protocol_is_not_the_posterior_s(data):
+    """w of a, which is observed, is near −14; that of b and c is one draw of p(w), so half of them are positive."""
+    model = model_of({"a": 1, "b": 1, "c": 1})
+    for number, protocol in enumerate(("published", "sound")):
+        context = Context.of(model, data.test, protocol=protocol)
+        made = [given.made for given in conditional(context, ("a",), NAMES, seed=number)]
+        a, b, c = (torch.cat([x[name][0, :, 0, 0, 0] for x in made]) for name in NAMES)
+        assert bool((a == -1).all())
+        for other in (b, c):
+            assert float((other > 0).double().mean()) == pytest.approx(0.5, abs=0.05)
+        assert bool((b == c).all()) is (protocol == "published")

@@ -360,3 +360,18 @@ def test_units_of_a_modality_are_those_of_the_samples_that_have_it():
     assert torch.equal(w["a"].variance, expected["a"].variance)
     assert torch.equal(w["a"].kl, expected["a"].kl)
     assert not torch.equal(w["b"].kl, expected["b"].kl)
+
+
+def test_a_divergence_is_exact_only_if_it_is_so_for_all_samples():
+    """Some rows of a batch have one expert, and the last batch has no others."""
+    world = World(private=1)
+    x, model = world.data(60), world.model("mmvae+").eval()
+    mask = torch.ones(3, 60, dtype=torch.bool)
+    mask[1:, 20:] = False
+    for batch_size, exact in ((60, False), (30, False), (20, False)):
+        z, _ = usage(model, MultimodalData(x, mask=mask), world.names, batch_size=batch_size)
+        assert z.exact is exact
+        assert z.asdict()["how"].startswith("Monte Carlo")
+    one = MultimodalData(x, mask=mask).rows(slice(20, 60))
+    z, _ = usage(model, one, world.names, batch_size=20)
+    assert (z.exact, z.asdict()["how"]) == (True, "exact")

@@ -1,4 +1,14 @@
-"""Data sets, and the loaders that make batches of them."""
+"""DATASETS: data sets by name, beside data in memory and the loaders that make batches of them.
+
+An entry describes a data set; ``load_dataset`` loads it.
+
+Example:
+    >>> import polyvae as pv
+    >>> list(pv.DATASETS)
+    ['polydigits', 'polymnist', 'translated_polymnist']
+    >>> pv.DATASETS["polydigits"].samples
+    '10,000 train, 2,000 test'
+"""
 
 from __future__ import annotations
 

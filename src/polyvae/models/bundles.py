@@ -20,7 +20,7 @@ from polyvae.core.vae import MultimodalVAE
 from polyvae.models import build, name_of, options_of
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.files import Path_, json_text, load_tensors, save_tensors, short
-from polyvae.utils.imports import moved
+from polyvae.utils.renamed import moved
 
 MODEL = "model.safetensors"
 """The bundle in a run directory."""

@@ -43,7 +43,8 @@ class CMVAE(MMVAEPlus):
     sample, not summed over the batch. Missing modalities do not count in assignments. A pruned cluster
     has π = 0, so no tensor changes its shape. As in MMVAE+, L is not a bound.
 
-    Exempt: the scales of r get no gradient with one modality, or with one column under the softmax map.
+    Exempt from the laws of ``polyvae.testing``:
+    the scales of r get no gradient with one modality, or with one column under the softmax map.
 
     Args:
         modalities: The specifications of the modalities.

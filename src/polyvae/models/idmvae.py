@@ -57,7 +57,8 @@ class IDMVAE(MMVAEPlus):
     Differs from the authors' code (chatzikon/IDMVAE): missing modalities are supported. Their diffusion
     prior is not included; fit a prior after training.
 
-    Exempt: as in MMVAE+, the scales of r get no gradient with one modality, or with one column under the
+    Exempt from the laws of ``polyvae.testing``:
+    as in MMVAE+, the scales of r get no gradient with one modality, or with one column under the
     softmax map.
 
     Args:

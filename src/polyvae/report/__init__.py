@@ -21,10 +21,10 @@ from polyvae.report.gallery import stage
 from polyvae.report.learning import learning_section
 from polyvae.report.measures import conflict_section, latents_section, quality_section, reconstruction_section
 from polyvae.report.metrics import KNOWN, metric, number, quality, worth
-from polyvae.report.page import render
 from polyvae.report.protocol import protocol
 from polyvae.report.samples import cross_section, traversal_section, unconditional_section
 from polyvae.report.sections import Page, Section, coherence_section, histogram_section, likelihood_section
+from polyvae.report.templates import render
 from polyvae.training.directory import RunDirectory
 from polyvae.utils.files import StorageError, write_atomic
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from polyvae.report.metrics import metric
-from polyvae.report.page import render
+from polyvae.report.templates import render
 from polyvae.study.config import Plot
 from polyvae.study.plots import draw
 from polyvae.study.tables import Result, markdown, tables, title_of, write_numbers

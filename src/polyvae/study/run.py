@@ -108,10 +108,12 @@ def run_study(
                 for name, error in _train(asked, plan, out, force, workers, progress):
                     errors[name] = error
             except KeyboardInterrupt:
-                workers.stop()
                 interrupted = True
             finally:
-                workers.close()
+                try:
+                    workers.stop()
+                finally:
+                    workers.close()
     results, names = _results(cells, plan, out, errors), frozenset(cell.name for cell in asked)
     if interrupted:
         write_numbers(out, study.study.title, results, plan.entries)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from polyvae.training.sound import unsound
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import Path_, load_tensors, save_tensors, unwritten, write_atomic
 
@@ -50,12 +51,22 @@ class Checkpoints:
 
     def latest(self) -> Path | None:
         """The newest checkpoint that is intact, or None where there is none. Raises InputError: all are damaged."""
-        found = self._newest("cpu")
+        found = self._newest("cpu", ())
         return found[0] if found else None
 
-    def load(self, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and metadata of ``latest()``. Raises InputError: no checkpoint, or all are damaged."""
-        found = self._newest(device)
+    def load(
+        self, device: torch.device | str = "cpu", any_value: Collection[str] = ()
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and metadata of the newest checkpoint that is intact and whose values are finite.
+
+        Args:
+            device: Where the tensors are put.
+            any_value: Names of tensors that may have values that are not finite.
+
+        Raises:
+            InputError: No checkpoint, or all are damaged.
+        """
+        found = self._newest(device, any_value)
         if found is None:
             raise InputError(
                 f"{self.directory}: got no checkpoint; expected at least one step-*.safetensors; start the run again"
@@ -65,7 +76,9 @@ class Checkpoints:
     def _files(self) -> list[Path]:
         return sorted(self.directory.glob("step-*.safetensors"))
 
-    def _newest(self, device: torch.device | str) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+    def _newest(
+        self, device: torch.device | str, any_value: Collection[str]
+    ) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
         files = self._files()[::-1]
         try:
             pointed = (self.directory / "latest").read_text("utf-8", "replace").strip()
@@ -74,7 +87,13 @@ class Checkpoints:
         files.sort(key=lambda file: file.name != pointed)  # stable: the one pointed to, then from new to old
         for file in files:
             try:
-                return file, *load_tensors(file, device)
+                tensors, metadata = load_tensors(file, device)
+                name = unsound({name: x for name, x in tensors.items() if name not in any_value})
+                if name is None:
+                    return file, tensors, metadata
+                raise InputError(
+                    f"{file}: got values that are not finite in {name!r}; expected finite ones; resume from an earlier one"
+                )
             except InputError as problem:
                 _log.warning("checkpoint skipped, trying the one before: %s", problem)
         if files:

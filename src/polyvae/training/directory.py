@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from polyvae.models.bundles import MODEL, no_such_run
+from polyvae.training.sound import jsonable
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import Path_, json_text, read_bytes, read_object, unwritten, write_atomic
+from polyvae.utils.locks import LOCK
 
 _log = logging.getLogger("polyvae")
 
@@ -50,6 +52,21 @@ class RunDirectory:
     def create(cls, path: Path_, force: bool = False) -> RunDirectory:
         """A new, empty run directory. ``force`` removes what an earlier run wrote there (MADE), and never anything else.
 
+        Raises InputError: see ``check_new``.
+        """
+        run = cls.check_new(path, force)
+        try:
+            for file in (file for pattern in MADE for file in run.path.glob(pattern) if not file.is_dir()):
+                file.unlink()
+            run.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise unwritten(run.path, problem) from None
+        return run
+
+    @classmethod
+    def check_new(cls, path: Path_, force: bool = False) -> RunDirectory:
+        """The run directory that ``create`` would make; nothing is written.
+
         Raises InputError: a run exists and ``force`` is not given; something that is not a run exists, with or without ``force``.
         """
         run = cls(path)
@@ -58,7 +75,11 @@ class RunDirectory:
             sign.exists() for sign in (run.checkpoints, run.history, run.model)
         )
         # A run that was killed at its start may have left only a part of config.toml.
-        there = [entry for entry in _entries(run.path) if not entry.match(".config.toml.*.partial")]
+        there = [
+            entry
+            for entry in _entries(run.path)
+            if not entry.match(".config.toml.*.partial") and entry.name != LOCK
+        ]
         empty = all(entry in (run.checkpoints, run.figures) and not any(entry.glob("*")) for entry in there)
         if not empty and not ours:
             raise InputError(
@@ -68,12 +89,6 @@ class RunDirectory:
             raise InputError(
                 f"{run.path}: got an existing run; expected an empty directory; --resume continues it, --force replaces it"
             )
-        try:
-            for file in (file for pattern in MADE for file in run.path.glob(pattern) if not file.is_dir()):
-                file.unlink()
-            run.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as problem:
-            raise unwritten(run.path, problem) from None
         return run
 
     @classmethod
@@ -89,8 +104,8 @@ class RunDirectory:
         return run
 
     def append_history(self, record: Mapping[str, Any]) -> None:
-        """Add one line to history.jsonl. Raises StorageError: a full disk."""
-        line = json_text(f"{self.history}: record", dict(record)).encode() + b"\n"
+        """Add one line to history.jsonl, with null in place of numbers that are not finite. Raises StorageError: a full disk."""
+        line = json_text(f"{self.history}: record", jsonable(dict(record))).encode() + b"\n"
         try:
             with self.history.open("ab+") as file:
                 end = file.seek(0, os.SEEK_END)
@@ -120,7 +135,9 @@ class RunDirectory:
         """Drop the records whose "step" is above ``step``, and incomplete lines; records without "step" stay."""
         if self.history.exists():
             kept = [record for record in self.read_history() if record.get("step", step) <= step]
-            self.write_text(self.history.name, "".join(json.dumps(record) + "\n" for record in kept))
+            self.write_text(
+                self.history.name, "".join(json.dumps(jsonable(record)) + "\n" for record in kept)
+            )
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file of the run directory completely or not at all. Raises StorageError."""

@@ -53,12 +53,24 @@ class Likelihood(nn.Module, ABC):
         """Log-likelihood in nats, summed over the observed entries: arguments as in ``entries``, returns [...]."""
 
     @abstractmethod
-    def mean(self, out: Tensor) -> Tensor:
-        """E[x]: [..., *output] -> [..., *shape]."""
+    def mean(self, out: Tensor, library: Tensor | None = None) -> Tensor:
+        """E[x].
+
+        Args:
+            out: Decoder output, [..., *output].
+            library: Of counts, the library sizes, [..., 1, ..., 1]; None: the likelihood's own.
+
+        Returns:
+            [..., *shape].
+        """
 
     @abstractmethod
-    def sample(self, out: Tensor) -> Tensor:
-        """One draw of x: [..., *output] -> [..., *shape]."""
+    def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
+        """One draw of x: arguments and result as in ``mean``."""
+
+    def library_of(self, out: Tensor, x: Tensor, observed: Tensor) -> Tensor | None:
+        """Of counts, the library sizes of samples x given their observed entries, [..., 1, ..., 1]; None: there are none."""
+        return None
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ class Scaled(Likelihood):
             distance = linear.distances(hidden, last, x, rows, self.power)
         return self.density(distance.view(lead), self.scale, prod(self.shape))
 
-    def mean(self, out: Tensor) -> Tensor:
+    def mean(self, out: Tensor, library: Tensor | None = None) -> Tensor:
         return out
 
     def features(self, x: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class NormalLikelihood(Scaled):
     def density(self, distance: Tensor, scale: Tensor | float, count: Tensor | int) -> Tensor:
         return distance * (-0.5 / scale**2) - count * (_log(scale) + 0.5 * _LOG_TWO_PI)
 
-    def sample(self, out: Tensor) -> Tensor:
+    def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
         return out + self.scale * noise.normal(tuple(out.shape), out, "x", "")
 
 
@@ -153,7 +153,7 @@ class LaplaceLikelihood(Scaled):
     def density(self, distance: Tensor, scale: Tensor | float, count: Tensor | int) -> Tensor:
         return distance * (-1 / scale) - count * _log(2 * scale)
 
-    def sample(self, out: Tensor) -> Tensor:
+    def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
         return out + self.scale * noise.laplace(tuple(out.shape), out, "x", "")
 
 

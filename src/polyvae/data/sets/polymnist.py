@@ -340,6 +340,7 @@ def _card(
             "composition": "as published: inverted where the digit is, on random crops of five photos",
             "backgrounds": dict.fromkeys(NAMES, "published"),
         }
+    # The digest of the data contains these texts. Runs resume, and judges are found, only while they do not change.
     return card | {
         "source": "composed from MNIST (LeCun, Cortes, Burges 1998)",
         "seed": seed,
