@@ -110,8 +110,8 @@ class TrainConfig(Section):
         flat: See ``schedule``.
         warmup_epochs: Epochs over which beta rises from 0 to its value.
         clip: Norm above which gradients are scaled down. None: never.
-        precision: "auto", "fp32", "bf16" (mixed) or "fp64". "auto" is bf16 where the machine computes faster in it, which is measured once
-            per process on a CPU, and fp32 elsewhere; a model in double precision stays in it. The choice is kept when a run is resumed.
+        precision: "auto", "fp32", "bf16" (mixed) or "fp64". "auto" is bf16 where the processor or GPU has instructions for it, and
+            fp32 elsewhere; a model in double precision stays in it. The choice is kept when a run is resumed.
         device: "auto", "cpu", "cuda" or "mps".
         devices: How many of them, each with a process of its own that runs the script from its beginning.
         seed: Of the initial weights, the order of the samples and all noise.
@@ -249,10 +249,17 @@ class RunConfig(Section):
         if not isinstance(model, dict) or "max_rows" not in model:
             return values
         model, train = dict(model), values.get("train", {})
+        if ":" in str(model.get("name", "")):  # a user-defined model may have an option of this name
+            return values
         rows = model.pop("max_rows")
-        if rows is not None and isinstance(train, dict):
-            train = {"max_rows": rows, **train}
-        return {**values, "model": model, "train": train}
+        if rows is None:
+            return {**values, "model": model}
+        train = train.model_dump(exclude_unset=True) if isinstance(train, TrainConfig) else train
+        return {
+            **values,
+            "model": model,
+            "train": {"max_rows": rows, **train} if isinstance(train, dict) else train,
+        }
 
 
 def read_config(path: str | os.PathLike[str] | None = None, overrides: Sequence[str] = ()) -> RunConfig:

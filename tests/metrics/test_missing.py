@@ -14,8 +14,8 @@ from polyvae.metrics.coherence import coherence
 from polyvae.metrics.conflict import conflict
 from polyvae.metrics.latents import latents
 from polyvae.metrics.reconstruction import within_classes
-from tests.metrics.test_coherence import Bright, Signs
-from tests.metrics.test_latents import reader, told
+from tests.helpers.judged import Bright, Signs
+from tests.helpers.probed import reader, told
 
 QUICK = {"epochs": 1, "least": 40, "width": 4, "batch_size": 32}
 COUNT = 400

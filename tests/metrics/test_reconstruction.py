@@ -200,7 +200,7 @@ class Fixed(nn.Module):
 
 
 def test_counts_are_compared_at_the_library_size_of_their_sample():
-    """The decoder is the true Poisson model of depths from 300 to 30,000; at a library size of 10,000 the error would be that of the mean."""
+    """The decoder is the true Poisson model of depths from 300 to 30,000; at size 10,000 the error would be that of the mean."""
     draws = torch.Generator().manual_seed(0)
     depth = torch.exp(torch.empty(400, 1).uniform_(5.7, 10.3, generator=draws))
     x = torch.poisson(depth * torch.tensor([0.4, 0.3, 0.2, 0.1]), generator=draws)

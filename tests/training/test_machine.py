@@ -17,7 +17,7 @@ from polyvae.runs import DEMO
 from polyvae.training import machine, precision
 from polyvae.training.checkpoints import Checkpoints
 from polyvae.training.machine import check_machine
-from polyvae.training.precision import bf16_speed, choose
+from polyvae.training.precision import choose, native_bf16
 from polyvae.utils import progress
 from tests.helpers.tiny import small_data, small_model
 
@@ -70,19 +70,14 @@ def test_several_devices_require_a_script(monkeypatch: pytest.MonkeyPatch) -> No
 # ---- precision ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("speed", "chosen"), [(0.19, "fp32"), (1.1, "fp32"), (1.9, "bf16")])
-def test_auto_is_what_the_machine_is_faster_in(
-    monkeypatch: pytest.MonkeyPatch, speed: float, chosen: str
-) -> None:
-    monkeypatch.setattr(precision, "bf16_speed", lambda: speed)
-    found, why = choose(small_model(), asked(), "cpu")
-    assert found == chosen
-    assert why.startswith("measured: bf16 takes ")
+@pytest.mark.parametrize(("native", "chosen"), [(False, "fp32"), (True, "bf16")])
+def test_auto_is_what_the_machine_has(monkeypatch: pytest.MonkeyPatch, native: bool, chosen: str) -> None:
+    monkeypatch.setattr(precision, "native_bf16", lambda: native)
+    assert choose(small_model(), asked(), "cpu")[0] == chosen
     for supported, expected in ((True, "bf16"), (False, "fp32")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, s=supported: s)
         assert choose(small_model(), asked(), "cuda")[0] == expected
     assert choose(small_model(), asked(), "mps")[0] == "fp32"
-    assert choose(small_model(), asked(devices=2), "cpu")[0] == "fp32"
     for given in ("fp32", "bf16", "fp64"):
         assert choose(small_model(), asked(precision=given), "cpu", "bf16") == (given, "")
     assert choose(small_model(), asked(), "cpu", "bf16")[0] == "bf16"
@@ -90,13 +85,20 @@ def test_auto_is_what_the_machine_is_faster_in(
     assert choose(small_model().double(), asked(precision="fp32"), "cpu")[0] == "fp64"
 
 
-def test_the_measurement_is_made_once_and_leaves_no_trace() -> None:
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    speed = bf16_speed()
-    assert speed > 0
-    assert bf16_speed() == speed
-    assert torch.get_num_threads() == threads
-    assert torch.equal(torch.get_rng_state(), state)
+@pytest.mark.parametrize(
+    ("flags", "native"),
+    [
+        ("flags : fpu avx512f avx512_bf16", True),
+        ("flags : amx_bf16 amx_tile", True),
+        ("flags : avx2 avx512f", False),
+    ],
+)
+def test_the_instructions_of_the_processor_decide(
+    monkeypatch: pytest.MonkeyPatch, flags: str, native: bool
+) -> None:
+    """Not a measured time, with which the same command would train differently beside other work."""
+    monkeypatch.setattr(Path, "read_text", lambda path: flags)
+    assert native_bf16.__wrapped__() == native
 
 
 def test_auto_is_the_default_and_what_was_chosen_is_recorded_and_kept(
@@ -104,16 +106,16 @@ def test_auto_is_the_default_and_what_was_chosen_is_recorded_and_kept(
 ) -> None:
     assert TrainConfig().precision == "auto"
     assert read_config(DEMO).train.precision == "auto"
-    monkeypatch.setattr(precision, "bf16_speed", lambda: 2.0)
+    monkeypatch.setattr(precision, "native_bf16", lambda: True)
     shown = SETTINGS | {"show": True}
     history = pv.fit(small_model(), small_data(), out=tmp_path, epochs=1, **shown)
     printed = capfd.readouterr().err
-    assert "precision bf16 (measured: bf16 takes 0.50 of the time of fp32)" in printed
+    assert "precision bf16 (the CPU has bf16)" in printed
     assert "Automatic Mixed Precision" not in printed
     assert [record["precision"] for record in history.records] == ["bf16"]
     assert read_config(tmp_path / "config.toml").train.precision == "auto"
     assert Checkpoints(tmp_path / "checkpoints").load()[1]["precision"] == "bf16"
-    monkeypatch.setattr(precision, "bf16_speed", lambda: 0.2)  # another machine
+    monkeypatch.setattr(precision, "native_bf16", lambda: False)  # another machine
     history = pv.fit(small_model(), small_data(), out=tmp_path, epochs=2, resume=True, **shown)
     assert "precision bf16 (as the run began)" in capfd.readouterr().err
     assert [record["precision"] for record in history.records] == ["bf16", "bf16"]
@@ -128,7 +130,7 @@ def test_a_run_that_was_begun_in_a_given_precision_keeps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pv.fit(small_model(), small_data(), out=tmp_path, epochs=1, precision="fp32", **SETTINGS)
-    monkeypatch.setattr(precision, "bf16_speed", lambda: 2.0)
+    monkeypatch.setattr(precision, "native_bf16", lambda: True)
     history = pv.fit(small_model(), small_data(), out=tmp_path, epochs=2, resume=True, **SETTINGS)
     assert [record["precision"] for record in history.records] == ["fp32", "fp32"]
     assert read_config(tmp_path / "config.toml").train.precision == "fp32"

@@ -47,7 +47,8 @@ class MMVAEPlus(MultimodalVAE):
     ``facts.bound`` is False.
 
     Differs from the authors' code: values are in nats per sample, not summed over the batch. The
-    gradient of "dreg" is the doubly reparametrised one, with a small bias for K > 1. Theirs is the
+    gradient of "dreg" is the doubly reparametrised one. With several experts and K > 1 it is biased, by
+    10 % of its norm for K = 10 in a linear world, and more for larger K; "iwae" is not. Theirs is the
     gradient of "iwae", because the tensor of their hook is not part of the loss. p, q and r have scale
     exactly 1 at raw 0 (theirs .693 for normals). The defaults are normal posteriors with softplus
     scales, the paper's choice for CUB. Its choice for PolyMNIST is ``family="laplace"``,

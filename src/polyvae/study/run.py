@@ -22,7 +22,12 @@ from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.files import read_object
 from polyvae.utils.progress import Reporter, reporter
 
-_FREE = ("data.root", "train.device", "train.threads")  # settings of the machine, not of the result
+_FREE = (
+    "data.root",
+    "train.device",
+    "train.threads",
+    "train.max_rows",
+)  # settings of the machine, not of the result
 
 
 class Done(NamedTuple):
@@ -246,6 +251,10 @@ def _judged(run: RunDirectory, wanted: EvaluateConfig) -> tuple[dict[str, Any], 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     before, after = dict(flatten(then)), dict(flatten(now))
+    if (
+        after.get("train.precision") == "auto"
+    ):  # each machine chooses, and cells of earlier versions say what was chosen
+        after["train.precision"] = before.get("train.precision", "auto")
     differ = [key for key in {**after, **before} if before.get(key) != after.get(key) and key not in _FREE]
     return [f"{key} = {before.get(key)!r}, and {after.get(key)!r} is expected" for key in differ]
 

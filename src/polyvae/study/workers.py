@@ -205,7 +205,7 @@ class Workers:
 def _serve(pipe: Connection, stop: Connection) -> None:
     """Run tasks until the pipe is closed."""
     _begin(stop)
-    with contextlib.suppress(EOFError, OSError):  # nobody is left to receive an answer
+    with contextlib.suppress(EOFError, OSError):  # no process is left to receive an answer
         while not _received:
             received = pipe.recv_bytes()
             pipe.send(_BEGUN)

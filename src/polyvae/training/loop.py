@@ -26,7 +26,7 @@ from polyvae.training.machine import check_machine, fabric_of
 from polyvae.training.resume import begun_with
 from polyvae.training.scopes import interruptible, max_rows, one_at_a_time, threads
 from polyvae.training.settings import TrainSettings
-from polyvae.training.sound import gradient_norm, jsonable, unsound
+from polyvae.training.sound import constants, gradient_sum, jsonable, unsound
 from polyvae.training.state import State
 from polyvae.training.store import Store, newest, opened
 from polyvae.utils.errors import InputError
@@ -101,7 +101,7 @@ def fit(
     """
     train = _settings(run, settings)
     check_machine(train)
-    kept = newest(out) if resume and train.precision == "auto" else None
+    kept = newest(out, constants(model)) if resume and train.precision == "auto" else None
     if kept is not None:
         train = train.model_copy(update={"precision": kept["train"]["precision"]})
     with one_at_a_time:
@@ -141,8 +141,7 @@ class _Training:
         self.per_epoch = len(inputs.loader)
         self.total = self.per_epoch * train.epochs if train.epochs is not None else sys.maxsize
         self.overflow: Tensor | None = None  # on the device: whether the norm of a gradient was not finite
-        # Constants such as masks of -inf.
-        self.constants = {name for name, x in model.named_buffers() if not bool(x.isfinite().all())}
+        self.constants = constants(model)
 
     def go(
         self, resume: bool, run: RunConfig | None, interrupted: Callable[[], bool], watch: Watch | None
@@ -259,7 +258,8 @@ class _Training:
         optimizer.step()
         if self._last():
             # Nothing that is not finite is validated, kept as the best, or stored.
-            self._check_weights(f"after step {state.step}", optimizer)
+            stored = (state.step + 1) % train.checkpoint_every == 0 or state.step + 1 == self.total
+            self._check_weights(f"after step {state.step}", optimizer if stored else None)
         optimizer.zero_grad()
         state.add({"bound": bound.value.detach(), **bound.terms}, batch.size)
         self.report.advance(note=f"bound {-loss.item():.2f}" if loss.device.type == "cpu" else "")
@@ -294,7 +294,7 @@ class _Training:
         if clip is not None:
             norm = self.fabric.clip_gradients(self.model, optimizer, max_norm=clip, error_if_nonfinite=False)
         elif look:
-            norm = gradient_norm(self.model.parameters())
+            norm = gradient_sum(self.model.parameters())
         if norm is not None:
             bad = ~norm.isfinite()
             self.overflow = bad if self.overflow is None else self.overflow | bad
@@ -315,7 +315,7 @@ class _Training:
                 for name, x in flatten_optimizer(optimizer.state_dict())[0].items()
             }
         name = unsound(tensors)
-        remedy = _REMEDY if optimizer is not None else "initialise them again, or load another model"
+        remedy = "initialise them again, or load another model" if when == "before training" else _REMEDY
         if name is not None:
             raise TrainingError(
                 f"training: got weights that are not finite {when}, first in {name!r}; expected finite values; {remedy}"

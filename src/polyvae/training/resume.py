@@ -96,5 +96,6 @@ def _modalities(
 
 
 def _today(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored modality with import paths as they are today."""
-    return {key: moved(value) if key in ("encoder", "decoder") else value for key, value in spec.items()}
+    """A stored modality with the import paths and roles of today."""
+    paths = {key: moved(value) if key in ("encoder", "decoder") else value for key, value in spec.items()}
+    return {key: "input" if (key, value) == ("role", "source") else value for key, value in paths.items()}

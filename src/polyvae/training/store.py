@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from polyvae.training.directory import RunDirectory
 from polyvae.training.history import TrainingError
 from polyvae.training.inputs import Inputs
 from polyvae.training.resume import check_same
-from polyvae.training.sound import unsound
+from polyvae.training.sound import constants, unsound
 from polyvae.training.state import State
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import load_tensors, save_tensors, unwritten
@@ -30,10 +30,15 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def newest(out: str | Path | None) -> dict[str, Any] | None:
-    """The metadata of the checkpoint that a training in ``out`` would resume from; None: there is none yet."""
+def newest(out: str | Path | None, infinite: Collection[str] = ()) -> dict[str, Any] | None:
+    """The metadata of the checkpoint that a training in ``out`` would resume from; None: there is none yet.
+
+    ``infinite``: the tensors of the model that may have infinite values.
+    """
     folder = RunDirectory(out).checkpoints if out is not None else None
-    return Checkpoints(folder).load()[1] if folder is not None and any(folder.glob("step-*")) else None
+    if folder is None or not any(folder.glob("step-*")):
+        return None
+    return Checkpoints(folder).load(any_value=[f"model.{name}" for name in infinite])[1]
 
 
 @contextmanager
@@ -77,10 +82,7 @@ class Store:
         self.directory, self.model, self.fabric = directory, model, fabric
         self.checkpoints = Checkpoints(directory.checkpoints)
         self.leads = fabric.is_global_zero
-        # Constants such as masks of -inf, which a checkpoint may contain.
-        self.constants = {
-            f"model.{name}" for name, x in model.named_buffers() if not bool(x.isfinite().all())
-        }
+        self.constants = {f"model.{name}" for name in constants(model)}
 
     def append(self, record: Mapping[str, Any]) -> None:
         if self.leads:
