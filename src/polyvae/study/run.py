@@ -21,6 +21,7 @@ from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.files import read_object
 from polyvae.utils.progress import Reporter, reporter
+from polyvae.utils.records import StoredResults
 
 _FREE = (
     "data.root",
@@ -94,11 +95,10 @@ def run_study(
             "choose another"
         ) from None
     tried = set() if report else {cell.name for cell in asked}
-    errors = {
-        cell["name"]: cell["error"]
-        for cell in read_object(out / "results.json", "remove it", {}).get("cells", ())
-        if cell["name"] not in tried
-    }
+    before = StoredResults.check(
+        read_object(out / "results.json", "remove it", {}), str(out / "results.json"), "remove it"
+    )
+    errors = {cell.name: cell.error for cell in before.cells if cell.name not in tried}
     interrupted = False
     if report:
         plan = Plan(out / "plan.json", study.study.seconds)

@@ -29,8 +29,12 @@ from polyvae.training.settings import TrainSettings
 from polyvae.training.sound import constants, gradient_sum, unsound
 from polyvae.training.state import State
 from polyvae.training.store import Store, newest, opened
+<<<<<<< HEAD
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import finite_json
+=======
+from polyvae.utils.errors import InputError, reading
+>>>>>>> h/f14
 from polyvae.utils.progress import Reporter, reporter
 from polyvae.utils.seeds import fold_in
 
@@ -153,7 +157,11 @@ class _Training:
         optimizer: Any = self.fabric.setup_optimizers(_optimizer(self.model, self.train))
         changed: list[str] = []
         if resume and store is not None:
-            changed = store.restore(state, optimizer, self.inputs, self.train, self.precision, self.report)
+            where = f"{store.directory.path}: checkpoint"
+            with reading(where, "one of this model and these settings", "start the run again"):
+                changed = store.restore(
+                    state, optimizer, self.inputs, self.train, self.precision, self.report
+                )
         if state.step == 0 or changed:
             self._checkpoint(optimizer)  # so that whenever it is killed, there is something to resume
         if store is not None:
