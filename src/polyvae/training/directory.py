@@ -11,19 +11,16 @@ from typing import Any
 
 from polyvae.models.bundles import MODEL, no_such_run
 from polyvae.utils.errors import InputError
-<<<<<<< HEAD
 from polyvae.utils.files import (
     Path_,
     finite_json,
     json_text,
+    parsed,
     read_bytes,
     read_object,
     unwritten,
     write_atomic,
 )
-=======
-from polyvae.utils.files import Path_, json_text, parsed, read_bytes, read_object, unwritten, write_atomic
->>>>>>> h/f14
 from polyvae.utils.locks import LOCK
 from polyvae.utils.partial import sweep
 from polyvae.utils.records import StoredEpoch

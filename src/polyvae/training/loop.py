@@ -29,12 +29,8 @@ from polyvae.training.settings import TrainSettings
 from polyvae.training.sound import constants, gradient_sum, unsound
 from polyvae.training.state import State
 from polyvae.training.store import Store, newest, opened
-<<<<<<< HEAD
-from polyvae.utils.errors import InputError
-from polyvae.utils.files import finite_json
-=======
 from polyvae.utils.errors import InputError, reading
->>>>>>> h/f14
+from polyvae.utils.files import finite_json
 from polyvae.utils.progress import Reporter, reporter
 from polyvae.utils.seeds import fold_in
 
