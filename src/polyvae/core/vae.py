@@ -37,7 +37,7 @@ class MultimodalVAE(Inference, ABC):
         beta: Multiplies the KL divergences.
         family: The family of experts and priors, "normal" or "laplace".
         scale_map: The map from network outputs to scales, a name in SCALES.
-        seen: Columns of z that experts and decoders see.
+        seen: Columns of z that experts and decoders see; None: all.
         private: Columns of w_m for modalities that do not define them (one number, or one per modality);
             None: the model cannot have private latents.
         inferring: The modalities whose encoders have an expert of z; None: all that are encoded.
@@ -73,10 +73,10 @@ class MultimodalVAE(Inference, ABC):
         *,
         latent: int,
         beta: float,
-        family: str,
         scale_map: str,
-        seen: int,
         private: int | Sequence[int] | None,
+        family: str = "normal",
+        seen: int | None = None,
         inferring: Sequence[int] | None = None,
         learn_prior: bool = False,
         prior_components: int = 0,
@@ -85,6 +85,7 @@ class MultimodalVAE(Inference, ABC):
         model = type(self).__name__
         _check(model, modalities, latent=latent, beta=beta, family=family, scale_map=scale_map)
         _check_number(self.name, modalities, self.requires)
+        seen = latent if seen is None else seen
         self.latent, self.beta, self.family, self.scale_map, self.seen = latent, beta, family, scale_map, seen
         defaults = private if isinstance(private, Sequence) else [private] * len(modalities)
         sizes = [_private(model, *pair) for pair in zip(modalities, defaults, strict=True)]

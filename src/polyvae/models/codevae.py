@@ -73,9 +73,7 @@ class CoDEVAE(MultimodalVAE):
         entropy: float = 1000.0,
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=0)
         count = len(self.encoded)
         if count > LIMIT:
             raise InputError(

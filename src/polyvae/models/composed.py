@@ -105,9 +105,7 @@ class Composed(MultimodalVAE):
             modalities,
             latent=latent,
             beta=beta,
-            family="normal",
             scale_map=scale_map,
-            seen=latent,
             private=0,
             prior_components=prior_components,
         )

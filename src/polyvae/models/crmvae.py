@@ -70,15 +70,7 @@ class CRMVAE(MultimodalVAE):
         variant: str = "paper",
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=None,
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=None)
         check_count(self.name, "K", K)
         if variant not in VARIANTS:
             raise InputError(f"crmvae: unknown variant {variant!r}; {nearest(variant, VARIANTS)}")

@@ -80,15 +80,7 @@ class DMVAE(MultimodalVAE):
         variant: str = "paper",
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=latent,
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=latent)
         check_count(self.name, "K", K)
         if n is not None:
             check_count(self.name, "n", n)

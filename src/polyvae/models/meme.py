@@ -95,15 +95,7 @@ class MEME(MultimodalVAE):
                 f"meme: got modalities with roles {roles}; expected exactly two, each with role='both', "
                 f"because each is the label of the other; {SELECT}; or choose another model"
             )
-        super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=None,
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=None)
         check_count(self.name, "K", K)
         check_count(self.name, "pseudo", pseudo)
         if not isinstance(alpha, int | float) or not alpha >= 0:

@@ -104,9 +104,7 @@ class MFM(MultimodalVAE):
             modalities,
             latent=latent,
             beta=beta,
-            family="normal",
             scale_map=scale_map,
-            seen=latent,
             private=unless_target(modalities, latent),
         )
         check_count(self.name, "K", K)

@@ -115,7 +115,6 @@ class MMVAEPlus(MultimodalVAE):
             beta=beta,
             family=family,
             scale_map=scale_map,
-            seen=latent,
             private=latent,
             prior_components=prior_components,
         )

@@ -81,9 +81,7 @@ class MMVM(MultimodalVAE):
         anneal: bool = False,
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=0, private=latent
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, seen=0, private=latent)
         check_count(self.name, "K", K)
         sizes = {name: net.private for name, net in self.modalities.items()}
         if len(set(sizes.values())) > 1:

@@ -69,9 +69,7 @@ class MoPoE(MultimodalVAE):
         prior_expert: str = "none",
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=0)
         if prior_expert not in ("none", "full"):
             raise InputError(f"mopoe: got prior_expert={prior_expert!r}; expected 'none' or 'full'")
         check_count(self.name, "K", K)

@@ -61,15 +61,7 @@ class MVTCAE(MultimodalVAE):
         alpha: float = 5 / 6,
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=None,
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=None)
         check_count(self.name, "K", K)
         if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
             raise InputError(

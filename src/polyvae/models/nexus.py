@@ -81,9 +81,7 @@ class Nexus(MultimodalVAE):
         hidden: Sequence[int] = (512, 512),
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=0, private=latent
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, seen=0, private=latent)
         check_count(self.name, "K", K)
         check_count(self.name, "message", message)
         if not isinstance(gamma, int | float) or not gamma > 0:

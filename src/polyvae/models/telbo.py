@@ -71,15 +71,7 @@ class TELBO(MultimodalVAE):
         joint_width: int = 256,
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=None,
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=None)
         check_count(self.name, "K", K)
         if not isinstance(gamma, int | float) or not gamma >= 0:
             raise InputError(f"telbo: got gamma={gamma!r}; expected a number, 0 or more")

@@ -78,9 +78,7 @@ class VCCAPrivate(MultimodalVAE):
             modalities,
             latent=latent,
             beta=beta,
-            family="normal",
             scale_map=scale_map,
-            seen=latent,
             private=unless_target(modalities, latent),
             inferring=[0],
         )
@@ -147,9 +145,7 @@ class BiVCCA(MultimodalVAE):
         mu: float = 0.5,
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=0)
         check_count(self.name, "K", K)
         if not isinstance(mu, int | float) or not 0 < mu < 1:
             raise InputError(
