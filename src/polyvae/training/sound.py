@@ -25,6 +25,10 @@ def constants(model: nn.Module) -> set[str]:
     return {name for name, x in stored.items() if bool(x.isinf().any()) and not bool(x.isnan().any())}
 
 
-def gradient_sum(parameters: Iterable[Tensor]) -> Tensor:
-    """The sum of all gradients, on their device: not finite if one of them is not. It takes half the time of their norm."""
-    return torch.stack([x.grad.sum() for x in parameters if x.grad is not None]).sum()
+def gradient_sum(parameters: Iterable[Tensor], vectors: bool) -> Tensor | None:
+    """The sum of gradients, on their device: not finite if one of them is not. It takes half the time of their norm.
+
+    ``vectors``: only those of biases and scales, which are small; an overflow that comes from above a layer reaches its bias too.
+    """
+    sums = [x.grad.sum() for x in parameters if x.grad is not None and (x.ndim < 2 or not vectors)]
+    return torch.stack(sums).sum() if sums else None
