@@ -12,13 +12,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polyvae.core.arrays import observed_array, whole_array
 from polyvae.core.modality import Modality
 from polyvae.utils.errors import InputError, nearest
 
 
 def check_labels(labels: Any, count: int) -> Tensor:
-    """[N] int64."""
-    given = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    """[N] int64; −1 where a label is marked as missing."""
+    values, observed = observed_array("labels", labels)
+    given = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if observed is not None:  # a column of integers with missing values is often one of floating-point numbers
+        known = given[observed]
+        if given.dtype.kind == "f" and bool((known == known.round()).all()):
+            given = np.where(observed, given, 0).astype(np.int64)
+        if given.dtype.kind in "iub":
+            given = np.where(observed, given.astype(np.int64), -1)
     if given.dtype.kind not in "iub":
         raise InputError(
             f"labels: got {given.dtype}; expected integers, one per sample; number the classes first, as "
@@ -37,8 +45,8 @@ def check_factors(
         if owner not in names:
             raise InputError(f"factors: modality {owner!r} is not in the data; {nearest(owner, names)}")
         for name, values in own.items():
-            given = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
             what = f"factor {name!r} of modality {owner!r}"
+            given = np.asarray(whole_array(what, values))
             if given.dtype.kind not in "iubf":
                 raise InputError(
                     f"{what}: got {given.dtype}; expected integers (classes) or floating-point numbers (amounts); number "
@@ -60,7 +68,8 @@ def check_ids(ids: Any, count: int) -> list[Hashable] | None:
     """N distinct names."""
     if ids is None:
         return None
-    given = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else list(ids)
+    ids = whole_array("ids", ids)
+    given = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
     one_each("ids", (len(given),), count)
     twice = [name for name, times in Counter(given).items() if times > 1]
     if twice:
@@ -134,7 +143,9 @@ def one_each(what: str, shape: tuple[int, ...], count: int) -> None:
 
 def row_numbers(index: Tensor | NDArray[Any] | Sequence[int], count: int) -> Tensor:
     """The rows that ``index`` selects among ``count``: [B] int64, on the host."""
-    rows = torch.as_tensor(np.asarray(index) if not isinstance(index, Tensor) else index).cpu()
+    rows = torch.as_tensor(
+        index if isinstance(index, Tensor) else np.asarray(whole_array("rows", index))
+    ).cpu()
     if rows.dtype == torch.bool and rows.shape == (count,):
         return rows.nonzero()[:, 0]
     if rows.ndim != 1 or (rows.dtype.is_floating_point and len(rows)) or rows.dtype == torch.bool:
