@@ -76,6 +76,18 @@ class Likelihood(nn.Module, ABC):
             "" if the observed values are possible under this likelihood, else what is wrong with them.
         """
 
+    def advice(self, x: Tensor, observed: Tensor) -> str:
+        """What to change where observed values are possible, and yet far from what the likelihood expects.
+
+        Args:
+            x: Values, [N, *shape].
+            observed: Entry mask, [N, *shape] bool.
+
+        Returns:
+            What is unusual and a remedy, for a warning before training; "" if there is nothing to say.
+        """
+        return ""
+
     def counted(self, observed: Tensor) -> Tensor:
         """The entries that count in the likelihood, given the entry mask: bool, [..., *shape]."""
         if self.joined is None:
@@ -87,6 +99,15 @@ class Likelihood(nn.Module, ABC):
         if observed is not None:
             each = torch.where(self.counted(observed), each, 0)
         return each.flatten(each.ndim - len(self.shape)).sum(-1)
+
+
+def offending(seen: Tensor, possible: Tensor, expected: str) -> str:
+    """How many of the values ``seen`` are not ``possible``, and the first of them; "" if all are possible."""
+    wrong = seen[~possible]
+    if not len(wrong):
+        return ""
+    values = "value" if len(wrong) == 1 else "values"
+    return f"{len(wrong)} {values} of {len(seen)} that cannot occur, such as {float(wrong[0]):.6g}; expected {expected}"
 
 
 class Entrywise(Likelihood):

@@ -15,9 +15,12 @@ from polyvae.core import noise
 from polyvae.core.distributions import softplus_scale
 from polyvae.core.likelihoods import linear
 from polyvae.core.likelihoods.base import Likelihood
-from polyvae.utils.errors import InputError
+from polyvae.utils.errors import InputError, is_number
 
 _LOG_TWO_PI = math.log(2 * math.pi)
+_SMALL = 0.1  # a scale below which rounding errors of squares of the size of the data's variance count
+_LARGE = 10.0  # a mean or a standard deviation that a new decoder does not reach
+_FAR = 30.0  # the mean or the standard deviation of an entry, in scales of the likelihood, that is far
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -40,10 +43,12 @@ class Scaled(Likelihood):
 
     def __init__(self, shape: tuple[int, ...], scale: float | str = 1.0) -> None:
         super().__init__(shape)
-        valid = scale in ("learned", "per_entry") if isinstance(scale, str) else scale > 0
+        valid = (
+            scale in ("learned", "per_entry") if isinstance(scale, str) else is_number(scale) and scale > 0
+        )
         if not valid:
             raise InputError(
-                f"likelihood: got scale={scale!r}; expected a positive number, 'learned' or 'per_entry'"
+                f"likelihood: got scale={scale!r}; expected a finite number above 0, 'learned' or 'per_entry'"
             )
         self.fixed = None if isinstance(scale, str) else float(scale)
         self.raw_scale = (
@@ -110,7 +115,9 @@ class Scaled(Likelihood):
         if rows is None:
             rows = torch.arange(len(x), device=x.device).repeat(len(hidden) // max(1, len(x)))
         if self.needs_no_output(last, len(hidden), len(x)):
-            distance = linear.squares(hidden, last, x, rows)
+            # A learnt scale is not read from another device, which would have to be waited for.
+            small = (self.fixed is None and x.device.type != "cpu") or float(self.scale) < _SMALL
+            distance = linear.squares(hidden, last, x, rows, nearest=small)
         else:
             distance = linear.distances(hidden, last, x, rows, self.power)
         return self.density(distance.view(lead), self.scale, prod(self.shape))
@@ -123,6 +130,21 @@ class Scaled(Likelihood):
 
     def invalid(self, x: Tensor, observed: Tensor) -> str:
         return ""
+
+    def advice(self, x: Tensor, observed: Tensor) -> str:
+        count = observed.sum(0)
+        total = torch.where(observed, x, 0).double()
+        mean = total.sum(0) / count.clamp(min=1)
+        spread = (total.square().sum(0) / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
+        scale = torch.as_tensor(self.scale).detach().to(mean)
+        size = torch.maximum(mean.abs(), spread)
+        # The outputs of a new decoder are of the order of 1, whatever the scale.
+        far = (size / scale)[(count > 0) & (size > _LARGE)]
+        if not far.numel() or float(far.max()) <= _FAR:
+            return ""
+        found = f"values from {float(x[observed].min()):.4g} to {float(x[observed].max()):.4g}"
+        what = f"mean or standard deviation up to {float(far.max()):.3g} times the scale of the likelihood, {_words(scale)}"
+        return f"{found}, {what}; standardise the data, divide images by 255, or set params={{'scale': ...}}"
 
 
 class NormalLikelihood(Scaled):
@@ -155,6 +177,11 @@ class LaplaceLikelihood(Scaled):
 
     def sample(self, out: Tensor) -> Tensor:
         return out + self.scale * noise.laplace(tuple(out.shape), out, "x", "")
+
+
+def _words(scale: Tensor) -> str:
+    low, high = float(scale.min()), float(scale.max())
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
 def _log(x: Tensor | float) -> Tensor | float:
