@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from polyvae.core.arrays import observed_tensor, whole_tensor
+from polyvae.utils.arrays import observed_tensor, whole_tensor
 from polyvae.utils.errors import InputError, nearest
 
 
@@ -80,9 +80,7 @@ class Batch(NamedTuple):
         device = next(iter(tensors.values())).device
         present = _mask(mask, tuple(tensors), count, device)
         own = {name: inside for name, (_, inside) in read.items() if inside is not None}
-        present, entry_masks = _agreeing(
-            present, _entries(entries or {}, own, tensors), tuple(tensors)
-        )
+        present, entry_masks = _agreeing(present, _entries(entries or {}, own, tensors), tuple(tensors))
         filled = {}
         for row, (name, x) in zip(present, tensors.items(), strict=True):
             observed = entry_masks[name] if name in entry_masks else _spread(row, x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -12,16 +13,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyvae.core.arrays import observed_array, whole_array
+from polyvae.core.batch import Batch
 from polyvae.core.modality import Modality
+from polyvae.utils.arrays import observed_array, whole_array
 from polyvae.utils.errors import InputError, nearest
+
+_ROWS = 1000  # rows from which precision is estimated
+_LOST = 0.1  # the rounding error, as a share of the standard deviation, at which a column is of little use
 
 
 def check_labels(labels: Any, count: int) -> Tensor:
     """[N] int64; −1 where a label is marked as missing."""
     values, observed = observed_array("labels", labels)
     given = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if observed is not None:  # a column of integers with missing values is often one of floating-point numbers
+    if (
+        observed is not None
+    ):  # a column of integers with missing values is often one of floating-point numbers
         known = given[observed]
         if given.dtype.kind == "f" and bool((known == known.round()).all()):
             given = np.where(observed, given, 0).astype(np.int64)
@@ -131,6 +138,30 @@ def check_scale(scale: Mapping[str, float] | None, names: Sequence[str]) -> dict
             )
         checked[name] = float(factor)
     return checked
+
+
+def check_precision(stored: Batch) -> None:
+    """Warn of columns of float64 or integers whose variance is lost when a model converts them to float32."""
+    for row, (name, x) in zip(stored.mask, stored.data.items(), strict=True):
+        if x.dtype not in (torch.float64, torch.int64, torch.int32) or not bool(row.any()):
+            continue
+        some = torch.linspace(0, int(row.sum()) - 1, min(_ROWS, int(row.sum()))).long().to(x.device)
+        index = row.nonzero()[:, 0][some]
+        entries = stored.entries.get(name)
+        values, rounded = (y.double().flatten(1) for y in (x[index], x[index].float()))
+        seen = torch.ones_like(values, dtype=torch.bool) if entries is None else entries[index].flatten(1)
+        count = seen.sum(0).clamp(min=1)
+        mean = torch.where(seen, values, 0).sum(0) / count
+        spread = torch.where(seen, (values - mean).square(), 0).sum(0).div(count).sqrt()
+        error = torch.where(seen, (values - rounded).square(), 0).sum(0).div(count).sqrt()
+        lost = (error > _LOST * spread).nonzero()[:, 0].tolist()
+        if lost:
+            warnings.warn(
+                f"modality {name!r}: column {lost[0]}{f' and {len(lost) - 1} more' if lost[1:] else ''} (mean "
+                f"{float(mean[lost[0]]):.6g}, standard deviation {float(spread[lost[0]]):.3g}) loses its variance in "
+                "float32; subtract the mean before, or train with precision='fp64'",
+                stacklevel=3,
+            )
 
 
 def one_each(what: str, shape: tuple[int, ...], count: int) -> None:

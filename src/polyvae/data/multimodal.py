@@ -17,7 +17,15 @@ from torch import Tensor
 
 from polyvae.core.batch import Batch, check_mapping
 from polyvae.core.modality import Modality
-from polyvae.data.checks import check_factors, check_ids, check_labels, check_scale, check_specs, row_numbers
+from polyvae.data.checks import (
+    check_factors,
+    check_ids,
+    check_labels,
+    check_precision,
+    check_scale,
+    check_specs,
+    row_numbers,
+)
 from polyvae.data.splits import check_groups, check_splits, check_straddling, drawn
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.seeds import fold_in
@@ -33,7 +41,8 @@ class MultimodalData:
 
     Args:
         data: Name -> array [N, *shape]. The order of the names is that of the M axis. What a NumPy masked array or a pandas object marks
-            as missing is a missing entry. Arrays are copied, with zeros where values are missing; only files of integers that ``numpy.load(..., mmap_mode="c")`` maps, with nothing missing, stay on disk.
+            as missing is a missing entry. Arrays are copied, with zeros where values are missing; only files of integers that
+            ``numpy.load(..., mmap_mode="c")`` maps, with nothing missing, stay on disk.
         mask: Which modalities were observed: [M, N] bool, or name -> [N]. None: all. Rows of which nothing was observed are allowed
             here, and refused by ``fit``.
         entries: For modalities with missing entries, name -> [N, *shape] bool: which entries were observed. A row without any lacks the
@@ -49,6 +58,9 @@ class MultimodalData:
         factors: Modality -> name -> [N], what varies in that modality alone (style, batch, site), used for evaluation only. Integers
             are classes, floating-point numbers are amounts.
         root: The folder from which the data were read; no part of the digest.
+
+    Warns:
+        UserWarning: Columns in double precision whose variance would be lost in the single precision of a model.
 
     Raises:
         InputError: What ``Batch.of`` refuses, lengths other than N, repeated ids or row numbers, rows in no split, a group in two
@@ -100,6 +112,7 @@ class MultimodalData:
         self._splits = check_splits(splits, count)
         check_straddling(self._splits, self.groups)
         self._specs = check_specs(modalities, stored.data)
+        check_precision(stored)
         self.scale = check_scale(scale, stored.names)
         self.card = dict(card or {})
         self.seed, self.root = seed, root

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyvae.core.arrays import whole_array
 from polyvae.data.checks import one_each
+from polyvae.utils.arrays import whole_array
 from polyvae.utils.errors import InputError
 from polyvae.utils.seeds import fold_in
 

@@ -26,6 +26,16 @@ class Inputs(NamedTuple):
     streamed: bool
 
 
+def check_model(model: object, data: object) -> None:
+    """Raises InputError unless ``model`` is a model, such as for fit(data, model)."""
+    if not isinstance(model, MultimodalVAE):
+        swapped = isinstance(data, MultimodalVAE)
+        raise InputError(
+            f"fit: got {type(model).__name__} as the model; expected a MultimodalVAE, fit(model, data); "
+            f"{'exchange the two' if swapped else 'build one, such as pv.MVAE(data.modalities())'}"
+        )
+
+
 def inputs_of(
     data: MultimodalData | Loader,
     validation: MultimodalData | None,
@@ -63,6 +73,7 @@ def inputs_of(
     for part in (data, validation):
         for batch in () if part is None else part.batches(4096):
             model.admit(batch, values=True)
+    model.modalities.centre(model.admit(batch) for batch in data.batches(4096))
     loader = SliceLoader(
         data,
         train.batch_size,

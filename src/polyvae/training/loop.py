@@ -23,7 +23,7 @@ from polyvae.models.bundles import check_storable, describe_modality, migrated, 
 from polyvae.training.checkpoints import Checkpoints, flatten_optimizer, restore_optimizer
 from polyvae.training.directory import RunDirectory
 from polyvae.training.history import History, TrainingError
-from polyvae.training.inputs import check_batch, inputs_of
+from polyvae.training.inputs import check_batch, check_model, inputs_of
 from polyvae.training.resume import check_same
 from polyvae.training.scopes import interruptible, max_rows, threads
 from polyvae.training.settings import TrainSettings
@@ -89,6 +89,7 @@ def fit(
     """
     from lightning_fabric import Fabric  # seconds of import that only training needs
 
+    check_model(model, data)
     train = _settings(run, settings)
     try:
         fabric = Fabric(accelerator=train.device, devices=train.devices, precision=_precision(model, train))  # type: ignore[arg-type]

@@ -68,7 +68,7 @@ def observed_tensor(what: str, x: Any) -> tuple[Tensor, Tensor | None]:
         InputError: Not real numbers in a dense array.
     """
     if torch.masked.is_masked_tensor(x):
-        return _dense(what, x.get_data()), _dense(what, x.get_mask())
+        return _dense(what, x.get_data()), x.get_mask()  # type: ignore[no-untyped-call]
     values, observed = observed_array(what, x)
     try:
         tensor = torch.as_tensor(values)
@@ -113,7 +113,9 @@ def _dense(what: str, x: Tensor) -> Tensor:
     }
     for kind, (found, remedy) in kinds.items():
         if found:
-            raise InputError(f"{what}: got {kind}; expected real numbers in a dense array, [B, *shape]; {remedy}")
+            raise InputError(
+                f"{what}: got {kind}; expected real numbers in a dense array, [B, *shape]; {remedy}"
+            )
     return x.detach()
 
 
