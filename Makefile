@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 
 POLYMNIST := runs/polymnist
 
-.PHONY: demo test test-slow soak lint mutants bench reproduce-polymnist clean
+.PHONY: demo test test-slow soak lint mutants bench audit reproduce-polymnist clean
 
 demo: $(STAMP)
 	$(BIN)/polyvae demo --out runs/demo
@@ -24,6 +24,15 @@ mutants: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.bench
+
+# Known vulnerabilities of the installed versions, and a bill of materials. Both tools stay outside the environment that they look at;
+# pip-audit asks a vulnerability service, so it needs a network.
+audit: $(STAMP)
+	$(PYTHON) -m venv .audit
+	.audit/bin/python -m pip install --quiet pip-audit cyclonedx-bom
+	.audit/bin/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --of JSON -o sbom.cdx.json
+	$(BIN)/python -m pip freeze --exclude-editable > .audit/installed.txt
+	.audit/bin/pip-audit --requirement .audit/installed.txt --disable-pip --no-deps
 
 # The paper's PolyMNIST experiment, on one GPU: 250 epochs. Stopped and called again, it goes on where it was.
 reproduce-polymnist: $(STAMP)
@@ -44,4 +53,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 clean:
-	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .audit build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

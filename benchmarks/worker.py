@@ -152,6 +152,7 @@ class Worker:
                         batch_size=self.work.batch,
                         validation=0.0,
                         device=self.device,
+                        precision="fp32",
                         show=False,
                     )
                     model.train()

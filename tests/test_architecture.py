@@ -36,16 +36,11 @@ DRAWS = (
     "multinomial",
 )
 
-# How often words of the old dialect stand in src/ and docs/. Lower a number when its count falls; all are to become 0.
-WORDS = {
-    "told": 18,
-    "anew": 28,
-    "whoever": 10,
-    "the door": 7,
-    "complaint": 2,
-    "nobody": 8,
-    "of one's own": 0,
-    "of your own": 4,
+# Words that no text in src/ and no page contains, except for texts that are stored in files and compared there.
+WORDS = ("told", "anew", "whoever", "the door", "complaint", "nobody", "of one's own", "of your own")
+STORED = {
+    "composed anew with another seed than the published archive",  # part of the digest of PolyMNIST
+    "drawn anew for each sample, where the posterior is a mixture",  # evaluation.json; pages compare it between runs
 }
 
 
@@ -301,10 +296,14 @@ def test_the_package_has_at_most_16_entries():
     assert len(entries) <= 16, entries
 
 
-def test_no_page_or_file_speaks_the_old_dialect():
-    pages = [*table.DOCS.glob("*.md"), table.DOCS.parent / "README.md"]
+def test_no_page_or_file_uses_an_excluded_word():
+    pages = [*table.DOCS.glob("*.md"), *table.DOCS.parent.glob("*.md"), *ROOT.rglob("*.jinja")]
     texts = [text for name in FILES for text in prose(name)] + [page.read_text() for page in pages]
-    whole = "\n".join(" ".join(text.split()) for text in texts).lower()
-    counts = {word: len(re.findall(rf"\b{re.escape(word)}\b", whole)) for word in WORDS}
-    more = {word: (count, WORDS[word]) for word, count in counts.items() if count > WORDS[word]}
-    assert not more, f"got more (count, ceiling) than before: {more}"
+    assert set(texts) >= STORED, "a stored text has changed; see the comments on STORED"
+    found = [
+        (word, " ".join(text.split())[:120])
+        for text in set(texts) - STORED
+        for word in WORDS
+        if re.search(rf"\b{re.escape(word)}\b", " ".join(text.split()).lower())
+    ]
+    assert not found, f"got {found}; expected plain scientific English; reword the text"

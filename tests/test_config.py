@@ -109,7 +109,7 @@ def test_the_defaults_are_those_of_the_design():
         None,
     )
     assert (train.precision, train.seed, train.validation, train.checkpoint_every, train.warmup_epochs) == (
-        "fp32",
+        "auto",
         0,
         0.05,
         500,

@@ -14,7 +14,7 @@ import polyvae as pv
 from polyvae.config import RunConfig, read_config
 from polyvae.core.networks import NETWORKS
 from polyvae.models.bundles import load_bundle, migrated, read_modality
-from polyvae.utils.imports import moved
+from polyvae.utils.renamed import moved
 
 FOLDER = Path(__file__).parent / "fixtures" / "format1"
 EMBEDDINGS = json.loads((FOLDER / "embeddings.json").read_text())

@@ -1,5 +1,21 @@
-"""polyvae: multimodal variational autoencoders. MMVAE+ done exactly, beside every model it stands on, in one form."""
+"""Multimodal variational autoencoders: MMVAE+ and related models, with missing modalities.
 
+The public names are listed by ``dir(polyvae)``. All models are classes of ``polyvae.models``.
+
+Example:
+    >>> import torch
+    >>> import polyvae as pv
+    >>> data = pv.MultimodalData({"rna": torch.randn(100, 50), "protein": torch.randn(100, 8)})
+    >>> model = pv.MMVAEPlus(data.modalities(private=4), latent=4)
+    >>> history = pv.fit(model, data, epochs=1, show=False)
+    >>> batch = data.take(slice(0, 10))
+    >>> model.embed(batch).shape
+    torch.Size([10, 4])
+    >>> model.generate(batch.observe("rna"), K=5)["protein"].shape
+    torch.Size([5, 10, 8])
+"""
+
+from polyvae import models
 from polyvae.core.batch import Batch
 from polyvae.core.distributions import Laplace, Mixture, Normal
 from polyvae.core.likelihoods import LIKELIHOODS
@@ -38,5 +54,10 @@ __all__ = [
     "fit_prior",
     "load_dataset",
     "load_model",
+    "models",
     "save_model",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

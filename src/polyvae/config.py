@@ -17,6 +17,7 @@ import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.files import check_depth, read_text, short
 
 # TOML has no null; with "none", --set can also remove a value.
 _Maybe = BeforeValidator(lambda value: None if value == "none" else value)
@@ -111,15 +112,16 @@ class TrainConfig(Section):
         flat: See ``schedule``.
         warmup_epochs: Epochs over which beta rises from 0 to its value.
         clip: Norm above which gradients are scaled down. None: never.
-        precision: "fp32", "bf16" (mixed) or "fp64".
+        precision: "auto", "fp32", "bf16" (mixed) or "fp64". "auto" is bf16 where the processor or GPU has instructions for it, and
+            fp32 elsewhere; a model in double precision stays in it. The choice is kept when a run is resumed.
         device: "auto", "cpu", "cuda" or "mps".
-        devices: How many of them.
+        devices: How many of them, each with a process of its own that runs the script from its beginning.
         seed: Of the initial weights, the order of the samples and all noise.
         validation: Share of the training part that is set aside for validation where there is no validation split.
         patience: Epochs without a better validation bound before training stops; the best weights are kept. None: no early stopping.
         checkpoint_every: Steps between checkpoints.
         max_seconds: Seconds of training after which it stops. None: no limit.
-        threads: Threads of the CPU. None: the default of torch.
+        threads: Threads of the CPU, at most as many as it has processors. None: the default of torch.
         max_rows: Decode at most so many rows at a time, and recompute them in the backward pass: less memory, more time. None: all rows
             at once. It does not change results beyond rounding, and may differ when a run is resumed.
     """
@@ -133,7 +135,7 @@ class TrainConfig(Section):
     flat: _Share = 0.4
     warmup_epochs: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     clip: Annotated[_Positive | None, _Maybe] = None
-    precision: Literal["fp32", "bf16", "fp64"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
     device: str = "auto"
     devices: _Count = 1
     seed: _Seed = 0
@@ -249,10 +251,17 @@ class RunConfig(Section):
         if not isinstance(model, dict) or "max_rows" not in model:
             return values
         model, train = dict(model), values.get("train", {})
+        if ":" in str(model.get("name", "")):  # a user-defined model may have an option of this name
+            return values
         rows = model.pop("max_rows")
-        if rows is not None and isinstance(train, dict):
-            train = {"max_rows": rows, **train}
-        return {**values, "model": model, "train": train}
+        if rows is None:
+            return {**values, "model": model}
+        train = train.model_dump(exclude_unset=True) if isinstance(train, TrainConfig) else train
+        return {
+            **values,
+            "model": model,
+            "train": {"max_rows": rows, **train} if isinstance(train, dict) else train,
+        }
 
 
 def read_config(path: str | os.PathLike[str] | None = None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -300,21 +309,35 @@ def check_options(name: str, options: Iterable[str], accepted: Iterable[str]) ->
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The contents of a TOML file. Raises InputError, one line, if it is missing or has a syntax error."""
     path = Path(path)
+    if not os.path.exists(path):
+        raise InputError(
+            f"{path}: no such file; expected a TOML configuration; {nearest(path.name, _tables(path.parent))}"
+        )
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        beside = sorted(file.name for file in path.parent.glob("*.toml"))
+        table = tomllib.loads(read_text(path))
+        check_depth(table)
+        return table
+    except InputError:
+        raise
+    except (
+        ValueError,
+        RecursionError,
+    ) as problem:  # ValueError: TOMLDecodeError, with line and column, and UnicodeDecodeError
+        why = (
+            "values are nested too deeply"
+            if isinstance(problem, RecursionError)
+            else short(str(problem), 200)
+        )
         raise InputError(
-            f"{path}: no such file; expected a TOML configuration; {nearest(path.name, beside)}"
+            f"{path}: not TOML: {why}; expected lines such as epochs = 5 under [train]; correct that line"
         ) from None
-    except OSError as problem:
-        raise InputError(
-            f"{path}: cannot be read ({problem.strerror}); expected a TOML file; check path and permissions"
-        ) from None
-    except ValueError as problem:  # TOMLDecodeError, with line and column, and UnicodeDecodeError
-        raise InputError(
-            f"{path}: not TOML: {problem}; expected lines such as epochs = 5 under [train]; correct that line"
-        ) from None
+
+
+def _tables(folder: Path) -> list[str]:
+    try:
+        return sorted(file.name for file in folder.glob("*.toml"))
+    except (OSError, ValueError):  # a name that no system accepts
+        return []
 
 
 def assignment(text: str) -> tuple[str, Any]:
@@ -323,9 +346,21 @@ def assignment(text: str) -> tuple[str, Any]:
     if not equals or not all(key.split(".")):
         raise InputError(f"--set {text!r}: expected key=value, such as train.epochs=5")
     try:
-        return key, tomllib.loads(f"value = {value}")["value"]
+        found = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key, value
+    except (ValueError, RecursionError):
+        found = None
+    try:
+        check_depth(found)
+    except ValueError:
+        found = None
+    if found is None:
+        raise InputError(
+            f"--set {short(text, 80)!r}: got a number of too many digits, or values nested too deeply; expected a "
+            "value such as train.epochs=5"
+        )
+    return key, found
 
 
 def place(table: dict[str, Any], key: str, value: Any) -> None:

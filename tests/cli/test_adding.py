@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import re
 import shlex
 import sys
@@ -14,27 +12,20 @@ import pytest
 import torch
 
 import polyvae as pv
-from polyvae.cli import main
 from polyvae.config import read_config, write_config
 from polyvae.core import noise
 from polyvae.models import model_class, name_of, options_of
 from polyvae.testing import check_model, example_data, plain_world
 from polyvae.utils.errors import InputError
+from tests.helpers.cli import SMALL, polyvae
 
 PAGE = (Path(__file__).parents[2] / "docs" / "adding_a_model.md").read_text()
 PATH = "leave_one_out:LeaveOneOut"
-QUICK = ["--set", "train.batch_size=2000", "--set", "train.threads=1", "--set", "train.device=cpu", "-q"]
+QUICK = [*SMALL, "-q"]
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-
-
-def polyvae(*words: str) -> tuple[int, str, str]:
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
-        main(words)
-    return int(end.value.code or 0), out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +115,7 @@ def test_a_run_s_own_configuration_does_not_choose_what_code_runs(table, key, tm
     """Resumed without a TOML, the run names the code: only --trust, or the same path on the command line, lets it in."""
     (tmp_path / "stranger.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.toml").write_text(table)
+    (tmp_path / "run" / "config.toml").write_text(f"{table}\n[data.options]\ntrain = 20\ntest = 20\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     path = table.split('"')[-2]
@@ -185,7 +176,7 @@ def test_a_model_outside_with_a_name_inside_is_not_mistaken_for_it(module, tmp_p
 )
 def test_what_is_no_model_is_refused_in_one_line(module, path, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for words in (["models", path], ["train", "--model", path, "-q"]):
+    for words in (["models", path], ["train", "--model", path, *QUICK]):
         code, _, err = polyvae(*words)
         assert (code, err.count("\n")) == (2, 1)
         assert says in err

@@ -223,3 +223,23 @@ def test_the_kind_is_a_setting():
     assert set(FITTED) == set(KINDS)
     with pytest.raises(InputError, match="unknown kind 'flo'"):
         fit_prior(*some("mmvae"), kind="flo")
+
+
+def test_a_diagonal_mixture_has_the_scales_of_the_data():
+    """Scales, not variances: for one component these are the standard deviations, apart from what is added for stability."""
+    z = torch.tensor([2.0, -1.0]) + torch.tensor([0.1, 3.0]) * torch.randn(500, 2)
+    prior = FittedMixture.fit(z, 1, "diag")
+    expected = (z.var(0, unbiased=False) + 1e-4).sqrt()
+    assert torch.allclose(prior.scale_tril[0], expected.diag(), rtol=1e-4)
+    assert prior.settings["covariance"] == "diag"
+
+
+def test_a_flow_keeps_its_best_parameters():
+    """Few draws, many epochs: later parameters are worse for the draws that were held out."""
+    z = torch.randn(60, 2)
+    held = z[torch.randperm(60, generator=torch.Generator().manual_seed(0))[:6]]
+    values = [
+        float(FittedFlow.fit(z, 1, epochs=epochs, patience=100).log_prob(held).mean())
+        for epochs in (5, 20, 40)
+    ]
+    assert values == sorted(values)

@@ -133,27 +133,6 @@ def test_scales_that_cannot_be_are_refused(scale):
         LIKELIHOODS["normal"]((2,), scale)
 
 
-@pytest.mark.parametrize(
-    ("x", "params", "words"),
-    [
-        (255 * torch.rand(50, 4), {}, "times the scale of the likelihood, 1; standardise"),
-        (torch.randn(50, 4) + 300, {"scale": "learned"}, "standardise the data"),
-        (torch.rand(50, 4), {"scale": 0.01}, ""),
-        (torch.randn(50, 4) * 3 + 5, {}, ""),
-        (1e6 * torch.rand(50, 4), {"scale": 1e5}, ""),
-    ],
-)
-def test_values_on_another_scale_get_advice(x, params, words):
-    for name in ("normal", "laplace"):
-        likelihood = LIKELIHOODS[name]((4,), **params)
-        advice = likelihood.advice(x, torch.ones_like(x, dtype=torch.bool))
-        assert words in advice
-        assert bool(advice) == bool(words)
-        assert "\n" not in advice
-    assert likelihood.advice(x, torch.zeros_like(x, dtype=torch.bool)) == ""
-    assert LIKELIHOODS["poisson"]((4,)).advice(x.round(), torch.ones_like(x, dtype=torch.bool)) == ""
-
-
 def test_the_offending_value_is_named():
     x = torch.tensor([[0.0, 12.0, 1.5, 3.0]])
     seen = torch.ones_like(x, dtype=torch.bool)

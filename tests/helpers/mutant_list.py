@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.helpers.mutants import Mutant
 
+LIKELIHOOD = "metrics/test_likelihood.py::test_errors_and_effective_samples_by_hand"
+
 MUTANTS = [
     # ---- core.bounds ----
     Mutant("core.bounds:elbo", "log_weight.mean(0)", "log_weight.sum(0)"),
@@ -377,11 +379,15 @@ MUTANTS = [
     ),
     Mutant("models.mmvae:MMVAE._tight", "self.weighted(log_x) - beta * kl", "self.weighted(log_x) - kl"),
     Mutant("models.mmvae:MMVAE.bound", "self.tight", "False"),
-    Mutant("models.mmvae:MMVAE._tight", "log_weight + excluded", "log_weight"),
     Mutant(
         "models.mmvae:MMVAE._tight",
-        "torch.where(q.observed, torch.where(q.active, 0, -torch.inf), 0)",
-        "torch.where(q.active, 0, -torch.inf)",
+        "torch.where(q.active | ~q.observed, log_weight, -torch.inf)",
+        "log_weight",
+    ),
+    Mutant(
+        "models.mmvae:MMVAE._tight",
+        "q.active | ~q.observed",
+        "q.active",
         harmless="where nothing was observed, the draws are constants: no parameter is behind the NaN",
     ),
     Mutant(
@@ -704,5 +710,110 @@ MUTANTS = [
         "models.hmvae:HMVAE.posterior",
         "mixture_of_products(experts, everything(experts.mask), self.p_z)",
         "mixture_of_products(experts, everything(experts.mask))",
+    ),
+    # ---- metrics ----
+    Mutant(
+        "metrics.likelihood:_summary",
+        "error.square().sum().sqrt() / len(error)",
+        "error.mean()",
+        by=LIKELIHOOD,
+    ),
+    Mutant(
+        "metrics.likelihood:_summary",
+        "error.square().sum().sqrt() / len(error)",
+        "error.square().mean().sqrt()",
+        by=LIKELIHOOD,
+    ),
+    Mutant("metrics.likelihood:_summary", "effective.median()", "effective.mean()", by=LIKELIHOOD),
+    Mutant(
+        "metrics.likelihood:_ratio",
+        "torch.hypot(joint.standard_error, given.standard_error)",
+        "joint.standard_error",
+        by=LIKELIHOOD,
+    ),
+    Mutant("metrics.prediction:prediction", "shares.mean(0)", "shares[0]", by="metrics/test_prediction.py"),
+    Mutant(
+        "metrics.generation:conditional", "batch.observe(*members)", "batch", by="metrics/test_coherence.py"
+    ),
+    Mutant("metrics.generation:_shared", "name not in members", "True", by="metrics/test_coherence.py"),
+    Mutant(
+        "metrics.coherence:_accuracies", "labels.known(truth)", "truth > -9", by="metrics/test_missing.py"
+    ),
+    Mutant("metrics.coherence:coherence", "len(targets) > 1", "True", by="metrics/test_missing.py"),
+    Mutant(
+        "metrics.coherence:unconditional",
+        "context.seed('coherence/unconditional', stream)",
+        "context.seed('coherence/unconditional')",
+        by="metrics/test_streams.py",
+    ),
+    Mutant(
+        "metrics.judges:_train",
+        "data.mask[data.names.index(name)] & labels.known(data.labels)",
+        "data.mask[data.names.index(name)]",
+        by="metrics/test_missing.py",
+    ),
+    Mutant(
+        "metrics.judges:measured",
+        "seen & labels.known(test.labels).cpu()",
+        "seen",
+        by="metrics/test_missing.py",
+    ),
+    Mutant(
+        "metrics.latents:_questions",
+        "labels.known(train.labels).cpu()[rows]",
+        "torch.ones(len(rows), dtype=torch.bool)",
+        by="metrics/test_missing.py",
+    ),
+    Mutant(
+        "metrics.latents:_questions",
+        "labels.known(test.labels).cpu()[rows_test]",
+        "torch.ones(len(rows_test), dtype=torch.bool)",
+        by="metrics/test_missing.py",
+    ),
+    Mutant("metrics.latents:usage", "exact and by_formula", "by_formula", by="metrics/test_latents.py"),
+    Mutant(
+        "metrics.latents:_divergence",
+        "(q.active.sum(0) == 1).all()",
+        "(q.active.sum(0) == 1).any()",
+        by="metrics/test_latents.py",
+    ),
+    Mutant(
+        "metrics.reconstruction:within_classes",
+        "labels.classes(numbers)",
+        "torch.unique(numbers)",
+        by="metrics/test_missing.py",
+    ),
+    Mutant(
+        "metrics.quality:_Side.floor",
+        "torch.randperm(len(rows), generator=torch.Generator().manual_seed(fold_in(self.seed, 'floor')))",
+        "torch.arange(len(rows))",
+        by="metrics/test_quality.py",
+    ),
+    Mutant(
+        "metrics.quality:_Side.look",
+        "images.to(self.device)",
+        "images.to(self.device).clamp(0, 1)",
+        by="metrics/test_quality.py",
+    ),
+    Mutant(
+        "metrics.quality:_fits_bytes",
+        "low >= -_ROUNDING and high <= 1 + _ROUNDING",
+        "True",
+        by="metrics/test_quality.py",
+    ),
+    # ---- core.fitted ----
+    Mutant("core.fitted:FittedMixture.fit", "matrices.sqrt()", "matrices", by="core/test_fitted.py"),
+    Mutant(
+        "core.fitted:FittedFlow.fit",
+        "prior.load_state_dict(state)",
+        "prior.state_dict()",
+        by="core/test_fitted.py",
+    ),
+    # ---- report ----
+    Mutant(
+        "report.measures:_panel",
+        "-unit['kl'][column]",
+        "unit['kl'][column]",
+        by="report/test_report.py::test_the_bars_of_a_divergence_are_in_its_order",
     ),
 ]

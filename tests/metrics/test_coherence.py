@@ -4,46 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from polyvae import Modality, MultimodalData, build
 from polyvae.metrics import Context, Judges, evaluate
 from polyvae.metrics.coherence import coherence, entropy
-from polyvae.metrics.judges import Reader
+from polyvae.metrics.generation import conditional
+from tests.helpers.judged import Bright, Signs
 
 NAMES = ("a", "b", "c")
-
-
-class Bright(Reader):
-    """Class 1 where the image's mean is above 0."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shape = (1, 8, 8)
-        self.line = nn.Linear(1, 2)
-        with torch.no_grad():
-            self.line.weight.copy_(torch.tensor([[-1.0], [1.0]]))
-            self.line.bias.zero_()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.line(x.flatten(1).mean(1, keepdim=True))
-
-
-class Signs(nn.Module):
-    """Decoder: the sign of column ``column`` of (z, w_m), all over the image. Encoder: z = 10 x the image's mean, scale tiny."""
-
-    def __init__(self, column: int, out: int | tuple[int, ...]) -> None:
-        super().__init__()
-        self.column, self.out = column, out
-        self.unused = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if isinstance(self.out, tuple) and len(self.out) == 3:
-            return x[:, self.column].sign()[:, None, None, None].expand(-1, 1, 8, 8) + 0 * self.unused
-        size = self.out if isinstance(self.out, int) else self.out[0]
-        code = torch.full((len(x), size), -14.0)
-        code[:, 0] = 10 * x.flatten(1).mean(1)
-        return code
 
 
 def model_of(columns: dict[str, int], private: int = 1):
@@ -144,3 +112,28 @@ def test_entropy_is_one_where_even_and_none_where_there_is_one_class():
     assert entropy([7, 0, 0]) == 0
     assert entropy([1, 1, 0, 0]) == pytest.approx(0.5)
     assert entropy([]) == 0
+
+
+def test_the_target_and_what_is_not_observed_say_nothing(data, judges):
+    """b shows the other class. Given a alone, all follow a; a model that also saw b would follow it half of the time."""
+    x = {name: data.values(name) * (-1 if name == "b" else 1) for name in NAMES}
+    mixed = MultimodalData(x, labels=data.labels, splits={"train": range(1000), "test": range(1000, 3000)})
+    found = coherence(Context.of(model_of({"a": 0, "b": 0, "c": 0}), mixed.test, judges, draws=10))
+    assert found["coherence_matrix"] == {
+        "a": {"b": 1, "c": 1},
+        "b": {"a": 0, "c": 0},
+        "c": {"a": 1, "b": 1},
+    }
+
+
+def test_the_shared_w_of_the_published_protocol_is_not_the_posterior_s(data):
+    """w of a, which is observed, is near −14; that of b and c is one draw of p(w), so half of them are positive."""
+    model = model_of({"a": 1, "b": 1, "c": 1})
+    for number, protocol in enumerate(("published", "sound")):
+        context = Context.of(model, data.test, protocol=protocol)
+        made = [given.made for given in conditional(context, ("a",), NAMES, seed=number)]
+        a, b, c = (torch.cat([x[name][0, :, 0, 0, 0] for x in made]) for name in NAMES)
+        assert bool((a == -1).all())
+        for other in (b, c):
+            assert float((other > 0).double().mean()) == pytest.approx(0.5, abs=0.05)
+        assert bool((b == c).all()) is (protocol == "published")

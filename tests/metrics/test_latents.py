@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -11,11 +9,12 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from polyvae import InputError, Modality, MultimodalData, build, evaluate
+from polyvae import InputError, MultimodalData, evaluate
 from polyvae.data.sets.polydigits import _TRAIN, NAMES, backgrounds, base_digits, brightness, pair, polydigits
 from polyvae.metrics.context import Context
 from polyvae.metrics.latents import Usage, encode, latents, probe, usage
-from tests.helpers.worlds import GRID, World, fixed, raw
+from tests.helpers.probed import COUNT, reader, told
+from tests.helpers.worlds import GRID, World
 
 # ---- factors that data carry -----------------------------------------------------------------------------------------------------
 
@@ -81,47 +80,6 @@ def test_brightness_is_the_mean_of_the_crop():
 
 
 # ---- probes ----------------------------------------------------------------------------------------------------------------------
-
-COUNT = 600
-
-
-def told(seed: int = 0) -> MultimodalData:
-    """x_a = (z, w_a), x_b = (z, w_b): z says the label, of three; w says the modality's own site (of two) and age."""
-    draws = np.random.default_rng(seed)
-    label, site = draws.integers(3, size=COUNT), draws.integers(2, size=(2, COUNT))
-    age = draws.normal(size=(2, COUNT))
-    x = [
-        np.stack([4.0 * label + 0.1 * draws.normal(size=COUNT), 10.0 * site[m] + 0.5 * age[m]], 1)
-        for m in range(2)
-    ]
-    return MultimodalData(
-        {"a": torch.as_tensor(x[0]), "b": torch.as_tensor(x[1])},
-        labels=label,
-        seed=seed,
-        factors={name: {"site": site[m], "age": age[m]} for m, name in enumerate("ab")},
-        splits={"train": range(400), "test": range(400, COUNT)},
-    )
-
-
-def reader(name: str = "mmvae+", swapped: bool = False) -> torch.nn.Module:
-    """z is x's first column and w its second, each to within .01; or the other way round."""
-    flat = np.full(1, 0.01)
-    weight = np.zeros((4, 2))
-    weight[0, int(swapped)] = weight[2, int(not swapped)] = 1
-    bias = np.concatenate([[0.0], raw(flat), [0.0], raw(flat)])
-    decoder = np.eye(2)[:, ::-1] if swapped else np.eye(2)
-    specs = [
-        Modality(
-            key,
-            (2,),
-            "normal",
-            private=1,
-            encoder=partial(fixed, weight, bias),
-            decoder=partial(fixed, decoder.copy(), np.zeros(2)),
-        )
-        for key in "ab"
-    ]
-    return build(name, specs, latent=1).double().eval()
 
 
 @pytest.mark.parametrize("on", ["samples", "means"])
@@ -360,3 +318,18 @@ def test_units_of_a_modality_are_those_of_the_samples_that_have_it():
     assert torch.equal(w["a"].variance, expected["a"].variance)
     assert torch.equal(w["a"].kl, expected["a"].kl)
     assert not torch.equal(w["b"].kl, expected["b"].kl)
+
+
+def test_a_divergence_is_exact_only_if_it_is_so_for_all_samples():
+    """Some rows of a batch have one expert, and the last batch has no others."""
+    world = World(private=1)
+    x, model = world.data(60), world.model("mmvae+").eval()
+    mask = torch.ones(3, 60, dtype=torch.bool)
+    mask[1:, 20:] = False
+    for batch_size, exact in ((60, False), (30, False), (20, False)):
+        z, _ = usage(model, MultimodalData(x, mask=mask), world.names, batch_size=batch_size)
+        assert z.exact is exact
+        assert z.asdict()["how"].startswith("Monte Carlo")
+    one = MultimodalData(x, mask=mask).rows(slice(20, 60))
+    z, _ = usage(model, one, world.names, batch_size=20)
+    assert (z.exact, z.asdict()["how"]) == (True, "exact")

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from polyvae import Batch, InputError, MultimodalData, build, evaluate
+from polyvae.core.inference import Estimate
 from polyvae.metrics.context import Context
-from polyvae.metrics.likelihood import likelihood
+from polyvae.metrics.likelihood import _ratio, _summary, likelihood
 from tests.helpers.worlds import World
 
 ROWS = 7
@@ -135,3 +136,22 @@ def test_what_does_not_exist_is_left_out():
     assert likelihood(Context.of(model, nothing)) == {}
     with pytest.raises(InputError, match="conditional: got 'all'; expected 'none', 'rest' or 'pairs'"):
         evaluate(model, MultimodalData(x), metrics=["likelihood"], likelihood_conditional="all", show=False)
+
+
+def test_errors_and_effective_samples_by_hand():
+    """Of a mean: independent errors add in squares. Of a difference: likewise. The effective size is the median, and the smaller of two."""
+    seen = torch.tensor([True, True, True, False])
+    one = Estimate(
+        torch.tensor([1.0, 2, 6, 100]), torch.tensor([0.3, 0.4, 1.2, 9]), torch.tensor([1.0, 5, 30, 7])
+    )
+    line = _summary(one, seen)
+    assert line["sampling_error"] == pytest.approx(1.3 / 3)
+    assert line["standard_error"] == pytest.approx(np.std([1, 2, 6], ddof=1) / np.sqrt(3))
+    assert (line["mean"], line["effective_samples"], line["rows"]) == (3, 5, 3)
+    other = Estimate(
+        torch.tensor([0.5, 1, 2, 0]), torch.tensor([0.4, 0.3, 0.5, 1]), torch.tensor([2.0, 4, 40, 1])
+    )
+    both = _ratio(one, other)
+    assert both.value.tolist() == [0.5, 1, 4, 100]
+    assert both.standard_error.tolist() == pytest.approx([0.5, 0.5, 1.3, np.sqrt(82)])
+    assert both.effective_samples.tolist() == [1, 4, 30, 1]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from polyvae import Modality, MultimodalData, build
+from polyvae.metrics import generation
 from polyvae.metrics.context import Context
 from polyvae.metrics.prediction import prediction
 
@@ -69,3 +70,17 @@ def test_an_entry_that_was_not_observed_counts_neither_way():
     assert prediction(Context.of(model, data))["prediction"] == {"label": {"all": 1.0, "a": 1.0}}
     last.bias.data.copy_(torch.nn.functional.one_hot(torch.tensor([0, 2]), 3).flatten().float())
     assert prediction(Context.of(model, data))["prediction"]["label"]["all"] == 4 / 10
+
+
+def test_the_class_is_that_of_the_average_over_draws(monkeypatch):
+    """The first draw is for class 0, the average for class 1."""
+    model, data = made()
+    shares = torch.tensor([[0.6, 0.4, 0.0], [0.1, 0.9, 0.0], [0.1, 0.9, 0.0]])
+    batch = data.rows(slice(10, 40)).take(slice(None))
+    monkeypatch.setattr(
+        generation,
+        "conditional",
+        lambda *a, **k: iter([generation.Given(batch, {"label": shares[:, None].expand(-1, 30, -1)})]),
+    )
+    truth = batch.data["label"].argmax(-1)
+    assert prediction(Context.of(model, data))["label_accuracy"] == float((truth == 1).double().mean())

@@ -14,7 +14,7 @@ from scipy.linalg import sqrtm
 from sklearn.metrics.pairwise import polynomial_kernel
 from torch import nn
 
-from polyvae import InputError, MultimodalData, build
+from polyvae import InputError, Modality, MultimodalData, build
 from polyvae.metrics import METRICS, Context, Judges, evaluate, generation
 from polyvae.metrics.distances import (
     Frechet,
@@ -386,11 +386,11 @@ def context(model, data, **options):
 
 
 def images_of(data, name, rows=slice(None)):
-    return data.values(name)[data.mask[data.names.index(name)]][rows].clamp(0, 1)
+    return data.values(name)[data.mask[data.names.index(name)]][rows]
 
 
 def test_quality_compares_what_it_says(data, model):
-    """Recomputed from the images: which are compared, that they are clamped, means over modalities and over pairs of two."""
+    """Recomputed from the images: which are compared, that they are as they were generated, means over modalities and over pairs of two."""
     made = context(model, data, batch_size=100)
     found = quality(made, subsets=2, subset_size=100)
     cells = found["quality"]["conditional"]
@@ -405,12 +405,114 @@ def test_quality_compares_what_it_says(data, model):
     assert found["unconditional_coverage"] == pytest.approx((by["a"]["coverage"] + by["b"]["coverage"]) / 2)
     assert found["quality_settings"]["features"] == {"a": "small", "b": "small"}
     net = Small()
-    drawn = torch.cat([x["a"] for x in generation.unconditional(made, None, made.seed(12))])
+    drawn = torch.cat(
+        [x["a"] for x in generation.unconditional(made, None, made.seed("quality/unconditional", 0))]
+    )
     assert len(drawn) == by["a"]["images"] == 350
-    stream = moments(net(drawn.clamp(0, 1)))
+    stream = moments(net(drawn))
     assert by["a"]["frechet_distance"] == pytest.approx(
         frechet_distance(moments(net(images_of(data.test, "a"))), stream), rel=1e-6
     )
+
+
+class Constant(nn.Module):
+    """Decoder: one value for every pixel. Encoder: zeros."""
+
+    def __init__(self, value: float, shape: int | tuple[int, ...]) -> None:
+        super().__init__()
+        self.value, self.shape = (
+            nn.Parameter(torch.tensor(value)),
+            shape if isinstance(shape, tuple) else (shape,),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.value.expand(len(x), *self.shape)
+
+
+class Pixels:
+    """The mean of the left and of the right half."""
+
+    name = "pixels"
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.stack([images[..., :4].flatten(1).mean(1), images[..., 4:].flatten(1).mean(1)], 1)
+
+
+def world_of(low: float, high: float, made: float):
+    """Grey images between two values, and a model that generates one grey."""
+    grey = low + (high - low) * torch.rand(200, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    data = MultimodalData(
+        dict.fromkeys("ab", grey.expand(-1, 1, 8, 8)),
+        labels=torch.arange(200) % 2,
+        splits={"train": range(100), "test": range(100, 200)},
+    )
+    specs = [
+        Modality(
+            name,
+            (1, 8, 8),
+            encoder=lambda shape, out: Constant(0.0, out),
+            decoder=lambda shape, out: Constant(made, out),
+        )
+        for name in "ab"
+    ]
+    return build("mmvae", specs, latent=2).eval(), data
+
+
+@pytest.mark.parametrize(("low", "high", "made"), [(-1, 0, -5.0), (0, 255, 128.0), (0, 1, 2.0)])
+def test_features_are_those_of_what_was_generated(low, high, made):
+    """Whatever the range of the data: a constant is farther from the real images than these are from one another."""
+    model, data = world_of(low, high, made)
+    judges = Judges(
+        {name: Judge.seeded((1, 8, 8), 2, 4, 0) for name in "ab"}, torch.arange(2), {}, None, "none", 0
+    )
+    for net in (Pixels(), None):
+        found = quality(
+            Context.of(
+                model, data.test, judges, train=data.train, feature_net=net, draws=100, measures="frechet"
+            )
+        )
+        assert found["unconditional_frechet_distance"] > 5 * found["real_frechet_distance"]
+    x = data.test.values("a").mean((1, 2, 3)).double()
+    exact = 2 * (
+        (x.mean() - made) ** 2 + x.var()
+    )  # of two equal features; those of a constant have no variance
+    found = quality(Context.of(model, data.test, feature_net=Pixels(), draws=100, measures="frechet"))
+    assert found["unconditional_frechet_distance"] == pytest.approx(float(exact), rel=1e-5)
+
+
+@pytest.mark.parametrize(("low", "high", "fits"), [(0, 1, True), (-1, 0, False), (0, 255, False)])
+def test_bytes_need_images_between_0_and_1(low, high, fits):
+    """Clamped to them, other images would be equal whatever was generated: left out with one line."""
+    model, data = world_of(low, high, 0.5)
+    found = evaluate(
+        model,
+        data,
+        metrics=["quality"],
+        protocol="published",
+        feature_net=Pixels(),
+        fitted_prior={"components": 0},
+        draws=20,
+        show=False,
+    )
+    assert ("quality" in found) is fits
+    assert "clamped to [0, 1]" in found["protocol"]["pixels"]
+    assert [note.partition(":")[0] for note in found["notes"]] == (
+        [] if fits else ["image quality of 'a'", "image quality of 'b'"]
+    )
+    if not fits:
+        assert "values from" in found["notes"][0]
+        assert "need them in [0, 1]" in found["notes"][0]
+
+
+def test_the_floor_is_of_training_images_chosen_at_random(data, model):
+    """A part may be sorted by class: its first images are then of one class."""
+    order = torch.argsort(data.train.labels, stable=True)
+    whole = data.train.rows(order.repeat_interleave(4))  # 1200 rows, 600 of either class
+    settled = Context.of(
+        model, data.test.rows(slice(0, 300)), feature_net=Pixels(), train=whole, draws=20, measures="frechet"
+    )
+    both = data.test.values("a").flatten(1).mean(1).double()
+    assert quality(settled)["quality"]["real"]["a"]["frechet_distance"] < 0.01 * float(both.var())
 
 
 def test_the_frechet_distance_alone_is_that_of_all_measures(data, model):
@@ -443,7 +545,9 @@ def test_the_published_protocol_counts_the_diagonal_drops_a_partial_batch_and_se
     assert found["quality"]["unconditional"]["a"]["images"] == 256
     net = Small()
     seen = moments(net(to_bytes(images_of(data.test, "a", slice(512))) / 255))
-    drawn = torch.cat([x["a"] for x in generation.unconditional(made, None, made.seed(12))])[:256]
+    drawn = torch.cat(
+        [x["a"] for x in generation.unconditional(made, None, made.seed("quality/unconditional", 0))]
+    )[:256]
     assert found["quality"]["unconditional"]["a"]["frechet_distance"] == pytest.approx(
         frechet_distance(seen, moments(net(to_bytes(drawn) / 255))), rel=1e-6
     )

@@ -190,3 +190,23 @@ def test_sizes_bound_how_much_is_decoded_at_a_time(world):
     assert sizes == [(5, 60)] * 50
     assert [len(made["a"]) for made in unconditional(context, None, 0)] == [300, 300, 100]
     assert Context.of(model, world.test).step() == 1000
+
+
+class Fixed(nn.Module):
+    """Logits that depend on nothing: the true proportions."""
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([0.4, 0.3, 0.2, 0.1]).log().expand(len(latents), 4)
+
+
+def test_counts_are_compared_at_the_library_size_of_their_sample():
+    """The decoder is the true Poisson model of depths from 300 to 30,000; at size 10,000 the error would be that of the mean."""
+    draws = torch.Generator().manual_seed(0)
+    depth = torch.exp(torch.empty(400, 1).uniform_(5.7, 10.3, generator=draws))
+    x = torch.poisson(depth * torch.tensor([0.4, 0.3, 0.2, 0.1]), generator=draws)
+    data = MultimodalData({"x": x}, splits={"train": range(200), "test": range(200, 400)})
+    model = build("vae", [Modality("x", (4,), "poisson", decoder=lambda _, out: Fixed())], latent=1)
+    context = Context.of(model, data.test, train=data.train)
+    assert reconstruction(context, draws=2)["reconstruction_error_relative"] < 0.01
+    totals = torch.cat([made["x"].sum(-1) for made in unconditional(context, None, 0)])
+    assert totals[:200].tolist() == pytest.approx(x[200:].sum(-1).tolist(), rel=1e-4)

@@ -245,6 +245,40 @@ def test_dreg_is_biased_for_stratified_mixtures(K, tight):
     assert gap.abs().max() < 0.1
 
 
+def relative_bias(world, name, count, off, **options):
+    """The norm of the mean difference of the gradients, dreg − iwae, over that of iwae's; its standard error; both on the same draws."""
+    found = []
+    for objective in ("iwae", "dreg"):
+        model = world.model(name, objective=objective, **options)
+        for key, (loc, raw) in off.items():
+            net = model.modalities[key]
+            net.encoder.bias.data[0::2] += loc
+            net.encoder.bias.data[1::2] += raw
+        torch.manual_seed(1)
+        found.append(encoder_gradients(model, copies(world, count, *world.names), 10))
+    exact, gaps = found[0].mean(0), found[1] - found[0]
+    error = (gaps.var(0).sum() / len(gaps)).sqrt()
+    return float(gaps.mean(0).norm() / exact.norm()), float(error / exact.norm())
+
+
+@pytest.mark.parametrize(
+    ("name", "K", "off", "bias"),
+    [
+        ("mmvae", 1, {}, 0.0),
+        ("mmvae", 5, {}, 0.32),
+        pytest.param("mmvae+", 10, OFF, 0.10, marks=pytest.mark.slow),
+        pytest.param("mmvae", 20, {}, 0.88, marks=pytest.mark.slow),
+    ],
+)
+def test_the_bias_of_dreg_is_the_one_that_is_documented(name, K, off, bias):
+    """Of all three experts observed, as a share of the norm of the gradient of the encoders: it grows with K."""
+    world = World(private=int(name == "mmvae+"))
+    family = {} if name == "mmvae+" else {"family": "normal"}
+    found, error = relative_bias(world, name, 5000, off, K=K, **family)
+    assert error < 0.04
+    assert abs(found - bias) < 0.01 + 3 * error
+
+
 def test_tight_reweights_experts_by_their_weights():
     """The exact gradient of log mean exp over experts and samples: Σ ŵ ∇l, with ŵ normalised over both."""
     world = World()

@@ -16,7 +16,13 @@ from polyvae.metrics import evaluate
 from polyvae.models import build
 from polyvae.report import number, write_report
 from polyvae.report.gallery import stage
-from polyvae.report.measures import conflict_section, latents_section, quality_section, reconstruction_section
+from polyvae.report.measures import (
+    _panel,
+    conflict_section,
+    latents_section,
+    quality_section,
+    reconstruction_section,
+)
 from polyvae.report.protocol import protocol
 from polyvae.report.sections import Page
 from polyvae.training.directory import RunDirectory
@@ -389,3 +395,17 @@ def test_any_of_the_new_numbers_may_be_absent(images, key):
     ]
     gone = {"quality": "quality", "reconstruction": "reconstruction", "gradients": "conflict"}.get(key)
     assert [section.anchor for section in made if section] == [name for name in NEW if name != gone]
+
+
+def test_the_bars_of_a_divergence_are_in_its_order():
+    """Largest first, each with its own mark for use."""
+    unit = {
+        "active": 2,
+        "columns": 4,
+        "kl_total": 3.1,
+        "kl": [0.1, 2.0, 0.4, 0.6],
+        "variance": [0.5, 0.001, 0.2, 0.0],
+    }
+    panel = _panel("z", unit)
+    assert list(panel.values) == [2.0, 0.6, 0.4, 0.1]
+    assert list(panel.used) == [False, False, True, True]

@@ -13,8 +13,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from multiprocessing import Pipe
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,15 +27,18 @@ from scipy import stats
 from polyvae import runs
 from polyvae.config import read_config, write_config
 from polyvae.models import MODELS
+from polyvae.study import workers
 from polyvae.study.config import Plot
 from polyvae.study.page import write_study
 from polyvae.study.plan import Cell, Plan, check_cells, read_study
 from polyvae.study.plots import draw, hull, pareto
 from polyvae.study.run import _run, run_study
 from polyvae.study.tables import Result, Summary, leader, points, summarise, tables, text_of
-from polyvae.study.workers import Workers, alone
+from polyvae.study.workers import Answer, Worker, Workers, alone
 from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError
+from tests.helpers.cli import polyvae
+from tests.helpers.tasks import Unreadable, lost
 
 STUDIES = sorted((Path(__file__).parents[2] / "experiments" / "studies").glob("*.toml"))
 TINY = """
@@ -75,6 +82,26 @@ def bytes_of(folder: Path) -> dict[str, tuple[bytes, int]]:
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+class Here(Workers):
+    """Runs the tasks in this process, for tests in which processes are not the point: one takes seconds to start."""
+
+    def run(self, tasks: Mapping[str, Callable[[], Any]]) -> Iterator[tuple[str, Answer]]:
+        numbers = signal.SIGINT, signal.SIGTERM
+        stop, other = Pipe(duplex=False)
+        with stop, other:
+            for name, task in tasks.items():
+                before = [signal.getsignal(number) for number in numbers]
+                answer = workers._answer(ForkingPickler.dumps(task), stop)
+                for number, handler in zip(numbers, before, strict=True):
+                    signal.signal(number, handler)
+                yield name, answer
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polyvae.study.run.Workers", Here)
 
 
 # ---- what is asked ---------------------------------------------------------------------------------------------------------------
@@ -241,6 +268,7 @@ def test_the_comparison_has_every_model_that_takes_five_modalities_at_one_size()
 # ---- what is done ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("here")
 def test_a_study_from_end_to_end_is_resumed_where_it_stopped(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = run_study(tiny, out, jobs=1, show=False)
@@ -331,6 +359,7 @@ def test_a_study_from_end_to_end_is_resumed_where_it_stopped(tiny: Path, tmp_pat
     ] * 2
 
 
+@pytest.mark.usefixtures("here")
 def test_seconds_become_epochs_that_are_measured_once(tiny: Path, tmp_path: Path) -> None:
     tiny.write_text(TINY.replace("epochs = 2", "seconds = 0.2").replace("private = [1, 2]", "private = [1]"))
     run_study(tiny, tmp_path / "out", jobs=1, seeds=1, only=["MoPoE"], show=False)
@@ -351,29 +380,18 @@ def test_seconds_become_epochs_that_are_measured_once(tiny: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(("time", "when"), [("epochs = 2", ""), ("seconds = 0.05", "planning: ")])
-def test_a_cell_that_fails_stops_no_other(tiny: Path, tmp_path: Path, time: str, when: str) -> None:
+def test_a_cell_that_fails_stops_no_other(
+    tiny: Path, tmp_path: Path, time: str, when: str, request: pytest.FixtureRequest
+) -> None:
     """Steps so large that the bound is no longer finite, in training or already while an epoch is measured."""
     text = TINY.replace("private = [1, 2]", "private = [1]").replace(
         'model.name = "mmvae+"', 'model.name = "mmvae+"\ntrain.lr = 1e18'
     )
     tiny.write_text(text.replace("epochs = 2", time))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "polyvae",
-            "study",
-            str(tiny),
-            "--out",
-            str(tmp_path / "out"),
-            "--seeds",
-            "1",
-            "-q",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    if when:  # the other case takes processes
+        request.getfixturevalue("here")
+    out = str(tmp_path / "out")
+    done = polyvae("study", tiny, "--out", out, "--seeds", "1", "--jobs", "1", "-q")
     assert done.returncode == 1, done.stderr
     assert f"failed: MMVAE+,private=1,seed=0: {when}training: the bound is " in done.stderr
     assert "Traceback" not in done.stderr
@@ -392,7 +410,7 @@ def test_a_cell_that_fails_stops_no_other(tiny: Path, tmp_path: Path, time: str,
     ("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["ctrl-c", "sigterm"]
 )
 def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
-    tiny: Path, tmp_path: Path, number: int, group: bool
+    tiny: Path, tmp_path: Path, number: int, group: bool, request: pytest.FixtureRequest
 ) -> None:
     tiny.write_text(
         TINY.replace("epochs = 2", "epochs = 1000000").replace("private = [1, 2]", "private = [1]")
@@ -430,6 +448,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
     run.write_text(
         "config.toml", run.config.read_text().replace("epochs = 1000000", f"epochs = {steps // 3 + 2}")
     )
+    request.getfixturevalue("here")
     done = run_study(tiny, out, seeds=1, only=["MoPoE"], show=False)
     assert [bool(result.numbers) for result in done.results] == [False, True]
     assert [record["epoch"] for record in run.read_history()] == list(range(1, steps // 3 + 3))
@@ -630,41 +649,115 @@ def test_a_contender_from_elsewhere_is_trained_judged_and_made_anew(
     assert RunDirectory(out).read_json("evaluation.json") == value
 
 
-def test_a_worker_lost_while_idle_is_replaced_and_an_early_interrupt_is_kept() -> None:
+def until(found: Callable[[], object]) -> None:
+    end = time.monotonic() + 30
+    while not found() and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def test_a_worker_lost_at_work_costs_its_task_alone() -> None:
+    """The others go on, and to stop waits for no process that is dead."""
+    workers = Workers(2)
+    tasks = {"killed": partial(lost, signal.SIGKILL), "terminated": partial(lost, signal.SIGTERM)}
+    try:
+        found = dict(workers.run({**tasks, "left": partial(os._exit, 3), "fine": partial(abs, -3)}))
+        assert found == {
+            "killed": Answer(None, "worker killed by signal 9 (SIGKILL), perhaps out of memory"),
+            "terminated": Answer(None, "worker ended by signal 15 (SIGTERM)"),
+            "left": Answer(None, "worker ended with exit code 3"),
+            "fine": Answer(3),
+        }
+        assert len(workers.idle) == 1
+        workers.give("another", tasks["killed"])
+    finally:
+        began = time.monotonic()
+        workers.stop()
+        workers.close()
+    assert time.monotonic() - began < 3
+
+
+def test_a_worker_lost_before_its_task_began_is_replaced() -> None:
+    """While it is idle. What cannot be read is an error of that task."""
     workers = Workers(1)
     ((_, first),) = workers.run({"a": os.getpid})
     os.kill(first.value, signal.SIGKILL)
-    answers = [next(iter(workers.run({"b": os.getpid})))[1]]
-    if answers[0].error:  # its loss was noticed too late
-        answers = [next(iter(workers.run({"b": os.getpid})))[1]]
-    assert answers[0].value not in (None, first.value)
-    other = Workers(1)
-    future, pool = other._give(partial(time.sleep, 60))
-    other.busy[future] = "c", pool
-    other.stop()  # while it is coming up
-    assert future.result().error == "interrupted"
+    found = dict(workers.run({"b": os.getpid, "c": Unreadable()}))
+    assert found["b"].value not in (None, first.value)
+    assert found["c"].error == "ValueError: not to be read"
+    (worker,) = workers.idle
     workers.close()
-    other.close()
+    assert worker.process.exitcode == 0
+
+
+def test_a_task_that_no_worker_begins_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is killed while it starts."""
+    started: list[Worker] = []
+
+    def giving(self: Workers, name: str, task: Callable[[], object]) -> Worker:
+        started.append(give(self, name, task))
+        os.kill(started[-1].process.pid or 0, signal.SIGKILL)
+        return started[-1]
+
+    give, workers = Workers.give, Workers(1)
+    monkeypatch.setattr(Workers, "give", giving)
+    says = "worker killed by signal 9 (SIGKILL) before it began, perhaps out of memory"
+    assert dict(workers.run({"never": partial(abs, -2)})) == {"never": Answer(None, says)}
+    assert len(started) == 3
+    assert (workers.busy, workers.idle) == ({}, [])
+
+
+def test_stop_interrupts_what_comes_up_and_waits_for_no_worker_that_dies() -> None:
+    workers = Workers(2)
+    early, dead = (workers.give(name, partial(time.sleep, 60)) for name in "ab")
+    os.kill(dead.process.pid or 0, signal.SIGKILL)  # while it is coming up
+    workers.stop()
+    assert (workers.busy, workers.idle) == ({}, [dead, early])
+    assert early.begun
+    workers.close()
+
+
+def test_a_signal_to_the_group_ends_the_study_and_its_workers(tmp_path: Path) -> None:
+    """As ``timeout`` and schedulers send it, here twice. The task ends as by Ctrl-C, so with a checkpoint."""
+    script = """if __name__ == "__main__":
+    import functools, pathlib, sys, time
+    from polyvae.study.workers import Workers, terminable
+    from tests.helpers.tasks import interruptible
+    workers = Workers(1)
+    with terminable():
+        try:
+            list(workers.run({"a": functools.partial(interruptible, pathlib.Path(sys.argv[1]))}))
+        except KeyboardInterrupt:
+            workers.stop()
+        workers.close()
+    print("ended")
+"""
+    words = [sys.executable, "-c", script, str(tmp_path)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    until(lambda: (tmp_path / "begun").exists())
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGTERM)
+        time.sleep(0.05)
+    assert process.communicate(timeout=30)[0] == "ended\n"
+    assert (tmp_path / "kept").exists()
+    assert process.returncode == 0
 
 
 def test_workers_end_with_the_process_that_began_them() -> None:
     script = """if __name__ == "__main__":
     import functools, time
     from polyvae.study.workers import Workers
-    future, pool = Workers(1)._give(functools.partial(time.sleep, 600))
-    print(*pool._processes, flush=True)
-    future.result()
+    workers = Workers(1)
+    print(workers.give("a", functools.partial(time.sleep, 600)).process.pid, flush=True)
+    list(workers._answers())
 """
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     worker = int(process.stdout.readline())
-    time.sleep(1)
+    time.sleep(0.3)
     process.kill()
     process.wait()
     process.stdout.close()
-    end = time.monotonic() + 60
-    while _runs(worker) and time.monotonic() < end:
-        time.sleep(0.1)
+    until(lambda: not _runs(worker))
     assert not _runs(worker)
 
 

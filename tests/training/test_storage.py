@@ -3,10 +3,12 @@
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -20,6 +22,7 @@ from polyvae.models.bundles import (
     check_trust,
     describe_modality,
     load_bundle,
+    load_model,
     read_modality,
     save_bundle,
     save_model,
@@ -31,7 +34,7 @@ from polyvae.training.directory import RunDirectory
 from polyvae.training.loop import fit
 from polyvae.utils import files
 from polyvae.utils.errors import InputError
-from polyvae.utils.files import StorageError, load_tensors, save_tensors, write_atomic
+from polyvae.utils.files import StorageError, load_tensors, save_tensors, write_atomic, write_npz
 
 
 def message(call, *arguments, kind=InputError, **keywords):
@@ -349,6 +352,79 @@ def test_a_damaged_checkpoint_or_pointer_falls_back_to_what_is_whole(tmp_path, c
     assert "got 2 checkpoints, all damaged" in message(checkpoints.latest)
 
 
+LEFT = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from polyvae.data.sets.memory import mapped
+from polyvae.utils.files import atomic
+from polyvae.utils.partial import claimed_folder
+with atomic(Path(sys.argv[1], "model.safetensors")) as file, claimed_folder(Path(sys.argv[1], "cache")) as folder:
+    file.write(b"half")
+    Path(folder, "x.npy").write_bytes(b"half")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", LEFT, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    (tmp_path / ".mine.partial").write_text("mine")
+    write_atomic(tmp_path / "other", b"")
+    assert len(list(tmp_path.glob(".*.partial"))) == 3
+    process.communicate("\n")
+    write_atomic(tmp_path / "other", b"")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.partial", "other"]
+
+
+def test_samples_keep_their_names_and_a_failed_write_the_file_that_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "x.npz"
+    arrays = {
+        name: np.arange(3.0) + n
+        for n, name in enumerate(("file", "allow_pickle", "a/b", "x.y", "self", "args"))
+    }
+    write_npz(path, arrays)
+    with np.load(path) as found:
+        assert set(found.files) == set(arrays)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found[name], array)
+    assert "differ by more than .npy" in message(write_npz, path, {"a": np.ones(1), "a.npy": np.ones(1)})
+    before = path.read_bytes()
+
+    def fail(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    assert "No space left" in message(write_npz, path, {"a": np.ones(1)}, kind=StorageError)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.npz"]
+
+
+def test_a_bundle_asks_for_no_more_memory_than_its_file_has(tmp_path):
+    """Each of these is built only in outline, and compared with 17 tensors of a few bytes."""
+    path = tmp_path / "x.safetensors"
+    save_model(VAE([Modality("a", (3,), params={"hidden": [4]})], latent=2), path)
+    bundle = load_bundle(path)
+    for options, params in (
+        ({"latent": 10**5}, {"hidden": [4]}),
+        ({"latent": 2}, {"hidden": [99_000, 99_000]}),
+    ):
+        config = {
+            "options": bundle.config["options"] | options,
+            "modalities": [bundle.config["modalities"][0] | {"params": params}],
+        }
+        save_bundle(path, model_name="vae", config=config, state=bundle.state, extra={})
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert "do not fit" in message(load_model, path)
+        assert (
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+        )  # kilobytes; the weights would take 39 GB
+
+
 KILLED = """
 import os, signal, sys, time, torch
 from pathlib import Path
@@ -448,13 +524,12 @@ def fill(run):
     run.write_text("config.toml", "[train]\n")
     run.append_history({"step": 1})
     Checkpoints(run.checkpoints).save(1, {}, {})
-    run.figures.mkdir()
+    run.write_figures({"grid.png": b"made"})
     for path in (
         run.model,
         run.report,
         run.evaluation,
         run.fitted_prior,
-        run.figures / "grid.png",
         run.checkpoints / "best.safetensors",
     ):
         path.write_bytes(b"made")
@@ -473,6 +548,7 @@ def test_a_run_is_never_overwritten_without_force_and_nothing_foreign_with_it(tm
         run.path / "notes.md",
         run.checkpoints / "mine.pt",
         run.path / "figures" / "deep" / "mine.png",
+        run.path / "figures" / "mine.png",
         run.path / "data.csv",
     ]
     for path in mine:
@@ -480,6 +556,37 @@ def test_a_run_is_never_overwritten_without_force_and_nothing_foreign_with_it(tm
         path.write_text("mine")
     RunDirectory.create(run.path, force=True)
     assert sorted(path for path in run.path.rglob("*") if path.is_file()) == sorted(mine)
+
+
+def test_force_removes_nothing_through_a_link(tmp_path):
+    run = RunDirectory.create(tmp_path / "run")
+    fill(run)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "grid.png").write_text("mine")
+    (tmp_path / "mine" / ".written").write_text("grid.png\n../run/config.toml\n..\n/etc/passwd\n")
+    (run.figures / "grid.png").unlink()
+    (run.figures / ".written").unlink()
+    run.figures.rmdir()
+    run.figures.symlink_to(tmp_path / "mine")
+    RunDirectory.create(run.path, force=True)
+    assert (tmp_path / "mine" / "grid.png").read_text() == "mine"
+    run.write_text("config.toml", "")
+    (tmp_path / "elsewhere").mkdir()
+    run.checkpoints.rmdir()
+    run.checkpoints.symlink_to(tmp_path / "elsewhere")
+    Checkpoints(run.checkpoints).save(1, {}, {})
+    assert "checkpoints: got a link" in message(RunDirectory.create, run.path, force=True)
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 2
+
+
+def test_a_record_of_figures_reaches_no_other_folder(tmp_path):
+    run = RunDirectory.create(tmp_path / "run")
+    fill(run)
+    (tmp_path / "mine.png").write_text("mine")
+    (run.figures / ".written").write_text("../../mine.png\n..\n.\n\n" + str(tmp_path / "mine.png") + "\n")
+    RunDirectory.create(run.path, force=True)
+    assert (tmp_path / "mine.png").read_text() == "mine"
+    assert (run.figures / "grid.png").exists()
 
 
 @pytest.mark.parametrize(

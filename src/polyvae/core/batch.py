@@ -10,6 +10,7 @@ from torch import Tensor
 
 from polyvae.utils.arrays import observed_tensor, whole_tensor
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.text import counted, table
 
 
 class Batch(NamedTuple):
@@ -18,7 +19,10 @@ class Batch(NamedTuple):
     The two agree: a modality without any observed entry is missing from the sample, and no entry of a
     missing modality is observed.
 
-    Attributes:
+    ``Batch.of`` validates what it is given; use it to make a batch. A batch is never modified: every
+    method returns a new one.
+
+    Args:
         data: name -> [B, *shape], zero where missing. The order of the names is the order of every M
             axis.
         mask: [M, B] bool, True where the modality was observed.
@@ -27,6 +31,18 @@ class Batch(NamedTuple):
         extra: Anything that belongs to the samples and is never an input: ids, labels, covariates.
         complete: Everything is observed, as known on the host. Then nothing has to be gathered, and no
             device is waited for.
+
+    Example:
+        >>> import torch
+        >>> import polyvae as pv
+        >>> data = {"rna": torch.randn(4, 3), "protein": torch.randn(4, 2)}
+        >>> batch = pv.Batch.of(data, mask={"protein": [True, True, False, True]})
+        >>> batch
+        Batch: 4 samples, 2 modalities, on cpu
+          rna      (3,)  float32  100 % observed
+          protein  (2,)  float32  75 % observed
+        >>> batch.observe("rna").mask.sum(1)  # conditions on RNA
+        tensor([4, 0])
     """
 
     data: Mapping[str, Tensor]
@@ -51,8 +67,12 @@ class Batch(NamedTuple):
             data: name -> array [B, *shape]. Values that the masks mark as missing are ignored. The
                 values that a NumPy masked array or a pandas object marks as missing are missing entries.
             mask: [M, B] bool, with rows in the order of ``data``, or name -> [B]; None: all observed.
-            entries: name -> array [B, *shape] of bool. A sample in which none is True lacks the modality.
+            entries: name -> array [B, *shape] of bool, True where the entry was observed. A sample in which
+                none is True lacks the modality.
             **extra: Anything that belongs to the samples.
+
+        Returns:
+            The batch: ``data`` name -> [B, *shape] and ``mask`` [M, B].
 
         Raises:
             InputError: No modality, no rows, different numbers of rows, a mask of the wrong shape or
@@ -93,6 +113,21 @@ class Batch(NamedTuple):
             filled[name] = torch.where(observed, x, torch.zeros((), dtype=x.dtype, device=x.device))
         return cls(filled, present, entry_masks, dict(extra), bool(present.all()))
 
+    def __repr__(self) -> str:
+        observed = self.mask.sum(1).tolist()
+        rows = [
+            (
+                name,
+                str(tuple(x.shape[1:])),
+                str(x.dtype).removeprefix("torch."),
+                f"{_percent(count, self.size)} observed{self._shown_entries(name, count)}",
+            )
+            for (name, x), count in zip(self.data.items(), observed, strict=True)
+        ]
+        size = counted(self.size, "sample", "samples")
+        head = f"Batch: {size}, {counted(len(rows), 'modality', 'modalities')}, on {self.device}"
+        return "\n".join([head, *table(rows), *([f"  extra: {', '.join(self.extra)}"] if self.extra else [])])
+
     @property
     def names(self) -> tuple[str, ...]:
         """The modalities, in the order of the M axis."""
@@ -105,16 +140,25 @@ class Batch(NamedTuple):
 
     @property
     def device(self) -> torch.device:
+        """The device of all tensors."""
         return self.mask.device
 
     def observe(self, *names: str) -> Batch:
-        """Condition on these modalities: all others become missing."""
+        """Condition on these modalities: all others become missing. The number of samples stays B.
+
+        Raises:
+            InputError: An unknown modality, with the nearest known one.
+        """
         self._known(names)
         keep = torch.tensor([name in names for name in self.data], device=self.device)
         return self._where(keep[:, None] & self.mask, self.complete and len(set(names)) == len(self.data))
 
     def drop(self, *names: str) -> Batch:
-        """Condition on all modalities except these."""
+        """Condition on all modalities except these.
+
+        Raises:
+            InputError: An unknown modality, with the nearest known one.
+        """
         self._known(names)
         return self.observe(*(name for name in self.data if name not in names))
 
@@ -123,7 +167,7 @@ class Batch(NamedTuple):
         return self._where(self.mask & mask, False)
 
     def rows(self, index: Tensor | slice) -> Batch:
-        """The samples that ``index`` selects."""
+        """The samples that ``index`` selects: row numbers [B'], bool [B] or a slice."""
         numbers = torch.arange(self.size, device=self.device)[index].tolist() if self.extra else []
         take = {
             name: value[index]
@@ -155,6 +199,13 @@ class Batch(NamedTuple):
             self.complete,
         )
 
+    def _shown_entries(self, name: str, count: int) -> str:
+        """The share of entries that were observed in the ``count`` samples with this modality."""
+        if name not in self.entries:
+            return ""
+        entries = self.entries[name]
+        return f", {_percent(int(entries.sum()), count * entries[:1].numel())} of their entries"
+
     def _known(self, names: tuple[str, ...]) -> None:
         for name in names:
             if name not in self.data:
@@ -168,6 +219,10 @@ class Batch(NamedTuple):
             if name in self.entries:
                 entries[name] = self.entries[name] & observed
         return Batch(data, mask, entries, self.extra, complete)
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / max(1, whole):.3g} %"
 
 
 def check_mapping(where: str, data: object) -> None:

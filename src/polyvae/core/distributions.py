@@ -64,7 +64,7 @@ class Diagonal(ABC):
 
     @abstractmethod
     def standard(self, shape: tuple[int, ...], name: str, axes: str) -> Tensor:
-        """Draws of location 0 and scale 1, through ``noise``: ``shape``."""
+        """Draws of location 0 and scale 1, through ``noise``: [*shape]."""
 
     @abstractmethod
     def distance(self, x: Tensor) -> Tensor:

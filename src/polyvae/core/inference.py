@@ -194,7 +194,8 @@ class Inference(nn.Module, ABC):
                 importance weights. This brings them closer to the exact posterior.
 
         Returns:
-            name -> [K, B, *shape], for every modality that is decoded.
+            name -> [K, B, *shape], for every modality that is decoded. Counts of a modality that was observed have the
+            library size of their sample, also at missing entries; those of a missing modality have the likelihood's own.
 
         Raises:
             InputError: ``resample`` with a model that has no joint density.
@@ -204,7 +205,7 @@ class Inference(nn.Module, ABC):
             self._check_density("generate")
         batch = self.admit(batch, values=True)
         z, w = self._resampled(batch, K) if resample else self.draw(batch, K)[:2]
-        return self.decode(z, w, sample)
+        return self.modalities.decode(z, w, sample, like=batch)
 
     @torch.no_grad()
     def sample(self, n: int, prior: FittedPrior | None = None, sample: bool = False) -> dict[str, Tensor]:

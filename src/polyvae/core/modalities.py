@@ -167,24 +167,34 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         """The input of the decoder of modality m: the columns of z that it sees, then w_m."""
         return torch.cat([z[..., : self.at(m).seen], w[..., self.columns[m]]], -1)
 
-    def decode(self, z: Tensor, w: Tensor, sample: bool = False) -> dict[str, Tensor]:
+    def decode(
+        self, z: Tensor, w: Tensor, sample: bool = False, like: Batch | None = None
+    ) -> dict[str, Tensor]:
         """Latents [..., D], [..., W] -> name -> [..., *shape], for every modality that is decoded.
 
         Args:
             z: The shared latents.
             w: The private latents.
             sample: Draw from the likelihood instead of taking its mean.
+            like: Samples whose library sizes generated counts have, where they were observed. None, and
+                elsewhere: the likelihood's own.
         """
         return {
-            name: self.decode_one(name, z, w, sample)
+            name: self.decode_one(name, z, w, sample, like)
             for m, name in enumerate(self._names)
             if self.at(m).decoder is not None
         }
 
-    def decode_one(self, name: str, z: Tensor, w: Tensor, sample: bool = False) -> Tensor:
+    def decode_one(
+        self, name: str, z: Tensor, w: Tensor, sample: bool = False, like: Batch | None = None
+    ) -> Tensor:
         """The mean of one modality, or a draw from its likelihood: [..., D], [..., W] -> [..., *shape]."""
-        net = self[name]
-        return (net.sample if sample else net.mean)(self.latents(self._names.index(name), z, w))
+        net, latents = self[name], self.latents(self._names.index(name), z, w)
+        if like is None or name not in like.data:
+            return net.generate(latents, sample)
+        x = like.data[name]
+        observed = like.mask[like.names.index(name)].view(-1, *[1] * (x.ndim - 1)).expand_as(x)
+        return net.generate(latents, sample, x, observed & like.entries.get(name, observed))
 
     def log_likelihood(
         self,

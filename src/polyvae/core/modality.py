@@ -19,7 +19,7 @@ from polyvae.core.networks import NETWORKS, auto
 from polyvae.core.networks.kinds import Branches
 from polyvae.core.networks.mlp import LinearDecoder
 from polyvae.utils.errors import InputError, check_count, is_number, nearest
-from polyvae.utils.imports import moved
+from polyvae.utils.renamed import moved
 
 Factory = Callable[[tuple[int, ...], Any], nn.Module]
 ROLES = ("both", "input", "target")
@@ -296,13 +296,31 @@ class ModalityNet(nn.Module):
             return None
         return decoder.last, likelihood
 
+    def generate(
+        self, latents: Tensor, sample: bool = False, x: Tensor | None = None, observed: Tensor | None = None
+    ) -> Tensor:
+        """E[x | latents], or with ``sample`` a draw from p(x | latents).
+
+        Args:
+            latents: [..., B, C].
+            sample: Draw from the likelihood.
+            x: [B, *shape]; counts are generated at the library sizes of these samples. None: at the likelihood's own.
+            observed: [B, *shape] bool, the observed entries of x.
+
+        Returns:
+            [..., B, *shape].
+        """
+        out = self.decode(latents)
+        library = None if x is None or observed is None else self.likelihood.library_of(out, x, observed)
+        return (self.likelihood.sample if sample else self.likelihood.mean)(out, library)
+
     def mean(self, latents: Tensor) -> Tensor:
         """E[x | latents]: [..., B, C] -> [..., B, *shape]."""
-        return self.likelihood.mean(self.decode(latents))
+        return self.generate(latents)
 
     def sample(self, latents: Tensor) -> Tensor:
         """A draw from p(x | latents): [..., B, C] -> [..., B, *shape]."""
-        return self.likelihood.sample(self.decode(latents))
+        return self.generate(latents, sample=True)
 
 
 @contextmanager
@@ -356,7 +374,11 @@ def load_factory(spec: Modality, path: str) -> Factory:
             f"modality {spec.name!r}: cannot import {path!r} ({problem}); expected the name of a network "
             "or 'package.module:factory'"
         ) from None
-    assert callable(factory)
+    if not callable(factory):
+        raise InputError(
+            f"modality {spec.name!r}: got {path!r}, which is no factory; expected a function (in_shape, out) -> nn.Module; "
+            "correct the path"
+        )
     return factory  # type: ignore[no-any-return]  # getattr is untyped
 
 

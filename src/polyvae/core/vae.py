@@ -19,8 +19,10 @@ from polyvae.core.facts import Calls, Facts, Requirements
 from polyvae.core.inference import Inference
 from polyvae.core.modalities import Modalities
 from polyvae.core.modality import Modality, ModalityNet
+from polyvae.core.networks import auto
 from polyvae.core.priors import MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
 from polyvae.utils.errors import LABELS, SELECT, InputError, check_count, is_number, nearest
+from polyvae.utils.text import counted, table
 
 _Density = TypeVar("_Density", Diagonal, Mixture)
 
@@ -184,8 +186,20 @@ class MultimodalVAE(Inference, ABC):
         assert isinstance(p, Normal)
         return p
 
+    def __repr__(self) -> str:
+        """Options, modalities and the number of parameters; ``print(model.modalities)`` lists the networks."""
+        defaults = inspect.signature(type(self)).parameters
+        shown = ", ".join(
+            f"{key}={value!r}"
+            for key, value in self.options.items()
+            if key in ("latent", "beta", "K") or value != defaults[key].default
+        )
+        rows = [_row(net) for net in self.modalities.values()]
+        parameters = counted(sum(p.numel() for p in self.parameters()), "parameter", "parameters")
+        return "\n".join([f"{type(self).__name__}({shown})", *table(rows), f"  {parameters}"])
+
     def extra_repr(self) -> str:
-        """The options, in one line."""
+        """The options, in one line, for the representation of torch: ``nn.Module.__repr__(model)``."""
         return ", ".join(f"{key}={value!r}" for key, value in self.options.items())
 
     # ---- building blocks of bounds -------------------------------------------------------------------------
@@ -316,6 +330,20 @@ def own_or_prior(self: MultimodalVAE, batch: Batch, experts: Experts, z: Tensor,
     if batch.complete and len(self.encoded) == len(self.modalities):
         return experts.w.map(lambda x: x.expand_as(p_w.loc))
     return experts.w.where(self.own(experts), p_w)
+
+
+def _row(net: ModalityNet) -> tuple[str, ...]:
+    """The cells of a modality in ``repr``: name, shape, likelihood, network, role, private columns."""
+    spec = net.spec
+    network = auto(spec.shape) if spec.network == "auto" else spec.network
+    own = {"encoder": spec.encoder, "decoder": spec.decoder}
+    replaced = [
+        f"{part} {factory if isinstance(factory, str) else 'user-defined'}"
+        for part, factory in own.items()
+        if factory is not None
+    ]
+    shown = ", ".join([network, *replaced] if len(replaced) < len(own) else replaced)
+    return spec.name, str(spec.shape), spec.likelihood, shown, spec.role, f"private {net.private}"
 
 
 def _private(model: str, spec: Modality, default: int | None) -> int:

@@ -18,6 +18,7 @@ from polyvae.core.modality import Modality
 from polyvae.utils.arrays import observed_array, whole_array
 from polyvae.utils.errors import InputError, nearest
 
+MOST_CLASSES = 2**20
 _ROWS = 1000  # rows from which precision is estimated
 _LOST = 0.1  # the rounding error, as a share of the standard deviation, at which a column is of little use
 
@@ -40,6 +41,11 @@ def check_labels(labels: Any, count: int) -> Tensor:
             "numpy.unique(labels, return_inverse=True) does"
         )
     one_each("labels", given.shape, count)
+    if given.size and int(given.max()) > MOST_CLASSES:
+        raise InputError(
+            f"labels: got {int(given.max())}; expected class numbers of at most {MOST_CLASSES:,}; number the classes "
+            "first, as numpy.unique(labels, return_inverse=True) does"
+        )
     return torch.from_numpy(given.astype(np.int64))
 
 

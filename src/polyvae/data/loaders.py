@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 from torch.utils.data.distributed import DistributedSampler
 
 from polyvae.core.batch import Batch
@@ -96,9 +105,10 @@ class StreamLoader:
     """Batches from any ``torch.utils.data.DataLoader``, for data that do not fit into memory.
 
     The DataLoader yields Batch, or mappings name -> [B, *shape] of which everything is observed. ``size`` and ``steps`` (per epoch)
-    are required only where the DataLoader has no length. Shuffling and all other draws on the host in this process repeat
-    for the same (seed, epoch, step); ``start`` reads and drops the batches before it. A generator of the DataLoader
-    is seeded for each epoch. Draws inside worker processes follow torch's rules for worker seeds.
+    are required only where the DataLoader has no length. What is read is a function of (seed, epoch, step): shuffling and all draws of
+    torch, NumPy and ``random`` from their global generators repeat, in this process and in workers, and so do those of the generators of
+    the DataLoader and of torch's samplers, which are seeded for each epoch. ``start`` reads and drops the batches before it. Workers are
+    started for every epoch, also with ``persistent_workers=True``, because workers that persist continue the draws of earlier epochs.
 
     Raises InputError: a DataLoader without a length and no ``size`` or ``steps``, batches of another kind.
     """
@@ -130,12 +140,12 @@ class StreamLoader:
         return self._steps
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        if self.dataloader.generator is not None:
-            self.dataloader.generator.manual_seed(fold_in(self.seed, "epoch", epoch))
-        if isinstance(self.dataloader.sampler, DistributedSampler):
-            self.dataloader.sampler.set_epoch(epoch)
+        self._seed_generators(epoch)
+        dataloader = copy.copy(self.dataloader)
+        # The constructor alone may set it; an iterator that persists would continue the draws of the epoch before.
+        vars(dataloader)["persistent_workers"] = False
         with _apart(fold_in(self.seed, "loader", epoch)):
-            batches = iter(self.dataloader)
+            batches = iter(dataloader)
         for step in range(self._steps):
             # Seeded for every step, in a stream other than that of training: a resumed epoch must not depend on what the model drew.
             with _apart(fold_in(self.seed, "batch", epoch, step)):
@@ -144,6 +154,23 @@ class StreamLoader:
                 return
             if step >= start:
                 yield self._batch(item)
+
+    def _seed_generators(self, epoch: int) -> None:
+        outer = self.dataloader.batch_sampler
+        samplers = [
+            self.dataloader.sampler,
+            outer,
+            outer.sampler if isinstance(outer, BatchSampler) else None,
+        ]
+        generators = {id(self.dataloader.generator): self.dataloader.generator}
+        for sampler in samplers:
+            if isinstance(sampler, DistributedSampler):
+                sampler.set_epoch(epoch)
+            elif isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler):
+                generators[id(sampler.generator)] = sampler.generator
+        for generator in generators.values():
+            if generator is not None:
+                generator.manual_seed(fold_in(self.seed, "epoch", epoch))
 
     def _batch(self, item: Any) -> Batch:
         if isinstance(item, Batch):
@@ -158,10 +185,18 @@ class StreamLoader:
 
 @contextmanager
 def _apart(seed: int) -> Iterator[None]:
-    """Inside, the host's global generator starts at ``seed``; afterwards it continues from its earlier state."""
-    state = torch.default_generator.get_state()
+    """Inside, the host's global generators start at ``seed``; afterwards they continue from their earlier states."""
+    state, numpy_state, python_state = (
+        torch.default_generator.get_state(),
+        np.random.get_state(),  # noqa: NPY002 - data sets draw from it
+        random.getstate(),
+    )
     torch.default_generator.manual_seed(seed)
+    np.random.seed(fold_in(seed, "numpy") % 2**32)  # noqa: NPY002
+    random.seed(fold_in(seed, "random"))
     try:
         yield
     finally:
         torch.default_generator.set_state(state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)

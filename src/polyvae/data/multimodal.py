@@ -29,9 +29,9 @@ from polyvae.data.checks import (
 from polyvae.data.splits import check_groups, check_splits, check_straddling, drawn
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.seeds import fold_in
+from polyvae.utils.text import counted, table
 
 Rows = Tensor | NDArray[Any] | Sequence[int] | slice
-_SHOWN = 8  # modalities that repr shows
 
 
 class MultimodalData:
@@ -123,24 +123,20 @@ class MultimodalData:
         return self._stored.size
 
     def __repr__(self) -> str:
-        count = len(self.names)
-        lines = [f"MultimodalData: {len(self)} samples, {count} {'modality' if count == 1 else 'modalities'}"]
-        shown = self._specs if count <= _SHOWN else self._specs[: _SHOWN - 1]
-        wide = [max(len(text) for text in column) for column in zip(*map(_columns, shown), strict=True)]
-        missing = (~self.mask).double().mean(1).tolist()
-        for spec, share in zip(shown, missing, strict=False):
-            cells = [text.ljust(width) for text, width in zip(_columns(spec), wide, strict=True)]
+        missing, rows = (~self.mask).sum(1).tolist(), []
+        for spec, count in zip(self._specs, missing, strict=True):
             gaps = ", missing entries" if spec.name in self._stored.entries else ""
-            lines.append(f"  {'  '.join(cells)}  {100 * share:.3g} % missing{gaps}")
-        if len(shown) < count:
-            lines.append(f"  and {count - len(shown)} more")
+            share = f"{100 * count / len(self):.3g} % missing{gaps}"
+            rows.append((spec.name, str(spec.shape), spec.likelihood, share))
+        size = counted(len(self), "sample", "samples")
+        head = f"MultimodalData: {size}, {counted(len(rows), 'modality', 'modalities')}"
         parts = ", ".join(f"{name} {len(rows)}" for name, rows in self._splits.items()) or "none"
         labels = (
             "none"
             if self.labels is None
             else f"{np.unique(self.labels[self.labels >= 0].cpu().numpy()).size} classes"
         )
-        return "\n".join([*lines, f"  splits: {parts}; labels: {labels}"])
+        return "\n".join([head, *table(rows), f"  splits: {parts}; labels: {labels}"])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -159,6 +155,7 @@ class MultimodalData:
 
     @property
     def device(self) -> torch.device:
+        """The device of all tensors."""
         return self._stored.device
 
     @property
@@ -364,6 +361,12 @@ class MultimodalData:
             raise InputError(
                 f"data: got target {name!r} for labels up to {classes - 1}; expected two classes or more; label them"
             )
+        present = torch.unique(self.labels).numel()
+        if classes > 1000 + 10 * present:  # a column for each class
+            raise InputError(
+                f"data: got target {name!r} for {present} classes with numbers up to {classes - 1}; expected them numbered "
+                "without large gaps; number them first, as numpy.unique(labels, return_inverse=True) does"
+            )
         x = (
             torch.nn.functional.one_hot(self.labels.clamp(min=0), classes).to(torch.get_default_dtype())
             * known[:, None]
@@ -380,18 +383,25 @@ class MultimodalData:
 
     @property
     def train(self) -> MultimodalData:
+        """The samples of the split "train"."""
         return self.part("train")
 
     @property
     def validation(self) -> MultimodalData:
+        """The samples of the split "validation"."""
         return self.part("validation")
 
     @property
     def test(self) -> MultimodalData:
+        """The samples of the split "test"."""
         return self.part("test")
 
     def part(self, name: str) -> MultimodalData:
-        """The samples of one split. Raises InputError: there is no such split."""
+        """The samples of one split.
+
+        Raises:
+            InputError: There is no such split.
+        """
         if name not in self._splits:
             hint = nearest(name, self._splits) if self._splits else "there are none; make them with split()"
             raise InputError(f"data: there is no split {name!r}; {hint}")
@@ -481,10 +491,6 @@ def _times(x: Tensor, factor: float | None) -> Tensor:
     if not x.is_floating_point():
         return x.to(torch.get_default_dtype()).mul_(factor)
     return x.to(torch.promote_types(x.dtype, torch.float32)) * factor  # half precision would overflow
-
-
-def _columns(spec: Modality) -> tuple[str, str, str]:
-    return spec.name, str(spec.shape), spec.likelihood
 
 
 def _stays(x: Any) -> bool:

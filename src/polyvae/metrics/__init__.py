@@ -1,4 +1,13 @@
-"""Metrics: ``evaluate`` turns a trained model and held-out data into numbers; METRICS lists what it can compute."""
+"""METRICS: groups of metrics by name, which ``evaluate`` computes for a trained model and held-out data.
+
+A metric is a function from the evaluation context to numbers by name. Floating-point numbers at the top level are headline numbers;
+tables are nested.
+
+Example:
+    >>> import polyvae as pv
+    >>> list(pv.METRICS)
+    ['coherence', 'likelihood', 'quality', 'reconstruction', 'latents', 'conflict', 'prediction']
+"""
 
 from polyvae.metrics.context import Context, fit_prior, posterior_samples
 from polyvae.metrics.evaluation import METRICS, Evaluation, available, evaluate, judges_of

@@ -6,6 +6,7 @@ from typing import Any
 
 from polyvae.core.vae import MultimodalVAE
 from polyvae.metrics.context import Context
+from polyvae.metrics.features import Inception
 from polyvae.metrics.generation import even
 from polyvae.metrics.quality import PARTIAL
 
@@ -30,12 +31,19 @@ def checklist(context: Context) -> dict[str, Any]:
             "draws": context.config.draws,
             "dropped": f"in image quality, a last partial batch of {PARTIAL}" if published else "none",
         },
-        "pixels": "judges see the decoder's output as it is; feature nets see "
-        + ("8-bit values as a PNG holds them, clamped" if published else "values clamped to [0, 1]"),
+        "pixels": _pixels(context),
         "data": {key: card[key] for key in ("name", "variant", "composition") if key in card},
         "seed": context.config.seed,
         "training_runs": 1,
     }
+
+
+def _pixels(context: Context) -> str:
+    if context.config.protocol == "published":
+        return "judges of coherence see the decoder's output as it is; feature nets see 8-bit values as a PNG holds them, clamped to [0, 1]"
+    if isinstance(context.features, Inception):
+        return "judges see the decoder's output as it is; Inception sees 8-bit values as a PNG holds them, clamped to [0, 1]"
+    return "judges and feature nets see the decoder's output as it is"
 
 
 def _private(model: MultimodalVAE, published: bool) -> str:

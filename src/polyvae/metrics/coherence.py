@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from polyvae.core.fitted import FittedPrior
-from polyvae.metrics import generation
+from polyvae.metrics import generation, labels
 from polyvae.metrics.context import Context
 from polyvae.metrics.judges import Judges
 
@@ -27,7 +27,8 @@ _SUBSETS = 64  # the largest number of observed sets for each number of inputs
 def coherence(context: Context) -> dict[str, Any]:
     """Conditional coherence (with its matrix, and by number of observed modalities) and unconditional coherence (with its histogram).
 
-    The held-out accuracies of the judges are included for comparison. Empty if there are no judges for the decoded modalities.
+    The held-out accuracies of the judges are included for comparison. Samples without a label are left out. Agreement needs two judges:
+    with one, it would be 1 for any model, so it is absent. Empty if there are no judges for the decoded modalities.
     """
     model, judges = context.model, context.judges
     if judges is None:
@@ -42,7 +43,9 @@ def coherence(context: Context) -> dict[str, Any]:
     ]
     sizes = range(1, min(len(inputs), (context.config.inputs or len(inputs)) + 1))
     sets = [
-        members for size in sizes for members in _some(list(combinations(inputs, size)), context.config.seed)
+        members
+        for size in sizes
+        for members in _some(list(combinations(inputs, size)), context.seed("coherence/sets", size))
     ]
     context.report.start("coherence", len(sets) + 1)
     matrix: dict[str, dict[str, float]] = {name: {} for name in inputs}
@@ -53,7 +56,7 @@ def coherence(context: Context) -> dict[str, Any]:
             judges,
             members,
             [name for name in targets if name not in members],
-            context.seed(number),
+            context.seed("coherence/conditional", number),
         )
         by_number.setdefault(str(len(members)), []).extend(found.values())
         if len(members) == 1:
@@ -61,34 +64,43 @@ def coherence(context: Context) -> dict[str, Any]:
         context.report.advance()
     pairs = [value for row in matrix.values() for value in row.values()]
     result: dict[str, Any] = {"conditional_coherence": _mean(pairs)} if pairs else {}
-    result |= {"unconditional_coherence": None, "unconditional_coherence_fitted": None}
+    priors = {"": None} | ({"_fitted": context.prior} if context.prior is not None else {})
+    drawn = {
+        suffix: unconditional(context, judges, targets, prior, number)
+        for number, (suffix, prior) in enumerate(priors.items())
+    }
+    if len(targets) > 1:
+        result |= {f"unconditional_coherence{suffix}": share for suffix, (share, _) in drawn.items()}
+    else:
+        context.note(
+            f"unconditional coherence: {targets[0]!r} is the only judged modality, so there is nothing that it could agree with; it is "
+            "left out"
+        )
+    if judges.agreement is not None and len(judges) > 1:
+        result["judge_agreement"] = judges.agreement
     result |= {
-        "judge_agreement": judges.agreement,
         "judge_accuracy": judges.accuracy,
         "judge_kind": judges.kinds,
         "coherence_matrix": matrix,
-        "coherence_by_observed": {size: _mean(values) for size, values in by_number.items()},
+        "coherence_by_observed": {size: _mean(values) for size, values in by_number.items() if values},
         "judges": judges.source,
     }
-    for suffix, prior in (("", None), ("_fitted", context.prior)):
-        if not suffix or prior is not None:
-            share, histogram = unconditional(context, judges, targets, prior)
-            result[f"unconditional_coherence{suffix}"] = share
-            result[f"unconditional_histogram{suffix}"] = histogram
-            result[f"unconditional_entropy{suffix}"] = entropy(list(histogram.values()))
+    for suffix, (_, histogram) in drawn.items():
+        result[f"unconditional_histogram{suffix}"] = histogram
+        result[f"unconditional_entropy{suffix}"] = entropy(list(histogram.values()))
     context.report.advance()
     return result
 
 
 def unconditional(
-    context: Context, judges: Judges, targets: list[str], prior: FittedPrior | None
+    context: Context, judges: Judges, targets: list[str], prior: FittedPrior | None, stream: int = 0
 ) -> tuple[float, dict[str, int]]:
     """The share of draws from the prior on which all judges agree, and the number of agreements for each class.
 
-    A constant output always agrees, so the share is meaningful only together with the histogram.
+    A constant output always agrees, so the share is meaningful only together with the histogram. ``stream`` numbers the draws.
     """
     agreed: list[Tensor] = []
-    for images in generation.unconditional(context, prior, context.seed(2)):
+    for images in generation.unconditional(context, prior, context.seed("coherence/unconditional", stream)):
         read = torch.stack([judges.predict(name, images[name]) for name in targets])
         agreed.append(read[0][(read == read[0]).all(0)])
     classes = torch.cat(agreed)
@@ -115,10 +127,12 @@ def _accuracies(
     right = dict.fromkeys(targets, 0)
     count = 0
     for batch, made in generation.conditional(context, members, targets, seed):
-        labels = batch.extra["labels"]
+        truth = batch.extra["labels"]
+        seen = labels.known(truth)
         for name, images in made.items():
-            right[name] += int((judges.predict(name, images[0]) == labels.to(images.device)).sum())
-        count += batch.size
+            found = judges.predict(name, images[0]) == truth.to(images.device)
+            right[name] += int((found & seen.to(images.device)).sum())
+        count += int(seen.sum())
     return {name: value / count for name, value in right.items()} if count else {}
 
 

@@ -17,6 +17,8 @@ from polyvae.core.vae import MultimodalVAE
 from polyvae.metrics.context import Context
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()  # also where the caller has switched gradients off
 def conflict(context: Context, *, rows: int = 1000, batch_size: int = 250) -> dict[str, Any]:
     """``gradient_conflict``, the share of pairs with a negative cosine, and ``gradient_cosine``, the mean; then by modality and by pair.
 
@@ -36,7 +38,7 @@ def conflict(context: Context, *, rows: int = 1000, batch_size: int = 250) -> di
     cosines = torch.zeros(len(names), len(names), dtype=torch.float64)
     negative, pairs = torch.zeros_like(cosines), torch.zeros_like(cosines)
     with torch.random.fork_rng():
-        torch.manual_seed(context.seed(9))
+        torch.manual_seed(context.seed("conflict"))
         for batch in data.batches(batch_size):
             gradients, seen = pulls(model, batch, names)  # [N, B, D], [N, B]
             norm = gradients.norm(dim=-1)

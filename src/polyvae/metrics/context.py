@@ -11,11 +11,12 @@ import torch
 from polyvae.config import EvaluateConfig, EvaluateSettings
 from polyvae.core.fitted import FITTED, FittedFlow, FittedMixture, FittedPrior
 from polyvae.core.vae import MultimodalVAE
-from polyvae.data import MultimodalData, mix
+from polyvae.data import MultimodalData
 from polyvae.metrics.features import FeatureNet
 from polyvae.metrics.judges import Judges
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.progress import Reporter, Silent
+from polyvae.utils.seeds import fold_in
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Context:
         report: Where progress is reported.
         batch_size: The largest number of samples that are processed together.
         values: How many numbers of one modality may be decoded together.
+        notes: What a reader of the numbers has to know about this evaluation, such as what was left out; one line each.
     """
 
     model: MultimodalVAE
@@ -45,6 +47,7 @@ class Context:
     report: Reporter = field(default_factory=Silent)
     batch_size: int = 1000
     values: int = 2**22
+    notes: list[str] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -73,9 +76,15 @@ class Context:
             values=values,
         )
 
-    def seed(self, *stream: int) -> int:
-        """The seed of a stream of random numbers, as a function of the seed of the evaluation."""
-        return mix(self.config.seed, *stream)
+    def seed(self, stream: str, *numbers: int) -> int:
+        """The seed of a stream of random numbers by its name, as a function of the seed of the evaluation."""
+        return fold_in(self.config.seed, stream, *numbers)
+
+    def note(self, line: str) -> None:
+        """Report this line once, and store it next to the numbers."""
+        if line not in self.notes:
+            self.notes.append(line)
+            self.report.say(line)
 
     @property
     def rows(self) -> int:
@@ -106,8 +115,18 @@ def posterior_samples(
 ) -> torch.Tensor:
     """One posterior draw of z for each of the first ``limit`` samples of ``data``: [N, D]."""
     with torch.random.fork_rng():
-        torch.manual_seed(mix(seed, 1))
+        torch.manual_seed(fold_in(seed, "fitted prior"))
         return torch.cat([model.draw(batch).z[0] for batch in data.rows(slice(0, limit)).batches(1000)])
+
+
+def check_finite(what: str, x: torch.Tensor) -> None:
+    """Raises InputError if a latent is NaN or infinite; no classifier or density can be fitted to it."""
+    bad = int((~x.isfinite()).any(-1).sum())
+    if bad:
+        raise InputError(
+            f"{what}: got latents that are NaN or infinite for {bad} of {len(x)} samples; expected finite ones; the training "
+            "diverged: train again with a smaller lr"
+        )
 
 
 def fit_prior(
@@ -157,6 +176,7 @@ def fit_prior(
     if kind not in FITTED:
         raise InputError(f"fitted prior: unknown kind {kind!r}; {nearest(kind, FITTED)}")
     z = posterior_samples(model, data, seed)
+    check_finite("fitted prior", z)
     prior = (
         FittedFlow.fit(z, transforms, seed)
         if kind == "flow"

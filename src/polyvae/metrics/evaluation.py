@@ -5,26 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Unpack
 
+import torch
 from rich.table import Table
 
 from polyvae.config import EvaluateConfig, EvaluateSettings
 from polyvae.core.fitted import FITTED, FittedPrior, check_flow
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
+from polyvae.metrics import labels
 from polyvae.metrics.checklist import checklist
 from polyvae.metrics.coherence import coherence
 from polyvae.metrics.conflict import conflict
 from polyvae.metrics.context import Context, fit_prior
 from polyvae.metrics.features import FeatureNet, load_feature_net
-from polyvae.metrics.judges import Judges, judgeable
+from polyvae.metrics.judges import Judges, judgeable, teachable
 from polyvae.metrics.latents import latents
 from polyvae.metrics.likelihood import likelihood
 from polyvae.metrics.prediction import prediction
 from polyvae.metrics.quality import quality
 from polyvae.metrics.reconstruction import reconstruction
-from polyvae.metrics.released import judges_for
+from polyvae.metrics.released import judges_for, released
 from polyvae.utils.errors import InputError, nearest
-from polyvae.utils.progress import Reporter, reporter
+from polyvae.utils.progress import reporter
 
 METRICS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "coherence": coherence,
@@ -63,7 +65,9 @@ class Evaluation(Mapping[str, Any]):
 
     def table(self) -> Table:
         """The headline numbers and the accuracies of the judges, for a terminal."""
-        table = Table("number", "value", title=f"{self['model']}, {self['rows']} held-out samples")
+        notes = "\n".join(self.get("notes", ()))
+        title = f"{self['model']}, {self['rows']} {self.get('part', 'held-out')} samples"
+        table = Table("number", "value", title=title, caption=notes or None, caption_justify="left")
         for name, value in self.headline().items():
             table.add_row(name.replace("_", " "), f"{value:.4g}" if abs(value) >= 10 else f"{value:.3f}")
         joint = self.get("log_likelihood_joint")
@@ -80,6 +84,7 @@ class Evaluation(Mapping[str, Any]):
         return "\n".join(f"{name:>40}  {value:.4f}" for name, value in self.headline().items())
 
 
+@torch.inference_mode(False)  # the metric of conflict needs gradients
 def evaluate(
     model: MultimodalVAE,
     data: MultimodalData,
@@ -93,11 +98,13 @@ def evaluate(
     """Evaluate a trained model on held-out data.
 
     Judges (the classifiers used for evaluation) and the fitted prior are made from the training part that belongs to ``data``. Numbers
-    that need what is missing (a training part, labels, images) are left out. The global random generator keeps its state.
+    that need what is missing (a training part, labels, images) are left out. Samples with a negative label, such as −1, have none. The
+    global random generator keeps its state.
 
     Args:
         model: A trained model in evaluation mode.
-        data: Held-out data such as ``data.test``, or a data set, whose test part is used.
+        data: Held-out data such as ``data.test``, or a data set, whose test part is used. Of data without a test part all samples are
+            used, and a note says so.
         judges: The judges; None: they are trained, or read from the cache.
         train: The training part, if it is not the one that belongs to ``data``.
         feature_net: A feature network for image quality, in place of the one that the setting ``features`` names.
@@ -107,10 +114,12 @@ def evaluate(
             ``likelihood_conditional``, and ``fitted_prior`` such as ``{"kind": "gmm", "components": 20}``.
 
     Returns:
-        The numbers by name. ``protocol`` describes the choices behind them.
+        The numbers by name. ``protocol`` describes the choices behind them; ``notes`` lists what to know about these data: what was
+        left out, and why.
 
     Raises:
-        InputError: If a setting is unknown or not valid, a metric needs a package that is not installed, or the model is in training mode.
+        InputError: If a setting is unknown or not valid, a metric needs a package that is not installed, the model is in training mode, or
+            its weights are NaN or infinite.
 
     References:
         Palumbo, E., Daunhawer, I., & Vogt, J. E. (2023). MMVAE+: Enhancing the generative quality of multimodal VAEs without
@@ -131,30 +140,77 @@ def evaluate(
         raise InputError(
             "evaluate: the model is in training mode; expected evaluation mode; call model.eval() first"
         )
+    _check_weights(model)
     whole = data.source or data
     test = data.test if "test" in data.splits else data
     with reporter(show) as report:
+        notes: list[str] = []
+
+        def note(line: str) -> None:
+            notes.append(line)
+            report.say(line)
+
         if judges is None and ("coherence" in metrics or ("quality" in metrics and net is None)):
-            judges = judges_of(whole, report.say)
+            judges = judges_of(whole, note)
         fitted_to = whole.train if train is None and "train" in whole.splits else train
         prior = None
         if {"coherence", "quality"} & set(metrics):
-            prior = _fitted_prior(model, fitted_to, config, report)
-        context = Context(model, test, config, judges, prior, fitted_to, net, report)
+            prior = _fitted_prior(model, fitted_to, config, note)
+        context = Context(model, test, config, judges, prior, fitted_to, net, report, notes=notes)
+        part = _describe(context, data)
         values: dict[str, Any] = {
             "model": model.name,
             "rows": len(test),
+            "part": part,
             "seed": config.seed,
             "fitted_prior": prior.summary if prior else None,
             "protocol": checklist(context),
         }
         for name in metrics:
             values |= METRICS[name](context)
-    return Evaluation(values, prior)
+    return Evaluation(values | {"notes": notes}, prior)
+
+
+def _check_weights(model: MultimodalVAE) -> None:
+    bad = [name for name, x in model.named_parameters() if not bool(x.isfinite().all())]
+    if bad:
+        raise InputError(
+            f"evaluate: got {len(bad)} weights with values that are NaN or infinite, such as {bad[0]!r}; expected finite ones; the "
+            "training diverged: train again with a smaller lr"
+        )
+
+
+def _describe(context: Context, given: MultimodalData) -> str:
+    """Which samples are judged, in one word or two; with a note for everything that these data lack."""
+    test, train = context.data, context.train
+    held_out = "test" in given.splits or given.source is not None
+    if not held_out:
+        context.note(
+            f"the data have no test part: all {len(test):,} samples are judged, also those that the model was trained on; split the data "
+            "before training for numbers of held-out samples"
+        )
+    parts = (("judged", test),) if train is None else (("judged", test), ("training", train))
+    for what, part in parts:
+        for name in context.model.modalities:
+            if name not in part.names or not bool(part.mask[part.names.index(name)].any()):
+                why = (
+                    "so there is no number for it"
+                    if what == "judged"
+                    else "so what is generated of it is untrained"
+                )
+                context.note(f"modality {name!r}: no {what} sample contains it, {why}")
+        if part.labels is not None:
+            missing = int((~labels.known(part.labels)).sum())
+            if missing:
+                context.note(
+                    f"labels: {missing:,} of {len(part):,} {what} samples have none (a negative label); judges, coherence, probes and real "
+                    "diversity leave them out"
+                )
+    return "held-out" if held_out else "given"
 
 
 def _fitted_prior(
-    model: MultimodalVAE, train: MultimodalData | None, config: EvaluateConfig, report: Reporter
+    model: MultimodalVAE, train: MultimodalData | None, config: EvaluateConfig, say: Callable[[str], None]
 ) -> FittedPrior | None:
     """The prior that the configuration asks for; None, where there is nothing to fit, or too little."""
     wanted = config.fitted_prior
@@ -162,12 +218,12 @@ def _fitted_prior(
         return None
     few, least = min(wanted.components, max(1, len(train) // 20)), FITTED[wanted.kind].least
     if len(train) < least:
-        report.say(
+        say(
             f"no fitted prior: {wanted.kind!r} needs {least} training samples or more, got {len(train)}; it is left out"
         )
         return None
     if few < wanted.components and wanted.kind == "gmm":
-        report.say(f"fitted prior: {few} components instead of {wanted.components}, for {len(train)} samples")
+        say(f"fitted prior: {few} components instead of {wanted.components}, for {len(train)} samples")
     return fit_prior(model, train, few, wanted.covariance, wanted.seed, wanted.kind, wanted.transforms)
 
 
@@ -195,4 +251,20 @@ def judges_of(data: MultimodalData, say: Callable[[str], None] = lambda text: No
     if data.labels is None or not judgeable(data) or not {"train", "test"} <= set(data.splits):
         say("no judges: coherence needs labelled images with a training and a test part; it is left out")
         return None
-    return judges_for(data)
+    images = judgeable(data)
+    if not teachable(data, images) and not released(data):
+        say(
+            "no judges: no training sample has a label and an image; coherence and quality that need them are left out"
+        )
+        return None
+    judges = judges_for(data)
+    for name in images:
+        if name not in judges:
+            say(
+                f"no judge for {name!r}: no training sample with a label contains it; what needs the judge is left out"
+            )
+        elif name not in judges.accuracy:
+            say(
+                f"judge of {name!r}: no held-out sample with a label contains it, so its accuracy is not known"
+            )
+    return judges

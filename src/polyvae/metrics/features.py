@@ -27,7 +27,7 @@ _AT_A_TIME_299 = 32  # images of 299 pixels a side
 
 
 class FeatureNet(Protocol):
-    """A network with a name, from images [N, C, H, W] in [0, 1] to features [N, F]."""
+    """A network with a name, from images [N, C, H, W], as they are in the data or were generated, to features [N, F]."""
 
     @property
     def name(self) -> str: ...
@@ -56,8 +56,8 @@ class Inception:
     """InceptionV3 as ported from TensorFlow, pool3: images of one or three channels -> [N, 2048]; resized to 299 pixels by the port.
 
     ``weights``: the file that the port publishes. ``standard``: whether it is that file, by its name. ``digest``: the SHA-256 of the file.
-    Pixels are rounded to bytes, as in a PNG. Raises InputError if the file is missing or has other weights, or if torch-fidelity is not
-    installed.
+    Pixels are clamped to [0, 1] and rounded to bytes, as in a PNG. Raises InputError if the file is missing or has other weights, or if
+    torch-fidelity is not installed.
     """
 
     def __init__(self, weights: str | Path) -> None:

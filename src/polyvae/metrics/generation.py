@@ -10,9 +10,11 @@ from torch import Tensor
 
 from polyvae.core.batch import Batch
 from polyvae.core.fitted import FittedPrior
+from polyvae.core.likelihoods.counts import Counts
 from polyvae.core.vae import MultimodalVAE
-from polyvae.data import MultimodalData, mix
+from polyvae.data import MultimodalData
 from polyvae.metrics.context import Context
+from polyvae.utils.seeds import fold_in
 
 
 class Given(NamedTuple):
@@ -33,7 +35,8 @@ def conditional(
 ) -> Iterator[Given]:
     """K means of the likelihood of ``targets`` given ``members``, for each sample of ``data`` (None: the held-out data).
 
-    There is one posterior draw for each mean. The private latents of ``members`` are from the posterior, the others from p(w | z).
+    There is one posterior draw for each mean. The private latents of ``members`` are from the posterior, the others from p(w | z). Counts
+    have the library size of their sample, to which they are compared.
     """
     model, data = context.model, context.data if data is None else data
     lines = [data.names.index(name) for name in members]
@@ -42,12 +45,15 @@ def conditional(
         if not batch.size:
             continue
         with torch.random.fork_rng():
-            torch.manual_seed(mix(seed, number))
+            torch.manual_seed(fold_in(seed, "conditional", number))
             draws = model.draw(batch.observe(*members), K)
         w = _shared(model, draws.w, members) if context.config.protocol == "published" else draws.w
         yield Given(
             batch,
-            {name: model.modalities.decode_one(name, draws.z, w) for name in targets},
+            {
+                name: model.modalities.decode_one(name, draws.z, w, like=model.admit(batch))
+                for name in targets
+            },
         )
 
 
@@ -55,15 +61,19 @@ def conditional(
 def unconditional(context: Context, prior: FittedPrior | None, seed: int) -> Iterator[dict[str, Tensor]]:
     """Means of the likelihood of every modality for unconditional draws, in batches: name -> [n, *shape].
 
-    z is drawn from ``prior`` (None: that of the model), w from p(w | z).
+    z is drawn from ``prior`` (None: that of the model), w from p(w | z). Counts have the library sizes of held-out samples, one after the
+    other, because a judge has learnt to read counts of these sizes.
     """
     model, step = context.model, context.step()
+    counts = any(isinstance(net.likelihood, Counts) for net in model.modalities.values())
     for start in range(0, context.config.draws, step):
         with torch.random.fork_rng():
-            torch.manual_seed(mix(seed, start))
+            torch.manual_seed(fold_in(seed, "unconditional", start))
             z = (model.prior if prior is None else prior).draw(min(step, context.config.draws - start))
             w = model.prior.w(z).rsample(None, "w", "BW")
-        yield model.decode(z, _shared(model, w, ()) if context.config.protocol == "published" else w)
+        w = _shared(model, w, ()) if context.config.protocol == "published" else w
+        rows = (start + torch.arange(len(z))) % len(context.data)
+        yield model.modalities.decode(z, w, like=model.admit(context.data.take(rows)) if counts else None)
 
 
 def even(model: MultimodalVAE) -> bool:

@@ -10,28 +10,28 @@ import contextlib
 import hashlib
 import json
 import logging
-import math
-import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.sets.files import cache_folder
+from polyvae.metrics import labels
 from polyvae.utils.errors import InputError, nearest
-from polyvae.utils.seeds import mix
+from polyvae.utils.files import StorageError, write_atomic
+from polyvae.utils.seeds import fold_in
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # increase it when the network or the training changes, so that cached judges are not used
+FORMAT = 2  # increase it when the network or the training changes, so that cached judges are not used
 Progress = Callable[[str, float], None]
 
 
@@ -103,8 +103,8 @@ class Judges(Mapping[str, Reader]):
     """Modality -> judge, in evaluation mode.
 
     Attributes:
-        accuracy: Modality -> accuracy on held-out images.
-        agreement: The share of complete held-out samples on which all judges agree.
+        accuracy: Modality -> accuracy on held-out images with a label; absent if there is none.
+        agreement: The share of complete held-out samples on which all judges agree; None if there is none.
         classes: The labels [C].
         source: How the judges were made, in one line.
         seconds: The time of training.
@@ -116,7 +116,7 @@ class Judges(Mapping[str, Reader]):
         judges: Mapping[str, Reader],
         classes: Tensor,
         accuracy: Mapping[str, float],
-        agreement: float,
+        agreement: float | None,
         source: str,
         seconds: float,
         kinds: Mapping[str, str] | None = None,
@@ -171,6 +171,15 @@ def judgeable(data: MultimodalData) -> dict[str, tuple[int, ...]]:
     }
 
 
+def teachable(data: MultimodalData, names: Iterable[str]) -> list[str]:
+    """Those of the modalities of which a training sample with a label was observed."""
+    train = data.train
+    if train.labels is None:
+        return []
+    known = labels.known(train.labels)
+    return [name for name in names if bool((train.mask[train.names.index(name)] & known).any())]
+
+
 def train_judges(
     data: MultimodalData,
     *,
@@ -182,6 +191,9 @@ def train_judges(
     **recipe: Any,
 ) -> Judges:
     """Train a judge for every image modality on ``data.train``, test it on ``data.test``, and cache it.
+
+    A negative label is missing; such samples, and those that lack the modality, are left out. A modality of which no labelled training
+    sample is left has no judge.
 
     The same data, seed and recipe give the same judges on the same machine. The global random generator keeps its state.
 
@@ -215,20 +227,36 @@ def train_judges(
             f"judges: got data with {what}; expected labelled images; remove coherence from the metrics for these data"
         )
     train, test = data.train, data.test
+    able = teachable(data, specs)
+    blind = [name for name in specs if name not in able]
+    specs = {name: shape for name, shape in specs.items() if name not in blind}
+    if not specs:
+        raise InputError(
+            f"judges: got no training sample with a label and an image of {', '.join(blind)}; expected one or more; remove coherence "
+            "from the metrics for these data"
+        )
     path = _path(cache, train, test, settings, seed, None if names is None else list(specs))
     known = _read(path, specs, settings)
     if known is not None:
         return known
     began = time.perf_counter()
-    classes = torch.unique(data.labels.cpu())
+    classes = labels.classes(data.labels)
     fresh = {
-        name: Judge.seeded(shape, len(classes), settings.width, mix(seed, number))
+        name: Judge.seeded(shape, len(classes), settings.width, fold_in(seed, "judges/weights", number))
         for number, (name, shape) in enumerate(specs.items())
     }
     with _side_by_side() as pool:
         work = {
             name: pool.submit(
-                _train, train, name, judge, classes, settings, mix(seed, number, 1), device, progress
+                _train,
+                train,
+                name,
+                judge,
+                classes,
+                settings,
+                fold_in(seed, "judges/training", number),
+                device,
+                progress,
             )
             for number, (name, judge) in enumerate(fresh.items())
         }
@@ -237,6 +265,8 @@ def train_judges(
         f"{settings.epochs} epochs, but {settings.least} to {settings.most} steps of {settings.batch_size} images, "
         f"on {len(train)} training tuples, seed {seed}; held out: {len(test)} tuples"
     )
+    if blind:
+        source += f"; none for {', '.join(blind)}, of which no training sample has a label"
     made = measured(judges, classes, test, source, time.perf_counter() - began)
     if path is not None:
         _write(path, made)
@@ -266,8 +296,8 @@ def _train(
     progress: Progress | None,
 ) -> Judge:
     assert data.labels is not None
-    seen = data.mask[data.names.index(name)]
-    rows, labels = (
+    seen = data.mask[data.names.index(name)] & labels.known(data.labels)
+    rows, truth = (
         seen.nonzero()[:, 0].cpu(),
         torch.searchsorted(classes.to(data.device), data.labels[seen]).to(device),
     )
@@ -281,7 +311,7 @@ def _train(
         index = picked.to(device)
         images = data.values(name, rows[picked]).to(device)
         logits = judge(moved(images, recipe, draws).contiguous(memory_format=torch.channels_last))
-        loss = functional.cross_entropy(logits, labels[index], label_smoothing=recipe.smoothing)
+        loss = functional.cross_entropy(logits, truth[index], label_smoothing=recipe.smoothing)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -326,7 +356,7 @@ def measured(
     kinds: Mapping[str, str] | None = None,
 ) -> Judges:
     """Judges with their accuracy and agreement on ``test``."""
-    made = Judges(judges, classes, {}, math.nan, source, seconds)
+    made = Judges(judges, classes, {}, None, source, seconds)
     assert test.labels is not None
     predicted = torch.stack(
         [
@@ -335,13 +365,18 @@ def measured(
         ]
     )
     seen = torch.stack([test.mask[test.names.index(name)] for name in judges]).cpu()  # [judges, N]
-    right = (predicted == test.labels.cpu()) & seen
+    told = seen & labels.known(test.labels).cpu()
+    right = (predicted == test.labels.cpu()) & told
     agree = (predicted == predicted[0]).all(0)[seen.all(0)]
     return Judges(
         judges,
         classes,
-        {name: float(right[row].sum() / seen[row].sum()) for row, name in enumerate(judges)},
-        float(agree.double().mean()),
+        {
+            name: float(right[row].sum() / told[row].sum())
+            for row, name in enumerate(judges)
+            if bool(told[row].any())
+        },
+        float(agree.double().mean()) if len(agree) else None,
         source,
         seconds,
         kinds,
@@ -378,15 +413,11 @@ def _write(path: Path, judges: Judges) -> None:
         "seconds": judges.seconds,
         "digest": _digest(tensors),
     }
-    part = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata={"judges": json.dumps(facts)})
-        part.replace(path)
-    except (OSError, SafetensorError) as problem:
+        write_atomic(path, save(tensors, metadata={"judges": json.dumps(facts)}))
+    except (OSError, SafetensorError, StorageError) as problem:
         log.info("judges: not cached at %s (%s)", path, problem)
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 def _read(path: Path | None, shapes: Mapping[str, tuple[int, ...]], recipe: Recipe) -> Judges | None:
@@ -416,7 +447,15 @@ def _read(path: Path | None, shapes: Mapping[str, tuple[int, ...]], recipe: Reci
             facts["source"],
             facts["seconds"],
         )
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ) as problem:
         log.info(
             "judges: %s cannot be used, so judges are trained again (%s)",
             path,

@@ -20,7 +20,8 @@ from polyvae.core.batch import Batch
 from polyvae.core.distributions import Diagonal, Mixture
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
-from polyvae.metrics.context import Context, subsample
+from polyvae.metrics import labels
+from polyvae.metrics.context import Context, check_finite, subsample
 from polyvae.utils.errors import InputError
 
 ACTIVE = 0.01  # variance of the posterior mean above which a dimension is active
@@ -80,13 +81,13 @@ def latents(context: Context, *, on: str = "samples", rows: int = ROWS) -> dict[
             f"latents: got on={on!r}; expected 'samples' or 'means'; the published protocol probes samples"
         )
     model = context.model
-    test = subsample(context.data, rows, context.seed(5))
+    test = subsample(context.data, rows, context.seed("latents/test"))
     sets = _sets(model, test)
     probed = context.train is not None and (test.labels is not None or bool(test.factors))
     context.report.start("latents", len(sets) * (1 + probed))
     result, units = _usage(context, test, sets)
     if probed and context.train is not None:
-        train = subsample(context.train, rows, context.seed(6))
+        train = subsample(context.train, rows, context.seed("latents/train"))
         headline, probes = _probe_all(context, train, test, sets, on)
         return (
             headline
@@ -122,7 +123,9 @@ def encode(
                 both = model.embed(batch, private=True).cpu()
                 z.append(both[:, : both.shape[1] - len(model.owner)])
                 w.append(both[:, both.shape[1] - len(model.owner) :])
-    return Codes(rows, torch.cat(z), torch.cat(w))
+    codes = Codes(rows, torch.cat(z), torch.cat(w))
+    check_finite("latents", torch.cat([codes.z, codes.w], 1))
+    return codes
 
 
 def _batches(
@@ -212,7 +215,7 @@ def _probe_all(
         if not set(members) <= set(train.names) or not len(_observed(train, members)):
             continue
         fit, judge = (
-            encode(model, data, members, on, context.seed(7, number, part), context.batch_size)
+            encode(model, data, members, on, context.seed("latents/probe", number, part), context.batch_size)
             for part, data in enumerate((train, test))
         )
         questions = _questions(train, test, fit.rows, judge.rows, members)
@@ -251,8 +254,8 @@ def _questions(
         found["label"] = Question(
             train.labels.cpu()[rows],
             test.labels.cpu()[rows_test],
-            torch.ones(len(rows), dtype=torch.bool),
-            torch.ones(len(rows_test), dtype=torch.bool),
+            labels.known(train.labels).cpu()[rows],
+            labels.known(test.labels).cpu()[rows_test],
         )
     for owner in members:
         seen, seen_test = (
@@ -290,7 +293,7 @@ def _usage(
     units: dict[str, dict[str, Any]] = {"z": {}, "w": {}}
     headline: dict[str, float] = {}
     for number, members in enumerate(sets):
-        z, w = usage(context.model, data, members, context.seed(8, number), context.batch_size)
+        z, w = usage(context.model, data, members, context.seed("latents/usage", number), context.batch_size)
         if len(z.kl):
             units["z"][",".join(members)] = z.asdict()
             headline |= {
@@ -316,7 +319,7 @@ def usage(
     seed: int = 0,
     batch_size: int = 1000,
 ) -> tuple[Usage, Mapping[str, Usage]]:
-    """The use of z given these modalities, and of the w_m of each, over the samples in which any of them is observed.
+    """The use of z given these modalities, and of the w_m of each that was observed, over the samples in which any of them is observed.
 
     The KL of a single normal or Laplace distribution is exact. That of a mixture, or from a mixture prior, is a Monte Carlo mean. The KL of
     w_m is exact given z.
@@ -344,6 +347,8 @@ def usage(
     for m, name in enumerate(model.modalities):
         if name in members:
             seen, span = data.mask[data.names.index(name)].cpu()[rows], model.columns[m]
+            if not bool(seen.any()):
+                continue
             own[name] = Usage(
                 _variance(mean_w[seen, span]),
                 kl_w[seen, span].mean(0),

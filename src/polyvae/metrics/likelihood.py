@@ -50,7 +50,7 @@ def likelihood(context: Context) -> dict[str, Any]:
     known: dict[frozenset[str], Estimate] = {}
     context.report.start("likelihood", len(set(wanted)))
     with torch.random.fork_rng():
-        torch.manual_seed(context.seed(3))
+        torch.manual_seed(context.seed("likelihood"))
         for members in dict.fromkeys(wanted):
             part = batch if members == wanted[0] else batch.observe(*members)
             known[members] = model.log_marginal(

@@ -33,7 +33,9 @@ def prediction(context: Context) -> dict[str, Any]:
     found: dict[str, dict[str, float]] = {name: {} for name in labels}
     for number, (key, members) in enumerate({"all": inputs, **{name: [name] for name in inputs}}.items()):
         right, counted = dict.fromkeys(labels, 0), dict.fromkeys(labels, 0)
-        for batch, made in generation.conditional(context, members, labels, context.seed(31, number), K=10):
+        for batch, made in generation.conditional(
+            context, members, labels, context.seed("prediction", number), K=10
+        ):
             for name, shares in made.items():
                 seen = batch.mask[list(batch.data).index(name)]
                 observed = batch.data[name].to(shares.device)

@@ -13,27 +13,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyvae.data import MultimodalData, mix
+from polyvae.data import MultimodalData
 from polyvae.metrics import generation
 from polyvae.metrics.context import Context
 from polyvae.metrics.distances import Frechet, TorchmetricsFrechet, kernel_distance, neighbours
 from polyvae.metrics.features import FeatureNet, Inception, JudgeFeatures, to_bytes
 from polyvae.utils.errors import InputError
+from polyvae.utils.seeds import fold_in
 
 PARTIAL = 128  # batch size in the code of the authors, who drop a last partial batch
+_ROUNDING = 1e-5  # of an image that was scaled to [0, 1]
 _FEW = 10  # with fewer images of either set, nothing is computed
 _K, _K_DENSITY = 3, 5
 _Numbers = dict[str, float]
 
 
+@torch.no_grad()  # also where a feature network has weights that could be trained
 def quality(
     context: Context, *, kept: int = 5_000, subsets: int = 50, subset_size: int = 1_000
 ) -> dict[str, Any]:
     """``unconditional_*``, ``unconditional_*_fitted``, ``conditional_*`` and ``real_*``; ``quality`` has the details by modality or pair.
 
     * is frechet_distance, kernel_distance, precision, recall, density, coverage; fid and kid with the standard Inception weights. Headline
-    numbers are means over modalities, or over pairs. Protocol "sound": input and target differ; images are clamped to [0, 1]. "published":
-    reconstructions count too, images are rounded to bytes as in a PNG, and a last partial batch of 128 is dropped.
+    numbers are means over modalities, or over pairs. Protocol "sound": input and target differ; judges and other feature networks see
+    images as they were generated. "published": reconstructions count too, images are rounded to bytes as in a PNG, and a last partial
+    batch of 128 is dropped. Bytes, which Inception sees in either protocol, need real images in [0, 1]; modalities with other values are
+    left out, with a note.
 
     At most ``kept`` images of either set, chosen at random, are used for the kernel distance (``subsets`` of ``subset_size``) and for the
     neighbours. All images are used for the Fréchet distance, whose bias falls with their number, so that only equal numbers of images are
@@ -57,15 +62,15 @@ def quality(
     device = next(model.parameters()).device
     kept = kept if context.config.measures == "all" else 0
     sides = {
-        name: _Side(net, context, device, kept, (subsets, subset_size), context.seed(11, number))
+        name: _Side(net, context, device, kept, (subsets, subset_size), context.seed("quality/kept", number))
         for number, (name, net) in enumerate(nets.items())
     }
     for name, side in sides.items():
         side.real(name)
     context.report.advance()
     found: dict[str, Any] = {}
-    for suffix, prior in priors.items():
-        stream = generation.unconditional(context, prior, context.seed(12))
+    for number, (suffix, prior) in enumerate(priors.items()):
+        stream = generation.unconditional(context, prior, context.seed("quality/unconditional", number))
         found[suffix] = _judged(sides, stream, dict.fromkeys(sides, context.config.draws))
         context.report.advance()
     found["conditional"] = {}
@@ -77,7 +82,9 @@ def quality(
         }
         stream = (
             given.made
-            for given in generation.conditional(context, (observed,), list(targets), context.seed(13, number))
+            for given in generation.conditional(
+                context, (observed,), list(targets), context.seed("quality/conditional", number)
+            )
         )
         total = int(context.data.mask[context.data.names.index(observed)].sum())
         found["conditional"][observed] = _judged(
@@ -134,7 +141,7 @@ class _Side:
     def real(self, name: str) -> None:
         """Add the held-out images of modality ``name``."""
         rows = _rows(self.context.data, name)
-        self.seen = _Kept(self.limit(len(rows)), self.keep, mix(self.seed, 0))
+        self.seen = _Kept(self.limit(len(rows)), self.keep, fold_in(self.seed, "real"))
         for x in _real(self.context.data, name, rows, self.context.batch_size):
             features = self.look(x)
             if not self.seen.count and isinstance(self.net, Inception):
@@ -145,13 +152,13 @@ class _Side:
         """The numbers of training images, chosen at random, in place of the same number of generated ones."""
         rows = _rows(train, name)
         order = (
-            torch.randperm(len(rows), generator=torch.Generator().manual_seed(mix(self.seed, 2)))[
+            torch.randperm(len(rows), generator=torch.Generator().manual_seed(fold_in(self.seed, "floor")))[
                 : self.seen.total
             ]
             .sort()
             .values
         )
-        made = _Kept(len(order), self.keep, mix(self.seed, 1))
+        made = _Kept(len(order), self.keep, fold_in(self.seed, "generated"))
         for x in _real(train, name, rows[order], self.context.batch_size):
             self.add(x, made)
         return self.compare(made)
@@ -167,7 +174,7 @@ class _Side:
             numbers = {frechet: self.frechet.value(), "images": made.count, "real_images": self.seen.count}
             if self.keep:
                 x, y = self.seen.features(), made.features()
-                spread = kernel_distance(x, y, *self.subsets, seed=mix(self.seed, 3))
+                spread = kernel_distance(x, y, *self.subsets, seed=fold_in(self.seed, "subsets"))
                 numbers |= {
                     kernel: spread.mean,
                     f"{kernel}_std": spread.std,
@@ -179,7 +186,8 @@ class _Side:
     def look(self, images: Tensor) -> Tensor:
         """Images [N, C, H, W] -> features [N, F]."""
         images = images.to(self.device)
-        images = to_bytes(images) / 255 if self.context.config.protocol == "published" else images.clamp(0, 1)
+        if self.context.config.protocol == "published":
+            images = to_bytes(images) / 255
         features = self.net(images)
         if features.ndim != 2 or len(features) != len(images):
             raise InputError(
@@ -229,7 +237,28 @@ def _nets(context: Context) -> dict[str, FeatureNet]:
                 nets[name] = JudgeFeatures(context.judges[name], name)
         elif not isinstance(context.features, Inception) or shape[0] in (1, 3):
             nets[name] = context.features
-    return nets
+    return {name: net for name, net in nets.items() if not _as_bytes(context) or _fits_bytes(context, name)}
+
+
+def _as_bytes(context: Context) -> bool:
+    """Whether the feature network sees bytes, as a PNG contains them."""
+    return context.config.protocol == "published" or isinstance(context.features, Inception)
+
+
+def _fits_bytes(context: Context, name: str) -> bool:
+    """Whether all real images are in [0, 1]. Clamped to it, other images would be equal whatever was generated."""
+    low, high = 0.0, 1.0
+    for data in (context.data, context.train):
+        if data is not None:
+            for x in _real(data, name, _rows(data, name), context.batch_size):
+                low, high = min(low, float(x.min())), max(high, float(x.max()))
+    if low >= -_ROUNDING and high <= 1 + _ROUNDING:
+        return True
+    context.note(
+        f"image quality of {name!r}: got real images with values from {low:.4g} to {high:.4g}; Inception and the published protocol need "
+        'them in [0, 1]; it is left out: rescale the images, or use protocol="sound" with features="judges"'
+    )
+    return False
 
 
 def _rows(data: MultimodalData, name: str) -> Tensor:
@@ -251,7 +280,8 @@ def _judged(
 ) -> dict[str, _Numbers]:
     """The numbers of a stream of generated images, by modality."""
     made = {
-        name: _Kept(side.limit(totals[name]), side.keep, mix(side.seed, 1)) for name, side in sides.items()
+        name: _Kept(side.limit(totals[name]), side.keep, fold_in(side.seed, "generated"))
+        for name, side in sides.items()
     }
     for images in stream:
         for name, side in sides.items():

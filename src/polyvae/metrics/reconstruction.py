@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from polyvae.data import MultimodalData
-from polyvae.metrics import generation
+from polyvae.metrics import generation, labels
 from polyvae.metrics.context import Context, subsample
 
 _Numbers = dict[str, float]
@@ -37,16 +37,20 @@ def reconstruction(context: Context, *, rows: int = 1_000, draws: int = 5) -> di
     targets = [
         name for name in names if model.modalities[name].decoder is not None and name in context.data.names
     ]
-    few = subsample(context.data, rows, context.seed(14))
+    few = subsample(context.data, rows, context.seed("reconstruction/rows"))
     context.report.start("reconstruction", 2 * len(inputs) + 1)
     means = {} if context.train is None else baseline(context.train, targets, context.batch_size)
     found: dict[str, dict[str, _Numbers]] = {}
     spread: dict[str, _Numbers] = {}
     for number, observed in enumerate(inputs):
-        found[observed] = _errors(context, observed, targets, means, context.seed(15, number))
+        found[observed] = _errors(
+            context, observed, targets, means, context.seed("reconstruction/errors", number)
+        )
         context.report.advance()
         others = [name for name in targets if name != observed]
-        spread[observed] = _diversity(context, observed, others, few, draws, context.seed(16, number))
+        spread[observed] = _diversity(
+            context, observed, others, few, draws, context.seed("reconstruction/diversity", number)
+        )
         context.report.advance()
     result: dict[str, Any] = {}
     for head, cells in (
@@ -62,8 +66,9 @@ def reconstruction(context: Context, *, rows: int = 1_000, draws: int = 5) -> di
         result["diversity"] = sum(varied) / len(varied)
         real = {
             name: value
-            for name in targets
-            if (value := within_classes(context.data, name, context.seed(17))) is not None
+            for number, name in enumerate(targets)
+            if (value := within_classes(context.data, name, context.seed("reconstruction/pairs", number)))
+            is not None
         }
         if real:
             result |= {"diversity_real": sum(real.values()) / len(real), "diversity_by_modality": real}
@@ -102,16 +107,17 @@ def pairwise(x: Tensor) -> Tensor:
 def within_classes(data: MultimodalData, name: str, seed: int = 0, batch_size: int = 1000) -> float | None:
     """The mean distance (root mean square per entry) between two samples of one class; each is paired with another at random.
 
-    Only entries that are observed in both count. None without labels, or if no class has two samples.
+    Samples without a label are left out, and only entries that are observed in both count. None without labels, or if no class has two
+    samples.
     """
     if data.labels is None:
         return None
     rows = data.mask[data.names.index(name)].nonzero()[:, 0].cpu()
     rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
-    labels = data.labels.cpu()
+    numbers = data.labels.cpu()
     total, count = 0.0, 0
-    for label in torch.unique(labels):
-        members = rows[labels[rows] == label]
+    for label in labels.classes(numbers):
+        members = rows[numbers[rows] == label]
         if len(members) < 2:
             continue
         for one, other in zip(

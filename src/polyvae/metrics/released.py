@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from polyvae.data.multimodal import MultimodalData
-from polyvae.metrics.judges import Judges, Progress, Reader, judgeable, measured, train_judges
+from polyvae.metrics import labels
+from polyvae.metrics.judges import Judges, Progress, Reader, judgeable, measured, teachable, train_judges
 from polyvae.utils.errors import InputError
 
 # Next to the photos, or in the folders of the publication.
@@ -59,7 +60,7 @@ def released(data: MultimodalData) -> dict[str, ReleasedJudge]:
     """
     if data.root is None or data.labels is None:
         return {}
-    classes = torch.unique(data.labels.cpu())
+    classes = labels.classes(data.labels)
     found = {}
     for name, file in data.card.get("released_judges", {}).items():
         path = next((path for place in PLACES if (path := data.root / place / file).is_file()), None)
@@ -87,20 +88,19 @@ def judges_for(
     rest = [name for name in judgeable(data) if name not in known]
     trained = (
         train_judges(data, names=rest, seed=seed, cache=cache, device=device, progress=progress, **recipe)
-        if rest
+        if teachable(data, rest)
         else None
     )
     assert data.labels is not None
     source = f"published with PolyMNIST for {', '.join(known)}"
     if trained is not None:
-        source += f"; trained for {', '.join(rest)}: {trained.source}"
-    readers: dict[str, Reader] = {
-        name: known[name] if name in known or trained is None else trained[name] for name in judgeable(data)
-    }
+        source += f"; trained for {', '.join(trained)}: {trained.source}"
+    all_readers: dict[str, Reader] = {**(trained or {}), **known}
+    readers = {name: all_readers[name] for name in judgeable(data) if name in all_readers}
     kinds = {name: "released" if name in known else "trained" for name in readers}
     return measured(
         readers,
-        torch.unique(data.labels.cpu()),
+        labels.classes(data.labels),
         data.test,
         source,
         trained.seconds if trained else 0.0,

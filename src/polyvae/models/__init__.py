@@ -1,6 +1,14 @@
 """MODELS: every model by name, one file per paper.
 
-Models of other packages are addressed by an import path, "package.module:Class".
+Each class is also an attribute of this module, such as ``pv.models.MVTCAE``. Models of other packages are
+addressed by an import path, "package.module:Class".
+
+Example:
+    >>> import polyvae as pv
+    >>> pv.MODELS["mvtcae"] is pv.models.MVTCAE
+    True
+    >>> pv.MODELS["mvtcae"].citation
+    'Hwang et al. 2021'
 """
 
 from __future__ import annotations
@@ -41,6 +49,7 @@ from polyvae.models.uhved import UHVED
 from polyvae.models.vae import VAE
 from polyvae.models.vcca import BiVCCA, VCCAPrivate
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.records import check_keywords
 
 MODELS: dict[str, type[MultimodalVAE]] = {
     "vae": VAE,
@@ -81,6 +90,9 @@ def model_class(name: str) -> type[MultimodalVAE]:
     Args:
         name: A name in MODELS, or an import path "package.module:Class".
 
+    Returns:
+        The class, a subclass of MultimodalVAE.
+
     Raises:
         InputError: An unknown name, a path that cannot be imported, or an object that is not a model.
     """
@@ -101,7 +113,11 @@ def name_of(model: MultimodalVAE) -> str:
 
 
 def options_of(name: str) -> tuple[str, ...]:
-    """The keywords of the constructor of a model."""
+    """The keywords of the constructor of a model.
+
+    Args:
+        name: A name in MODELS, or an import path "package.module:Class".
+    """
     return tuple(key for key in inspect.signature(model_class(name)).parameters if key != "modalities")
 
 
@@ -110,21 +126,55 @@ def build(name: str, modalities: Sequence[Modality], **options: Any) -> Multimod
 
     Args:
         name: A name in MODELS, or an import path "package.module:Class".
-        modalities: The specifications of the modalities.
-        **options: Keywords of the constructor.
+        modalities: The specifications of the modalities, in the order of every M axis.
+        **options: Keywords of the constructor. ``polyvae models NAME`` lists them.
+
+    Returns:
+        The model. ``model(batch)`` is its objective in nats per sample, [B].
 
     Raises:
-        InputError: An unknown name or option, with the nearest known one, or anything the constructor
-            refuses.
+        InputError: An unknown name or option, with the nearest known one, or an option or a modality that
+            the model cannot be built with.
+
+    Example:
+        >>> import polyvae as pv
+        >>> modalities = [pv.Modality("rna", 200, private=4), pv.Modality("protein", 20, private=2)]
+        >>> pv.build("mmvae+", modalities, latent=8, K=10, objective="iwae")
+        MMVAEPlus(latent=8, K=10, beta=1.0, objective='iwae')
+          rna      (200,)  normal  mlp  both  private 4
+          protein  (20,)   normal  mlp  both  private 2
+          769,806 parameters
     """
     for key in options:
         if key not in options_of(name):
             raise InputError(f"model {name!r}: unknown option {key!r}; {nearest(key, options_of(name))}")
-    return model_class(name)(modalities, **options)
+    kind = model_class(name)
+    try:
+        return kind(modalities, **options)
+    except InputError:
+        raise
+    except Exception:  # most often an option of another type
+        check_keywords(f"model {name!r}", kind, options)
+        raise
 
 
 def cite(name: str) -> str:
-    """The paper to cite for a model."""
+    """The paper to cite for a model.
+
+    Args:
+        name: A name in MODELS, or an import path "package.module:Class".
+
+    Returns:
+        Authors and year. The docstring of the class has the title.
+
+    Raises:
+        InputError: An unknown name, or a path that cannot be imported.
+
+    Example:
+        >>> import polyvae as pv
+        >>> pv.cite("mmvae+")
+        'Palumbo et al. 2023'
+    """
     return model_class(name).citation
 
 
@@ -155,15 +205,43 @@ def _imported(path: str) -> type[MultimodalVAE]:
 
 
 __all__ = [
+    "CMVAE",
+    "CRMVAE",
+    "DMVAE",
+    "HMVAE",
+    "IDMVAE",
+    "JMVAE",
+    "MEME",
+    "MFM",
+    "MMJSD",
     "MMVAE",
+    "MMVM",
     "MODELS",
     "MVAE",
+    "MVTCAE",
+    "TELBO",
+    "UHVED",
     "VAE",
+    "BiVCCA",
+    "CoDEVAE",
+    "Composed",
+    "Contrastive",
+    "DeepIMV",
+    "Hellinger",
+    "Hoelder",
     "MMVAEPlus",
     "MoPoE",
+    "Nexus",
+    "Relational",
+    "ScMM",
+    "VCCAPrivate",
     "build",
     "cite",
     "model_class",
     "name_of",
     "options_of",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -43,7 +43,8 @@ class CMVAE(MMVAEPlus):
     sample, not summed over the batch. Missing modalities do not count in assignments. A pruned cluster
     has π = 0, so no tensor changes its shape. As in MMVAE+, L is not a bound.
 
-    Exempt: the scales of r get no gradient with one modality, or with one column under the softmax map.
+    Exempt from the laws of ``polyvae.testing``:
+    the scales of r get no gradient with one modality, or with one column under the softmax map.
 
     Args:
         modalities: The specifications of the modalities.
@@ -164,7 +165,7 @@ class CMVAE(MMVAEPlus):
             log p(z | c) + log π_c, [C, E, B], and the mask of the experts, [E, B].
         """
         experts = self.experts(batch)
-        z = experts.z.rsample(None, "z", "MBD") if sample else experts.z.loc  # [E, B, D]
+        z = experts.z.rsample(None, "z", "EBD") if sample else experts.z.loc  # [E, B, D]
         clusters, log_pi = self._prior.z().components, self._prior.logits.log_softmax(0)
         return torch.stack([clusters[c].log_prob(z) + log_pi[c] for c in range(self.clusters)]), experts.mask
 

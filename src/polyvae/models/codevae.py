@@ -39,7 +39,8 @@ class CoDEVAE(MultimodalVAE):
     of every private latent counts in full (theirs is weighted by π of its single subset and by a
     separate β). The entropy is counted per sample. Logits start at 0 (theirs at 100; both are uniform).
 
-    Exempt: with one encoded modality there is one subset, and no π is learnt.
+    Exempt from the laws of ``polyvae.testing``:
+    with one encoded modality there is one subset, and no π is learnt.
 
     Args:
         modalities: The specifications of the modalities. A modality has a private latent if it sets

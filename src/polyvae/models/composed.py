@@ -55,7 +55,8 @@ class Composed(MultimodalVAE):
     what you combine. "singles" with "auxiliary" is MMVAE+, and with "posterior" it is MMVAE_f, from the
     same paper. "powerset" is a stratified MoPoE with a sampled KL.
 
-    Exempt: the scales of r get no gradient with one modality, or with one column under the softmax map.
+    Exempt from the laws of ``polyvae.testing``:
+    the scales of r get no gradient with one modality, or with one column under the softmax map.
 
     Args:
         modalities: The specifications of the modalities. A modality has a private latent if it sets

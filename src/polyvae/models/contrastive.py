@@ -107,8 +107,8 @@ class Contrastive(MultimodalVAE):
     where the paper has a weight on the related term (here the related and unrelated terms have the ratio
     1/γ + 1 to 1).
 
-    Exempt: the objective is nested unless the base is "jmvae", and so ``facts.nested`` is False. As in
-    MMVAE+, the scales of r get no gradient with one column under the softmax map.
+    Exempt from the laws of ``polyvae.testing``:
+    with the base "jmvae", the objective is not nested. As in MMVAE+, the scales of r get no gradient with one column under the softmax map.
 
     Args:
         modalities: The specifications of the modalities.
@@ -200,12 +200,20 @@ class Contrastive(MultimodalVAE):
         return self.held.latent
 
     @property
-    def beta(self) -> float:  # type: ignore[override]
+    def beta(self) -> float:
         return self.held.beta
 
+    @beta.setter
+    def beta(self, value: float) -> None:
+        self.held.beta = value
+
     @property
-    def K(self) -> int:  # type: ignore[override]
+    def K(self) -> int:
         return self.held.K
+
+    @K.setter
+    def K(self, value: int) -> None:
+        self.held.K = value
 
     @property
     def seen(self) -> int:  # type: ignore[override]

@@ -44,7 +44,8 @@ class DMVAE(MultimodalVAE):
     Differs from the authors' code (seqam-lab/DMVAE): the weights of q(u) add up to 1 (theirs to
     N (B − 1)/(B (N − 1)), which changes L by a constant). Any number of modalities is possible.
 
-    Exempt: with τ ≠ 1, the objective of a batch is not that of its samples.
+    Exempt from the laws of ``polyvae.testing``:
+    with τ ≠ 1, the objective of a batch is not that of its samples.
 
     Args:
         modalities: The specifications of the modalities.

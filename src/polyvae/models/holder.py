@@ -42,7 +42,8 @@ class Hoelder(MultimodalVAE):
     Differs from the authors' code: none is public, so this follows the description. How z enters
     q(w_n | x_n, z) is our choice: a network of one hidden layer.
 
-    Exempt: the scales of r get no gradient with one modality, or with one column under the softmax map.
+    Exempt from the laws of ``polyvae.testing``:
+    the scales of r get no gradient with one modality, or with one column under the softmax map.
 
     Args:
         modalities: The specifications of the modalities.

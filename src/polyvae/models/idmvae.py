@@ -57,7 +57,8 @@ class IDMVAE(MMVAEPlus):
     Differs from the authors' code (chatzikon/IDMVAE): missing modalities are supported. Their diffusion
     prior is not included; fit a prior after training.
 
-    Exempt: as in MMVAE+, the scales of r get no gradient with one modality, or with one column under the
+    Exempt from the laws of ``polyvae.testing``:
+    as in MMVAE+, the scales of r get no gradient with one modality, or with one column under the
     softmax map.
 
     Args:
@@ -136,7 +137,7 @@ class IDMVAE(MMVAEPlus):
                 # (i, j) and (j, i)
                 pair = 2 * self._contrast(mean[rows], experts.z.loc[j, rows]) / others[rows]
                 cross_view = cross_view.index_put((rows,), pair, accumulate=True)
-        z = experts.z.rsample(None, "augmentation.z", "MBD")
+        z = experts.z.rsample(None, "augmentation.z", "EBD")
         w = experts.w.rsample(None, "augmentation.w", "BW")
         for i, m in enumerate(self.encoded):
             name, span = self.specs[m].name, self.columns[m]

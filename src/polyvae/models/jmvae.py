@@ -25,8 +25,8 @@ class JMVAE(MultimodalVAE):
     Suzuki, Nakayama & Matsuo, Joint Multimodal Learning with Deep Generative Models, 2016 (arXiv
     1611.01891), section 3.3.
 
-    The joint network contains a second copy of each encoder. Its features are added and passed to two
-    linear heads. With α ≥ 0 and β ≥ 1, L is a bound.
+    The joint network contains a second copy of each encoder. The features of all copies are added and passed
+    to two linear heads. With α ≥ 0 and β ≥ 1, L is a lower bound on the log-likelihood.
 
     The paper does not train with missing modalities. Here, the product of the observed q_m replaces
     q(z | X) in every term of an incomplete sample. Such a sample thus has a bound of the likelihood of
@@ -35,7 +35,8 @@ class JMVAE(MultimodalVAE):
     Differs from the authors' code (masa-su/jmvae): any number of modalities is possible. ``warm`` also
     anneals the α term. Values are in nats per sample.
 
-    Exempt: not nested, because the joint network takes all modalities.
+    Exempt from the laws of ``polyvae.testing``:
+    not nested, because the joint network takes all modalities.
 
     Args:
         modalities: The specifications of the modalities.
@@ -92,6 +93,6 @@ class JMVAE(MultimodalVAE):
         z = q.stratified(self.K)  # [K, 1, B, D]
         log_x = self.decode_components(batch, q.weights, z)  # [M, K, 1, B]
         kl_z = q.components.kl(self.p_z)  # [1, B]
-        to_experts = torch.where(experts.mask, q.components.kl(experts.z), 0).sum(0, keepdim=True)
+        to_experts = torch.where(experts.mask, q.components.kl(experts.z), 0).sum(0, keepdim=True)  # [1, B]
         kl = {"kl/z": kl_z[None], "kl/experts": self.alpha * to_experts[None]}
         return self.bound_of(q.weights, log_x, kl, warm * self.beta)

@@ -52,7 +52,8 @@ class MEME(MultimodalVAE):
     neither variant. p_u is evaluated for a few pseudo-inputs at a time, so that its memory does not grow
     with their number.
 
-    Exempt: not nested, because the model takes exactly two modalities. Samples that lack t contribute to
+    Exempt from the laws of ``polyvae.testing``:
+    not nested, because the model takes exactly two modalities. Samples that lack t contribute to
     the gradient of t's encoder, through its pseudo-inputs.
 
     Args:

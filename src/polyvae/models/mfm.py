@@ -58,7 +58,8 @@ class MFM(MultimodalVAE):
     The objective is not a bound, and there is no density of the data: only the aggregate of the latents,
     not each sample's posterior, is matched to the prior.
 
-    Exempt: the objective of a batch is not that of its samples, because MMD² is a statistic of the
+    Exempt from the laws of ``polyvae.testing``:
+    the objective of a batch is not that of its samples, because MMD² is a statistic of the
     batch. Not nested, because the joint network takes all modalities.
 
     Args:

@@ -42,7 +42,8 @@ class TELBO(MultimodalVAE):
     p(y | z)). The product that replaces q(z | X) has no prior expert (theirs is a product over
     attributes, which share one). Targets have no expert; they are decoded from every component.
 
-    Exempt: not nested, because the joint network takes all modalities.
+    Exempt from the laws of ``polyvae.testing``:
+    not nested, because the joint network takes all modalities.
 
     Args:
         modalities: The specifications of the modalities.

@@ -37,7 +37,8 @@ class VCCAPrivate(MultimodalVAE):
 
     Differs from the paper: there is no dropout of its own (networks may have it), and there is a β.
 
-    Exempt: not nested, because the model takes two modalities. Not symmetric, because z is inferred from
+    Exempt from the laws of ``polyvae.testing``:
+    not nested, because the model takes two modalities. Not symmetric, because z is inferred from
     the first.
 
     Args:
@@ -114,7 +115,8 @@ class BiVCCA(MultimodalVAE):
 
     Differs from the paper: there is no dropout of its own (networks may have it), and there is a β.
 
-    Exempt: not nested, because the model takes two modalities. Not symmetric, because μ belongs to the
+    Exempt from the laws of ``polyvae.testing``:
+    not nested, because the model takes two modalities. Not symmetric, because μ belongs to the
     first.
 
     Args:

@@ -20,8 +20,8 @@ from polyvae.report.figures import Trace, traces
 from polyvae.report.gallery import Scene, Shown, beside, beside_fresh, show, stage
 from polyvae.report.learning import NO_HISTORY, curve_names, trace, watched
 from polyvae.report.metrics import KNOWN, best, metric, number, quality, worth
-from polyvae.report.page import render
 from polyvae.report.sections import Section
+from polyvae.report.templates import render
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import write_atomic
 

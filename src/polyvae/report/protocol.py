@@ -70,7 +70,7 @@ def protocol(
             ),
             (
                 "Samples",
-                f"All {evaluation.get('rows', len(data)):,} held-out samples in which the input was observed.",
+                f"All {evaluation.get('rows', len(data)):,} {evaluation.get('part', 'held-out')} samples in which the input was observed.",
             ),
             (
                 "Unconditional generation",
@@ -90,6 +90,7 @@ def protocol(
             )
         )
     lines.append(("Image quality", _quality(evaluation)))
+    lines += [("Note", f"{note[:1].upper()}{note[1:]}.") for note in evaluation.get("notes") or ()]
     lines.append(
         (
             "Pictures",

@@ -204,10 +204,12 @@ def _condition(name: str, values: Mapping[str, Any]) -> str:
 
 
 def _shares(values: Mapping[str, Any], suffix: str) -> dict[str, float]:
-    """The histogram as shares of all draws, which add up to the coherence."""
+    """The histogram as shares of all draws, which add up to the coherence, or to 1 with one judge, which always agrees."""
     counts, coherence = (
         values[f"unconditional_histogram{suffix}"],
-        _float(values, f"unconditional_coherence{suffix}"),
+        1.0
+        if values.get(f"unconditional_coherence{suffix}") is None
+        else _float(values, f"unconditional_coherence{suffix}"),
     )
     total = sum(counts.values())
     return {name: coherence * count / total if total else 0.0 for name, count in counts.items()}

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from polyvae.report.metrics import metric
-from polyvae.report.page import render
+from polyvae.report.templates import render
 from polyvae.study.config import Plot
 from polyvae.study.plots import draw
 from polyvae.study.tables import Result, markdown, tables, title_of, write_numbers
 from polyvae.utils.errors import nearest
 from polyvae.utils.files import write_atomic
-
-if TYPE_CHECKING:
-    pass
 
 
 def write_study(

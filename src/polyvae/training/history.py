@@ -17,8 +17,8 @@ class History:
     """The course of a training.
 
     Attributes:
-        records: One per epoch: "step", "epoch", "seconds" of training, "lr", "train" (the mean bound and its terms in nats per sample),
-            and where there are any "validation" and "watched".
+        records: One per epoch: "step", "epoch", "seconds" of training, "lr", "precision", "train" (the mean bound and its terms in nats per
+            sample), and where there are any "validation" and "watched". A number that is not finite is None.
         stopped: Why training ended: "done", "interrupted", "early" or "time".
         step: The number of steps taken.
     """

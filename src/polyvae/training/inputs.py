@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from polyvae.config import TrainConfig
 from polyvae.core.batch import Batch
+from polyvae.core.likelihoods.continuous import Scaled
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data.loaders import Loader, SliceLoader
 from polyvae.data.multimodal import MultimodalData
@@ -14,6 +16,10 @@ from polyvae.utils.errors import InputError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+_LARGE = 20  # of values, absolutely
+_WIDE = 300  # of values, in scales of the likelihood
 
 
 class Inputs(NamedTuple):
@@ -71,8 +77,10 @@ def inputs_of(
             )
         data, validation = data.carve(train.validation, train.seed)
     for part in (data, validation):
-        for batch in () if part is None else part.batches(4096):
-            model.admit(batch, values=True)
+        for number, batch in enumerate(() if part is None else part.batches(4096)):
+            admitted = model.admit(batch, values=True)
+            if number == 0 and part is data:
+                warn_of_scale(model, admitted)
     model.modalities.centre(model.admit(batch) for batch in data.batches(4096))
     loader = SliceLoader(
         data,
@@ -85,12 +93,35 @@ def inputs_of(
     return Inputs(loader, validation, len(data), data.digest(), streamed=False)
 
 
-def check_batch(model: MultimodalVAE, batch: Batch) -> None:
-    """Check a batch of a stream in the first epoch, as MultimodalData is checked before training."""
-    model.admit(batch, values=True)
+def check_batch(model: MultimodalVAE, batch: Batch, scale: bool = False) -> None:
+    """Check a batch of a stream in the first epoch, as MultimodalData is checked before training; its ``scale`` is checked once."""
+    admitted = model.admit(batch, values=True)
+    if scale:
+        warn_of_scale(model, admitted)
     empty = int((~batch.mask.any(0)).sum())
     if empty:
         raise InputError(
             f"fit: nothing was observed in {empty} of {batch.size} rows of a batch; expected at least one modality in "
             "each; drop them first"
+        )
+
+
+def warn_of_scale(model: MultimodalVAE, batch: Batch) -> None:
+    """Warn once where real values are far from the scale of their likelihood and of untrained networks, such as images in 0..255."""
+    far = {}
+    for m, (name, net) in enumerate(model.modalities.items()):
+        if not isinstance(net.likelihood, Scaled):
+            continue
+        x = batch.data[name][batch.mask[m]]
+        x = x if name not in batch.entries else x[batch.entries[name][batch.mask[m]]]
+        size = float(x.double().square().mean().sqrt()) if x.numel() else 0.0
+        if size > _LARGE or size > _WIDE * (net.likelihood.fixed or 1.0):
+            far[name] = size
+    if far:
+        found = ", ".join(f"{name!r} {size:.3g}" for name, size in far.items())
+        scale = ", ".join(f"{name!r}: {1 / size:.2g}" for name, size in far.items())
+        warnings.warn(
+            f"fit: got values whose root mean square is {found}, far from the scale of their likelihood; expected about 1, because "
+            f"networks start near 0; standardise them, give MultimodalData(..., scale={{{scale}}}), or choose a likelihood of counts",
+            stacklevel=2,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -12,31 +13,36 @@ from typing import TYPE_CHECKING, Any, Unpack
 import torch
 from torch import Tensor
 
-from polyvae.config import RunConfig, TrainConfig, write_config
+from polyvae.config import RunConfig, TrainConfig
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data.loaders import Loader
 from polyvae.data.multimodal import MultimodalData
-from polyvae.models import name_of
-from polyvae.models.bundles import check_storable, describe_modality, migrated, save_model
-from polyvae.training.checkpoints import Checkpoints, flatten_optimizer, restore_optimizer
-from polyvae.training.directory import RunDirectory
+from polyvae.training.checkpoints import flatten_optimizer
 from polyvae.training.history import History, TrainingError
-from polyvae.training.inputs import check_batch, check_model, inputs_of
-from polyvae.training.resume import check_same
-from polyvae.training.scopes import interruptible, max_rows, threads
+from polyvae.training.inputs import Inputs, check_batch, check_model, inputs_of
+from polyvae.training.machine import check_machine, fabric_of
+from polyvae.training.resume import begun_with
+from polyvae.training.scopes import interruptible, max_rows, one_at_a_time, threads
 from polyvae.training.settings import TrainSettings
-from polyvae.utils.errors import InputError
-from polyvae.utils.files import load_tensors, save_tensors
+from polyvae.training.sound import constants, gradient_sum, unsound
+from polyvae.training.state import State
+from polyvae.training.store import Store, newest, opened
+from polyvae.utils.errors import InputError, reading
+from polyvae.utils.files import finite_json
 from polyvae.utils.progress import Reporter, reporter
 from polyvae.utils.seeds import fold_in
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp64": "64-true"}
 Watch = Callable[[MultimodalVAE, dict[str, Any]], Mapping[str, Any] | None]
+
+_LOOK = 50  # steps between looks at a GPU's values, for which the host waits
+_DIVERGED = 1000  # times the size of the first bound; below, a bound can recover
+_WORSE = 3
+_REMEDY = "lower lr, set clip= or precision='fp32' (a resumed run accepts these), or start again with a wider scale of that modality"
 
 
 def fit(
@@ -56,13 +62,18 @@ def fit(
 
     Ctrl-C finishes the step, writes a checkpoint and returns. The model is left in evaluation mode on the device of the training.
 
+    Calls from several threads run one after the other, because torch's generator and its number of threads belong to the process. With
+    ``devices`` above 1 every device has a process that runs the calling script from its beginning, so that script must be a file whose
+    work before ``fit`` may be repeated.
+
     Args:
         model: The model to train.
         data: MultimodalData, of which the training part is used where there are splits, or a Loader for data that are streamed.
         out: A run directory for checkpoints, history and the trained model; None stores nothing.
         validation_data: Data to validate on after each epoch. By default the validation split, or else the share ``validation`` of the
             training data, which is set aside.
-        resume: Continue from the newest checkpoint in ``out``, bit for bit on one device. More ``epochs`` may be given.
+        resume: Continue from the newest sound checkpoint in ``out``, bit for bit on one device. More ``epochs`` may be given; after a
+            TrainingError another ``lr``, ``clip`` or ``precision``, too.
         force: Replace the run in ``out``.
         show: Show progress on standard error.
         run: A complete configuration to store in ``out``; its ``[train]`` table gives the defaults of ``settings``.
@@ -76,8 +87,10 @@ def fit(
 
     Raises:
         InputError: Rows in which nothing was observed, values outside the support of a likelihood, an unknown or invalid setting, a run
-            that exists already, or a resumed run that differs from the one that was started.
-        TrainingError: The bound is not finite.
+            that exists already, a resumed run that differs from the one that was started, a run directory that another process is
+            writing to, or more threads or devices than the machine has.
+        TrainingError: The bound, a gradient or a weight is not finite, training diverged, or memory ran out. No checkpoint contains values
+            that are not finite.
 
     Example:
         >>> import polyvae as pv
@@ -87,341 +100,317 @@ def fit(
         >>> history.stopped
         'done'
     """
-    from lightning_fabric import Fabric  # seconds of import that only training needs
-
     check_model(model, data)
     train = _settings(run, settings)
-    try:
-        fabric = Fabric(accelerator=train.device, devices=train.devices, precision=_precision(model, train))  # type: ignore[arg-type]
-    except (RuntimeError, ValueError) as problem:
-        raise InputError(
-            f"fit: got device={train.device!r}, which cannot be used ({' '.join(str(problem).split())}); "
-            "expected 'auto', 'cpu', 'cuda' or 'mps'"
-        ) from None
-    fabric.launch()
-    with (
-        torch.random.fork_rng(),
-        threads(train.threads),
-        max_rows(model, train.max_rows),
-        reporter(show and fabric.is_global_zero) as report,
-        interruptible() as interrupted,
-    ):
-        return _Training(fabric, model, train, report, run).go(
-            data, validation_data, out, resume, force, interrupted, watch
-        )
+    check_machine(train)
+    kept = newest(out, constants(model)) if resume and train.precision == "auto" else None
+    if kept is not None:
+        train = train.model_copy(update={"precision": kept["train"]["precision"]})
+    with one_at_a_time:
+        recorded = None if kept is None else begun_with(kept, model)
+        fabric, precision, why = fabric_of(model, train, recorded)
+        fabric.launch()
+        with (
+            torch.random.fork_rng(),
+            threads(train.threads),
+            max_rows(model, train.max_rows),
+            reporter(show and fabric.is_global_zero) as report,
+            interruptible() as interrupted,
+        ):
+            inputs = inputs_of(data, validation_data, model, train, fabric)
+            with opened(out, model, resume, force, fabric) as store:
+                report.say(f"precision {precision}" + (f" ({why})" if why else ""))
+                training = _Training(fabric, model, train, inputs, store, report, precision)
+                return training.go(resume, run, interrupted, watch)
 
 
 class _Training:
-    """One call of fit: the state that a checkpoint contains, and the steps that change it."""
+    """One call of fit: the steps that change its state."""
 
     def __init__(
         self,
         fabric: Fabric,
         model: MultimodalVAE,
         train: TrainConfig,
+        inputs: Inputs,
+        store: Store | None,
         report: Reporter,
-        run: RunConfig | None,
+        precision: str,
     ) -> None:
-        self.fabric, self.model, self.train, self.report, self.run = fabric, model, train, report, run
-        self.step, self.elapsed, self.best, self.stale = 0, 0.0, -math.inf, 0
-        self.sums: dict[str, Tensor] = {}
-        self.names: list[str] = []
-        self.kept: dict[str, Tensor] = {}
-        self.history = History()
-        self.directory: RunDirectory | None = None
-        self.checkpoints: Checkpoints | None = None
+        self.fabric, self.model, self.train, self.inputs = fabric, model, train, inputs
+        self.store, self.report, self.precision = store, report, precision
+        self.state = State()
+        self.per_epoch = len(inputs.loader)
+        self.total = self.per_epoch * train.epochs if train.epochs is not None else sys.maxsize
+        self.overflow: Tensor | None = None  # on the device: whether the norm of a gradient was not finite
+        self.constants = constants(model)
 
     def go(
-        self,
-        data: MultimodalData | Loader,
-        validation_data: MultimodalData | None,
-        out: str | Path | None,
-        resume: bool,
-        force: bool,
-        interrupted: Callable[[], bool],
-        watch: Watch | None,
+        self, resume: bool, run: RunConfig | None, interrupted: Callable[[], bool], watch: Watch | None
     ) -> History:
-        self.inputs = inputs_of(data, validation_data, self.model, self.train, self.fabric)
-        loader, validation = self.inputs.loader, self.inputs.validation
-        per_epoch = len(loader)
-        total = len(loader) * self.train.epochs if self.train.epochs is not None else sys.maxsize
-        self._open(out, resume, force)
+        state, store = self.state, self.store
+        self._check_weights("before training")
         module = self.fabric.setup(self.model.train(), move_to_device=True)
-        optimizer = self.fabric.setup_optimizers(_optimizer(self.model, self.train))
-        if resume:
-            self._restore(optimizer, loader, total)
-        self._write_config()
-        first = self.step
-        if self.step == 0:
+        optimizer: Any = self.fabric.setup_optimizers(_optimizer(self.model, self.train))
+        changed: list[str] = []
+        if resume and store is not None:
+            where = f"{store.directory.path}: checkpoint"
+            with reading(where, "one of this model and these settings", "start the run again"):
+                changed = store.restore(
+                    state, optimizer, self.inputs, self.train, self.precision, self.report
+                )
+        if state.step == 0 or changed:
             self._checkpoint(optimizer)  # so that whenever it is killed, there is something to resume
+        if store is not None:
+            store.write_config(run, self.train)
+            for note in changed:
+                store.append({"step": state.step, "note": note})
+                self.report.say(note)
+        late = self.train.max_seconds is not None and state.elapsed >= self.train.max_seconds
+        if late and state.step < self.total and state.history.stopped == "done":
+            state.history.stopped = "time"
+            self.report.say(
+                f"the run has used its max_seconds={self.train.max_seconds:g}, so nothing is changed; a larger max_seconds continues it"
+            )
         self.report.start(
-            f"training {self.model.name}", total if self.train.epochs is not None else None, self.step
+            f"training {self.model.name}", self.total if self.train.epochs is not None else None, state.step
         )
-        began = time.monotonic() - self.elapsed
-        while self.step < total and self.history.stopped == "done":
-            epoch, start = divmod(self.step, per_epoch)
-            before = self.step
+        try:
+            self._epochs(module, optimizer, interrupted, watch)
+        except TrainingError as problem:
+            if store is not None:
+                store.fail(problem, state.step)
+            raise
+        return self._finish()
+
+    def _epochs(
+        self, module: Any, optimizer: Any, interrupted: Callable[[], bool], watch: Watch | None
+    ) -> None:
+        state, loader, per_epoch = self.state, self.inputs.loader, self.per_epoch
+        began = time.monotonic() - state.elapsed
+        while state.step < self.total and state.history.stopped == "done":
+            epoch, start = divmod(state.step, per_epoch)
+            before = state.step
             for batch in loader.epoch(epoch, start):
                 if self.inputs.streamed and epoch == 0:
-                    check_batch(self.model, batch)
-                self._step(module, optimizer, batch, total, per_epoch)
-                self.step += 1
-                self.elapsed = time.monotonic() - began
-                if self.step % per_epoch == 0:
-                    self._end_of_epoch(epoch, optimizer, validation, watch)
-                    began = time.monotonic() - self.elapsed  # validation and watching are not training time
-                if self.history.stopped == "done":
-                    self.history.stopped = self._stop(interrupted())
+                    check_batch(self.model, batch, scale=state.step == 0)
+                self._step(module, optimizer, batch)
+                state.step += 1
+                state.elapsed = time.monotonic() - began
+                if state.step % per_epoch == 0:
+                    self._end_of_epoch(epoch, optimizer, watch)
+                    began = time.monotonic() - state.elapsed  # validation and watching are not training time
+                if state.history.stopped == "done":
+                    state.history.stopped = self._stop(interrupted())
                 if (
-                    self.history.stopped != "done"
-                    or self.step % self.train.checkpoint_every == 0
-                    or self.step == total
+                    state.history.stopped != "done"
+                    or state.step % self.train.checkpoint_every == 0
+                    or state.step == self.total
                 ):
                     self._checkpoint(optimizer)
-                    began = time.monotonic() - self.elapsed
-                if self.history.stopped != "done" or self.step % per_epoch == 0:
+                    began = time.monotonic() - state.elapsed
+                if state.history.stopped != "done" or state.step % per_epoch == 0:
                     break
-            if self.history.stopped == "done" and (self.step == before or self.step % per_epoch):
+            if state.history.stopped == "done" and (state.step == before or state.step % per_epoch):
                 raise InputError(
-                    f"fit: the loader gave {self.step - before + start} batches in epoch {epoch + 1}; expected {per_epoch}, "
+                    f"fit: the loader gave {state.step - before + start} batches in epoch {epoch + 1}; expected {per_epoch}, "
                     "as its length says; correct its length"
                 )
-        self._finish(total, moved=self.step != first)
-        return self.history
 
     def _stop(self, interrupted: bool) -> str:
         """Why to stop now, or "done". All ranks stop together if one of them has to."""
-        late = self.train.max_seconds is not None and self.elapsed >= self.train.max_seconds
+        late = self.train.max_seconds is not None and self.state.elapsed >= self.train.max_seconds
         if self.fabric.world_size > 1:
-            votes = torch.tensor([float(interrupted), float(late)], device=self.fabric.device)
-            interrupted, late = (bool(vote > 0) for vote in self.fabric.all_reduce(votes, reduce_op="sum"))
+            interrupted, late = self._any(interrupted), self._any(late)
         return "interrupted" if interrupted else "time" if late else "done"
+
+    def _any(self, mine: bool) -> bool:
+        """Whether it is true in one of the processes. All must ask."""
+        if self.fabric.world_size == 1:
+            return mine
+        votes = torch.tensor([float(mine)], device=self.fabric.device)
+        total = self.fabric.all_reduce(votes, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return bool(total > 0)
 
     # ---- one step ----------------------------------------------------------------------------------------------------------------
 
-    def _step(
-        self, module: Callable[..., Bound], optimizer: Any, batch: Batch, total: int, per_epoch: int
-    ) -> None:
-        torch.manual_seed(fold_in(self.train.seed, "step", self.step, self.fabric.global_rank))
+    def _step(self, module: Callable[..., Bound], optimizer: Any, batch: Batch) -> None:
+        state, train = self.state, self.train
+        torch.manual_seed(fold_in(train.seed, "step", state.step, self.fabric.global_rank))
         for group in optimizer.param_groups:
-            group["lr"] = self.train.lr * _schedule(self.train, self.step, total)
-        warm = (
-            min(1.0, (self.step + 1) / (self.train.warmup_epochs * per_epoch))
-            if self.train.warmup_epochs
-            else 1.0
-        )
-        bound = module(batch, warm)
-        loss = -bound.value.mean()
-        last = (self.step + 1) % self.train.checkpoint_every == 0 or (self.step + 1) % per_epoch == 0
-        if (
-            loss.device.type == "cpu" or self.step % 50 == 0 or last
-        ):  # a look at a GPU's value makes the host wait for it
-            self._look(loss, bound)
-        self.fabric.backward(loss)
-        if self.train.clip is not None:
-            self.fabric.clip_gradients(self.model, optimizer, max_norm=self.train.clip)
+            group["lr"] = train.lr * _schedule(train, state.step, self.total)
+        try:
+            bound = module(batch, _warm(train, state.step, self.per_epoch))
+            loss = -bound.value.mean()
+            # A look at a GPU's value makes the host wait for it.
+            look = loss.device.type == "cpu" or state.step % _LOOK == 0 or self._last()
+            if look:
+                self._look(loss, bound)
+            if not loss.requires_grad:
+                raise InputError(
+                    f"fit: got a bound without a gradient at step {state.step}; expected a parameter that requires one in every step; "
+                    "call requires_grad_(True) on more of the model"
+                )
+            self.fabric.backward(loss)
+        except RuntimeError as problem:
+            if not _out_of_memory(problem):
+                raise
+            raise TrainingError(
+                f"training: memory ran out at step {state.step}; expected room for a batch of {batch.size} samples; lower max_rows "
+                "(a resumed run accepts it), or start again with a smaller batch_size"
+            ) from None
+        self._clip(optimizer, look)
         optimizer.step()
+        if self._last():
+            # Nothing that is not finite is validated, kept as the best, or stored.
+            stored = (state.step + 1) % train.checkpoint_every == 0 or state.step + 1 == self.total
+            self._check_weights(f"after step {state.step}", optimizer if stored else None)
         optimizer.zero_grad()
-        self._add({"bound": bound.value.detach(), **bound.terms}, batch.size)
+        state.add({"bound": bound.value.detach(), **bound.terms}, batch.size)
         self.report.advance(note=f"bound {-loss.item():.2f}" if loss.device.type == "cpu" else "")
 
-    def _look(self, loss: Tensor, bound: Bound) -> None:
-        if bool(loss.isfinite()):
-            return
-        bad = [name for name, term in bound.terms.items() if not bool(term.isfinite().all())]
-        raise TrainingError(
-            f"training: the bound is {loss.item():.3g} at step {self.step}; the first term that is not finite is "
-            f"{bad[0] if bad else 'none'!r}; expected finite values; lower lr, set clip=, or widen that modality's scale"
-        )
+    def _last(self) -> bool:
+        """Whether the next step ends an epoch or writes a checkpoint."""
+        after = self.state.step + 1
+        return after % self.train.checkpoint_every == 0 or after % self.per_epoch == 0
 
-    def _add(self, terms: Mapping[str, Tensor], size: int) -> None:
-        totals = torch.stack([term.sum() for term in terms.values()])
-        totals = totals if totals.device.type == "mps" else totals.double()
-        if self.sums:
-            self.sums["total"] += totals
-            self.sums["count"] += size
-        else:
-            self.sums = {"total": totals, "count": torch.tensor(float(size), dtype=totals.dtype)}
-        self.names = list(terms)
+    def _look(self, loss: Tensor, bound: Bound) -> None:
+        finite = bool(loss.isfinite())
+        if finite and self.state.sums and loss.device.type != "cpu":
+            finite = bool(self.state.sums["total"].isfinite().all())  # the steps since the last look
+        if self._any(not finite):
+            terms = [name for name, term in bound.terms.items() if not bool(term.isfinite().all())]
+            weights = unsound(dict(self.model.named_parameters()))
+            place = (
+                f"term that is not finite is {terms[0]!r}"
+                if terms
+                else "term that is not finite is in another process"
+            )
+            place = f"weight that is not finite is {weights!r}" if weights else place
+            raise TrainingError(
+                f"training: the bound is {loss.item():.3g} at step {self.state.step}; the first {place}; expected finite values; {_REMEDY}"
+            )
+        if self.state.step == 0:
+            self.state.first = -loss.item()
+
+    def _clip(self, optimizer: Any, look: bool) -> None:
+        """Scale the gradients down, and look at their norm before it reaches the weights. All processes have the same gradients."""
+        clip, norm = self.train.clip, None
+        if clip is not None:
+            norm = self.fabric.clip_gradients(self.model, optimizer, max_norm=clip, error_if_nonfinite=False)
+        elif look:
+            norm = gradient_sum(self.model.parameters())
+        if norm is not None:
+            bad = ~norm.isfinite()
+            self.overflow = bad if self.overflow is None else self.overflow | bad
+        if look and self.overflow is not None and bool(self.overflow):
+            gradients = {name: x.grad for name, x in self.model.named_parameters() if x.grad is not None}
+            where = unsound(gradients)
+            raise TrainingError(
+                f"training: the gradient is not finite at step {self.state.step}"
+                + (f"; the first is that of {where!r}" if where else "")
+                + f"; expected a finite norm; {_REMEDY}"
+            )
+
+    def _check_weights(self, when: str, optimizer: Any = None) -> None:
+        tensors = {name: x for name, x in self.model.state_dict().items() if name not in self.constants}
+        if optimizer is not None:
+            tensors |= {
+                f"the optimiser's {name}": x
+                for name, x in flatten_optimizer(optimizer.state_dict())[0].items()
+            }
+        name = unsound(tensors)
+        remedy = "initialise them again, or load another model" if when == "before training" else _REMEDY
+        if name is not None:
+            raise TrainingError(
+                f"training: got weights that are not finite {when}, first in {name!r}; expected finite values; {remedy}"
+            )
 
     # ---- around an epoch ---------------------------------------------------------------------------------------------------------
 
-    def _end_of_epoch(
-        self, epoch: int, optimizer: Any, validation: MultimodalData | None, watch: Watch | None
-    ) -> None:
-        means = (self.sums["total"] / self.sums["count"]).tolist()
+    def _end_of_epoch(self, epoch: int, optimizer: Any, watch: Watch | None) -> None:
+        state, validation = self.state, self.inputs.validation
         record: dict[str, Any] = {
-            "step": self.step,
+            "step": state.step,
             "epoch": epoch + 1,
-            "seconds": round(self.elapsed, 3),
+            "seconds": round(state.elapsed, 3),
             "lr": optimizer.param_groups[0]["lr"],
-            "train": dict(zip(self.names, means, strict=True)),
+            "precision": self.precision,
+            "train": state.means(),
         }
-        self.sums = {}
-        if validation is not None:
+        problem = self._diverged(record["train"]["bound"], _DIVERGED)
+        if validation is not None and not problem:
             record["validation"] = validate(
                 self.model, validation, self.train.seed, self.train.batch_size, self.fabric.autocast
             )
-            self._judge(record["validation"]["bound"])
-        if watch is not None:
+            bad = [name for name, value in record["validation"].items() if not math.isfinite(value)]
+            if bad:
+                found = record["validation"]["bound"]
+                problem = (
+                    f"training: the validation bound is {found:.3g} after epoch {epoch + 1}; a term that is not finite is "
+                    f"{bad[-1]!r}; expected finite values; check the validation data for outliers; {_REMEDY}"
+                )
+            else:
+                self._judge(record["validation"]["bound"])
+        if watch is not None and not problem:
             self.model.eval()
             watched = watch(self.model, record)
             self.model.train()
             record |= {"watched": dict(watched)} if watched else {}
-        self.history.records.append(record)
-        self.history.step = self.step
-        if self.directory is not None and self.fabric.is_global_zero:
-            self.directory.append_history(record)
+        record = finite_json(record) | ({"note": problem} if problem else {})
+        state.history.records.append(record)
+        state.history.step = state.step
+        if self.store is not None:
+            self.store.append(record)
+        if problem:
+            raise TrainingError(problem)
         shown = record.get("validation", record["train"])["bound"]
         self.report.advance(0, f"bound {shown:.2f}")
 
+    def _diverged(self, bound: float, times: float) -> str:
+        first = self.state.first
+        if not self._any(first is not None and bound < first - times * max(1.0, abs(first))):
+            return ""
+        return (
+            f"training: the bound is {bound:.3g} nats per sample, and was {first:.3g} at the first step; expected it to rise; lower lr "
+            f"(it is {self.train.lr:g}), or set clip="
+        )
+
     def _judge(self, bound: float) -> None:
         """Early stopping: remember the best weights, count the epochs since."""
+        state = self.state
         if self.train.patience is None:
             return
-        if bound > self.best:
-            self.best, self.stale = bound, 0
-            self.kept = {name: x.detach().clone() for name, x in self.model.state_dict().items()}
-            if self.directory is not None and self.fabric.is_global_zero:
-                save_tensors(
-                    self.directory.checkpoints / "best.safetensors",
-                    self.kept,
-                    {"bound": bound, "step": self.step},
-                )
+        if bound > state.best:
+            state.best, state.stale = bound, 0
+            state.kept = {name: x.detach().clone() for name, x in self.model.state_dict().items()}
+            if self.store is not None:
+                self.store.save_best(state)
             return
-        self.stale += 1
-        if self.stale >= self.train.patience:
-            self.history.stopped = "early"
-
-    # ---- what is stored --------------------------------------------------------------------------------------------------------------
-
-    def _open(self, out: str | Path | None, resume: bool, force: bool) -> None:
-        if out is None:
-            if resume:
-                raise InputError(
-                    "fit: got resume=True without out=; expected the run directory to resume; pass out="
-                )
-            return
-        check_storable(self.model)
-        if not self.fabric.is_global_zero:
-            self.directory = RunDirectory(Path(out))
-        elif resume:
-            self.directory = RunDirectory.open(out)
-        else:
-            self.directory = RunDirectory.create(out, force=force)
-        self.checkpoints = Checkpoints(self.directory.checkpoints)
-        self.fabric.barrier()
-
-    def _write_config(self) -> None:
-        """Called once nothing can be refused any more: a refused resume must not change the stored configuration."""
-        if self.directory is None or not self.fabric.is_global_zero:
-            return
-        config = self.run or RunConfig.model_validate(
-            {
-                "data": {"name": "custom"},
-                "model": {"name": name_of(self.model), **self.model.options},
-                "modality": [describe_modality(spec) for spec in self.model.specs],
-            }
-        )
-        self.directory.write_text(
-            "config.toml", write_config(config.model_copy(update={"train": self.train}))
-        )
+        state.stale += 1
+        if state.stale >= self.train.patience:
+            state.history.stopped = "early"
 
     def _checkpoint(self, optimizer: Any) -> None:
-        if self.checkpoints is None or not self.fabric.is_global_zero:
-            return
-        flat, groups = flatten_optimizer(optimizer.state_dict())
-        tensors = {f"model.{name}": x for name, x in self.model.state_dict().items()}
-        tensors |= {f"optimizer.{name}": x for name, x in flat.items()} | {
-            f"sums.{name}": x for name, x in self.sums.items()
-        }
-        self.checkpoints.save(
-            self.step,
-            tensors,
-            {
-                "step": self.step,
-                "elapsed": self.elapsed,
-                "best": self.best if math.isfinite(self.best) else None,
-                "stale": self.stale,
-                "stopped": self.history.stopped,
-                "optimizer": groups,
-                "model": self.model.name,
-                "options": self.model.options,
-                "names": self.names,
-                "rows": self.inputs.rows,
-                "data": self.inputs.digest,
-                "modalities": check_storable(self.model)["modalities"],
-                "train": self.train.model_dump(),
-            },
-        )
+        if self.store is not None:
+            self.store.save(self.state, optimizer, self.inputs, self.train, self.precision)
 
-    def _restore(self, optimizer: Any, loader: Loader, total: int) -> None:
-        assert self.checkpoints is not None
-        assert self.directory is not None
-        if not any(self.directory.checkpoints.glob("step-*")):
-            self.report.say("no checkpoint yet; starting at step 0")
-            return
-        tensors, kept = self.checkpoints.load()
-        check_same(kept, self.model, self.train, self.inputs.rows, self.inputs.digest)
-        self.model.load_state_dict(
-            self._migrated({name[6:]: x for name, x in tensors.items() if name.startswith("model.")})
-        )
-        flat = {name[10:]: x for name, x in tensors.items() if name.startswith("optimizer.")}
-        restore_optimizer(optimizer, flat, kept["optimizer"])
-        device = next(self.model.parameters()).device
-        self.sums = {
-            name[5:]: x.to(device) if name == "sums.total" else x
-            for name, x in tensors.items()
-            if name.startswith("sums.")
-        }
-        self.step, self.elapsed, self.stale, self.names = (
-            kept["step"],
-            kept["elapsed"],
-            kept["stale"],
-            kept["names"],
-        )
-        self.best = -math.inf if kept["best"] is None else kept["best"]
-        if self.fabric.is_global_zero:
-            self.directory.cut_history(self.step)
-        self.fabric.barrier()
-        self.history.records = [record for record in self.directory.read_history() if "train" in record]
-        self.history.step = self.step
-        if self.train.patience is not None and (self.directory.checkpoints / "best.safetensors").exists():
-            self.kept = self._migrated(load_tensors(self.directory.checkpoints / "best.safetensors")[0])
-        if kept["stopped"] == "early" and kept["train"]["patience"] == self.train.patience:
-            self.history.stopped = "early"
-        if kept["train"]["epochs"] != self.train.epochs and self.train.schedule != "constant":
-            note = f"schedule {self.train.schedule!r} recomputed for {total} steps (it was for {kept['train']['epochs'] * len(loader)})"
-            if self.fabric.is_global_zero:
-                self.directory.append_history({"step": self.step, "note": note})
-            self.report.say(note)
-        self.report.say(f"resumed at step {self.step}")
-
-    def _migrated(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return migrated(self.model.name, state, self.model.state_dict().keys())
-
-    def _finish(self, total: int, moved: bool) -> None:
-        if self.kept and self.history.stopped in (
-            "early",
-            "done",
-        ):  # patience asks for the best weights, not the last
-            self.model.load_state_dict(self.kept)
+    def _finish(self) -> History:
+        state, history = self.state, self.state.history
+        if state.kept and history.stopped in ("early", "done"):
+            self.model.load_state_dict(state.kept)  # patience asks for the best weights, not the last
         self.model.eval()
-        self.history.step = self.step
-        if self.directory is None:
-            return
-        if self.fabric.is_global_zero:
-            for judged in (
-                (self.directory.evaluation, self.directory.fitted_prior, self.directory.report)
-                if moved
-                else ()
-            ):
-                judged.unlink(missing_ok=True)  # they describe other weights
-            save_model(self.model, self.directory.model, {"step": self.step, "stopped": self.history.stopped})
-        if self.history.stopped == "interrupted":
-            self.report.say(
-                f"stopped at step {self.step} of {total}; a checkpoint is kept; resume to continue"
-            )
+        history.step = state.step
+        if self.store is not None:
+            self.store.finish(state)
+        # With patience the best weights are kept, whatever followed.
+        last = history.records[-1] if history.records and not state.kept else None
+        warning = self._diverged(last["train"]["bound"], _WORSE) if last else ""
+        if warning and self.fabric.is_global_zero:
+            warnings.warn(warning, stacklevel=4)
+        self.report.say(_summary(self.model.name, state, self.total, self.store))
+        return history
 
 
 @torch.no_grad()
@@ -433,17 +422,18 @@ def validate(
     autocast: Callable[[], Any] | None = None,
 ) -> dict[str, float]:
     """The mean bound and its terms over ``data``, in nats per sample, in evaluation mode, with the same noise at every call."""
-    training, state = model.training, torch.get_rng_state()
-    model.eval()
-    torch.manual_seed(fold_in(seed, "validation"))
-    sums: dict[str, float] = {}
-    for batch in data.batches(batch_size):
-        with autocast() if autocast is not None else torch.autocast("cpu", enabled=False):
-            bound = model(batch)
-        for name, term in {"bound": bound.value, **bound.terms}.items():
-            sums[name] = sums.get(name, 0.0) + float(term.double().sum())
-    torch.set_rng_state(state)
-    model.train(training)
+    training, sums = model.training, dict[str, float]()
+    with one_at_a_time:
+        state = torch.get_rng_state()
+        model.eval()
+        torch.manual_seed(fold_in(seed, "validation"))
+        for batch in data.batches(batch_size):
+            with autocast() if autocast is not None else torch.autocast("cpu", enabled=False):
+                bound = model(batch)
+            for name, term in {"bound": bound.value, **bound.terms}.items():
+                sums[name] = sums.get(name, 0.0) + float(term.double().sum())
+        torch.set_rng_state(state)
+        model.train(training)
     return {name: value / len(data) for name, value in sums.items()}
 
 
@@ -457,13 +447,11 @@ def _settings(run: RunConfig | None, settings: Mapping[str, Any]) -> TrainConfig
     return train
 
 
-def _precision(model: MultimodalVAE, train: TrainConfig) -> str:
-    """A model in double precision stays in double precision."""
-    double = next(model.parameters()).dtype == torch.float64
-    return _PRECISIONS["fp64" if double and train.precision == "fp32" else train.precision]
-
-
 def _optimizer(model: MultimodalVAE, train: TrainConfig) -> torch.optim.Optimizer:
+    if not any(x.requires_grad for x in model.parameters()):
+        raise InputError(
+            "fit: got a model without parameters that require a gradient; expected at least one; call requires_grad_(True)"
+        )
     return torch.optim.Adam(model.parameters(), lr=train.lr, amsgrad=train.amsgrad, fused=True)
 
 
@@ -472,3 +460,31 @@ def _schedule(train: TrainConfig, step: int, total: int) -> float:
     flat = {"constant": 1.0, "cosine": 0.0, "flat-cosine": train.flat}[train.schedule]
     place = step / max(1, total)
     return 1.0 if place <= flat else 0.5 * (1 + math.cos(math.pi * (place - flat) / (1 - flat)))
+
+
+def _warm(train: TrainConfig, step: int, per_epoch: int) -> float:
+    """The factor of β at a step: from just above 0 to 1 over ``warmup_epochs``."""
+    return min(1.0, (step + 1) / (train.warmup_epochs * per_epoch)) if train.warmup_epochs else 1.0
+
+
+def _out_of_memory(problem: RuntimeError) -> bool:
+    """torch has a class for a GPU's memory; on a CPU the message is all there is."""
+    return isinstance(problem, torch.OutOfMemoryError) or "not enough memory" in str(problem)
+
+
+def _summary(name: str, state: State, total: int, store: Store | None) -> str:
+    """Why and where training ended."""
+    history = state.history
+    of = f" of {total}" if state.step < total < sys.maxsize else ""
+    parts = [
+        f"{name}: {history.stopped} at step {state.step}{of} after {len(history.records)} epochs and {state.elapsed:.1f} s of training"
+    ]
+    if history.records:
+        kind = "validation" if "validation" in history.records[-1] else "train"
+        parts.append(
+            f"{'validation' if kind == 'validation' else 'training'} bound {history.records[-1][kind]['bound']:.2f}"
+        )
+    if store is not None:
+        parts.append(f"written to {store.directory.path}")
+        parts += ["resume to continue"] if history.stopped in ("interrupted", "time") else []
+    return "; ".join(parts)

@@ -2,40 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import torch
 
 from polyvae.config import TrainConfig
 from polyvae.core.vae import MultimodalVAE
 from polyvae.models.bundles import check_storable
 from polyvae.utils.errors import InputError
-from polyvae.utils.imports import moved
+from polyvae.utils.records import StoredTraining
+from polyvae.utils.renamed import moved
 
 _FREE = {"epochs", "max_seconds", "checkpoint_every", "device", "patience", "threads", "max_rows"}
 """Settings that may differ when a run is resumed."""
 
+_REMEDIES = {"lr", "clip", "precision"}
+"""Settings that may differ after a TrainingError as well."""
+
 
 def check_same(
-    kept: Mapping[str, Any], model: MultimodalVAE, train: TrainConfig, rows: int, digest: str
-) -> None:
-    """Raises InputError where a setting, the model or the data differ from those of the checkpoint whose metadata is ``kept``."""
+    kept: Mapping[str, Any],
+    model: MultimodalVAE,
+    train: TrainConfig,
+    precision: str,
+    rows: int,
+    digest: str,
+    failed: bool,
+) -> list[str]:
+    """Compare a training with the checkpoint that it continues from.
+
+    Args:
+        kept: The metadata of the checkpoint.
+        model: The model.
+        train: The settings.
+        precision: The precision that was chosen.
+        rows: The number of training rows.
+        digest: The digest of the data.
+        failed: Whether the run ended with a TrainingError, so that its remedies are accepted.
+
+    Returns:
+        The settings that were changed as a remedy, in words.
+
+    Raises:
+        InputError: A setting, the model or the data differ.
+    """
+    StoredTraining.check(kept, "resume: metadata of the checkpoint", "start the run again")
     now, then = train.model_dump(), kept["train"]
-    changed = [key for key in now if key not in _FREE and now[key] != then.get(key)]
-    pairs = [(f"train.{key}", now[key], then.get(key)) for key in changed]
+    pairs, notes = [], []
+    changed = [key for key in now if key not in _FREE | {"precision"} and now[key] != then.get(key)]
+    settings = [(key, now[key], then.get(key)) for key in changed]
+    before = begun_with(kept, model)
+    settings += [("precision", precision, before)] if precision != before else []
+    for key, got, expected in settings:
+        if failed and key in _REMEDIES:
+            notes.append(f"train.{key} is {got!r} from here on (it was {expected!r})")
+        else:
+            pairs.append((f"train.{key}", got, expected))
     pairs += [
         (f"model.{key}", value, kept["options"].get(key))
         for key, value in model.options.items()
         if key != "max_rows" and value != kept["options"].get(key)
     ]
     pairs += [("model", model.name, kept["model"])] if model.name != kept["model"] else []
-    then_specs = {spec["name"]: _today(spec) for spec in kept["modalities"]}
-    for spec in map(_today, check_storable(model)["modalities"]):
-        before = then_specs.get(spec["name"], {})
-        pairs += [
-            (f"modality.{spec['name']}.{key}", value, before.get(key))
-            for key, value in spec.items()
-            if value != before.get(key)
-        ]
+    pairs += _modalities(kept["modalities"], check_storable(model)["modalities"])
     pairs += [("number of training rows", rows, kept["rows"])] if rows != kept["rows"] else []
     pairs += [("data with digest", digest, kept["data"])] if digest != kept["data"] else []
     if pairs:
@@ -43,8 +73,31 @@ def check_same(
         raise InputError(
             f"resume: got {key}={got!r}; expected {expected!r}, as the run began; keep it, or start another run"
         )
+    return notes
+
+
+def begun_with(kept: Mapping[str, Any], model: MultimodalVAE) -> str:
+    """The precision of a run. Older checkpoints have the setting only, and a model in double precision stayed in it."""
+    given: str = kept.get("precision", kept["train"]["precision"])
+    return "fp64" if given == "fp32" and next(model.parameters()).dtype == torch.float64 else given
+
+
+def _modalities(
+    then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, Any, Any]]:
+    """What differs between the modalities of a run and those of the model, which weights belong to by position."""
+    got, expected = ([spec["name"] for spec in specs] for specs in (now, then))
+    if got != expected:
+        return [("modalities", got, expected)]
+    return [
+        (f"modality.{spec['name']}.{key}", value, before.get(key))
+        for spec, before in zip(map(_today, now), map(_today, then), strict=True)
+        for key, value in spec.items()
+        if value != before.get(key)
+    ]
 
 
 def _today(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored modality with import paths as they are today."""
-    return {key: moved(value) if key in ("encoder", "decoder") else value for key, value in spec.items()}
+    """A stored modality with the import paths and roles of today."""
+    paths = {key: moved(value) if key in ("encoder", "decoder") else value for key, value in spec.items()}
+    return {key: "input" if (key, value) == ("role", "source") else value for key, value in paths.items()}

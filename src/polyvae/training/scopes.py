@@ -12,6 +12,9 @@ import torch
 
 from polyvae.core.vae import MultimodalVAE
 
+one_at_a_time = threading.RLock()
+"""Held during a training: torch's generator and its number of threads belong to the process, not to a thread."""
+
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:

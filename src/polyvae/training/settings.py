@@ -17,7 +17,7 @@ class TrainSettings(TypedDict, total=False):
     flat: float
     warmup_epochs: float
     clip: float | None
-    precision: Literal["fp32", "bf16", "fp64"]
+    precision: Literal["auto", "fp32", "bf16", "fp64"]
     device: str
     devices: int
     seed: int

@@ -52,11 +52,11 @@ class Silent:
 
 
 class Shown:
-    """A Rich bar on a terminal; elsewhere a line at most every ``every`` seconds, so that logs stay short."""
+    """A Rich bar on a terminal. Elsewhere a line from time to time: after a second, then every few seconds, at last every ten."""
 
-    def __init__(self, every: float = 15.0) -> None:
+    def __init__(self) -> None:
         self.console = Console(file=sys.stderr)
-        self.every, self.note = every, ""
+        self.note = ""
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -91,11 +91,11 @@ class Shown:
         if self.console.is_terminal:
             self.note = note or self.note
             self.bar.update(self.task, advance=steps, note=self.note)
-        elif time.monotonic() - self.last >= self.every:
-            self.last = time.monotonic()
+        elif (now := time.monotonic()) - self.last >= min(max(1.0, (now - self.began) / 10), 10.0):
+            self.last = now
             place = f"{self.done}"
             if self.total is not None:
-                left = (self.last - self.began) / (self.done - self.first) * (self.total - self.done)
+                left = (now - self.began) / max(1, self.done - self.first) * (self.total - self.done)
                 place = f"{self.done} of {self.total}, {left:.0f} s left"
             self.console.print(f"{self.what}: {place} {note}", highlight=False)
 

@@ -53,12 +53,24 @@ class Likelihood(nn.Module, ABC):
         """Log-likelihood in nats, summed over the observed entries: arguments as in ``entries``, returns [...]."""
 
     @abstractmethod
-    def mean(self, out: Tensor) -> Tensor:
-        """E[x]: [..., *output] -> [..., *shape]."""
+    def mean(self, out: Tensor, library: Tensor | None = None) -> Tensor:
+        """E[x].
+
+        Args:
+            out: Decoder output, [..., *output].
+            library: Of counts, the library sizes, [..., 1, ..., 1]; None: the likelihood's own.
+
+        Returns:
+            [..., *shape].
+        """
 
     @abstractmethod
-    def sample(self, out: Tensor) -> Tensor:
-        """One draw of x: [..., *output] -> [..., *shape]."""
+    def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
+        """One draw of x: arguments and result as in ``mean``."""
+
+    def library_of(self, out: Tensor, x: Tensor, observed: Tensor) -> Tensor | None:
+        """Of counts, the library sizes of samples x given their observed entries, [..., 1, ..., 1]; None: there are none."""
+        return None
 
     @abstractmethod
     def features(self, x: Tensor) -> Tensor:
@@ -75,18 +87,6 @@ class Likelihood(nn.Module, ABC):
         Returns:
             "" if the observed values are possible under this likelihood, else what is wrong with them.
         """
-
-    def advice(self, x: Tensor, observed: Tensor) -> str:
-        """What to change where observed values are possible, and yet far from what the likelihood expects.
-
-        Args:
-            x: Values, [N, *shape].
-            observed: Entry mask, [N, *shape] bool.
-
-        Returns:
-            What is unusual and a remedy, for a warning before training; "" if there is nothing to say.
-        """
-        return ""
 
     def counted(self, observed: Tensor) -> Tensor:
         """The entries that count in the likelihood, given the entry mask: bool, [..., *shape]."""

@@ -19,8 +19,6 @@ from polyvae.utils.errors import InputError, is_number
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 _SMALL = 0.1  # a scale below which rounding errors of squares of the size of the data's variance count
-_LARGE = 10.0  # a mean or a standard deviation that a new decoder does not reach
-_FAR = 30.0  # the mean or the standard deviation of an entry, in scales of the likelihood, that is far
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -116,13 +114,15 @@ class Scaled(Likelihood):
             rows = torch.arange(len(x), device=x.device).repeat(len(hidden) // max(1, len(x)))
         if self.needs_no_output(last, len(hidden), len(x)):
             # A learnt scale is not read from another device, which would have to be waited for.
-            small = (self.fixed is None and x.device.type != "cpu") or float(self.scale) < _SMALL
+            small = (self.fixed is None and x.device.type != "cpu") or float(
+                torch.as_tensor(self.scale).detach()
+            ) < _SMALL
             distance = linear.squares(hidden, last, x, rows, nearest=small)
         else:
             distance = linear.distances(hidden, last, x, rows, self.power)
         return self.density(distance.view(lead), self.scale, prod(self.shape))
 
-    def mean(self, out: Tensor) -> Tensor:
+    def mean(self, out: Tensor, library: Tensor | None = None) -> Tensor:
         return out
 
     def features(self, x: Tensor) -> Tensor:
@@ -130,21 +130,6 @@ class Scaled(Likelihood):
 
     def invalid(self, x: Tensor, observed: Tensor) -> str:
         return ""
-
-    def advice(self, x: Tensor, observed: Tensor) -> str:
-        count = observed.sum(0)
-        total = torch.where(observed, x, 0).double()
-        mean = total.sum(0) / count.clamp(min=1)
-        spread = (total.square().sum(0) / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
-        scale = torch.as_tensor(self.scale).detach().to(mean)
-        size = torch.maximum(mean.abs(), spread)
-        # The outputs of a new decoder are of the order of 1, whatever the scale.
-        far = (size / scale)[(count > 0) & (size > _LARGE)]
-        if not far.numel() or float(far.max()) <= _FAR:
-            return ""
-        found = f"values from {float(x[observed].min()):.4g} to {float(x[observed].max()):.4g}"
-        what = f"mean or standard deviation up to {float(far.max()):.3g} times the scale of the likelihood, {_words(scale)}"
-        return f"{found}, {what}; standardise the data, divide images by 255, or set params={{'scale': ...}}"
 
 
 class NormalLikelihood(Scaled):
@@ -159,7 +144,7 @@ class NormalLikelihood(Scaled):
     def density(self, distance: Tensor, scale: Tensor | float, count: Tensor | int) -> Tensor:
         return distance * (-0.5 / scale**2) - count * (_log(scale) + 0.5 * _LOG_TWO_PI)
 
-    def sample(self, out: Tensor) -> Tensor:
+    def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
         return out + self.scale * noise.normal(tuple(out.shape), out, "x", "")
 
 
@@ -175,13 +160,8 @@ class LaplaceLikelihood(Scaled):
     def density(self, distance: Tensor, scale: Tensor | float, count: Tensor | int) -> Tensor:
         return distance * (-1 / scale) - count * _log(2 * scale)
 
-    def sample(self, out: Tensor) -> Tensor:
+    def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
         return out + self.scale * noise.laplace(tuple(out.shape), out, "x", "")
-
-
-def _words(scale: Tensor) -> str:
-    low, high = float(scale.min()), float(scale.max())
-    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
 def _log(x: Tensor | float) -> Tensor | float:

@@ -5,6 +5,7 @@ Means are kept as logarithms, so that a proportion of 1e-30 is no special case.
 
 from __future__ import annotations
 
+import math
 from math import prod
 
 import torch
@@ -16,12 +17,19 @@ from polyvae.core.distributions import softplus_scale
 from polyvae.core.likelihoods.base import Entrywise, offending
 from polyvae.utils.errors import InputError, is_number
 
+_TWO_PI = 2 * math.pi
+_HALF_LOG_TWO_PI = 0.5 * math.log(_TWO_PI)
+_LARGEST = 80.0  # a log-mean above it has no finite mean in float32
+_NEAR, _TERMS = 0.1, 6  # where the series of a deviance is used, and its terms: the rest is below 1e-12 of it
+_SERIES_FROM = 16.0  # where Stirling's series is used: its rest is below 1e-15
+
 
 class Counts(Entrywise):
     """Counts x whose mean is the sample's library size N times the proportions softmax(out) over its entries.
 
     The likelihood of x is conditional on its library size, as is usual for sequencing data: N is the total of the observed entries of x,
-    at least 1, and the proportions are those among the observed entries. ``mean`` and ``sample``, which have no x, use N = ``library``.
+    at least 1, and the proportions are those among the observed entries. ``mean`` and ``sample`` use the library size of a sample where
+    it is given (``library_of``), else N = ``library``.
 
     Args:
         shape: Shape of one sample.
@@ -41,12 +49,39 @@ class Counts(Entrywise):
             )
         self.library = library
 
-    def log_mean(self, out: Tensor, x: Tensor | None = None, observed: Tensor | None = None) -> Tensor:
-        """Log-mean of the counts, [..., *shape], for the library size of x, or for ``library`` where x is None."""
+    def log_mean(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        """Log-mean of the counts given the library size of x, [..., *shape]."""
         if isinstance(self.library, str):
-            return functional.softplus(out).clamp(min=torch.finfo(out.dtype).tiny).log()
-        size = out.new_full((), self.library) if x is None else library_size(x, self.shape)
-        return size.log() + log_shares(out, self.shape, observed)
+            return self._log_rate(out)
+        return library_size(x, self.shape).log() + log_shares(out, self.shape, observed)
+
+    def generated_log_mean(self, out: Tensor, library: Tensor | None) -> Tensor:
+        """Log-mean of generated counts, [..., *shape], for these library sizes, [..., 1, ..., 1]; None: ``library``."""
+        if isinstance(self.library, str):
+            return self._log_rate(out)
+        size = out.new_full((), self.library) if library is None else library
+        return size.log() + log_shares(out, self.shape)
+
+    def library_of(self, out: Tensor, x: Tensor, observed: Tensor) -> Tensor | None:
+        """The library size of all entries of a sample, given its observed ones: [..., 1, ..., 1].
+
+        The total of the observed counts, divided by the proportion of the observed entries; ``library`` where nothing was observed.
+        """
+        if isinstance(self.library, str):
+            return None
+        axes = tuple(range(-len(self.shape), 0))
+        shares = torch.where(observed, log_shares(self.proportions(out), self.shape).exp(), 0)
+        share = shares.sum(axes, keepdim=True)
+        total = library_size(_zeroed(x, observed), self.shape)
+        size = total / share.clamp(min=torch.finfo(share.dtype).tiny)
+        return torch.where(observed.any(axes, keepdim=True), size, self.library)
+
+    def proportions(self, out: Tensor) -> Tensor:
+        """The logits of the proportions, [..., *shape]."""
+        return out
+
+    def _log_rate(self, out: Tensor) -> Tensor:
+        return functional.softplus(out).clamp(min=torch.finfo(out.dtype).tiny).log()
 
     def features(self, x: Tensor) -> Tensor:
         """log(1 + x), after scaling x to a library size of ``library``."""
@@ -66,11 +101,11 @@ class PoissonLikelihood(Counts):
         x = _zeroed(x, observed)
         return poisson(x, self.log_mean(out, x, observed))
 
-    def mean(self, out: Tensor) -> Tensor:
-        return self.log_mean(out).exp()
+    def mean(self, out: Tensor, library: Tensor | None = None) -> Tensor:
+        return self.generated_log_mean(out, library).exp()
 
-    def sample(self, out: Tensor) -> Tensor:
-        return draw_poisson(self.log_mean(out))
+    def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
+        return draw_poisson(self.generated_log_mean(out, library))
 
 
 class Dispersed(Counts):
@@ -93,11 +128,11 @@ class NegativeBinomialLikelihood(Dispersed):
         x = _zeroed(x, observed)
         return negative_binomial(x, self.log_mean(out, x, observed), self.dispersion)
 
-    def mean(self, out: Tensor) -> Tensor:
-        return self.log_mean(out).exp()
+    def mean(self, out: Tensor, library: Tensor | None = None) -> Tensor:
+        return self.generated_log_mean(out, library).exp()
 
-    def sample(self, out: Tensor) -> Tensor:
-        return draw_negative_binomial(self.log_mean(out), self.dispersion)
+    def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
+        return draw_negative_binomial(self.generated_log_mean(out, library), self.dispersion)
 
 
 class ZeroInflatedNegativeBinomialLikelihood(Dispersed):
@@ -114,13 +149,15 @@ class ZeroInflatedNegativeBinomialLikelihood(Dispersed):
         log_mass = negative_binomial(x, self.log_mean(out[..., 0], x, observed), self.dispersion)
         return zero_inflated(x, log_mass, out[..., 1])
 
-    def mean(self, out: Tensor) -> Tensor:
-        return self.log_mean(out[..., 0]).exp() * (-out[..., 1]).sigmoid()
+    def proportions(self, out: Tensor) -> Tensor:
+        return out[..., 0]
 
-    def sample(self, out: Tensor) -> Tensor:
-        return draw_zero_inflated(
-            draw_negative_binomial(self.log_mean(out[..., 0]), self.dispersion), out[..., 1]
-        )
+    def mean(self, out: Tensor, library: Tensor | None = None) -> Tensor:
+        return self.generated_log_mean(out[..., 0], library).exp() * (-out[..., 1]).sigmoid()
+
+    def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
+        log_mean = self.generated_log_mean(out[..., 0], library)
+        return draw_zero_inflated(draw_negative_binomial(log_mean, self.dispersion), out[..., 1])
 
 
 def log_shares(out: Tensor, shape: tuple[int, ...], observed: Tensor | None = None) -> Tensor:
@@ -142,21 +179,66 @@ def library_size(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def poisson(x: Tensor, log_mean: Tensor) -> Tensor:
-    """Log-mass in nats: log of mean^x e^{−mean} / x!."""
-    return x * log_mean - log_mean.exp() - torch.lgamma(x + 1)
+    """Log-mass in nats: log of mean^x e^{−mean} / x!.
+
+    By the deviance and Stirling's remainder (Loader, Fast and Accurate Computation of Binomial Probabilities, 2000), because the plain
+    sum of x log(mean), −mean and −log x! cancels in float32: at x = 10⁸ its terms are 10⁹ and their sum is −10.
+    """
+    mean = log_mean.clamp(max=_LARGEST).exp()
+    some, positive = x > 0, torch.where(x > 0, x, 1)
+    deviance = _deviance(positive, positive - mean, positive.log() - log_mean)
+    log_mass = -_stirling(positive) - deviance - 0.5 * (_TWO_PI * positive).log()
+    return torch.where(some, log_mass, -mean)
 
 
 def negative_binomial(x: Tensor, log_mean: Tensor, dispersion: Tensor) -> Tensor:
-    """Log-mass in nats, with mean μ, variance μ + μ²/θ and θ = ``dispersion``: log of Γ(x+θ) / (Γ(θ) x!) (θ/(θ+μ))^θ (μ/(θ+μ))^x."""
-    total = torch.logaddexp(log_mean, dispersion.log())
-    chosen = torch.lgamma(x + dispersion) - torch.lgamma(dispersion) - torch.lgamma(x + 1)
-    return chosen + dispersion * (dispersion.log() - total) + x * (log_mean - total)
+    """Log-mass in nats, with mean μ, variance μ + μ²/θ and θ = ``dispersion``: log of Γ(x+θ) / (Γ(θ) x!) (θ/(θ+μ))^θ (μ/(θ+μ))^x.
+
+    As ``poisson``, by two deviances and three remainders. They depend on x − μ, which has no rounding error where x is close to μ.
+    """
+    mean = log_mean.clamp(max=_LARGEST).exp()
+    some, positive = x > 0, torch.where(x > 0, x, 1)
+    total = positive + dispersion
+    log_shift = torch.log1p(mean / dispersion) - torch.log1p(positive / dispersion)  # log (θ + μ) / (θ + x)
+    change = dispersion * ((positive - mean) / (dispersion + mean))
+    log_ratio = positive.log() - log_mean + log_shift
+    deviance = _deviance(dispersion, -change, log_shift) + _deviance(positive, change, log_ratio)
+    remainder = _stirling(total) - _stirling(dispersion) - _stirling(positive)
+    peak = -torch.log1p(positive / dispersion) - 0.5 * (_TWO_PI * positive * (dispersion / total)).log()
+    return torch.where(some, remainder - deviance + peak, -dispersion * torch.log1p(mean / dispersion))
 
 
 def zero_inflated(x: Tensor, log_mass: Tensor, logit: Tensor) -> Tensor:
     """Log-mass in nats: log of γ 1{x = 0} + (1 − γ) exp(log_mass), with γ = sigmoid(logit)."""
     kept = log_mass - functional.softplus(logit)
-    return torch.where(x == 0, torch.logaddexp(kept, functional.logsigmoid(logit)), kept)
+    zero = torch.logaddexp(kept, functional.logsigmoid(logit)).clamp(max=0)
+    return torch.where(x == 0, zero, kept)
+
+
+def _deviance(a: Tensor, change: Tensor, log_ratio: Tensor) -> Tensor:
+    """a log(a / m) − a + m for m = a − ``change`` and ``log_ratio`` = log(a / m), without cancellation where m is close to a."""
+    v = change / (2 * a - change)  # (a − m) / (a + m), and log(a / m) = 2 artanh v
+    near = v.abs() < _NEAR
+    v = torch.where(near, v, 0)
+    square = v.square()
+    series = torch.zeros_like(v)
+    for power in range(_TERMS, 0, -1):
+        series = square * (series + 1 / (2 * power + 1))
+    return torch.where(near, change * v + 2 * a * v * series, a * log_ratio - change)
+
+
+def _stirling(n: Tensor) -> Tensor:
+    """The remainder of Stirling's formula, log n! − (n + ½) log n + n − ½ log 2π, for n > 0."""
+    large = n >= _SERIES_FROM
+    inverse = 1 / torch.where(large, n, _SERIES_FROM)
+    square = inverse.square()
+    series = inverse * (
+        1 / 12 - square * (1 / 360 - square * (1 / 1260 - square * (1 / 1680 - square / 1188)))
+    )
+    small = torch.where(large, 1, n)
+    return torch.where(
+        large, series, torch.lgamma(small + 1) - (small + 0.5) * small.log() + small - _HALF_LOG_TWO_PI
+    )
 
 
 def draw_poisson(log_mean: Tensor) -> Tensor:

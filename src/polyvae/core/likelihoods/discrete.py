@@ -21,10 +21,10 @@ class BernoulliLikelihood(Entrywise):
     def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
         return x * out - functional.softplus(out)
 
-    def mean(self, out: Tensor) -> Tensor:
+    def mean(self, out: Tensor, library: Tensor | None = None) -> Tensor:
         return out.sigmoid()
 
-    def sample(self, out: Tensor) -> Tensor:
+    def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
         return (noise.uniform(tuple(out.shape), out, "x", "") < out.sigmoid()).to(out)
 
     def features(self, x: Tensor) -> Tensor:
@@ -43,10 +43,10 @@ class OneHot(Entrywise):
         assert self.joined is not None
         self.axis = range(-len(shape), 0)[self.joined]
 
-    def mean(self, out: Tensor) -> Tensor:
+    def mean(self, out: Tensor, library: Tensor | None = None) -> Tensor:
         return out.softmax(self.axis)
 
-    def sample(self, out: Tensor) -> Tensor:
+    def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
         probability = out.movedim(self.axis, -1).softmax(-1)
         classes = probability.shape[-1]
         choice = noise.choice(probability.reshape(-1, classes).T, 1, "x", "")
