@@ -21,7 +21,7 @@ from polyvae.data.loaders import Loader
 from polyvae.data.multimodal import MultimodalData
 from polyvae.training.checkpoints import flatten_optimizer
 from polyvae.training.history import History, TrainingError
-from polyvae.training.inputs import Inputs, check_batch, inputs_of
+from polyvae.training.inputs import Inputs, check_batch, check_model, inputs_of
 from polyvae.training.machine import check_machine, fabric_of
 from polyvae.training.resume import begun_with
 from polyvae.training.scopes import interruptible, max_rows, one_at_a_time, threads
@@ -100,6 +100,7 @@ def fit(
         >>> history.stopped
         'done'
     """
+    check_model(model, data)
     train = _settings(run, settings)
     check_machine(train)
     kept = newest(out, constants(model)) if resume and train.precision == "auto" else None
