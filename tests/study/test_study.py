@@ -464,7 +464,7 @@ def there(out: Path, cell: Cell, plan: Plan | None = None, **numbers: float) -> 
     run = RunDirectory.create(out / "cells" / cell.name)
     config = cell.config if plan is None else plan.config(cell)
     run.write_text("config.toml", write_config(config))
-    run.append_history({"step": 1, "epoch": config.train.epochs, "seconds": 1.0})
+    run.append_history({"step": 1, "epoch": config.train.epochs, "seconds": 1.0, "train": {"bound": -1.0}})
     run.write_json(
         "evaluation.json", {**numbers, "settings": config.evaluate.model_dump(exclude={"curve_seconds"})}
     )
