@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import networks  # noqa: E402
-from benchmarks.contenders import Polyvae, polyvae_networks  # noqa: E402
-from benchmarks.page import PAGE, RESULTS, page  # noqa: E402
-from benchmarks.processes import Process  # noqa: E402
-from benchmarks.summary import Asked, asked, overhead, passed, rows, sooner, to_bar  # noqa: E402
-from benchmarks.worker import Rise, Worker  # noqa: E402
-from benchmarks.works import WORKS, Work, chosen, tiny  # noqa: E402
+from benchmarks import networks
+from benchmarks.contenders import Polyvae, polyvae_networks
+from benchmarks.page import PAGE, RESULTS, page
+from benchmarks.processes import Process
+from benchmarks.summary import Asked, asked, overhead, passed, rows, sooner, to_bar
+from benchmarks.worker import Rise, Worker
+from benchmarks.works import WORKS, Work, chosen, tiny
 
 MADE_UP = {
     "work": WORKS["a"]._asdict(),

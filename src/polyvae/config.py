@@ -90,6 +90,7 @@ class ModalityConfig(Section):
     role: Literal["both", "input", "source", "target"] | None = None
     encoder: str | None = None
     decoder: str | None = None
+    entries: bool | None = None
 
     @property
     def changes(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -142,12 +144,15 @@ def test_encoders_see_logarithms_of_counts_of_one_library_size():
 def test_what_is_no_count_is_refused_at_the_door(name):
     model = build("mmvae", [Modality("rna", (3,), name, params={"hidden": (4,)})], latent=2)
     for bad in (0.5, -1.0):
-        with pytest.raises(InputError, match=r"modality 'rna' .*expected counts, whole numbers from 0"):
+        with pytest.raises(
+            InputError,
+            match=rf"modality 'rna' .*1 value of 3 that cannot occur, such as {bad:g}; expected counts, whole numbers from 0",
+        ):
             model.embed(Batch.of({"rna": torch.tensor([[1.0, bad, 0.0]])}))
     gaps = {"rna": torch.tensor([[True, False, True]])}
     assert model.embed(Batch.of({"rna": torch.tensor([[1.0, 0.5, 0.0]])}, None, gaps)).shape == (1, 2)
-    for library in (0, "observed"):
-        with pytest.raises(InputError, match=f"got library={library!r}; expected a positive number"):
+    for library in (0, math.inf, True, "observed"):
+        with pytest.raises(InputError, match=f"got library={library!r}; expected a finite number above 0"):
             LIKELIHOODS[name]((3,), library)
 
 

@@ -28,12 +28,15 @@ def test_crmvae(world, variant, K):
     def value() -> float:
         q, others = product([hand.z[m] for m in hand.S]), [n for n in hand.A if is_target(hand, n)]
         half = 0.5 if variant == "multivae" else 1
-        total = half * expected(q, 0, hand.A) - hand.beta * kl_normal(*q)
+        # The ELBO of nothing is 0: that of an input where no target was observed.
+        total = (half * expected(q, 0, hand.A) - hand.beta * kl_normal(*q)) * any(
+            decodes(hand, n) for n in hand.A
+        )
         for m in hand.S:
             total += half * expected(
                 hand.z[m], 1 + hand.model.encoded.index(m), [m, *others]
             ) - hand.beta * kl(q, hand.z[m])
-            if variant == "paper":
+            if variant == "paper" and (others or decodes(hand, m)):
                 total -= hand.beta * kl_normal(*hand.z[m])
         return total / (1 + len(hand.S))
 

@@ -25,14 +25,16 @@ def test_mvae(world, subsets, K):
         views |= {1 + len(hand.model.encoded) + j: drawn(j) for j in range(subsets)}
         total = 0.0
         for v, members in views.items():
+            targets = [
+                n
+                for n in hand.A
+                if (n in members or n not in hand.model.encoded) and hand.model.specs[n].role != "input"
+            ]
+            if not targets:  # the ELBO of nothing is 0
+                continue
             loc, scale = product([(np.zeros(2), np.ones(2)), *(hand.z[m] for m in members)])
             for k in range(K):
                 z = loc + scale * hand.draws["z"][k, v, hand.b]
-                targets = [
-                    n
-                    for n in hand.A
-                    if (n in members or n not in hand.model.encoded) and hand.model.specs[n].role != "input"
-                ]
                 total += sum(hand.log_x(n, z, np.zeros(0)) for n in targets) / K
             total -= hand.beta * kl_normal(loc, scale)
         return total

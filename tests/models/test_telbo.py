@@ -27,10 +27,12 @@ def test_telbo(world):
     sources = hand.model.encoded
 
     def elbo(v: int, q, members: list[int], gamma: float) -> float:
+        told = [n for n in hand.A if decodes(hand, n) and (n in members or n not in sources)]
+        if not told:  # the ELBO of nothing is 0
+            return 0.0
         total = -hand.beta * kl_normal(*q)
         for k in range(2):
             z = q[0] + q[1] * hand.draws["z"][k, v, hand.b]
-            told = [n for n in hand.A if decodes(hand, n) and (n in members or n not in sources)]
             total += gamma * sum(hand.log_x(n, z, NONE) for n in told) / 2
         return total
 

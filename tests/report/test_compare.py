@@ -325,7 +325,10 @@ def test_two_runs_are_compared_from_the_command_line(tmp_path, capsys):
         run = RunDirectory.create(tmp_path / name)
         run.write_text("config.toml", write_config(config))
         save_model(model_of(config, load_dataset("polydigits", **options)), run.model)
-        run.write_text("evaluation.json", json.dumps({"conditional_coherence": 0.25 + place / 8}))
+        run.write_text(
+            "evaluation.json",
+            json.dumps({"model": "mvae", "rows": 10, "seed": 0, "conditional_coherence": 0.25 + place / 8}),
+        )
     with pytest.raises(SystemExit) as end:
         main(["report", str(tmp_path / "one"), str(tmp_path / "two")])
     assert end.value.code == 0

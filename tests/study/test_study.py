@@ -13,9 +13,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from multiprocessing import Pipe
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +27,7 @@ from scipy import stats
 from polyvae import runs
 from polyvae.config import read_config, write_config
 from polyvae.models import MODELS
+from polyvae.study import workers
 from polyvae.study.config import Plot
 from polyvae.study.page import write_study
 from polyvae.study.plan import Cell, Plan, check_cells, read_study
@@ -33,6 +37,7 @@ from polyvae.study.tables import Result, Summary, leader, points, summarise, tab
 from polyvae.study.workers import Answer, Worker, Workers, alone
 from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError
+from tests.helpers.cli import polyvae
 from tests.helpers.tasks import Unreadable, lost
 
 STUDIES = sorted((Path(__file__).parents[2] / "experiments" / "studies").glob("*.toml"))
@@ -77,6 +82,26 @@ def bytes_of(folder: Path) -> dict[str, tuple[bytes, int]]:
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+class Here(Workers):
+    """Runs the tasks in this process, for tests in which processes are not the point: one takes seconds to start."""
+
+    def run(self, tasks: Mapping[str, Callable[[], Any]]) -> Iterator[tuple[str, Answer]]:
+        numbers = signal.SIGINT, signal.SIGTERM
+        stop, other = Pipe(duplex=False)
+        with stop, other:
+            for name, task in tasks.items():
+                before = [signal.getsignal(number) for number in numbers]
+                answer = workers._answer(ForkingPickler.dumps(task), stop)
+                for number, handler in zip(numbers, before, strict=True):
+                    signal.signal(number, handler)
+                yield name, answer
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("polyvae.study.run.Workers", Here)
 
 
 # ---- what is asked ---------------------------------------------------------------------------------------------------------------
@@ -243,6 +268,7 @@ def test_the_comparison_has_every_model_that_takes_five_modalities_at_one_size()
 # ---- what is done ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("here")
 def test_a_study_from_end_to_end_is_resumed_where_it_stopped(tiny: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = run_study(tiny, out, jobs=1, show=False)
@@ -333,6 +359,7 @@ def test_a_study_from_end_to_end_is_resumed_where_it_stopped(tiny: Path, tmp_pat
     ] * 2
 
 
+@pytest.mark.usefixtures("here")
 def test_seconds_become_epochs_that_are_measured_once(tiny: Path, tmp_path: Path) -> None:
     tiny.write_text(TINY.replace("epochs = 2", "seconds = 0.2").replace("private = [1, 2]", "private = [1]"))
     run_study(tiny, tmp_path / "out", jobs=1, seeds=1, only=["MoPoE"], show=False)
@@ -353,29 +380,18 @@ def test_seconds_become_epochs_that_are_measured_once(tiny: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(("time", "when"), [("epochs = 2", ""), ("seconds = 0.05", "planning: ")])
-def test_a_cell_that_fails_stops_no_other(tiny: Path, tmp_path: Path, time: str, when: str) -> None:
+def test_a_cell_that_fails_stops_no_other(
+    tiny: Path, tmp_path: Path, time: str, when: str, request: pytest.FixtureRequest
+) -> None:
     """Steps so large that the bound is no longer finite, in training or already while an epoch is measured."""
     text = TINY.replace("private = [1, 2]", "private = [1]").replace(
         'model.name = "mmvae+"', 'model.name = "mmvae+"\ntrain.lr = 1e18'
     )
     tiny.write_text(text.replace("epochs = 2", time))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "polyvae",
-            "study",
-            str(tiny),
-            "--out",
-            str(tmp_path / "out"),
-            "--seeds",
-            "1",
-            "-q",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    if when:  # the other case takes processes
+        request.getfixturevalue("here")
+    out = str(tmp_path / "out")
+    done = polyvae("study", tiny, "--out", out, "--seeds", "1", "--jobs", "1", "-q")
     assert done.returncode == 1, done.stderr
     assert f"failed: MMVAE+,private=1,seed=0: {when}training: the bound is " in done.stderr
     assert "Traceback" not in done.stderr
@@ -394,7 +410,7 @@ def test_a_cell_that_fails_stops_no_other(tiny: Path, tmp_path: Path, time: str,
     ("number", "group"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["ctrl-c", "sigterm"]
 )
 def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
-    tiny: Path, tmp_path: Path, number: int, group: bool
+    tiny: Path, tmp_path: Path, number: int, group: bool, request: pytest.FixtureRequest
 ) -> None:
     tiny.write_text(
         TINY.replace("epochs = 2", "epochs = 1000000").replace("private = [1, 2]", "private = [1]")
@@ -432,6 +448,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
     run.write_text(
         "config.toml", run.config.read_text().replace("epochs = 1000000", f"epochs = {steps // 3 + 2}")
     )
+    request.getfixturevalue("here")
     done = run_study(tiny, out, seeds=1, only=["MoPoE"], show=False)
     assert [bool(result.numbers) for result in done.results] == [False, True]
     assert [record["epoch"] for record in run.read_history()] == list(range(1, steps // 3 + 3))
@@ -447,7 +464,7 @@ def there(out: Path, cell: Cell, plan: Plan | None = None, **numbers: float) -> 
     run = RunDirectory.create(out / "cells" / cell.name)
     config = cell.config if plan is None else plan.config(cell)
     run.write_text("config.toml", write_config(config))
-    run.append_history({"step": 1, "epoch": config.train.epochs, "seconds": 1.0})
+    run.append_history({"step": 1, "epoch": config.train.epochs, "seconds": 1.0, "train": {"bound": -1.0}})
     run.write_json(
         "evaluation.json", {**numbers, "settings": config.evaluate.model_dump(exclude={"curve_seconds"})}
     )
@@ -736,7 +753,7 @@ def test_workers_end_with_the_process_that_began_them() -> None:
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     worker = int(process.stdout.readline())
-    time.sleep(1)
+    time.sleep(0.3)
     process.kill()
     process.wait()
     process.stdout.close()

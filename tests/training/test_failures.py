@@ -41,9 +41,9 @@ def finite(path: Path) -> bool:
     return all(bool(x.isfinite().all()) for x in load_tensors(path)[0].values() if x.is_floating_point())
 
 
-def poison_gradient(model: pv.MMVAEPlus, step: int) -> torch.Tensor:
-    """The gradient of one weight becomes infinite in one step; its name's parameter is returned."""
-    weight = next(model.modalities["b"].decoder.parameters())  # type: ignore[union-attr]
+def poison_gradient(model: pv.MMVAEPlus, step: int, place: int = 1) -> torch.Tensor:
+    """The gradient of a bias, or (place 0) of a weight, becomes infinite in one step; the parameter is returned."""
+    weight = list(model.modalities["b"].decoder.parameters())[place]  # type: ignore[union-attr]
     count = iter(range(1000))
     weight.register_hook(lambda g: torch.full_like(g, torch.inf) if next(count) == step else g)
     return weight
@@ -63,6 +63,17 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(tmp_path: Path,
     failed = strict(tmp_path / "history.jsonl")[-1]
     assert failed["failed_at"] == 5
     assert failed["failed"].startswith("training: the gradient is not finite at step 5")
+
+
+def test_a_weight_that_is_not_finite_is_noticed_in_the_next_step(tmp_path: Path) -> None:
+    """All gradients are looked at now and then only; what is stored is looked at always."""
+    model = small_model()
+    weight = poison_gradient(model, 3, place=0)
+    name = next(name for name, x in model.named_parameters() if x is weight)
+    with pytest.raises(TrainingError, match=rf"at step 4; the first weight that is not finite is {name!r}"):
+        pv.fit(model, small_data(), out=tmp_path, epochs=3, **SETTINGS)
+    assert Checkpoints(tmp_path / "checkpoints").load()[1]["step"] == 3
+    assert all(map(finite, tmp_path.rglob("*.safetensors")))
 
 
 def test_weights_that_overflow_in_the_last_step_are_not_done() -> None:

@@ -52,6 +52,7 @@ def test_several_devices_require_a_script(monkeypatch: pytest.MonkeyPatch) -> No
     """Each process runs the program again, which a notebook and python -c do not have as a file."""
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "script.py", raising=False)
     check_machine(asked(devices=2, device="cpu"))
     with monkeypatch.context() as patch:
         patch.delattr(sys.modules["__main__"], "__file__")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from polyvae.utils.arrays import observed_tensor, whole_tensor
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import counted, table
 
 
 class Batch(NamedTuple):
-    """B samples in M modalities. Missing data is expressed by the mask alone.
+    """B samples in M modalities. Missing data is expressed by the mask and the entry masks alone.
+
+    The two agree: a modality without any observed entry is missing from the sample, and no entry of a
+    missing modality is observed.
 
     ``Batch.of`` validates what it is given; use it to make a batch. A batch is never modified: every
     method returns a new one.
@@ -57,10 +61,14 @@ class Batch(NamedTuple):
     ) -> Batch:
         """Validate data and set missing values to zero.
 
+        Gradients do not pass from the batch to the data.
+
         Args:
-            data: name -> array [B, *shape]. Values that the masks mark as missing are ignored.
+            data: name -> array [B, *shape]. Values that the masks mark as missing are ignored. The
+                values that a NumPy masked array or a pandas object marks as missing are missing entries.
             mask: [M, B] bool, with rows in the order of ``data``, or name -> [B]; None: all observed.
-            entries: name -> array [B, *shape] of bool, True where the entry was observed.
+            entries: name -> array [B, *shape] of bool, True where the entry was observed. A sample in which
+                none is True lacks the modality.
             **extra: Anything that belongs to the samples.
 
         Returns:
@@ -70,12 +78,14 @@ class Batch(NamedTuple):
             InputError: No modality, no rows, different numbers of rows, a mask of the wrong shape or
                 type, or an observed value that is not finite.
         """
+        check_mapping("batch", data)
         if not data:
             raise InputError(
                 "batch: got no modality; expected a mapping from names to tensors [B, *shape]; pass at "
                 "least one"
             )
-        tensors = {name: _tensor(f"modality {name!r}", x) for name, x in data.items()}
+        read = {name: observed_tensor(f"modality {name!r}", x) for name, x in data.items()}
+        tensors = {name: x for name, (x, _) in read.items()}
         rows = {name: len(x) if x.ndim else 0 for name, x in tensors.items()}
         count = next(iter(rows.values()))
         if len(set(rows.values())) > 1:
@@ -89,13 +99,11 @@ class Batch(NamedTuple):
             )
         device = next(iter(tensors.values())).device
         present = _mask(mask, tuple(tensors), count, device)
-        entry_masks = _entries(entries or {}, tensors)
+        own = {name: inside for name, (_, inside) in read.items() if inside is not None}
+        present, entry_masks = _agreeing(present, _entries(entries or {}, own, tensors), tuple(tensors))
         filled = {}
         for row, (name, x) in zip(present, tensors.items(), strict=True):
-            observed = row.view(-1, *[1] * (x.ndim - 1)).expand_as(x)
-            if name in entry_masks:
-                entry_masks[name] = entry_masks[name] & observed
-                observed = entry_masks[name]
+            observed = entry_masks[name] if name in entry_masks else _spread(row, x)
             if x.is_floating_point() and not bool((x.isfinite() | ~observed).all()):
                 bad = int((~x.isfinite() & observed).sum())
                 raise InputError(
@@ -217,19 +225,13 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * part / max(1, whole):.3g} %"
 
 
-def _tensor(what: str, x: Any) -> Tensor:
-    try:
-        tensor = torch.as_tensor(x)
-    except (TypeError, ValueError, RuntimeError, LookupError) as problem:  # LookupError: row 0 of a DataFrame
+def check_mapping(where: str, data: object) -> None:
+    """Raises InputError unless ``data`` is a mapping."""
+    if not isinstance(data, Mapping):
         raise InputError(
-            f"{what}: got {type(x).__name__}; expected numbers, [B, *shape]; convert it first, a DataFrame "
-            f"with .to_numpy() ({' '.join(str(problem).split())[:200]})"
-        ) from None
-    if tensor.is_complex():
-        raise InputError(
-            f"{what}: got dtype {tensor.dtype}; expected real numbers; split it into real and imaginary parts"
+            f"{where}: got {type(data).__name__}; expected a mapping from names to arrays, one for each modality; "
+            "such as {'rna': array}"
         )
-    return tensor
 
 
 def _mask(
@@ -242,7 +244,7 @@ def _mask(
             if name not in names:
                 raise InputError(f"mask: modality {name!r} is not in the data; {nearest(name, names)}")
         full = torch.ones(count, dtype=torch.bool, device=device)
-        lines = [torch.as_tensor(mask.get(name, full), device=device) for name in names]
+        lines = [whole_tensor(f"mask of {name!r}", mask.get(name, full)).to(device) for name in names]
         for name, line in zip(names, lines, strict=True):
             if line.shape != (count,):
                 raise InputError(
@@ -250,7 +252,7 @@ def _mask(
                     "one per sample"
                 )
         mask = torch.stack(lines)
-    mask = torch.as_tensor(mask, device=device)
+    mask = whole_tensor("mask", mask).to(device)
     if mask.dtype != torch.bool or mask.shape != (len(names), count):
         raise InputError(
             f"mask: got {mask.dtype} of shape {tuple(mask.shape)}; expected torch.bool of shape "
@@ -259,16 +261,39 @@ def _mask(
     return mask
 
 
-def _entries(entries: Mapping[str, Any], data: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    masks = {}
+def _entries(
+    entries: Mapping[str, Any], own: Mapping[str, Tensor], data: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The entry masks that were given, and those of the arrays themselves."""
+    check_mapping("entries", entries)
+    masks = {name: mask.to(data[name].device) for name, mask in own.items()}
     for name, value in entries.items():
         if name not in data:
             raise InputError(f"entries: modality {name!r} is not in the data; {nearest(name, data)}")
-        mask = torch.as_tensor(value, device=data[name].device)
+        mask = whole_tensor(f"entries of {name!r}", value).to(data[name].device)
         if mask.dtype != torch.bool or mask.shape != data[name].shape:
             raise InputError(
                 f"entries: got {mask.dtype} of shape {tuple(mask.shape)} for modality {name!r}; expected "
                 f"torch.bool of shape {tuple(data[name].shape)}, True where observed"
             )
-        masks[name] = mask
+        masks[name] = masks[name] & mask if name in masks else mask
     return masks
+
+
+def _agreeing(
+    mask: Tensor, entries: Mapping[str, Tensor], names: Sequence[str]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The mask, False where no entry was observed, and the entry masks that say more than the mask."""
+    rows, kept = list(mask), {}
+    for name, given in entries.items():
+        m = names.index(name)
+        rows[m] = rows[m] & given.flatten(1).any(1)
+        whole = _spread(rows[m], given)
+        if not torch.equal(given & whole, whole):
+            kept[name] = given & whole
+    return torch.stack(rows), kept
+
+
+def _spread(row: Tensor, x: Tensor) -> Tensor:
+    """[B] -> [B, *shape], the same for all entries of a sample."""
+    return row.view(-1, *[1] * (x.ndim - 1)).expand_as(x)

@@ -19,7 +19,7 @@ from polyvae.core.fitted import FittedPrior
 from polyvae.core.modalities import Modalities
 from polyvae.core.modality import Modality
 from polyvae.core.priors import MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
-from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.errors import InputError, check_count, nearest
 
 _DEFENCE = 0.1  # share of the draws that comes from the prior, so that weights stay bounded
 _ROWS = 8192  # latents that ``log_marginal`` decodes at a time
@@ -70,7 +70,7 @@ class Inference(nn.Module, ABC):
 
     @abstractmethod
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        """q(z | what was observed), for any mask: components [V, B, D]."""
+        """q(z | what was observed), for any mask: components [V, B, D]. It draws nothing."""
 
     @abstractmethod
     def private(self, batch: Batch, experts: Experts, z: Tensor, p_w: Diagonal) -> Diagonal:
@@ -150,6 +150,7 @@ class Inference(nn.Module, ABC):
         Returns:
             ``z`` [K, B, D], ``w`` [K, B, W] and ``log_q`` [K, B].
         """
+        check_count("draw", "K", K)
         batch = self.admit(batch)
         experts = self.experts(batch)
         q = self.posterior(batch, experts)
@@ -199,6 +200,7 @@ class Inference(nn.Module, ABC):
         Raises:
             InputError: ``resample`` with a model that has no joint density.
         """
+        check_count("generate", "K", K)
         if resample:
             self._check_density("generate")
         batch = self.admit(batch, values=True)
@@ -221,6 +223,7 @@ class Inference(nn.Module, ABC):
         Raises:
             InputError: The fitted prior has a different number of columns.
         """
+        check_count("sample", "n", n)
         if prior is not None and prior.latent != self.shared:
             raise InputError(
                 f"sample: got a fitted prior over {prior.latent} columns; expected the {self.shared} shared "

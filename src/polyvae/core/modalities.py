@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from polyvae.core.aggregate import Experts
 from polyvae.core.batch import Batch
 from polyvae.core.distributions import Diagonal, Mixture
-from polyvae.core.modality import Encoded, ModalityNet
+from polyvae.core.modality import Encoded, ModalityNet, fewest_rows
 from polyvae.core.recompute import Decoding, plan
 from polyvae.utils.errors import nearest
 
@@ -95,35 +95,66 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             index, counted = self.observed_rows(batch.mask[m])
             expert = family.unit((batch.size, net.seen), like)
             if len(index):
-                encoded = net.encode(
-                    x.index_select(0, index), None if entries is None else entries.index_select(0, index)
-                )
+                assert net.encoder is not None
+                with fewest_rows(net.encoder, len(index), counted):
+                    encoded = net.encode(
+                        x.index_select(0, index), None if entries is None else entries.index_select(0, index)
+                    )
                 expert = _placed(expert, index, encoded.z, counted)
                 w[m] = _placed(w[m], index, encoded.w, counted)
             z.append(expert)
         return Experts(family.stack(z), family.cat(w), batch.mask.index_select(0, self.encoded_rows))
 
-    def encode_with(self, part: str, batch: Batch, rows: Tensor | slice) -> list[Tensor]:
+    def encode_with(
+        self, part: str, batch: Batch, rows: Tensor | slice, counted: bool = True
+    ) -> list[Tensor]:
         """The outputs of a second encoder for the selected samples: E tensors [rows, ...].
 
         Args:
             part: The name of the second encoder among the ``parts`` of each encoded modality.
             batch: The data.
             rows: The samples to encode.
+            counted: Whether these samples count (``observed_rows``).
         """
-        return [
-            self.at(m).parts[part](
-                self.at(m).features(
-                    batch.data[self._names[m]][rows],
-                    batch.entries[self._names[m]][rows] if self._names[m] in batch.entries else None,
-                )
-            )
-            for m in self.encoded
-        ]
+        outputs = []
+        for m in self.encoded:
+            net, x = self.at(m), batch.data[self._names[m]][rows]
+            given = batch.entries.get(self._names[m])
+            entries = None if given is None else given[rows]
+            with fewest_rows(net.parts[part], len(x), counted):
+                outputs.append(net.parts[part](net.encoder_input(net.features(x, entries), entries)))
+        return outputs
 
     def encode_features(self, name: str, features: Tensor) -> Encoded:
-        """The experts of one modality given the input of its encoder, [B, *shape], such as pseudo-inputs."""
+        """The experts of one modality given its features, [B, *shape], such as pseudo-inputs."""
         return self[name].encode_features(features)
+
+    @torch.no_grad()
+    def centre(self, batches: Iterable[Batch]) -> None:
+        """Set the centres of the modalities that declare missing entries, unless they were set before.
+
+        Args:
+            batches: The training data.
+        """
+        centres = {
+            name: net.centre for name, net in self.items() if net.centre is not None and not net.centre.any()
+        }
+        if not centres:
+            return
+        sums = {
+            name: centre.new_zeros((2, *centre.shape), dtype=torch.float64)
+            for name, centre in centres.items()
+        }
+        for batch in batches:
+            for name in centres:
+                row = batch.mask[list(batch.data).index(name)]
+                x, entries = batch.data[name][row], batch.entries.get(name)
+                observed = torch.ones_like(x, dtype=torch.bool) if entries is None else entries[row]
+                features = torch.where(observed, self[name].likelihood.features(x), 0)
+                sums[name] += torch.stack([features.double().sum(0), observed.double().sum(0)])
+        for name, centre in centres.items():
+            total, count = sums[name]
+            centre.copy_(total / count.clamp(min=1))
 
     def encode_mean(self, name: str, z: Tensor, w: Tensor) -> Encoded:
         """Decode one modality and encode its mean: z [N, D], w [N, W_m] -> experts of N rows."""
@@ -235,10 +266,12 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             index, valid = self.observed_rows(counted.flatten())
         if len(index):
             column = index % lead[-1]
-            each = decoding(
-                latents.flatten(0, -2).index_select(0, index),
-                column if rows is None else rows.index_select(0, column),
-            )
+            assert decoding.net.decoder is not None
+            with fewest_rows(decoding.net.decoder, len(index), bool(valid)):
+                each = decoding(
+                    latents.flatten(0, -2).index_select(0, index),
+                    column if rows is None else rows.index_select(0, column),
+                )
             total = placed(total, index, each, valid)
         return total.view(lead)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Literal, NamedTuple
@@ -17,11 +18,12 @@ from polyvae.core.likelihoods import LIKELIHOODS, Scaled
 from polyvae.core.networks import NETWORKS, auto
 from polyvae.core.networks.kinds import Branches
 from polyvae.core.networks.mlp import LinearDecoder
-from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.errors import InputError, check_count, is_number, nearest
 from polyvae.utils.renamed import moved
 
 Factory = Callable[[tuple[int, ...], Any], nn.Module]
 ROLES = ("both", "input", "target")
+_BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class Modality:
         decoder: Replaces the decoder of ``network``. Its module maps [N, *in_shape] to [N, *out]. A
             user-defined class whose output for a row depends on that row alone, and which draws nothing,
             may declare ``rows_apart = True``. It then trains faster with many importance samples.
+        entries: Whether entries may be missing inside samples. If so, the first axis of the encoder's
+            input is twice as long: the values, less their means over the observed training entries and 0
+            where missing, then 1 where an entry was observed and 0 where it was not. ``fit`` computes
+            the means. Otherwise missing entries are zeros to the encoder.
 
     Raises:
         InputError: An empty name, a shape without positive sizes, an unknown likelihood or role, or a
@@ -65,15 +71,19 @@ class Modality:
     role: Literal["both", "input", "target"] = "both"
     encoder: str | Factory | None = None
     decoder: str | Factory | None = None
+    entries: bool = False
 
     def __post_init__(self) -> None:
         where = f"modality {self.name!r}"
         if not isinstance(self.name, str) or not self.name:
             raise InputError(f"modality: got name {self.name!r}; expected a non-empty string; name it")
-        shape = (self.shape,) if isinstance(self.shape, int) else tuple(self.shape)
-        if not shape or any(not isinstance(size, int) or size < 1 for size in shape):
+        shape = (self.shape,) if isinstance(self.shape, int) else self.shape
+        shape = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
+        if not shape or any(
+            not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in shape
+        ):
             raise InputError(
-                f"{where}: got shape {shape}; expected positive sizes without the batch axis, such as (200,) "
+                f"{where}: got shape {self.shape!r}; expected positive sizes without the batch axis, such as (200,) "
                 "or (3, 32, 32)"
             )
         object.__setattr__(self, "shape", shape)
@@ -85,16 +95,35 @@ class Modality:
             object.__setattr__(self, "role", "input")
         if self.role not in ROLES:
             raise InputError(f"{where}: unknown role {self.role!r}; {nearest(str(self.role), ROLES)}")
-        if self.private is not None and self.private < 0:
+        if self.private is not None and (
+            not isinstance(self.private, int) or isinstance(self.private, bool) or self.private < 0
+        ):
             raise InputError(
-                f"{where}: got private={self.private}; expected 0 or more columns; leave it out for the "
-                "default of the model"
+                f"{where}: got private={self.private!r}; expected a whole number of columns, 0 or more; leave it "
+                "out for the default of the model"
             )
-        if not self.weight >= 0:
+        if not is_number(self.weight) or self.weight < 0:
             raise InputError(
-                f"{where}: got weight={self.weight}; expected a number, 0 or more; 1 leaves the "
+                f"{where}: got weight={self.weight!r}; expected a finite number, 0 or more; 1 leaves the "
                 "log-likelihood as it is"
             )
+        if not isinstance(self.params, Mapping):
+            raise InputError(
+                f"{where}: got params={self.params!r}; expected a mapping from names to values, such as {{'width': 2}}"
+            )
+        if not isinstance(self.entries, bool):
+            raise InputError(
+                f"{where}: got entries={self.entries!r}; expected True (entries may be missing inside samples) or "
+                "False; a mask of entries belongs to the data"
+            )
+        for side, given in (("encoder", self.encoder), ("decoder", self.decoder)):
+            if isinstance(given, nn.Module) or not (
+                given is None or isinstance(given, str) or callable(given)
+            ):
+                raise InputError(
+                    f"{where}: got {type(given).__name__} as {side}; expected the name of a network, an import "
+                    "path, or a factory (in_shape, out) -> nn.Module; pass a function that builds it"
+                )
 
 
 class Encoded(NamedTuple):
@@ -120,7 +149,11 @@ class ModalityNet(nn.Module):
     Attributes:
         parts: Further networks of a model for this modality, by name (a second encoder for a joint
             network, the map from z to w_m).
+        centre: [*shape], the means of the encoder's features over the observed training entries, for a
+            modality with ``entries``.
     """
+
+    centre: Tensor | None
 
     def __init__(
         self, spec: Modality, *, seen: int, private: int, posterior: str, scale: str, expert: bool = True
@@ -138,13 +171,14 @@ class ModalityNet(nn.Module):
             _decoder(spec, seen + private, self.likelihood.output, network) if spec.role != "input" else None
         )
         self.parts = nn.ModuleDict()
+        self.register_buffer("centre", torch.zeros(spec.shape) if spec.entries else None)
 
     def encode(self, x: Tensor, entries: Tensor | None = None) -> Encoded:
         """The experts q(z | x_m) and q(w_m | x_m).
 
         Args:
             x: [B, *shape].
-            entries: [B, *shape] bool; entries that were not observed are replaced by zero.
+            entries: [B, *shape] bool, the observed entries; None: all.
 
         Returns:
             ``z`` [B, D], of location 0 and scale 1 where the encoder has no expert of z, and ``w`` [B,
@@ -158,14 +192,22 @@ class ModalityNet(nn.Module):
                 f"modality {self.spec.name!r} is a target, which is decoded and never encoded; expected role "
                 "'both' or 'input'; change its role"
             )
-        return self.encode_features(self.features(x, entries))
+        return self.encode_features(self.features(x, entries), entries)
 
-    def encode_features(self, features: Tensor) -> Encoded:
-        """The experts given the input of the encoder, [B, *shape]."""
+    def encode_features(self, features: Tensor, entries: Tensor | None = None) -> Encoded:
+        """The experts given features [B, *shape] and which entries of them were observed; None: all."""
         assert self.encoder is not None
-        out = self.encoder(features)
+        with fewest_rows(self.encoder, len(features)):
+            out = self.encoder(self.encoder_input(features, entries))
+        sizes = [self.expert, self.expert, self.private, self.private]
+        if out.shape != (len(features), sum(sizes)):
+            raise InputError(
+                f"modality {self.spec.name!r}: got an encoder output of shape {tuple(out.shape)}; expected "
+                f"({len(features)}, {sum(sizes)}), a row per sample and the number of columns that its factory is "
+                "called with as out; correct the last layer"
+            )
         out = out.to(features.dtype)  # densities in full precision, also under autocast
-        z_loc, z_raw, w_loc, w_raw = out.split([self.expert, self.expert, self.private, self.private], -1)
+        z_loc, z_raw, w_loc, w_raw = out.split(sizes, -1)
         z = (
             self.family(z_loc, self.scale(z_raw))
             if self.expert == self.seen
@@ -174,8 +216,22 @@ class ModalityNet(nn.Module):
         return Encoded(z, self.family(w_loc, self.scale(w_raw)))
 
     def features(self, x: Tensor, entries: Tensor | None) -> Tensor:
-        """The input of the encoder: zero where entries were not observed, counts on a logarithmic scale."""
-        return self.likelihood.features(x if entries is None else torch.where(entries, x, 0))
+        """What of the data the encoder is given: [B, *shape] -> [B, *shape], counts on a logarithmic scale.
+
+        Entries that were not observed are at the centre of the modality, or zero if it does not declare
+        that entries may be missing.
+        """
+        if entries is None:
+            return self.likelihood.features(x)
+        features = self.likelihood.features(torch.where(entries, x, 0))
+        return features if self.centre is None else torch.where(entries, features, self.centre)
+
+    def encoder_input(self, features: Tensor, entries: Tensor | None) -> Tensor:
+        """The features, and beside them which entries were observed if the modality declares ``entries``."""
+        if self.centre is None:
+            return features
+        observed = torch.ones_like(features) if entries is None else entries.to(features.dtype)
+        return torch.cat([features - self.centre, observed], 1)
 
     def decode(self, latents: Tensor) -> Tensor:
         """The parameters of the likelihood, by one decoder call: [..., B, C] -> [..., B, *output].
@@ -189,7 +245,13 @@ class ModalityNet(nn.Module):
                 "'both' or 'target'; change its role"
             )
         lead = latents.shape[:-1]
-        out: Tensor = self.decoder(latents.reshape(prod(lead), latents.shape[-1]))
+        with fewest_rows(self.decoder, prod(lead)):
+            out: Tensor = self.decoder(latents.reshape(prod(lead), latents.shape[-1]))
+        if out.shape[0] != prod(lead) or out[:1].numel() != prod(self.likelihood.output) * min(1, len(out)):
+            raise InputError(
+                f"modality {self.spec.name!r}: got a decoder output of shape {tuple(out.shape)}; expected "
+                f"{(prod(lead), *self.likelihood.output)}, as its factory is called with; correct the last layer"
+            )
         return out.to(latents.dtype).view(*lead, *self.likelihood.output)
 
     def log_prob(
@@ -261,13 +323,44 @@ class ModalityNet(nn.Module):
         return self.generate(latents, sample=True)
 
 
+@contextmanager
+def fewest_rows(network: nn.Module, rows: int, counted: bool = True) -> Iterator[None]:
+    """Let batch normalisation use its running statistics where a batch has none of its own.
+
+    This is so for a layer with one value per channel, which torch refuses in training, and for all layers if
+    the rows do not count; running statistics are then unchanged.
+
+    Args:
+        network: The network that is called in the context.
+        rows: The rows that it is called with.
+        counted: Whether the rows are data.
+    """
+    if (rows > 1 and counted) or not network.training:
+        yield
+        return
+    layers = [layer for layer in network.modules() if isinstance(layer, _BATCH_NORM) and layer.training]
+
+    def still(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if not counted or given[0].numel() == given[0].shape[1]:
+            layer.training = False
+
+    hooks = [layer.register_forward_pre_hook(still) for layer in layers if layer.track_running_stats]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer in layers:
+            layer.training = True
+
+
 def unless_target(modalities: Sequence[Modality], size: int) -> list[int]:
     """Default numbers of private columns: a target, which is never encoded, has none."""
     return [0 if spec.role == "target" else size for spec in modalities]
 
 
 def another_encoder(spec: Modality, out: int) -> nn.Module:
-    """A second copy of the encoder with its own parameters: [B, *shape] -> [B, out]."""
+    """A second copy of the encoder with its own parameters: encoder input -> [B, out]."""
     return _encoder(spec, (out, 0), _parameters(spec)[1])
 
 
@@ -311,10 +404,31 @@ def _parameters(spec: Modality) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"modality {spec.name!r}: unknown parameter {key!r}; "
                 f"{nearest(key, sorted(likelihood | network))}"
             )
+    _check_network_parameters(spec)
     return (
         {key: value for key, value in spec.params.items() if key in likelihood},
         {key: value for key, value in spec.params.items() if key in network},
     )
+
+
+def _check_network_parameters(spec: Modality) -> None:
+    """Raises InputError: sizes of networks that are not positive numbers."""
+    where, params = f"modality {spec.name!r}: params", spec.params
+    if "width" in params and (not is_number(params["width"]) or params["width"] <= 0):
+        raise InputError(
+            f"{where}: got width={params['width']!r}; expected a finite number above 0; 1 is the default"
+        )
+    if "hidden" in params:
+        sizes = params["hidden"]
+        if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+            raise InputError(
+                f"{where}: got hidden={sizes!r}; expected a list of the sizes of the hidden layers, such as [512, 256]"
+            )
+        for size in sizes:
+            check_count(where, "hidden", size)
+    for key in ("norm", "separate"):
+        if not isinstance(params.get(key, False), bool):
+            raise InputError(f"{where}: got {key}={params[key]!r}; expected True or False")
 
 
 def _factory(spec: Modality, override: str | Factory | None, index: int) -> tuple[Factory, bool, set[str]]:
@@ -334,11 +448,22 @@ def _factory(spec: Modality, override: str | Factory | None, index: int) -> tupl
 def _encoder(spec: Modality, heads: tuple[int, int], params: Mapping[str, Any]) -> nn.Module:
     factory, separate, accepted = _factory(spec, spec.encoder, 0)
     options = {key: value for key, value in params.items() if key in accepted}
+    shape = (2 * spec.shape[0], *spec.shape[1:]) if spec.entries else spec.shape
     if params.get("separate", separate) and all(heads):
-        return Branches(*(factory(spec.shape, out, **options) for out in heads))
-    return factory(spec.shape, sum(heads), **options)
+        return Branches(*(_built(spec, "encoder", factory(shape, out, **options)) for out in heads))
+    return _built(spec, "encoder", factory(shape, sum(heads), **options))
 
 
 def _decoder(spec: Modality, latents: int, output: tuple[int, ...], params: Mapping[str, Any]) -> nn.Module:
     factory, _, accepted = _factory(spec, spec.decoder, 1)
-    return factory((latents,), output, **{key: value for key, value in params.items() if key in accepted})
+    options = {key: value for key, value in params.items() if key in accepted}
+    return _built(spec, "decoder", factory((latents,), output, **options))
+
+
+def _built(spec: Modality, side: str, network: object) -> nn.Module:
+    if not isinstance(network, nn.Module):
+        raise InputError(
+            f"modality {spec.name!r}: got {type(network).__name__} from the factory of its {side}; expected an "
+            "nn.Module; return the network from the factory"
+        )
+    return network

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -20,7 +21,7 @@ from polyvae.core.modalities import Modalities
 from polyvae.core.modality import Modality, ModalityNet
 from polyvae.core.networks import auto
 from polyvae.core.priors import MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
-from polyvae.utils.errors import LABELS, SELECT, InputError, check_count, nearest
+from polyvae.utils.errors import LABELS, SELECT, InputError, check_count, is_number, nearest
 from polyvae.utils.text import counted, table
 
 _Density = TypeVar("_Density", Diagonal, Mixture)
@@ -37,7 +38,7 @@ class MultimodalVAE(Inference, ABC):
         beta: Multiplies the KL divergences.
         family: The family of experts and priors, "normal" or "laplace".
         scale_map: The map from network outputs to scales, a name in SCALES.
-        seen: Columns of z that experts and decoders see.
+        seen: Columns of z that experts and decoders see; None: all.
         private: Columns of w_m for modalities that do not define them (one number, or one per modality);
             None: the model cannot have private latents.
         inferring: The modalities whose encoders have an expert of z; None: all that are encoded.
@@ -73,10 +74,10 @@ class MultimodalVAE(Inference, ABC):
         *,
         latent: int,
         beta: float,
-        family: str,
         scale_map: str,
-        seen: int,
         private: int | Sequence[int] | None,
+        family: str = "normal",
+        seen: int | None = None,
         inferring: Sequence[int] | None = None,
         learn_prior: bool = False,
         prior_components: int = 0,
@@ -85,6 +86,7 @@ class MultimodalVAE(Inference, ABC):
         model = type(self).__name__
         _check(model, modalities, latent=latent, beta=beta, family=family, scale_map=scale_map)
         _check_number(self.name, modalities, self.requires)
+        seen = latent if seen is None else seen
         self.latent, self.beta, self.family, self.scale_map, self.seen = latent, beta, family, scale_map, seen
         defaults = private if isinstance(private, Sequence) else [private] * len(modalities)
         sizes = [_private(model, *pair) for pair in zip(modalities, defaults, strict=True)]
@@ -111,6 +113,11 @@ class MultimodalVAE(Inference, ABC):
             if prior_components
             else StandardPrior(seen, sum(sizes), family, learn_prior)
         )
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__init__ = _refusing_unknown(cls, cls.__init__)  # type: ignore[method-assign]
 
     # ---- what a model defines, beside posterior and private ------------------------------------------------
 
@@ -303,6 +310,22 @@ class MultimodalVAE(Inference, ABC):
             return dict(zip(names, over_components(weights, each), strict=True))
 
 
+def _refusing_unknown(kind: type[MultimodalVAE], build: Callable[..., None]) -> Callable[..., None]:
+    """The constructor with an error of one line for an unknown keyword."""
+    known = inspect.signature(build).parameters
+
+    @wraps(build)
+    def checked(self: MultimodalVAE, *given: Any, **options: Any) -> None:
+        if type(self) is kind and not any(each.kind is each.VAR_KEYWORD for each in known.values()):
+            names = [key for key in known if key not in ("self", "modalities")]
+            for key in options:
+                if key not in known:
+                    raise InputError(f"{kind.__name__}: unknown option {key!r}; {nearest(key, names)}")
+        build(self, *given, **options)
+
+    return checked
+
+
 def own_or_prior(self: MultimodalVAE, batch: Batch, experts: Experts, z: Tensor, p_w: Diagonal) -> Diagonal:
     """q(w_m | x_m) where x_m was observed, p(w_m | z) elsewhere: [..., B, W]."""
     if batch.complete and len(self.encoded) == len(self.modalities):
@@ -344,8 +367,8 @@ def _check(
     if len(set(names)) < len(names):
         raise InputError(f"{model}: got modality names {names}; expected each name once; rename one")
     check_count(model, "latent", latent)
-    if not isinstance(beta, int | float) or not beta >= 0:
-        raise InputError(f"{model}: got beta={beta!r}; expected a number, 0 or more")
+    if not is_number(beta) or not beta >= 0:
+        raise InputError(f"{model}: got beta={beta!r}; expected a finite number, 0 or more; 1 is a bound")
     if family not in FAMILIES:
         raise InputError(f"{model}: unknown family {family!r} of posteriors; {nearest(family, FAMILIES)}")
     if scale_map not in SCALES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
@@ -12,15 +13,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polyvae.core.batch import Batch
 from polyvae.core.modality import Modality
+from polyvae.utils.arrays import observed_array, whole_array
 from polyvae.utils.errors import InputError, nearest
 
 MOST_CLASSES = 2**20
+_ROWS = 1000  # rows from which precision is estimated
+_LOST = 0.1  # the rounding error, as a share of the standard deviation, at which a column is of little use
 
 
 def check_labels(labels: Any, count: int) -> Tensor:
-    """[N] int64."""
-    given = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    """[N] int64; −1 where a label is marked as missing."""
+    values, observed = observed_array("labels", labels)
+    given = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if (
+        observed is not None
+    ):  # a column of integers with missing values is often one of floating-point numbers
+        known = given[observed]
+        if given.dtype.kind == "f" and bool((known == known.round()).all()):
+            given = np.where(observed, given, 0).astype(np.int64)
+        if given.dtype.kind in "iub":
+            given = np.where(observed, given.astype(np.int64), -1)
     if given.dtype.kind not in "iub":
         raise InputError(
             f"labels: got {given.dtype}; expected integers, one per sample; number the classes first, as "
@@ -44,8 +58,8 @@ def check_factors(
         if owner not in names:
             raise InputError(f"factors: modality {owner!r} is not in the data; {nearest(owner, names)}")
         for name, values in own.items():
-            given = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
             what = f"factor {name!r} of modality {owner!r}"
+            given = np.asarray(whole_array(what, values))
             if given.dtype.kind not in "iubf":
                 raise InputError(
                     f"{what}: got {given.dtype}; expected integers (classes) or floating-point numbers (amounts); number "
@@ -67,7 +81,8 @@ def check_ids(ids: Any, count: int) -> list[Hashable] | None:
     """N distinct names."""
     if ids is None:
         return None
-    given = ids.tolist() if isinstance(ids, Tensor | np.ndarray) else list(ids)
+    ids = whole_array("ids", ids)
+    given = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
     one_each("ids", (len(given),), count)
     twice = [name for name, times in Counter(given).items() if times > 1]
     if twice:
@@ -131,6 +146,30 @@ def check_scale(scale: Mapping[str, float] | None, names: Sequence[str]) -> dict
     return checked
 
 
+def check_precision(stored: Batch) -> None:
+    """Warn of columns of float64 or integers whose variance is lost when a model converts them to float32."""
+    for row, (name, x) in zip(stored.mask, stored.data.items(), strict=True):
+        if x.dtype not in (torch.float64, torch.int64, torch.int32) or not bool(row.any()):
+            continue
+        some = torch.linspace(0, int(row.sum()) - 1, min(_ROWS, int(row.sum()))).long().to(x.device)
+        index = row.nonzero()[:, 0][some]
+        entries = stored.entries.get(name)
+        values, rounded = (y.double().flatten(1) for y in (x[index], x[index].float()))
+        seen = torch.ones_like(values, dtype=torch.bool) if entries is None else entries[index].flatten(1)
+        count = seen.sum(0).clamp(min=1)
+        mean = torch.where(seen, values, 0).sum(0) / count
+        spread = torch.where(seen, (values - mean).square(), 0).sum(0).div(count).sqrt()
+        error = torch.where(seen, (values - rounded).square(), 0).sum(0).div(count).sqrt()
+        lost = (error > _LOST * spread).nonzero()[:, 0].tolist()
+        if lost:
+            warnings.warn(
+                f"modality {name!r}: column {lost[0]}{f' and {len(lost) - 1} more' if lost[1:] else ''} (mean "
+                f"{float(mean[lost[0]]):.6g}, standard deviation {float(spread[lost[0]]):.3g}) loses its variance in "
+                "float32; subtract the mean before, or train with precision='fp64'",
+                stacklevel=3,
+            )
+
+
 def one_each(what: str, shape: tuple[int, ...], count: int) -> None:
     """Raises InputError unless ``shape`` is (count,)."""
     if shape != (count,):
@@ -141,7 +180,9 @@ def one_each(what: str, shape: tuple[int, ...], count: int) -> None:
 
 def row_numbers(index: Tensor | NDArray[Any] | Sequence[int], count: int) -> Tensor:
     """The rows that ``index`` selects among ``count``: [B] int64, on the host."""
-    rows = torch.as_tensor(np.asarray(index) if not isinstance(index, Tensor) else index).cpu()
+    rows = torch.as_tensor(
+        index if isinstance(index, Tensor) else np.asarray(whole_array("rows", index))
+    ).cpu()
     if rows.dtype == torch.bool and rows.shape == (count,):
         return rows.nonzero()[:, 0]
     if rows.ndim != 1 or (rows.dtype.is_floating_point and len(rows)) or rows.dtype == torch.bool:

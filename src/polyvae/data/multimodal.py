@@ -15,9 +15,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyvae.core.batch import Batch
+from polyvae.core.batch import Batch, check_mapping
 from polyvae.core.modality import Modality
-from polyvae.data.checks import check_factors, check_ids, check_labels, check_scale, check_specs, row_numbers
+from polyvae.data.checks import (
+    check_factors,
+    check_ids,
+    check_labels,
+    check_precision,
+    check_scale,
+    check_specs,
+    row_numbers,
+)
 from polyvae.data.splits import check_groups, check_splits, check_straddling, drawn
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.seeds import fold_in
@@ -32,12 +40,14 @@ class MultimodalData:
     An object is never modified: every method returns new data.
 
     Args:
-        data: Name -> array [N, *shape]. The order of the names is that of the M axis. Arrays are copied, with zeros where values are
-            missing; only files of integers that ``numpy.load(..., mmap_mode="c")`` maps, with nothing missing, stay on disk.
+        data: Name -> array [N, *shape]. The order of the names is that of the M axis. What a NumPy masked array or a pandas object marks
+            as missing is a missing entry. Arrays are copied, with zeros where values are missing; only files of integers that
+            ``numpy.load(..., mmap_mode="c")`` maps, with nothing missing, stay on disk.
         mask: Which modalities were observed: [M, N] bool, or name -> [N]. None: all. Rows of which nothing was observed are allowed
             here, and refused by ``fit``.
-        entries: For modalities with missing entries, name -> [N, *shape] bool: which entries were observed.
-        labels: [N] integers, used for evaluation only.
+        entries: For modalities with missing entries, name -> [N, *shape] bool: which entries were observed. A row without any lacks the
+            modality, as if the mask were False.
+        labels: [N] integers, used for evaluation only. A missing label is −1, or marked as missing.
         ids: N distinct names of rows.
         groups: [N] names of groups (patients, writers). No split divides a group.
         splits: Such as "train", "validation", "test" -> row numbers; together every row exactly once.
@@ -48,6 +58,9 @@ class MultimodalData:
         factors: Modality -> name -> [N], what varies in that modality alone (style, batch, site), used for evaluation only. Integers
             are classes, floating-point numbers are amounts.
         root: The folder from which the data were read; no part of the digest.
+
+    Warns:
+        UserWarning: Columns in double precision whose variance would be lost in the single precision of a model.
 
     Raises:
         InputError: What ``Batch.of`` refuses, lengths other than N, repeated ids or row numbers, rows in no split, a group in two
@@ -81,6 +94,7 @@ class MultimodalData:
         factors: Mapping[str, Mapping[str, Any]] | None = None,
         root: Path | None = None,
     ) -> None:
+        check_mapping("data", data)
         # A file of integers has no missing values to fill with zeros, and a copy would take the memory twice.
         files = (
             {name: torch.as_tensor(x) for name, x in data.items() if _stays(x)}
@@ -98,6 +112,7 @@ class MultimodalData:
         self._splits = check_splits(splits, count)
         check_straddling(self._splits, self.groups)
         self._specs = check_specs(modalities, stored.data)
+        check_precision(stored)
         self.scale = check_scale(scale, stored.names)
         self.card = dict(card or {})
         self.seed, self.root = seed, root
@@ -154,7 +169,7 @@ class MultimodalData:
         return int((~self.mask.any(0)).sum())
 
     def modalities(self, **overrides: Any) -> list[Modality]:
-        """The specifications.
+        """The specifications. Modalities with missing entries declare them (``entries=True``).
 
         Args:
             **overrides: Fields of Modality to set for all, such as ``data.modalities(private=32)``.
@@ -168,7 +183,8 @@ class MultimodalData:
                 raise InputError(
                     f"modalities: {key!r} is not a field that can be set for all; {nearest(key, fields)}"
                 )
-        return [dataclasses.replace(spec, **overrides) for spec in self._specs]
+        gaps = {name: {"entries": True} for name in self._stored.entries}
+        return [dataclasses.replace(spec, **{**gaps.get(spec.name, {}), **overrides}) for spec in self._specs]
 
     # Rows
 
@@ -472,7 +488,9 @@ class MultimodalData:
 def _times(x: Tensor, factor: float | None) -> Tensor:
     if factor is None:
         return x
-    return x * factor if x.is_floating_point() else x.to(torch.get_default_dtype()).mul_(factor)
+    if not x.is_floating_point():
+        return x.to(torch.get_default_dtype()).mul_(factor)
+    return x.to(torch.promote_types(x.dtype, torch.float32)) * factor  # half precision would overflow
 
 
 def _stays(x: Any) -> bool:

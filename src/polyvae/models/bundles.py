@@ -313,11 +313,15 @@ def check_storable(model: MultimodalVAE) -> dict[str, Any]:
 
 
 def describe_modality(modality: Modality) -> dict[str, Any]:
-    """A ``[[modality]]`` table: every field but those that are None. Raises InputError: a factory without an import path."""
+    """A ``[[modality]]`` table: every field but those that are None, and ``entries`` only where it is True.
+
+    Raises InputError: a factory without an import path.
+    """
     table: dict[str, Any] = {
         field.name: getattr(modality, field.name) for field in dataclasses.fields(modality)
     }
     table |= {"shape": list(modality.shape), "params": dict(modality.params)}
+    table["entries"] = modality.entries or None  # older versions do not know the key
     for side in ("encoder", "decoder"):
         if callable(table[side]):
             table[side] = _import_path(f"modality {modality.name!r}: {side}", table[side])

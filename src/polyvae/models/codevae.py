@@ -14,7 +14,7 @@ from polyvae.core.distributions import Mixture
 from polyvae.core.facts import Facts, Requirements
 from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE, own_or_prior
-from polyvae.utils.errors import InputError, check_count
+from polyvae.utils.errors import InputError, check_count, is_number
 
 LIMIT = 10  # encoded modalities: 1023 subsets, all decoded in every step
 
@@ -73,9 +73,7 @@ class CoDEVAE(MultimodalVAE):
         entropy: float = 1000.0,
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=0)
         count = len(self.encoded)
         if count > LIMIT:
             raise InputError(
@@ -83,12 +81,12 @@ class CoDEVAE(MultimodalVAE):
                 f"{2**LIMIT - 1} subsets are decoded in every step; choose 'mopoe', which draws subsets"
             )
         check_count(self.name, "K", K)
-        if not isinstance(correlation, int | float) or not -1 / max(1, count - 1) < correlation < 1:
+        if not is_number(correlation) or not -1 / max(1, count - 1) < correlation < 1:
             raise InputError(
                 f"code-vae: got correlation={correlation!r}; expected a number above "
                 f"{-1 / max(1, count - 1):.3g} and below 1, at which {count} experts can all correlate"
             )
-        if not isinstance(entropy, int | float) or not entropy >= 0:
+        if not is_number(entropy) or not entropy >= 0:
             raise InputError(f"code-vae: got entropy={entropy!r}; expected a number, 0 (a bound) or more")
         self.K, self.correlation, self.entropy = K, correlation, entropy
         self.facts = self.facts._replace(bound=entropy == 0)

@@ -11,6 +11,7 @@ from polyvae.core.aggregate import (
     POWERSET_LIMIT,
     Experts,
     everything,
+    fixed_subsets,
     geometric_mean,
     joint,
     pairs,
@@ -65,7 +66,9 @@ class Composed(MultimodalVAE):
         K: Draws per component.
         objective: "elbo", "iwae" or "dreg".
         subsets: The table of subsets. "everything": one component. "singles". "pairs": singles and
-            pairs. "powerset": at most 255 subsets. "random": ``drawn`` subsets per sample.
+            pairs. "powerset": at most 255 subsets. "random": training draws ``drawn`` subsets per sample
+            and step. Inference draws none; it uses the mean of that mixture over the draws, the mixture
+            over all subsets, or over 255 fixed ones (``fixed_subsets``).
         drawn: Number of subsets with ``subsets="random"``.
         agreement: How the experts of a component are combined: "product", or "mean", their geometric
             mean.
@@ -105,9 +108,7 @@ class Composed(MultimodalVAE):
             modalities,
             latent=latent,
             beta=beta,
-            family="normal",
             scale_map=scale_map,
-            seen=latent,
             private=0,
             prior_components=prior_components,
         )
@@ -143,17 +144,22 @@ class Composed(MultimodalVAE):
         self.raw_r = nn.Parameter(torch.zeros(len(self.owner))) if cross == "auxiliary" else None
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        mask, p = experts.mask, self.prior.z()
-        membership = (
-            random_subsets(mask, self.drawn) if self.subsets == "random" else SUBSETS[self.subsets](mask)
-        )
+        return self._mixture(experts, SUBSETS.get(self.subsets, fixed_subsets)(experts.mask))
+
+    def _mixture(self, experts: Experts, membership: Tensor) -> Mixture:
+        p = self.prior.z()
         prior = p if self.prior_expert and isinstance(p, Diagonal) else None
         return joint(AGREEMENTS[self.agreement](experts.z, membership, prior), membership)
 
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        q = self.posterior(batch, experts)
+        drawn = self.subsets == "random"
+        q = (
+            self._mixture(experts, random_subsets(experts.mask, self.drawn))
+            if drawn
+            else self.posterior(batch, experts)
+        )
         z = q.stratified(self.K)  # [K, V, B, D]
         p_w = self.prior.w(z)  # [K, V, B, W]
         q_w, own = self.private(batch, experts, z, p_w), self.own(q)

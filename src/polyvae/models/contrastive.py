@@ -22,7 +22,7 @@ from polyvae.models.jmvae import JMVAE
 from polyvae.models.mmvae import MMVAE
 from polyvae.models.mmvaeplus import MMVAEPlus
 from polyvae.models.mvae import MVAE
-from polyvae.utils.errors import LABELS, SELECT, InputError, check_count, nearest
+from polyvae.utils.errors import LABELS, SELECT, InputError, check_count, is_number, nearest
 
 BASES: dict[str, Callable[..., MultimodalVAE]] = {
     "mmvae": MMVAE,
@@ -164,7 +164,7 @@ class Contrastive(MultimodalVAE):
             modalities, latent=latent, beta=beta, K=K, scale_map=scale_map, **(base_options or {})
         )
         check_count(self.name, "negatives", negatives)
-        if not isinstance(gamma, int | float) or not gamma >= 0:
+        if not is_number(gamma) or not gamma >= 0:
             raise InputError(
                 f"mmvae-contrastive: got gamma={gamma!r}; expected a weight, 0 (the base alone) or more"
             )
@@ -200,12 +200,20 @@ class Contrastive(MultimodalVAE):
         return self.held.latent
 
     @property
-    def beta(self) -> float:  # type: ignore[override]
+    def beta(self) -> float:
         return self.held.beta
 
+    @beta.setter
+    def beta(self, value: float) -> None:
+        self.held.beta = value
+
     @property
-    def K(self) -> int:  # type: ignore[override]
+    def K(self) -> int:
         return self.held.K
+
+    @K.setter
+    def K(self, value: int) -> None:
+        self.held.K = value
 
     @property
     def seen(self) -> int:  # type: ignore[override]

@@ -14,6 +14,7 @@ from polyvae.core.distributions import Mixture
 from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE, own_or_prior
+from polyvae.models.parts.elbos import decodes
 from polyvae.utils.errors import InputError, check_count, nearest
 
 VARIANTS = ("paper", "multivae")
@@ -39,6 +40,9 @@ class CRMVAE(MultimodalVAE):
 
     L is a mean of bounds of different sets less the coordination term, so it is not a bound of one
     likelihood.
+
+    An ELBO in which nothing is decoded (of an input, without an observed target) has no term: the ELBO of no
+    data is 0, and −β KL alone would pull the expert into the prior. The coordination term remains.
 
     Differs from the port: the number of observed modalities replaces M, also in 1/(M+1). A target, which
     has no expert, is decoded from the product and from every expert.
@@ -70,15 +74,7 @@ class CRMVAE(MultimodalVAE):
         variant: str = "paper",
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=None,
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=None)
         check_count(self.name, "K", K)
         if variant not in VARIANTS:
             raise InputError(f"crmvae: unknown variant {variant!r}; {nearest(variant, VARIANTS)}")
@@ -94,14 +90,15 @@ class CRMVAE(MultimodalVAE):
         q = mixture_of_products(experts, membership)  # [V, B, D], V = 1 + E
         z = q.stratified(self.K)  # [K, V, B, D]
         log_x = self.decode_members(batch, q, z)  # [M, K, V, B]
-        kl = torch.where(q.active, q.components.kl(self.p_z), 0)  # [V, B]
+        active = decodes(self, batch, q)
+        kl = torch.where(active, q.components.kl(self.p_z), 0)  # [V, B]
         to_experts = torch.where(experts.mask, q.components[0].kl(experts.z), 0).sum(0)  # [B]
-        likelihood = torch.where(q.active, self.weighted(log_x).mean(0), 0).sum(0)
+        likelihood = torch.where(active, self.weighted(log_x).mean(0), 0).sum(0)
         if self.variant == "paper":
             total = likelihood - warm * self.beta * (kl.sum(0) + to_experts)
         else:
             total = likelihood / 2 - warm * self.beta * (kl[0] + to_experts)
-        terms = self.terms(q.active[:1].to(kl.dtype), log_x[:, :, :1], {"kl/z": kl[None, :1]})
+        terms = self.terms(active[:1].to(kl.dtype), log_x[:, :, :1], {"kl/z": kl[None, :1]})
         return Bound(total / (1 + experts.mask.sum(0)), terms | self._expert_terms(to_experts, log_x, kl))
 
     def _expert_terms(self, to_experts: Tensor, log_x: Tensor, kl: Tensor) -> dict[str, Tensor]:

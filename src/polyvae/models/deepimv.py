@@ -15,7 +15,7 @@ from polyvae.core.facts import Facts, Requirements
 from polyvae.core.modalities import Modalities
 from polyvae.core.modality import Modality, ModalityNet
 from polyvae.core.vae import MultimodalVAE, own_or_prior
-from polyvae.utils.errors import LABELS, InputError, check_count
+from polyvae.utils.errors import LABELS, InputError, check_count, is_number
 
 
 class DeepIMV(MultimodalVAE):
@@ -75,17 +75,9 @@ class DeepIMV(MultimodalVAE):
         K: int = 1,
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=None,
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=None)
         check_count(self.name, "K", K)
-        if not isinstance(alpha, int | float) or not alpha >= 0:
+        if not is_number(alpha) or not alpha >= 0:
             raise InputError(
                 f"deepimv: got alpha={alpha!r}; expected a number, 0 (no predictors of single inputs) or more"
             )

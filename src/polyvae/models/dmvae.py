@@ -14,7 +14,7 @@ from polyvae.core.distributions import Diagonal, Mixture
 from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE, own_or_prior
-from polyvae.utils.errors import InputError, check_count, nearest
+from polyvae.utils.errors import InputError, check_count, is_number, nearest
 
 VARIANTS = ("paper", "published")
 
@@ -80,19 +80,11 @@ class DMVAE(MultimodalVAE):
         variant: str = "paper",
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=latent,
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=latent)
         check_count(self.name, "K", K)
         if n is not None:
             check_count(self.name, "n", n)
-        if not isinstance(total_correlation, int | float) or not total_correlation >= 0:
+        if not is_number(total_correlation) or not total_correlation >= 0:
             raise InputError(
                 f"dmvae: got total_correlation={total_correlation!r}; expected a number, 0 or more; 1 is the "
                 "ELBO"

@@ -80,15 +80,7 @@ class HMVAE(MultimodalVAE):
         hidden: Sequence[int] = (256,),
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=latent,
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=latent)
         check_count(self.name, "K", K)
         self.K, self.hidden = K, sizes(self.name, hidden)
         self.prior = top_down(self, latent, self.hidden, "its variation is a level of the model")

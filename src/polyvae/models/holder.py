@@ -79,15 +79,7 @@ class Hoelder(MultimodalVAE):
         cross: str = "auxiliary",
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=latent,
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=latent)
         for key, value, known in (
             ("objective", objective, ("elbo", "iwae")),
             ("cross", cross, ("auxiliary", "prior")),

@@ -14,7 +14,7 @@ from polyvae.core.facts import Facts, Requirements
 from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.models.parts.joint import JointNetwork, joint_or_product
-from polyvae.utils.errors import InputError, check_count
+from polyvae.utils.errors import InputError, check_count, is_number
 
 
 class JMVAE(MultimodalVAE):
@@ -68,17 +68,9 @@ class JMVAE(MultimodalVAE):
         joint_width: int = 256,
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=None,
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=None)
         check_count(self.name, "K", K)
-        if not isinstance(alpha, int | float) or not alpha >= 0:
+        if not is_number(alpha) or not alpha >= 0:
             raise InputError(f"jmvae: got alpha={alpha!r}; expected a number, 0 or more")
         self.K, self.alpha, self.joint_width = K, alpha, joint_width
         self.joint = JointNetwork(self, latent, joint_width)

@@ -17,7 +17,7 @@ from polyvae.core.modalities import placed
 from polyvae.core.modality import Modality
 from polyvae.core.priors import PseudoPrior, pseudo_inputs
 from polyvae.core.vae import MultimodalVAE, own_or_prior
-from polyvae.utils.errors import SELECT, InputError, check_count, nearest
+from polyvae.utils.errors import SELECT, InputError, check_count, is_number, nearest
 
 _FRESH = 10  # draws that enter q(t | s) only, beside the one that is weighted (as in the authors' code)
 
@@ -95,18 +95,10 @@ class MEME(MultimodalVAE):
                 f"meme: got modalities with roles {roles}; expected exactly two, each with role='both', "
                 f"because each is the label of the other; {SELECT}; or choose another model"
             )
-        super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=None,
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=None)
         check_count(self.name, "K", K)
         check_count(self.name, "pseudo", pseudo)
-        if not isinstance(alpha, int | float) or not alpha >= 0:
+        if not is_number(alpha) or not alpha >= 0:
             raise InputError(f"meme: got alpha={alpha!r}; expected a number, 0 or more")
         if variant not in ("sound", "published"):
             raise InputError(f"meme: unknown variant {variant!r}; {nearest(variant, ('sound', 'published'))}")

@@ -15,7 +15,7 @@ from polyvae.core.facts import Facts, Requirements
 from polyvae.core.modality import Modality, unless_target
 from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.models.parts.joint import JointNetwork, joint_or_product
-from polyvae.utils.errors import InputError, check_count, nearest
+from polyvae.utils.errors import InputError, check_count, is_number, nearest
 
 KERNELS = ("scaled", "published")
 
@@ -104,13 +104,11 @@ class MFM(MultimodalVAE):
             modalities,
             latent=latent,
             beta=beta,
-            family="normal",
             scale_map=scale_map,
-            seen=latent,
             private=unless_target(modalities, latent),
         )
         check_count(self.name, "K", K)
-        if not isinstance(surrogate, int | float) or not surrogate >= 0:
+        if not is_number(surrogate) or not surrogate >= 0:
             raise InputError(f"mfm: got surrogate={surrogate!r}; expected a number, 0 or more")
         if kernel not in KERNELS:
             raise InputError(f"mfm: unknown kernel {kernel!r}; {nearest(kernel, KERNELS)}")

@@ -64,9 +64,7 @@ class MMJSD(MultimodalVAE):
         stratified: bool = False,
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=0)
         check_count(self.name, "K", K)
         self.K, self.stratified = K, stratified
 

@@ -80,7 +80,6 @@ class MMVAE(MultimodalVAE):
             beta=beta,
             family=family,
             scale_map=scale_map,
-            seen=latent,
             private=None,
             learn_prior=learn_prior,
         )

@@ -15,7 +15,7 @@ from polyvae.core.distributions import FAMILIES, Diagonal, Mixture
 from polyvae.core.facts import Facts, Requirements
 from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE, own_or_prior
-from polyvae.utils.errors import InputError, check_count, nearest
+from polyvae.utils.errors import InputError, check_count, is_number, nearest
 
 DIVERGENCES = ("mixture", "pairwise")
 
@@ -81,9 +81,7 @@ class MMVM(MultimodalVAE):
         anneal: bool = False,
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=0, private=latent
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, seen=0, private=latent)
         check_count(self.name, "K", K)
         sizes = {name: net.private for name, net in self.modalities.items()}
         if len(set(sizes.values())) > 1:
@@ -93,7 +91,7 @@ class MMVM(MultimodalVAE):
             )
         if divergence not in DIVERGENCES:
             raise InputError(f"mmvm: unknown divergence {divergence!r}; {nearest(divergence, DIVERGENCES)}")
-        if not isinstance(prior_share, int | float) or not 0 <= prior_share <= 1:
+        if not is_number(prior_share) or not 0 <= prior_share <= 1:
             raise InputError(
                 f"mmvm: got prior_share={prior_share!r}; expected a number from 0 to 1, the weight of "
                 "N(0, I) in the prior"

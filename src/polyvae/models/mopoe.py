@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from polyvae.core.aggregate import Experts, mixture_of_products, subsets
+from torch import Tensor
+
+from polyvae.core.aggregate import Experts, fixed_subsets, mixture_of_products, subsets
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound, over_components
 from polyvae.core.distributions import Mixture
@@ -24,8 +26,9 @@ class MoPoE(MultimodalVAE):
     Sutter, Daunhawer & Vogt, Generalized Multimodal ELBO, ICLR 2021. Private latents (MoPoE-s) are as in
     their mmJSD, NeurIPS 2020.
 
-    With missing modalities, A runs over the non-empty subsets of what was observed. Above 255 subsets,
-    255 are drawn per sample at every call, so that ``embed`` differs a little from call to call.
+    With missing modalities, A runs over the non-empty subsets of what was observed. If the modalities have
+    more than 255 subsets, training draws 255 per sample and step, and inference uses 255 fixed ones, which
+    are all subsets of up to 8 observed modalities, and represent those of more (``fixed_subsets``).
 
     Differs from the authors' code (thomassutter/MoPoE): the subset is drawn per sample and draw (theirs
     depends on the position in the batch, so that a small batch trains only one subset).
@@ -69,16 +72,17 @@ class MoPoE(MultimodalVAE):
         prior_expert: str = "none",
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=0)
         if prior_expert not in ("none", "full"):
             raise InputError(f"mopoe: got prior_expert={prior_expert!r}; expected 'none' or 'full'")
         check_count(self.name, "K", K)
         self.K, self.stratified, self.prior_expert = K, stratified, prior_expert
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        q = mixture_of_products(experts, subsets(experts.mask))
+        return self._mixture(experts, fixed_subsets(experts.mask))
+
+    def _mixture(self, experts: Experts, membership: Tensor) -> Mixture:
+        q = mixture_of_products(experts, membership)
         if self.prior_expert == "none":
             return q
         full = (q.membership == experts.mask).all(1)[..., None]  # [V, B, 1]
@@ -88,7 +92,7 @@ class MoPoE(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        q = self.posterior(batch, experts)
+        q = self._mixture(experts, subsets(experts.mask))
         z, weights = self.draw_components(q, self.stratified)  # [K, V, B, D], [V, B]
         p_w = self.prior.w(z)
         q_w = self.private(batch, experts, z, p_w)  # [K, V, B, W]

@@ -27,6 +27,10 @@ class MVAE(MultimodalVAE):
     Wu & Goodman, Multimodal Generative Models for Scalable Weakly-Supervised Learning, NeurIPS 2018,
     section 2.
 
+    A set of inputs alone, without an observed target, has no term (``sum_of_elbos``): nothing is decoded from
+    it. The expert of an input is then trained in products with others only. To predict a modality from an
+    input alone, give that modality the role "target", which is decoded from every set.
+
     With missing modalities, all sets are subsets of what was observed. Each ELBO(A) is a bound on
     log p(x_A), but their sum is not a bound on any single likelihood.
 
@@ -67,15 +71,7 @@ class MVAE(MultimodalVAE):
         subsets: int = 1,
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=None,
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=None)
         check_count(self.name, "K", K)
         check_count(self.name, "subsets", subsets, 0)
         self.K, self.subsets = K, subsets

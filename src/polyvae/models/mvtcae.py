@@ -14,7 +14,7 @@ from polyvae.core.distributions import Mixture
 from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE, own_or_prior
-from polyvae.utils.errors import InputError, check_count
+from polyvae.utils.errors import InputError, check_count, is_number
 
 
 class MVTCAE(MultimodalVAE):
@@ -61,17 +61,9 @@ class MVTCAE(MultimodalVAE):
         alpha: float = 5 / 6,
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=None,
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=None)
         check_count(self.name, "K", K)
-        if not isinstance(alpha, int | float) or not 0 <= alpha <= 1:
+        if not is_number(alpha) or not 0 <= alpha <= 1:
             raise InputError(
                 f"mvtcae: got alpha={alpha!r}; expected a number from 0 (a bound) to 1 (conditional "
                 "bottlenecks only)"

@@ -18,7 +18,7 @@ from polyvae.core.modality import Modality
 from polyvae.core.networks.mlp import layers
 from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.models.parts.levels import sizes, top_down
-from polyvae.utils.errors import InputError, check_count
+from polyvae.utils.errors import InputError, check_count, is_number
 
 
 class Nexus(MultimodalVAE):
@@ -81,16 +81,14 @@ class Nexus(MultimodalVAE):
         hidden: Sequence[int] = (512, 512),
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=0, private=latent
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, seen=0, private=latent)
         check_count(self.name, "K", K)
         check_count(self.name, "message", message)
-        if not isinstance(gamma, int | float) or not gamma > 0:
+        if not is_number(gamma) or not gamma > 0:
             raise InputError(
                 f"nexus: got gamma={gamma!r}; expected a number above 0, half the precision of p(w | z)"
             )
-        if not isinstance(drop, int | float) or not 0 <= drop <= 1:
+        if not is_number(drop) or not 0 <= drop <= 1:
             raise InputError(f"nexus: got drop={drop!r}; expected a probability, from 0 to 1")
         self.K, self.gamma, self.drop, self.message = K, gamma, drop, message
         self.hidden = sizes(self.name, hidden)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from polyvae.core.aggregate import Experts, mixture_of_products, subsets
+from polyvae.core.aggregate import Experts, fixed_subsets, mixture_of_products, subsets
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound, over_components
 from polyvae.core.distributions import Mixture, Normal
@@ -44,8 +44,9 @@ class Relational(MultimodalVAE):
 
         L = E_q Σ_{m∈O} s_m log p(x_m | w_m) − β [mean_A KL(q_A || p(z)) + E_{q(z|X)} Σ_{m∈O} KL(q(w_m | x_m) || p(w_m | z))]
 
-    All KLs are exact, and the subset is drawn per sample and draw. Above 255 subsets, 255 are drawn per
-    sample at every call. A target has no expert, so its latent is drawn from p(w_m | z).
+    All KLs are exact, and the subset is drawn per sample and draw. If the modalities have more than 255
+    subsets, training draws 255 per sample and step, and inference uses 255 fixed ones
+    (``fixed_subsets``). A target has no expert, so its latent is drawn from p(w_m | z).
 
     Sutter & Vogt, Multimodal Relational VAE, Bayesian Deep Learning Workshop at NeurIPS 2021.
 
@@ -80,9 +81,7 @@ class Relational(MultimodalVAE):
         hidden: Sequence[int] = (256,),
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=0, private=latent
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, seen=0, private=latent)
         check_count(self.name, "K", K)
         self.K, self.hidden = K, sizes(self.name, hidden)
         self.prior = top_down(self, latent, self.hidden, "its decoder sees nothing else")
@@ -91,12 +90,15 @@ class Relational(MultimodalVAE):
                 net.parts["relation"] = nn.Sequential(*layers([net.private, *self.hidden, 2 * latent]))
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        return mixture_of_products(experts._replace(z=self._relation(experts)), subsets(experts.mask))
+        return self._mixture(experts, fixed_subsets(experts.mask))
+
+    def _mixture(self, experts: Experts, membership: Tensor) -> Mixture:
+        return mixture_of_products(experts._replace(z=self._relation(experts)), membership)
 
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        q = self.posterior(batch, experts)
+        q = self._mixture(experts, subsets(experts.mask))
         z, weights = self.draw_components(q, stratified=False)  # [K, 1, B, D], [1, B]
         p_w = self.prior.w(z)  # [K, 1, B, W]
         q_w = self.private(batch, experts, z, p_w)

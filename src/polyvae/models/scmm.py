@@ -75,7 +75,6 @@ class ScMM(MultimodalVAE):
             beta=beta,
             family=family,
             scale_map=scale_map,
-            seen=latent,
             private=None,
             learn_prior=learn_prior,
         )

@@ -15,7 +15,7 @@ from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.models.parts.elbos import sum_of_elbos
 from polyvae.models.parts.joint import JointNetwork, joint_or_product
-from polyvae.utils.errors import InputError, check_count
+from polyvae.utils.errors import InputError, check_count, is_number
 
 
 class TELBO(MultimodalVAE):
@@ -27,6 +27,10 @@ class TELBO(MultimodalVAE):
 
     Vedantam, Fischer, Huang & Murphy, Generative Models of Visually Grounded Imagination, ICLR 2018,
     section 3.1.
+
+    The ELBO of an input alone, without an observed target, has no term (``sum_of_elbos``): nothing is decoded
+    from it, and complete data do not train its expert. To predict a modality from an input alone, give that
+    modality the role "target", which is decoded from every encoder.
 
     The joint network is that of ``jmvae``. With missing modalities, the product of the observed q_m
     replaces q(z | X). A sample with one observed modality has only that modality's ELBO (the paper's
@@ -71,17 +75,9 @@ class TELBO(MultimodalVAE):
         joint_width: int = 256,
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=None,
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=None)
         check_count(self.name, "K", K)
-        if not isinstance(gamma, int | float) or not gamma >= 0:
+        if not is_number(gamma) or not gamma >= 0:
             raise InputError(f"telbo: got gamma={gamma!r}; expected a number, 0 or more")
         self.K, self.gamma, self.joint_width = K, gamma, joint_width
         self.joint = JointNetwork(self, latent, joint_width)

@@ -98,15 +98,7 @@ class UHVED(MultimodalVAE):
         for size in sizes:
             check_count(self.name, "levels", size)
         latent = sum(sizes) if latent is None else latent
-        super().__init__(
-            modalities,
-            latent=latent,
-            beta=beta,
-            family="normal",
-            scale_map=scale_map,
-            seen=latent,
-            private=None,
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=None)
         check_count(self.name, "K", K)
         if sum(sizes) != latent:
             raise InputError(

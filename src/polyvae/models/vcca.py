@@ -14,7 +14,7 @@ from polyvae.core.facts import Facts, Requirements
 from polyvae.core.modality import Modality, unless_target
 from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.models.parts.elbos import mean_of_elbos
-from polyvae.utils.errors import InputError, check_count
+from polyvae.utils.errors import InputError, check_count, is_number
 
 
 class VCCAPrivate(MultimodalVAE):
@@ -78,9 +78,7 @@ class VCCAPrivate(MultimodalVAE):
             modalities,
             latent=latent,
             beta=beta,
-            family="normal",
             scale_map=scale_map,
-            seen=latent,
             private=unless_target(modalities, latent),
             inferring=[0],
         )
@@ -147,11 +145,9 @@ class BiVCCA(MultimodalVAE):
         mu: float = 0.5,
         scale_map: str = "softplus",
     ) -> None:
-        super().__init__(
-            modalities, latent=latent, beta=beta, family="normal", scale_map=scale_map, seen=latent, private=0
-        )
+        super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=0)
         check_count(self.name, "K", K)
-        if not isinstance(mu, int | float) or not 0 < mu < 1:
+        if not is_number(mu) or not 0 < mu < 1:
             raise InputError(
                 f"bivcca: got mu={mu!r}; expected a number between 0 and 1, the weight of the first "
                 "modality's bound; for 0 or 1, choose vcca-private"

@@ -1,6 +1,7 @@
 """Laws that every model obeys, to check registered and user-defined models.
 
-    from polyvae.testing import check_model
+    from polyvae.testing import check_data, check_model
+    check_data(data)                             # MultimodalData, or a Loader; see polyvae.testing.data
     check_model(MyModel, K=3)                    # a class, a name in MODELS, or a callable (modalities, **options) -> model
 
 Each law is a function ``law_...(make, modalities)`` of a factory ``make(modalities) -> model`` and the modalities of a small example. It
@@ -16,13 +17,16 @@ from collections.abc import Callable, Sequence
 from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE
 from polyvae.models import build
+from polyvae.testing.data import DATA_LAWS, LOADER_LAWS, check_data
 from polyvae.testing.laws import (
     LAWS,
+    law_agree,
     law_complete,
     law_decodes,
     law_empty,
     law_entries,
     law_gradients,
+    law_inference,
     law_max_rows,
     law_missing,
     law_nested,
@@ -80,18 +84,23 @@ def check_model(
 
 
 __all__ = [
+    "DATA_LAWS",
     "LAWS",
+    "LOADER_LAWS",
+    "check_data",
     "check_model",
     "default_worlds",
     "example_batch",
     "example_data",
     "example_model",
     "labels_world",
+    "law_agree",
     "law_complete",
     "law_decodes",
     "law_empty",
     "law_entries",
     "law_gradients",
+    "law_inference",
     "law_max_rows",
     "law_missing",
     "law_nested",

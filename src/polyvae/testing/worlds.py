@@ -51,8 +51,8 @@ def labels_world() -> tuple[Modality, ...]:
 def default_worlds(make: Make) -> list[tuple[Modality, ...]]:
     """The modalities for which a model is checked.
 
-    Two examples of four modalities; inputs and labels, or two modalities, for a model whose facts require it. With two modalities, also
-    examples where one is only encoded or only decoded, if the model accepts them.
+    Two examples of four modalities, of which one declares missing entries; inputs and labels, or two modalities, for a model whose facts
+    require it. With two modalities, also examples where one is only encoded or only decoded, if the model accepts them.
     """
     with repeatable():
         requires = next(
@@ -70,7 +70,8 @@ def default_worlds(make: Make) -> list[tuple[Modality, ...]]:
             ]
             worlds = [plain_world()[:2], plain_world()[-2:], *sided]
         else:
-            worlds = [plain_world(), roles_world()]
+            first, *rest = roles_world()
+            worlds = [plain_world(), (replace(first, entries=True), *rest)]
     return [uneven(make, world) for world in worlds]
 
 

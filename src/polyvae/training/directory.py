@@ -10,9 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from polyvae.models.bundles import MODEL, no_such_run
-from polyvae.training.sound import jsonable
 from polyvae.utils.errors import InputError
-from polyvae.utils.files import Path_, json_text, parsed, read_bytes, read_object, unwritten, write_atomic
+from polyvae.utils.files import (
+    Path_,
+    finite_json,
+    json_text,
+    parsed,
+    read_bytes,
+    read_object,
+    unwritten,
+    write_atomic,
+)
 from polyvae.utils.locks import LOCK
 from polyvae.utils.partial import sweep
 from polyvae.utils.records import StoredEpoch
@@ -145,7 +153,7 @@ class RunDirectory:
 
     def append_history(self, record: Mapping[str, Any]) -> None:
         """Add one line to history.jsonl, with null in place of numbers that are not finite. Raises StorageError: a full disk."""
-        line = json_text(f"{self.history}: record", jsonable(dict(record))).encode() + b"\n"
+        line = json_text(f"{self.history}: record", finite_json(dict(record))).encode() + b"\n"
         try:
             with self.history.open("ab+") as file:
                 end = file.seek(0, os.SEEK_END)
@@ -180,7 +188,7 @@ class RunDirectory:
         if self.history.exists():
             kept = [record for record in self.read_history() if record.get("step", step) <= step]
             self.write_text(
-                self.history.name, "".join(json.dumps(jsonable(record)) + "\n" for record in kept)
+                self.history.name, "".join(json.dumps(finite_json(record)) + "\n" for record in kept)
             )
 
     def write_text(self, name: str, text: str) -> None:

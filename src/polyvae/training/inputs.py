@@ -32,6 +32,16 @@ class Inputs(NamedTuple):
     streamed: bool
 
 
+def check_model(model: object, data: object) -> None:
+    """Raises InputError unless ``model`` is a model, such as for fit(data, model)."""
+    if not isinstance(model, MultimodalVAE):
+        swapped = isinstance(data, MultimodalVAE)
+        raise InputError(
+            f"fit: got {type(model).__name__} as the model; expected a MultimodalVAE, fit(model, data); "
+            f"{'exchange the two' if swapped else 'build one, such as pv.MVAE(data.modalities())'}"
+        )
+
+
 def inputs_of(
     data: MultimodalData | Loader,
     validation: MultimodalData | None,
@@ -71,6 +81,7 @@ def inputs_of(
             admitted = model.admit(batch, values=True)
             if number == 0 and part is data:
                 warn_of_scale(model, admitted)
+    model.modalities.centre(model.admit(batch) for batch in data.batches(4096))
     loader = SliceLoader(
         data,
         train.batch_size,

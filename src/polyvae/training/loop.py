@@ -21,15 +21,16 @@ from polyvae.data.loaders import Loader
 from polyvae.data.multimodal import MultimodalData
 from polyvae.training.checkpoints import flatten_optimizer
 from polyvae.training.history import History, TrainingError
-from polyvae.training.inputs import Inputs, check_batch, inputs_of
+from polyvae.training.inputs import Inputs, check_batch, check_model, inputs_of
 from polyvae.training.machine import check_machine, fabric_of
 from polyvae.training.resume import begun_with
 from polyvae.training.scopes import interruptible, max_rows, one_at_a_time, threads
 from polyvae.training.settings import TrainSettings
-from polyvae.training.sound import constants, gradient_sum, jsonable, unsound
+from polyvae.training.sound import constants, gradient_sum, unsound
 from polyvae.training.state import State
 from polyvae.training.store import Store, newest, opened
 from polyvae.utils.errors import InputError, reading
+from polyvae.utils.files import finite_json
 from polyvae.utils.progress import Reporter, reporter
 from polyvae.utils.seeds import fold_in
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 Watch = Callable[[MultimodalVAE, dict[str, Any]], Mapping[str, Any] | None]
 
-_LOOK = 50  # steps between looks at a GPU's values, for which the host waits
+_LOOK = 50  # steps between looks at a GPU's values, for which the host waits, and at all gradients
 _DIVERGED = 1000  # times the size of the first bound; below, a bound can recover
 _WORSE = 3
 _REMEDY = "lower lr, set clip= or precision='fp32' (a resumed run accepts these), or start again with a wider scale of that modality"
@@ -99,6 +100,7 @@ def fit(
         >>> history.stopped
         'done'
     """
+    check_model(model, data)
     train = _settings(run, settings)
     check_machine(train)
     kept = newest(out, constants(model)) if resume and train.precision == "auto" else None
@@ -298,7 +300,9 @@ class _Training:
         if clip is not None:
             norm = self.fabric.clip_gradients(self.model, optimizer, max_norm=clip, error_if_nonfinite=False)
         elif look:
-            norm = gradient_sum(self.model.parameters())
+            # All of them would take more than a hundredth of a step.
+            some = self.state.step % _LOOK != 0 and not self._last()
+            norm = gradient_sum(self.model.parameters(), vectors=some)
         if norm is not None:
             bad = ~norm.isfinite()
             self.overflow = bad if self.overflow is None else self.overflow | bad
@@ -356,7 +360,7 @@ class _Training:
             watched = watch(self.model, record)
             self.model.train()
             record |= {"watched": dict(watched)} if watched else {}
-        record = jsonable(record) | ({"note": problem} if problem else {})
+        record = finite_json(record) | ({"note": problem} if problem else {})
         state.history.records.append(record)
         state.history.step = state.step
         if self.store is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +25,10 @@ def constants(model: nn.Module) -> set[str]:
     return {name for name, x in stored.items() if bool(x.isinf().any()) and not bool(x.isnan().any())}
 
 
-def gradient_sum(parameters: Iterable[Tensor]) -> Tensor:
-    """The sum of all gradients, on their device: not finite if one of them is not. It takes half the time of their norm."""
-    return torch.stack([x.grad.sum() for x in parameters if x.grad is not None]).sum()
+def gradient_sum(parameters: Iterable[Tensor], vectors: bool) -> Tensor | None:
+    """The sum of gradients, on their device: not finite if one of them is not. It takes half the time of their norm.
 
-
-def jsonable(value: Any) -> Any:
-    """``value`` with null in place of numbers that are not finite, which JSON does not have."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: jsonable(x) for key, x in value.items()}
-    return [jsonable(x) for x in value] if isinstance(value, list | tuple) else value
+    ``vectors``: only those of biases and scales, which are small; an overflow that comes from above a layer reaches its bias too.
+    """
+    sums = [x.grad.sum() for x in parameters if x.grad is not None and (x.ndim < 2 or not vectors)]
+    return torch.stack(sums).sum() if sums else None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from numbers import Real
 
 SELECT = "data.only chooses modalities (in Python data.select(...))"
 LABELS = "data.target makes the labels a target modality (in Python data.with_labels_as(...))"
@@ -27,13 +30,27 @@ class InputError(ValueError):
 
 
 def nearest(got: str, known: Iterable[str]) -> str:
-    """The hint that ends an error about an unknown name: the nearest known one, else all of them."""
+    """The hint that ends an error about an unknown name: the nearest known one, else all of them.
+
+    Upper and lower case, hyphens and the spelling of "+" do not matter.
+    """
     names = [str(name) for name in known]
-    close = difflib.get_close_matches(str(got), names, n=1, cutoff=0.5)
-    known = f"known: {', '.join(names) or 'none'}"
+    by_plain = {_plain(name): name for name in reversed(names)}
+    plain = _plain(str(got))
+    close = [plain] if plain in by_plain else difflib.get_close_matches(plain, by_plain, n=1, cutoff=0.5)
+    listed = f"known: {', '.join(names) or 'none'}"
     if not close:
-        return known
-    return f"did you mean {close[0]!r}?" + (f" ({known})" if len(names) <= 6 else "")
+        return listed
+    return f"did you mean {by_plain[close[0]]!r}?" + (f" ({listed})" if len(names) <= 6 else "")
+
+
+def is_number(value: object) -> bool:
+    """Whether ``value`` is a finite real number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name.lower().replace("+", "plus"))
 
 
 def check_count(where: str, key: str, value: object, least: int = 1) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import stat
 import textwrap
@@ -283,3 +284,12 @@ def read_object(path: Path, remedy: str, otherwise: dict[str, Any] | None = None
 def short(text: str, width: int) -> str:
     """``text`` on one line of at most ``width`` characters."""
     return textwrap.shorten(text, width, placeholder=" ...")
+
+
+def finite_json(value: Any) -> Any:
+    """``value`` with null in place of numbers that are not finite, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite_json(x) for key, x in value.items()}
+    return [finite_json(x) for x in value] if isinstance(value, list | tuple) else value

@@ -50,6 +50,7 @@ class StoredModality(Record):
     role: str = "both"
     encoder: str | None = None
     decoder: str | None = None
+    entries: bool = False
 
 
 class StoredConfig(Record):

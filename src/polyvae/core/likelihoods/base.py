@@ -101,6 +101,15 @@ class Likelihood(nn.Module, ABC):
         return each.flatten(each.ndim - len(self.shape)).sum(-1)
 
 
+def offending(seen: Tensor, possible: Tensor, expected: str) -> str:
+    """How many of the values ``seen`` are not ``possible``, and the first of them; "" if all are possible."""
+    wrong = seen[~possible]
+    if not len(wrong):
+        return ""
+    values = "value" if len(wrong) == 1 else "values"
+    return f"{len(wrong)} {values} of {len(seen)} that cannot occur, such as {float(wrong[0]):.6g}; expected {expected}"
+
+
 class Entrywise(Likelihood):
     """A likelihood whose ``log_prob`` is the sum of its ``entries``."""
 

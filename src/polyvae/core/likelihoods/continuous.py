@@ -15,9 +15,10 @@ from polyvae.core import noise
 from polyvae.core.distributions import softplus_scale
 from polyvae.core.likelihoods import linear
 from polyvae.core.likelihoods.base import Likelihood
-from polyvae.utils.errors import InputError
+from polyvae.utils.errors import InputError, is_number
 
 _LOG_TWO_PI = math.log(2 * math.pi)
+_SMALL = 0.1  # a scale below which rounding errors of squares of the size of the data's variance count
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -40,10 +41,12 @@ class Scaled(Likelihood):
 
     def __init__(self, shape: tuple[int, ...], scale: float | str = 1.0) -> None:
         super().__init__(shape)
-        valid = scale in ("learned", "per_entry") if isinstance(scale, str) else scale > 0
+        valid = (
+            scale in ("learned", "per_entry") if isinstance(scale, str) else is_number(scale) and scale > 0
+        )
         if not valid:
             raise InputError(
-                f"likelihood: got scale={scale!r}; expected a positive number, 'learned' or 'per_entry'"
+                f"likelihood: got scale={scale!r}; expected a finite number above 0, 'learned' or 'per_entry'"
             )
         self.fixed = None if isinstance(scale, str) else float(scale)
         self.raw_scale = (
@@ -110,7 +113,11 @@ class Scaled(Likelihood):
         if rows is None:
             rows = torch.arange(len(x), device=x.device).repeat(len(hidden) // max(1, len(x)))
         if self.needs_no_output(last, len(hidden), len(x)):
-            distance = linear.squares(hidden, last, x, rows)
+            # A learnt scale is not read from another device, which would have to be waited for.
+            small = (self.fixed is None and x.device.type != "cpu") or float(
+                torch.as_tensor(self.scale).detach()
+            ) < _SMALL
+            distance = linear.squares(hidden, last, x, rows, nearest=small)
         else:
             distance = linear.distances(hidden, last, x, rows, self.power)
         return self.density(distance.view(lead), self.scale, prod(self.shape))

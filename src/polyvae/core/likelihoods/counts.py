@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from polyvae.core import noise
 from polyvae.core.distributions import softplus_scale
-from polyvae.core.likelihoods.base import Entrywise
-from polyvae.utils.errors import InputError
+from polyvae.core.likelihoods.base import Entrywise, offending
+from polyvae.utils.errors import InputError, is_number
 
 _TWO_PI = 2 * math.pi
 _HALF_LOG_TWO_PI = 0.5 * math.log(_TWO_PI)
@@ -42,9 +42,9 @@ class Counts(Entrywise):
 
     def __init__(self, shape: tuple[int, ...], library: float | str = 10000.0) -> None:
         super().__init__(shape)
-        if library != "none" and (isinstance(library, str) or not library > 0):
+        if library != "none" and not (is_number(library) and float(library) > 0):
             raise InputError(
-                f"likelihood: got library={library!r}; expected a positive number, the total count of a sample that is "
+                f"likelihood: got library={library!r}; expected a finite number above 0, the total count of a sample that is "
                 "generated, or 'none'"
             )
         self.library = library
@@ -91,9 +91,7 @@ class Counts(Entrywise):
 
     def invalid(self, x: Tensor, observed: Tensor) -> str:
         seen = x[observed]
-        if bool(((seen >= 0) & (seen == seen.round())).all()):
-            return ""
-        return f"values from {float(seen.min()):.3g} to {float(seen.max()):.3g}; expected counts, whole numbers from 0"
+        return offending(seen, (seen >= 0) & (seen == seen.round()), "counts, whole numbers from 0")
 
 
 class PoissonLikelihood(Counts):

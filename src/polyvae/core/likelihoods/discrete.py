@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from polyvae.core import noise
-from polyvae.core.likelihoods.base import Entrywise
-from polyvae.utils.errors import InputError
+from polyvae.core.likelihoods.base import Entrywise, offending
+from polyvae.utils.errors import InputError, is_number
 
 _EMPTY = 1e-5  # the overlap of a class without mass on either side is 0, not 0/0
 
@@ -32,9 +32,7 @@ class BernoulliLikelihood(Entrywise):
 
     def invalid(self, x: Tensor, observed: Tensor) -> str:
         seen = x[observed]
-        if bool(((seen >= 0) & (seen <= 1)).all()):
-            return ""
-        return f"values from {float(seen.min()):.3g} to {float(seen.max()):.3g}; expected 0 to 1"
+        return offending(seen, (seen >= 0) & (seen <= 1), "0 to 1")
 
 
 class OneHot(Entrywise):
@@ -108,7 +106,7 @@ class SegmentationLikelihood(OneHot):
                 f"likelihood 'segmentation': got shape {shape}; expected (classes, *sizes); for one label per sample take "
                 "'categorical'"
             )
-        if not isinstance(dice, int | float) or not 0 <= dice < math.inf:
+        if not is_number(dice) or not 0 <= dice < math.inf:
             raise InputError(
                 f"likelihood 'segmentation': got dice={dice!r}; expected a number, 0 or more; leave it out for 1"
             )

@@ -31,18 +31,38 @@ def distances(hidden: Tensor, layer: nn.Linear, x: Tensor, rows: Tensor, power: 
     return found
 
 
-def squares(hidden: Tensor, layer: nn.Linear, x: Tensor, rows: Tensor) -> Tensor:
-    """Σ_f (x_f − layer(hidden)_f)² without any array [N, F]; arguments as in ``distances``.
+def squares(hidden: Tensor, layer: nn.Linear, x: Tensor, rows: Tensor, nearest: bool = False) -> Tensor:
+    """Σ_f (x_f − layer(hidden)_f)² without any array [N, F]; further arguments as in ``distances``.
 
     For any c, with d = x − Wc − b and the step s = h − c, ‖x − Wh − b‖² = ‖d‖² + sᵀ(WᵀW s − 2Wᵀd). Each c is a sample's mean of h, so
     what cancels is no larger than the error of a typical prediction, and large values common to all samples cost no digits.
+
+    Args:
+        nearest: Compute the distances twice, and take as c the h of the sample whose distance was the smallest. The error is then no
+            larger than the rounding error of the distance itself. Without it, the distances of predictions much better than a typical
+            one lose digits, which counts where the scale of the likelihood is small.
     """
+    if nearest:
+        with torch.no_grad():
+            first = _squares(hidden.detach(), layer, x, rows, _mean(hidden, x, rows))
+            best = first.new_full((len(x),), torch.inf).scatter_reduce(0, rows, first, "amin")
+            number = torch.arange(len(rows), device=x.device)
+            number = torch.where(first == best.index_select(0, rows), number, -1)
+            chosen = rows.new_full((len(x),), -1).scatter_reduce(0, rows, number, "amax").clamp(min=0)
+            centre = hidden.detach().index_select(0, chosen).to(x.dtype)
+        return _squares(hidden, layer, x, rows, centre)
+    return _squares(hidden, layer, x, rows, _mean(hidden, x, rows))
+
+
+def _mean(hidden: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+    """Each sample's mean of h: [B, H]."""
+    centre = x.new_zeros(len(x), hidden.shape[-1]).index_add(0, rows, hidden.detach().to(x.dtype))
+    return centre / x.new_zeros(len(x)).index_add(0, rows, x.new_ones(len(rows))).clamp(min=1)[:, None]
+
+
+def _squares(hidden: Tensor, layer: nn.Linear, x: Tensor, rows: Tensor, centre: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):  # a density, not a network
         hidden = hidden.to(x.dtype)
-        centre = x.new_zeros(len(x), hidden.shape[-1]).index_add(0, rows, hidden.detach())
-        centre = (
-            centre / x.new_zeros(len(x)).index_add(0, rows, x.new_ones(len(rows))).clamp(min=1)[:, None]
-        )  # [B, H]
         difference = x - layer(centre)  # [B, F]
         step = hidden - centre.index_select(0, rows)  # [N, H]
         curve = step @ (layer.weight.T @ layer.weight) - 2 * (difference @ layer.weight).index_select(0, rows)

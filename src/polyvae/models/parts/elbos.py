@@ -19,7 +19,9 @@ def sum_of_elbos(
 
         Σ_v [γ_v E_{q_v} Σ_{m∈v} s_m log p(x_m | z) − β KL(q_v || p)]
 
-    A target is decoded in every component. The terms are those of the first component; "subsets" is the
+    A target is decoded in every component. A component of which nothing is decoded (only inputs were
+    observed of its modalities, and no target) has no term: the ELBO of no data is 0, and −β KL alone would
+    pull its experts into the prior. The terms are those of the first component; "subsets" is the
     sum of all others.
 
     Args:
@@ -32,9 +34,18 @@ def sum_of_elbos(
     z = q.stratified(model.K)  # [K, V, B, D]
     log_x = model.decode_members(batch, q, z)  # [M, K, V, B]
     kl = q.components.kl(model.p_z)  # [V, B]
-    elbo = torch.where(q.active, gamma * model.weighted(log_x).mean(0) - beta * kl, 0)
-    terms = model.terms(q.active[:1].to(kl.dtype), log_x[:, :, :1], {"kl/z": kl[None, :1]})
+    active = decodes(model, batch, q)
+    elbo = torch.where(active, gamma * model.weighted(log_x).mean(0) - beta * kl, 0)
+    terms = model.terms(active[:1].to(kl.dtype), log_x[:, :, :1], {"kl/z": kl[None, :1]})
     return Bound(elbo.sum(0), terms | {"subsets": elbo[1:].sum(0).detach()})
+
+
+def decodes(model: MultimodalVAE, batch: Batch, q: Mixture) -> Tensor:
+    """Components from which something that was observed is decoded, their members or a target: [V, B] bool."""
+    decoded = torch.tensor(
+        [net.decoder is not None for net in model.modalities.values()], device=batch.device
+    )
+    return (model.modalities.members(q)[:, 0] & (batch.mask & decoded[:, None])[:, None]).any(0)
 
 
 def mean_of_elbos(model: MultimodalVAE, batch: Batch, experts: Experts, q: Mixture, beta: float) -> Bound:

@@ -35,15 +35,18 @@ class JointNetwork(nn.Module):
                 net.parts["joint"] = another_encoder(net.spec, width)
         self.loc, self.raw = nn.Linear(width, latent), nn.Linear(width, latent)
 
-    def forward(self, model: MultimodalVAE, batch: Batch, rows: Tensor | slice) -> Normal:
+    def forward(
+        self, model: MultimodalVAE, batch: Batch, rows: Tensor | slice, counted: bool = True
+    ) -> Normal:
         """q(z | X) of the selected rows, [rows, D].
 
         Args:
             model: The model.
             batch: The data.
             rows: Samples in which every encoded modality was observed.
+            counted: Whether these samples count.
         """
-        features = model.modalities.encode_with("joint", batch, rows)
+        features = model.modalities.encode_with("joint", batch, rows, counted)
         hidden = torch.stack(features).sum(0).relu()
         dtype = next(iter(batch.data.values())).dtype  # densities in full precision, also under autocast
         loc, raw = (head(hidden).to(dtype) for head in (self.loc, self.raw))
@@ -62,7 +65,7 @@ def joint_or_product(model: MultimodalVAE, network: JointNetwork, batch: Batch, 
     index, counted = model.modalities.observed_rows(experts.mask.all(0))
     if not len(index):
         return product
-    joint, rest = network(model, batch, index), product.components[0]
+    joint, rest = network(model, batch, index, counted), product.components[0]
     loc = placed(rest.loc, index, joint.loc, counted)
     scale = placed(rest.scale, index, joint.scale, counted)
     return product._replace(components=Normal(loc, scale)[None])

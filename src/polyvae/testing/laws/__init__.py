@@ -16,8 +16,10 @@ from polyvae.testing.laws.computing import (
     law_trains,
 )
 from polyvae.testing.laws.missing import (
+    law_agree,
     law_empty,
     law_entries,
+    law_inference,
     law_missing,
     law_nested,
     law_per_sample,
@@ -32,8 +34,10 @@ LAWS: tuple[Callable[[Make, Sequence[Modality]], None], ...] = (
     law_noise,
     law_per_sample,
     law_missing,
+    law_agree,
     law_empty,
     law_posterior,
+    law_inference,
     law_entries,
     law_decodes,
     law_gradients,
@@ -50,11 +54,13 @@ LAWS: tuple[Callable[[Make, Sequence[Modality]], None], ...] = (
 
 __all__ = [
     "LAWS",
+    "law_agree",
     "law_complete",
     "law_decodes",
     "law_empty",
     "law_entries",
     "law_gradients",
+    "law_inference",
     "law_max_rows",
     "law_missing",
     "law_nested",

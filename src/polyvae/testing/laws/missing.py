@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
+from polyvae.core import noise
 from polyvae.core.batch import Batch
 from polyvae.core.modality import Modality
 from polyvae.core.noise import Draw
@@ -29,6 +31,7 @@ from polyvae.testing.worlds import (
     step,
     zero,
 )
+from polyvae.utils.errors import InputError
 
 
 def law_missing(make: Make, specs: Sequence[Modality]) -> None:
@@ -106,6 +109,65 @@ def law_entries(make: Make, specs: Sequence[Modality]) -> None:
             near(log_x[m], by_hand),
             "entries",
             f"the likelihood of {name!r} is not the sum over its observed entries",
+        )
+
+
+def law_agree(make: Make, specs: Sequence[Modality]) -> None:
+    """Entries that are all missing are a missing modality: bound, gradient, embedding and generation are the same, bit for bit."""
+    model = example_model(make, specs)
+    masked = example_batch(model)
+    by_entries = Batch.of(
+        masked.data,
+        None,
+        {
+            name: row.view(-1, *[1] * (x.ndim - 1))
+            & masked.entries.get(name, torch.ones_like(x, dtype=torch.bool))
+            for row, (name, x) in zip(masked.mask, masked.data.items(), strict=True)
+        },
+    )
+    draws = record(model, masked)
+    (value, gradients), (other, others) = step(model, masked, draws), step(model, by_entries, draws)
+    hold(
+        torch.equal(value, other),
+        "agree",
+        f"missing by entries, not by mask, changes the bound by {difference(value, other):.3g}",
+    )
+    for name, gradient in gradients.items():
+        hold(same(gradient, others[name]), "agree", f"missing by entries changes the gradient of {name}")
+    model.eval()
+    made = []
+    for batch in (masked, by_entries):
+        with repeatable():
+            made.append({"embed": model.embed(batch), **model.generate(batch, 2)})
+    for name, x in made[0].items():
+        hold(torch.equal(x, made[1][name]), "agree", f"missing by entries changes what is generated ({name})")
+
+
+def law_inference(make: Make, specs: Sequence[Modality]) -> None:
+    """Nothing is drawn in ``posterior`` and ``private``, which are functions of what was observed, also for nine modalities."""
+    worlds = [tuple(specs)]
+    if len(specs) > 2:
+        repeated = [
+            replace(specs[m % len(specs)], name=f"{specs[m % len(specs)].name} {m}") for m in range(9)
+        ]
+        worlds.append(tuple(repeated))
+    for world in worlds:
+        try:
+            model = example_model(make, world).eval()
+        except InputError:  # a model for fewer modalities
+            continue
+        batch = example_batch(model)
+        with torch.no_grad(), noise.record() as draws:
+            experts = model.experts(batch)
+            z = model.posterior(batch, experts).mean
+            model.private(batch, experts, z, model.prior.w(z))
+        hold(not draws, "inference", f"posterior or private draws {', '.join(draws)}; expected no draws")
+        found = []
+        for seed in (1, 2):
+            with repeatable(seed):
+                found.append(model.embed(batch))
+        hold(
+            torch.equal(*found), "inference", f"two embeddings of a sample differ by {difference(*found):.3g}"
         )
 
 
