@@ -17,6 +17,7 @@ import tomli_w
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.files import check_depth, read_text, short
 
 # TOML has no null; with "none", --set can also remove a value.
 _Maybe = BeforeValidator(lambda value: None if value == "none" else value)
@@ -307,21 +308,35 @@ def check_options(name: str, options: Iterable[str], accepted: Iterable[str]) ->
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The contents of a TOML file. Raises InputError, one line, if it is missing or has a syntax error."""
     path = Path(path)
+    if not os.path.exists(path):
+        raise InputError(
+            f"{path}: no such file; expected a TOML configuration; {nearest(path.name, _tables(path.parent))}"
+        )
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        beside = sorted(file.name for file in path.parent.glob("*.toml"))
+        table = tomllib.loads(read_text(path))
+        check_depth(table)
+        return table
+    except InputError:
+        raise
+    except (
+        ValueError,
+        RecursionError,
+    ) as problem:  # ValueError: TOMLDecodeError, with line and column, and UnicodeDecodeError
+        why = (
+            "values are nested too deeply"
+            if isinstance(problem, RecursionError)
+            else short(str(problem), 200)
+        )
         raise InputError(
-            f"{path}: no such file; expected a TOML configuration; {nearest(path.name, beside)}"
+            f"{path}: not TOML: {why}; expected lines such as epochs = 5 under [train]; correct that line"
         ) from None
-    except OSError as problem:
-        raise InputError(
-            f"{path}: cannot be read ({problem.strerror}); expected a TOML file; check path and permissions"
-        ) from None
-    except ValueError as problem:  # TOMLDecodeError, with line and column, and UnicodeDecodeError
-        raise InputError(
-            f"{path}: not TOML: {problem}; expected lines such as epochs = 5 under [train]; correct that line"
-        ) from None
+
+
+def _tables(folder: Path) -> list[str]:
+    try:
+        return sorted(file.name for file in folder.glob("*.toml"))
+    except (OSError, ValueError):  # a name that no system accepts
+        return []
 
 
 def assignment(text: str) -> tuple[str, Any]:
@@ -330,9 +345,21 @@ def assignment(text: str) -> tuple[str, Any]:
     if not equals or not all(key.split(".")):
         raise InputError(f"--set {text!r}: expected key=value, such as train.epochs=5")
     try:
-        return key, tomllib.loads(f"value = {value}")["value"]
+        found = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key, value
+    except (ValueError, RecursionError):
+        found = None
+    try:
+        check_depth(found)
+    except ValueError:
+        found = None
+    if found is None:
+        raise InputError(
+            f"--set {short(text, 80)!r}: got a number of too many digits, or values nested too deeply; expected a "
+            "value such as train.epochs=5"
+        )
+    return key, found
 
 
 def place(table: dict[str, Any], key: str, value: Any) -> None:

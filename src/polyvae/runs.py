@@ -22,9 +22,10 @@ from polyvae.report import Contender, labels, write_comparison, write_report
 from polyvae.training.directory import RunDirectory
 from polyvae.training.history import History
 from polyvae.training.loop import Watch, fit
-from polyvae.utils.errors import InputError, nearest
-from polyvae.utils.files import load_tensors, save_tensors
+from polyvae.utils.errors import InputError, nearest, reading
+from polyvae.utils.files import load_tensors, save_tensors, short
 from polyvae.utils.progress import reporter
+from polyvae.utils.records import StoredEvaluation
 from polyvae.utils.seeds import fold_in
 
 _LOOK = 2_000  # held-out samples, and unconditional draws, to measure coherence during training
@@ -143,11 +144,16 @@ def evaluate_run(
 def report_run(path: str | Path, trust: Sequence[str] = ()) -> Path:
     """Write ``report.html`` of the run, with its evaluation if there is one."""
     run, config = open_run(path)
-    evaluation = run.read_json("evaluation.json") if run.evaluation.exists() else None
+    evaluation = stored_evaluation(run)
+    run.read_history()  # before the data are read
     data, _ = data_of(config)
-    return write_report(
-        run, load_model(run.path, trust), data, evaluation, prior=fitted_prior(run), command=config.command
-    )
+    model, prior = load_model(run.path, trust), fitted_prior(run)
+    with reading(
+        f"{run.path}: evaluation.json or history.jsonl",
+        "what polyvae wrote for this model",
+        f"write it again with: polyvae evaluate {run.path}",
+    ):
+        return write_report(run, model, data, evaluation, prior=prior, command=config.command)
 
 
 def compare_runs(
@@ -171,15 +177,29 @@ def compare_runs(
             name,
             load_model(run.path, trust),
             config.model_dump(),
-            run.read_json("evaluation.json") if run.evaluation.exists() else {},
+            stored_evaluation(run) or {},
             run.read_history(),
             fitted_prior(run),
         )
         for name, (run, config) in zip(names, opened, strict=True)
     ]
-    return write_comparison(
-        first.path.resolve().parent / "comparison.html" if out is None else out, contenders, data
-    )
+    with reading(
+        f"report: evaluation.json or history.jsonl of {', '.join(names)}",
+        "what polyvae wrote for these models",
+        "report each run alone to find the damaged file, and evaluate it again",
+    ):
+        return write_comparison(
+            first.path.resolve().parent / "comparison.html" if out is None else out, contenders, data
+        )
+
+
+def stored_evaluation(run: RunDirectory) -> dict[str, Any] | None:
+    """The contents of evaluation.json; None if there is none. Raises InputError: they are not what ``evaluate_run`` writes."""
+    if not run.evaluation.exists():
+        return None
+    found = run.read_json("evaluation.json")
+    StoredEvaluation.check(found, str(run.evaluation), f"write it again with: polyvae evaluate {run.path}")
+    return found
 
 
 def open_run(path: str | Path) -> tuple[RunDirectory, RunConfig]:
@@ -225,15 +245,18 @@ def fitted_prior(run: RunDirectory) -> FittedPrior | None:
         return None
     tensors, settings = load_tensors(run.fitted_prior)
     kind = settings.get("kind", "gmm")
-    if kind not in list(FITTED):
+    if not isinstance(kind, str) or kind not in FITTED:
         raise InputError(
-            f"{run.fitted_prior}: unknown kind of fitted prior {kind!r}; {nearest(kind, FITTED)}; "
+            f"{run.fitted_prior}: unknown kind of fitted prior {short(repr(kind), 80)}; {nearest(str(kind)[:80], FITTED)}; "
             f"fit it again with: polyvae evaluate {run.path}"
         )
     try:
-        return FITTED[kind].restore(settings, tensors)
+        with reading(
+            "fitted prior", "one that polyvae wrote", f"fit it again with: polyvae evaluate {run.path}"
+        ):
+            return FITTED[kind].restore(settings, tensors)
     except InputError as problem:
-        raise InputError(f"{run.fitted_prior}: {problem}") from None
+        raise InputError(f"{run.fitted_prior}: {problem}") from problem.__cause__
 
 
 def _named(config: RunConfig) -> str:

@@ -269,7 +269,7 @@ def test_letters_of_axes_follow_from_their_number_and_the_name(shape, K, name, a
         ("mopoe", {("z", "KBD"), ("w", "KVBW")}),
         ("mmvm", {("z", "KVBD"), ("w", "KBW")}),
         ("dmvae", {("z", "KVBD"), ("w", "KBW")}),
-        ("idmvae", {("z", "KVBD"), ("w", "KVBW"), ("augmentation.z", "MBD"), ("augmentation.w", "BW")}),
+        ("idmvae", {("z", "KVBD"), ("w", "KVBW"), ("augmentation.z", "EBD"), ("augmentation.w", "BW")}),
     ],
 )
 def test_the_latents_of_a_step_are_recorded_with_the_letters_of_their_axes(name, expected):

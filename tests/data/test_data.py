@@ -471,3 +471,34 @@ def test_a_label_of_minus_one_is_missing_and_a_label_alone_is_never_kept():
     assert 0.3 < float(hidden.mask[2][data.mask[2]].double().mean()) < 0.7
     with pytest.raises(InputError, match="expected two classes or more"):
         MultimodalData({"a": torch.randn(2, 2)}, labels=[-1, 0]).with_labels_as("digit")
+
+
+def test_the_digest_of_data_changes_with_every_missing_entry():
+    x, entries = torch.ones(4, 3), torch.ones(4, 3, dtype=torch.bool)
+    entries[0, 0] = False
+    found = set()
+    for row in range(1, 4):
+        more = entries.clone()
+        more[row, 1] = False  # the values are zero there, as those of an entry that was observed as zero
+        values = x.clone()
+        values[row, 1] = 0
+        found |= {
+            MultimodalData({"a": x, "b": x}, entries={"a": more}).digest(),
+            MultimodalData({"a": values, "b": x}, entries={"a": entries}).digest(),
+            MultimodalData({"a": x, "b": x}, entries={"b": more}).digest(),
+        }
+    assert len(found) == 9
+
+
+@pytest.mark.parametrize("number", [10**9, 2**62, 7_000_000])
+def test_class_numbers_with_large_gaps_are_refused_before_they_take_memory(number):
+    labels = torch.tensor([0, 1, number])
+    with pytest.raises(InputError, match=r"number .*first, as numpy\.unique") as caught:
+        MultimodalData({"a": torch.ones(3, 2)}, labels=labels)
+    assert "\n" not in str(caught.value)
+    data = MultimodalData({"a": torch.ones(3, 2)}, labels=torch.tensor([0, 1, 900_000]))
+    with pytest.raises(InputError, match="without large gaps"):
+        data.with_labels_as("y")
+    assert MultimodalData({"a": torch.ones(3, 2)}, labels=torch.tensor([0, -1, 999])).with_labels_as(
+        "y"
+    ).names == ("a", "y")

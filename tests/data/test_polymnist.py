@@ -8,6 +8,7 @@ import os
 import shutil
 import struct
 import threading
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from PIL import Image
 
 from polyvae.data import load_dataset
 from polyvae.data.multimodal import MultimodalData
-from polyvae.data.sets import mnist
+from polyvae.data.sets import files, mnist, seal
+from polyvae.data.sets.archive import read_image
 from polyvae.data.sets.files import unpacked
 from polyvae.data.sets.polymnist import NAMES, SIDE, _shrunk, backgrounds, corners, pair, stencils
 from polyvae.data.sets.textures import texture
@@ -225,21 +227,50 @@ def test_another_seed_is_another_pairing_and_the_same_seed_the_same_bytes_with_o
 def test_what_was_composed_once_is_mapped_and_not_composed_again(root, tmp_path):
     one = load_dataset("polymnist", root)
     (folder,) = (tmp_path / "cache").iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == [
-        "labels.npy",
-        "m0.npy",
-        "m1.npy",
-        "m2.npy",
-        "m3.npy",
-        "m4.npy",
-    ]
-    file = np.lib.format.open_memmap(folder / "m3.npy", "r+")
-    file[7] = 9
-    file.flush()
+    files = [f"{name}.npy" for name in ("labels", *NAMES)]
+    assert sorted(path.name for path in folder.iterdir()) == [*files, "seal.json"]
+    before = [(folder / name).stat().st_mtime_ns for name in files]
     again = load_dataset("polymnist", root)
-    assert (stored(again, "m3")[7] == 9).all()
-    # Both are the same pages of the same file, and so is the training part.
+    assert [(folder / name).stat().st_mtime_ns for name in files] == before
+    # Both are pages of the same file: what a process that ignores the seal writes into it is seen by both.
+    np.lib.format.open_memmap(folder / "m3.npy", "r+")[7] = 9
     assert (stored(one.train, "m3")[7] == 9).all()
+    assert (stored(again, "m3")[7] == 9).all()
+
+
+def test_a_cache_with_other_bytes_of_the_right_shape_is_written_again(root, tmp_path, caplog):
+    right = written(load_dataset("polymnist", root))
+    (folder,) = (tmp_path / "cache").iterdir()
+    for change in ("value", "kind", "pipe", "unrecorded"):
+        path = folder / "m3.npy"
+        if change == "value":
+            array = np.load(path)
+            array[7] ^= 1
+            np.save(path, array)
+        elif change == "kind":
+            np.savez(folder / "x.npz", np.load(path))
+            (folder / "x.npz").replace(path)
+        elif change == "pipe":
+            path.unlink()
+            os.mkfifo(path)
+        else:
+            (folder / "seal.json").unlink()
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "polyvae"):
+            assert written(load_dataset("polymnist", root)) == right
+        assert "written again" in caplog.text, change
+        assert len(caplog.messages) == 1
+
+
+def test_a_copied_cache_is_used_and_its_digests_are_computed_once(root, tmp_path, monkeypatch):
+    right = written(load_dataset("polymnist", root))
+    shutil.copytree(tmp_path / "cache", tmp_path / "copy")  # other times
+    digests = []
+    real = seal._digest
+    monkeypatch.setattr(seal, "_digest", lambda path: digests.append(path) or real(path))
+    for count in (6, 6):
+        assert written(load_dataset("polymnist", root, cache=tmp_path / "copy")) == right
+        assert len(digests) == count
 
 
 def test_nothing_done_to_the_data_reaches_the_file(root, tmp_path):
@@ -303,6 +334,58 @@ def test_a_mapped_file_is_not_copied_and_any_other_array_is(tmp_path):
 
 
 # The sources
+
+
+@pytest.mark.parametrize("what", ["bomb", "pipe", "device", "dangling"])
+def test_a_source_that_is_no_file_or_too_large_ends_in_one_line(root, what, monkeypatch):
+    path = root / "mnist" / "train-labels-idx1-ubyte.gz"
+    path.unlink()
+    if what == "bomb":
+        path.write_bytes(gzip.compress(bytes(5_000_000)))
+        monkeypatch.setattr(files, "_MOST", 1_000_000)
+    elif what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if what == "device" else "nothing")
+    with pytest.raises(InputError, match=r"unpacked|regular file|no such file|device") as caught:
+        load_dataset("polymnist", root, cache=False)
+    assert "\n" not in str(caught.value)
+
+
+def png(width: int, height: int, body: bytes) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("what", ["bomb", "warned", "wide", "broken", "torn", "text", "pipe", "dangling"])
+def test_an_image_that_cannot_be_used_ends_in_one_line(tmp_path, what):
+    path = tmp_path / "x.png"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "dangling":
+        path.symlink_to("nothing")
+    else:
+        sound = png(40, 40, zlib.compress(bytes(40 * 121)))
+        path.write_bytes(
+            {
+                "bomb": png(60_000, 60_000, b""),
+                "warned": png(10_000, 10_000, b""),
+                "wide": sound,
+                "broken": sound.replace(b"IDAT", b"I\0AT"),
+                "torn": sound[:50],
+                "text": b"no image",
+            }[what]
+        )
+    with pytest.raises(InputError) as caught:
+        read_image(path, 28 * 28) if what == "wide" else read_image(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
 
 
 def test_a_file_with_another_content_is_refused_and_another_packing_is_not(root):

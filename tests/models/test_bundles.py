@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from polyvae.models.bundles import (
     check_trust,
     describe_modality,
     load_bundle,
+    load_model,
     read_modality,
     save_bundle,
     save_model,
@@ -163,3 +165,24 @@ def test_what_a_trusted_module_imported_is_out_of_reach():
     assert "expected an import path" in message(
         check_trust, Modality("a", (3,), decoder="polyvae.storage:os.system"), ()
     )
+
+
+def test_a_bundle_asks_for_no_more_memory_than_its_file_has(tmp_path):
+    """Each of these is built only in outline, and compared with 17 tensors of a few bytes."""
+    path = tmp_path / "x.safetensors"
+    save_model(VAE([Modality("a", (3,), params={"hidden": [4]})], latent=2), path)
+    bundle = load_bundle(path)
+    for options, params in (
+        ({"latent": 10**5}, {"hidden": [4]}),
+        ({"latent": 2}, {"hidden": [99_000, 99_000]}),
+    ):
+        config = {
+            "options": bundle.config["options"] | options,
+            "modalities": [bundle.config["modalities"][0] | {"params": params}],
+        }
+        save_bundle(path, model_name="vae", config=config, state=bundle.state, extra={})
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert "do not fit" in message(load_model, path)
+        assert (
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+        )  # kilobytes; the weights would take 39 GB

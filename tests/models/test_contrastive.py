@@ -226,3 +226,10 @@ def test_a_pair_costs_its_two_views_and_its_two_values():
     assert draws["z#2"].value.shape == (2, 2, pairs, 2)
     assert list(rows.values()) == [[2 * 4 * 5, 2 * 2 * pairs // 2]] * 4
     assert made.numbers < pairs * 3000 / 4
+
+
+def test_what_is_set_on_the_model_reaches_its_base():
+    model = build("mmvae-contrastive", plain_world(), latent=2)
+    model.beta, model.K, model.max_rows = 0.5, 3, 7
+    assert (model.held.beta, model.held.K, model.held.max_rows) == (0.5, 3, 7)
+    assert model.options["beta"] == 0.5

@@ -15,13 +15,12 @@ def fill(run):
     run.write_text("config.toml", "[train]\n")
     run.append_history({"step": 1})
     Checkpoints(run.checkpoints).save(1, {}, {})
-    run.figures.mkdir()
+    run.write_figures({"grid.png": b"made"})
     for path in (
         run.model,
         run.report,
         run.evaluation,
         run.fitted_prior,
-        run.figures / "grid.png",
         run.checkpoints / "best.safetensors",
     ):
         path.write_bytes(b"made")
@@ -40,6 +39,7 @@ def test_a_run_is_never_overwritten_without_force_and_nothing_foreign_with_it(tm
         run.path / "notes.md",
         run.checkpoints / "mine.pt",
         run.path / "figures" / "deep" / "mine.png",
+        run.path / "figures" / "mine.png",
         run.path / "data.csv",
     ]
     for path in mine:
@@ -47,6 +47,37 @@ def test_a_run_is_never_overwritten_without_force_and_nothing_foreign_with_it(tm
         path.write_text("mine")
     RunDirectory.create(run.path, force=True)
     assert sorted(path for path in run.path.rglob("*") if path.is_file()) == sorted(mine)
+
+
+def test_force_removes_nothing_through_a_link(tmp_path):
+    run = RunDirectory.create(tmp_path / "run")
+    fill(run)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "grid.png").write_text("mine")
+    (tmp_path / "mine" / ".written").write_text("grid.png\n../run/config.toml\n..\n/etc/passwd\n")
+    (run.figures / "grid.png").unlink()
+    (run.figures / ".written").unlink()
+    run.figures.rmdir()
+    run.figures.symlink_to(tmp_path / "mine")
+    RunDirectory.create(run.path, force=True)
+    assert (tmp_path / "mine" / "grid.png").read_text() == "mine"
+    run.write_text("config.toml", "")
+    (tmp_path / "elsewhere").mkdir()
+    run.checkpoints.rmdir()
+    run.checkpoints.symlink_to(tmp_path / "elsewhere")
+    Checkpoints(run.checkpoints).save(1, {}, {})
+    assert "checkpoints: got a link" in message(RunDirectory.create, run.path, force=True)
+    assert len(list((tmp_path / "elsewhere").iterdir())) == 2
+
+
+def test_a_record_of_figures_reaches_no_other_folder(tmp_path):
+    run = RunDirectory.create(tmp_path / "run")
+    fill(run)
+    (tmp_path / "mine.png").write_text("mine")
+    (run.figures / ".written").write_text("../../mine.png\n..\n.\n\n" + str(tmp_path / "mine.png") + "\n")
+    RunDirectory.create(run.path, force=True)
+    assert (tmp_path / "mine.png").read_text() == "mine"
+    assert (run.figures / "grid.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from polyvae.utils import files
-from polyvae.utils.files import StorageError, load_tensors, save_tensors, write_atomic
+from polyvae.utils.files import StorageError, load_tensors, save_tensors, write_atomic, write_npz
 from tests.helpers.storage import message
 
 
@@ -112,6 +115,58 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
     assert "not written (No space left on device)" in message(write_atomic, path, b"new", kind=StorageError)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+
+
+LEFT = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from polyvae.data.sets.memory import mapped
+from polyvae.utils.files import atomic
+from polyvae.utils.partial import claimed_folder
+with atomic(Path(sys.argv[1], "model.safetensors")) as file, claimed_folder(Path(sys.argv[1], "cache")) as folder:
+    file.write(b"half")
+    Path(folder, "x.npy").write_bytes(b"half")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", LEFT, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    (tmp_path / ".mine.partial").write_text("mine")
+    write_atomic(tmp_path / "other", b"")
+    assert len(list(tmp_path.glob(".*.partial"))) == 3
+    process.communicate("\n")
+    write_atomic(tmp_path / "other", b"")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.partial", "other"]
+
+
+def test_samples_keep_their_names_and_a_failed_write_the_file_that_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "x.npz"
+    arrays = {
+        name: np.arange(3.0) + n
+        for n, name in enumerate(("file", "allow_pickle", "a/b", "x.y", "self", "args"))
+    }
+    write_npz(path, arrays)
+    with np.load(path) as found:
+        assert set(found.files) == set(arrays)
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(found[name], array)
+    assert "differ by more than .npy" in message(write_npz, path, {"a": np.ones(1), "a.npy": np.ones(1)})
+    before = path.read_bytes()
+
+    def fail(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    assert "No space left" in message(write_npz, path, {"a": np.ones(1)}, kind=StorageError)
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.npz"]
 
 
 def test_write_to_a_missing_folder_says_so(tmp_path):

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -25,6 +24,7 @@ from polyvae.models import model_class
 from polyvae.models.bundles import load_model
 from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError
+from polyvae.utils.files import write_npz
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -178,13 +178,13 @@ def sample(
 ) -> None:
     """Generate samples of every modality, unconditionally or given some modalities of test samples."""
     directory, config = runs.open_run(run)
-    model = load_model(run, trust or ())
     if out.suffix != ".npz":
         raise InputError(f"sample: got -o {out}; expected a name that ends in .npz; an .npz file is written")
     if draws > 1 and not given:
         raise InputError(
             f"sample: got -k {draws} without --given; expected a modality to condition on; set the number of new samples with -n"
         )
+    model = load_model(run, trust or ())
     fitted = _prior_of(prior, directory, config.model.name, model)
     torch.manual_seed(seed)
     if given:
@@ -197,13 +197,7 @@ def sample(
         made = model.generate(batch, K=draws, sample=noise)
     else:
         made = model.sample(count, fitted, sample=noise)
-    try:
-        with out.open("wb") as file:
-            np.savez_compressed(file, **{name: x.cpu().numpy() for name, x in made.items()})  # type: ignore[arg-type]
-    except OSError as problem:
-        raise InputError(
-            f"sample: cannot write {out} ({problem.strerror}); expected a path in a folder that exists"
-        ) from None
+    write_npz(out, {name: x.cpu().numpy() for name, x in made.items()})
     typer.echo(f"written: {out} ({', '.join(f'{name} {tuple(x.shape)}' for name, x in made.items())})")
 
 
@@ -333,10 +327,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 130
         typer.echo("interrupted", err=True)
     except Exception as problem:  # a traceback is shown only on request
-        code = 2 if isinstance(problem, InputError) else 1
+        # A file that cannot be reached is an invalid input, too.
+        file, why = (problem.filename, problem.strerror) if isinstance(problem, OSError) else (None, None)
+        code = 2 if isinstance(problem, InputError) or file is not None else 1
         if debug:
             traceback.print_exc()
-        line = " ".join(str(problem).split())
+        line = " ".join((str(problem) if file is None else f"{file}: {why}").split())
         typer.echo(
             f"error: {line}"
             if code == 2

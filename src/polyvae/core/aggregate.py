@@ -78,7 +78,7 @@ def powerset(mask: Tensor) -> Tensor:
 def random_subsets(mask: Tensor, count: int, name: str = "subset") -> Tensor:
     """``count`` subsets per sample, uniform over the non-empty subsets of what was observed."""
     E, B = mask.shape
-    fair = noise.uniform((count, E, B), torch.empty((), device=mask.device), name, "VMB")
+    fair = noise.uniform((count, E, B), torch.empty((), device=mask.device), name, "VEB")
     # A fair coin decides on each member. Where a subset is empty, all its coins are tossed again, which
     # makes the result uniform over the non-empty subsets. Each toss uses one binary digit of the same
     # uniform number, so one draw is enough.
@@ -118,7 +118,7 @@ def random_sizes(mask: Tensor, count: int, name: str = "subset", proper: bool = 
     """
     E, B = mask.shape
     like = torch.empty((), device=mask.device)
-    score = noise.uniform((count, E, B), like, name, "VMB")
+    score = noise.uniform((count, E, B), like, name, "VEB")
     u = noise.uniform((count, B), like, f"{name}.size", "VB")
     size = (u * (mask.sum(0) - int(proper))).floor() + 1  # [V, B]
     score = torch.where(mask, score, 2.0)

@@ -94,6 +94,10 @@ class FittedMixture(FittedPrior):
                 f"weights {tuple(weights.shape)}, loc {tuple(loc.shape)} and scale_tril {tuple(scale_tril.shape)}",
                 "[C], [C, D] and [C, D, D]",
             )
+        if not bool((weights >= 0).all()) or abs(float(weights.double().sum()) - 1) > 1e-2:
+            raise _misfit("weights that are no probabilities", "numbers of 0 or more with sum 1")
+        if not bool((scale_tril.diagonal(dim1=-2, dim2=-1) > 0).all()):
+            raise _misfit("a scale_tril that is no Cholesky factor", "a positive diagonal")
         return cls(weights, loc, scale_tril, covariance)
 
     @classmethod
@@ -184,10 +188,14 @@ class FittedFlow(FittedPrior):
     def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         loc, scale = _tensors(tensors, "loc", "scale")
         transforms = settings.get("transforms")
-        if not isinstance(transforms, int) or transforms < 1:
-            raise _misfit(f"transforms={transforms!r}", "a whole number, 1 or more")
+        # Each transform has tensors of its own, so a file cannot describe more of them than it has tensors.
+        if type(transforms) is not int or not 1 <= transforms <= len(tensors):
+            raise _misfit(f"transforms={transforms!r}", "a whole number, 1 or more, as many as were stored")
         if loc.ndim != 1 or loc.shape != scale.shape:
             raise _misfit(f"loc {tuple(loc.shape)} and scale {tuple(scale.shape)}", "[D] both")
+        # A small file must not ask for a large flow: every column has some 1,500 parameters in every transform.
+        if sum(x.numel() for x in tensors.values()) < 500 * len(loc) * transforms:
+            raise _misfit("tensors that do not fit this version's flow", "those of the same zuko version")
         prior = cls(loc, scale, transforms)
         try:
             prior.load_state_dict(dict(tensors))
@@ -276,6 +284,10 @@ def _tensors(tensors: Mapping[str, Tensor], *names: str) -> list[Tensor]:
     for name in names:
         if name not in tensors:
             raise _misfit(f"no {name!r}", ", ".join(names))
+        if not tensors[name].is_floating_point() or not bool(tensors[name].isfinite().all()):
+            raise _misfit(f"{name!r} with other values", "finite floating-point numbers")
+    if len({tensors[name].dtype for name in names}) > 1:
+        raise _misfit("tensors of several dtypes", "one dtype")
     return [tensors[name] for name in names]
 
 

@@ -281,7 +281,11 @@ def load_factory(spec: Modality, path: str) -> Factory:
             f"modality {spec.name!r}: cannot import {path!r} ({problem}); expected the name of a network "
             "or 'package.module:factory'"
         ) from None
-    assert callable(factory)
+    if not callable(factory):
+        raise InputError(
+            f"modality {spec.name!r}: got {path!r}, which is no factory; expected a function (in_shape, out) -> nn.Module; "
+            "correct the path"
+        )
     return factory  # type: ignore[no-any-return]  # getattr is untyped
 
 

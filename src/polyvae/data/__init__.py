@@ -23,7 +23,8 @@ from polyvae.data.loaders import Loader, SliceLoader, StreamLoader
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.sets.polydigits import polydigits
 from polyvae.data.sets.polymnist import polymnist, translated_polymnist
-from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.errors import InputError, nearest, reading
+from polyvae.utils.records import check_keywords
 from polyvae.utils.seeds import mix
 
 __all__ = [
@@ -109,11 +110,22 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> M
         if key not in known:
             raise InputError(f"data set {name!r} has no option {key!r}; {nearest(key, known)}")
     if not entry.needed:
-        return entry.load(**options)
+        return _loaded(name, entry.load, options)
     folder = root or os.environ.get("POLYVAE_DATA")
     if not folder:
         raise InputError(
             f"data set {name!r}: got no folder; expected one that contains {entry.needed}; pass root= (--set data.root=FOLDER on "
             "the command line) or set POLYVAE_DATA"
         )
-    return entry.load(root=Path(folder), **options)
+    return _loaded(name, entry.load, {"root": Path(folder), **options})
+
+
+def _loaded(name: str, load: Callable[..., MultimodalData], options: dict[str, Any]) -> MultimodalData:
+    with reading(f"data set {name!r}", "options and files that it can be made from", "correct them"):
+        try:
+            return load(**options)
+        except InputError:
+            raise
+        except (TypeError, ValueError, OverflowError):  # most often an option of another type
+            check_keywords(f"data set {name!r}", load, options)
+            raise

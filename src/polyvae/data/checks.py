@@ -15,6 +15,8 @@ from torch import Tensor
 from polyvae.core.modality import Modality
 from polyvae.utils.errors import InputError, nearest
 
+MOST_CLASSES = 2**20
+
 
 def check_labels(labels: Any, count: int) -> Tensor:
     """[N] int64."""
@@ -25,6 +27,11 @@ def check_labels(labels: Any, count: int) -> Tensor:
             "numpy.unique(labels, return_inverse=True) does"
         )
     one_each("labels", given.shape, count)
+    if given.size and int(given.max()) > MOST_CLASSES:
+        raise InputError(
+            f"labels: got {int(given.max())}; expected class numbers of at most {MOST_CLASSES:,}; number the classes "
+            "first, as numpy.unique(labels, return_inverse=True) does"
+        )
     return torch.from_numpy(given.astype(np.int64))
 
 

@@ -345,6 +345,12 @@ class MultimodalData:
             raise InputError(
                 f"data: got target {name!r} for labels up to {classes - 1}; expected two classes or more; label them"
             )
+        present = torch.unique(self.labels).numel()
+        if classes > 1000 + 10 * present:  # a column for each class
+            raise InputError(
+                f"data: got target {name!r} for {present} classes with numbers up to {classes - 1}; expected them numbered "
+                "without large gaps; number them first, as numpy.unique(labels, return_inverse=True) does"
+            )
         x = (
             torch.nn.functional.one_hot(self.labels.clamp(min=0), classes).to(torch.get_default_dtype())
             * known[:, None]

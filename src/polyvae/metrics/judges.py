@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,6 +26,7 @@ from polyvae.data.multimodal import MultimodalData
 from polyvae.data.sets.files import cache_folder
 from polyvae.metrics import labels
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.files import StorageError, write_atomic
 from polyvae.utils.seeds import fold_in
 
 log = logging.getLogger(__name__)
@@ -413,15 +413,11 @@ def _write(path: Path, judges: Judges) -> None:
         "seconds": judges.seconds,
         "digest": _digest(tensors),
     }
-    part = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, part, metadata={"judges": json.dumps(facts)})
-        part.replace(path)
-    except (OSError, SafetensorError) as problem:
+        write_atomic(path, save(tensors, metadata={"judges": json.dumps(facts)}))
+    except (OSError, SafetensorError, StorageError) as problem:
         log.info("judges: not cached at %s (%s)", path, problem)
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 def _read(path: Path | None, shapes: Mapping[str, tuple[int, ...]], recipe: Recipe) -> Judges | None:
@@ -451,7 +447,15 @@ def _read(path: Path | None, shapes: Mapping[str, tuple[int, ...]], recipe: Reci
             facts["source"],
             facts["seconds"],
         )
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+    ) as problem:
         log.info(
             "judges: %s cannot be used, so judges are trained again (%s)",
             path,

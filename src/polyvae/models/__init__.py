@@ -49,6 +49,7 @@ from polyvae.models.uhved import UHVED
 from polyvae.models.vae import VAE
 from polyvae.models.vcca import BiVCCA, VCCAPrivate
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.records import check_keywords
 
 MODELS: dict[str, type[MultimodalVAE]] = {
     "vae": VAE,
@@ -147,7 +148,14 @@ def build(name: str, modalities: Sequence[Modality], **options: Any) -> Multimod
     for key in options:
         if key not in options_of(name):
             raise InputError(f"model {name!r}: unknown option {key!r}; {nearest(key, options_of(name))}")
-    return model_class(name)(modalities, **options)
+    kind = model_class(name)
+    try:
+        return kind(modalities, **options)
+    except InputError:
+        raise
+    except Exception:  # most often an option of another type
+        check_keywords(f"model {name!r}", kind, options)
+        raise
 
 
 def cite(name: str) -> str:

@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
 
+from polyvae.core.likelihoods import LIKELIHOODS
 from polyvae.core.modality import Modality
+from polyvae.core.networks import NETWORKS
 from polyvae.core.vae import MultimodalVAE
-from polyvae.models import build, name_of, options_of
-from polyvae.utils.errors import InputError, nearest
+from polyvae.models import build, model_class, name_of, options_of
+from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.files import Path_, json_text, load_tensors, save_tensors, short
+from polyvae.utils.records import StoredConfig, StoredModel, check_keywords, check_sizes
 from polyvae.utils.renamed import moved
 
 MODEL = "model.safetensors"
@@ -29,6 +36,10 @@ _PREFIXES = {"cmvae": "held.", "idmvae": "held."}
 """Model -> what its parameters' names began with in files of version 1."""
 _PARTS = {".parts.told.": ".parts.top_down."}
 """Inside parameters' names: the old spelling -> the new one."""
+_REMEDY = "load it with the polyvae that wrote it, or copy it again"
+_FACTORIES = "polyvae.core.networks"
+"""What a bundle may name of polyvae as an encoder or a decoder."""
+_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class Bundle(NamedTuple):
@@ -70,7 +81,8 @@ def load_bundle(path: Path_, device: torch.device | str = "cpu") -> Bundle:
         raise InputError(
             f"{path}: got a polyvae file that is not a model; expected model.safetensors of a run, or an exported bundle"
         )
-    return Bundle(metadata["name"], metadata["config"], state, metadata["extra"])
+    stored = StoredModel.check(metadata, f"{path}: metadata", _REMEDY)
+    return Bundle(stored.name, stored.config, state, stored.extra)
 
 
 def bundle_file(path: Path_) -> Path:
@@ -79,13 +91,13 @@ def bundle_file(path: Path_) -> Path:
     Raises InputError: a directory without a trained model; a run that does not exist, with the nearest one beside it.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         if not (path / MODEL).exists():
             raise InputError(
                 f"{path}: got a run without {MODEL}; expected a bundle or a finished run; continue a run with --resume"
             )
         return path / MODEL
-    if not path.exists() and path.suffix != ".safetensors":
+    if not os.path.exists(path) and path.suffix != ".safetensors":
         raise no_such_run(path)
     return path
 
@@ -94,12 +106,12 @@ def no_such_run(path: Path) -> InputError:
     """The error to raise where there is no run directory ``path``; the nearest run beside it is named."""
     beside = path.absolute().parent
     runs = (
-        sorted(entry.name for entry in beside.iterdir() if (entry / "config.toml").is_file())
-        if beside.is_dir()
+        sorted(name for name in os.listdir(beside) if os.path.isfile(beside / name / "config.toml"))
+        if os.path.isdir(beside)
         else []
     )
     return InputError(
-        f"{path}: no such run; expected a run directory; {short(nearest(path.name, runs), 200)}"
+        f"{short(str(path), 1000)}: no such run; expected a run directory; {short(nearest(path.name, runs), 200)}"
     )
 
 
@@ -155,34 +167,115 @@ def load_model(path: Path_, trust: Sequence[str] = (), device: torch.device | st
         'mvae'
     """
     bundle = load_bundle(path)
-    name, options = moved(bundle.name), dict(bundle.config["options"])
+    config = StoredConfig.check(bundle.config, f"{path}: config", _REMEDY)
+    longest = max((max(x.shape, default=1) for x in bundle.state.values()), default=1)
+    check_sizes(f"{path}: config", {"name": bundle.name, **bundle.config}, longest)
+    if len(config.modalities) > max(100, len(bundle.state)):
+        raise InputError(
+            f"{path}: config: got {len(config.modalities):,} modalities and {len(bundle.state)} tensors; expected weights of "
+            f"each modality; {_REMEDY}"
+        )
+    name, options = moved(bundle.name), dict(config.options)
     if ":" in bundle.name:
         check_import("model", bundle.name, trust, "Class")
-    modalities = [read_modality(table) for table in bundle.config["modalities"]]
+    modalities = [read_modality(table.model_dump(exclude_unset=True)) for table in config.modalities]
     for modality in modalities:
         check_trust(modality, trust)
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # the initial weights are overwritten, so drawing them should leave no trace
+        check_params(modality)
+    with reading(f"{path}: config", "a model that can be built", _REMEDY):
         # Older bundles contain max_rows, now a memory setting, as an option of the model.
         rows = None if "max_rows" in options_of(name) else options.pop("max_rows", None)
-        model = build(name, modalities, **options)
-    if rows is not None:
-        model.max_rows = rows
-    model.to(
-        max(
-            (tensor.dtype for tensor in bundle.state.values() if tensor.is_floating_point()),
-            key=lambda dtype: dtype.itemsize,
-        )
-    )
-    try:
-        model.load_state_dict(migrated(name, bundle.state, model.state_dict().keys()))
-    except RuntimeError as problem:
-        raise InputError(
-            f"{path}: got weights that do not fit model {bundle.name!r} ({short(str(problem), 200)}); expected those of the "
-            "same version; load it with the polyvae that wrote it"
-        ) from None
+        check_keywords(f"{path}: model {name!r}", model_class(name), options)
+        outline = _outline(name, modalities, options, len(bundle.state))
+        state = migrated(name, bundle.state, outline.state_dict().keys())
+        dtype = _check_state(path, bundle.name, outline, state)
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the initial weights are overwritten: no trace of drawing them
+            model = build(name, modalities, **options)
+        if rows is not None:
+            model.max_rows = rows
+        model.to(dtype).load_state_dict(state)
     return model.to(device).eval()
+
+
+def _outline(
+    name: str, modalities: Sequence[Modality], options: Mapping[str, Any], tensors: int
+) -> MultimodalVAE:
+    """The model without memory for its weights: a small file must not ask for a large model."""
+    foreign = [name, *(getattr(spec, side) for spec in modalities for side in ("encoder", "decoder"))]
+    try:
+        with torch.device("meta"), _at_most(tensors):
+            model = build(name, modalities, **options)
+    except InputError:
+        raise
+    except Exception:
+        # Code of the user, who trusts it, may compute with weights when it is built.
+        if not any(
+            isinstance(path, str) and ":" in path and not path.startswith("polyvae.") for path in foreign
+        ):
+            raise
+        with torch.random.fork_rng(devices=[]):
+            model = build(name, modalities, **options)
+    for net in model.modalities.values():
+        for side in ("encoder", "decoder"):
+            if not isinstance(getattr(net, side), nn.Module | None):
+                raise InputError(
+                    f"modality {net.spec.name!r}: got {side} {getattr(net.spec, side)!r}, which makes no nn.Module; "
+                    "expected a function (in_shape, out) -> nn.Module; correct the path"
+                )
+    return model
+
+
+def _check_state(path: Path_, name: str, outline: nn.Module, state: Mapping[str, Tensor]) -> torch.dtype:
+    """The dtype of the stored weights. Raises InputError where names, shapes or kinds of numbers are not those of ``outline``."""
+    expected = outline.state_dict()
+    problem = ""
+    for key in dict.fromkeys([*expected, *state]):
+        here, there = state.get(key), expected.get(key)
+        if here is None or there is None:
+            problem = f"{'no' if here is None else 'unknown'} tensor {short(key, 80)!r}"
+        elif here.shape != there.shape:
+            problem = f"{short(key, 80)!r} of shape {_shown(here.shape)} and not {_shown(there.shape)}"
+        elif here.dtype not in _FLOATS if there.is_floating_point() else here.dtype != there.dtype:
+            problem = f"{short(key, 80)!r} in {here.dtype}, which cannot be used"
+        if problem:
+            raise InputError(
+                f"{path}: got weights that do not fit model {short(name, 80)!r} ({problem}); expected those of the "
+                "same version; load it with the polyvae that wrote it"
+            )
+    floats = [tensor.dtype for tensor in state.values() if tensor.is_floating_point()]
+    return max(floats, key=lambda dtype: dtype.itemsize)
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+@contextmanager
+def _at_most(count: int) -> Iterator[None]:
+    """Inside, this thread cannot build a model of many more parameters than ``count``: each takes time and memory, even on "meta"."""
+    left, thread = 4 * count + 100, threading.get_ident()
+
+    def note(*registered: Any) -> None:
+        nonlocal left
+        if threading.get_ident() == thread:
+            left -= 1
+            if left < 0:
+                raise InputError(
+                    f"bundle: got a description of a model with more parameters than the {count} tensors beside it; "
+                    f"expected those of the same model; {_REMEDY}"
+                )
+
+    handles = [
+        hooks.register_module_parameter_registration_hook(note),
+        hooks.register_module_module_registration_hook(note),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def migrated(name: str, state: Mapping[str, Tensor], known: Collection[str]) -> dict[str, Tensor]:
@@ -258,6 +351,16 @@ def check_trust(modality: Modality, trust: Sequence[str]) -> None:
             check_import(f"modality {modality.name!r}: {side}", given, trust, "factory")
 
 
+def check_params(modality: Modality) -> None:
+    """Raises InputError: a parameter of the likelihood or the network that has another type than it is annotated with."""
+    makers: list[Callable[..., Any]] = [LIKELIHOODS[modality.likelihood]]
+    for network in (modality.network, modality.encoder, modality.decoder):
+        if isinstance(network, str) and network in NETWORKS:
+            makers += NETWORKS[network][:2]
+    for maker in makers:
+        check_keywords(f"modality {modality.name!r}: params", maker, modality.params)
+
+
 def check_import(where: str, given: str, trust: Sequence[str], what: str) -> None:
     """Raises InputError: ``given`` is not an import path "package.module:NAME" of polyvae or a package in ``trust``."""
     # No dots after the colon: through a module's attributes one reaches whatever else it has imported.
@@ -266,7 +369,8 @@ def check_import(where: str, given: str, trust: Sequence[str], what: str) -> Non
             f"{where}: got {given!r}; expected an import path 'package.module:{what}'; correct it"
         )
     module = given.partition(":")[0]
-    if not any(module == name or module.startswith(f"{name}.") for name in ("polyvae", *trust)):
+    ours = _FACTORIES if what == "factory" else "polyvae"
+    if not any(module == name or module.startswith(f"{name}.") for name in (ours, *trust)):
         package = module.partition(".")[0]
         raise InputError(
             f"{where}: {given!r} would import {package!r}, which is not trusted; expected polyvae's own or a trusted package; "

@@ -165,7 +165,7 @@ class CMVAE(MMVAEPlus):
             log p(z | c) + log π_c, [C, E, B], and the mask of the experts, [E, B].
         """
         experts = self.experts(batch)
-        z = experts.z.rsample(None, "z", "MBD") if sample else experts.z.loc  # [E, B, D]
+        z = experts.z.rsample(None, "z", "EBD") if sample else experts.z.loc  # [E, B, D]
         clusters, log_pi = self._prior.z().components, self._prior.logits.log_softmax(0)
         return torch.stack([clusters[c].log_prob(z) + log_pi[c] for c in range(self.clusters)]), experts.mask
 

@@ -200,12 +200,20 @@ class Contrastive(MultimodalVAE):
         return self.held.latent
 
     @property
-    def beta(self) -> float:  # type: ignore[override]
+    def beta(self) -> float:
         return self.held.beta
 
+    @beta.setter
+    def beta(self, value: float) -> None:
+        self.held.beta = value
+
     @property
-    def K(self) -> int:  # type: ignore[override]
+    def K(self) -> int:
         return self.held.K
+
+    @K.setter
+    def K(self, value: int) -> None:
+        self.held.K = value
 
     @property
     def seen(self) -> int:  # type: ignore[override]

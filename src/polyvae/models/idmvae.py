@@ -137,7 +137,7 @@ class IDMVAE(MMVAEPlus):
                 # (i, j) and (j, i)
                 pair = 2 * self._contrast(mean[rows], experts.z.loc[j, rows]) / others[rows]
                 cross_view = cross_view.index_put((rows,), pair, accumulate=True)
-        z = experts.z.rsample(None, "augmentation.z", "MBD")
+        z = experts.z.rsample(None, "augmentation.z", "EBD")
         w = experts.w.rsample(None, "augmentation.w", "BW")
         for i, m in enumerate(self.encoded):
             name, span = self.specs[m].name, self.columns[m]

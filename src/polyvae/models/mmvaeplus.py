@@ -155,10 +155,9 @@ class MMVAEPlus(MultimodalVAE):
         w = qr_w.rsample(name="w")  # w_m^{mk}, w̃_n^{mk}
         log_x = self.decode_components(batch, source.weights, z, w)  # log p(x_n | z, w_n): [M, K, V, B]
         counted = self._counted(batch, own)  # the w whose densities are in l^{mk}
-        kl_z = self.scored(q).log_prob(z) - self.prior.z().log_prob(
-            z
-        )  # −[log p(z) − log q(z | X)]: [K, V, B]
-        kl_w = self.sampled_kl(qr_w, p_w, w, counted)  # −[log p(w_m) − log q(w_m | x_m)]: [K, V, B]
+        # −[log p(z) − log q(z | X)] and −[log p(w_m) − log q(w_m | x_m)], [K, V, B]
+        kl_z = self.scored(q).log_prob(z) - self.prior.z().log_prob(z)
+        kl_w = self.sampled_kl(qr_w, p_w, w, counted)
         kl = {"kl/z": kl_z, "kl/w": kl_w}
         # Σ_m weights_m estimator_k(Σ_n s_n log p(x_n | ·) − β [kl_z + kl_w]), weights 1/|A|
         return self.bound_of(source.weights, log_x, kl, warm * self.beta, {z: None, w: counted})

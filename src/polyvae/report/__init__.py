@@ -26,7 +26,6 @@ from polyvae.report.samples import cross_section, traversal_section, uncondition
 from polyvae.report.sections import Page, Section, coherence_section, histogram_section, likelihood_section
 from polyvae.report.templates import render
 from polyvae.training.directory import RunDirectory
-from polyvae.utils.files import StorageError, write_atomic
 
 __all__ = ["Contender", "labels", "number", "write_comparison", "write_report"]
 
@@ -187,13 +186,7 @@ def _summary(model: MultimodalVAE) -> str:
 
 
 def _save(run: RunDirectory, figures: Sequence[Figure]) -> None:
-    try:
-        run.figures.mkdir(exist_ok=True)
-    except OSError as problem:
-        raise StorageError(
-            f"{run.figures}: cannot be created ({problem.strerror}); expected a writable run directory; "
-            "free space or set permissions"
-        ) from None
+    files: dict[str, bytes] = {}
     for figure in figures:
-        write_atomic(run.figures / f"{figure.name}.svg", figure.svg)
-        write_atomic(run.figures / f"{figure.name}.png", figure.png)
+        files |= {f"{figure.name}.svg": figure.svg, f"{figure.name}.png": figure.png}
+    run.write_figures(files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from polyvae.report.metrics import metric
 from polyvae.report.templates import render
@@ -14,9 +14,6 @@ from polyvae.study.plots import draw
 from polyvae.study.tables import Result, markdown, tables, title_of, write_numbers
 from polyvae.utils.errors import nearest
 from polyvae.utils.files import write_atomic
-
-if TYPE_CHECKING:
-    pass
 
 
 def write_study(

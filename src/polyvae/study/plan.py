@@ -204,7 +204,7 @@ class Plan:
                 entry
                 for entry in known
                 if entry.get("seconds") == self.seconds
-                and _trained(entry["settings"]) == _trained(jsonable(cell.settings))
+                and _trained(entry["settings"]) == _trained(through_json(cell.settings))
             ),
             {},
         )
@@ -248,7 +248,7 @@ class Plan:
                 "epochs": epochs,
                 "seconds_per_epoch": measured,
                 "seconds": self.seconds,
-                "settings": jsonable(cell.settings),
+                "settings": through_json(cell.settings),
             }
         )
         write_atomic(self.path, (json.dumps(self.entries, indent=2) + "\n").encode())
@@ -287,6 +287,6 @@ def _measure(config: RunConfig) -> float:
     return turn / -(-len(part) // size) * -(-rows // size)
 
 
-def jsonable(value: Any) -> Any:
+def through_json(value: Any) -> Any:
     """The value as it is read back from JSON."""
     return json.loads(json.dumps(value, default=str))

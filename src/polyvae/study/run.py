@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 from polyvae import runs
 from polyvae.config import EvaluateConfig, RunConfig, flatten, read_config
 from polyvae.study.page import write_study
-from polyvae.study.plan import Cell, Plan, check_cells, jsonable, read_study
+from polyvae.study.plan import Cell, Plan, check_cells, read_study, through_json
 from polyvae.study.tables import Result, write_numbers
 from polyvae.study.workers import Workers, alone, one_thread, terminable
 from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.files import read_object
 from polyvae.utils.progress import Reporter, reporter
+from polyvae.utils.records import StoredResults
 
 _FREE = (
     "data.root",
@@ -94,11 +95,10 @@ def run_study(
             "choose another"
         ) from None
     tried = set() if report else {cell.name for cell in asked}
-    errors = {
-        cell["name"]: cell["error"]
-        for cell in read_object(out / "results.json", "remove it", {}).get("cells", ())
-        if cell["name"] not in tried
-    }
+    before = StoredResults.check(
+        read_object(out / "results.json", "remove it", {}), str(out / "results.json"), "remove it"
+    )
+    errors = {cell.name: cell.error for cell in before.cells if cell.name not in tried}
     interrupted = False
     if report:
         plan = Plan(out / "plan.json", study.study.seconds)
@@ -243,7 +243,7 @@ def _judged(run: RunDirectory, wanted: EvaluateConfig) -> tuple[dict[str, Any], 
         found = read_object(run.evaluation, "evaluate it again")
     except InputError as problem:
         return {}, str(problem)
-    then, now = found.get("settings", {}), jsonable(wanted.model_dump(exclude={"curve_seconds"}))
+    then, now = found.get("settings", {}), through_json(wanted.model_dump(exclude={"curve_seconds"}))
     for other in _differences({"evaluate": then}, {"evaluate": now}):
         return {}, f"evaluated with {other}; the same command without --report evaluates it again"
     return found, ""
@@ -286,7 +286,7 @@ def _results(cells: Sequence[Cell], plan: Plan, out: Path, errors: Mapping[str, 
                 epochs,
                 numbers,
                 error,
-                jsonable(cell.settings),
+                through_json(cell.settings),
             )
         )
     return found

@@ -11,14 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from polyvae.report.drawing import Figure
 from polyvae.report.metrics import metric, number
-from polyvae.utils.files import write_atomic
-
-if TYPE_CHECKING:
-    pass
+from polyvae.utils.files import finite_json, write_atomic
 
 _NONE = "–"
 
@@ -193,21 +190,12 @@ def write_numbers(
     }
     write_atomic(
         out / "results.json",
-        (json.dumps(_finite(content), indent=2, default=str, allow_nan=False) + "\n").encode(),
+        (json.dumps(finite_json(content), indent=2, default=str, allow_nan=False) + "\n").encode(),
     )
     write_atomic(
         out / "results.csv",
         _csv(results, list(dict.fromkeys(name for result in results for name in result.numbers))).encode(),
     )
-
-
-def _finite(value: Any) -> Any:
-    """The value, with None for numbers that JSON cannot express."""
-    if isinstance(value, Mapping):
-        return {key: _finite(x) for key, x in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(x) for x in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _csv(results: Sequence[Result], names: Sequence[str]) -> str:

@@ -125,7 +125,7 @@ def _translate(draws: Mapping[str, Draw], asked: Mapping[str, Draw], where: _Map
             if letter == "W":
                 value = value.index_select(axis, torch.tensor(where.columns, dtype=torch.long))
             elif letter in "ME":
-                picks = where.encoded if like.shape[axis] == len(where.encoded) else where.modalities
+                picks = where.encoded if letter == "E" else where.modalities
                 value = value.index_select(axis, torch.tensor(picks))
             elif letter == "V" and match is not None and len(match) == like.shape[axis]:
                 ends = (axis, axes.index("B"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor
 
 from polyvae.training.sound import unsound
-from polyvae.utils.errors import InputError
-from polyvae.utils.files import Path_, load_tensors, save_tensors, unwritten, write_atomic
+from polyvae.utils.errors import InputError, reading
+from polyvae.utils.files import Path_, load_tensors, read_bytes, save_tensors, short, unwritten, write_atomic
 
 _log = logging.getLogger("polyvae")
 
@@ -45,7 +46,7 @@ class Checkpoints:
         write_atomic(self.directory / "latest", f"{path.name}\n".encode())
         files = self._files()
         kept = [file for file in files if file <= path][-self.keep :]
-        for file in ({*files} - {*kept}) | {*self.directory.glob(".*.partial")}:
+        for file in {*files} - {*kept}:
             file.unlink(missing_ok=True)
         return path
 
@@ -81,8 +82,8 @@ class Checkpoints:
     ) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
         files = self._files()[::-1]
         try:
-            pointed = (self.directory / "latest").read_text("utf-8", "replace").strip()
-        except OSError:
+            pointed = read_bytes(self.directory / "latest", 1000).decode("utf-8", "replace").strip()
+        except InputError:
             pointed = ""
         files.sort(key=lambda file: file.name != pointed)  # stable: the one pointed to, then from new to old
         for file in files:
@@ -131,13 +132,32 @@ def restore_optimizer(
     rows: dict[str, dict[str, Any]] = {where: dict(row) for where, row in jsonable.items()}
     for name, tensor in tensors.items():
         where, _, key = name.rpartition(".")
+        if where not in rows:
+            raise InputError(
+                f"optimizer: got tensor {name!r} of no parameter; expected those that were stored; start the run again"
+            )
         rows[where][key] = tensor.clone()  # optimisers update their state in place
-    groups = [rows[f"group.{index}"] for index in range(sum(where.startswith("group.") for where in rows))]
-    for group, live in zip(groups, optimizer.param_groups, strict=False):
-        group.update({key: tuple(value) for key, value in group.items() if isinstance(live.get(key), tuple)})
-    state = {
-        int(where.removeprefix("state.")): row for where, row in rows.items() if where.startswith("state.")
-    }
+    with reading("optimizer", "a state that polyvae wrote", "start the run again"):
+        groups = [
+            rows[f"group.{index}"] for index in range(sum(where.startswith("group.") for where in rows))
+        ]
+        numbers = [group["params"] for group in optimizer.state_dict()["param_groups"]]
+        if [group["params"] for group in groups] != numbers:
+            raise InputError(
+                "optimizer: got a state that does not fit; expected one of the same parameters; start the run again"
+            )
+        for group, live in zip(groups, optimizer.param_groups, strict=True):
+            _check_group(group, live)
+            # A newer version of torch may have further settings; JSON has lists for tuples.
+            now = {key: value for key, value in live.items() if key != "params"}
+            listed = {key: tuple(value) for key, value in group.items() if isinstance(now.get(key), tuple)}
+            group.update(now | group | listed)
+        state = {
+            int(where.removeprefix("state.")): row
+            for where, row in rows.items()
+            if where.startswith("state.")
+        }
+        _check_rows(state, optimizer)
     try:
         optimizer.load_state_dict({"state": state, "param_groups": groups})
     except ValueError as problem:
@@ -145,3 +165,50 @@ def restore_optimizer(
             f"optimizer: got a state that does not fit ({problem}); expected one of the same model and optimiser; "
             "start the run again"
         ) from None
+
+
+def _check_group(group: Mapping[str, Any], live: Mapping[str, Any]) -> None:
+    """Raises InputError where a stored setting is not of the kind of the live one: compiled code would not check it."""
+    for key, value in group.items():
+        if key == "params":
+            continue
+        now = live.get(key)
+        if isinstance(now, Tensor):
+            fits = isinstance(value, Tensor) and value.shape == now.shape
+        elif isinstance(now, tuple):
+            fits = isinstance(value, list | tuple) and len(value) == len(now) and all(map(_finite, value))
+        elif isinstance(now, float):
+            fits = _finite(value)
+        else:  # a switch, which chooses the code that is run
+            fits = key in live and value == now and type(value) is type(now)
+        if not fits:
+            raise InputError(
+                f"optimizer: got {key}={short(repr(value), 80)}; expected {'such as ' + repr(now) if key in live else 'none'}; "
+                "start the run again"
+            )
+
+
+def _check_rows(state: Mapping[int, Mapping[str, Any]], optimizer: torch.optim.Optimizer) -> None:
+    """Raises InputError where a stored tensor has neither the shape of its parameter nor that of a number."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    keys = {frozenset(row) for row in state.values()}
+    if len(keys) > 1 or not set(state) <= set(range(len(parameters))):
+        raise InputError(
+            "optimizer: got other entries for some parameters than for others; expected the same for each; start the run again"
+        )
+    for index, row in state.items():
+        for key, value in row.items():
+            shape = torch.Size() if key == "step" else parameters[index].shape
+            if isinstance(value, Tensor) and (value.shape != shape or not value.is_floating_point()):
+                raise InputError(
+                    f"optimizer: got {key!r} of parameter {index} in {value.dtype} {list(value.shape)}; expected "
+                    f"floating-point numbers {list(shape)}; start the run again"
+                )
+            if not isinstance(value, Tensor) and value is not None and not _finite(value):
+                raise InputError(
+                    f"optimizer: got {key}={short(repr(value), 80)}; expected a tensor or a number; start the run again"
+                )
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

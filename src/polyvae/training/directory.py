@@ -10,10 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from polyvae.models.bundles import MODEL, no_such_run
-from polyvae.training.sound import jsonable
 from polyvae.utils.errors import InputError
-from polyvae.utils.files import Path_, json_text, read_bytes, read_object, unwritten, write_atomic
+from polyvae.utils.files import (
+    Path_,
+    finite_json,
+    json_text,
+    parsed,
+    read_bytes,
+    read_object,
+    unwritten,
+    write_atomic,
+)
 from polyvae.utils.locks import LOCK
+from polyvae.utils.partial import sweep
+from polyvae.utils.records import StoredEpoch
 
 _log = logging.getLogger("polyvae")
 
@@ -27,11 +37,12 @@ MADE = (
     "checkpoints/step-*.safetensors",
     "checkpoints/best.safetensors",
     "checkpoints/latest",
-    "figures/*",
-    ".*.partial",
-    "*/.*.partial",
 )
-"""What a run writes, and all that ``RunDirectory.create(force=True)`` removes."""
+"""What a run writes, beside its figures."""
+
+_RECORD = ".written"
+"""In the folder of the figures: the names of those that reports have written, one in each line."""
+_LONGEST = 256 * 2**20  # bytes of a history
 
 
 class RunDirectory:
@@ -50,13 +61,14 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path_, force: bool = False) -> RunDirectory:
-        """A new, empty run directory. ``force`` removes what an earlier run wrote there (MADE), and never anything else.
+        """A new, empty run directory. ``force`` removes what an earlier run wrote there, and never anything else, nor through a link.
 
         Raises InputError: see ``check_new``.
         """
         run = cls.check_new(path, force)
         try:
-            for file in (file for pattern in MADE for file in run.path.glob(pattern) if not file.is_dir()):
+            run._sweep()
+            for file in run._written():
                 file.unlink()
             run.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
@@ -89,23 +101,59 @@ class RunDirectory:
             raise InputError(
                 f"{run.path}: got an existing run; expected an empty directory; --resume continues it, --force replaces it"
             )
+        if run.checkpoints.is_symlink():
+            raise InputError(
+                f"{run.checkpoints}: got a link; expected a folder of the run, because nothing is removed through links; "
+                "remove the link, or choose another path"
+            )
         return run
 
     @classmethod
     def open(cls, path: Path_) -> RunDirectory:
         """An existing run directory. Raises InputError: there is none; the nearest run beside it is named."""
         run = cls(path)
-        if not run.path.is_dir():
+        if not os.path.isdir(run.path):
             raise no_such_run(run.path)
         if not any(file.exists() for file in (run.config, run.model, run.history, run.checkpoints)):
             raise InputError(
                 f"{run.path}: got a directory that is not a run; expected one with config.toml; check the path"
             )
+        run._sweep()
         return run
+
+    def write_figures(self, files: Mapping[str, bytes]) -> None:
+        """Write files of figures, and record their names, by which ``create`` knows them. Raises StorageError."""
+        try:
+            self.figures.mkdir(exist_ok=True)
+        except OSError as problem:
+            raise unwritten(self.figures, problem) from None
+        names = dict.fromkeys([*self._recorded(), *files])
+        write_atomic(self.figures / _RECORD, "".join(f"{name}\n" for name in names).encode())
+        for name, content in files.items():
+            write_atomic(self.figures / name, content)
+
+    def _recorded(self) -> list[str]:
+        """The names of figures that reports have written: plain names, whatever the file may contain."""
+        record = self.figures / _RECORD
+        lines = read_bytes(record, 2**20).decode("utf-8", "replace").split("\n") if record.is_file() else []
+        return [name for name in lines if name and name == os.path.basename(name) and name not in (".", "..")]
+
+    def _written(self) -> list[Path]:
+        """The existing files that runs and reports wrote. A link counts as the file that it replaced."""
+        files = [file for pattern in MADE for file in self.path.glob(pattern)]
+        if not self.figures.is_symlink():
+            files += [self.figures / name for name in (*self._recorded(), _RECORD)]
+        return [file for file in files if file.is_symlink() or file.is_file()]
+
+    def _sweep(self) -> None:
+        """Remove what killed processes left."""
+        for folder in (self.path, self.checkpoints, self.figures):
+            if folder == self.path or not folder.is_symlink():
+                sweep(folder)
 
     def append_history(self, record: Mapping[str, Any]) -> None:
         """Add one line to history.jsonl, with null in place of numbers that are not finite. Raises StorageError: a full disk."""
-        line = json_text(f"{self.history}: record", jsonable(dict(record))).encode() + b"\n"
+        line = json_text(f"{self.history}: record", finite_json(dict(record))).encode() + b"\n"
         try:
             with self.history.open("ab+") as file:
                 end = file.seek(0, os.SEEK_END)
@@ -116,16 +164,20 @@ class RunDirectory:
             raise unwritten(self.history, problem) from None
 
     def read_history(self) -> list[dict[str, Any]]:
-        """The records of history.jsonl, none if there is no such file. Incomplete lines are skipped with a warning in the log."""
+        """The records of history.jsonl, none if there is no such file. Incomplete lines are skipped with a warning in the log.
+
+        Raises InputError: a line that is complete, and contains something else than polyvae writes.
+        """
         records = []
         for number, line in enumerate(
-            read_bytes(self.history).splitlines() if self.history.exists() else [], 1
+            read_bytes(self.history, _LONGEST).splitlines() if self.history.exists() else [], 1
         ):
             try:
-                record = json.loads(line)
+                record = parsed(line)
             except ValueError:
                 record = None
             if isinstance(record, dict):
+                StoredEpoch.check(record, f"{self.history}: line {number}", "remove the line")
                 records.append(record)
             else:
                 _log.warning("%s: line %d is torn, skipped", self.history, number)
@@ -136,7 +188,7 @@ class RunDirectory:
         if self.history.exists():
             kept = [record for record in self.read_history() if record.get("step", step) <= step]
             self.write_text(
-                self.history.name, "".join(json.dumps(jsonable(record)) + "\n" for record in kept)
+                self.history.name, "".join(json.dumps(finite_json(record)) + "\n" for record in kept)
             )
 
     def write_text(self, name: str, text: str) -> None:

@@ -26,10 +26,11 @@ from polyvae.training.machine import check_machine, fabric_of
 from polyvae.training.resume import begun_with
 from polyvae.training.scopes import interruptible, max_rows, one_at_a_time, threads
 from polyvae.training.settings import TrainSettings
-from polyvae.training.sound import constants, gradient_sum, jsonable, unsound
+from polyvae.training.sound import constants, gradient_sum, unsound
 from polyvae.training.state import State
 from polyvae.training.store import Store, newest, opened
-from polyvae.utils.errors import InputError
+from polyvae.utils.errors import InputError, reading
+from polyvae.utils.files import finite_json
 from polyvae.utils.progress import Reporter, reporter
 from polyvae.utils.seeds import fold_in
 
@@ -152,7 +153,11 @@ class _Training:
         optimizer: Any = self.fabric.setup_optimizers(_optimizer(self.model, self.train))
         changed: list[str] = []
         if resume and store is not None:
-            changed = store.restore(state, optimizer, self.inputs, self.train, self.precision, self.report)
+            where = f"{store.directory.path}: checkpoint"
+            with reading(where, "one of this model and these settings", "start the run again"):
+                changed = store.restore(
+                    state, optimizer, self.inputs, self.train, self.precision, self.report
+                )
         if state.step == 0 or changed:
             self._checkpoint(optimizer)  # so that whenever it is killed, there is something to resume
         if store is not None:
@@ -352,7 +357,7 @@ class _Training:
             watched = watch(self.model, record)
             self.model.train()
             record |= {"watched": dict(watched)} if watched else {}
-        record = jsonable(record) | ({"note": problem} if problem else {})
+        record = finite_json(record) | ({"note": problem} if problem else {})
         state.history.records.append(record)
         state.history.step = state.step
         if self.store is not None:

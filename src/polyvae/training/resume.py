@@ -11,6 +11,7 @@ from polyvae.config import TrainConfig
 from polyvae.core.vae import MultimodalVAE
 from polyvae.models.bundles import check_storable
 from polyvae.utils.errors import InputError
+from polyvae.utils.records import StoredTraining
 from polyvae.utils.renamed import moved
 
 _FREE = {"epochs", "max_seconds", "checkpoint_every", "device", "patience", "threads", "max_rows"}
@@ -46,6 +47,7 @@ def check_same(
     Raises:
         InputError: A setting, the model or the data differ.
     """
+    StoredTraining.check(kept, "resume: metadata of the checkpoint", "start the run again")
     now, then = train.model_dump(), kept["train"]
     pairs, notes = [], []
     changed = [key for key in now if key not in _FREE | {"precision"} and now[key] != then.get(key)]

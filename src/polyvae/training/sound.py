@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +28,3 @@ def constants(model: nn.Module) -> set[str]:
 def gradient_sum(parameters: Iterable[Tensor]) -> Tensor:
     """The sum of all gradients, on their device: not finite if one of them is not. It takes half the time of their norm."""
     return torch.stack([x.grad.sum() for x in parameters if x.grad is not None]).sum()
-
-
-def jsonable(value: Any) -> Any:
-    """``value`` with null in place of numbers that are not finite, which JSON does not have."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: jsonable(x) for key, x in value.items()}
-    return [jsonable(x) for x in value] if isinstance(value, list | tuple) else value

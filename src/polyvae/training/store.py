@@ -178,6 +178,13 @@ class Store:
         best = self.directory.checkpoints / "best.safetensors"
         if train.patience is not None and best.exists():
             state.kept = self._migrated(load_tensors(best)[0])
+            shapes = {name: x.shape for name, x in self.model.state_dict().items()}
+            if shapes != {
+                name: x.shape for name, x in state.kept.items()
+            }:  # they are loaded only after training
+                raise InputError(
+                    f"{best}: got weights that do not fit the model; expected those of this run; start the run again"
+                )
         if kept["stopped"] == "early" and kept["train"]["patience"] == train.patience:
             state.history.stopped = "early"
         steps = len(inputs.loader)

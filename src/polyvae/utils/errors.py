@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 SELECT = "data.only chooses modalities (in Python data.select(...))"
 LABELS = "data.target makes the labels a target modality (in Python data.with_labels_as(...))"
@@ -38,3 +40,17 @@ def check_count(where: str, key: str, value: object, least: int = 1) -> None:
     """Raises InputError unless ``value`` is a whole number of at least ``least``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise InputError(f"{where}: got {key}={value!r}; expected a whole number, {least} or more")
+
+
+@contextmanager
+def reading(where: str, expected: str, remedy: str) -> Iterator[None]:
+    """Around calls of libraries with the contents of a file: whatever they raise becomes one InputError, with that error as its cause."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as problem:
+        why = textwrap.shorten(f"{type(problem).__name__}: {problem}", 200, placeholder=" ...")
+        raise InputError(
+            f"{where}: got contents that cannot be used ({why}); expected {expected}; {remedy}"
+        ) from problem

@@ -6,26 +6,36 @@ Tensors are stored as safetensors with JSON metadata and a sha256 of the whole f
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import os
+import stat
 import textwrap
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import Any, BinaryIO
 
+import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from polyvae.utils.errors import InputError
+from polyvae.utils.errors import InputError, reading
+from polyvae.utils.partial import claimed, sweep
 
 FORMAT = 2
 """Version of the files that are written. In version 1 some models had other parameter names; ``polyvae.models.bundles`` renames them."""
 
 _MARK = b'"polyvae":"'  # followed by 64 hexadecimal digits of sha256; inside JSON strings the quotes are escaped, so it is found once
 _BLANK = "0" * 64
+_HEADER = 16 * 2**20  # bytes: names, shapes and metadata of some 100,000 tensors
+_TEXT = 64 * 2**20  # bytes of a JSON or TOML file
+_DEEP = 64  # levels of lists and dicts inside each other
 
 Path_ = str | os.PathLike[str]
 
@@ -40,20 +50,45 @@ def write_atomic(path: Path_, data: bytes) -> None:
     Raises:
         StorageError: A full disk, no permission, no such folder. The old file is unchanged and no temporary file is left.
     """
+    with atomic(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def atomic(path: Path_) -> Iterator[BinaryIO]:
+    """A file to write to, which replaces ``path`` at the end, as ``write_atomic`` does; not if an error ends the block.
+
+    What killed processes left in the same folder is removed.
+    """
     path = Path(path)
-    # The name is unique because two processes may fill the same cache.
-    partial = path.with_name(f".{path.name}.{uuid4().hex[:8]}.partial")
     try:
-        with partial.open("wb") as file:
-            file.write(data)
+        if "\0" in str(path):
+            raise OSError(errno.EINVAL, "a name cannot contain the character NUL")
+        sweep(path.parent)
+        with claimed(path) as (partial, file):
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+            partial.replace(path)
         _sync_folder(path.parent)
     except OSError as problem:
         raise unwritten(path, problem) from None
-    finally:
-        partial.unlink(missing_ok=True)
+
+
+def write_npz(path: Path_, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays to a compressed file for ``numpy.load``, completely or not at all. Every name is possible.
+
+    Raises InputError: two names that ``numpy.load`` cannot tell apart. StorageError: the file could not be written.
+    """
+    for name in arrays:
+        if f"{name}.npy" in arrays:
+            raise InputError(
+                f"{path}: got arrays {name!r} and {name + '.npy'!r}; expected names that differ by more than .npy; rename one"
+            )
+    with atomic(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
 
 
 def save_tensors(path: Path_, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
@@ -91,8 +126,9 @@ def load_tensors(path: Path_, device: torch.device | str = "cpu") -> tuple[dict[
         raise InputError(
             f"{path}: got contents that do not match their sha256; expected the file as written; copy it again"
         )
-    tensors = safetensors.torch.load(data)
-    return {name: tensor.to(device) for name, tensor in tensors.items()}, stored["metadata"]
+    with reading(f"{path}: tensors", "those that polyvae wrote", "copy the file again"):
+        tensors = safetensors.torch.load(data)
+        return {name: tensor.to(device) for name, tensor in tensors.items()}, stored["metadata"]
 
 
 def _header(path: Path_, data: bytes) -> tuple[int, dict[str, Any]]:
@@ -107,14 +143,17 @@ def _header(path: Path_, data: bytes) -> tuple[int, dict[str, Any]]:
             f"{path}: got {len(data)} bytes; expected at least {size}: the file is truncated or damaged; copy it again"
         )
     try:
-        header = json.loads(data[8:size])
+        if size > _HEADER:
+            raise ValueError("too long")
+        header = parsed(data[8:size])
         text = header.get("__metadata__", {}).get("polyvae")
-        stored = json.loads(text[len(_BLANK) + 1 :]) if text else None
-        size += max(
-            (entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0
-        )
-        version = int(stored["version"]) if stored else 0
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        stored = parsed(text[len(_BLANK) + 1 :].encode()) if text else None
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        version, metadata = (stored["version"], stored["metadata"]) if stored else (0, {})
+        if not all(type(number) is int for number in [version, *ends]) or not isinstance(metadata, dict):
+            raise TypeError("another type")
+        size += max(ends, default=0)
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise InputError(
             f"{path}: got a header that cannot be read; expected the file as written; copy it again"
         ) from None
@@ -131,14 +170,70 @@ def _header(path: Path_, data: bytes) -> tuple[int, dict[str, Any]]:
     return data.find(_MARK) + len(_MARK), stored
 
 
-def read_bytes(path: Path) -> bytes:
-    """The contents of a file. Raises InputError: it cannot be read."""
+def read_bytes(path: Path, most: int | None = None) -> bytes:
+    """The contents of a regular file of at most ``most`` bytes. Raises InputError: it cannot be read, is no such file, or is larger."""
     try:
-        return path.read_bytes()
-    except OSError as problem:
+        # Opening a pipe that no process writes to would wait for ever.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        try:
+            state = os.fstat(handle)
+            if stat.S_ISDIR(state.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not stat.S_ISREG(state.st_mode):
+                raise OSError(errno.EINVAL, "a pipe, socket or device, no regular file")
+            if most is not None and state.st_size > most:
+                raise OSError(errno.EFBIG, f"{state.st_size:,} bytes; at most {most:,} are read")
+            with open(handle, "rb", closefd=False) as file:
+                return file.read(state.st_size)
+        finally:
+            os.close(handle)
+    except (OSError, ValueError) as problem:  # ValueError: a name that no system accepts
+        why = problem.strerror if isinstance(problem, OSError) else str(problem)
         raise InputError(
-            f"{path}: cannot be read ({problem.strerror}); expected a file that polyvae wrote; check the path"
+            f"{short(str(path), 1000)}: cannot be read ({why}); expected a file that polyvae wrote; check the path"
         ) from None
+
+
+def file_digest(path: Path, most: int | None = None) -> str:
+    """24 hexadecimal digits of a file's content. Raises InputError as ``read_bytes``."""
+    return hashlib.blake2b(read_bytes(path, most), digest_size=12).hexdigest()
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8. Raises InputError as ``read_bytes``, and UnicodeDecodeError."""
+    return read_bytes(path, _TEXT).decode("utf-8")
+
+
+def parsed(text: bytes) -> Any:
+    """JSON whose values are not nested more deeply than polyvae's own files. Raises ValueError; one of its kinds are repeated keys."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a key occurs twice in one object")
+        return found
+
+    try:
+        value = json.loads(text, object_pairs_hook=once)
+    except RecursionError:
+        raise ValueError("values are nested too deeply") from None
+    check_depth(value)
+    return value
+
+
+def check_depth(value: Any) -> None:
+    """Raises ValueError where lists and dicts are nested too deeply for the recursive functions of libraries."""
+    level = [value]
+    for _ in range(_DEEP):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return
+    raise ValueError("values are nested too deeply")
 
 
 def unwritten(path: Path, problem: OSError) -> StorageError:
@@ -174,8 +269,9 @@ def read_object(path: Path, remedy: str, otherwise: dict[str, Any] | None = None
     """The object in a JSON file; ``otherwise``, if given, where there is no file. Raises InputError, which ends with ``remedy``."""
     if otherwise is not None and not path.exists():
         return otherwise
+    data, problem = read_bytes(path, _TEXT), "something else"
     try:
-        found, problem = json.loads(read_bytes(path)), "something else"
+        found = parsed(data)
     except ValueError as torn:
         found, problem = None, str(torn)
     if not isinstance(found, dict):
@@ -188,3 +284,12 @@ def read_object(path: Path, remedy: str, otherwise: dict[str, Any] | None = None
 def short(text: str, width: int) -> str:
     """``text`` on one line of at most ``width`` characters."""
     return textwrap.shorten(text, width, placeholder=" ...")
+
+
+def finite_json(value: Any) -> Any:
+    """``value`` with null in place of numbers that are not finite, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite_json(x) for key, x in value.items()}
+    return [finite_json(x) for x in value] if isinstance(value, list | tuple) else value

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,9 +13,13 @@ from typing import NamedTuple
 import numpy as np
 
 from polyvae.data.sets.memory import Bytes
-from polyvae.utils.errors import InputError
+from polyvae.utils.errors import InputError, reading
+from polyvae.utils.files import read_bytes
 
 PLACES = ("polymnist/MMNIST", "MMNIST", "PolyMNIST/MMNIST", "PolyMNIST", "polymnist", ".")
+LARGEST = 256 * 2**20  # bytes of an image file
+PIXELS = 64 * 2**20  # 192 MB of memory
+_SMALL = 2**20  # pixels of an image of the archive; its own have 784
 _NAME = re.compile(r"(\d+)\.(\d)\.png")
 
 
@@ -49,7 +55,7 @@ def read_archive(archive: Archive, arrays: Mapping[str, Bytes]) -> None:
         for index, digit in keys:
             for name in arrays.keys() - {"labels"}:
                 path = archive.folder / part / name / f"{index}.{digit}.png"
-                image = read_image(path).transpose(2, 0, 1)
+                image = read_image(path, _SMALL).transpose(2, 0, 1)
                 if image.shape != arrays[name].shape[1:]:
                     raise InputError(
                         f"{path}: got an image of shape {image.shape}; expected {arrays[name].shape[1:]}; "
@@ -60,17 +66,23 @@ def read_archive(archive: Archive, arrays: Mapping[str, Bytes]) -> None:
             row += 1
 
 
-def read_image(path: Path) -> Bytes:
-    """An image file as bytes [H, W, 3]. Raises InputError for a file that is no image."""
+def read_image(path: Path, pixels: int = PIXELS) -> Bytes:
+    """An image file as bytes [H, W, 3]. Raises InputError for a file that is no image, or one of more than so many ``pixels``."""
     from PIL import Image  # here: a mere import of polyvae needs no image library
 
-    try:
-        with Image.open(path) as image:
+    content = io.BytesIO(read_bytes(path, LARGEST))
+    with (
+        warnings.catch_warnings(),
+        reading(f"{path}", "an image file", "put a sound copy there"),
+    ):
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is checked here
+        with Image.open(content) as image:
+            if image.width * image.height > pixels:
+                raise InputError(
+                    f"{path}: got an image of {image.width} x {image.height} pixels; expected at most {pixels:,} pixels; "
+                    "put a smaller copy there"
+                )
             return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError) as problem:
-        raise InputError(
-            f"{path}: got {' '.join(str(problem).split())}; expected an image file; put a sound copy there"
-        ) from None
 
 
 def _listed(folder: Path, state: hashlib.blake2b) -> set[tuple[int, int]]:
@@ -82,7 +94,12 @@ def _listed(folder: Path, state: hashlib.blake2b) -> set[tuple[int, int]]:
     for path in folder.iterdir():
         name = _NAME.fullmatch(path.name)
         if name is not None:
-            found[int(name[1]), int(name[2])] = path.stat()
+            try:
+                found[int(name[1]), int(name[2])] = path.stat()
+            except OSError as problem:
+                raise InputError(
+                    f"{path}: cannot be read ({problem.strerror}); expected an image file; unpack the archive again"
+                ) from None
     for key in sorted(found):
         state.update(f"{key} {found[key].st_size} {found[key].st_mtime_ns}".encode())
     return set(found)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import hashlib
 import http.client
+import io
 import os
 import urllib.request
 import zlib
@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polyvae.utils.errors import InputError
+from polyvae.utils.files import StorageError, read_bytes, write_atomic
 
 _TIMEOUT = 30.0  # seconds without a byte
+_MOST = 64 * 2**20  # bytes; the largest file of MNIST has 47,040,016
 
 
 def cache_folder(cache: str | Path | bool | None) -> Path | None:
@@ -29,12 +31,16 @@ def cache_folder(cache: str | Path | bool | None) -> Path | None:
 def unpacked(path: Path, md5: str, homes: Sequence[str]) -> bytes:
     """The content of the gzip file ``path``, downloaded there from the first of ``homes`` that has it where it is missing.
 
-    ``md5`` is the published digest of the content, not of the packing: gzip writes dates and levels, so packings differ.
+    ``md5`` is the published digest of the content, not of the packing: gzip writes dates and levels, so packings differ. A packing or a
+    content of more than 64 MB is none of the published ones, and is not unpacked any further.
     Raises InputError: no file and no way to download it, a content that is not the published one.
     """
-    packed = path.read_bytes() if path.is_file() else download(path.name, homes, path)
+    packed = read_bytes(path, _MOST) if path.exists() else download(path.name, homes, path)
     try:
-        content = gzip.decompress(packed)
+        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+            content = file.read(_MOST + 1)
+        if len(content) > _MOST:
+            raise OSError(f"more than {_MOST:,} bytes when unpacked")
     except (OSError, EOFError, zlib.error) as problem:
         raise InputError(
             f"{path}: got {problem}; expected a gzip file; delete it to download it again"
@@ -55,7 +61,12 @@ def download(name: str, homes: Sequence[str], path: Path) -> bytes:
     for home in homes:
         try:
             with urllib.request.urlopen(f"{home}/{name}", timeout=_TIMEOUT) as answer:
-                content: bytes = answer.read()
+                content: bytes = answer.read(_MOST + 1)
+                if len(content) > _MOST:
+                    raise OSError(f"more than {_MOST:,} bytes")
+                missing = int(answer.headers.get("Content-Length", 0)) - len(content)
+                if missing > 0:
+                    raise http.client.IncompleteRead(content, missing)
                 return content
         except (OSError, ValueError, http.client.HTTPException) as problem:  # URLError is an OSError
             reason = " ".join(str(problem).split())
@@ -65,21 +76,12 @@ def download(name: str, homes: Sequence[str], path: Path) -> bytes:
     )
 
 
-def file_digest(path: Path) -> str:
-    """24 hexadecimal digits of a file's content."""
-    return hashlib.blake2b(path.read_bytes(), digest_size=12).hexdigest()
-
-
 def _keep(path: Path, content: bytes) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as problem:
-        with contextlib.suppress(OSError):
-            part.unlink()
+        write_atomic(path, content)
+    except (OSError, StorageError) as problem:
+        why = problem.strerror if isinstance(problem, OSError) else "no permission, or no room"
         raise InputError(
-            f"{path}: cannot be written ({problem.strerror}); expected a folder to keep the download in; pass another "
-            "root="
+            f"{path}: cannot be written ({why}); expected a folder to keep the download in; pass another root="
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ def mnist_labels(root: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 def _read(root: Path, name: str) -> NDArray[np.uint8]:
     places = [root / folder / f"{name}.gz" for folder in ("mnist", "MNIST/raw", ".")]
-    path = next((place for place in places if place.is_file()), places[0])
+    path = next((place for place in places if os.path.lexists(place)), places[0])
     return idx(unpacked(path, MD5[name], HOMES), path)
 
 

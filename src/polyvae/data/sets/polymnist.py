@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,12 +21,13 @@ from numpy.typing import NDArray
 
 from polyvae.core.modality import Modality
 from polyvae.data.multimodal import MultimodalData
-from polyvae.data.sets.archive import Archive, find_archive, read_archive, read_image
-from polyvae.data.sets.files import cache_folder, file_digest
+from polyvae.data.sets.archive import LARGEST, Archive, find_archive, read_archive, read_image
+from polyvae.data.sets.files import cache_folder
 from polyvae.data.sets.memory import Bytes, mapped
 from polyvae.data.sets.mnist import MD5, mnist, mnist_labels
 from polyvae.data.sets.textures import TEXTURES, texture
 from polyvae.utils.errors import InputError, check_count, nearest
+from polyvae.utils.files import file_digest
 from polyvae.utils.seeds import bits, permutation
 
 NAMES = tuple(f"m{number}" for number in range(5))
@@ -211,8 +213,8 @@ def backgrounds(root: Path) -> dict[str, Background]:
     for number, (view, style) in enumerate(zip(NAMES, TEXTURES, strict=True), 1):
         photo = root / "polymnist" / f"{number}.jpg"
         found[view] = (
-            Background(f"photo {number}.jpg", file_digest(photo), photo)
-            if photo.is_file()
+            Background(f"photo {number}.jpg", file_digest(photo, LARGEST), photo)
+            if os.path.lexists(photo)
             else Background(
                 f"texture {style}",
                 hashlib.blake2b(texture(style).tobytes(), digest_size=12).hexdigest(),
