@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from polyvae import Modality
+from polyvae import Modality, build
 from polyvae.core.likelihoods import LIKELIHOODS, NormalLikelihood
 from polyvae.core.likelihoods.linear import distances, squares, squares_pay
 from polyvae.core.modality import ModalityNet
@@ -243,3 +243,21 @@ def test_the_gram_form_is_taken_where_it_halves_the_work(features, width, rows):
     )  # the first layer, whose input needs no gradient
     share = (taken.get_total_flops() - small) / (plain.get_total_flops() - small)
     assert share < 0.6 if pays else share == 1
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (3, 33, 33), (28, 28, 1)])
+def test_a_flat_network_for_an_image_is_no_surprise(shape):
+    with pytest.warns(
+        UserWarning, match=r"network='auto' made a flat network of [\d,]+ parameters for samples of shape"
+    ):
+        build("vae", [Modality("x", shape)], latent=2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_warning_where_a_network_was_chosen_or_fits():
+    for spec in (
+        Modality("x", (3, 33, 33), network="mlp"),
+        Modality("x", (3, 16, 16)),
+        Modality("x", (40, 2, 3)),
+    ):
+        build("vae", [spec], latent=2)

@@ -51,7 +51,7 @@ plots = [{kind = "curve", x = "private", y = "log_likelihood", log_x = true}]
 
 [base]
 data.options = {train = 60, test = 20}
-train = {batch_size = 20, validation = 0.0}
+train = {batch_size = 20, validation = 0.0, precision = "fp32"}
 evaluate = {metrics = ["likelihood"], likelihood_samples = 20, likelihood_rows = 5}
 modality = [{name = "*", params = {hidden = [20]}}]
 model.latent = 3

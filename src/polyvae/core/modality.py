@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -171,6 +172,8 @@ class ModalityNet(nn.Module):
             _decoder(spec, seen + private, self.likelihood.output, network) if spec.role != "input" else None
         )
         self.parts = nn.ModuleDict()
+        if spec.network == "auto" and _looks_like_image(spec.shape) and _network_name(spec) == "mlp":
+            _warn_of_flat_network(spec, sum(parameter.numel() for parameter in self.parameters()))
         self.register_buffer("centre", torch.zeros(spec.shape) if spec.entries else None)
 
     def encode(self, x: Tensor, entries: Tensor | None = None) -> Encoded:
@@ -380,6 +383,20 @@ def load_factory(spec: Modality, path: str) -> Factory:
             "correct the path"
         )
     return factory  # type: ignore[no-any-return]  # getattr is untyped
+
+
+def _looks_like_image(shape: tuple[int, ...]) -> bool:
+    """Whether a sample has two axes of at least 8 beside one of at most 4, wherever that is."""
+    return len(shape) == 3 and min(shape) <= 4 and sorted(shape)[1] >= 8
+
+
+def _warn_of_flat_network(spec: Modality, parameters: int) -> None:
+    warnings.warn(
+        f"modality {spec.name!r}: network='auto' made a flat network of {parameters:,} parameters for samples of shape "
+        f"{spec.shape}; expected (channels, height, width) with sizes from 8 to 32 in steps of 4 for a convolutional one; "
+        "put the channels first, resize the images, or choose a network",
+        stacklevel=4,
+    )
 
 
 def _network_name(spec: Modality) -> str:
