@@ -23,6 +23,7 @@ from polyvae.data.sets.archive import read_image
 from polyvae.data.sets.files import unpacked
 from polyvae.data.sets.polymnist import NAMES, SIDE, _shrunk, backgrounds, corners, pair, stencils
 from polyvae.data.sets.textures import texture
+from polyvae.testing import check_data
 from polyvae.utils.errors import InputError
 from polyvae.utils.seeds import bits
 
@@ -95,6 +96,7 @@ def test_the_bytes_never_change(root, kind):
         "polymnist" if kind == "polymnist" else "translated_polymnist", root, train=40, test=20, **options
     )
     assert written(data) == GOLDEN[kind]
+    check_data(data)
 
 
 def test_an_image_is_its_crop_inverted_where_its_digit_is_above_128(root):
