@@ -424,9 +424,16 @@ MUTANTS = [
     ),
     Mutant(
         "models.parts.elbos:sum_of_elbos",
-        "torch.where(q.active, gamma * model.weighted(log_x).mean(0) - beta * kl, 0)",
-        "torch.where(torch.ones_like(q.active), gamma * model.weighted(log_x).mean(0) - beta * kl, 0)",
+        "torch.where(active, gamma * model.weighted(log_x).mean(0) - beta * kl, 0)",
+        "torch.where(torch.ones_like(active), gamma * model.weighted(log_x).mean(0) - beta * kl, 0)",
     ),
+    Mutant("models.parts.elbos:sum_of_elbos", "active = decodes(model, batch, q)", "active = q.active"),
+    Mutant("models.crmvae:CRMVAE.bound", "active = decodes(self, batch, q)", "active = q.active"),
+    Mutant("core.batch:_agreeing", "rows[m] & given.flatten(1).any(1)", "rows[m]"),
+    Mutant("core.modality:ModalityNet.encoder_input", "features - self.centre", "features"),
+    Mutant("core.modality:ModalityNet.features", "torch.where(entries, features, self.centre)", "features"),
+    Mutant("models.mopoe:MoPoE.posterior", "fixed_subsets(experts.mask)", "subsets(experts.mask)"),
+    Mutant("core.likelihoods.linear:squares", "best.index_select(0, rows)", "first.max()"),
     Mutant(
         "models.parts.elbos:sum_of_elbos",
         "Bound(elbo.sum(0), terms | {'subsets': elbo[1:].sum(0).detach()})",
@@ -440,12 +447,12 @@ MUTANTS = [
     ),
     # ---- models.mopoe ----
     Mutant(
-        "models.mopoe:MoPoE.posterior",
+        "models.mopoe:MoPoE._mixture",
         "(q.membership == experts.mask).all(1)[..., None]",
         "q.membership.all(1)[..., None]",
     ),
     Mutant(
-        "models.mopoe:MoPoE.posterior",
+        "models.mopoe:MoPoE._mixture",
         "with_prior.where(full, q.components)",
         "q.components.where(full, with_prior)",
     ),
@@ -693,9 +700,9 @@ MUTANTS = [
     # ---- models.relational ----
     Mutant("models.relational:Relational.bound", "q_w.kl_columns(p_w)", "p_w.kl_columns(q_w)"),
     Mutant(
-        "models.relational:Relational.posterior",
-        "mixture_of_products(experts._replace(z=self._relation(experts)), subsets(experts.mask))",
-        "mixture_of_products(experts._replace(z=self._relation(experts)), subsets(experts.mask), self.p_z)",
+        "models.relational:Relational._mixture",
+        "mixture_of_products(experts._replace(z=self._relation(experts)), membership)",
+        "mixture_of_products(experts._replace(z=self._relation(experts)), membership, self.p_z)",
     ),
     Mutant(
         "models.relational:Relational._relation",
