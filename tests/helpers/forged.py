@@ -453,6 +453,7 @@ def run_cases(sound: Path, draws: random.Random) -> list[Case]:
             "train",
             "elapsed",
             "best",
+            "first",
             "stale",
             "step",
             "names",

@@ -363,3 +363,12 @@ def test_an_evaluation_goes_with_the_weights_it_spoke_of_and_only_then(tmp_path:
     assert run.read_json("evaluation.json") == {"conditional_coherence": 0.9}
     pv.fit(small_model(), small_data(), out=tmp_path, epochs=2, resume=True, **SETTINGS)
     assert not run.evaluation.exists()
+
+
+def test_a_resumed_run_keeps_the_settings_that_are_not_given(tmp_path: Path) -> None:
+    settings = {"lr": 5e-4, "batch_size": 7, "show": False, "precision": "fp32"}
+    pv.fit(small_model(), small_data(), out=tmp_path, epochs=1, **settings)  # type: ignore[arg-type]
+    history = pv.fit(small_model(), small_data(), out=tmp_path, resume=True, show=False)
+    assert len(history.records) == 1
+    history = pv.fit(small_model(), small_data(), out=tmp_path, resume=True, epochs=3, show=False)
+    assert [record["lr"] for record in history.records] == [5e-4] * 3

@@ -82,9 +82,14 @@ def check_ids(ids: Any, count: int) -> list[Hashable] | None:
     if ids is None:
         return None
     ids = whole_array("ids", ids)
-    given = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-    one_each("ids", (len(given),), count)
-    twice = [name for name, times in Counter(given).items() if times > 1]
+    try:
+        given = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        one_each("ids", (len(given),), count)
+        twice = [name for name, times in Counter(given).items() if times > 1]
+    except TypeError:  # neither a sequence, nor names that can be compared
+        raise InputError(
+            f"ids: got {type(ids).__name__}; expected a sequence of {count} names, such as strings or numbers; pass one for each sample"
+        ) from None
     if twice:
         raise InputError(
             f"ids: got {len(twice)} that occur more than once, such as {twice[0]!r}; expected a different one per sample; "

@@ -95,6 +95,8 @@ class MultimodalData:
         root: Path | None = None,
     ) -> None:
         check_mapping("data", data)
+        if entries is not None:
+            check_mapping("entries", entries)
         # A file of integers has no missing values to fill with zeros, and a copy would take the memory twice.
         files = (
             {name: torch.as_tensor(x) for name, x in data.items() if _stays(x)}

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 import torch
 from torch import Tensor
 
-from polyvae.config import RunConfig, TrainConfig
+from polyvae.config import RunConfig, TrainConfig, read_config
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data.loaders import Loader
 from polyvae.data.multimodal import MultimodalData
 from polyvae.training.checkpoints import flatten_optimizer
+from polyvae.training.directory import RunDirectory
 from polyvae.training.history import History, TrainingError
 from polyvae.training.inputs import Inputs, check_batch, check_model, inputs_of
 from polyvae.training.machine import check_machine, fabric_of
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
 
 Watch = Callable[[MultimodalVAE, dict[str, Any]], Mapping[str, Any] | None]
 
+_OF_THIS_CALL = {
+    "max_seconds",
+    "device",
+    "devices",
+    "threads",
+}  # settings that a resumed run does not take over
 _LOOK = 50  # steps between looks at a GPU's values, for which the host waits, and at all gradients
 _DIVERGED = 1000  # times the size of the first bound; below, a bound can recover
 _WORSE = 3
@@ -72,8 +79,8 @@ def fit(
         out: A run directory for checkpoints, history and the trained model; None stores nothing.
         validation_data: Data to validate on after each epoch. By default the validation split, or else the share ``validation`` of the
             training data, which is set aside.
-        resume: Continue from the newest sound checkpoint in ``out``, bit for bit on one device. More ``epochs`` may be given; after a
-            TrainingError another ``lr``, ``clip`` or ``precision``, too.
+        resume: Continue from the newest sound checkpoint in ``out``, bit for bit on one device. Settings that are not given are those of
+            the run. More ``epochs`` may be given; after a TrainingError another ``lr``, ``clip`` or ``precision``, too.
         force: Replace the run in ``out``.
         show: Show progress on standard error.
         run: A complete configuration to store in ``out``; its ``[train]`` table gives the defaults of ``settings``.
@@ -101,6 +108,9 @@ def fit(
         'done'
     """
     check_model(model, data)
+    if run is None and resume and out is not None and RunDirectory(out).config.is_file():
+        stored = read_config(RunDirectory(out).config).train.model_dump(exclude=_OF_THIS_CALL)
+        settings = {**stored, **settings}  # type: ignore[typeddict-item]
     train = _settings(run, settings)
     check_machine(train)
     kept = newest(out, constants(model)) if resume and train.precision == "auto" else None
