@@ -95,8 +95,18 @@ class MultimodalData:
         root: Path | None = None,
     ) -> None:
         check_mapping("data", data)
-        if entries is not None:
-            check_mapping("entries", entries)
+        named: dict[str, object] = {
+            "entries": entries,
+            "splits": splits,
+            "scale": scale,
+            "factors": factors,
+            "card": card,
+        }
+        for what, given in named.items():
+            if given is not None and not isinstance(given, Mapping):
+                raise InputError(
+                    f"{what}: got {type(given).__name__}; expected a mapping by name; pass a dictionary"
+                )
         # A file of integers has no missing values to fill with zeros, and a copy would take the memory twice.
         files = (
             {name: torch.as_tensor(x) for name, x in data.items() if _stays(x)}
