@@ -15,7 +15,7 @@ from torch import Tensor
 
 from polyvae.core.batch import Batch
 from polyvae.core.modality import Modality
-from polyvae.utils.arrays import observed_array, whole_array
+from polyvae.utils.arrays import numpy_array, observed_array, whole_array
 from polyvae.utils.errors import InputError, nearest
 
 MOST_CLASSES = 2**20
@@ -26,7 +26,7 @@ _LOST = 0.1  # the rounding error, as a share of the standard deviation, at whic
 def check_labels(labels: Any, count: int) -> Tensor:
     """[N] int64; −1 where a label is marked as missing."""
     values, observed = observed_array("labels", labels)
-    given = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    given = values.detach().cpu().numpy() if isinstance(values, Tensor) else numpy_array("labels", values)
     if (
         observed is not None
     ):  # a column of integers with missing values is often one of floating-point numbers
@@ -59,7 +59,7 @@ def check_factors(
             raise InputError(f"factors: modality {owner!r} is not in the data; {nearest(owner, names)}")
         for name, values in own.items():
             what = f"factor {name!r} of modality {owner!r}"
-            given = np.asarray(whole_array(what, values))
+            given = numpy_array(what, values)
             if given.dtype.kind not in "iubf":
                 raise InputError(
                     f"{what}: got {given.dtype}; expected integers (classes) or floating-point numbers (amounts); number "
@@ -185,9 +185,7 @@ def one_each(what: str, shape: tuple[int, ...], count: int) -> None:
 
 def row_numbers(index: Tensor | NDArray[Any] | Sequence[int], count: int) -> Tensor:
     """The rows that ``index`` selects among ``count``: [B] int64, on the host."""
-    rows = torch.as_tensor(
-        index if isinstance(index, Tensor) else np.asarray(whole_array("rows", index))
-    ).cpu()
+    rows = torch.as_tensor(index if isinstance(index, Tensor) else numpy_array("rows", index)).cpu()
     if rows.dtype == torch.bool and rows.shape == (count,):
         return rows.nonzero()[:, 0]
     if rows.ndim != 1 or (rows.dtype.is_floating_point and len(rows)) or rows.dtype == torch.bool:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polyvae.data.checks import one_each
-from polyvae.utils.arrays import whole_array
+from polyvae.utils.arrays import numpy_array
 from polyvae.utils.errors import InputError
 from polyvae.utils.seeds import fold_in
 
@@ -43,7 +43,7 @@ def check_groups(groups: Any, count: int) -> NDArray[Any] | None:
     """[N] group names."""
     if groups is None:
         return None
-    given = np.asarray(whole_array("groups", groups))
+    given = numpy_array("groups", groups)
     one_each("groups", given.shape, count)
     if given.dtype.kind == "f" and not np.isfinite(given).all():
         raise InputError(
@@ -59,7 +59,7 @@ def check_splits(splits: Mapping[str, Any] | None, count: int) -> dict[str, Tens
         return {}
     checked = {}
     for name, given in splits.items():
-        rows = np.asarray(whole_array(f"split {name!r}", given))
+        rows = numpy_array(f"split {name!r}", given)
         if rows.ndim != 1 or not len(rows) or rows.dtype.kind not in "iu":
             raise InputError(
                 f"split {name!r}: got {rows.dtype} of shape {rows.shape}; expected at least one row number, integers in one "

@@ -93,6 +93,18 @@ def whole_array(what: str, x: Any) -> Any:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
 
 
+def numpy_array(what: str, x: Any) -> NDArray[Any]:
+    """``x`` as a NumPy array. Raises InputError: a value that is marked as missing, or lists of different lengths."""
+    values = whole_array(what, x)
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError) as problem:
+        raise InputError(
+            f"{what}: got {type(x).__name__} that is no array ({' '.join(str(problem).split())[:120]}); expected numbers or names in "
+            "lists of equal length; convert it first"
+        ) from None
+
+
 def _check_whole(what: str, x: Any) -> None:
     missing = np.ma.getmaskarray(x) if isinstance(x, np.ma.MaskedArray) else None
     if isinstance(x, Table):
