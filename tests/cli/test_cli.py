@@ -93,7 +93,7 @@ def test_evaluate_sample_and_report_follow(
     effective = found["log_likelihood_joint"]["effective_samples"]
     assert f"effective samples {effective:.1f} of 50" in " ".join(done.stdout.replace("│", "").split())
     assert set(found["judge_accuracy"]) == {"m0", "m1", "m2"}
-    assert round(min(found["judge_accuracy"].values()), 6) >= 0.95  # of 100 samples, in float32
+    assert min(found["judge_accuracy"].values()) >= 0.95
     rows = [value for row in found["coherence_matrix"].values() for value in row.values()]
     assert found["conditional_coherence"] == pytest.approx(sum(rows) / 6)
     assert len(rows) == 6

@@ -365,16 +365,16 @@ def measured(
         ]
     )
     seen = torch.stack([test.mask[test.names.index(name)] for name in judges]).cpu()  # [judges, N]
-    told = seen & labels.known(test.labels).cpu()
-    right = (predicted == test.labels.cpu()) & told
+    counted = seen & labels.known(test.labels).cpu()
+    right = (predicted == test.labels.cpu()) & counted
     agree = (predicted == predicted[0]).all(0)[seen.all(0)]
     return Judges(
         judges,
         classes,
         {
-            name: float(right[row].sum() / told[row].sum())
+            name: int(right[row].sum()) / int(counted[row].sum())
             for row, name in enumerate(judges)
-            if bool(told[row].any())
+            if bool(counted[row].any())
         },
         float(agree.double().mean()) if len(agree) else None,
         source,
