@@ -34,9 +34,10 @@ from polyvae.study.plan import Cell, Plan, check_cells, read_study
 from polyvae.study.plots import draw, hull, pareto
 from polyvae.study.run import _run, run_study
 from polyvae.study.tables import Result, Summary, leader, points, summarise, tables, text_of
-from polyvae.study.workers import Answer, Worker, Workers, alone
+from polyvae.study.workers import Answer, Worker, Workers
 from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError
+from polyvae.utils.locks import only_writer
 from tests.helpers.cli import polyvae
 from tests.helpers.tasks import Unreadable, lost
 
@@ -620,7 +621,10 @@ def test_a_folder_that_cannot_be_and_one_that_is_taken(tiny: Path, tmp_path: Pat
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be created"):
         run_study(tiny, tmp_path / "file", show=False)
-    with alone(tmp_path), pytest.raises(InputError, match="another command uses this folder"):
+    with (
+        only_writer(tmp_path),
+        pytest.raises(InputError, match="is writing to; expected one writer at a time"),
+    ):
         run_study(tiny, tmp_path, show=False)
 
 

@@ -16,10 +16,11 @@ from polyvae.config import EvaluateConfig, RunConfig, flatten, read_config
 from polyvae.study.page import write_study
 from polyvae.study.plan import Cell, Plan, check_cells, read_study, through_json
 from polyvae.study.tables import Result, write_numbers
-from polyvae.study.workers import Workers, alone, one_thread, terminable
+from polyvae.study.workers import Workers, one_thread, terminable
 from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.files import read_object
+from polyvae.utils.locks import only_writer
 from polyvae.utils.progress import Reporter, reporter
 from polyvae.utils.records import StoredResults
 
@@ -104,7 +105,7 @@ def run_study(
         plan = Plan(out / "plan.json", study.study.seconds)
         _check_report(cells, plan, out)
     else:
-        with alone(out), terminable(), one_thread(), reporter(show) as progress:
+        with only_writer(out), terminable(), one_thread(), reporter(show) as progress:
             plan = Plan(out / "plan.json", study.study.seconds)
             if not force:
                 _check_existing(asked, plan, out)

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
-from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -316,27 +315,3 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Lock the folder for this process. Raises InputError if another process has locked it."""
-    if os.name != "posix":
-        yield
-        return
-    import fcntl
-
-    try:
-        file = (folder / ".lock").open("w")
-    except OSError as problem:
-        raise InputError(
-            f"{folder}: cannot be written ({problem.strerror}); expected a writable folder; choose another"
-        ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{folder}: another command uses this folder; expected one at a time; wait for it, or choose another folder"
-            ) from None
-        yield

@@ -57,8 +57,8 @@ def _acquire(path: Path) -> int:
             owner = os.read(file, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(file)
             raise InputError(
-                f"{path.parent}: got a directory that process {owner} is writing to; expected one training in a run directory at a "
-                "time; wait for that process or end it, or choose another directory"
+                f"{path.parent}: got a directory that process {owner} is writing to; expected one writer at a time; "
+                "wait for that process or end it, or choose another directory"
             ) from None
         except FileNotFoundError:  # removed between exists() and stat()
             pass
