@@ -104,7 +104,7 @@ def evaluate(
     Args:
         model: A trained model in evaluation mode.
         data: Held-out data such as ``data.test``, or a data set, whose test part is used. Of data without a test part all samples are
-            used, and a note says so.
+            used, which a note states.
         judges: The judges; None: they are trained, or read from the cache.
         train: The training part, if it is not the one that belongs to ``data``.
         feature_net: A feature network for image quality, in place of the one that the setting ``features`` names.

@@ -98,7 +98,6 @@ class MoPoE(MultimodalVAE):
         q_w = self.private(batch, experts, z, p_w)  # [K, V, B, W]
         log_x = self.decode_components(batch, weights, z, q_w.rsample(name="w"))  # [M, K, V, B]
         kl_w = q_w.kl(p_w)  # [K, V, B]
-        kl_z = over_components(q.weights, q.components.kl(self.p_z)).expand_as(
-            kl_w
-        )  # of all subsets, not of the drawn one
+        # The mean over all subsets, not the KL of the drawn one.
+        kl_z = over_components(q.weights, q.components.kl(self.p_z)).expand_as(kl_w)
         return self.bound_of(weights, log_x, {"kl/z": kl_z, "kl/w": kl_w}, warm * self.beta)

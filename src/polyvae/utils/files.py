@@ -78,7 +78,7 @@ def atomic(path: Path_) -> Iterator[BinaryIO]:
 def write_npz(path: Path_, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays to a compressed file for ``numpy.load``, completely or not at all. Every name is possible.
 
-    Raises InputError: two names that ``numpy.load`` cannot tell apart. StorageError: the file could not be written.
+    Raises InputError: two names that ``numpy.load`` cannot distinguish. StorageError: the file could not be written.
     """
     for name in arrays:
         if f"{name}.npy" in arrays:

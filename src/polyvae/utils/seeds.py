@@ -45,7 +45,7 @@ def fold_in(seed: int, *path: str | int) -> int:
 
     Args:
         seed: The seed of the user.
-        path: The name of the stream, and the integers or further names that tell its members apart, such as
+        path: The name of the stream, and the integers or further names that distinguish its members, such as
             ``"coherence/conditional", number``.
     """
     words: list[int] = []
