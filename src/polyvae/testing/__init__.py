@@ -17,31 +17,30 @@ from collections.abc import Callable, Sequence
 from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE
 from polyvae.models import build
-from polyvae.testing import laws
 from polyvae.testing.data import DATA_LAWS, LOADER_LAWS, check_data
-from polyvae.testing.laws import (
-    LAWS,
-    law_agree,
+from polyvae.testing.laws import LAWS
+from polyvae.testing.laws.computing import (
     law_complete,
     law_decodes,
-    law_empty,
-    law_entries,
     law_gradients,
-    law_inference,
     law_max_rows,
-    law_missing,
-    law_nested,
     law_noise,
-    law_options,
-    law_per_sample,
-    law_posterior,
     law_precision,
-    law_storage,
-    law_symmetric,
     law_terms,
-    law_toml,
     law_trains,
 )
+from polyvae.testing.laws.missing import (
+    law_agree,
+    law_empty,
+    law_entries,
+    law_inference,
+    law_missing,
+    law_nested,
+    law_per_sample,
+    law_posterior,
+    law_symmetric,
+)
+from polyvae.testing.laws.storing import law_options, law_storage, law_toml
 from polyvae.testing.worlds import (
     default_worlds,
     example_batch,
@@ -86,6 +85,7 @@ def check_model(
 
 __all__ = [
     "DATA_LAWS",
+    "LAWS",
     "LOADER_LAWS",
     "check_data",
     "check_model",
@@ -94,8 +94,27 @@ __all__ = [
     "example_data",
     "example_model",
     "labels_world",
+    "law_agree",
+    "law_complete",
+    "law_decodes",
+    "law_empty",
+    "law_entries",
+    "law_gradients",
+    "law_inference",
+    "law_max_rows",
+    "law_missing",
+    "law_nested",
+    "law_noise",
+    "law_options",
+    "law_per_sample",
+    "law_posterior",
+    "law_precision",
+    "law_storage",
+    "law_symmetric",
+    "law_terms",
+    "law_toml",
+    "law_trains",
     "plain_world",
     "roles_world",
     "uneven",
 ]
-__all__ += laws.__all__

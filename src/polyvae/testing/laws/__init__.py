@@ -52,26 +52,4 @@ LAWS: tuple[Callable[[Make, Sequence[Modality]], None], ...] = (
     law_toml,
 )
 
-__all__ = [
-    "LAWS",
-    "law_agree",
-    "law_complete",
-    "law_decodes",
-    "law_empty",
-    "law_entries",
-    "law_gradients",
-    "law_inference",
-    "law_max_rows",
-    "law_missing",
-    "law_nested",
-    "law_noise",
-    "law_options",
-    "law_per_sample",
-    "law_posterior",
-    "law_precision",
-    "law_storage",
-    "law_symmetric",
-    "law_terms",
-    "law_toml",
-    "law_trains",
-]
+__all__ = ["LAWS"]
