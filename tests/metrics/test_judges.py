@@ -285,9 +285,9 @@ def test_released_judges_score_what_they_are_known_to(polymnist):
     judges = released(polymnist)
     assert set(judges) >= {"m0", "m3", "m4"}
     found = measured(judges, torch.arange(10), polymnist.test.rows(range(2_000)), "", 0.0)
-    assert [found.accuracy[name] for name in ("m0", "m3", "m4")] == pytest.approx(
-        [0.957, 0.967, 0.953], abs=0.006
-    )
+    # In samples of 2,000, because m3 is off by exactly .006, which 0.967 - 0.961 is not in floating point.
+    right = [round(2_000 * found.accuracy[name]) for name in ("m0", "m3", "m4")]
+    assert right == pytest.approx([1_914, 1_934, 1_906], abs=12)
 
 
 def of_noise(root, **judged):
