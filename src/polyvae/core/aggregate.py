@@ -94,6 +94,25 @@ def random_subsets(mask: Tensor, count: int, name: str = "subset") -> Tensor:
     return torch.where((empty & mask.any(0))[:, None], mask, subset)
 
 
+def thinned(mask: Tensor, keep: float, name: str = "subset") -> Tensor:
+    """One subset per sample, of which each observed modality is a member with probability ``keep``.
+
+    Where none would be a member, one is, chosen uniformly.
+
+    Args:
+        mask: [E, B], what was observed.
+        keep: The probability.
+        name: Name of the draw.
+
+    Returns:
+        membership [1, E, B].
+    """
+    u = noise.uniform((1, *mask.shape), torch.empty((), device=mask.device), name, "VEB")
+    u = torch.where(mask, u, 2.0)
+    # The smallest of independent uniform numbers is a uniform choice.
+    return mask & (u <= u.amin(1, keepdim=True).clamp(min=keep))
+
+
 def subsets(mask: Tensor, name: str = "subset") -> Tensor:
     """The power set of what was observed: mask [E, B] -> membership [V, E, B].
 

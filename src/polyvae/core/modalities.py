@@ -28,6 +28,8 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         weights: The M likelihood weights s_m.
         max_rows: Decode at most this many rows at a time, and recompute them in the backward pass; None:
             all at once.
+        dense: Encode and decode all rows, and remove those that do not count afterwards. Results are the
+            same, and shapes do not depend on what was observed, as ``torch.func.vmap`` and compilers need.
     """
 
     owner: Tensor
@@ -39,6 +41,7 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         self._names = tuple(nets)
         self.nets = nn.ModuleList(nets.values())
         self.max_rows: int | None = None
+        self.dense = False
         sizes = [net.private for net in nets.values()]
         self.encoded = [m for m, net in enumerate(nets.values()) if net.encoder is not None]
         self.columns = [slice(sum(sizes[:m]), sum(sizes[: m + 1])) for m in range(len(sizes))]
@@ -87,10 +90,11 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         for m in self.encoded:
             name, net = self._names[m], self.at(m)
             x, entries = batch.data[name], batch.entries.get(name)
-            if batch.complete:
+            if batch.complete or self.dense:
                 encoded = net.encode(x, entries)
-                z.append(encoded.z)
-                w[m] = encoded.w
+                row = batch.mask[m][:, None]
+                z.append(encoded.z if batch.complete else encoded.z.where(row, family.unit((), encoded.z.loc)))
+                w[m] = encoded.w if batch.complete else encoded.w.where(row, family.unit((), encoded.w.loc))
                 continue
             index, counted = self.observed_rows(batch.mask[m])
             expert = family.unit((batch.size, net.seen), like)
@@ -258,6 +262,8 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         """log p(x | latents) where ``counted`` [..., B], 0 elsewhere: latents [..., B, C] -> [..., B]."""
         if counted is None and decoding.direct:
             return decoding.all(latents, rows)
+        if self.dense and counted is not None and decoding.direct:
+            return torch.where(counted, decoding.all(latents, rows), 0)
         lead = latents.shape[:-1]
         total = latents.new_zeros(lead.numel())
         if counted is None:

@@ -44,6 +44,7 @@ from polyvae.models.mvtcae import MVTCAE
 from polyvae.models.nexus import Nexus
 from polyvae.models.relational import Relational
 from polyvae.models.scmm import ScMM
+from polyvae.models.subsetpoe import SubsetPoE
 from polyvae.models.telbo import TELBO
 from polyvae.models.uhved import UHVED
 from polyvae.models.vae import VAE
@@ -80,6 +81,7 @@ MODELS: dict[str, type[MultimodalVAE]] = {
     "bivcca": BiVCCA,
     "mfm": MFM,
     "u-hved": UHVED,
+    "subset-poe": SubsetPoE,
     "composed": Composed,
 }
 

@@ -1,0 +1,342 @@
+"""Several models of one kind, trained side by side in one batched graph, each without a fold of the samples."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import functional_call, stack_module_state, vmap
+
+from polyvae.core.batch import Batch
+from polyvae.core.distributions import Mixture
+from polyvae.core.modality import Modality
+from polyvae.core.vae import MultimodalVAE
+from polyvae.imputation.tables import Floats, Tables
+from polyvae.models import build
+from polyvae.utils.seeds import fold_in
+
+_HIDDEN = 0.5  # the largest share of the entries of a sample that training hides from the encoders
+_CHECKS = 20  # looks at the samples left out, in a full training
+_ROWS = 2048  # samples that inference takes at a time
+_DRAWS = 32  # draws over which the mean of a mixture is taken
+
+
+class Schedule(NamedTuple):
+    """How the members are trained.
+
+    Attributes:
+        steps: The largest number of steps.
+        batch_size: Samples in a step of each member.
+        lr: The learning rate at the start; it falls to zero along a cosine.
+        patience: Looks at the samples left out without an improvement of any member, after which training stops.
+        max_seconds: The largest time, in seconds; None: no limit.
+    """
+
+    steps: int
+    batch_size: int = 128
+    lr: float = 8e-3
+    patience: int = 6
+    max_seconds: float | None = None
+
+
+class Members:
+    """E models with the same specification, whose parameters are stacked: [E, ...].
+
+    A sample is left out by the member with the number of its fold, so each sample has a prediction by a model that did not see it.
+
+    Args:
+        name: A name in MODELS.
+        specs: The specifications of the modalities.
+        options: Options of the model.
+        count: E.
+        seed: Of initial weights, batches and noise.
+        device: Where to compute.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        specs: Sequence[Modality],
+        options: Mapping[str, Any],
+        count: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.name, self.count, self.seed, self.device = name, count, seed, device
+        with torch.random.fork_rng(devices=[]):
+            models = []
+            for member in range(count):
+                torch.manual_seed(fold_in(seed, "member", member))
+                models.append(build(name, specs, **options).to(device))
+        self.base: MultimodalVAE = copy.deepcopy(models[0])
+        self.base.modalities.dense = True
+        self.parameters, self.buffers = stack_module_state(models)  # type: ignore[arg-type]
+        self.entries = any(spec.entries for spec in specs)
+
+    # ---- training --------------------------------------------------------------------------------------------
+
+    def fit(
+        self, tables: Tables, fold: NDArray[np.intp], schedule: Schedule, say: Callable[[str], None]
+    ) -> NDArray[np.float64]:
+        """Train all members.
+
+        Args:
+            tables: The training samples.
+            fold: [N], the member that leaves out each sample.
+            schedule: How to train.
+            say: Receives a line of progress at each look at the samples left out.
+
+        Returns:
+            [E], the mean over modalities of the fraction of variance unexplained when each modality of the samples left out is
+            predicted from the others, at the parameters that are kept.
+        """
+        data = tables.batch(self.device, self.entries)
+        kept = [torch.from_numpy(np.flatnonzero(fold != e)).to(self.device) for e in range(self.count)]
+        size = min(len(rows) for rows in kept)
+        batch_size = min(schedule.batch_size, size)
+        every, start = max(1, schedule.steps // _CHECKS), time.monotonic()
+        optimizer = torch.optim.Adam(self.parameters.values(), lr=schedule.lr, betas=(0.9, 0.99))
+        best = torch.full((self.count,), math.inf, device=self.device)
+        stored = {key: value.detach().clone() for key, value in self.parameters.items()}
+        self.base.train()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(fold_in(self.seed, "members"))
+            order, position, stale = self._order(kept, size), 0, 0
+            for step in range(schedule.steps):
+                for group in optimizer.param_groups:
+                    group["lr"] = schedule.lr * _rate(step, schedule.steps)
+                if position + batch_size > size:
+                    order, position = self._order(kept, size), 0
+                self._step(optimizer, data, order[:, position : position + batch_size])
+                position += batch_size
+                if (step + 1) % every and step + 1 < schedule.steps:
+                    continue
+                error = self._left_out(tables, fold)
+                better = error < best
+                for key, value in self.parameters.items():
+                    where = better.view(-1, *[1] * (value.ndim - 1))
+                    stored[key] = torch.where(where, value.detach(), stored[key])
+                stale = 0 if bool(better.any()) else stale + 1
+                best = torch.minimum(best, error)
+                say(f"step {step + 1} of {schedule.steps}: unexplained {float(best.mean()):.3f}")
+                late = schedule.max_seconds is not None and time.monotonic() - start > schedule.max_seconds
+                if stale >= schedule.patience or late:
+                    break
+        with torch.no_grad():
+            for key, value in self.parameters.items():
+                value.copy_(stored[key])
+        self.base.eval()
+        return best.double().cpu().numpy()
+
+    def _order(self, kept: Sequence[Tensor], size: int) -> Tensor:
+        """A permutation of each member's samples: [E, size]."""
+        return torch.stack([rows[torch.randperm(len(rows), device=rows.device)[:size]] for rows in kept])
+
+    def _step(self, optimizer: torch.optim.Optimizer, data: Batch, rows: Tensor) -> None:
+        values = {name: x[rows] for name, x in data.data.items()}  # [E, B, F]
+        seen = {name: x[rows] for name, x in data.entries.items()}
+        mask = data.mask[:, rows].transpose(0, 1)  # [E, M, B]
+        optimizer.zero_grad(set_to_none=True)
+        objective = vmap(self._objective, randomness="different")
+        loss = objective(self.parameters, self.buffers, values, mask, seen, self._shown(seen)).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    def _shown(self, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of the observed entries those that the encoders are given: a share of each sample's is hidden at random."""
+        shown = {}
+        for name, x in seen.items():
+            share = _HIDDEN * torch.rand((*x.shape[:2], 1), device=x.device)
+            shown[name] = x & (torch.rand(x.shape, device=x.device) >= share)
+        return shown
+
+    def _objective(
+        self,
+        parameters: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        values: dict[str, Tensor],
+        mask: Tensor,
+        seen: dict[str, Tensor],
+        shown: dict[str, Tensor],
+    ) -> Tensor:
+        """The negative objective of one member, averaged over its samples."""
+        batch = Batch(values, mask, seen, {}, False)
+        given = batch
+        if shown:
+            visible = torch.stack([shown[name].any(-1) for name in values]) & mask
+            given = Batch({name: torch.where(shown[name], x, 0) for name, x in values.items()}, visible, shown, {}, False)
+        return -_call(self.base, parameters, buffers, _bound, batch, given).mean()
+
+    @torch.no_grad()
+    def _left_out(self, tables: Tables, fold: NDArray[np.intp]) -> Tensor:
+        """[E], the error of each member on the samples that it leaves out."""
+        self.base.eval()
+        errors = []
+        for member in range(self.count):
+            part = tables.rows(np.flatnonzero(fold == member))
+            each = []
+            for m, name in enumerate(part.names):
+                given = part.only(tuple(other != m for other in range(len(part.names)))) if len(part.names) > 1 else part
+                rows = part.observed[name].any(1) & given.mask.any(1)
+                if not rows.any():
+                    continue
+                predicted = self._mean_of(member, given.rows(np.flatnonzero(rows)))[name]
+                seen = torch.from_numpy(part.observed[name][rows]).to(self.device)
+                x = torch.from_numpy(part.values[name][rows]).to(self.device)
+                total = torch.where(seen, x**2, 0).sum()
+                each.append(torch.where(seen, (predicted - x) ** 2, 0).sum() / total.clamp(min=1e-12))
+            errors.append(torch.stack(each).mean() if each else torch.tensor(math.inf, device=self.device))
+        self.base.train()
+        found = torch.stack(errors).float()
+        return torch.where(found.isnan(), math.inf, found)
+
+    # ---- inference -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def predict(self, tables: Tables) -> dict[str, Floats]:
+        """The mean over members of E[x_m | observed]: name -> [N, F], for observed modalities too."""
+        total: dict[str, Floats] = {}
+        for member in range(self.count):
+            for name, x in self._chunks(member, tables).items():
+                total[name] = total[name] + x if member else x
+        return {name: x / self.count for name, x in total.items()}
+
+    @torch.no_grad()
+    def predict_left_out(self, tables: Tables, fold: NDArray[np.intp]) -> dict[str, Floats]:
+        """E[x_m | observed] of each sample by the member that leaves it out: name -> [N, F]."""
+        result = {name: np.zeros_like(x) for name, x in tables.values.items()}
+        for member in range(self.count):
+            rows = np.flatnonzero(fold == member)
+            if len(rows):
+                for name, x in self._chunks(member, tables.rows(rows)).items():
+                    result[name][rows] = x
+        return result
+
+    @torch.no_grad()
+    def embed(self, tables: Tables) -> tuple[Floats, Floats]:
+        """The posterior means and standard deviations of all members' latents side by side: [N, E D] each."""
+        means, scales = [], []
+        for start in range(0, tables.size, _ROWS):
+            batch = tables.rows(slice(start, start + _ROWS)).batch(self.device, self.entries)
+            found = [_call(self.base, *self._of(member), _latents, batch) for member in range(self.count)]
+            means.append(torch.cat([mean for mean, _ in found], -1).cpu().numpy())
+            scales.append(torch.cat([scale for _, scale in found], -1).cpu().numpy())
+        return np.concatenate(means), np.concatenate(scales)
+
+    @torch.no_grad()
+    def draw(self, tables: Tables, seed: int) -> dict[str, Floats]:
+        """One draw of every modality given what was observed, from a member chosen for each sample: name -> [N, F]."""
+        chosen = np.random.default_rng(fold_in(seed, "member of a draw")).integers(self.count, size=tables.size)
+        result = {name: np.zeros_like(x) for name, x in tables.values.items()}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(fold_in(seed, "draw"))
+            for member in range(self.count):
+                rows = np.flatnonzero(chosen == member)
+                for start in range(0, len(rows), _ROWS):
+                    part = rows[start : start + _ROWS]
+                    batch = tables.rows(part).batch(self.device, self.entries)
+                    drawn = _call(self.base, *self._of(member), _draw, batch)
+                    for name, x in drawn.items():
+                        result[name][part] = x.cpu().numpy()
+        return result
+
+    def _chunks(self, member: int, tables: Tables) -> dict[str, Floats]:
+        parts = [
+            self._mean_of(member, tables.rows(slice(start, start + _ROWS)))
+            for start in range(0, tables.size, _ROWS)
+        ]
+        return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in tables.names}
+
+    def _mean_of(self, member: int, tables: Tables) -> dict[str, Tensor]:
+        batch = tables.batch(self.device, self.entries)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(fold_in(self.seed, "mean", member))
+            found: dict[str, Tensor] = _call(self.base, *self._of(member), _mean, batch)
+        return found
+
+    def _of(self, member: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return (
+            {key: value[member].detach() for key, value in self.parameters.items()},
+            {key: value[member] for key, value in self.buffers.items()},
+        )
+
+    # ---- as a file -------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """The stacked parameters and buffers, by name."""
+        return {key: value.detach() for key, value in (*self.parameters.items(), *self.buffers.items())}
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Set parameters and buffers to those of ``state``."""
+        for stacked in (self.parameters, self.buffers):
+            for key, value in stacked.items():
+                value.copy_(state[key])
+        self.base.eval()
+
+
+def _rate(step: int, steps: int) -> float:
+    """The learning rate as a share of the largest: a short linear rise, then half a cosine."""
+    rise = min(50, max(1, steps // 10))
+    return min(1.0, (step + 1) / rise) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _call(
+    base: MultimodalVAE,
+    parameters: Mapping[str, Tensor],
+    buffers: Mapping[str, Tensor],
+    what: Callable[..., Any],
+    *arguments: Any,
+) -> Any:
+    """``what(model, *arguments)`` with these parameters."""
+    return functional_call(_Through(base, what), {f"base.{k}": v for k, v in (*parameters.items(), *buffers.items())}, arguments)
+
+
+class _Through(torch.nn.Module):
+    """A module whose call is any function of the model, because ``functional_call`` calls modules."""
+
+    def __init__(self, base: MultimodalVAE, what: Callable[..., Any]) -> None:
+        super().__init__()
+        self.base, self.what = base, what
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.what(self.base, *arguments)
+
+
+def _bound(model: MultimodalVAE, batch: Batch, given: Batch) -> Tensor:
+    return model.bound(batch, model.experts(given), 1.0).value
+
+
+def _posterior(model: MultimodalVAE, batch: Batch) -> Mixture:
+    return model.posterior(batch, model.experts(batch))
+
+
+def _mean(model: MultimodalVAE, batch: Batch) -> dict[str, Tensor]:
+    """E[x | observed]: at the posterior mean for one component without private latents, else the mean of draws."""
+    q = _posterior(model, batch)
+    if len(q.weights) == 1 and not len(model.owner):
+        z = torch.where(q.observed[:, None], q.mean, model.prior.z().mean)
+        return model.modalities.decode(z, z[..., :0])
+    drawn = model.generate(batch, K=_DRAWS)
+    return {name: x.mean(0) for name, x in drawn.items()}
+
+
+def _latents(model: MultimodalVAE, batch: Batch) -> tuple[Tensor, Tensor]:
+    """The posterior mean of the latents and the standard deviation of its columns: [B, D] each."""
+    q = _posterior(model, batch)
+    weights = q.weights[..., None]
+    second = (weights * (q.components.scale.square() + q.components.loc.square())).sum(0)
+    mean = torch.where(q.observed[:, None], q.mean, model.prior.z().mean)
+    scale = torch.where(q.observed[:, None], (second - mean.square()).clamp(min=0).sqrt(), 1)
+    return mean, scale
+
+
+def _draw(model: MultimodalVAE, batch: Batch) -> dict[str, Tensor]:
+    return {name: x[0] for name, x in model.generate(batch, sample=True).items()}
