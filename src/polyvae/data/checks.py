@@ -151,6 +151,33 @@ def check_scale(scale: Mapping[str, float] | None, names: Sequence[str]) -> dict
     return checked
 
 
+def check_columns(
+    columns: Mapping[str, Sequence[str]] | None, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """Modality -> distinct names of its features."""
+    checked = {}
+    for name, given in (columns or {}).items():
+        if name not in shapes:
+            raise InputError(f"columns: modality {name!r} is not in the data; {nearest(name, shapes)}")
+        if isinstance(given, str) or not all(isinstance(column, str) for column in given):
+            raise InputError(
+                f"columns: got {type(given).__name__} for modality {name!r}; expected a sequence of strings; name each feature"
+            )
+        if shapes[name] != (len(given),):
+            raise InputError(
+                f"columns: got {len(given)} names for modality {name!r} of shape {shapes[name]}; expected one for each feature, in a "
+                "modality of one axis; correct them"
+            )
+        twice = [column for column, times in Counter(given).items() if times > 1]
+        if twice:
+            raise InputError(
+                f"columns: got {len(twice)} names more than once for modality {name!r}, such as {twice[0]!r}; expected distinct names; "
+                "rename them"
+            )
+        checked[name] = tuple(given)
+    return checked
+
+
 def check_precision(stored: Batch) -> None:
     """Warn of columns of float64 or integers whose variance is lost when a model converts them to float32."""
     for row, (name, x) in zip(stored.mask, stored.data.items(), strict=True):

@@ -6,9 +6,9 @@ import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from polyvae.core.batch import Batch, check_mapping
 from polyvae.core.modality import Modality
 from polyvae.data.checks import (
+    check_columns,
     check_factors,
     check_ids,
     check_labels,
@@ -58,6 +59,7 @@ class MultimodalData:
         factors: Modality -> name -> [N], what varies in that modality alone (style, batch, site), used for evaluation only. Integers
             are classes, floating-point numbers are amounts.
         root: The folder from which the data were read; no part of the digest.
+        columns: Modality -> names of its features, for modalities of one axis. Modalities that are not named here have none.
 
     Warns:
         UserWarning: Columns in double precision whose variance would be lost in the single precision of a model.
@@ -93,6 +95,7 @@ class MultimodalData:
         seed: int = 0,
         factors: Mapping[str, Mapping[str, Any]] | None = None,
         root: Path | None = None,
+        columns: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         check_mapping("data", data)
         named: dict[str, object] = {
@@ -101,6 +104,7 @@ class MultimodalData:
             "scale": scale,
             "factors": factors,
             "card": card,
+            "columns": columns,
         }
         for what, given in named.items():
             if given is not None and not isinstance(given, Mapping):
@@ -126,6 +130,7 @@ class MultimodalData:
         self._specs = check_specs(modalities, stored.data)
         check_precision(stored)
         self.scale = check_scale(scale, stored.names)
+        self.columns = check_columns(columns, {spec.name: spec.shape for spec in self._specs})
         self.card = dict(card or {})
         self.seed, self.root = seed, root
         self.source: MultimodalData | None = None  # of a part: the data it is a part of
@@ -150,6 +155,80 @@ class MultimodalData:
         )
         return "\n".join([head, *table(rows), f"  splits: {parts}; labels: {labels}"])
 
+    # Readers
+
+    @classmethod
+    def from_frames(
+        cls,
+        frames: Mapping[str, Any],
+        *,
+        id: str | Literal[False] | None = None,
+        nan: Literal["error", "missing"] = "error",
+        labels: Any = None,
+        overlap: bool = True,
+        **settings: Any,
+    ) -> MultimodalData:
+        """Read a data frame for each modality and join them on the ids of samples.
+
+        A sample without a row in a frame lacks that modality. Samples are in the order of first appearance; ids are compared as text.
+
+        Args:
+            frames: Modality -> data frame of pandas, polars, pyarrow or another library that narwhals reads; one column for each feature.
+            id: The column with the ids. None: the index of pandas. False: row i is the same sample in every frame.
+            nan: "error", or "missing" where NaN and null mark entries that were not measured.
+            labels: A column of the frames, which is no feature then; a mapping from ids to classes; a pandas Series with ids as index; or
+                a sequence [N]. Classes that are text are numbered in alphabetical order, and named in ``card["classes"]``.
+            overlap: Whether some sample must have two modalities, where there are two or more.
+            **settings: Further arguments of MultimodalData: modalities, groups, splits, card, seed.
+
+        Raises:
+            InputError: No ids, repeated ids or columns, values that are not numbers, infinite or (unless allowed) missing; no overlap.
+
+        Example:
+            >>> import pandas as pd
+            >>> import polyvae as pv
+            >>> rna = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}, index=["s1", "s2"])
+            >>> protein = pd.DataFrame({"p": [5.0, 6.0]}, index=["s2", "s3"])
+            >>> data = pv.MultimodalData.from_frames({"rna": rna, "protein": protein})
+            >>> data.ids, data.mask.tolist()
+            (['s1', 's2', 's3'], [[True, True, False], [False, True, True]])
+        """
+        from polyvae.data.readers.frames import from_frames
+
+        return from_frames(frames, id=id, nan=nan, labels=labels, overlap=overlap, **settings)[0]
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, Any],
+        *,
+        ids: Mapping[str, Sequence[Hashable]] | Sequence[Hashable] | None = None,
+        columns: Mapping[str, Sequence[str]] | None = None,
+        nan: Literal["error", "missing"] = "error",
+        labels: Any = None,
+        overlap: bool = True,
+        **settings: Any,
+    ) -> MultimodalData:
+        """Read an array for each modality and join them on the ids of samples.
+
+        Args:
+            arrays: Modality -> array [n, *shape].
+            ids: Modality -> n ids of its rows; or N ids where the arrays have the same rows. None: row i is the same sample in every array.
+            columns: Modality -> names of its features.
+            nan: "error", or "missing" where NaN marks entries that were not measured.
+            labels: A mapping from ids to classes, or a sequence [N]; see ``from_frames``.
+            overlap: Whether some sample must have two modalities, where there are two or more.
+            **settings: Further arguments of MultimodalData: modalities, groups, splits, card, seed.
+
+        Raises:
+            InputError: Different numbers of rows without ids, and what ``from_frames`` refuses.
+        """
+        from polyvae.data.readers.arrays import from_arrays
+
+        return from_arrays(
+            arrays, ids=ids, columns=columns, nan=nan, labels=labels, overlap=overlap, **settings
+        )[0]
+
     @property
     def names(self) -> tuple[str, ...]:
         """The modalities, in the order of the M axis."""
@@ -164,6 +243,11 @@ class MultimodalData:
     def labels(self) -> Tensor | None:
         """[N] int64, or None."""
         return self._stored.extra.get("labels")
+
+    @property
+    def entries(self) -> Mapping[str, Tensor]:
+        """Modality -> [N, *shape] bool, which entries were observed, for the modalities with missing entries."""
+        return self._stored.entries
 
     @property
     def device(self) -> torch.device:
@@ -247,6 +331,20 @@ class MultimodalData:
         return _times(
             stored if index is None else stored.index_select(0, index.to(stored.device)), self.scale.get(name)
         )
+
+    def observed(self, name: str) -> Tensor:
+        """Which entries of one modality were observed: [N, *shape] bool.
+
+        Args:
+            name: The modality.
+        """
+        if name not in self.names:
+            raise InputError(f"modality {name!r} is not in the data; {nearest(name, self.names)}")
+        stored = self._stored
+        if name in stored.entries:
+            return stored.entries[name]
+        x = stored.data[name]
+        return stored.mask[self.names.index(name)].view(-1, *[1] * (x.ndim - 1)).expand(x.shape)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Iterate over all samples in order, ``batch_size`` at a time; the last batch may be smaller."""
@@ -352,6 +450,7 @@ class MultimodalData:
         other._specs = tuple(spec for spec in self._specs if spec.name in kept)
         other.factors = {name: own for name, own in self.factors.items() if name in kept}
         other.scale = {name: factor for name, factor in self.scale.items() if name in kept}
+        other.columns = {name: own for name, own in self.columns.items() if name in kept}
         return other
 
     def with_labels_as(self, name: str) -> MultimodalData:
@@ -473,6 +572,9 @@ class MultimodalData:
             "scale": self.scale,
             "splits": {name: rows.tolist() for name, rows in self._splits.items()},
         }
+        facts |= (
+            {"columns": self.columns} if self.columns else {}
+        )  # without names the digest is as it was before
         state.update(json.dumps(facts, sort_keys=True, default=str).encode())
         stored = self._stored
         for name, x in [
@@ -484,6 +586,15 @@ class MultimodalData:
             state.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
             state.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return state.hexdigest()
+
+    def replaced(
+        self, stored: Batch, specs: Sequence[Modality], columns: Mapping[str, tuple[str, ...]]
+    ) -> MultimodalData:
+        """The same samples with other values, which are valid and not scaled; labels, ids, groups and splits are kept."""
+        other = self._like(stored._replace(extra=self._stored.extra))
+        other._specs, other.columns, other.scale = tuple(specs), dict(columns), {}
+        other.factors = {name: own for name, own in self.factors.items() if name in stored.names}
+        return other
 
     def _like(self, stored: Batch) -> MultimodalData:
         other = copy.copy(self)

@@ -24,3 +24,9 @@ def table(rows: Sequence[Sequence[str]], most: int = 8) -> list[str]:
 def counted(count: int, one: str, many: str) -> str:
     """A number and its noun: "1 modality", "1,200 samples"."""
     return f"{count:,} {one if count == 1 else many}"
+
+
+def named(names: Sequence[object], most: int = 5) -> str:
+    """The first names in quotes, and the number of the others: "'a', 'b' and 3 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(repr(str(name)) for name in names[:most]) + more

@@ -1,0 +1,79 @@
+"""Arrays, with or without ids."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyvae.core.batch import check_mapping
+from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.layout import ArrayLayout
+from polyvae.data.readers.parts import Nan, Part, check_columns, check_nan, checked, joined
+from polyvae.utils.arrays import numpy_array, observed_array
+from polyvae.utils.errors import InputError
+
+
+def from_arrays(
+    arrays: Mapping[str, Any],
+    *,
+    ids: Mapping[str, Sequence[Hashable]] | Sequence[Hashable] | None = None,
+    columns: Mapping[str, Sequence[str]] | None = None,
+    nan: Nan = "error",
+    labels: Any = None,
+    overlap: bool = True,
+    **settings: Any,
+) -> tuple[MultimodalData, ArrayLayout]:
+    """See ``MultimodalData.from_arrays``; also the layout."""
+    check_nan(nan)
+    check_mapping("from_arrays", arrays)
+    given = {name: (ids.get(name) if isinstance(ids, Mapping) else ids) for name in arrays}
+    parts = {
+        name: array_part(f"modality {name!r}", x, nan, own=given[name], columns=(columns or {}).get(name))
+        for name, x in arrays.items()
+    }
+    data = joined(parts, labels=labels, overlap=overlap, **settings)
+    shapes = {name: part.values.shape[1:] for name, part in parts.items()}
+    return data, ArrayLayout(False, data.columns, shapes)
+
+
+def array_part(
+    where: str,
+    x: Any,
+    nan: Nan,
+    own: Sequence[Hashable] | None = None,
+    columns: Sequence[str] | None = None,
+) -> Part:
+    """An array of numbers [n, *shape] as a part. Raises InputError: no numbers, or a number of ids other than n."""
+    values, observed = observed_array(where, x)
+    values = numeric(where, numpy_array(where, values))
+    if values.ndim < 2:
+        raise InputError(
+            f"{where}: got shape {values.shape}; expected [N, *shape], a size after the number of samples; give a column of numbers the "
+            "shape [N, 1]"
+        )
+    if columns is not None:
+        check_columns(where, columns)
+    part = checked(where, values, columns if values.ndim == 2 else None, nan)
+    if observed is not None:
+        both = observed if part.observed is None else observed & part.observed
+        part = part._replace(observed=both)
+    ids = None if own is None else list(numpy_array(f"{where}: ids", own).tolist())
+    if ids is not None and len(ids) != len(values):
+        raise InputError(
+            f"{where}: got {len(ids)} ids for {len(values)} rows; expected one for each row; check which rows they belong to"
+        )
+    return part._replace(columns=None if columns is None else tuple(columns), ids=ids)
+
+
+def numeric(where: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Booleans as 0 and 1; other numbers as they are. Raises InputError: no real numbers."""
+    if values.dtype.kind == "b":
+        return values.astype(np.float32)
+    if values.dtype.kind not in "iuf":
+        raise InputError(
+            f"{where}: got an array of {values.dtype}; expected real numbers; convert it first, text to one-hot columns"
+        )
+    return values

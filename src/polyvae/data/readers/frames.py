@@ -1,0 +1,270 @@
+"""Data frames of any library that narwhals reads: pandas, polars, pyarrow and others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Literal
+
+import narwhals as nw
+import numpy as np
+from numpy.typing import NDArray
+
+from polyvae.core.batch import check_mapping
+from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.layout import Ids, Layout, ordered
+from polyvae.data.readers.parts import (
+    Nan,
+    Part,
+    check_columns,
+    check_nan,
+    checked,
+    joined,
+)
+from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.text import named
+
+Id = str | Literal[False] | None
+
+
+def is_frame(x: object) -> bool:
+    """Whether narwhals reads ``x`` as a table or a column."""
+    if nw.dependencies.is_pandas_dataframe(x):  # also one with repeated names, which narwhals refuses
+        return True
+    found = nw.from_native(x, pass_through=True, allow_series=True)
+    return isinstance(found, nw.DataFrame | nw.LazyFrame | nw.Series)
+
+
+def from_frames(
+    frames: Mapping[str, Any],
+    *,
+    id: Id = None,
+    nan: Nan = "error",
+    labels: Any = None,
+    overlap: bool = True,
+    single: bool = False,
+    **settings: Any,
+) -> tuple[MultimodalData, FrameLayout]:
+    """See ``MultimodalData.from_frames``; also the layout. ``single``: results are one table rather than a mapping."""
+    check_nan(nan)
+    check_mapping("from_frames", frames)
+    if not frames:
+        raise InputError("from_frames: got no table; expected one for each modality; such as {'rna': frame}")
+    opened = {name: _opened(f"modality {name!r}", x) for name, x in frames.items()}
+    check_pairing([name for name, frame in opened.items() if id is None and _by_position(frame)], len(opened))
+    label = labels if isinstance(labels, str) else None
+    if label is not None and all(label not in map(str, _columns(frame)) for frame in opened.values()):
+        known = [str(name) for frame in opened.values() for name in _columns(frame)]
+        raise InputError(f"labels: no table has a column {label!r}; {nearest(label, known)}")
+    parts, forms = {}, {}
+    for name, frame in opened.items():
+        parts[name], forms[name] = _part(f"modality {name!r}", frame, id, nan, label)
+    data = joined(parts, labels=None if label is not None else by_index(labels), overlap=overlap, **settings)
+    kept = {name: form for name, form in forms.items() if name in data.names}
+    return data, FrameLayout(kept or forms, single)
+
+
+def by_index(labels: Any) -> Any:
+    """A pandas Series as a mapping from its index; anything else as it is."""
+    if nw.dependencies.is_pandas_series(labels):
+        return dict(zip(labels.index.tolist(), labels.tolist(), strict=True))
+    return labels
+
+
+def check_pairing(positional: Sequence[str], count: int) -> None:
+    """Raises InputError where tables without ids would be paired by position without being asked to."""
+    if count > 1 and positional:
+        raise InputError(
+            f"data: got no ids of samples in {named(positional)}, whose rows would pair by position; expected ids; name the samples with "
+            "frame.set_index(...) (pandas) or id='column', or pass id=False where row i is the same sample in every table"
+        )
+
+
+@dataclass(frozen=True)
+class Form:
+    """What of a table is needed to return one like it.
+
+    Args:
+        labels: The names of its feature columns, as they were.
+        pandas: Whether it has an index.
+        backend: Its library.
+        id: The name of its id column; None: it has none.
+        place: The position of that column.
+        index: Its pandas index.
+    """
+
+    labels: tuple[Any, ...]
+    pandas: bool
+    backend: Any
+    id: str | None
+    place: int
+    index: Any
+
+
+class FrameLayout(Layout):
+    """Data frames: a mapping of them, or one.
+
+    Args:
+        forms: Modality -> what of its table is needed.
+        single: Whether one table came in rather than a mapping.
+    """
+
+    def __init__(self, forms: Mapping[str, Form], single: bool) -> None:
+        self.forms, self.single = dict(forms), single
+
+    def back(
+        self, values: Mapping[str, NDArray[Any]], columns: Mapping[str, Sequence[str]], ids: Ids = None
+    ) -> Any:
+        came = [name for name in self.forms if name in values]
+        tables = {}
+        for name in [*came, *(name for name in values if name not in self.forms)]:
+            form = self.forms.get(name)
+            texts = {} if form is None else {str(label): label for label in form.labels}
+            order = ordered(list(texts), columns[name])
+            labels = [texts.get(columns[name][at], columns[name][at]) for at in order]
+            tables[name] = self._table(form, np.asarray(values[name])[:, order], labels, ids)
+        return next(iter(tables.values())) if self.single and len(tables) == 1 else tables
+
+    def embedding(self, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
+        return self._table(None, np.asarray(z), list(names), ids)
+
+    def _table(self, form: Form | None, x: NDArray[Any], labels: Sequence[Any], ids: Ids) -> Any:
+        form = next(iter(self.forms.values())) if form is None else form
+        if form.pandas:
+            return self._pandas(form, x, labels, ids)
+        columns = {str(label): x[:, at] for at, label in enumerate(labels)}
+        if ids is not None and form.id is not None:
+            pairs = list(columns.items())
+            pairs.insert(min(form.place, len(pairs)), (form.id, list(ids)))  # type: ignore[arg-type]
+            columns = dict(pairs)
+        return nw.from_dict(columns, backend=form.backend).to_native()
+
+    def _pandas(self, form: Form, x: NDArray[Any], labels: Sequence[Any], ids: Ids) -> Any:
+        import pandas as pd
+
+        if form.id is not None and ids is not None:
+            table = pd.DataFrame(x, columns=pd.Index(labels))
+            table.insert(min(form.place, len(labels)), form.id, list(ids))
+            return table
+        return pd.DataFrame(x, index=self._index(ids, len(x)), columns=pd.Index(labels))
+
+    def _index(self, ids: Ids, count: int) -> Any:
+        """The ids as an index with the name, and where all tables agree the type, of those that came in."""
+        import pandas as pd
+
+        came = [form.index for form in self.forms.values() if form.index is not None]
+        if ids is None:
+            return came[0] if came and len(came[0]) == count else pd.RangeIndex(count)
+        names = {index.name for index in came}
+        kinds = {str(index.dtype) for index in came}
+        if len(came) == 1 and len(came[0]) == count and came[0].tolist() == list(ids):
+            return came[0]
+        index = pd.Index(list(ids), name=names.pop() if len(names) == 1 else None)
+        return index.astype(came[0].dtype) if len(kinds) == 1 and index.nlevels == 1 else index
+
+
+def _opened(where: str, x: Any) -> nw.DataFrame[Any]:
+    if nw.dependencies.is_pandas_dataframe(x):
+        check_columns(where, list(x.columns))
+    found = nw.from_native(x, pass_through=True, allow_series=True)
+    if isinstance(found, nw.Series):
+        return found.to_frame()
+    if isinstance(found, nw.LazyFrame):
+        return found.collect()
+    if not isinstance(found, nw.DataFrame):
+        raise InputError(
+            f"{where}: got {type(x).__name__}; expected a data frame, such as one of pandas, polars or pyarrow; use from_arrays for arrays"
+        )
+    return found
+
+
+def _columns(frame: nw.DataFrame[Any]) -> list[Any]:
+    native = frame.to_native()
+    return list(native.columns) if nw.dependencies.is_pandas_dataframe(native) else list(frame.columns)
+
+
+def _by_position(frame: nw.DataFrame[Any]) -> bool:
+    """Whether the rows have no names: no index, or the one that pandas numbers by itself."""
+    native = frame.to_native()
+    if not nw.dependencies.is_pandas_dataframe(native):
+        return True
+    import pandas as pd
+
+    index = native.index
+    return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1 and index.name is None
+
+
+def _part(where: str, frame: nw.DataFrame[Any], id: Id, nan: Nan, label: str | None) -> tuple[Part, Form]:
+    native, labels = frame.to_native(), _columns(frame)
+    check_columns(where, labels)
+    pandas = bool(nw.dependencies.is_pandas_dataframe(native))
+    if pandas and native.columns.nlevels > 1:
+        raise InputError(
+            f"{where}: got columns with {native.columns.nlevels} levels of names; expected one; join them first, as "
+            "frame.columns.map('_'.join) does"
+        )
+    texts = [str(name) for name in labels]
+    if isinstance(id, str) and id not in texts and not (pandas and native.index.name == id):
+        raise InputError(f"{where}: there is no id column {id!r}; {nearest(id, texts)}")
+    column = id if isinstance(id, str) and id in texts else None
+    ids: list[Hashable] | None = None
+    if column is not None:
+        ids = _values(frame, texts.index(column))
+    elif pandas and id is not False:
+        ids = native.index.tolist()
+    kept = [at for at, text in enumerate(texts) if text not in (column, label)]
+    own = _values(frame, texts.index(label)) if label in texts else None
+    place = texts.index(column) if column is not None else 0
+    form = Form(
+        tuple(labels[at] for at in kept),
+        pandas,
+        frame.implementation,
+        column,
+        place,
+        native.index if pandas and column is None else None,
+    )
+    names = tuple(texts[at] for at in kept)
+    if not kept and own is not None:
+        return Part(np.zeros((len(frame), 0)), None, names, ids, own), form
+    values = _numbers(where, frame, kept, names)
+    return checked(where, values, names, nan)._replace(columns=names, ids=ids, labels=own), form
+
+
+def _values(frame: nw.DataFrame[Any], at: int) -> list[Any]:
+    return list(frame[:, at].to_list())
+
+
+def _numbers(where: str, frame: nw.DataFrame[Any], kept: Sequence[int], names: Sequence[str]) -> NDArray[Any]:
+    """[n, F] in float32 where all columns are, else float64; NaN where a value is missing."""
+    kinds = [frame[:, at].dtype for at in kept]
+    exact = bool(kinds) and all(kind == nw.Float32 for kind in kinds)
+    values = np.empty((len(frame), len(kept)), dtype=np.float32 if exact else np.float64)
+    wrong: dict[str, list[str]] = {}
+    for place, (at, kind) in enumerate(zip(kept, kinds, strict=True)):
+        series = frame[:, at]
+        if kind.is_numeric() or kind == nw.Boolean:
+            values[:, place] = series.cast(nw.Float32 if exact else nw.Float64).to_numpy()
+        elif kind.is_temporal():
+            wrong.setdefault("dates or times", []).append(names[place])
+        elif not _objects(series, values[:, place]):
+            wrong.setdefault("text", []).append(names[place])
+    for kind_name, columns in wrong.items():
+        raise InputError(
+            f"{where}: got {kind_name} in {len(columns)} of {len(names)} columns ({named(columns)}); expected numbers; drop these columns, "
+            "convert them (pandas.get_dummies, to_dummies, or a number of days), or name the id column with id="
+        )
+    return values
+
+
+def _objects(series: nw.Series[Any], into: NDArray[Any]) -> bool:
+    """Python objects as numbers, written to ``into``. False: some are neither numbers nor missing."""
+    for row, value in enumerate(series.to_list()):
+        if value is None or str(value) == "<NA>":
+            into[row] = math.nan
+        elif isinstance(value, Real):
+            into[row] = float(value)
+        else:
+            return False
+    return True

@@ -1,0 +1,125 @@
+"""The container in which data came in: results are returned in the same kind."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyvae.data.multimodal import MultimodalData
+
+Ids = Sequence[Hashable] | None
+
+
+class Layout(ABC):
+    """Returns results in the kind of container in which the data came in."""
+
+    @abstractmethod
+    def back(
+        self, values: Mapping[str, NDArray[Any]], columns: Mapping[str, Sequence[str]], ids: Ids = None
+    ) -> Any:
+        """Modalities in the container of the data.
+
+        Columns have the order in which they came in, and follow in the order of ``columns`` where they did not.
+
+        Args:
+            values: Modality -> [N, F], or [N, *shape], for all samples.
+            columns: Modality -> F names of the columns of ``values``.
+            ids: N ids; None: the samples have none.
+
+        Returns:
+            A container of the kind that came in.
+        """
+
+    @abstractmethod
+    def embedding(self, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
+        """One table with a row per sample.
+
+        Args:
+            z: [N, D].
+            ids: N ids; None: the samples have none.
+            names: D names of columns.
+
+        Returns:
+            A table of the library of the data; for AnnData and MuData a copy with ``.obsm["X_polyvae"]``.
+        """
+
+
+def ordered(came: Sequence[str], columns: Sequence[str]) -> list[int]:
+    """Positions in ``columns``: first the columns that came in, in their order, then the others."""
+    place = {name: at for at, name in enumerate(columns)}
+    first = [place[name] for name in came if name in place]
+    return [*first, *sorted(set(place.values()) - set(first))]
+
+
+class ArrayLayout(Layout):
+    """NumPy arrays: a mapping of them, or one array.
+
+    Args:
+        single: Whether one array came in rather than a mapping.
+        came: Modality -> names of its columns, where they have names.
+        shapes: Modality -> shape of one sample.
+    """
+
+    def __init__(
+        self,
+        single: bool,
+        came: Mapping[str, Sequence[str]] | None = None,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
+        self.single, self.came, self.shapes = single, dict(came or {}), dict(shapes or {})
+
+    def back(
+        self, values: Mapping[str, NDArray[Any]], columns: Mapping[str, Sequence[str]], ids: Ids = None
+    ) -> Any:
+        arrays = {}
+        for name, x in values.items():
+            x = np.asarray(x)
+            if name in self.came:
+                x = x[:, ordered(self.came[name], columns[name])]
+            elif name in self.shapes and x[:1].size == int(np.prod(self.shapes[name])):
+                x = x.reshape(len(x), *self.shapes[name])
+            arrays[name] = x
+        return next(iter(arrays.values())) if self.single and len(arrays) == 1 else arrays
+
+    def embedding(self, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
+        return np.asarray(z)
+
+
+class DataLayout(Layout):
+    """MultimodalData. Labels, groups, splits, card and seed are kept; results are in the units that ``values`` returns.
+
+    Args:
+        data: What came in.
+    """
+
+    def __init__(self, data: MultimodalData) -> None:
+        self.data = data
+
+    def back(
+        self, values: Mapping[str, NDArray[Any]], columns: Mapping[str, Sequence[str]], ids: Ids = None
+    ) -> Any:
+        data = self.data
+        shapes = {spec.name: spec.shape for spec in data.modalities()}
+        plain = ArrayLayout(False, data.columns, shapes).back(values, columns)
+        names = {
+            name: [columns[name][at] for at in ordered(data.columns.get(name, ()), columns[name])]
+            for name, x in plain.items()
+            if x.ndim == 2 and (name in data.columns or name not in shapes)
+        }
+        return MultimodalData(
+            plain,
+            labels=data.labels,
+            ids=ids,
+            groups=data.groups,
+            splits=data._splits or None,
+            card=data.card,
+            seed=data.seed,
+            columns=names or None,
+        )
+
+    def embedding(self, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
+        return np.asarray(z)

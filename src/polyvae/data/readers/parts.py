@@ -1,0 +1,314 @@
+"""One modality as it came in, and the outer join of several on their ids."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyvae.data.multimodal import MultimodalData
+from polyvae.utils.errors import InputError
+from polyvae.utils.text import counted, named
+
+Nan = Literal["error", "missing"]
+
+
+class Part(NamedTuple):
+    """The rows of one modality.
+
+    Args:
+        values: [n, *shape] numbers, finite where observed.
+        observed: [n, *shape] bool; None: all.
+        columns: The names of the features, for values of one axis; None: unnamed.
+        ids: n names of rows; None: rows are paired by position.
+        labels: n labels that were a column beside the features.
+    """
+
+    values: NDArray[Any]
+    observed: NDArray[np.bool_] | None = None
+    columns: tuple[str, ...] | None = None
+    ids: list[Hashable] | None = None
+    labels: list[Any] | None = None
+
+
+def check_nan(nan: object) -> None:
+    """Raises InputError unless ``nan`` is "error" or "missing"."""
+    if nan not in ("error", "missing"):
+        raise InputError(
+            f"nan: got {nan!r}; expected 'error', or 'missing' where NaN and null mark missing entries; choose one"
+        )
+
+
+def checked(where: str, values: NDArray[Any], columns: Sequence[object] | None, nan: Nan) -> Part:
+    """Values with their missing entries. Raises InputError: an infinite value, or NaN where it is an error; columns are named."""
+    if values.shape[0] == 0:
+        raise InputError(
+            f"{where}: got no rows; expected at least one sample; leave out a modality that nothing was measured of"
+        )
+    if values.ndim > 1 and values.shape[1] == 0:
+        raise InputError(
+            f"{where}: got no columns of numbers; expected at least one feature; check which columns were read"
+        )
+    if values.dtype.kind != "f":
+        return Part(values)
+    finite = np.isfinite(values)
+    if finite.all():
+        return Part(values)
+    missing = np.isnan(values)
+    if (wrong := ~finite & ~missing).any():
+        raise InputError(
+            f"{where}: got {counted(int(wrong.sum()), 'infinite value', 'infinite values')} {_located(wrong, columns)}; expected finite "
+            "numbers; replace them, by NaN where they were not measured"
+        )
+    if nan == "error":
+        raise InputError(
+            f"{where}: got {counted(int(missing.sum()), 'value', 'values')} NaN or null {_located(missing, columns)}; expected numbers; "
+            "pass nan='missing' where they mark entries that were not measured"
+        )
+    return Part(np.where(missing, 0, values), ~missing)
+
+
+def _located(wrong: NDArray[np.bool_], columns: Sequence[object] | None) -> str:
+    if wrong.ndim != 2:
+        return f"in {counted(int(wrong.reshape(len(wrong), -1).any(1).sum()), 'row', 'rows')}"
+    where = np.flatnonzero(wrong.any(0)).tolist()
+    names = [columns[place] if columns is not None else place for place in where]
+    return f"in {counted(len(names), 'column', 'columns')} ({named(names)})"
+
+
+def check_columns(where: str, columns: Sequence[object]) -> None:
+    """Raises InputError: two columns with the same name."""
+    twice = [name for name, times in Counter(str(column) for column in columns).items() if times > 1]
+    if twice:
+        raise InputError(
+            f"{where}: got {counted(len(twice), 'column name', 'column names')} more than once ({named(twice)}); expected distinct names; "
+            "rename or drop columns"
+        )
+
+
+def text_of(value: object) -> str:
+    """An id as text: 1, 1.0 and "1" are the same id."""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def check_given_ids(where: str, ids: Sequence[Hashable]) -> list[str]:
+    """The ids as text. Raises InputError: an id that is missing or occurs twice."""
+    nameless = sum(_absent(value) for value in ids)
+    if nameless:
+        raise InputError(
+            f"{where}: got {counted(nameless, 'row', 'rows')} without an id; expected one for each row; name or drop these rows"
+        )
+    texts = [text_of(value) for value in ids]
+    twice = [name for name, times in Counter(texts).items() if times > 1]
+    if twice:
+        raise InputError(
+            f"{where}: got {counted(len(twice), 'id', 'ids')} more than once ({named(twice)}); expected one row per sample; average or "
+            "drop the repeated rows"
+        )
+    return texts
+
+
+def _absent(value: object) -> bool:
+    return value is None or value != value or str(value) in ("", "<NA>", "NaT")
+
+
+def joined(
+    parts: Mapping[str, Part],
+    *,
+    labels: Any = None,
+    order: Sequence[Hashable] | None = None,
+    overlap: bool = True,
+    **settings: Any,
+) -> MultimodalData:
+    """The outer join of the parts on their ids, or by position where they have none.
+
+    Args:
+        parts: Name -> part. Either all have ids, or none.
+        labels: See ``MultimodalData.from_frames``; None: the labels of the parts, if any.
+        order: The order of the samples; None: of first appearance.
+        overlap: Whether some sample must have two modalities, where there are two or more.
+        **settings: Arguments of MultimodalData.
+
+    Raises:
+        InputError: No modality, ids that are missing or repeated, different lengths without ids, no overlap.
+    """
+    features = {name: part for name, part in parts.items() if part.values.ndim < 2 or part.values.shape[1]}
+    if not features:
+        raise InputError(
+            "data: got no modality; expected at least one with features; pass a mapping from names to tables"
+        )
+    places, ids = _places(parts, order)
+    count = len(ids) if ids is not None else len(next(iter(parts.values())).values)
+    own = _own_labels(parts, places, count)
+    if labels is not None and own is not None:
+        raise InputError("labels: got them twice; expected one source; drop the column or the argument")
+    if overlap and ids is not None and len(features) > 1:
+        _check_overlap(
+            {name: parts[name] for name in features}, {name: places[name] for name in features}, count
+        )
+    values, mask, entries = {}, {}, {}
+    for name, part in features.items():
+        values[name], present, gaps = _spread(part, places[name], count)
+        if not present.all():
+            mask[name] = present
+        if gaps is not None:
+            entries[name] = gaps
+    numbers, classes = numbered(labels if own is None else own, ids, count)
+    if classes is not None:
+        settings["card"] = {**(settings.get("card") or {}), "classes": classes}
+    columns = {name: part.columns for name, part in features.items() if part.columns is not None}
+    return MultimodalData(
+        values,
+        mask=mask or None,
+        entries=entries or None,
+        ids=ids,
+        labels=numbers,
+        columns=columns or None,
+        **settings,
+    )
+
+
+def _places(
+    parts: Mapping[str, Part], order: Sequence[Hashable] | None
+) -> tuple[dict[str, NDArray[np.int64]], list[Hashable] | None]:
+    """The row of each row of each part in the joined data, and the ids."""
+    without = [name for name, part in parts.items() if part.ids is None]
+    if len(without) == len(parts):
+        lengths = {name: len(part.values) for name, part in parts.items()}
+        if len(set(lengths.values())) > 1:
+            raise InputError(
+                f"data: got different numbers of rows without ids, {lengths}; expected ids, or one row per sample in every modality; "
+                "name the samples"
+            )
+        return {name: np.arange(length) for name, length in lengths.items()}, None
+    if without:
+        raise InputError(
+            f"data: got ids for some modalities and none for {named(without)}; expected ids for all or none; name the samples of each"
+        )
+    found: dict[str, int] = {}
+    ids: list[Hashable] = []
+    for value in order or ():
+        found[text_of(value)] = len(ids)
+        ids.append(value)
+    places = {}
+    for name, part in parts.items():
+        own: list[Hashable] = part.ids or []
+        rows = []
+        for text, value in zip(check_given_ids(f"modality {name!r}", own), own, strict=True):
+            if text not in found:
+                found[text] = len(ids)
+                ids.append(value)
+            rows.append(found[text])
+        places[name] = np.asarray(rows, dtype=np.int64)
+    return places, ids
+
+
+def _check_overlap(parts: Mapping[str, Part], places: Mapping[str, NDArray[np.int64]], count: int) -> None:
+    """Raises InputError where no sample has two modalities; warns of ids that differ in their spelling alone."""
+    seen = np.zeros(count, dtype=np.int64)
+    for rows in places.values():
+        seen[rows] += 1
+    alike = _alike(parts)
+    hint = f"; {alike}" if alike else ""
+    if int(seen.max()) < 2:
+        first = {name: text_of((part.ids or [""])[0]) for name, part in parts.items()}
+        raise InputError(
+            f"data: got no sample with two modalities (first ids: {first}){hint}; expected ids in common; correct them, or choose the id "
+            "column with id="
+        )
+    if alike:
+        warnings.warn(f"data: {alike}; they are different samples here; correct the ids", stacklevel=4)
+
+
+def _alike(parts: Mapping[str, Part]) -> str:
+    """How many ids would be in common if case, white space and leading zeros did not matter."""
+    texts = {name: {text_of(value) for value in part.ids or []} for name, part in parts.items()}
+    spelled: dict[str, set[str]] = {}
+    for own in texts.values():
+        for text in own:
+            spelled.setdefault(text.strip().casefold().lstrip("0") or "0", set()).add(text)
+    pairs = []
+    for several in spelled.values():
+        # Ids that differ inside one modality are meant to differ.
+        if len(several) > 1 and all(len(several & own) < 2 for own in texts.values()):
+            pairs.append(sorted(several))
+    if not pairs:
+        return ""
+    return (
+        f"{counted(len(pairs), 'id differs', 'ids differ')} between modalities in case, white space or leading zeros alone, such as "
+        f"{pairs[0][0]!r} and {pairs[0][1]!r}"
+    )
+
+
+def _spread(
+    part: Part, rows: NDArray[np.int64], count: int
+) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_] | None]:
+    """Values, mask and entry mask for all samples."""
+    mask = np.zeros(count, dtype=bool)
+    mask[rows] = True
+    if len(rows) == count and bool((rows == np.arange(count)).all()):
+        return part.values, mask, part.observed
+    values = np.zeros((count, *part.values.shape[1:]), dtype=part.values.dtype)
+    values[rows] = part.values
+    if part.observed is None:
+        return values, mask, None
+    gaps = np.zeros(values.shape, dtype=bool)
+    gaps[rows] = part.observed
+    return values, mask, gaps
+
+
+def _own_labels(
+    parts: Mapping[str, Part], places: Mapping[str, NDArray[np.int64]], count: int
+) -> list[Any] | None:
+    """[N] labels that were columns. Raises InputError where two modalities disagree."""
+    if all(part.labels is None for part in parts.values()):
+        return None
+    found: list[Any] = [None] * count
+    for name, part in parts.items():
+        for row, label in zip(places[name].tolist(), part.labels or [None] * len(part.values), strict=True):
+            if _absent(label):
+                continue
+            if found[row] is not None and text_of(found[row]) != text_of(label):
+                raise InputError(
+                    f"labels: got {found[row]!r} and {label!r} for one sample; expected the same label in every table; correct one"
+                )
+            found[row] = label
+    return found
+
+
+def numbered(labels: Any, ids: Sequence[Hashable] | None, count: int) -> tuple[Any, list[Any] | None]:
+    """Labels as class numbers [N], −1 where missing, and the names of the classes; None where numbers were given.
+
+    Args:
+        labels: A mapping from ids to classes, or a sequence [N].
+        ids: The ids of the samples.
+        count: N.
+    """
+    if labels is None:
+        return None, None
+    if isinstance(labels, Mapping):
+        by_text = {text_of(key): value for key, value in labels.items()}
+        if ids is None or not any(text_of(key) in by_text for key in ids):
+            raise InputError(
+                "labels: got a mapping that names no sample of the data; expected ids of samples as keys; check their spelling"
+            )
+        labels = [by_text.get(text_of(key)) for key in ids]
+    given = list(labels)
+    if len(given) != count:
+        raise InputError(
+            f"labels: got {len(given)}; expected {count}, one per sample; pass a mapping from ids to classes"
+        )
+    known = [label for label in given if not _absent(label)]
+    if all(
+        isinstance(label, int | np.integer | float | np.floating) and label == int(label) for label in known
+    ):
+        return np.asarray([-1 if _absent(label) else int(label) for label in given]), None
+    classes = sorted({text_of(label) for label in known})
+    number = {name: place for place, name in enumerate(classes)}
+    return np.asarray([-1 if _absent(label) else number[text_of(label)] for label in given]), classes

@@ -1,0 +1,320 @@
+"""Schema: what the features of the training data are, and how new data are brought into their order, scale and units."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from polyvae.core.batch import Batch
+from polyvae.core.modality import Modality
+from polyvae.data.multimodal import MultimodalData
+from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.records import Record
+from polyvae.utils.text import counted, named
+
+Kind = Literal["real", "count", "binary"]
+_FAR = 10  # widths of the range seen, beyond which a value is far outside
+_CELLS = 2**22  # values that are converted to float64 at a time
+
+
+class Features(Record):
+    """The features of one modality.
+
+    Args:
+        name: The modality.
+        shape: The shape of one sample; a modality of several axes is described by its entries in row-major order.
+        columns: The names of the F features.
+        named: Whether the training data named them. If not, they were generated and are matched by position.
+        kinds: "real", "count" or "binary", by the observed training values.
+        center: Means of the observed training values.
+        scale: Their standard deviations, with divisor n; 1 where a feature is constant.
+        low: The smallest observed values.
+        high: The largest observed values.
+        constant: The names of features with one value only, or none.
+        units: Feature -> unit, for text in reports.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    shape: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
+    columns: list[str]
+    named: bool
+    kinds: list[Kind]
+    center: list[float]
+    scale: list[Annotated[float, Field(gt=0)]]
+    low: list[float]
+    high: list[float]
+    constant: list[str]
+    units: dict[str, str]
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Features:
+        size = math.prod(self.shape)
+        for key in ("columns", "kinds", "center", "scale", "low", "high"):
+            if len(getattr(self, key)) != size:
+                raise ValueError(f"{key} of length {size}, one for each feature")
+        if len(set(self.columns)) != size:
+            raise ValueError("distinct names of columns")
+        return self
+
+
+class Standardised(NamedTuple):
+    """Values [N, F] float32, standardised and zero where missing; and which were observed, [N, F] bool."""
+
+    values: NDArray[np.float32]
+    observed: NDArray[np.bool_]
+
+
+class Schema(Record):
+    """The modalities of the training data: names and order of features, kinds, scaling and range.
+
+    Args:
+        modalities: The features of each modality, in the order of the data.
+
+    Example:
+        >>> import numpy as np
+        >>> import polyvae as pv
+        >>> from polyvae.data.schema import Schema
+        >>> data = pv.MultimodalData({"rna": np.array([[1.0, 5.0], [3.0, 5.0]])}, columns={"rna": ("a", "b")})
+        >>> schema = Schema.fit(data)
+        >>> schema["rna"].constant
+        ['b']
+        >>> new = pv.MultimodalData({"rna": np.array([[5.0, 3.0]])}, columns={"rna": ("b", "a")})
+        >>> schema.standardise(schema.align(new))["rna"].values
+        array([[1., 0.]], dtype=float32)
+    """
+
+    modalities: Annotated[list[Features], Field(min_length=1)]
+
+    @classmethod
+    def fit(cls, data: MultimodalData, units: Mapping[str, Mapping[str, str]] | None = None) -> Schema:
+        """Describe the observed values of training data.
+
+        Args:
+            data: The training data.
+            units: Modality -> feature -> unit.
+
+        Raises:
+            InputError: A modality that no sample has; units of unknown features.
+        """
+        return cls(modalities=[_features(data, name, (units or {}).get(name, {})) for name in data.names])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The modalities, in the order of the training data."""
+        return tuple(each.name for each in self.modalities)
+
+    @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """Modality -> names of its features."""
+        return {each.name: tuple(each.columns) for each in self.modalities}
+
+    def __getitem__(self, name: str) -> Features:
+        for each in self.modalities:
+            if each.name == name:
+                return each
+        raise InputError(f"schema: there is no modality {name!r}; {nearest(name, self.names)}")
+
+    def align(self, data: MultimodalData, *, missing: Literal["error", "mask"] = "error") -> MultimodalData:
+        """The same samples with the modalities and features of the schema, in its order.
+
+        Features are matched by name, or by position where either side has no names. A modality that the data lack is missing from all
+        samples. Labels, ids and splits are kept.
+
+        Args:
+            data: New data.
+            missing: What features that the data lack are: "error", or "mask", which makes them missing entries.
+
+        Warns:
+            UserWarning: Unknown modalities or features, which are ignored; values far outside the range of the training data.
+
+        Raises:
+            InputError: Features that are missing; another number of features where they have no names; no modality in common.
+        """
+        if missing not in ("error", "mask"):
+            raise InputError(f"align: got missing={missing!r}; expected 'error' or 'mask'; choose one")
+        known = [name for name in self.names if name in data.names]
+        if not known:
+            raise InputError(
+                f"data: got modalities {named(data.names)}, none of which the training data had; expected some of {named(self.names)}; "
+                "rename them"
+            )
+        if unknown := [name for name in data.names if name not in self.names]:
+            warnings.warn(
+                f"data: {counted(len(unknown), 'modality', 'modalities')} ({named(unknown)}) not in the training data; ignored",
+                stacklevel=2,
+            )
+        found = {each.name: _aligned(each, data, missing) for each in self.modalities}
+        if lost := [text for _, _, text in found.values() if text]:
+            warnings.warn(f"data: {'; '.join(lost)}; ignored", stacklevel=2)
+        mask = torch.stack([_row(data, name, found[name][1]) for name in self.names])
+        values = {name: x for name, (x, _, _) in found.items()}
+        entries = {name: gaps for name, (_, gaps, _) in found.items() if gaps is not None}
+        specs = {spec.name: spec for spec in data.modalities()}
+        aligned = data.replaced(
+            Batch(values, mask, entries, {}, bool(mask.all())),
+            [specs.get(each.name, Modality(each.name, tuple(each.shape))) for each in self.modalities],
+            {each.name: tuple(each.columns) for each in self.modalities if len(each.shape) == 1},
+        )
+        if far := self._far(aligned):
+            warnings.warn(
+                f"data: {counted(sum(far.values()), 'value', 'values')} far outside the range of the training data, in "
+                f"{counted(len(far), 'feature', 'features')} ({named(list(far))}); check the units",
+                stacklevel=2,
+            )
+        return aligned
+
+    def standardise(self, data: MultimodalData) -> dict[str, Standardised]:
+        """Values less the training means, divided by the training standard deviations, of data that ``align`` returned.
+
+        Args:
+            data: Data with the modalities and features of the schema.
+        """
+        result = {}
+        for each in self.modalities:
+            observed = data.observed(each.name).flatten(1).cpu().numpy()
+            values = np.empty(observed.shape, dtype=np.float32)
+            center, scale = np.asarray(each.center), np.asarray(each.scale)
+            for rows, x in _pieces(data, each.name):
+                values[rows] = np.where(observed[rows], (x - center) / scale, 0)
+            result[each.name] = Standardised(values, observed)
+        return result
+
+    def restore(self, name: str, values: Any) -> NDArray[np.float64]:
+        """Standardised values in the units of the data.
+
+        Args:
+            name: The modality.
+            values: [..., F].
+
+        Returns:
+            [..., F] float64.
+        """
+        each = self[name]
+        given = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+        return np.asarray(given.astype(np.float64) * np.asarray(each.scale) + np.asarray(each.center))
+
+    def _far(self, data: MultimodalData) -> dict[str, int]:
+        """Feature -> the number of its values far outside the range seen."""
+        found: dict[str, int] = {}
+        for each in self.modalities:
+            low, high = np.asarray(each.low), np.asarray(each.high)
+            width = np.where(high > low, high - low, np.maximum(np.abs(high), 1))
+            observed, count = data.observed(each.name).flatten(1).cpu().numpy(), np.zeros(len(low), dtype=int)
+            for rows, x in _pieces(data, each.name):
+                count += (((x < low - _FAR * width) | (x > high + _FAR * width)) & observed[rows]).sum(0)
+            for place in np.flatnonzero(count):
+                found[f"{each.name}: {each.columns[place]}"] = int(count[place])
+        return found
+
+
+def _pieces(data: MultimodalData, name: str) -> Any:
+    """Slices of rows, with their values [n, F] in float64."""
+    size = max(1, data.observed(name)[:1].numel())
+    step = max(1, _CELLS // size)
+    for start in range(0, len(data), step):
+        rows = slice(start, min(start + step, len(data)))
+        index = torch.arange(rows.start, rows.stop)
+        yield rows, data.values(name, index).flatten(1).cpu().numpy().astype(np.float64)
+
+
+def _features(data: MultimodalData, name: str, units: Mapping[str, str]) -> Features:
+    observed = data.observed(name).flatten(1).cpu().numpy()
+    if not observed.any():
+        raise InputError(
+            f"modality {name!r}: got no training sample in which it was observed; expected at least one; leave it out with data.select(...)"
+        )
+    size = observed.shape[1]
+    columns = list(data.columns.get(name, [f"{name}_{place}" for place in range(size)]))
+    for key in units:
+        if key not in columns:
+            raise InputError(f"units: modality {name!r} has no feature {key!r}; {nearest(key, columns)}")
+    total, low, high = np.zeros(size), np.full(size, np.inf), np.full(size, -np.inf)
+    whole, unit = np.ones(size, dtype=bool), np.ones(size, dtype=bool)
+    for rows, x in _pieces(data, name):
+        seen = observed[rows]
+        total += np.where(seen, x, 0).sum(0)
+        low, high = (
+            np.minimum(low, np.where(seen, x, np.inf).min(0)),
+            np.maximum(high, np.where(seen, x, -np.inf).max(0)),
+        )
+        whole &= ((x == np.floor(x)) | ~seen).all(0)
+        unit &= ((x == 0) | (x == 1) | ~seen).all(0)
+    count = observed.sum(0)
+    center = total / np.maximum(count, 1)
+    low, high = np.where(count > 0, low, 0), np.where(count > 0, high, 0)
+    center = np.where(low == high, low, center)
+    squares = np.zeros(size)
+    for rows, x in _pieces(data, name):
+        squares += np.where(observed[rows], (x - center) ** 2, 0).sum(0)
+    scale = np.sqrt(squares / np.maximum(count, 1))
+    constant = (low == high) | ~(scale > 0)
+    kinds = np.where(unit & ~constant, "binary", np.where(whole & (low >= 0) & (high > 1), "count", "real"))
+    return Features(
+        name=name,
+        shape=list(data.observed(name).shape[1:]),
+        columns=columns,
+        named=name in data.columns,
+        kinds=kinds.tolist(),
+        center=center.tolist(),
+        scale=np.where(constant, 1, scale).tolist(),
+        low=low.tolist(),
+        high=high.tolist(),
+        constant=[columns[place] for place in np.flatnonzero(constant)],
+        units=dict(units),
+    )
+
+
+def _aligned(each: Features, data: MultimodalData, missing: str) -> tuple[Tensor, Tensor | None, str]:
+    """The values of one modality in the order of the schema, its entry mask, and what was ignored."""
+    name, size = each.name, math.prod(each.shape)
+    if name not in data.names:
+        return torch.zeros(len(data), *each.shape, device=data.device), None, ""
+    x, gaps = data.values(name), data.entries.get(name)
+    given = data.columns.get(name)
+    if given is None or not each.named:
+        if tuple(x.shape[1:]) != tuple(each.shape):
+            raise InputError(
+                f"modality {name!r}: got {_sized(tuple(x.shape[1:]))}; expected {_sized(tuple(each.shape))} as in the training data; give "
+                "the columns names, or the same columns in the same order"
+            )
+        return x, gaps, ""
+    place = {column: at for at, column in enumerate(given)}
+    absent = [column for column in each.columns if column not in place]
+    if absent and (missing == "error" or len(absent) == size):
+        raise InputError(
+            f"modality {name!r}: got no {counted(len(absent), 'column', 'columns')} of {size} ({named(absent)}); expected those of the "
+            "training data; add them" + (", or mask them as missing" if len(absent) < size else "")
+        )
+    unknown = sorted(set(given) - set(each.columns), key=place.__getitem__)
+    lost = (
+        f"modality {name!r}: {counted(len(unknown), 'column', 'columns')} ({named(unknown)}) not in the training data"
+        if unknown
+        else ""
+    )
+    if tuple(given) == tuple(each.columns):
+        return x, gaps, lost
+    index = torch.tensor([place.get(column, 0) for column in each.columns], device=x.device)
+    known = torch.tensor([column in place for column in each.columns], device=x.device)
+    ordered = x.index_select(1, index) * known
+    if absent or gaps is not None:
+        gaps = data.observed(name).index_select(1, index) & known
+    return ordered, gaps, lost
+
+
+def _row(data: MultimodalData, name: str, gaps: Tensor | None) -> Tensor:
+    """[N] bool: which samples have the modality."""
+    if name not in data.names:
+        return torch.zeros(len(data), dtype=torch.bool, device=data.device)
+    return data.mask[data.names.index(name)] if gaps is None else gaps.flatten(1).any(1)
+
+
+def _sized(shape: Sequence[int]) -> str:
+    return counted(shape[0], "column", "columns") if len(shape) == 1 else f"shape {tuple(shape)}"
