@@ -443,6 +443,10 @@ def _check_network_parameters(spec: Modality) -> None:
             )
         for size in sizes:
             check_count(where, "hidden", size)
+    if "dropout" in params and not (is_number(params["dropout"]) and 0 <= params["dropout"] < 1):
+        raise InputError(
+            f"{where}: got dropout={params['dropout']!r}; expected a probability below 1; 0 drops nothing"
+        )
     for key in ("norm", "separate"):
         if not isinstance(params.get(key, False), bool):
             raise InputError(f"{where}: got {key}={params[key]!r}; expected True or False")

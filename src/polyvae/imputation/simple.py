@@ -22,7 +22,7 @@ _LEVERAGE = 0.999  # above it a leave-one-out residual is a quotient of rounding
 _GAMMAS = (0.1, 0.3, 1.0)
 _NEIGHBOURS = (5, 10, 20, 40)
 _COMPONENTS = 30
-_LANDMARKS = 1500
+_LANDMARKS = 2000
 
 
 class Predictor(Protocol):
@@ -119,7 +119,7 @@ class Ridge:
 class KernelRidge:
     """Ridge regression with the kernel exp(−γ |x − x'|² / p) of p columns; γ and the penalty by leave-one-out.
 
-    Above 1,500 samples the kernel is that of as many landmarks (Williams & Seeger 2001, Nyström), drawn once.
+    Above 2,000 samples the kernel is that of as many landmarks (Williams & Seeger 2001, Nyström), drawn once.
     """
 
     def __init__(self, x: Floats, y: Floats, gammas: tuple[float, ...] = _GAMMAS) -> None:

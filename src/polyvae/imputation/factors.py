@@ -1,0 +1,65 @@
+"""Probabilistic PCA of data with missing entries, fitted by expectation maximisation."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyvae.imputation.tables import Flags, Floats
+
+_STEPS = 40
+_PIECE = 2**24  # numbers of the second moments that are computed at a time
+
+
+class Factors:
+    """x = W u + ε, u ~ N(0, I), ε ~ N(0, σ²), of standardised columns (Tipping & Bishop 1999).
+
+    Missing entries are no part of the likelihood, so each sample is predicted from what was observed of it, whatever that is. A normal
+    prior on W, of variance 1 / ``shrink``, keeps columns with few observed entries from fitting noise (Ilin & Raiko 2010).
+
+    Args:
+        x: [N, P], zero where missing.
+        seen: [N, P] bool.
+        count: Columns of u.
+        shrink: Precision of the prior on W.
+    """
+
+    def __init__(self, x: Floats, seen: Flags, count: int, shrink: float = 1.0) -> None:
+        draws = np.random.default_rng(0).standard_normal((x.shape[1], count))
+        self.weights = 0.1 * draws
+        self.noise = 1.0
+        total = max(1, int(seen.sum()))
+        for _ in range(_STEPS):
+            first = np.zeros((x.shape[1], count))
+            second = np.zeros((x.shape[1], count * count))
+            for rows in _pieces(len(x), count):
+                mean, moments = self._posterior(x[rows], seen[rows])
+                first += x[rows].T.astype(np.float64) @ mean
+                second += seen[rows].T.astype(np.float64) @ moments.reshape(len(mean), -1)
+            square = second.reshape(-1, count, count)
+            penalty = shrink * self.noise * np.eye(count)
+            self.weights = np.linalg.solve(square + penalty, first[..., None])[..., 0]
+            error = float((x.astype(np.float64) ** 2).sum()) - 2 * float((first * self.weights).sum())
+            error += float(np.einsum("pi,pij,pj->", self.weights, square, self.weights))
+            self.noise = max(error / total, 1e-6)
+
+    def predict(self, x: Floats, seen: Flags) -> Floats:
+        """E[x | observed entries], for every entry: [N, P]."""
+        result = np.empty(x.shape, np.float32)
+        for rows in _pieces(len(x), self.weights.shape[1]):
+            result[rows] = self._posterior(x[rows], seen[rows])[0] @ self.weights.T
+        return result
+
+    def _posterior(self, x: Floats, seen: Flags) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """E[u] [B, C] and E[u u'] [B, C, C] given the observed entries."""
+        count = self.weights.shape[1]
+        outer = (self.weights[:, :, None] * self.weights[:, None]).reshape(len(self.weights), -1)
+        precision = (seen @ outer).reshape(-1, count, count) / self.noise + np.eye(count)
+        covariance = np.linalg.inv(precision)
+        mean = np.einsum("bij,bj->bi", covariance, (x @ self.weights) / self.noise)
+        return mean, covariance + mean[:, :, None] * mean[:, None]
+
+
+def _pieces(size: int, count: int) -> list[slice]:
+    step = max(1, _PIECE // count**2 // 8)
+    return [slice(start, start + step) for start in range(0, size, step)]

@@ -1,0 +1,194 @@
+"""Missing entries of data in their own units: means, medians, intervals and draws."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from polyvae.data.multimodal import MultimodalData
+from polyvae.data.schema import Schema
+from polyvae.imputation.imputer import Imputed, Imputer
+from polyvae.imputation.tables import Flags, Floats, Tables
+from polyvae.utils.seeds import fold_in
+
+Doubles = NDArray[np.float64]
+Statistic = Literal["mean", "median"]
+Kind = Literal["conformal", "predictive"]
+
+_BLOCK = 8192  # samples that are standardised at a time
+_PREDICTIVE = 200  # draws whose quantiles are a predictive interval
+
+
+class Wanted(NamedTuple):
+    """What to fill in.
+
+    Attributes:
+        statistic: "mean" or "median" of what is missing.
+        level: The probability that an interval covers; None: no intervals.
+        kind: "conformal": from residuals of samples left out. "predictive": quantiles of draws from the VAE around the prediction.
+        draws: Number of draws; 0: none.
+        seed: Of the draws.
+    """
+
+    statistic: Statistic = "mean"
+    level: float | None = None
+    kind: Kind = "conformal"
+    draws: int = 0
+    seed: int = 0
+
+
+class Filled(NamedTuple):
+    """Completed data, in units: name -> [N, F] each.
+
+    Attributes:
+        values: Measured values as they were given, and predictions.
+        low: Lower ends; equal to ``values`` where measured. None without intervals.
+        high: Upper ends.
+        draws: Completed data with draws in place of predictions.
+    """
+
+    values: dict[str, Doubles]
+    low: dict[str, Doubles] | None
+    high: dict[str, Doubles] | None
+    draws: list[dict[str, Doubles]]
+
+
+def tables_of(schema: Schema, data: MultimodalData) -> Tables:
+    """Aligned data, standardised."""
+    found = schema.standardise(data)
+    return Tables({name: x.values for name, x in found.items()}, {name: x.observed for name, x in found.items()})
+
+
+def canonical(schema: Schema, data: MultimodalData) -> NDArray[np.intp]:
+    """An order of the samples that depends on their values alone: by pattern, then by a digest of the values.
+
+    Results then do not depend, not even in the last bit, on the order in which samples are given, and samples of one pattern are together.
+    """
+    digests: list[bytes] = []
+    for start in range(0, len(data), _BLOCK):
+        rows = torch.arange(start, min(start + _BLOCK, len(data)))
+        parts = []
+        for name in schema.names:
+            seen = data.observed(name).flatten(1)[rows].cpu().numpy()
+            parts += [np.where(seen, data.values(name, rows).flatten(1).cpu().numpy(), 0).astype(np.float64), seen]
+        digests += [
+            hashlib.blake2b(b"".join(part[row].tobytes() for part in parts), digest_size=16).digest()
+            for row in range(len(rows))
+        ]
+    pattern = data.mask.cpu().numpy()
+    keys = [pattern[:, row].tobytes() + digests[row] for row in range(len(data))]
+    return np.array(sorted(range(len(data)), key=keys.__getitem__), dtype=np.intp)
+
+
+def blocks(schema: Schema, data: MultimodalData) -> Iterator[tuple[NDArray[np.intp], Tables]]:
+    """The samples in their canonical order, standardised, some thousands at a time, with their row numbers."""
+    order = canonical(schema, data)
+    for start in range(0, len(order), _BLOCK):
+        rows = order[start : start + _BLOCK]
+        yield rows, tables_of(schema, data.rows(torch.from_numpy(rows)))
+
+
+def fill(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: Wanted) -> Filled:
+    """Fill in what is missing, and nothing else.
+
+    Args:
+        schema: The schema of the training data.
+        imputer: The fitted methods.
+        data: Aligned data.
+        wanted: What to fill in.
+
+    Returns:
+        The data in units, in the order of the samples and of the schema.
+    """
+    values = {name: data.values(name).flatten(1).cpu().numpy().astype(np.float64) for name in schema.names}
+    ends = None if wanted.level is None else ({k: x.copy() for k, x in values.items()}, {k: x.copy() for k, x in values.items()})
+    drawn = [{name: x.copy() for name, x in values.items()} for _ in range(wanted.draws)]
+    for rows, part in blocks(schema, data):
+        spread = _spread(imputer, part, wanted) if wanted.level is not None and wanted.kind == "predictive" else None
+        residual_rows = np.random.default_rng(fold_in(wanted.seed, "residuals", int(rows[0])))
+        lots = residual_rows.random((wanted.draws, len(rows)))
+        for found in imputer.impute(part):
+            put = _Put(schema, found, rows)
+            centre = found.values + (_median(found) if wanted.statistic == "median" else 0)
+            put(values, centre)
+            if ends is not None:
+                below, above = _interval(found, wanted, spread)
+                put(ends[0], found.values + below)
+                put(ends[1], found.values + above)
+            for lot, one in zip(lots, drawn, strict=True):
+                put(one, found.values + _residual(found, lot[found.rows], wanted.seed))
+    low, high = (None, None) if ends is None else ends
+    return Filled(values, low, high, drawn)
+
+
+class _Put:
+    """Writes standardised predictions to the missing entries of arrays in units, within the range of their kind."""
+
+    def __init__(self, schema: Schema, found: Imputed, rows: NDArray[np.intp]) -> None:
+        self.schema, self.name, self.wanted = schema, found.name, found.wanted
+        self.rows = rows[found.rows]
+        kinds = np.array(schema[found.name].kinds)
+        self.low = np.where(kinds == "real", -np.inf, 0.0)
+        self.high = np.where(kinds == "binary", 1.0, np.inf)
+
+    def __call__(self, arrays: dict[str, Doubles], values: NDArray[np.floating]) -> None:
+        target = arrays[self.name]
+        restored = np.clip(self.schema.restore(self.name, values), self.low, self.high)
+        target[self.rows] = np.where(self.wanted, restored, target[self.rows])
+
+
+def _median(found: Imputed) -> Doubles:
+    """The medians of the residuals of samples left out: [F]."""
+    residuals = found.combination.residuals
+    known = ~np.isnan(residuals)
+    filled = np.where(known.any(0), residuals, 0)
+    return np.nanmedian(filled, axis=0) if len(filled) else np.zeros(found.values.shape[1])
+
+
+def _interval(found: Imputed, wanted: Wanted, spread: Mapping[str, tuple[Floats, Floats]] | None) -> tuple[Doubles, Doubles]:
+    """The ends of the interval relative to the prediction: [F] or [n, F] each."""
+    assert wanted.level is not None
+    if spread is not None:
+        low, high = spread[found.name]
+        return low[found.rows].astype(np.float64), high[found.rows].astype(np.float64)
+    width = found.combination.half_widths(wanted.level)
+    return -width, width
+
+
+def _spread(imputer: Imputer, part: Tables, wanted: Wanted) -> dict[str, tuple[Floats, Floats]]:
+    """Quantiles of draws from the VAE less their mean, name -> [n, F] each."""
+    assert wanted.level is not None
+    members = next(iter(imputer.ensembles.values()))
+    draws = [members.draw(part, fold_in(wanted.seed, "predictive", number)) for number in range(_PREDICTIVE)]
+    result = {}
+    for name in part.names:
+        each = np.stack([draw[name] for draw in draws])
+        each -= each.mean(0)
+        low, high = np.quantile(each, [(1 - wanted.level) / 2, (1 + wanted.level) / 2], axis=0)
+        result[name] = low.astype(np.float32), high.astype(np.float32)
+    return result
+
+
+def _residual(found: Imputed, lot: NDArray[np.float64], seed: int) -> Floats:
+    """A residual vector of a random calibration sample for each sample: [n, F].
+
+    The lot of a sample is the same for all its modalities, so that modalities whose calibration samples are the same get the residuals
+    of one sample. Entries that this sample lacks get those of another.
+    """
+    residuals = found.combination.residuals
+    if not len(residuals):
+        return np.zeros_like(found.values)
+    drawn = residuals[(lot * len(residuals)).astype(np.intp)]
+    missing: Flags = np.isnan(drawn)
+    if missing.any():
+        draws = np.random.default_rng(fold_in(seed, "entries of residuals"))
+        for column in np.flatnonzero(missing.any(0)):
+            known = residuals[~np.isnan(residuals[:, column]), column]
+            lacking = missing[:, column]
+            drawn[lacking, column] = draws.choice(known, lacking.sum()) if len(known) else 0
+    return drawn

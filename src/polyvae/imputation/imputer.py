@@ -1,0 +1,282 @@
+"""Imputation of standardised tables: ensembles of VAEs and simple methods, combined for each pattern of observed modalities."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from polyvae.core.modality import Modality
+from polyvae.imputation.combine import Combination, Known
+from polyvae.imputation.factors import Factors
+from polyvae.imputation.members import Members, Schedule
+from polyvae.imputation.tables import Flags, Floats, Pattern, Tables, patterns
+from polyvae.utils.seeds import fold_in
+
+_PIECE = 4096  # samples that are imputed at a time
+_KEPT = 64  # combinations that stay in memory
+_HIDDEN = 0.2  # share of the observed entries that are hidden to calibrate the imputation of entries
+_FACTORS = (2, 5, 10, 20, 40)
+_LARGEST_CALIBRATION = 5000  # training samples that the simple methods and the calibration use
+
+
+class Design(NamedTuple):
+    """One ensemble.
+
+    Attributes:
+        label: Its name in scores.
+        model: A name in MODELS.
+        options: Options of the model.
+        network: Parameters of the networks of all modalities; "network" names them.
+        schedule: How it is trained.
+    """
+
+    label: str
+    model: str
+    options: Mapping[str, Any]
+    network: Mapping[str, Any]
+    schedule: Schedule
+
+
+class Imputed(NamedTuple):
+    """Predictions of the samples ``rows`` for one modality.
+
+    Attributes:
+        name: The modality.
+        rows: Row numbers, [n].
+        values: Standardised predictions, [n, F].
+        wanted: [n, F] bool, the entries that were missing.
+        combination: What predicted them; None where nothing was observed and there is nothing to learn from.
+        parts: Name of a method -> its predictions, [n, F].
+    """
+
+    name: str
+    rows: NDArray[np.intp]
+    values: Floats
+    wanted: Flags
+    combination: Combination
+    parts: Mapping[str, Floats]
+
+
+class Imputer:
+    """Predicts the missing modalities and entries of standardised tables.
+
+    Args:
+        tables: The training samples. They are kept, because neighbours, kernels and calibration refer to them.
+        designs: The ensembles.
+        count: Members of each ensemble; each leaves out one fold.
+        seed: Of folds, initial weights, batches and noise.
+        device: Where the members compute.
+        targets: Modalities that are decoded and never encoded.
+
+    Attributes:
+        fold: [N], the fold in which each training sample is left out.
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        designs: Sequence[Design],
+        count: int,
+        seed: int,
+        device: torch.device,
+        targets: Sequence[str] = (),
+    ) -> None:
+        self.tables, self.designs, self.count, self.seed = tables, tuple(designs), count, seed
+        self.targets = tuple(targets)
+        size = tables.size
+        order = np.random.default_rng(fold_in(seed, "folds")).permutation(size)
+        self.fold = np.empty(size, np.intp)
+        self.fold[order] = np.arange(size) % min(count, size)
+        # One modality can be predicted only from its own entries, so entries are hidden in training.
+        self.entries = tables.gaps or len(tables.names) - len(self.targets) < 2
+        self.ensembles: dict[str, Members] = {
+            design.label: Members(
+                design.model,
+                [self._spec(name, design) for name in tables.names],
+                design.options,
+                count,
+                fold_in(seed, design.label),
+                device,
+            )
+            for design in designs
+        }
+        self._combinations: OrderedDict[tuple[Pattern, str], Combination] = OrderedDict()
+        self._gammas: dict[str, tuple[float, ...]] = {}
+        self._factors: dict[int | None, Factors] = {}
+        chosen = np.random.default_rng(fold_in(seed, "calibration")).permutation(size)[:_LARGEST_CALIBRATION]
+        self._sample = np.sort(chosen)
+
+    def _spec(self, name: str, design: Design) -> Modality:
+        network = dict(design.network)
+        return Modality(
+            name,
+            (self.tables.values[name].shape[1],),
+            network=network.pop("network", "auto"),
+            params={"scale": "per_entry", **network},
+            role="target" if name in self.targets else "both",
+            entries=self.entries and name not in self.targets,
+        )
+
+    def fit(self, say: Callable[[str], None]) -> Imputer:
+        """Train the ensembles.
+
+        Args:
+            say: Receives lines of progress.
+        """
+        for design in self.designs:
+            self.ensembles[design.label].fit(
+                self.tables, self.fold, design.schedule, lambda line, label=design.label: say(f"{label}: {line}")
+            )
+        return self
+
+    # ---- combinations ----------------------------------------------------------------------------------------
+
+    def others(self, name: str) -> Pattern:
+        """The pattern of all modalities that can be encoded, without ``name``."""
+        return tuple(other != name and other not in self.targets for other in self.tables.names)
+
+    def combination(self, pattern: Pattern, name: str) -> Combination:
+        """What predicts ``name`` where the modalities of ``pattern`` were observed.
+
+        If ``name`` is in the pattern, its missing entries are predicted from its own observed entries too.
+        """
+        key = pattern, name
+        if key not in self._combinations:
+            inside = pattern[self.tables.names.index(name)]
+            known = self._within(pattern, name) if inside else self._between(pattern, name)
+            full = self.others(name)
+            if not inside and name not in self._gammas and pattern != full and any(full):
+                self.combination(full, name)
+            made = Combination(known, self._gammas.get(name))
+            if pattern == full and made.gamma is not None:
+                self._gammas[name] = made.gamma
+            self._combinations[key] = made
+            while len(self._combinations) > _KEPT:
+                self._combinations.popitem(last=False)
+        self._combinations.move_to_end(key)
+        return self._combinations[key]
+
+    def _between(self, pattern: Pattern, name: str) -> Known:
+        rows = self._sample[self.tables.observed[name][self._sample].any(1)]
+        part, fold = self.tables.rows(rows), self.fold[rows]
+        given = part.only(pattern)
+        by_members = {label: each.predict_left_out(given, fold) for label, each in self.ensembles.items()}
+        return Known(
+            self._inputs(given, pattern, by_members),
+            part.values[name],
+            part.observed[name],
+            fold,
+            part.mask[:, list(pattern)].all(1) if any(pattern) else np.ones(len(rows), bool),
+            {label: x[name] for label, x in by_members.items()} if any(pattern) else {},
+        )
+
+    def _within(self, pattern: Pattern, name: str) -> Known:
+        rows = self._sample[self.tables.observed[name][self._sample].any(1)]
+        part, fold = self.tables.rows(rows), self.fold[rows]
+        draws = np.random.default_rng(fold_in(self.seed, "hidden entries", self.tables.names.index(name)))
+        hidden = part.observed[name] & (draws.random(part.observed[name].shape) < _HIDDEN)
+        given = part.only(pattern)
+        given = Tables(
+            {**given.values, name: np.where(hidden, 0, part.values[name]).astype(np.float32)},
+            {**given.observed, name: part.observed[name] & ~hidden},
+        )
+        by_members = {label: each.predict_left_out(given, fold)[name] for label, each in self.ensembles.items()}
+        factors = np.zeros_like(part.values[name])
+        for e in np.unique(fold):
+            left = fold == e
+            factors[left] = self._by_factors(int(e), given.rows(np.flatnonzero(left)))[name]
+        return Known(
+            np.zeros((len(rows), 0), np.float32),
+            part.values[name],
+            hidden,
+            fold,
+            part.mask[:, list(pattern)].all(1),
+            {**by_members, "factors": factors},
+        )
+
+    def _inputs(self, given: Tables, pattern: Pattern, by_members: Mapping[str, Mapping[str, Floats]]) -> Floats:
+        """The columns of the pattern's modalities, missing entries filled in by the first ensemble: [N, P]."""
+        filled = next(iter(by_members.values()))
+        parts = [
+            np.where(given.observed[name], given.values[name], filled[name])
+            for name, kept in zip(given.names, pattern, strict=True)
+            if kept
+        ]
+        return np.concatenate(parts, 1) if parts else np.zeros((given.size, 0), np.float32)
+
+    def _by_factors(self, left_out: int | None, tables: Tables) -> dict[str, Floats]:
+        """Every modality from what was observed of all, by factors fitted without one fold (None: to all samples)."""
+        names = [name for name in tables.names if name not in self.targets]
+        if left_out not in self._factors:
+            if None not in self._factors and left_out is not None:
+                self._by_factors(None, tables)  # chooses their number
+            part = self.tables.rows(self._sample)
+            x, seen = _joined(part, names)
+            kept = np.ones(len(x), bool) if left_out is None else self.fold[self._sample] != left_out
+            count = self._factor_count(x, seen) if left_out is None else self._factors[None].weights.shape[1]
+            self._factors[left_out] = Factors(x[kept], seen[kept], count)
+        found = self._factors[left_out].predict(*_joined(tables, names))
+        edges = np.cumsum([0, *(tables.values[name].shape[1] for name in names)])
+        return {name: found[:, a:b] for name, a, b in zip(names, edges[:-1], edges[1:], strict=True)}
+
+    def _factor_count(self, x: Floats, seen: Flags) -> int:
+        """The number of factors that predicts entries best which were hidden from the fit."""
+        draws = np.random.default_rng(fold_in(self.seed, "number of factors"))
+        hidden = seen & (draws.random(seen.shape) < _HIDDEN)
+        limit = max(1, min(len(x) // 2, x.shape[1] - 1))
+        given = np.where(hidden, 0, x).astype(np.float32)
+        errors = {}
+        for count in sorted({min(count, limit) for count in _FACTORS}):
+            predicted = Factors(given, seen & ~hidden, count).predict(given, seen & ~hidden)
+            errors[count] = float(((predicted - x)[hidden] ** 2).sum())
+        return min(errors, key=errors.__getitem__)
+
+    # ---- imputation ------------------------------------------------------------------------------------------
+
+    def impute(self, tables: Tables, methods: bool = False) -> Iterator[Imputed]:
+        """Predict what is missing.
+
+        Args:
+            tables: Samples with the modalities of the training samples.
+            methods: Return the predictions of each method too.
+
+        Yields:
+            For groups of samples with one pattern, and each modality that lacks an entry, the predictions.
+        """
+        for pattern, rows in patterns(tables.mask).items():
+            seen = tuple(kept and name not in self.targets for name, kept in zip(tables.names, pattern, strict=True))
+            for start in range(0, len(rows), _PIECE):
+                piece = rows[start : start + _PIECE]
+                yield from self._piece(tables.rows(piece), piece, seen, methods)
+
+    def _piece(self, part: Tables, rows: NDArray[np.intp], pattern: Pattern, methods: bool) -> Iterator[Imputed]:
+        lacking = {name: ~seen for name, seen in part.observed.items() if not seen.all()}
+        if not lacking:
+            return
+        given = part.only(pattern)
+        by_members = {label: each.predict(given) for label, each in self.ensembles.items()}
+        x = self._inputs(given, pattern, by_members)
+        for name, wanted in lacking.items():
+            inside = pattern[part.names.index(name)]
+            some = wanted.any(1)  # within a pattern, samples may be complete in this modality
+            combination = self.combination(pattern, name)
+            found = {label: each[name][some] for label, each in by_members.items()}
+            if inside:
+                found["factors"] = self._by_factors(None, given.rows(np.flatnonzero(some)))[name]
+            parts = combination.predict(x[some], found)
+            yield Imputed(
+                name, rows[some], parts["stack"], wanted[some], combination, parts if methods else {}
+            )
+
+
+def _joined(tables: Tables, names: Sequence[str]) -> tuple[Floats, Flags]:
+    """The tables side by side: [N, P] and which entries were observed."""
+    return (
+        np.concatenate([tables.values[name] for name in names], 1),
+        np.concatenate([tables.observed[name] for name in names], 1),
+    )
