@@ -110,6 +110,7 @@ class Imputer:
         self._factors: dict[int | None, Factors] = {}
         chosen = np.random.default_rng(fold_in(seed, "calibration")).permutation(size)[:_LARGEST_CALIBRATION]
         self._sample = np.sort(chosen)
+        self._range = {name: _range(tables.values[name], tables.observed[name]) for name in tables.names}
 
     def _spec(self, name: str, design: Design) -> Modality:
         network = dict(design.network)
@@ -236,6 +237,16 @@ class Imputer:
             errors[count] = float(((predicted - x)[hidden] ** 2).sum())
         return min(errors, key=errors.__getitem__)
 
+    # ---- new samples -----------------------------------------------------------------------------------------
+
+    def admit(self, tables: Tables) -> Tables:
+        """New samples with each value at most one width of the training range outside it.
+
+        A column that was constant in training, or nearly so, has no scale, and one new value in it would outweigh all other columns.
+        """
+        values = {name: np.clip(x, *self._range[name]) for name, x in tables.values.items()}
+        return Tables(values, tables.observed)
+
     # ---- imputation ------------------------------------------------------------------------------------------
 
     def impute(self, tables: Tables, methods: bool = False) -> Iterator[Imputed]:
@@ -248,6 +259,7 @@ class Imputer:
         Yields:
             For groups of samples with one pattern, and each modality that lacks an entry, the predictions.
         """
+        tables = self.admit(tables)
         for pattern, rows in patterns(tables.mask).items():
             seen = tuple(kept and name not in self.targets for name, kept in zip(tables.names, pattern, strict=True))
             for start in range(0, len(rows), _PIECE):
@@ -272,6 +284,15 @@ class Imputer:
             yield Imputed(
                 name, rows[some], parts["stack"], wanted[some], combination, parts if methods else {}
             )
+
+
+def _range(values: Floats, observed: Flags) -> tuple[Floats, Floats]:
+    """The ends of the range that ``admit`` allows for each column: [F] each."""
+    low = np.where(observed, values, np.inf).min(0)
+    high = np.where(observed, values, -np.inf).max(0)
+    known = observed.any(0)
+    low, high = np.where(known, low, 0), np.where(known, high, 0)
+    return low - (high - low), high + (high - low)
 
 
 def _joined(tables: Tables, names: Sequence[str]) -> tuple[Floats, Flags]:

@@ -1,0 +1,404 @@
+"""Estimator: embeddings and imputations of people's own data, in the manner of scikit-learn."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers import Given, read
+from polyvae.data.schema import Schema
+from polyvae.imputation import storing
+from polyvae.imputation.embedding import Embedding
+from polyvae.imputation.filling import Filled, Kind, Statistic, Wanted, blocks, fill
+from polyvae.imputation.imputer import Imputer
+from polyvae.imputation.recipe import designs
+from polyvae.imputation.scores import Scores
+from polyvae.imputation.scoring import held_out, on_new
+from polyvae.imputation.tables import Tables
+from polyvae.imputation.target import TARGET, Target
+from polyvae.utils.errors import InputError, check_count, is_number
+from polyvae.utils.progress import reporter
+
+Data = Any
+"""Data frames, arrays, AnnData, MuData, MultimodalData or paths: what ``polyvae.data.readers.read`` accepts."""
+
+
+class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Embeddings and calibrated imputations of tables with missing modalities and missing entries.
+
+    ``fit`` trains ensembles of multimodal VAEs, whose members each leave out a part of the samples, and the simple methods (ridge, kernel
+    ridge, k-NN on PCA). They are combined by non-negative least squares on predictions of samples left out, for each modality and each
+    pattern of observed modalities, so the result is close to that of the best of them. Intervals are split-conformal, from residuals of
+    samples left out with the same pattern.
+
+    X is a mapping from names of modalities to data frames (joined on their ids), arrays or paths; one data frame or array; an AnnData or
+    MuData; or MultimodalData. NaN marks entries that were not measured, unless ``nan="error"``.
+
+    Args:
+        model: A name in ``pv.MODELS``, the members of the ensembles.
+        latent: Columns of the embedding, and latent columns of each member.
+        members: Models in an ensemble, 2 or more. Each leaves out one of as many folds.
+        options: Further options of the model.
+        network: Parameters of the networks, such as ``{"hidden": [256], "dropout": 0.1}``. None: by the number of samples.
+        steps: The largest number of training steps. None: by the number of samples.
+        max_seconds: The largest training time of each ensemble. None: no limit.
+        id: The column with the ids of samples; False: row i is the same sample in every table.
+        nan: "missing", or "error".
+        missing_columns: What it means that new data lack a feature: "error", or "mask", which makes its entries missing.
+        target: What y is: "class", "number", or "auto", by its values.
+        device: Where the members compute, such as "cpu" or "cuda".
+        seed: The seed of folds, initial weights and noise.
+        verbose: Print progress.
+
+    Attributes:
+        schema_: Names, order, kinds, scaling and ranges of the features of the training data.
+        scores_: Held-out scores of every method, of each modality predicted from the others.
+        n_features_in_: The number of features of all modalities.
+        seconds_: How long ``fit`` took.
+
+    Example:
+        >>> import numpy as np
+        >>> import polyvae as pv
+        >>> rng = np.random.default_rng(0)
+        >>> z = rng.normal(size=(60, 2))
+        >>> a, b = z @ rng.normal(size=(2, 5)), z @ rng.normal(size=(2, 4))
+        >>> b[:10] = np.nan
+        >>> est = pv.Estimator(seed=0, steps=60).fit({"a": a, "b": b})
+        >>> filled = est.impute({"a": a, "b": b})
+        >>> bool(np.isnan(filled["b"]).any()), bool((filled["b"][10:] == b[10:]).all())
+        (False, True)
+    """
+
+    def __init__(
+        self,
+        model: str = "subset-poe",
+        *,
+        latent: int = 48,
+        members: int = 5,
+        options: dict[str, Any] | None = None,
+        network: dict[str, Any] | None = None,
+        steps: int | None = None,
+        max_seconds: float | None = None,
+        id: Any = None,
+        nan: Literal["missing", "error"] = "missing",
+        missing_columns: Literal["error", "mask"] = "error",
+        target: Literal["auto", "class", "number"] = "auto",
+        device: str = "cpu",
+        seed: int = 0,
+        verbose: bool = False,
+    ) -> None:
+        self.model = model
+        self.latent = latent
+        self.members = members
+        self.options = options
+        self.network = network
+        self.steps = steps
+        self.max_seconds = max_seconds
+        self.id = id
+        self.nan = nan
+        self.missing_columns = missing_columns
+        self.target = target
+        self.device = device
+        self.seed = seed
+        self.verbose = verbose
+
+    # ---- fit -------------------------------------------------------------------------------------------------
+
+    def fit(self, X: Data, y: Any = None) -> Self:
+        """Train on samples of which any modality or entry may be missing.
+
+        Args:
+            X: The data.
+            y: A class or a number for each sample, which ``predict`` predicts: a mapping from ids, or a sequence in the order of the
+                samples; None, NaN or −1 (for classes) where it is not known. None: there is none.
+
+        Raises:
+            InputError: Data that cannot be read, fewer than 2 samples, a sample of which nothing was observed, or an option out of range.
+        """
+        start = time.monotonic()
+        self._check()
+        given = self._read(X)
+        data = _observed_rows(given.data)
+        schema = Schema.fit(data)
+        data = schema.align(data)
+        order = np.concatenate([rows for rows, _ in blocks(schema, data)])
+        tables = _joined([part for _, part in blocks(schema, data)])
+        target = None if y is None else Target.fit(y, given.data.ids, len(given.data), self.target)
+        if target is not None:
+            kept = np.flatnonzero(given.data.mask.any(0).cpu().numpy())
+            tables = target.beside(tables, kept[order])
+        with reporter(self.verbose) as report:
+            imputer = Imputer(
+                tables,
+                designs(self, tables.size),
+                self.members,
+                self.seed,
+                torch.device(self.device),
+                () if target is None else (TARGET,),
+            ).fit(report.say)
+        self._set(schema, imputer, target, Embedding.fit(imputer, self.latent))
+        self.scores_ = held_out(schema, imputer)
+        self.seconds_ = time.monotonic() - start
+        return self
+
+    def _set(self, schema: Schema, imputer: Imputer, target: Target | None, embedding: Embedding) -> None:
+        self.schema_, self._imputer, self._target, self._embedding = schema, imputer, target, embedding
+        self.n_features_in_ = sum(len(each.columns) for each in schema.modalities)
+        if len(schema.modalities) == 1 and schema.modalities[0].named:
+            self.feature_names_in_ = np.array(schema.modalities[0].columns, dtype=object)
+        if target is not None and target.classes is not None:
+            self.classes_ = np.array(target.classes)
+
+    def _check(self) -> None:
+        check_count("estimator", "latent", self.latent)
+        check_count("estimator", "members", self.members, 2)
+        for name in ("steps",):
+            if getattr(self, name) is not None:
+                check_count("estimator", name, getattr(self, name))
+        if self.max_seconds is not None and (not is_number(self.max_seconds) or self.max_seconds <= 0):
+            raise InputError(
+                f"estimator: got max_seconds={self.max_seconds!r}; expected a number above 0; None sets no limit"
+            )
+
+    def _read(self, X: Data) -> Given:
+        return read(X, id=self.id, nan=self.nan)
+
+    def _aligned(self, X: Data) -> tuple[Given, MultimodalData]:
+        check_is_fitted(self, "schema_")
+        given = self._read(X)
+        return given, self.schema_.align(given.data, missing=self.missing_columns)
+
+    # ---- results ---------------------------------------------------------------------------------------------
+
+    def impute(
+        self,
+        X: Data,
+        *,
+        interval: float | None = None,
+        draws: int | None = None,
+        statistic: Statistic = "mean",
+        kind: Kind = "conformal",
+    ) -> Any:
+        """The same data with what was not measured filled in; measured values are returned as they were given.
+
+        Args:
+            X: The data, with the modalities and features of the training data, or some of them.
+            interval: Return intervals that cover a missing value with this probability, such as 0.9. They are infinite where too few
+                training samples have the modality (fewer than interval / (1 − interval)).
+            draws: Return this many completed data sets, for multiple imputation; ``pool`` combines what is computed from each.
+            statistic: "mean" or "median".
+            kind: "conformal" intervals, from residuals of samples left out, or "predictive" ones, from draws of the VAE.
+
+        Returns:
+            Data in the container, units, columns and order of X, for all its samples and all modalities of the training data; with
+            ``interval``, three of them: predictions, lower and upper ends; with ``draws``, a list of them.
+
+        Raises:
+            InputError: Data that do not fit the training data, or an argument out of range.
+        """
+        wanted = self._wanted(interval, draws, statistic, kind)
+        given, data = self._aligned(X)
+        filled = fill(self.schema_, self._imputer, data, wanted)
+        if draws is not None:
+            return [self._back(given, one) for one in filled.draws]
+        if interval is not None:
+            self._warn_of_infinite(filled)
+            assert filled.low is not None
+            assert filled.high is not None
+            return tuple(self._back(given, one) for one in (filled.values, filled.low, filled.high))
+        return self._back(given, filled.values)
+
+    def _wanted(self, interval: Any, draws: Any, statistic: Any, kind: Any) -> Wanted:
+        if interval is not None and (not is_number(interval) or not 0 < interval < 1):
+            raise InputError(
+                f"impute: got interval={interval!r}; expected a probability between 0 and 1; such as 0.9"
+            )
+        if draws is not None:
+            check_count("impute", "draws", draws)
+        if draws is not None and interval is not None:
+            raise InputError(
+                "impute: got draws and interval; expected one of the two; call it twice"
+            )
+        for name, value, known in (
+            ("statistic", statistic, ("mean", "median")),
+            ("kind", kind, ("conformal", "predictive")),
+        ):
+            if value not in known:
+                raise InputError(f"impute: got {name}={value!r}; expected one of {', '.join(known)}; choose one")
+        return Wanted(statistic, interval, kind, draws or 0, self.seed)
+
+    def _back(self, given: Given, values: dict[str, NDArray[np.float64]]) -> Any:
+        shaped = {
+            each.name: values[each.name].reshape(len(given.data), *each.shape) for each in self.schema_.modalities
+        }
+        return given.layout.back(shaped, self.schema_.columns, given.data.ids)
+
+    def _warn_of_infinite(self, filled: Filled) -> None:
+        assert filled.high is not None
+        lacking = [name for name, x in filled.high.items() if np.isinf(x).any()]
+        if lacking:
+            warnings.warn(
+                f"impute: intervals of {', '.join(lacking)} are infinite where too few training samples were observed to calibrate them; "
+                "a lower probability needs fewer",
+                stacklevel=3,
+            )
+
+    def transform(self, X: Data, std: bool = False) -> Any:
+        """The embedding of each sample given what was observed of it.
+
+        Args:
+            X: The data.
+            std: Append the standard deviation of each column.
+
+        Returns:
+            [N, D] (or [N, 2 D]), with a row per sample of X (the union of the ids of data frames), in a table of the library of X.
+        """
+        given, data = self._aligned(X)
+        parts = [(rows, self._embedding.of(self._imputer, self._with_target(part))) for rows, part in blocks(self.schema_, data)]
+        mean, scale = (np.zeros((len(data), self._embedding.width)) for _ in range(2))
+        for rows, (m, s) in parts:
+            mean[rows], scale[rows] = m, s
+        z = np.concatenate([mean, scale], 1) if std else mean
+        names = [str(name) for name in self.get_feature_names_out()]
+        names += [f"{name}_std" for name in names] if std else []
+        return given.layout.embedding(z, given.data.ids, names)
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """The names of the columns of the embedding: z0, z1, ..."""
+        check_is_fitted(self, "schema_")
+        return np.array([f"z{column}" for column in range(self._embedding.width)], dtype=object)
+
+    def predict(self, X: Data) -> NDArray[Any]:
+        """The class or the number that ``y`` was in ``fit``, for each sample: [N]."""
+        return self._predicted(X)[0]
+
+    def predict_proba(self, X: Data) -> NDArray[np.float64]:
+        """The probability of each class: [N, C], in the order of ``classes_``.
+
+        They are the predicted indicators of the classes, clipped at 0 and scaled to add to 1, and are not calibrated.
+        """
+        probabilities = self._predicted(X)[1]
+        if probabilities is None:
+            raise InputError("predict_proba: y was a number in fit; expected classes; use predict")
+        return probabilities
+
+    def _predicted(self, X: Data) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
+        check_is_fitted(self, "schema_")
+        if self._target is None:
+            raise InputError("predict: fit was called without y; expected one; call fit(X, y)")
+        _, data = self._aligned(X)
+        predicted = np.zeros((len(data), self._target.width), np.float32)
+        for rows, part in blocks(self.schema_, data):
+            for found in self._imputer.impute(self._with_target(part)):
+                if found.name == TARGET:
+                    predicted[rows[found.rows]] = found.values
+        return self._target.read(predicted)
+
+    def _with_target(self, part: Tables) -> Tables:
+        return part if self._target is None else self._target.missing_beside(part)
+
+    def sample(self, n: int, seed: int = 0) -> Any:
+        """New samples of all modalities, drawn from the prior of the VAE.
+
+        Args:
+            n: The number of samples.
+            seed: The seed of the draws.
+
+        Returns:
+            Name -> [n, F], in units.
+        """
+        check_is_fitted(self, "schema_")
+        check_count("sample", "n", n)
+        nothing = Tables(
+            {name: np.zeros((n, x.shape[1]), np.float32) for name, x in self._imputer.tables.values.items()},
+            {name: np.zeros((n, x.shape[1]), bool) for name, x in self._imputer.tables.values.items()},
+        )
+        drawn = next(iter(self._imputer.ensembles.values())).draw(nothing, seed)
+        return {name: self.schema_.restore(name, drawn[name]) for name in self.schema_.names}
+
+    def scores(self, X: Data) -> Scores:
+        """Scores of new samples: every modality hidden in turn, and predicted from what else was observed.
+
+        Args:
+            X: Samples that ``fit`` did not see.
+        """
+        _, data = self._aligned(X)
+        part = _joined([part for _, part in blocks(self.schema_, data)])
+        return on_new(self.schema_, self._imputer, self._with_target(part))
+
+    def score(self, X: Data, y: Any = None) -> float:
+        """The mean R² of every modality hidden in turn; with ``y``, the accuracy of classes or the R² of numbers."""
+        if y is not None:
+            check_is_fitted(self, "schema_")
+            if self._target is None:
+                raise InputError("score: got y, and fit was called without y; expected one there; call fit(X, y)")
+            given = self._read(X)
+            return self._target.score(self.predict(X), y, given.data.ids, len(given.data))
+        found = self.scores(X).select(method="stack", score="r2", feature=None)
+        return float(np.mean([row.value for row in found.rows])) if len(found) else float("nan")
+
+    # ---- files -----------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted estimator into one file. It contains the standardised training data.
+
+        Args:
+            path: The file, such as "cohort.polyvae". An existing file is replaced as a whole.
+        """
+        check_is_fitted(self, "schema_")
+        storing.save(path, self.get_params(), self.schema_, self._imputer, self._target, self._embedding, self.scores_)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read an estimator that ``save`` wrote. No code is imported and nothing is unpickled.
+
+        Raises:
+            InputError: Another file, or a damaged one.
+        """
+        stored = storing.load(path)
+        estimator = cls(**stored.params)
+        imputer = stored.imputer(designs(estimator, stored.tables.size))
+        estimator._set(stored.schema, imputer, stored.target, stored.embedding)
+        estimator.scores_ = stored.scores
+        return estimator
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+
+def _observed_rows(data: MultimodalData) -> MultimodalData:
+    """The samples of which something was observed. Raises InputError: fewer than 2."""
+    observed = data.mask.any(0)
+    lacking = int((~observed).sum())
+    if len(data) - lacking < 2:
+        raise InputError(
+            f"fit: got {len(data) - lacking} samples of which something was observed; expected at least 2; add samples"
+        )
+    if lacking:
+        warnings.warn(f"fit: {lacking} of {len(data)} samples have no observed entry; they are left out", stacklevel=3)
+        return data.rows(observed.nonzero()[:, 0].cpu())
+    return data
+
+
+def _joined(parts: Sequence[Tables]) -> Tables:
+    first = parts[0]
+    return Tables(
+        {name: np.concatenate([part.values[name] for part in parts]) for name in first.names},
+        {name: np.concatenate([part.observed[name] for part in parts]) for name in first.names},
+    )
+
+
+Ids = Sequence[Hashable] | None
