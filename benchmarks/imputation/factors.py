@@ -18,8 +18,8 @@ FACTORS = 15  # as in the tutorials; the automatic relevance prior switches off 
 class Mofa:
     """Factors are fitted once; a new sample's factors are their posterior mean given what was observed of it.
 
-    mofapy2 has no prediction for new samples. Given the fitted loadings' first and second moments and the noise precision τ, the factors of a
-    sample have posterior precision I + Σ τ_d E[w_d w_dᵀ] over its observed columns d, and mean that inverse times Σ τ_d E[w_d] x_d.
+    mofapy2 has no prediction for new samples. Given the fitted loadings' first and second moments and the noise precision τ, the factors
+    of a sample have posterior precision I + Σ τ_d E[w_d w_dᵀ] over its observed columns d, and mean that inverse times Σ τ_d E[w_d] x_d.
     """
 
     def __init__(self, train: Views) -> None:
@@ -41,7 +41,11 @@ class Mofa:
         self.views = {}
         for name, w, tau in zip(train, weights, noise, strict=True):
             first, spread = np.asarray(w["E"]), np.asarray(w["E2"]) - np.asarray(w["E"]) ** 2
-            self.views[name] = first, spread, np.asarray(tau["E"]).mean(0)  # the precision of a column is one number
+            self.views[name] = (
+                first,
+                spread,
+                np.asarray(tau["E"]).mean(0),
+            )  # the precision of a column is one number
 
     def factors(self, inputs: Views) -> Array:
         """Posterior means of the factors: [N, K]."""

@@ -30,7 +30,9 @@ def folds(table: Table, count: int, rate: float, seed: int = 0) -> Iterator[Fold
     """Shuffled folds; labels play no part. The same seed hides the same modalities, whatever the methods."""
     parts = KFold(count, shuffle=True, random_state=seed).split(np.empty(table.rows))
     for number, (train, test) in enumerate(parts):
-        given = hide(pick(table.views, train), rate, np.random.default_rng([seed, number, round(1000 * rate)]))
+        given = hide(
+            pick(table.views, train), rate, np.random.default_rng([seed, number, round(1000 * rate)])
+        )
         scaled = standardise(given, pick(table.views, test))
         yield Fold(number, *scaled, (train, test))
 
@@ -95,8 +97,16 @@ def measure(
                 continue
             seconds = round(time.perf_counter() - start, 3)
             scores = score(predictor, fold.test)
-            key = {"data": table.name, "missing": rate, "fold": fold.number, "method": name, "seconds": seconds}
+            key = {
+                "data": table.name,
+                "missing": rate,
+                "fold": fold.number,
+                "method": name,
+                "seconds": seconds,
+            }
             entries += [key | {"view": view} | found for view, found in scores.items()]
             mean = np.mean([found["fvu"] for found in scores.values()])
-            say(f"{table.name}, {rate:.0%} missing, fold {fold.number + 1} of {count}: {name} {mean:.3f} in {seconds:.1f} s")
+            say(
+                f"{table.name}, {rate:.0%} missing, fold {fold.number + 1} of {count}: {name} {mean:.3f} in {seconds:.1f} s"
+            )
     return entries

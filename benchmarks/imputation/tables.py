@@ -38,7 +38,9 @@ def load(name: str, root: str | Path | None = None) -> Table:
     """Read FILE/FILE.npz under ``root`` (by default POLYVAE_DATA). Arrays named x_VIEW are the modalities; NaN was not observed."""
     folder = root or os.environ.get("POLYVAE_DATA")
     if folder is None:
-        raise SystemExit("set POLYVAE_DATA to the folder that contains uci_mfeat, nutrimouse and tcga_acc_mini")
+        raise SystemExit(
+            "set POLYVAE_DATA to the folder that contains uci_mfeat, nutrimouse and tcga_acc_mini"
+        )
     path = Path(folder) / FILES[name] / f"{FILES[name]}.npz"
     if not path.is_file():
         raise SystemExit(f"{path} does not exist; set POLYVAE_DATA to the folder that contains {FILES[name]}")

@@ -111,10 +111,14 @@ def crps(truth: ArrayLike, draws: ArrayLike, observed: ArrayLike | None = None) 
     """
     drawn = np.sort(np.asarray(draws, np.float64), 0)
     if drawn.ndim != 3 or len(drawn) < 2:
-        raise InputError(f"crps: got draws of shape {drawn.shape}; expected [S, N, F] with S of at least 2; draw more")
+        raise InputError(
+            f"crps: got draws of shape {drawn.shape}; expected [S, N, F] with S of at least 2; draw more"
+        )
     truth, _, seen = _arrays(truth, drawn[0], observed)
     count = len(drawn)
-    rank = 2 * np.arange(1, count + 1) - count - 1  # the sum of |X_i − X_j| over pairs i < j is that of rank · X_(i)
+    rank = (
+        2 * np.arange(1, count + 1) - count - 1
+    )  # the sum of |X_i − X_j| over pairs i < j is that of rank · X_(i)
     spread = np.tensordot(rank, drawn, 1) / (count * (count - 1))
     return _mean(np.abs(drawn - truth).mean(0) - spread, seen)
 
@@ -201,7 +205,9 @@ def _classes(classes: ArrayLike, probabilities: ArrayLike) -> tuple[NDArray[np.i
     return labels[known].astype(np.int64), chances[known]
 
 
-def _arrays(truth: ArrayLike, prediction: ArrayLike, observed: ArrayLike | None) -> tuple[Floats, Floats, Bools]:
+def _arrays(
+    truth: ArrayLike, prediction: ArrayLike, observed: ArrayLike | None
+) -> tuple[Floats, Floats, Bools]:
     """In double precision; zero where not observed, for NaN times zero is NaN."""
     true, predicted = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
     seen = np.ones(true.shape, bool) if observed is None else np.asarray(observed, bool)
