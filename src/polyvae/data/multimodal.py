@@ -17,6 +17,7 @@ from torch import Tensor
 
 from polyvae.core.batch import Batch, check_mapping
 from polyvae.core.modality import Modality
+from polyvae.data import hiding
 from polyvae.data.checks import (
     check_columns,
     check_factors,
@@ -402,30 +403,27 @@ class MultimodalData:
         """The same samples, of which only these modalities were observed."""
         return self._like(self._stored.observe(*names))
 
-    def hide(self, rate: float, seed: int | None = None) -> MultimodalData:
-        """The same samples with observed modalities hidden at random, all independently.
+    def hide(
+        self, rate: float, seed: int | None = None, mechanism: hiding.Mechanism = "mcar"
+    ) -> MultimodalData:
+        """The same samples with observed modalities hidden at random, independently given the values.
 
         A sample that would lose all modalities that can be encoded keeps one of them, chosen uniformly; targets are not encoded.
 
         Args:
-            rate: The probability with which a modality of a sample is hidden.
+            rate: The probability with which a modality of a sample is hidden, on average over the samples.
             seed: The same seed hides the same values. None: the seed of the data.
+            mechanism: "mcar": the probability is the same for all samples. "mar": its log odds rise by 2 per standard deviation of the
+                first principal component of another modality, the one observed most often (the first of several), which is never hidden.
+                "mnar": they rise so with the first principal component of the hidden modality itself.
 
         Raises:
-            InputError: ``rate`` is not a probability.
+            InputError: ``rate`` is not a probability, or an unknown mechanism; values to depend on that are all equal, or "mar" for one
+                modality.
         """
-        if not 0 <= rate <= 1:
-            raise InputError(f"hide: got rate={rate}; expected a probability between 0 and 1; 0.5 hides half")
-        draws = torch.Generator().manual_seed(fold_in(self.seed if seed is None else seed, "hide"))
-        mask = self.mask.cpu()
-        kept = mask & (torch.rand(mask.shape, generator=draws, dtype=torch.float64) >= rate)
-        seen = mask & torch.tensor([spec.role != "target" for spec in self.modalities()])[:, None]
-        # The largest of independent uniform numbers is a uniform choice.
-        lot = torch.rand(mask.shape, generator=draws, dtype=torch.float64).masked_fill(~seen, -1)
-        spared = torch.zeros_like(mask).scatter_(0, lot.argmax(0, keepdim=True), True) & seen
-        return self._like(
-            self._stored.only(torch.where((kept & seen).any(0), kept, kept | spared).to(self.device))
-        )
+        encoded = torch.tensor([spec.role != "target" for spec in self.modalities()])
+        mask = hiding.kept(self._stored, encoded, rate, self.seed if seed is None else seed, mechanism)
+        return self._like(self._stored.only(mask.to(self.device)))
 
     def select(self, *names: str) -> MultimodalData:
         """The same samples in these modalities alone, in the order of the data; the others are removed.

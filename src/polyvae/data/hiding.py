@@ -1,0 +1,134 @@
+"""Which modalities to hide: completely at random, at random given another modality, or depending on what is hidden."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from polyvae.core.batch import Batch
+from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.seeds import fold_in
+
+Mechanism = Literal["mcar", "mar", "mnar"]
+SLOPE = 2.0  # change of the log odds of being hidden per standard deviation of the score
+_ROWS = 1000  # rows from which loadings are computed
+
+
+def kept(stored: Batch, encoded: Tensor, rate: float, seed: int, mechanism: str = "mcar") -> Tensor:
+    """What stays observed: [M, N] bool, on the host.
+
+    Args:
+        stored: Data, masks and entry masks of all samples.
+        encoded: [M] bool, which modalities have encoders. A sample that would lose all of these keeps one, chosen uniformly.
+        rate: The mean probability with which an observed modality is hidden; with "mar", one other than the driver.
+        seed: The same seed hides the same values.
+        mechanism: "mcar", "mar" or "mnar".
+
+    Raises:
+        InputError: ``rate`` is not a probability; an unknown mechanism; no scores to depend on.
+    """
+    if not 0 <= rate <= 1:
+        raise InputError(f"hide: got rate={rate}; expected a probability between 0 and 1; 0.5 hides half")
+    if mechanism not in get_args(Mechanism):
+        hint = nearest(str(mechanism), get_args(Mechanism))
+        raise InputError(f"hide: got mechanism={mechanism!r}; expected mcar, mar or mnar; {hint}")
+    draws = torch.Generator().manual_seed(fold_in(seed, "hide"))
+    mask = stored.mask.cpu()
+    chance = probabilities(stored, encoded, rate, mechanism)
+    stays = mask & (torch.rand(mask.shape, generator=draws, dtype=torch.float64) >= chance)
+    seen = mask & encoded[:, None]
+    # The largest of independent uniform numbers is a uniform choice.
+    lot = torch.rand(mask.shape, generator=draws, dtype=torch.float64).masked_fill(~seen, -1)
+    spared = torch.zeros_like(mask).scatter_(0, lot.argmax(0, keepdim=True), True) & seen
+    return torch.where((stays & seen).any(0), stays, stays | spared)
+
+
+def probabilities(stored: Batch, encoded: Tensor, rate: float, mechanism: str) -> Tensor:
+    """The probability of being hidden: [M, N]; for "mcar" the rate itself, [1, 1].
+
+    For the other two it is logistic in ``scores``, of the driver for "mar" and of the modality itself for "mnar", with slope ``SLOPE``
+    and the intercept at which its mean over the samples that have the modality is ``rate``.
+    """
+    if mechanism == "mcar" or rate in (0, 1):
+        chance = torch.full((1, 1), float(rate), dtype=torch.float64)
+        if mechanism == "mar":
+            chance = chance.repeat(len(stored.names), 1)
+            chance[driver(stored, encoded)] = 0
+        return chance
+    mask, chance = stored.mask.cpu(), torch.zeros(stored.mask.shape, dtype=torch.float64)
+    leading = driver(stored, encoded) if mechanism == "mar" else None
+    shared = None if leading is None else scores(stored, stored.names[leading])
+    for m, name in enumerate(stored.names):
+        if m != leading and bool(mask[m].any()):
+            chance[m] = _logistic(scores(stored, name) if shared is None else shared, mask[m], rate)
+    return chance
+
+
+def driver(stored: Batch, encoded: Tensor) -> int:
+    """The modality on which hiding at random depends: of those with an encoder the one observed most often, the first of several.
+
+    It is never hidden. Samples that lack it have the score 0.
+
+    Raises:
+        InputError: There are no two modalities, or none is encoded.
+    """
+    if len(stored.names) < 2 or not bool(encoded.any()):
+        raise InputError(
+            f'hide: got mechanism="mar" for {", ".join(stored.names)}; expected two modalities, of which one is encoded and stays; '
+            'use "mcar"'
+        )
+    return int(stored.mask.cpu().sum(1).masked_fill(~encoded, -1).argmax())
+
+
+def scores(stored: Batch, name: str) -> Tensor:
+    """The first principal component of the standardised columns of a modality, with mean 0 and standard deviation 1: [N].
+
+    Its sign is that which makes the first of the large loadings positive. Missing entries are at their mean. Samples without the modality
+    have the score 0.
+
+    Raises:
+        InputError: All samples are equal.
+    """
+    there = stored.mask[stored.names.index(name)].cpu()
+    x = stored.data[name].detach().cpu().flatten(1)[there].double()
+    seen = (
+        stored.entries[name].cpu().flatten(1)[there] if name in stored.entries else torch.ones_like(x).bool()
+    )
+    count = seen.sum(0).clamp(min=1)
+    mean = torch.where(seen, x, 0).sum(0) / count
+    x = torch.where(seen, x - mean, 0)
+    spread = (x.square().sum(0) / count).sqrt()
+    varies = spread > 1e-7 * mean.abs()  # the rounding error of a constant column is no variation
+    x = x[:, varies] / spread[varies]
+    if not x.numel():
+        raise InputError(
+            f"hide: all samples of modality {name!r} are equal; expected values on which hiding can depend; "
+            'use "mcar", or remove the modality'
+        )
+    some = x[:: -(-len(x) // _ROWS)]
+    rows, columns = some.shape
+    gram = some @ some.T if rows < columns else some.T @ some
+    first = torch.linalg.eigh(gram).eigenvectors[:, -1]
+    loadings = some.T @ first if rows < columns else first
+    large = loadings[loadings.abs() >= loadings.abs().max() / 2]
+    along = x @ loadings * large[0].sign()
+    result = torch.zeros(len(there), dtype=torch.float64)
+    result[there] = (along - along.mean()) / along.std(correction=0)
+    return result
+
+
+def _logistic(score: Tensor, there: Tensor, rate: float) -> Tensor:
+    """Probabilities with mean ``rate`` over the samples ``there``, by bisection for the intercept: [N]."""
+    reach = SLOPE * float(score.abs().max()) + abs(
+        torch.logit(torch.tensor(rate, dtype=torch.float64)).item()
+    )
+    low, high = -reach, reach
+    for _ in range(100):
+        middle = (low + high) / 2
+        if float(torch.sigmoid(middle + SLOPE * score[there]).mean()) < rate:
+            low = middle
+        else:
+            high = middle
+    return torch.sigmoid((low + high) / 2 + SLOPE * score)
