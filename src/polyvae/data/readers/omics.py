@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -265,7 +266,7 @@ class MuLayout(_Files):
         import anndata
         import pandas as pd
 
-        copy = self.mdata.copy()
+        copy = _copied(self.mdata)
         everyone = copy.obs_names.tolist()
         place = {name: row for row, name in enumerate(everyone)}
         added = {}
@@ -288,9 +289,16 @@ class MuLayout(_Files):
         return _extended(copy, added)
 
     def embedding(self, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
-        copy = self.mdata.copy()
+        copy = _copied(self.mdata)
         copy.obsm[KEY] = np.asarray(z)
         return copy
+
+
+def _copied(mdata: Any) -> Any:
+    import mudata
+
+    with mudata.set_options(pull_on_update=False):
+        return mdata.copy()
 
 
 def _extended(mdata: Any, added: Mapping[str, Any]) -> Any:
@@ -299,7 +307,10 @@ def _extended(mdata: Any, added: Mapping[str, Any]) -> Any:
         return mdata
     import mudata
 
-    with mudata.set_options(pull_on_update=False):
+    with mudata.set_options(pull_on_update=False), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="var_names are not unique"
+        )  # the features of both are the same
         whole = mudata.MuData({**mdata.mod, **added})
     whole = (
         whole[mdata.obs_names.tolist()].copy()

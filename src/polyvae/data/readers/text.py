@@ -170,8 +170,8 @@ def _parsed(
                     if number is None:
                         wrong.setdefault(at, cells[at].strip())
                     row.append(math.nan if number is None else number)
-                if separator == ";":
-                    marks |= {mark for at in kept for mark in ",." if mark in cells[at]}
+            if separator == ";" and len(marks) < 2:
+                marks |= {mark for at in kept for mark in ",." if mark in cells[at]}
             values.append(np.array(row, dtype=np.float64))
     except csv.Error as problem:
         raise InputError(f"{where}: cannot be read ({problem}); expected a table; correct it") from None
