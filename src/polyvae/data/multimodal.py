@@ -6,9 +6,9 @@ import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from polyvae.data.checks import (
     check_specs,
     row_numbers,
 )
+from polyvae.data.sources import Readers
 from polyvae.data.splits import check_groups, check_splits, check_straddling, drawn
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.seeds import fold_in
@@ -36,7 +37,7 @@ from polyvae.utils.text import counted, table
 Rows = Tensor | NDArray[Any] | Sequence[int] | slice
 
 
-class MultimodalData:
+class MultimodalData(Readers):
     """N samples in M modalities, in memory on one device.
 
     An object is never modified: every method returns new data.
@@ -155,80 +156,6 @@ class MultimodalData:
             else f"{np.unique(self.labels[self.labels >= 0].cpu().numpy()).size} classes"
         )
         return "\n".join([head, *table(rows), f"  splits: {parts}; labels: {labels}"])
-
-    # Readers
-
-    @classmethod
-    def from_frames(
-        cls,
-        frames: Mapping[str, Any],
-        *,
-        id: str | Literal[False] | None = None,
-        nan: Literal["error", "missing"] = "error",
-        labels: Any = None,
-        overlap: bool = True,
-        **settings: Any,
-    ) -> MultimodalData:
-        """Read a data frame for each modality and join them on the ids of samples.
-
-        A sample without a row in a frame lacks that modality. Samples are in the order of first appearance; ids are compared as text.
-
-        Args:
-            frames: Modality -> data frame of pandas, polars, pyarrow or another library that narwhals reads; one column for each feature.
-            id: The column with the ids. None: the index of pandas. False: row i is the same sample in every frame.
-            nan: "error", or "missing" where NaN and null mark entries that were not measured.
-            labels: A column of the frames, which is no feature then; a mapping from ids to classes; a pandas Series with ids as index; or
-                a sequence [N]. Classes that are text are numbered in alphabetical order, and named in ``card["classes"]``.
-            overlap: Whether some sample must have two modalities, where there are two or more.
-            **settings: Further arguments of MultimodalData: modalities, groups, splits, card, seed.
-
-        Raises:
-            InputError: No ids, repeated ids or columns, values that are not numbers, infinite or (unless allowed) missing; no overlap.
-
-        Example:
-            >>> import pandas as pd
-            >>> import polyvae as pv
-            >>> rna = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}, index=["s1", "s2"])
-            >>> protein = pd.DataFrame({"p": [5.0, 6.0]}, index=["s2", "s3"])
-            >>> data = pv.MultimodalData.from_frames({"rna": rna, "protein": protein})
-            >>> data.ids, data.mask.tolist()
-            (['s1', 's2', 's3'], [[True, True, False], [False, True, True]])
-        """
-        from polyvae.data.readers.frames import from_frames
-
-        return from_frames(frames, id=id, nan=nan, labels=labels, overlap=overlap, **settings)[0]
-
-    @classmethod
-    def from_arrays(
-        cls,
-        arrays: Mapping[str, Any],
-        *,
-        ids: Mapping[str, Sequence[Hashable]] | Sequence[Hashable] | None = None,
-        columns: Mapping[str, Sequence[str]] | None = None,
-        nan: Literal["error", "missing"] = "error",
-        labels: Any = None,
-        overlap: bool = True,
-        **settings: Any,
-    ) -> MultimodalData:
-        """Read an array for each modality and join them on the ids of samples.
-
-        Args:
-            arrays: Modality -> array [n, *shape].
-            ids: Modality -> n ids of its rows; or N ids where the arrays have the same rows. None: row i is the same sample in every array.
-            columns: Modality -> names of its features.
-            nan: "error", or "missing" where NaN marks entries that were not measured.
-            labels: A mapping from ids to classes, or a sequence [N]; see ``from_frames``.
-            overlap: Whether some sample must have two modalities, where there are two or more.
-            **settings: Further arguments of MultimodalData: modalities, groups, splits, card, seed.
-
-        Raises:
-            InputError: Different numbers of rows without ids, and what ``from_frames`` refuses.
-        """
-        from polyvae.data.readers.arrays import from_arrays
-
-        return from_arrays(
-            arrays, ids=ids, columns=columns, nan=nan, labels=labels, overlap=overlap, **settings
-        )[0]
 
     @property
     def names(self) -> tuple[str, ...]:

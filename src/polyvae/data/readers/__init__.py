@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.arrays import from_arrays
 from polyvae.data.readers.frames import from_frames, is_frame
 from polyvae.data.readers.layout import ArrayLayout, DataLayout, Layout
-from polyvae.data.readers.parts import Nan
-from polyvae.utils.errors import InputError
+from polyvae.data.readers.omics import ENDINGS as OMICS
+from polyvae.data.readers.omics import from_anndata, from_mudata, is_anndata, is_mudata, open_file
+from polyvae.data.readers.parts import Nan, check_file
+from polyvae.data.readers.tables import from_tables
+from polyvae.data.readers.writing import ENDINGS as TABLES
+from polyvae.data.readers.writing import ending
+from polyvae.utils.errors import InputError, nearest
 
 __all__ = ["Given", "Layout", "read"]
 
@@ -49,24 +57,66 @@ def read(x: Any, *, id: Any = None, nan: Nan = "missing", labels: Any = None, ov
 
 
 def _read(x: Any, id: Any, nan: Nan, labels: Any, overlap: bool) -> Given:
+    common: dict[str, Any] = {"nan": nan, "labels": labels, "overlap": overlap}
     if isinstance(x, MultimodalData):
         return Given(x, DataLayout(x))
+    if is_anndata(x):
+        return Given(*from_anndata(x, **common))
+    if is_mudata(x):
+        return Given(*from_mudata(x, **common))
     if is_frame(x):
-        return Given(*from_frames({TABLE: x}, id=id, nan=nan, labels=labels, overlap=overlap, single=True))
+        return Given(*from_frames({TABLE: x}, id=id, single=True, **common))
+    if isinstance(x, str | os.PathLike):
+        return _file(Path(x), id, common)
     if isinstance(x, Mapping) and x:
-        framed = [is_frame(value) for value in x.values()]
-        if all(framed):
-            return Given(*from_frames(x, id=id, nan=nan, labels=labels, overlap=overlap))
-        if any(framed):
-            names = [name for name, is_one in zip(x, framed, strict=True) if not is_one]
-            raise InputError(
-                f"data: got data frames, and {', '.join(map(repr, names))} of another kind; expected one kind; convert all to data frames"
-            )
-        return Given(*from_arrays(x, nan=nan, labels=labels, overlap=overlap))
-    if isinstance(x, np.ndarray | list):
-        data, layout = from_arrays({TABLE: x}, nan=nan, labels=labels)
+        return _mapping(x, id, common)
+    if isinstance(x, list | tuple) and x and all(isinstance(each, str | os.PathLike) for each in x):
+        return _file(Path(x[0]), id, common) if len(x) == 1 else Given(*from_tables(x, id=id, **common))
+    if isinstance(x, np.ndarray | torch.Tensor | list):
+        data, layout = from_arrays({TABLE: x}, **common)
         return Given(data, ArrayLayout(True, None, layout.shapes))
     raise InputError(
         f"data: got {type(x).__name__}; expected data frames, arrays, AnnData, MuData, MultimodalData or paths of files, or a mapping from "
         "names to them; convert it first"
     )
+
+
+def _mapping(x: Mapping[str, Any], id: Any, common: dict[str, Any]) -> Given:
+    kinds = {name: _kind(value) for name, value in x.items()}
+    if len(set(kinds.values())) > 1:
+        raise InputError(
+            f"data: got modalities of different kinds, {kinds}; expected one kind; convert all to data frames"
+        )
+    kind = next(iter(kinds.values()))
+    if kind == "path":
+        return Given(*from_tables(x, id=id, **common))
+    if kind == "data frame":
+        return Given(*from_frames(x, id=id, **common))
+    if kind == "AnnData":
+        raise InputError(
+            "data: got a mapping of AnnData; expected MuData, which names the samples of all; pass mudata.MuData(...)"
+        )
+    return Given(*from_arrays(x, **common))
+
+
+def _kind(x: Any) -> str:
+    if isinstance(x, str | os.PathLike):
+        return "path"
+    if is_anndata(x):
+        return "AnnData"
+    return "data frame" if is_frame(x) else "array"
+
+
+def _file(path: Path, id: Any, common: dict[str, Any]) -> Given:
+    kind = ending(path)
+    if kind == ".h5ad":
+        return Given(*from_anndata(open_file(path), **common))
+    if kind == ".h5mu":
+        return Given(*from_mudata(open_file(path), **common))
+    if kind not in TABLES:
+        check_file(path)
+        known = (*TABLES, *OMICS)
+        raise InputError(
+            f"{path}: got a file that ends in {kind!r}; expected one of {', '.join(known)}; {nearest(kind, known)}"
+        )
+    return Given(*from_tables(path, id=id, **common))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import narwhals as nw
 import numpy as np
@@ -23,6 +23,7 @@ from polyvae.data.readers.parts import (
     checked,
     joined,
 )
+from polyvae.data.readers.writing import target, write_table
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
 
@@ -52,15 +53,15 @@ def from_frames(
     check_mapping("from_frames", frames)
     if not frames:
         raise InputError("from_frames: got no table; expected one for each modality; such as {'rna': frame}")
-    opened = {name: _opened(f"modality {name!r}", x) for name, x in frames.items()}
-    check_pairing([name for name, frame in opened.items() if id is None and _by_position(frame)], len(opened))
+    tables = {name: opened(f"modality {name!r}", x) for name, x in frames.items()}
+    check_pairing([name for name, frame in tables.items() if id is None and _by_position(frame)], len(tables))
     label = labels if isinstance(labels, str) else None
-    if label is not None and all(label not in map(str, _columns(frame)) for frame in opened.values()):
-        known = [str(name) for frame in opened.values() for name in _columns(frame)]
+    if label is not None and all(label not in map(str, _columns(frame)) for frame in tables.values()):
+        known = [str(name) for frame in tables.values() for name in _columns(frame)]
         raise InputError(f"labels: no table has a column {label!r}; {nearest(label, known)}")
     parts, forms = {}, {}
-    for name, frame in opened.items():
-        parts[name], forms[name] = _part(f"modality {name!r}", frame, id, nan, label)
+    for name, frame in tables.items():
+        parts[name], forms[name] = frame_part(f"modality {name!r}", frame, id, nan, label)
     data = joined(parts, labels=None if label is not None else by_index(labels), overlap=overlap, **settings)
     kept = {name: form for name, form in forms.items() if name in data.names}
     return data, FrameLayout(kept or forms, single)
@@ -82,8 +83,7 @@ def check_pairing(positional: Sequence[str], count: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Form:
+class Form(NamedTuple):
     """What of a table is needed to return one like it.
 
     Args:
@@ -130,6 +130,37 @@ class FrameLayout(Layout):
     def embedding(self, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
         return self._table(None, np.asarray(z), list(names), ids)
 
+    def save(
+        self,
+        out: Path,
+        values: Mapping[str, NDArray[Any]],
+        columns: Mapping[str, Sequence[str]],
+        ids: Ids = None,
+    ) -> list[Path]:
+        written = []
+        for name, x in values.items():
+            form = self.forms.get(name)
+            order = ordered([] if form is None else [str(label) for label in form.labels], columns[name])
+            path = target(out, name, self._ending(name), len(values))
+            write_table(
+                path, np.asarray(x)[:, order], [columns[name][at] for at in order], ids, self._id_name(form)
+            )
+            written.append(path)
+        return written
+
+    def save_embedding(self, out: Path, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Path:
+        write_table(out, np.asarray(z), names, ids, self._id_name(None))
+        return out
+
+    def _ending(self, name: str) -> str:
+        """The ending of the file that is written for a modality."""
+        return ".csv"
+
+    def _id_name(self, form: Form | None) -> str:
+        form = next(iter(self.forms.values())) if form is None else form
+        index = None if form.index is None else form.index.name
+        return str(form.id or index or "id")
+
     def _table(self, form: Form | None, x: NDArray[Any], labels: Sequence[Any], ids: Ids) -> Any:
         form = next(iter(self.forms.values())) if form is None else form
         if form.pandas:
@@ -165,7 +196,8 @@ class FrameLayout(Layout):
         return index.astype(came[0].dtype) if len(kinds) == 1 and index.nlevels == 1 else index
 
 
-def _opened(where: str, x: Any) -> nw.DataFrame[Any]:
+def opened(where: str, x: Any) -> nw.DataFrame[Any]:
+    """A table that narwhals reads, or a column as a table. Raises InputError: anything else, or repeated names of columns."""
     if nw.dependencies.is_pandas_dataframe(x):
         check_columns(where, list(x.columns))
     found = nw.from_native(x, pass_through=True, allow_series=True)
@@ -196,7 +228,10 @@ def _by_position(frame: nw.DataFrame[Any]) -> bool:
     return isinstance(index, pd.RangeIndex) and index.start == 0 and index.step == 1 and index.name is None
 
 
-def _part(where: str, frame: nw.DataFrame[Any], id: Id, nan: Nan, label: str | None) -> tuple[Part, Form]:
+def frame_part(
+    where: str, frame: nw.DataFrame[Any], id: Id, nan: Nan, label: str | None
+) -> tuple[Part, Form]:
+    """A table as a part. Raises InputError, which begins with ``where``."""
     native, labels = frame.to_native(), _columns(frame)
     check_columns(where, labels)
     pandas = bool(nw.dependencies.is_pandas_dataframe(native))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.data.multimodal import MultimodalData
+from polyvae.utils.files import write_npz
 
 Ids = Sequence[Hashable] | None
+IDS, LABELS, COLUMNS = "ids", "labels", ".columns"
+"""The names of arrays in an npz file that are no modalities; the last one follows the name of one."""
 
 
 class Layout(ABC):
@@ -47,6 +51,36 @@ class Layout(ABC):
             A table of the library of the data; for AnnData and MuData a copy with ``.obsm["X_polyvae"]``.
         """
 
+    @abstractmethod
+    def save(
+        self,
+        out: Path,
+        values: Mapping[str, NDArray[Any]],
+        columns: Mapping[str, Sequence[str]],
+        ids: Ids = None,
+    ) -> list[Path]:
+        """Write what ``back`` returns to files, and return their paths.
+
+        Args:
+            out: A file, whose ending gives the format; for tables of several modalities a folder, with a file for each.
+            values: See ``back``.
+            columns: See ``back``.
+            ids: See ``back``.
+        """
+
+    @abstractmethod
+    def save_embedding(self, out: Path, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Path:
+        """Write what ``embedding`` returns to a file, whose ending gives the format."""
+
+
+def archive(
+    values: Mapping[str, NDArray[Any]], columns: Mapping[str, Sequence[str]], ids: Ids
+) -> dict[str, NDArray[Any]]:
+    """The arrays of an npz file: the modalities, "NAME.columns" and "ids"."""
+    arrays = {name: np.asarray(x) for name, x in values.items()}
+    arrays |= {f"{name}{COLUMNS}": np.asarray(list(own), dtype=str) for name, own in columns.items()}
+    return arrays if ids is None else {**arrays, IDS: np.asarray([str(value) for value in ids])}
+
 
 def ordered(came: Sequence[str], columns: Sequence[str]) -> list[int]:
     """Positions in ``columns``: first the columns that came in, in their order, then the others."""
@@ -55,7 +89,25 @@ def ordered(came: Sequence[str], columns: Sequence[str]) -> list[int]:
     return [*first, *sorted(set(place.values()) - set(first))]
 
 
-class ArrayLayout(Layout):
+class _Archives(Layout):
+    """Layouts whose results are written to an npz file."""
+
+    def save(
+        self,
+        out: Path,
+        values: Mapping[str, NDArray[Any]],
+        columns: Mapping[str, Sequence[str]],
+        ids: Ids = None,
+    ) -> list[Path]:
+        write_npz(out, archive(values, columns, ids))
+        return [out]
+
+    def save_embedding(self, out: Path, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Path:
+        write_npz(out, archive({"z": z}, {"z": names}, ids))
+        return out
+
+
+class ArrayLayout(_Archives):
     """NumPy arrays: a mapping of them, or one array.
 
     Args:
@@ -89,7 +141,7 @@ class ArrayLayout(Layout):
         return np.asarray(z)
 
 
-class DataLayout(Layout):
+class DataLayout(_Archives):
     """MultimodalData. Labels, groups, splits, card and seed are kept; results are in the units that ``values`` returns.
 
     Args:

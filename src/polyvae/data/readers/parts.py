@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.utils.errors import InputError
+from polyvae.utils.files import short
 from polyvae.utils.text import counted, named
 
 Nan = Literal["error", "missing"]
@@ -78,6 +80,16 @@ def _located(wrong: NDArray[np.bool_], columns: Sequence[object] | None) -> str:
     where = np.flatnonzero(wrong.any(0)).tolist()
     names = [columns[place] if columns is not None else place for place in where]
     return f"in {counted(len(names), 'column', 'columns')} ({named(names)})"
+
+
+def check_file(path: Path) -> None:
+    """Raises InputError: no such file."""
+    try:
+        found = path.is_file()
+    except (OSError, ValueError):  # a name that no system accepts
+        found = False
+    if not found:
+        raise InputError(f"{short(str(path), 1000)}: no such file; expected a table; check the path")
 
 
 def check_columns(where: str, columns: Sequence[object]) -> None:

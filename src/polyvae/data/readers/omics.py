@@ -1,0 +1,327 @@
+"""AnnData and MuData, and the files .h5ad and .h5mu. Their packages are the extra "omics"."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.layout import Ids, Layout
+from polyvae.data.readers.parts import Nan, Part, check_columns, check_file, check_nan, checked, joined
+from polyvae.data.readers.writing import ending, write_table
+from polyvae.utils.errors import InputError, nearest, reading
+
+LAYER, KEY = "imputed", "X_polyvae"
+MOST = 2**31
+"""Values of one matrix that may become dense: 8 GiB in single precision."""
+ENDINGS = (".h5ad", ".h5mu")
+
+
+def is_anndata(x: object) -> bool:
+    """Whether ``x`` is an AnnData object; its package is not imported."""
+    module = sys.modules.get("anndata")
+    return module is not None and isinstance(x, module.AnnData)
+
+
+def is_mudata(x: object) -> bool:
+    """Whether ``x`` is a MuData object; its package is not imported."""
+    module = sys.modules.get("mudata")
+    return module is not None and isinstance(x, module.MuData)
+
+
+def open_file(path: Path) -> Any:
+    """AnnData of an .h5ad file, or MuData of an .h5mu file. Raises InputError: it cannot be read, or a package is not installed."""
+    check_file(path)
+    package = "anndata" if path.suffix.lower() == ".h5ad" else "mudata"
+    try:
+        if package == "anndata":
+            from anndata import read_h5ad as opener
+        else:
+            from mudata import read_h5mu as opener
+    except ImportError:
+        raise InputError(
+            f"{path}: {package} is not installed; expected it, to read {path.suffix} files; install it: pip install 'polyvae[omics]'"
+        ) from None
+    with reading(str(path), f"a file that {package} wrote", "write it again"):
+        return opener(path)
+
+
+def from_anndata(
+    adata: Any,
+    *,
+    name: str = "X",
+    layer: str | None = None,
+    obsm: Sequence[str] | Mapping[str, str] = (),
+    nan: Nan = "error",
+    labels: Any = None,
+    overlap: bool = True,
+    **settings: Any,
+) -> tuple[MultimodalData, AnnLayout]:
+    """See ``MultimodalData.from_anndata``; also the layout."""
+    check_nan(nan)
+    if not is_anndata(adata):
+        raise InputError(
+            f"from_anndata: got {type(adata).__name__}; expected AnnData; read an .h5ad file with anndata.read_h5ad"
+        )
+    keys = {key: key for key in obsm} if not isinstance(obsm, Mapping) else dict(obsm)
+    parts = (
+        {} if adata.X is None and layer is None else {name: _part(f"modality {name!r}", adata, layer, nan)}
+    )
+    for own, key in keys.items():
+        if key not in adata.obsm:
+            raise InputError(f"obsm: there is no {key!r}; {nearest(key, adata.obsm)}")
+        if own in parts:
+            raise InputError(f"obsm: got {own!r} for two modalities; expected distinct names; pass name=")
+        parts[own] = _obsm_part(f"modality {own!r}", adata, key, nan)
+    data = joined(
+        parts,
+        labels=_labels(adata.obs, labels),
+        order=adata.obs_names.tolist(),
+        overlap=overlap,
+        **settings,
+    )
+    return data, AnnLayout(adata, name if name in parts else None, keys)
+
+
+def from_mudata(
+    mdata: Any,
+    *,
+    layer: str | Mapping[str, str] | None = None,
+    nan: Nan = "error",
+    labels: Any = None,
+    overlap: bool = True,
+    **settings: Any,
+) -> tuple[MultimodalData, MuLayout]:
+    """See ``MultimodalData.from_mudata``; also the layout."""
+    check_nan(nan)
+    if not is_mudata(mdata):
+        raise InputError(
+            f"from_mudata: got {type(mdata).__name__}; expected MuData; read an .h5mu file with mudata.read_h5mu"
+        )
+    if not mdata.mod:
+        raise InputError("from_mudata: got no modality; expected at least one; fill mdata.mod")
+    layers = dict.fromkeys(mdata.mod, layer) if layer is None or isinstance(layer, str) else layer
+    for name in layers:
+        if name not in mdata.mod:
+            raise InputError(f"layer: there is no modality {name!r}; {nearest(name, mdata.mod)}")
+    parts = {
+        name: _part(f"modality {name!r}", adata, layers.get(name), nan) for name, adata in mdata.mod.items()
+    }
+    data = joined(
+        parts,
+        labels=_labels(mdata.obs, labels),
+        order=mdata.obs_names.tolist(),
+        overlap=overlap,
+        **settings,
+    )
+    return data, MuLayout(mdata)
+
+
+def _part(where: str, adata: Any, layer: str | None, nan: Nan) -> Part:
+    if layer is not None and layer not in adata.layers:
+        raise InputError(f"{where}: there is no layer {layer!r}; {nearest(layer, adata.layers)}")
+    x = adata.X if layer is None else adata.layers[layer]
+    if x is None:
+        raise InputError(f"{where}: got no X; expected a matrix; pass layer=")
+    names = [str(name) for name in adata.var_names]
+    check_columns(where, names)
+    part = checked(where, _dense(where, x), names, nan)
+    return part._replace(columns=tuple(names), ids=adata.obs_names.tolist())
+
+
+def _obsm_part(where: str, adata: Any, key: str, nan: Nan) -> Part:
+    x = adata.obsm[key]
+    import pandas as pd
+
+    names = [str(name) for name in x.columns] if isinstance(x, pd.DataFrame) else None
+    values = _dense(where, x.to_numpy(dtype=np.float64) if isinstance(x, pd.DataFrame) else x)
+    part = checked(where, values, names, nan)
+    return part._replace(columns=None if names is None else tuple(names), ids=adata.obs_names.tolist())
+
+
+def _dense(where: str, x: Any) -> NDArray[Any]:
+    """[n, F]: single precision of a sparse matrix, and of an array unless it is double."""
+    size = int(np.prod(x.shape))
+    if sparse.issparse(x):
+        if size > MOST:
+            raise InputError(
+                f"{where}: got a sparse matrix of {x.shape[0]:,} x {x.shape[1]:,}; expected at most {MOST:,} values, because it becomes "
+                "dense; select features first, such as highly variable genes"
+            )
+        return np.asarray(x.astype(np.float32).toarray())
+    values = np.asarray(
+        x[:] if not isinstance(x, np.ndarray) else x
+    )  # a file that is open stays on disk until here
+    if values.dtype.kind not in "iufb":
+        raise InputError(f"{where}: got a matrix of {values.dtype}; expected numbers; convert it first")
+    return values if values.dtype == np.float64 else values.astype(np.float32)
+
+
+def _labels(obs: Any, labels: Any) -> Any:
+    """A column of obs as a mapping from ids to classes; anything else as it is."""
+    if not isinstance(labels, str):
+        from polyvae.data.readers.frames import by_index
+
+        return by_index(labels)
+    if labels not in obs.columns:
+        raise InputError(f"labels: obs has no column {labels!r}; {nearest(labels, map(str, obs.columns))}")
+    return dict(zip(obs.index.tolist(), obs[labels].tolist(), strict=True))
+
+
+def _matched(
+    values: NDArray[Any], columns: Sequence[str], names: Sequence[str], rows: Sequence[int]
+) -> NDArray[Any]:
+    """[len(rows), len(names)]: the values by name; NaN in columns that ``columns`` lacks."""
+    place = {name: at for at, name in enumerate(columns)}
+    found = np.full((len(rows), len(names)), np.nan)
+    known = [at for at, name in enumerate(names) if str(name) in place]
+    found[:, known] = np.asarray(values)[np.ix_(rows, [place[str(names[at])] for at in known])]
+    return found
+
+
+class _Files(Layout):
+    """Layouts whose results are written by their own library."""
+
+    def save(
+        self,
+        out: Path,
+        values: Mapping[str, NDArray[Any]],
+        columns: Mapping[str, Sequence[str]],
+        ids: Ids = None,
+    ) -> list[Path]:
+        return [self._written(out, self.back(values, columns, ids))]
+
+    def save_embedding(self, out: Path, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Path:
+        if ending(out) not in ENDINGS:
+            write_table(out, np.asarray(z), names, ids)
+            return out
+        return self._written(out, self.embedding(z, ids, names))
+
+    def _written(self, out: Path, result: Any) -> Path:
+        if out.suffix.lower() not in ENDINGS:
+            raise InputError(f"{out}: got another ending; expected .h5ad or .h5mu, as the data; rename it")
+        partial = out.with_name(f".{out.stem}.partial{out.suffix}")
+        with reading(str(out), "a place where the file can be written", "write elsewhere"):
+            result.write(partial)
+            partial.replace(out)
+        return out
+
+
+class AnnLayout(_Files):
+    """AnnData: results are a copy with ``.layers["imputed"]``; other modalities are tables in ``.obsm``, named "NAME_imputed".
+
+    Args:
+        adata: What came in.
+        name: The modality that is X; None: X was not read.
+        obsm: Modality -> key in obsm.
+    """
+
+    def __init__(self, adata: Any, name: str | None, obsm: Mapping[str, str]) -> None:
+        self.adata, self.name, self.obsm = adata, name, dict(obsm)
+
+    def back(
+        self, values: Mapping[str, NDArray[Any]], columns: Mapping[str, Sequence[str]], ids: Ids = None
+    ) -> Any:
+        import pandas as pd
+
+        copy = self.adata.copy()
+        rows = list(range(copy.n_obs))
+        for name, x in values.items():
+            if name == self.name:
+                copy.layers[LAYER] = _matched(x, columns[name], list(copy.var_names), rows)
+            else:
+                copy.obsm[f"{self.obsm.get(name, name)}_imputed"] = pd.DataFrame(
+                    np.asarray(x), index=copy.obs_names, columns=list(columns[name])
+                )
+        return copy
+
+    def embedding(self, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
+        copy = self.adata.copy()
+        copy.obsm[KEY] = np.asarray(z)
+        return copy
+
+
+class MuLayout(_Files):
+    """MuData: results are a copy with ``.layers["imputed"]`` in each modality.
+
+    A modality that not all samples have, or that did not come in, is also a further modality "NAME:imputed" with all samples.
+
+    Args:
+        mdata: What came in.
+    """
+
+    def __init__(self, mdata: Any) -> None:
+        self.mdata = mdata
+
+    def back(
+        self, values: Mapping[str, NDArray[Any]], columns: Mapping[str, Sequence[str]], ids: Ids = None
+    ) -> Any:
+        import anndata
+        import pandas as pd
+
+        copy = _copied(self.mdata)
+        everyone = copy.obs_names.tolist()
+        place = {name: row for row, name in enumerate(everyone)}
+        added = {}
+        for name, x in values.items():
+            own = copy.mod.get(name, None)
+            names = list(columns[name])
+            if own is not None:
+                rows = [place[sample] for sample in own.obs_names]
+                own.layers[LAYER] = _matched(x, names, list(own.var_names), rows)
+                known = set(names)
+                names = [str(column) for column in own.var_names if str(column) in known]
+                names += [column for column in columns[name] if column not in set(names)]
+            if own is None or own.n_obs < len(everyone):
+                var = pd.DataFrame(index=names) if own is None else own.var.reindex(names)
+                added[f"{name}:{LAYER}"] = anndata.AnnData(
+                    _matched(x, columns[name], names, list(range(len(everyone)))),
+                    obs=pd.DataFrame(index=everyone),
+                    var=var,
+                )
+        return _extended(copy, added)
+
+    def embedding(self, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
+        copy = _copied(self.mdata)
+        copy.obsm[KEY] = np.asarray(z)
+        return copy
+
+
+def _copied(mdata: Any) -> Any:
+    import mudata
+
+    with mudata.set_options(pull_on_update=False):
+        return mdata.copy()
+
+
+def _extended(mdata: Any, added: Mapping[str, Any]) -> Any:
+    """MuData with further modalities of all its samples; the samples keep their order and what is known about them."""
+    if not added:
+        return mdata
+    import mudata
+
+    with mudata.set_options(pull_on_update=False), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="var_names are not unique"
+        )  # the features of both are the same
+        whole = mudata.MuData({**mdata.mod, **added})
+    whole = (
+        whole[mdata.obs_names.tolist()].copy()
+        if whole.obs_names.tolist() != mdata.obs_names.tolist()
+        else whole
+    )
+    whole.obs = mdata.obs.copy()
+    for key, value in mdata.obsm.items():
+        if key not in whole.mod:
+            whole.obsm[key] = value
+    for key, value in mdata.obsp.items():
+        whole.obsp[key] = value
+    whole.uns.update(mdata.uns)
+    return whole

@@ -1,0 +1,219 @@
+"""Tables in files, by their ending: csv and tsv (also .gz), parquet, npz."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import narwhals as nw
+import numpy as np
+from numpy.typing import NDArray
+
+from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.arrays import array_part
+from polyvae.data.readers.frames import Form, FrameLayout, by_index, frame_part, opened
+from polyvae.data.readers.layout import COLUMNS, IDS, LABELS, ArrayLayout, Ids
+from polyvae.data.readers.parts import Nan, Part, check_file, check_nan, joined
+from polyvae.data.readers.text import is_id, read_sheet
+from polyvae.data.readers.writing import ENDINGS, PARQUET, TEXT, ending, stem
+from polyvae.utils.errors import InputError, nearest, reading
+from polyvae.utils.text import named
+
+Paths = Mapping[str, Any] | Sequence[Any] | str | os.PathLike[str]
+
+
+def listed(paths: Paths) -> dict[str, Path]:
+    """Modality -> path. Raises InputError: two files of the same stem, or no file."""
+    if isinstance(paths, Mapping):
+        return {name: Path(path) for name, path in paths.items()}
+    several = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
+    found: dict[str, Path] = {}
+    for path in several:
+        if stem(path) in found:
+            raise InputError(
+                f"data: got {found[stem(path)]} and {path}; expected names that differ, as they name the modalities; rename one, or "
+                "pass a mapping from names to paths"
+            )
+        found[stem(path)] = path
+    if not found:
+        raise InputError("data: got no file; expected one for each modality; pass paths")
+    return found
+
+
+def from_tables(
+    paths: Paths,
+    *,
+    id: Any = None,
+    nan: Nan = "error",
+    labels: Any = None,
+    overlap: bool = True,
+    **settings: Any,
+) -> tuple[MultimodalData, FileLayout | ArrayLayout]:
+    """See ``MultimodalData.from_csv``; also the layout."""
+    check_nan(nan)
+    files, label = listed(paths), labels if isinstance(labels, str) else None
+    kinds = {ending(path) for path in files.values()}
+    if kinds == {".npz"}:
+        return _from_npz(files, nan, labels, overlap, settings)
+    parts: dict[str, Part] = {}
+    forms: dict[str, Form] = {}
+    for name, path in files.items():
+        parts[name], forms[name] = _table(path, id, nan, label)
+    if label is not None and all(part.labels is None for part in parts.values()):
+        known = [column for part in parts.values() for column in part.columns or ()]
+        raise InputError(f"labels: no table has a column {label!r}; {nearest(label, known)}")
+    data = joined(parts, labels=None if label is not None else by_index(labels), overlap=overlap, **settings)
+    kept = {name: form for name, form in forms.items() if name in data.names}
+    return data, FileLayout(kept, files, isinstance(paths, str | os.PathLike))
+
+
+class FileLayout(FrameLayout):
+    """Tables in files: results are data frames of pandas, polars or pyarrow, whichever is installed first.
+
+    Args:
+        forms: Modality -> what of its table is needed.
+        files: Modality -> path.
+        single: Whether one path came in.
+    """
+
+    def __init__(self, forms: Mapping[str, Form], files: Mapping[str, Path], single: bool) -> None:
+        super().__init__(forms, single)
+        self.files = dict(files)
+
+    def _table(self, form: Form | None, x: NDArray[Any], labels: Sequence[Any], ids: Ids) -> Any:
+        form = next(iter(self.forms.values())) if form is None else form
+        backend = library()
+        if backend == "pandas":
+            import pandas as pd
+
+            index = pd.RangeIndex(len(x)) if ids is None else pd.Index(list(ids), name=form.id or None)
+            return pd.DataFrame(x, index=index, columns=pd.Index(list(labels)))
+        return super()._table(form._replace(backend=backend, id=form.id or "id"), x, labels, ids)
+
+    def _ending(self, name: str) -> str:
+        return ending(self.files[name]) if name in self.files else ".csv"
+
+
+def table_part(path: Path, id: Any, nan: Nan, label: str | None) -> Part:
+    """A table in a csv, tsv or parquet file as a part. Raises InputError: a file of another kind."""
+    return _table(path, id, nan, label)[0]
+
+
+def _table(path: Path, id: Any, nan: Nan, label: str | None) -> tuple[Part, Form]:
+    kind = ending(path)
+    if kind in TEXT:
+        sheet = read_sheet(path, id, nan, label)
+        return sheet.part, Form(sheet.part.columns or (), False, None, sheet.id, sheet.place, None)
+    if kind in PARQUET:
+        return _parquet(path, id, nan, label)
+    raise InputError(
+        f"{path}: got a file that ends in {kind!r}; expected one of {', '.join((*TEXT, *PARQUET))} beside other tables; "
+        f"{nearest(kind, ENDINGS)}"
+    )
+
+
+def library() -> str:
+    """The first of pandas, polars and pyarrow that is installed. Raises InputError: none is."""
+    for name in ("pandas", "polars", "pyarrow"):
+        if importlib.util.find_spec(name) is not None:
+            return name
+    raise InputError(
+        "data: got tables from files, and no library for data frames; expected pandas, polars or pyarrow; install one of them: "
+        "pip install pandas"
+    )
+
+
+def _parquet(path: Path, id: Any, nan: Nan, label: str | None) -> tuple[Part, Form]:
+    check_file(path)
+    with reading(str(path), "a parquet file", "write it again"):
+        frame = opened(str(path), _read_parquet(path))
+    first = str(frame.columns[0]) if frame.columns else ""
+    if id is None and frame.columns and not _has_index(frame):
+        kind = frame[:, 0].dtype
+        if not is_id(first) and kind not in (nw.String, nw.Categorical, nw.Enum, nw.Object):
+            raise InputError(
+                f"{path}: got numbers in the first column {first!r}; expected ids of samples there; name the id column with id=, or pass "
+                "id=False where row i is the same sample in every table"
+            )
+        id = first
+    part, form = frame_part(str(path), frame, id, nan, label)
+    if form.pandas and form.id is None and part.ids is not None:
+        form = form._replace(id=form.index.name or "id")
+    return part, form
+
+
+def _has_index(frame: nw.DataFrame[Any]) -> bool:
+    native = frame.to_native()
+    if not nw.dependencies.is_pandas_dataframe(native):
+        return False
+    import pandas as pd
+
+    return not isinstance(native.index, pd.RangeIndex)
+
+
+def _read_parquet(path: Path) -> Any:
+    """A data frame: of pandas, where it can read parquet, because it restores an index."""
+    installed = {name for name in ("pandas", "polars", "pyarrow") if importlib.util.find_spec(name)}
+    if {"pandas", "pyarrow"} <= installed:
+        import pandas as pd
+
+        return pd.read_parquet(path)
+    if "polars" in installed:
+        import polars as pl
+
+        return pl.read_parquet(path)
+    if "pyarrow" in installed:
+        import pyarrow.parquet as pq
+
+        return pq.read_table(path)
+    raise InputError(
+        f"{path}: got a parquet file, and no library that reads it; expected polars or pyarrow; install one: pip install polars"
+    )
+
+
+def _from_npz(
+    files: Mapping[str, Path], nan: Nan, labels: Any, overlap: bool, settings: dict[str, Any]
+) -> tuple[MultimodalData, ArrayLayout]:
+    """Each array is a modality; "ids", "labels" and "NAME.columns" describe them. One array alone is named by its file."""
+    parts: dict[str, Part] = {}
+    found_labels: Any = None
+    for file_name, path in files.items():
+        check_file(path)
+        expected = "arrays of numbers or text as numpy.savez writes them"
+        with reading(str(path), expected, "write it again"), np.load(path, allow_pickle=False) as file:
+            stored = {key: file[key] for key in file.files}
+        ids: list[Hashable] | None = stored[IDS].tolist() if IDS in stored else None
+        if LABELS in stored and labels is None:
+            found_labels = (
+                stored[LABELS] if ids is None else dict(zip(ids, stored[LABELS].tolist(), strict=False))
+            )
+        arrays = {
+            key: x for key, x in stored.items() if key not in (IDS, LABELS) and not key.endswith(COLUMNS)
+        }
+        for key, x in arrays.items():
+            name = file_name if len(arrays) == 1 else key
+            if name in parts:
+                raise InputError(
+                    f"{path}: got a second modality {name!r}; expected distinct names; rename it"
+                )
+            columns = stored.get(f"{key}{COLUMNS}")
+            parts[name] = array_part(
+                f"{path}: {key}",
+                x,
+                nan,
+                ids,
+                None if columns is None else [str(column) for column in columns],
+            )
+    if not parts:
+        raise InputError(
+            f"data: got no array in {named(list(files.values()))}; expected one for each modality"
+        )
+    data = joined(
+        parts, labels=found_labels if labels is None else by_index(labels), overlap=overlap, **settings
+    )
+    return data, ArrayLayout(
+        False, data.columns, {name: part.values.shape[1:] for name, part in parts.items()}
+    )

@@ -1,0 +1,243 @@
+"""Tables in text files: csv and tsv, with a header, read row by row."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+import re
+import warnings
+from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyvae.data.readers.parts import Nan, Part, check_columns, checked
+from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.files import atomic, read_bytes
+from polyvae.utils.text import counted, named
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
+_ID = {
+    "", "id", "ids", "index", "sample", "samples", "patient", "subject", "participant", "cell", "barcode", "name", "row", "rowname",
+    "rownames", "unnamed: 0", "donor", "case", "key",
+}  # fmt: skip
+_MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-nan")
+_WORDS = dict.fromkeys(_MISSING, math.nan) | {"true": 1.0, "false": 0.0}
+_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
+
+
+class Sheet(NamedTuple):
+    """A text table: its part, the name of its id column (None: it has none) and its position."""
+
+    part: Part
+    id: str | None
+    place: int
+
+
+def is_id(header: str) -> bool:
+    """Whether a column of this name contains ids, by its name."""
+    plain = header.strip().lower().replace(" ", "_")
+    return plain in _ID or plain.endswith(("_id", "_ids")) or plain in ("sampleid", "patientid", "unnamed:_0")
+
+
+def read_sheet(path: Path, id: Any, nan: Nan, label: str | None) -> Sheet:
+    """Read a csv or tsv file, plain or compressed by gzip. Raises InputError, which begins with the path."""
+    where = str(path)
+    lines = _lines(path)
+    header, rows, separator = _split(where, lines)
+    check_columns(where, header)
+    if isinstance(id, str) and id not in header:
+        raise InputError(f"{where}: there is no id column {id!r}; {nearest(id, header)}")
+    place = header.index(id) if isinstance(id, str) else 0
+    aside = {place} if id is not False else set()
+    labelled = header.index(label) if label in header else None
+    aside |= set() if labelled is None else {labelled}
+    kept = [at for at in range(len(header)) if at not in aside]
+    own, classes, values = _parsed(where, header, rows, separator, kept, place, labelled)
+    if id is None and not is_id(header[0]) and all(_number(cell, separator) is not None for cell in own):
+        raise InputError(
+            f"{where}: got numbers in the first column {header[0]!r}; expected ids of samples there; name the id column with id=, or pass "
+            "id=False where row i is the same sample in every table"
+        )
+    names = tuple(header[at] for at in kept)
+    part = checked(where, values, names, nan) if names or classes is None else Part(values)
+    ids: list[Hashable] | None = None if id is False else list(own)
+    found = Part(part.values, part.observed, names, ids, classes)
+    return Sheet(found, None if id is False else header[place], place)
+
+
+def _lines(path: Path) -> list[str]:
+    data = read_bytes(path)
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError):
+            raise InputError(
+                f"{path}: got contents that gzip cannot read; expected a .gz file; write it again"
+            ) from None
+    encodings = ["utf-16"] if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ["utf-8-sig", "cp1252"]
+    for encoding in encodings:
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if "\0" in text:
+            break
+        if encoding == "cp1252":
+            warnings.warn(f"{path}: not UTF-8; read as Windows-1252; check names with accents", stacklevel=2)
+        return text.splitlines(keepends=True)
+    raise InputError(f"{path}: got bytes that are no text; expected a table in UTF-8; save it as UTF-8")
+
+
+def _split(where: str, lines: list[str]) -> tuple[list[str], Iterator[tuple[int, list[str]]], str]:
+    """The header, the rows with their line numbers, and the separator."""
+    first = next((line for line in lines if line.strip()), None)
+    if first is None:
+        raise InputError(
+            f"{where}: got an empty file; expected a header and a row for each sample; check the path"
+        )
+    widths = {separator: len(next(csv.reader([first], delimiter=separator))) for separator in SEPARATORS}
+    separator = max(widths, key=widths.__getitem__)
+    if widths[separator] < 2:
+        raise InputError(
+            f"{where}: got a header of one column; expected several, separated by {', '.join(SEPARATORS.values())}; check the separator"
+        )
+    reader = csv.reader(lines, delimiter=separator)
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield reader.line_num, cells
+
+    try:
+        found = rows()
+        _, header = next(found)
+        header = [name.strip() for name in header]
+        some = next(found, None)
+    except csv.Error as problem:
+        raise InputError(
+            f"{where}: got a header that cannot be read ({problem}); expected a table; correct it"
+        ) from None
+    if some is None:
+        raise InputError(
+            f"{where}: got no rows; expected at least one sample; leave out a modality that nothing was measured of"
+        )
+    if len(some[1]) == len(header) + 1:  # as R writes row names
+        header = ["", *header]
+
+    def rest() -> Iterator[tuple[int, list[str]]]:
+        yield some
+        yield from found
+
+    return header, rest(), separator
+
+
+def _parsed(
+    where: str,
+    header: Sequence[str],
+    rows: Iterator[tuple[int, list[str]]],
+    separator: str,
+    kept: Sequence[int],
+    place: int,
+    labelled: int | None,
+) -> tuple[list[str], list[Any] | None, NDArray[np.float64]]:
+    """The ids, the labels and the values [n, F]. Raises InputError: rows of other lengths, or text; columns are named."""
+    own: list[str] = []
+    classes: list[Any] = []
+    values: list[NDArray[np.float64]] = []
+    wrong: dict[int, str] = {}
+    marks: set[str] = set()
+    try:
+        for line, cells in rows:
+            if len(cells) != len(header):
+                raise InputError(
+                    f"{where}: got {counted(len(cells), 'cell', 'cells')} in line {line}; expected {len(header)} as in the header; correct "
+                    "that line"
+                )
+            own.append(cells[place].strip())
+            if labelled is not None:
+                text = cells[labelled].strip()
+                classes.append(None if text.lower() in _MISSING else text)
+            try:
+                row = [float(cells[at]) for at in kept]
+            except ValueError:
+                row = []
+                for at in kept:
+                    number = _number(cells[at], separator)
+                    if number is None:
+                        wrong.setdefault(at, cells[at].strip())
+                    row.append(math.nan if number is None else number)
+            if separator == ";" and len(marks) < 2:
+                marks |= {mark for at in kept for mark in ",." if mark in cells[at]}
+            values.append(np.array(row, dtype=np.float64))
+    except csv.Error as problem:
+        raise InputError(f"{where}: cannot be read ({problem}); expected a table; correct it") from None
+    if marks == {",", "."}:
+        raise InputError(
+            f"{where}: got numbers with decimal commas and numbers with points; expected one kind; write all with points"
+        )
+    if wrong:
+        names = [header[at] for at in sorted(wrong)]
+        raise InputError(
+            f"{where}: got text in {len(wrong)} of {len(kept)} columns ({named(names)}; such as {wrong[min(wrong)]!r}); expected numbers; "
+            "drop these columns, convert them to numbers, or name the id column with id= or the labels with labels="
+        )
+    return own, classes if labelled is not None else None, np.stack(values)
+
+
+def _number(cell: str, separator: str) -> float | None:
+    """The number in a cell; NaN: missing; None: text."""
+    text = cell.strip()
+    word = _WORDS.get(text.lower())
+    if word is not None:
+        return word
+    if separator == ";" and _COMMA.fullmatch(text):
+        text = text.replace(",", ".")
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def write_sheet(
+    path: Path,
+    values: NDArray[Any],
+    columns: Sequence[str],
+    ids: Sequence[Hashable] | None,
+    id: str = "id",
+    place: int = 0,
+    separator: str = ",",
+) -> None:
+    """Write values [N, F] as csv or tsv, completely or not at all; an empty cell is a value that is missing."""
+    names = [str(name) for name in columns]
+    if ids is not None:
+        names.insert(place, id)
+    with atomic(path) as file:
+
+        def put(cells: Sequence[str]) -> None:
+            rows: list[str] = []
+            writer = csv.writer(_Lines(rows), delimiter=separator, lineterminator="\n")
+            writer.writerow(cells)
+            file.write("".join(rows).encode())
+
+        put(names)
+        for at, row in enumerate(np.asarray(values)):
+            cells = ["" if x != x else repr(float(x)) for x in row.tolist()]
+            if ids is not None:
+                cells.insert(place, str(ids[at]))
+            put(cells)
+
+
+class _Lines:
+    """What ``csv.writer`` writes, as a list."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    def write(self, text: str) -> int:
+        """Append one line."""
+        self.lines.append(text)
+        return len(text)

@@ -1,0 +1,76 @@
+"""Tables written to files, by their ending."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from polyvae.data.readers.layout import Ids, archive
+from polyvae.data.readers.text import write_sheet
+from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.files import atomic, write_npz
+
+TEXT = (".csv", ".tsv", ".txt")
+PARQUET = (".parquet", ".pq")
+ENDINGS = (*TEXT, *PARQUET, ".npz")
+
+
+def ending(path: Path) -> str:
+    """The ending in lower case; without ".gz"."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def stem(path: Path) -> str:
+    """The name of a file without its ending."""
+    return path.name[: -len(path.suffix)] if path.suffix.lower() != ".gz" else Path(path.stem).stem
+
+
+def target(out: Path, name: str, kind: str, count: int) -> Path:
+    """The file for one modality: ``out`` where it names a file, else one in that folder."""
+    if ending(out) in ENDINGS:
+        if count > 1:
+            raise InputError(
+                f"{out}: got one file for {count} modalities; expected a folder, with a file for each; pass a folder"
+            )
+        return out
+    out.mkdir(parents=True, exist_ok=True)
+    return out / f"{name}{kind or '.csv'}"
+
+
+def write_table(path: Path, values: NDArray[Any], columns: Sequence[str], ids: Ids, id: str = "id") -> None:
+    """Write values [N, F] by the ending of ``path``: csv, tsv, parquet or npz."""
+    kind = ending(path)
+    if kind in TEXT:
+        write_sheet(path, values, columns, ids, id, 0, "\t" if kind == ".tsv" else ",")
+    elif kind == ".npz":
+        write_npz(path, archive({stem(path): values}, {stem(path): columns}, ids))
+    elif kind in PARQUET:
+        _write_parquet(path, values, columns, ids, id)
+    else:
+        raise InputError(
+            f"{path}: got a file that ends in {kind!r}; expected one of {', '.join(ENDINGS)}; {nearest(kind, ENDINGS)}"
+        )
+
+
+def _write_parquet(path: Path, values: NDArray[Any], columns: Sequence[str], ids: Ids, id: str) -> None:
+    cells: dict[str, Any] = {} if ids is None else {id: [str(value) for value in ids]}
+    cells |= {str(name): values[:, at] for at, name in enumerate(columns)}
+    if importlib.util.find_spec("polars") is not None:
+        import polars as pl
+
+        with atomic(path) as file:
+            pl.DataFrame(cells).write_parquet(file)
+    elif importlib.util.find_spec("pyarrow") is not None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with atomic(path) as file:
+            pq.write_table(pa.table(cells), file)
+    else:
+        raise InputError(
+            f"{path}: no library that writes parquet is installed; expected polars or pyarrow; install one, or choose .csv"
+        )
