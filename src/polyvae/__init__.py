@@ -22,6 +22,7 @@ from polyvae.core.likelihoods import LIKELIHOODS
 from polyvae.core.modality import Modality
 from polyvae.core.networks import NETWORKS
 from polyvae.data import DATASETS, MultimodalData, load_dataset
+from polyvae.imputation import Estimator, pool
 from polyvae.metrics import METRICS, evaluate, fit_prior
 from polyvae.models import MMVAE, MODELS, MVAE, VAE, MMVAEPlus, MoPoE, build, cite
 from polyvae.models.bundles import load_model, save_model
@@ -39,6 +40,7 @@ __all__ = [
     "NETWORKS",
     "VAE",
     "Batch",
+    "Estimator",
     "InputError",
     "Laplace",
     "MMVAEPlus",
@@ -55,6 +57,7 @@ __all__ = [
     "load_dataset",
     "load_model",
     "models",
+    "pool",
     "save_model",
 ]
 

@@ -93,7 +93,9 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             if batch.complete or self.dense:
                 encoded = net.encode(x, entries)
                 row = batch.mask[m][:, None]
-                z.append(encoded.z if batch.complete else encoded.z.where(row, family.unit((), encoded.z.loc)))
+                z.append(
+                    encoded.z if batch.complete else encoded.z.where(row, family.unit((), encoded.z.loc))
+                )
                 w[m] = encoded.w if batch.complete else encoded.w.where(row, family.unit((), encoded.w.loc))
                 continue
             index, counted = self.observed_rows(batch.mask[m])

@@ -1,1 +1,13 @@
-"""Imputation of tables: how it is scored, and how several imputations are pooled."""
+"""Imputation of tables: the estimator, how it is scored, and how several imputations are pooled.
+
+Example:
+    >>> from polyvae.imputation import Estimator
+    >>> Estimator(members=3).members
+    3
+"""
+
+from polyvae.imputation.estimator import Estimator
+from polyvae.imputation.rubin import pool
+from polyvae.imputation.scores import Scores
+
+__all__ = ["Estimator", "Scores", "pool"]

@@ -61,7 +61,9 @@ class Combination:
             self.simple["ridge"] = Ridge(known.x, y)
             self.simple["k-NN"] = Neighbours(known.x, y)
             if len(y) >= CURVED_FROM:
-                self.simple["kernel ridge"] = KernelRidge(known.x, y, gammas) if gammas else KernelRidge(known.x, y)
+                self.simple["kernel ridge"] = (
+                    KernelRidge(known.x, y, gammas) if gammas else KernelRidge(known.x, y)
+                )
         left_out = {**{name: part.left_out for name, part in self.simple.items()}, **known.by_members}
         rows = known.matched
         self.pooled = int(rows.sum()) < min(FEWEST, len(rows))

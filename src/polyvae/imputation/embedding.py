@@ -32,7 +32,9 @@ class Embedding(NamedTuple):
         """The components of the training samples, at most ``width`` of them."""
         step = -(-imputer.tables.size // _SAMPLES)
         joined = _latents(imputer, imputer.tables.rows(slice(None, None, step)))[0]
-        pca = PCA(max(1, min(width, len(joined) - 1, joined.shape[1])), svd_solver="covariance_eigh").fit(joined)
+        pca = PCA(max(1, min(width, len(joined) - 1, joined.shape[1])), svd_solver="covariance_eigh").fit(
+            joined
+        )
         return cls(pca.mean_.astype(np.float32), pca.components_.T.astype(np.float32))
 
     @property

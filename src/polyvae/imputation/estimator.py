@@ -227,20 +227,21 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if draws is not None:
             check_count("impute", "draws", draws)
         if draws is not None and interval is not None:
-            raise InputError(
-                "impute: got draws and interval; expected one of the two; call it twice"
-            )
+            raise InputError("impute: got draws and interval; expected one of the two; call it twice")
         for name, value, known in (
             ("statistic", statistic, ("mean", "median")),
             ("kind", kind, ("conformal", "predictive")),
         ):
             if value not in known:
-                raise InputError(f"impute: got {name}={value!r}; expected one of {', '.join(known)}; choose one")
+                raise InputError(
+                    f"impute: got {name}={value!r}; expected one of {', '.join(known)}; choose one"
+                )
         return Wanted(statistic, interval, kind, draws or 0, self.seed)
 
     def _back(self, given: Given, values: dict[str, NDArray[np.float64]]) -> Any:
         shaped = {
-            each.name: values[each.name].reshape(len(given.data), *each.shape) for each in self.schema_.modalities
+            each.name: values[each.name].reshape(len(given.data), *each.shape)
+            for each in self.schema_.modalities
         }
         return given.layout.back(shaped, self.schema_.columns, given.data.ids)
 
@@ -265,7 +266,10 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             [N, D] (or [N, 2 D]), with a row per sample of X (the union of the ids of data frames), in a table of the library of X.
         """
         given, data = self._aligned(X)
-        parts = [(rows, self._embedding.of(self._imputer, self._with_target(part))) for rows, part in blocks(self.schema_, data)]
+        parts = [
+            (rows, self._embedding.of(self._imputer, self._with_target(part)))
+            for rows, part in blocks(self.schema_, data)
+        ]
         mean, scale = (np.zeros((len(data), self._embedding.width)) for _ in range(2))
         for rows, (m, s) in parts:
             mean[rows], scale[rows] = m, s
@@ -342,7 +346,9 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if y is not None:
             check_is_fitted(self, "schema_")
             if self._target is None:
-                raise InputError("score: got y, and fit was called without y; expected one there; call fit(X, y)")
+                raise InputError(
+                    "score: got y, and fit was called without y; expected one there; call fit(X, y)"
+                )
             given = self._read(X)
             return self._target.score(self.predict(X), y, given.data.ids, len(given.data))
         found = self.scores(X).select(method="stack", score="r2", feature=None)
@@ -357,7 +363,9 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             path: The file, such as "cohort.polyvae". An existing file is replaced as a whole.
         """
         check_is_fitted(self, "schema_")
-        storing.save(path, self.get_params(), self.schema_, self._imputer, self._target, self._embedding, self.scores_)
+        storing.save(
+            path, self.get_params(), self.schema_, self._imputer, self._target, self._embedding, self.scores_
+        )
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -388,7 +396,9 @@ def _observed_rows(data: MultimodalData) -> MultimodalData:
             f"fit: got {len(data) - lacking} samples of which something was observed; expected at least 2; add samples"
         )
     if lacking:
-        warnings.warn(f"fit: {lacking} of {len(data)} samples have no observed entry; they are left out", stacklevel=3)
+        warnings.warn(
+            f"fit: {lacking} of {len(data)} samples have no observed entry; they are left out", stacklevel=3
+        )
         return data.rows(observed.nonzero()[:, 0].cpu())
     return data
 

@@ -61,7 +61,9 @@ class Filled(NamedTuple):
 def tables_of(schema: Schema, data: MultimodalData) -> Tables:
     """Aligned data, standardised."""
     found = schema.standardise(data)
-    return Tables({name: x.values for name, x in found.items()}, {name: x.observed for name, x in found.items()})
+    return Tables(
+        {name: x.values for name, x in found.items()}, {name: x.observed for name, x in found.items()}
+    )
 
 
 def canonical(schema: Schema, data: MultimodalData) -> NDArray[np.intp]:
@@ -75,7 +77,10 @@ def canonical(schema: Schema, data: MultimodalData) -> NDArray[np.intp]:
         parts = []
         for name in schema.names:
             seen = data.observed(name).flatten(1)[rows].cpu().numpy()
-            parts += [np.where(seen, data.values(name, rows).flatten(1).cpu().numpy(), 0).astype(np.float64), seen]
+            parts += [
+                np.where(seen, data.values(name, rows).flatten(1).cpu().numpy(), 0).astype(np.float64),
+                seen,
+            ]
         digests += [
             hashlib.blake2b(b"".join(part[row].tobytes() for part in parts), digest_size=16).digest()
             for row in range(len(rows))
@@ -106,10 +111,18 @@ def fill(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: Wanted)
         The data in units, in the order of the samples and of the schema.
     """
     values = {name: data.values(name).flatten(1).cpu().numpy().astype(np.float64) for name in schema.names}
-    ends = None if wanted.level is None else ({k: x.copy() for k, x in values.items()}, {k: x.copy() for k, x in values.items()})
+    ends = (
+        None
+        if wanted.level is None
+        else ({k: x.copy() for k, x in values.items()}, {k: x.copy() for k, x in values.items()})
+    )
     drawn = [{name: x.copy() for name, x in values.items()} for _ in range(wanted.draws)]
     for rows, part in blocks(schema, data):
-        spread = _spread(imputer, part, wanted) if wanted.level is not None and wanted.kind == "predictive" else None
+        spread = (
+            _spread(imputer, part, wanted)
+            if wanted.level is not None and wanted.kind == "predictive"
+            else None
+        )
         residual_rows = np.random.default_rng(fold_in(wanted.seed, "residuals", int(rows[0])))
         lots = residual_rows.random((wanted.draws, len(rows)))
         for found in imputer.impute(part):
@@ -150,7 +163,9 @@ def _median(found: Imputed) -> Doubles:
     return np.nanmedian(filled, axis=0) if len(filled) else np.zeros(found.values.shape[1])
 
 
-def _interval(found: Imputed, wanted: Wanted, spread: Mapping[str, tuple[Floats, Floats]] | None) -> tuple[Doubles, Doubles]:
+def _interval(
+    found: Imputed, wanted: Wanted, spread: Mapping[str, tuple[Floats, Floats]] | None
+) -> tuple[Doubles, Doubles]:
     """The ends of the interval relative to the prediction: [F] or [n, F] each."""
     assert wanted.level is not None
     if spread is not None:

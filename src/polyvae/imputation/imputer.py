@@ -131,7 +131,10 @@ class Imputer:
         """
         for design in self.designs:
             self.ensembles[design.label].fit(
-                self.tables, self.fold, design.schedule, lambda line, label=design.label: say(f"{label}: {line}")
+                self.tables,
+                self.fold,
+                design.schedule,
+                lambda line, label=design.label: say(f"{label}: {line}"),
             )
         return self
 
@@ -186,7 +189,9 @@ class Imputer:
             {**given.values, name: np.where(hidden, 0, part.values[name]).astype(np.float32)},
             {**given.observed, name: part.observed[name] & ~hidden},
         )
-        by_members = {label: each.predict_left_out(given, fold)[name] for label, each in self.ensembles.items()}
+        by_members = {
+            label: each.predict_left_out(given, fold)[name] for label, each in self.ensembles.items()
+        }
         factors = np.zeros_like(part.values[name])
         for e in np.unique(fold):
             left = fold == e
@@ -200,7 +205,9 @@ class Imputer:
             {**by_members, "factors": factors},
         )
 
-    def _inputs(self, given: Tables, pattern: Pattern, by_members: Mapping[str, Mapping[str, Floats]]) -> Floats:
+    def _inputs(
+        self, given: Tables, pattern: Pattern, by_members: Mapping[str, Mapping[str, Floats]]
+    ) -> Floats:
         """The columns of the pattern's modalities, missing entries filled in by the first ensemble: [N, P]."""
         filled = next(iter(by_members.values()))
         parts = [
@@ -261,12 +268,16 @@ class Imputer:
         """
         tables = self.admit(tables)
         for pattern, rows in patterns(tables.mask).items():
-            seen = tuple(kept and name not in self.targets for name, kept in zip(tables.names, pattern, strict=True))
+            seen = tuple(
+                kept and name not in self.targets for name, kept in zip(tables.names, pattern, strict=True)
+            )
             for start in range(0, len(rows), _PIECE):
                 piece = rows[start : start + _PIECE]
                 yield from self._piece(tables.rows(piece), piece, seen, methods)
 
-    def _piece(self, part: Tables, rows: NDArray[np.intp], pattern: Pattern, methods: bool) -> Iterator[Imputed]:
+    def _piece(
+        self, part: Tables, rows: NDArray[np.intp], pattern: Pattern, methods: bool
+    ) -> Iterator[Imputed]:
         lacking = {name: ~seen for name, seen in part.observed.items() if not seen.all()}
         if not lacking:
             return

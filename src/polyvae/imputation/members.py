@@ -171,7 +171,13 @@ class Members:
         given = batch
         if shown:
             visible = torch.stack([shown[name].any(-1) for name in values]) & mask
-            given = Batch({name: torch.where(shown[name], x, 0) for name, x in values.items()}, visible, shown, {}, False)
+            given = Batch(
+                {name: torch.where(shown[name], x, 0) for name, x in values.items()},
+                visible,
+                shown,
+                {},
+                False,
+            )
         return -_call(self.base, parameters, buffers, _bound, batch, given).mean()
 
     @torch.no_grad()
@@ -183,7 +189,11 @@ class Members:
             part = tables.rows(np.flatnonzero(fold == member))
             each = []
             for m, name in enumerate(part.names):
-                given = part.only(tuple(other != m for other in range(len(part.names)))) if len(part.names) > 1 else part
+                given = (
+                    part.only(tuple(other != m for other in range(len(part.names))))
+                    if len(part.names) > 1
+                    else part
+                )
                 rows = part.observed[name].any(1) & given.mask.any(1)
                 if not rows.any():
                     continue
@@ -233,7 +243,9 @@ class Members:
     @torch.no_grad()
     def draw(self, tables: Tables, seed: int) -> dict[str, Floats]:
         """One draw of every modality given what was observed, from a member chosen for each sample: name -> [N, F]."""
-        chosen = np.random.default_rng(fold_in(seed, "member of a draw")).integers(self.count, size=tables.size)
+        chosen = np.random.default_rng(fold_in(seed, "member of a draw")).integers(
+            self.count, size=tables.size
+        )
         result = {name: np.zeros_like(x) for name, x in tables.values.items()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fold_in(seed, "draw"))
@@ -296,7 +308,9 @@ def _call(
     *arguments: Any,
 ) -> Any:
     """``what(model, *arguments)`` with these parameters."""
-    return functional_call(_Through(base, what), {f"base.{k}": v for k, v in (*parameters.items(), *buffers.items())}, arguments)
+    return functional_call(
+        _Through(base, what), {f"base.{k}": v for k, v in (*parameters.items(), *buffers.items())}, arguments
+    )
 
 
 class _Through(torch.nn.Module):

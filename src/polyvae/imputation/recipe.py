@@ -35,4 +35,13 @@ def designs(settings: Settings, size: int) -> list[Design]:
     curved = Design("vae", settings.model, options, network, schedule)
     if size >= FEW or settings.network is not None:
         return [curved]
-    return [curved, Design("linear vae", settings.model, options, {"network": "table", "hidden": [], "dropout": 0.5}, schedule)]
+    return [
+        curved,
+        Design(
+            "linear vae",
+            settings.model,
+            options,
+            {"network": "table", "hidden": [], "dropout": 0.5},
+            schedule,
+        ),
+    ]

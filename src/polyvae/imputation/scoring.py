@@ -84,8 +84,12 @@ def on_new(schema: Schema, imputer: Imputer, tables: Tables) -> Scores:
             if np.isnan(x).any():  # not one of the methods for some pattern
                 continue
             stack = method == "stack"
-            ends = Interval(schema.restore(name, x - width), schema.restore(name, x + width)) if stack else None
-            rows += _rows(schema, name, method, schema.restore(name, truth), schema.restore(name, x), seen, ends, stack)
+            ends = (
+                Interval(schema.restore(name, x - width), schema.restore(name, x + width)) if stack else None
+            )
+            rows += _rows(
+                schema, name, method, schema.restore(name, truth), schema.restore(name, x), seen, ends, stack
+            )
     return Scores(rows)
 
 

@@ -132,25 +132,33 @@ class KernelRidge:
             alpha, left_out, path = ridge_path(spectrum, y)
             error = float(((left_out - y) ** 2).sum())
             if error < best:
-                best, self.gamma, self.alpha, self.left_out, self.centre = error, gamma, alpha, left_out, centre
+                best, self.gamma, self.alpha, self.left_out, self.centre = (
+                    error,
+                    gamma,
+                    alpha,
+                    left_out,
+                    centre,
+                )
                 coefficients = spectrum.to @ path
-                self.weights = (coefficients if basis is None else basis @ coefficients).astype(np.float32)
+                # In exact arithmetic those of samples sum to 0; rounding errors would be multiplied by the kernel of new samples.
+                self.weights = coefficients - coefficients.mean(0) if basis is None else basis @ coefficients
 
-    def _spectrum(self, x: Floats, gamma: float) -> tuple[Spectrum, Doubles | None, Floats]:
+    def _spectrum(self, x: Floats, gamma: float) -> tuple[Spectrum, Doubles | None, Doubles]:
         """The spectrum of the centred kernel, the map from kernel values to its features (None: themselves), and their mean."""
         kernel = _kernel(x, self.landmarks, gamma)
         centre = kernel.mean(0)
         if len(self.landmarks) == len(x):
             # The coefficients sum to 0, so centring the kernel of new samples by ``centre`` is enough.
-            rows = (kernel - centre).astype(np.float64)
+            rows = kernel - centre
             return spectrum_of_kernel(rows - rows.mean(1, keepdims=True)), None, centre
-        w, v = _positive(_kernel(self.landmarks, self.landmarks, gamma).astype(np.float64))
+        w, v = _positive(_kernel(self.landmarks, self.landmarks, gamma))
         basis = v / np.sqrt(w)
         return spectrum_of_features((kernel - centre) @ basis), basis, centre
 
     def predict(self, x: Floats) -> Floats:
         """[N, inputs] -> [N, F]."""
-        return (_kernel(x, self.landmarks, self.gamma) - self.centre) @ self.weights + self.y_mean
+        predicted = (_kernel(x, self.landmarks, self.gamma) - self.centre) @ self.weights
+        return predicted.astype(np.float32) + self.y_mean
 
 
 class Neighbours:
@@ -158,7 +166,9 @@ class Neighbours:
 
     def __init__(self, x: Floats, y: Floats) -> None:
         self.y = y
-        self.pca = PCA(max(1, min(_COMPONENTS, *(size - 1 for size in x.shape))), svd_solver="covariance_eigh").fit(x)
+        self.pca = PCA(
+            max(1, min(_COMPONENTS, *(size - 1 for size in x.shape))), svd_solver="covariance_eigh"
+        ).fit(x)
         known = self.pca.transform(x)
         largest = min(max(_NEIGHBOURS), len(x) - 1)
         self.index = NearestNeighbors(n_neighbors=largest, algorithm="brute").fit(known)
@@ -181,9 +191,10 @@ def _positive(gram: Doubles) -> tuple[Doubles, Doubles]:
     return w[kept], u[:, kept]
 
 
-def _kernel(a: Floats, b: Floats, gamma: float) -> Floats:
+def _kernel(a: Floats, b: Floats, gamma: float) -> Doubles:
+    """[n, n']; in double precision, because the coefficients are large and of both signs."""
     squares = (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * (a @ b.T)
-    result: Floats = np.exp(np.maximum(squares, 0) * np.float32(-gamma / a.shape[1]))
+    result: Doubles = np.exp(np.maximum(squares, 0).astype(np.float64) * (-gamma / a.shape[1]))
     return result
 
 

@@ -51,10 +51,14 @@ class Stored(NamedTuple):
         targets = () if self.target is None else (TARGET,)
         params = self.params
         with reading("estimator", "one that polyvae wrote", _REMEDY):
-            made = Imputer(self.tables, designs, params["members"], params["seed"], torch.device("cpu"), targets)
+            made = Imputer(
+                self.tables, designs, params["members"], params["seed"], torch.device("cpu"), targets
+            )
             for label, members in made.ensembles.items():
                 prefix = f"members.{label}."
-                state = {key.removeprefix(prefix): x for key, x in self.tensors.items() if key.startswith(prefix)}
+                state = {
+                    key.removeprefix(prefix): x for key, x in self.tensors.items() if key.startswith(prefix)
+                }
                 members.restore(state)
         return made
 
@@ -96,7 +100,9 @@ def load(path: str | Path) -> Stored:
     """Read what ``save`` wrote. Raises InputError: another or a damaged file."""
     tensors, metadata = load_tensors(path)
     if metadata.get("kind") != "estimator":
-        raise InputError(f"{path}: got a polyvae file that is not an estimator; expected one that Estimator.save wrote; choose another")
+        raise InputError(
+            f"{path}: got a polyvae file that is not an estimator; expected one that Estimator.save wrote; choose another"
+        )
     with reading(str(path), "an estimator that polyvae wrote", _REMEDY):
         names = metadata["tables"]
         given = metadata.get("target")

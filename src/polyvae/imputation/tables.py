@@ -65,11 +65,16 @@ class Tables(NamedTuple):
 
     def batch(self, device: torch.device, entries: bool) -> Batch:
         """The samples as a batch; ``entries``: with the observed entries of every modality."""
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(x)).to(device) for name, x in self.values.items()}
+        tensors = {
+            name: torch.from_numpy(np.ascontiguousarray(x)).to(device) for name, x in self.values.items()
+        }
         mask = torch.from_numpy(self.mask.T.copy()).to(device)
         seen: dict[str, Tensor] = {}
         if entries:
-            seen = {name: torch.from_numpy(np.ascontiguousarray(x)).to(device) for name, x in self.observed.items()}
+            seen = {
+                name: torch.from_numpy(np.ascontiguousarray(x)).to(device)
+                for name, x in self.observed.items()
+            }
         return Batch(tensors, mask, seen, {}, False)
 
 

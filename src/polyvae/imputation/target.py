@@ -32,7 +32,9 @@ class Target:
         known: [N] bool.
     """
 
-    def __init__(self, classes: list[Any] | None, center: NDArray[np.float64], scale: NDArray[np.float64]) -> None:
+    def __init__(
+        self, classes: list[Any] | None, center: NDArray[np.float64], scale: NDArray[np.float64]
+    ) -> None:
         self.classes, self.center, self.scale = classes, center, scale
         self.values = np.zeros((0, len(center)), np.float32)
         self.known = np.zeros(0, bool)
@@ -45,9 +47,13 @@ class Target:
             raise InputError("fit: got y without a known value; expected one for some samples; leave y out")
         as_classes = _are_classes(given, known, kind)
         if as_classes:
-            classes = sorted({_plain(value) for value in given[known]}, key=lambda value: (str(type(value)), value))
+            classes = sorted(
+                {_plain(value) for value in given[known]}, key=lambda value: (str(type(value)), value)
+            )
             if len(classes) < 2:
-                raise InputError(f"fit: got one class only in y, {classes[0]!r}; expected two or more; leave y out")
+                raise InputError(
+                    f"fit: got one class only in y, {classes[0]!r}; expected two or more; leave y out"
+                )
             place = {value: at for at, value in enumerate(classes)}
             raw = np.zeros((count, len(classes)))
             raw[np.flatnonzero(known), [place[_plain(value)] for value in given[known]]] = 1
@@ -74,7 +80,8 @@ class Target:
         """The tables with y missing."""
         shape = tables.size, self.width
         return Tables(
-            {**tables.values, TARGET: np.zeros(shape, np.float32)}, {**tables.observed, TARGET: np.zeros(shape, bool)}
+            {**tables.values, TARGET: np.zeros(shape, np.float32)},
+            {**tables.observed, TARGET: np.zeros(shape, bool)},
         )
 
     def read(self, predicted: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
@@ -91,7 +98,9 @@ class Target:
         """The accuracy of classes, or R² of numbers, over the samples of which y is known."""
         given, known = _values(y, ids, count)
         if self.classes is not None:
-            return float(np.mean([_plain(a) == _plain(b) for a, b in zip(predicted[known], given[known], strict=True)]))
+            return float(
+                np.mean([_plain(a) == _plain(b) for a, b in zip(predicted[known], given[known], strict=True)])
+            )
         true = given[known].astype(np.float64)
         return float(1 - ((true - predicted[known]) ** 2).sum() / ((true - true.mean()) ** 2).sum())
 
@@ -100,15 +109,30 @@ def _values(y: Any, ids: Ids, count: int) -> tuple[NDArray[Any], NDArray[np.bool
     """y in the order of the samples, as objects or numbers, and which of it is known."""
     if isinstance(y, Mapping) or (ids is not None and _indexed(y)):
         if ids is None:
-            raise InputError("y: got values by id for samples without ids; expected a sequence in their order; pass one")
-        table = {str(key): value for key, value in (y.items() if isinstance(y, Mapping) else zip(y.index, y.to_numpy(), strict=True))}
+            raise InputError(
+                "y: got values by id for samples without ids; expected a sequence in their order; pass one"
+            )
+        table = {
+            str(key): value
+            for key, value in (
+                y.items() if isinstance(y, Mapping) else zip(y.index, y.to_numpy(), strict=True)
+            )
+        }
         if not any(str(name) in table for name in ids):
-            raise InputError("y: got ids none of which is a sample; expected ids of the data; check their spelling")
+            raise InputError(
+                "y: got ids none of which is a sample; expected ids of the data; check their spelling"
+            )
         given = np.array([table.get(str(name)) for name in ids], dtype=object)
     else:
-        given = np.asarray(y, dtype=object).reshape(-1) if np.ndim(y) <= 2 and np.size(y) == len(np.asarray(y, dtype=object)) else np.asarray(y, dtype=object)
+        given = (
+            np.asarray(y, dtype=object).reshape(-1)
+            if np.ndim(y) <= 2 and np.size(y) == len(np.asarray(y, dtype=object))
+            else np.asarray(y, dtype=object)
+        )
     if given.shape != (count,):
-        raise InputError(f"y: got shape {np.shape(y)}; expected one value for each of {count} samples; pass them in the order of X")
+        raise InputError(
+            f"y: got shape {np.shape(y)}; expected one value for each of {count} samples; pass them in the order of X"
+        )
     known = np.array([value is not None and value == value for value in given], dtype=bool)
     return given, known
 
@@ -127,7 +151,9 @@ def _are_classes(given: NDArray[Any], known: NDArray[np.bool_], kind: str) -> bo
     values = [_plain(value) for value in given[known]]
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     if kind == "number" and not numbers:
-        raise InputError("fit: got y that are not numbers with target='number'; expected numbers; use target='class'")
+        raise InputError(
+            "fit: got y that are not numbers with target='number'; expected numbers; use target='class'"
+        )
     if numbers and not np.isfinite(np.array(values, np.float64)).all():
         raise InputError("fit: got infinite y; expected finite numbers; remove them")
     if kind != "auto":
