@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from polyvae.imputation.simple import KernelRidge, Neighbours, Predictor, Ridge
-from polyvae.imputation.tables import Flags, Floats, Pattern
+from polyvae.imputation.tables import Flags, Floats
 
 CURVED_FROM = 500  # samples, from which kernel ridge is one of the methods
 FEWEST = 100  # calibration samples of a pattern, below which they are pooled with those of coarser patterns

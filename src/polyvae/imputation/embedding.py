@@ -40,12 +40,13 @@ class Embedding(NamedTuple):
     @property
     def width(self) -> int:
         """D."""
-        return self.axes.shape[1]
+        return int(self.axes.shape[1])
 
     def of(self, imputer: Imputer, tables: Tables) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Means and standard deviations of the columns, [N, D] each."""
         mean, scale = _latents(imputer, tables)
-        return (mean - self.mean) @ self.axes, np.sqrt(scale**2 @ self.axes**2)
+        variance = scale**2 @ self.axes**2
+        return np.asarray((mean - self.mean) @ self.axes, np.float32), np.sqrt(variance, dtype=np.float32)
 
 
 def _latents(imputer: Imputer, tables: Tables) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

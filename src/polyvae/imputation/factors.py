@@ -38,7 +38,7 @@ class Factors:
                 second += seen[rows].T.astype(np.float64) @ moments.reshape(len(mean), -1)
             square = second.reshape(-1, count, count)
             penalty = shrink * self.noise * np.eye(count)
-            self.weights = np.linalg.solve(square + penalty, first[..., None])[..., 0]
+            self.weights = np.asarray(np.linalg.solve(square + penalty, first[..., None])[..., 0], np.float64)
             error = float((x.astype(np.float64) ** 2).sum()) - 2 * float((first * self.weights).sum())
             error += float(np.einsum("pi,pij,pj->", self.weights, square, self.weights))
             self.noise = max(error / total, 1e-6)

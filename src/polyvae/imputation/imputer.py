@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,10 +132,7 @@ class Imputer:
         """
         for design in self.designs:
             self.ensembles[design.label].fit(
-                self.tables,
-                self.fold,
-                design.schedule,
-                lambda line, label=design.label: say(f"{label}: {line}"),
+                self.tables, self.fold, design.schedule, partial(_prefixed, say, design.label)
             )
         return self
 
@@ -175,7 +173,7 @@ class Imputer:
             part.values[name],
             part.observed[name],
             fold,
-            part.mask[:, list(pattern)].all(1) if any(pattern) else np.ones(len(rows), bool),
+            _whole(part, pattern),
             {label: x[name] for label, x in by_members.items()} if any(pattern) else {},
         )
 
@@ -201,7 +199,7 @@ class Imputer:
             part.values[name],
             hidden,
             fold,
-            part.mask[:, list(pattern)].all(1),
+            _whole(part, pattern),
             {**by_members, "factors": factors},
         )
 
@@ -238,11 +236,11 @@ class Imputer:
         hidden = seen & (draws.random(seen.shape) < _HIDDEN)
         limit = max(1, min(len(x) // 2, x.shape[1] - 1))
         given = np.where(hidden, 0, x).astype(np.float32)
-        errors = {}
+        errors: dict[int, float] = {}
         for count in sorted({min(count, limit) for count in _FACTORS}):
             predicted = Factors(given, seen & ~hidden, count).predict(given, seen & ~hidden)
             errors[count] = float(((predicted - x)[hidden] ** 2).sum())
-        return min(errors, key=errors.__getitem__)
+        return min(errors, key=lambda count: errors[count])
 
     # ---- new samples -----------------------------------------------------------------------------------------
 
@@ -295,6 +293,16 @@ class Imputer:
             yield Imputed(
                 name, rows[some], parts["stack"], wanted[some], combination, parts if methods else {}
             )
+
+
+def _whole(tables: Tables, pattern: Pattern) -> Flags:
+    """[N], whether all modalities of the pattern were observed."""
+    whole: Flags = np.asarray(tables.mask[:, np.flatnonzero(pattern)].all(1), bool)
+    return whole
+
+
+def _prefixed(say: Callable[[str], None], label: str, line: str) -> None:
+    say(f"{label}: {line}")
 
 
 def _range(values: Floats, observed: Flags) -> tuple[Floats, Floats]:

@@ -20,11 +20,13 @@ from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE
 from polyvae.imputation.tables import Floats, Tables
 from polyvae.models import build
+from polyvae.training.scopes import one_at_a_time, threads
 from polyvae.utils.seeds import fold_in
 
 _HIDDEN = 0.5  # the largest share of the entries of a sample that training hides from the encoders
 _CHECKS = 20  # looks at the samples left out, in a full training
 _ROWS = 2048  # samples that inference takes at a time
+_SMALL = 3e8  # operations of a step, below which a second thread costs more than it saves
 _DRAWS = 32  # draws over which the mean of a mixture is taken
 
 
@@ -77,7 +79,7 @@ class Members:
                 models.append(build(name, specs, **options).to(device))
         self.base: MultimodalVAE = copy.deepcopy(models[0])
         self.base.modalities.dense = True
-        self.parameters, self.buffers = stack_module_state(models)  # type: ignore[arg-type]
+        self.parameters, self.buffers = stack_module_state(models)
         self.entries = any(spec.entries for spec in specs)
 
     # ---- training --------------------------------------------------------------------------------------------
@@ -86,6 +88,8 @@ class Members:
         self, tables: Tables, fold: NDArray[np.intp], schedule: Schedule, say: Callable[[str], None]
     ) -> NDArray[np.float64]:
         """Train all members.
+
+        Two trainings in one process run one after the other, because torch's generator belongs to the process.
 
         Args:
             tables: The training samples.
@@ -97,6 +101,14 @@ class Members:
             [E], the mean over modalities of the fraction of variance unexplained when each modality of the samples left out is
             predicted from the others, at the parameters that are kept.
         """
+        rows = min(schedule.batch_size, tables.size)
+        operations = 6 * rows * sum(value.numel() for value in self.parameters.values())
+        with one_at_a_time, threads(1 if operations < _SMALL else None):
+            return self._fit(tables, fold, schedule, say)
+
+    def _fit(
+        self, tables: Tables, fold: NDArray[np.intp], schedule: Schedule, say: Callable[[str], None]
+    ) -> NDArray[np.float64]:
         data = tables.batch(self.device, self.entries)
         kept = [torch.from_numpy(np.flatnonzero(fold != e)).to(self.device) for e in range(self.count)]
         size = min(len(rows) for rows in kept)
@@ -178,7 +190,8 @@ class Members:
                 {},
                 False,
             )
-        return -_call(self.base, parameters, buffers, _bound, batch, given).mean()
+        value: Tensor = _call(self.base, parameters, buffers, _bound, batch, given)
+        return -value.mean()
 
     @torch.no_grad()
     def _left_out(self, tables: Tables, fold: NDArray[np.intp]) -> Tensor:
@@ -216,7 +229,7 @@ class Members:
         for member in range(self.count):
             for name, x in self._chunks(member, tables).items():
                 total[name] = total[name] + x if member else x
-        return {name: x / self.count for name, x in total.items()}
+        return {name: np.asarray(x / self.count, np.float32) for name, x in total.items()}
 
     @torch.no_grad()
     def predict_left_out(self, tables: Tables, fold: NDArray[np.intp]) -> dict[str, Floats]:

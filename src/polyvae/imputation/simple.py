@@ -113,7 +113,8 @@ class Ridge:
 
     def predict(self, x: Floats) -> Floats:
         """[N, inputs] -> [N, F]."""
-        return (x - self.x_mean) @ self.weights + self.y_mean
+        predicted: Floats = (x - self.x_mean) @ self.weights + self.y_mean
+        return predicted
 
 
 class KernelRidge:
@@ -158,7 +159,8 @@ class KernelRidge:
     def predict(self, x: Floats) -> Floats:
         """[N, inputs] -> [N, F]."""
         predicted = (_kernel(x, self.landmarks, self.gamma) - self.centre) @ self.weights
-        return predicted.astype(np.float32) + self.y_mean
+        result: Floats = predicted.astype(np.float32) + self.y_mean
+        return result
 
 
 class Neighbours:
@@ -203,4 +205,5 @@ def _average(y: Floats, near: NDArray[np.intp]) -> Floats:
     total = np.zeros((len(near), y.shape[1]), np.float32)
     for column in near.T:
         total += y[column]
-    return total / near.shape[1]
+    mean: Floats = total / near.shape[1]
+    return mean
