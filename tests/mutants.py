@@ -69,7 +69,8 @@ def run(mutant: Mutant | None, tests: Sequence[str] = ()) -> tuple[str, float]:
             contextlib.redirect_stderr(nowhere),
         ):
             code = pytest.main(
-                ["-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--tb=no", *files], plugins=[notes]
+                ["-x", "-q", "-m", "not slow and not soak", "-p", "no:cacheprovider", "--tb=no", *files],
+                plugins=[notes],
             )
     assert code in (0, 1, 2), f"pytest ends with {code}"
     return notes.first or ("an error" if code else ""), time.monotonic() - start

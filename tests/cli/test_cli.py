@@ -65,6 +65,17 @@ def test_a_run_directory_holds_what_the_design_says(run: Path) -> None:
     assert len(RunDirectory(run).read_history()) == 1
 
 
+def test_a_finished_run_that_is_resumed_has_nothing_left_to_do(run: Path) -> None:
+    before = {
+        path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "config.toml"
+    }
+    done = polyvae("train", "--resume", "--out", run)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("nothing was left to do (done, step ")
+    assert "no step was left to take" in done.stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_evaluate_sample_and_report_follow(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,6 +357,8 @@ def test_version_and_help_answer() -> None:
         text = polyvae(command, "--help").stdout
         assert "Example" in text
         assert f"polyvae {command}" in " ".join(text.split())
+        # Flags take no value. That of --help itself is typer's.
+        assert "<bool>" not in "".join(line for line in text.splitlines() if "--help" not in line)
 
 
 def test_ctrl_c_keeps_a_checkpoint_that_resume_continues(tmp_path: Path) -> None:

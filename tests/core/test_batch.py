@@ -119,6 +119,10 @@ def test_unknown_names_get_the_nearest_known_one(batch):
         with pytest.raises(InputError) as problem:
             use("aa")
         one_line(problem, "'aa'", "did you mean 'a'")
+        for given in (["a", "b"], 0, None, ("a",)):
+            with pytest.raises(InputError) as problem:
+                use(given)
+            one_line(problem, type(given).__name__, "observe(*names)")
 
 
 # ---- modalities ------------------------------------------------------------------------------------------------------------------

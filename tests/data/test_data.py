@@ -172,6 +172,14 @@ def test_observe_conditions_on_what_was_named(data):
 # Splits
 
 
+def test_names_in_a_list_are_answered_with_how_to_give_them(data):
+    for use in (data.observe, data.select):
+        with pytest.raises(
+            InputError, match=r"^batch: got list [^\n]*; expected [^\n]*observe\(\*names\)[^\n]*$"
+        ):
+            use(list(data.names))
+
+
 def test_carve_never_divides_a_group_and_loses_no_row(data):
     for seed in range(20):
         train, validation = data.carve(0.2, seed)

@@ -823,4 +823,242 @@ MUTANTS = [
         "unit['kl'][column]",
         by="report/test_report.py::test_the_bars_of_a_divergence_are_in_its_order",
     ),
+    # ---- data, training and files ----
+    Mutant(
+        "data.multimodal:MultimodalData.hide", "(kept & seen).any(0)", "kept.any(0)", by="data/test_data.py"
+    ),
+    Mutant(
+        "data.multimodal:MultimodalData.hide",
+        "lot.argmax(0, keepdim=True)",
+        "lot.argmin(0, keepdim=True)",
+        by="data/test_data.py",
+    ),
+    Mutant(
+        "data.multimodal:MultimodalData.complete",
+        "gap.flatten(1).all(1)",
+        "gap.flatten(1).any(1)",
+        by="data/test_data.py",
+    ),
+    Mutant(
+        "data.multimodal:MultimodalData.take", "not self._gaps[index].any()", "True", by="data/test_data.py"
+    ),
+    Mutant(
+        "data.multimodal:MultimodalData.rows",
+        "bool((rows.diff() == 1).all())",
+        "True",
+        by="data/test_data.py",
+    ),
+    Mutant(
+        "data.multimodal:MultimodalData.with_labels_as",
+        "self.labels >= 0",
+        "self.labels >= -1",
+        by="data/test_data.py",
+    ),
+    Mutant(
+        "data.multimodal:MultimodalData.digest",
+        "stored.entries.items()",
+        "{}.items()",
+        by="data/test_data.py",
+    ),
+    Mutant(
+        "data.multimodal:MultimodalData.select", "self.scale.items()", "{}.items()", by="data/test_data.py"
+    ),
+    Mutant(
+        "data.multimodal:_times",
+        "torch.promote_types(x.dtype, torch.float32)",
+        "x.dtype",
+        by="data/test_data.py",
+    ),
+    Mutant("data.splits:drawn", "abs(sum(shares.values()) - 1) > 1e-06", "False", by="data/test_data.py"),
+    Mutant("data.splits:check_splits", "times > 1", "times > 2", by="data/test_data.py"),
+    Mutant("data.splits:check_straddling", "group in home", "False", by="data/test_data.py"),
+    Mutant(
+        "data.splits:_deal",
+        "sizes[order].cumsum() - sizes[order] / 2",
+        "sizes[order].cumsum()",
+        by="data/test_data.py",
+    ),
+    Mutant(
+        "data.checks:check_labels",
+        "np.where(observed, given.astype(np.int64), -1)",
+        "given.astype(np.int64)",
+        by="data/test_data.py",
+    ),
+    Mutant(
+        "data.checks:check_precision",
+        "error > _LOST * spread",
+        "error > 1000 * spread",
+        by="training/test_failures.py",
+    ),
+    Mutant(
+        "data.checks:row_numbers",
+        "0 <= int(rows.min()) <= int(rows.max()) < count",
+        "int(rows.max()) < count",
+        by="data/test_data.py",
+    ),
+    Mutant("training.loop:_warm", "step + 1", "step", by="training/test_schedule.py"),
+    Mutant(
+        "training.loop:_schedule",
+        "math.pi * (place - flat)",
+        "math.pi * place",
+        by="training/test_schedule.py",
+    ),
+    Mutant(
+        "training.loop:_Training._step",
+        "fold_in(train.seed, 'step', state.step, self.fabric.global_rank)",
+        "fold_in(train.seed, 'step', 0, self.fabric.global_rank)",
+        by="training/test_train.py",
+    ),
+    Mutant(
+        "training.loop:_Training._judge",
+        "bound > state.best",
+        "bound < state.best",
+        by="training/test_train.py::test_patience_keeps_the_best_weights_even_if_it_never_ran_out",
+    ),
+    Mutant(
+        "training.loop:_Training._finish",
+        "self.model.load_state_dict(state.kept)",
+        "None",
+        by="training/test_train.py::test_early_stopping_keeps_the_best_weights",
+    ),
+    Mutant(
+        "training.loop:_Training._check_weights",
+        "name not in self.constants",
+        "True",
+        by="training/test_failures.py",
+    ),
+    Mutant(
+        "training.loop:validate", "term.double().sum()", "term.double().mean()", by="training/test_train.py"
+    ),
+    Mutant(
+        "training.loop:validate",
+        "torch.set_rng_state(state)",
+        "None",
+        by="training/test_train.py::test_validation_neither_sees_training_rows_nor_leaves_a_trace",
+    ),
+    Mutant(
+        "training.state:State.add",
+        "self.sums['count'] += size",
+        "self.sums['count'] += 1",
+        by="training/test_schedule.py",
+    ),
+    Mutant("training.state:State.restore", "kept['elapsed']", "0.0", by="training/test_train.py"),
+    Mutant(
+        "training.checkpoints:Checkpoints.save",
+        "[file for file in files if file <= path]",
+        "files",
+        by="training/test_checkpoints.py",
+    ),
+    Mutant(
+        "training.checkpoints:Checkpoints.save",
+        "{*files} - {*kept}",
+        "{*files} - {*files}",
+        by="training/test_checkpoints.py",
+    ),
+    Mutant(
+        "training.checkpoints:Checkpoints._newest",
+        "file.name != pointed",
+        "False",
+        by="training/test_checkpoints.py",
+    ),
+    Mutant(
+        "training.checkpoints:Checkpoints._newest",
+        "name not in any_value",
+        "False",
+        by="training/test_failures.py",
+    ),
+    Mutant(
+        "training.checkpoints:restore_optimizer",
+        "tensor.clone()",
+        "tensor",
+        by="training/test_checkpoints.py",
+    ),
+    Mutant(
+        "training.store:Store.restore",
+        "self.directory.cut_history(state.step)",
+        "None",
+        by="training/test_train.py",
+    ),
+    Mutant(
+        "training.store:Store.finish",
+        "torch.equal(now[name], x)",
+        "True",
+        by="training/test_train.py::test_an_evaluation_goes_with_the_weights_it_spoke_of_and_only_then",
+    ),
+    Mutant(
+        "training.directory:RunDirectory.check_new",
+        "run.checkpoints.is_symlink()",
+        "False",
+        by="training/test_directory.py",
+    ),
+    Mutant(
+        "training.directory:RunDirectory._recorded",
+        "name == os.path.basename(name)",
+        "True",
+        by="training/test_directory.py",
+    ),
+    Mutant(
+        "training.directory:RunDirectory.append_history",
+        "file.read() in (b'', b'\\n')",
+        "True",
+        by="training/test_directory.py",
+    ),
+    Mutant(
+        "training.directory:RunDirectory.cut_history",
+        "record.get('step', step) <= step",
+        "record.get('step', step) < step",
+        by="training/test_directory.py",
+    ),
+    Mutant(
+        "training.resume:check_same",
+        "failed and key in _REMEDIES",
+        "key in _REMEDIES",
+        by="training/test_train.py::test_resuming_with_other_settings_is_refused",
+    ),
+    Mutant(
+        "training.resume:check_same",
+        "digest != kept['data']",
+        "False",
+        by="training/test_train.py::test_resume_notices_other_values_and_other_modalities",
+    ),
+    Mutant(
+        "training.resume:_modalities",
+        "got != expected",
+        "sorted(got) != sorted(expected)",
+        by="training/test_train.py::test_resume_notices_other_values_and_other_modalities",
+    ),
+    Mutant(
+        "models.bundles:check_import",
+        "module.startswith(f'{name}.')",
+        "module.startswith(name)",
+        by="models/test_bundles.py",
+    ),
+    Mutant(
+        "models.bundles:load_model",
+        "model.to(device).eval()",
+        "model.to(device)",
+        by="models/test_bundles.py",
+    ),
+    Mutant(
+        "models.bundles:describe_modality", "modality.entries or None", "None", by="models/test_bundles.py"
+    ),
+    Mutant("models.bundles:_at_most", "left < 0", "False", by="models/test_bundles.py"),
+    Mutant("models.bundles:_check_state", "here.shape != there.shape", "False", by="models/test_bundles.py"),
+    Mutant("utils.files:atomic", "sweep(path.parent)", "None", by="utils/test_files.py"),
+    Mutant(
+        "utils.files:load_tensors",
+        "digest.hexdigest().encode() != data[at:at + len(_BLANK)]",
+        "False",
+        by="utils/test_files.py",
+    ),
+    Mutant("utils.files:_header", "version > FORMAT", "False", by="utils/test_files.py"),
+    Mutant("utils.files:read_bytes", "stat.S_ISREG(state.st_mode)", "True", by="utils/test_files.py"),
+    Mutant("utils.files:parsed", "len(found) < len(pairs)", "False", by="utils/test_files.py"),
+    Mutant("utils.files:write_npz", "f'{name}.npy' in arrays", "False", by="utils/test_files.py"),
+    Mutant(
+        "utils.files:finite_json",
+        "value if math.isfinite(value) else None",
+        "value",
+        by="training/test_directory.py",
+    ),
 ]

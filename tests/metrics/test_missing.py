@@ -275,3 +275,46 @@ def test_gradients_are_taken_where_the_caller_has_switched_them_off(mode):
             evaluate(model, data, metrics=["conflict"], show=False)["gradient_cosine"]
             == expected["gradient_cosine"]
         )
+
+
+@pytest.mark.parametrize(
+    ("swap", "words"),
+    [
+        (lambda model, data: ("runs/mine", data), r"got str as the model; [^\n]*pv\.load_model\(path\)"),
+        (lambda model, data: (data, model), "got MultimodalData as the model; [^\n]*exchange the two"),
+        (lambda model, data: (model, [data]), "got data of type list; expected MultimodalData"),
+        (
+            lambda model, data: (model, {"a": data.values("a")}),
+            "got data of type dict; expected MultimodalData",
+        ),
+    ],
+)
+def test_what_is_no_model_and_what_are_no_data_are_one_line(swap, words):
+    with pytest.raises(InputError, match=f"^evaluate: {words}[^\n]*$"):
+        evaluate(*swap(of_signs(), signs(torch.arange(20) % 2)), metrics=["conflict"], show=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.uint8])
+def test_images_of_any_type_are_judged(dtype):
+    """0 and 255 in bytes; judges are networks of single precision."""
+    plain = images(torch.arange(COUNT) % 2)
+    values = {name: plain.values(name) for name in plain.names}
+    if dtype == torch.uint8:
+        values = {name: (255 * x).round() for name, x in values.items()}
+    data = MultimodalData(
+        {name: x.to(dtype) for name, x in values.items()},
+        labels=plain.labels,
+        splits={"train": range(200), "test": range(200, COUNT)},
+    )
+    judges = train_judges(data, cache=False, **QUICK)
+    assert min(judges.accuracy.values()) > 0.9
+    found = evaluate(
+        of_signs(),
+        data,
+        judges=judges,
+        metrics=["coherence", "quality", "reconstruction"],
+        draws=50,
+        show=False,
+    )
+    assert all(math.isfinite(value) for value in found.headline().values())
+    assert "real_frechet_distance" in found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from polyvae import MMVAE
+from polyvae import MMVAE, InputError
 from polyvae.core import noise
 from polyvae.core.aggregate import Experts, joint, product_of_experts, singles
 from polyvae.core.bounds import Bound
@@ -126,6 +126,24 @@ class SumsOverTheBatch(MMVAE):
         return Bound(value.sum()[None], terms)
 
 
+class ChargesNothing(MMVAE):
+    """The likelihood of what was drawn, without any KL divergence."""
+
+    def bound(self, batch, experts, warm):
+        value, terms = super().bound(batch, experts, 0.0)
+        return Bound(value, {name: term for name, term in terms.items() if not name.startswith("kl/")})
+
+
+class ForgetsAKeyword(MMVAE):
+    def __init__(self, modalities, *, latent=2, strength=1.0):
+        super().__init__(modalities, latent=latent)
+
+
+class TakesAnyKeyword(MMVAE):
+    def __init__(self, modalities, *, latent=2, **options):
+        super().__init__(modalities, latent=latent, **options)
+
+
 WRONG = [
     ("missing", MultipliesByTheMask, {}),
     ("per_sample", OneExpertPerBatch, {}),
@@ -141,6 +159,7 @@ WRONG = [
     ("missing", EncodesWhatIsNotThere, {}),
     ("gradients", TrainsNoExpert, {}),
     ("shape", SumsOverTheBatch, {}),
+    ("bound", ChargesNothing, {"objective": "elbo", "K": 1}),
 ]
 
 
@@ -148,3 +167,10 @@ WRONG = [
 def test_a_wrong_model_is_caught(law, wrong, options):
     with pytest.raises(AssertionError, match=rf"^law '{law}': [^\n]+$"):
         check_model(wrong, modalities=plain_world(), latent=2, **options)
+
+
+@pytest.mark.parametrize(("wrong", "word"), [(ForgetsAKeyword, "strength"), (TakesAnyKeyword, "options")])
+def test_a_keyword_that_is_no_attribute_is_one_line(wrong, word):
+    for use in (lambda: wrong(plain_world()).options, lambda: check_model(wrong)):
+        with pytest.raises(InputError, match=rf"^{wrong.__name__}: got [^\n]*{word}[^\n]*; expected [^\n]+$"):
+            use()

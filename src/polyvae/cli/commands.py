@@ -45,7 +45,8 @@ Trust = Annotated[
     list[str] | None,
     typer.Option("--trust", metavar="PACKAGE", help="A package whose code the run may import; repeatable."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")]
+# An empty metavar: by default the help would show flags as if they took a value, "--quiet <bool>".
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="Print only the result.")]
 
 
 def _version(wanted: bool) -> None:
@@ -57,7 +58,8 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _common(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     pass
@@ -68,7 +70,7 @@ def demo(
     out: Annotated[
         Path, typer.Option(help="The run directory; runs/demo is replaced, any other requires --force.")
     ] = Path("runs/demo"),
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing run.")] = False,
+    force: Annotated[bool, typer.Option("--force", metavar="", help="Replace an existing run.")] = False,
     settings: Set = None,
     quiet: Quiet = False,
 ) -> None:
@@ -112,8 +114,10 @@ def train(
         float | None,
         typer.Option(help="Fraction of the modalities that are hidden in training.", show_default=False),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest checkpoint.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing run.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", metavar="", help="Resume from the newest checkpoint.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", metavar="", help="Replace an existing run.")] = False,
     settings: Set = None,
     trust: Trust = None,
     quiet: Quiet = False,
@@ -139,7 +143,8 @@ def train(
     )
     history = runs.train_run(wanted, where, resume=resume, force=force, show=not quiet)
     _stop_if_interrupted(history.stopped, where, wanted)
-    typer.echo(f"trained ({history.stopped}, step {history.step}): {where}")
+    what = "nothing was left to do" if history.step == history.resumed else "trained"
+    typer.echo(f"{what} ({history.stopped}, step {history.step}): {where}")
 
 
 @app.command(epilog="Example: `polyvae evaluate runs/mine`")
@@ -171,7 +176,7 @@ def sample(
     ] = None,
     draws: Annotated[int, typer.Option("-k", help="With --given: draws per test sample.", min=1)] = 1,
     noise: Annotated[
-        bool, typer.Option("--noise", help="Draw from the likelihood instead of taking its mean.")
+        bool, typer.Option("--noise", metavar="", help="Draw from the likelihood instead of taking its mean.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     trust: Trust = None,
@@ -257,10 +262,16 @@ def study(
         typer.Option(help="This number of seeds (0, 1, ...) in place of those of the study.", min=1),
     ] = None,
     report: Annotated[
-        bool, typer.Option("--report", help="Do not train; write tables and page of the existing cells.")
+        bool,
+        typer.Option(
+            "--report", metavar="", help="Do not train; write tables and page of the existing cells."
+        ),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Rerun cells that were made with other settings or that failed.")
+        bool,
+        typer.Option(
+            "--force", metavar="", help="Rerun cells that were made with other settings or that failed."
+        ),
     ] = False,
     settings: Set = None,
     quiet: Quiet = False,

@@ -208,6 +208,7 @@ class Batch(NamedTuple):
 
     def _known(self, names: tuple[str, ...]) -> None:
         for name in names:
+            check_name(name)
             if name not in self.data:
                 raise InputError(f"modality {name!r} is not in the batch; {nearest(name, self.data)}")
 
@@ -223,6 +224,15 @@ class Batch(NamedTuple):
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / max(1, whole):.3g} %"
+
+
+def check_name(name: object) -> None:
+    """Raises InputError unless ``name`` can be the name of a modality, such as for ``observe(["a", "b"])``."""
+    if not isinstance(name, str):
+        raise InputError(
+            f"batch: got {type(name).__name__} as the name of a modality; expected strings, one argument for each; "
+            "such as observe('a', 'b'), or observe(*names) for a list of names"
+        )
 
 
 def check_mapping(where: str, data: object) -> None:

@@ -145,10 +145,28 @@ class MultimodalVAE(Inference, ABC):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keywords of the constructor and their values."""
-        return {
-            key: getattr(self, key) for key in inspect.signature(type(self)).parameters if key != "modalities"
-        }
+        """The keywords of the constructor and their values.
+
+        Raises:
+            InputError: The constructor of the class has a keyword that it does not store, or ``**options``.
+        """
+        found = {}
+        for key, parameter in inspect.signature(type(self)).parameters.items():
+            if key == "modalities":
+                continue
+            # torch would answer an AttributeError inside a property with one that names the property.
+            unstored = InputError(
+                f"{type(self).__name__}: got a constructor with {str(parameter)!r}, which is no attribute; expected every "
+                f"keyword as an attribute, from which the model can be built again; add self.{key} = {key} to __init__, "
+                "and name the keywords in place of a **"
+            )
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                raise unstored
+            try:
+                found[key] = getattr(self, key)
+            except AttributeError:
+                raise unstored from None
+        return found
 
     @property
     def max_rows(self) -> int | None:

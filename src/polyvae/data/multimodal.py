@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyvae.core.batch import Batch, check_mapping
+from polyvae.core.batch import Batch, check_mapping, check_name
 from polyvae.core.modality import Modality
 from polyvae.data import hiding
 from polyvae.data.checks import (
@@ -50,7 +50,8 @@ class MultimodalData(Readers):
             here, and refused by ``fit``.
         entries: For modalities with missing entries, name -> [N, *shape] bool: which entries were observed. A row without any lacks the
             modality, as if the mask were False.
-        labels: [N] integers, used for evaluation only. A missing label is −1, or marked as missing.
+        labels: [N] integers, used for evaluation only. A label below 0, or marked as missing, is missing; it is −1 in ``data.labels``
+            where it was marked.
         ids: N distinct names of rows.
         groups: [N] names of groups (patients, writers). No split divides a group.
         splits: Such as "train", "validation", "test" -> row numbers; together every row exactly once.
@@ -359,6 +360,7 @@ class MultimodalData(Readers):
             InputError: An unknown modality, with the nearest known one.
         """
         for name in names or ("",):
+            check_name(name)
             if name not in self.names:
                 raise InputError(f"select: modality {name!r} is not in the data; {nearest(name, self.names)}")
         stored, kept = self._stored, [name for name in self.names if name in names]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Unpack
 
@@ -118,8 +119,8 @@ def evaluate(
         left out, and why.
 
     Raises:
-        InputError: If a setting is unknown or not valid, a metric needs a package that is not installed, the model is in training mode, or
-            its weights are NaN or infinite.
+        InputError: If the model or the data are of another type, a setting is unknown or not valid, a metric needs a package that is not
+            installed, the model is in training mode, or its weights are NaN or infinite.
 
     References:
         Palumbo, E., Daunhawer, I., & Vogt, J. E. (2023). MMVAE+: Enhancing the generative quality of multimodal VAEs without
@@ -133,6 +134,7 @@ def evaluate(
         >>> sorted(result.headline())
         ['gradient_conflict', 'gradient_cosine']
     """
+    _check_given(model, data)
     config = EvaluateConfig.check(settings, "evaluate")
     metrics, named = available(config, load=feature_net is None)
     net = named if feature_net is None else feature_net
@@ -169,6 +171,22 @@ def evaluate(
         for name in metrics:
             values |= METRICS[name](context)
     return Evaluation(values | {"notes": notes}, prior)
+
+
+def _check_given(model: object, data: object) -> None:
+    if not isinstance(model, MultimodalVAE):
+        remedy = "build one, such as pv.MVAE(data.modalities())"
+        if isinstance(data, MultimodalVAE):
+            remedy = "exchange the two"
+        elif isinstance(model, str | os.PathLike):
+            remedy = "load it first with pv.load_model(path), or use the command polyvae evaluate"
+        raise InputError(
+            f"evaluate: got {type(model).__name__} as the model; expected a MultimodalVAE, evaluate(model, data); {remedy}"
+        )
+    if not isinstance(data, MultimodalData):
+        raise InputError(
+            f"evaluate: got data of type {type(data).__name__}; expected MultimodalData; MultimodalData({{name: array}}) makes one"
+        )
 
 
 def _check_weights(model: MultimodalVAE) -> None:

@@ -304,12 +304,13 @@ def _train(
     # On CPUs a step takes a quarter less time than with the default layout.
     judge = judge.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     draws = torch.Generator().manual_seed(seed)
+    dtype = next(judge.parameters()).dtype
     optimiser = torch.optim.AdamW(judge.parameters(), recipe.rate, weight_decay=recipe.decay, fused=True)
     steps = max(recipe.least, min(recipe.most, recipe.epochs * -(-len(rows) // recipe.batch_size)))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=steps)
     for step, picked in enumerate(_order(len(rows), steps, recipe.batch_size, draws), 1):
         index = picked.to(device)
-        images = data.values(name, rows[picked]).to(device)
+        images = data.values(name, rows[picked]).to(device, dtype)
         logits = judge(moved(images, recipe, draws).contiguous(memory_format=torch.channels_last))
         loss = functional.cross_entropy(logits, truth[index], label_smoothing=recipe.smoothing)
         optimiser.zero_grad()

@@ -33,8 +33,9 @@ class TELBO(MultimodalVAE):
     modality the role "target", which is decoded from every encoder.
 
     The joint network is that of ``jmvae``. With missing modalities, the product of the observed q_m
-    replaces q(z | X). A sample with one observed modality has only that modality's ELBO (the paper's
-    unpaired data). With γ = 1 each ELBO is a bound on log p(x_A), but their sum is not a bound on any
+    replaces q(z | X). Of several encoded modalities, a sample with one observed has only the ELBO of that
+    one (the paper's unpaired data); a model of one encoded modality has the ELBO of the joint encoder and
+    that of its expert for every sample. With γ = 1 each ELBO is a bound on log p(x_A), but their sum is not a bound on any
     single likelihood.
 
     Differs from the authors' code (google/joint_vae): the number of modalities is free. There is one γ

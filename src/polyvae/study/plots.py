@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from polyvae.report.drawing import INK, MUTED, RULE, SERIES, Drawing, Figure, short
 from polyvae.report.metrics import metric, number
 from polyvae.study.config import Plot
+from polyvae.study.labels import label as write_labels
 from polyvae.study.tables import Point, Result, points, summarise, text_of, title_of, value_text
 
 if TYPE_CHECKING:
@@ -17,7 +18,17 @@ if TYPE_CHECKING:
 
 
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
+_MARKERS = ("o", "s", "^", "D", "v")
+_NAMED = len(SERIES)  # single marks that are labelled with their names; more are numbered as in the legend
 _Place = tuple[float, float]
+
+
+class Style(NamedTuple):
+    """How a path is drawn. Colours repeat after six paths, with other lines and other marks."""
+
+    colour: str
+    dash: Any
+    marker: str
 
 
 def draw(plot: Plot, name: str, results: Sequence[Result]) -> Figure | None:
@@ -51,15 +62,14 @@ def draw(plot: Plot, name: str, results: Sequence[Result]) -> Figure | None:
     paths = _paths(plot, here)
     with Drawing(name, 900, 470) as drawing:
         ax = drawing.axes(62, 34, 610, 376)
-        colours = {
-            path: (SERIES[place % len(SERIES)], _DASHES[place // len(SERIES) % len(_DASHES)])
-            for place, path in enumerate(paths)
-        }
-        lines = (
-            _curve(ax, plot, places, paths, colours)
-            if plot.kind == "curve"
-            else _tradeoff(ax, plot, paths, colours)
-        )
+        styles = {path: _style(place) for place, path in enumerate(paths)}
+        notes: list[tuple[_Place, str]] = []
+        if plot.kind == "curve":
+            lines = _curve(ax, plot, places, paths, styles)
+        else:
+            numbers = _numbers(paths)
+            lines = _tradeoff(ax, plot, paths, styles, numbers)
+            notes = _notes(plot, paths, numbers)
         for side, point, summary in references:
             if summary.mean <= 0 and (plot.log_x if side == "x" else plot.log_y):
                 out.append(point)
@@ -88,11 +98,12 @@ def draw(plot: Plot, name: str, results: Sequence[Result]) -> Figure | None:
                 _logarithmic(ax, side, sorted({*places.values()}) if side == "x" else ())
         if any(text != value_text(value) for text, value in places.items()):
             ax.set_xticks([*places.values()], [short(text) for text in places])
+        write_labels(ax, notes, _covered(plot, here) if notes else [])
         handles, names = ax.get_legend_handles_labels()
         known = dict(zip(names, handles, strict=True))
         drawing.canvas.legend(
             known.values(),
-            [short(label, 26) for label in known],
+            [short(label, 29) for label in known],
             loc="upper left",
             handlelength=2.2,
             bbox_to_anchor=(690 / drawing.width, 1 - 28 / drawing.height),
@@ -109,6 +120,17 @@ def draw(plot: Plot, name: str, results: Sequence[Result]) -> Figure | None:
             caption += " Faint dots: single seeds. Grey: the Pareto front. Dashed: the part of the convex hull on the better side."
             lines = [part for part in lines if part.startswith("on the ")]
         return drawing.done(alt, f"{caption} {_sentence([*lines, *left])}".strip())
+
+
+def _style(place: int) -> Style:
+    colour, around = SERIES[place % len(SERIES)], place // len(SERIES)
+    return Style(colour, _DASHES[around % len(_DASHES)], _MARKERS[around % len(_MARKERS)])
+
+
+def _numbers(paths: Mapping[str, Sequence[Point]]) -> dict[str, str]:
+    """Path -> the number that stands beside its mark and in the legend; empty where there is room for names."""
+    single = [label for label, path in paths.items() if len(path) == 1]
+    return {label: str(n) for n, label in enumerate(single, 1)} if len(single) > _NAMED else {}
 
 
 def _no_logarithm(plot: Plot, point: Point, places: Mapping[str, Any]) -> bool:
@@ -148,11 +170,11 @@ def _curve(
     plot: Plot,
     places: Mapping[str, Any],
     paths: Mapping[str, Sequence[Point]],
-    colours: Mapping[str, Any],
+    styles: Mapping[str, Style],
 ) -> list[str]:
     lines = []
     for label, path in paths.items():
-        colour, dash = colours[label]
+        colour, dash, _ = styles[label]
         along = sorted(
             (point for point in path if plot.x in point.at),
             key=lambda point: places[value_text(point.at[plot.x])],
@@ -194,24 +216,22 @@ def _curve(
 
 
 def _tradeoff(
-    ax: Axes, plot: Plot, paths: Mapping[str, Sequence[Point]], colours: Mapping[str, Any]
+    ax: Axes,
+    plot: Plot,
+    paths: Mapping[str, Sequence[Point]],
+    styles: Mapping[str, Style],
+    numbers: Mapping[str, str],
 ) -> list[str]:
     where: dict[_Place, str] = {}
     for label, path in paths.items():
-        colour, dash = colours[label]
-        axis = plot.along or next(iter(path[0].at), "")
+        colour, dash, marker = styles[label]
         xs, ys = ([summarise(point.values(name)) for point in path] for name in (plot.x, plot.y))
         for point in path:
-            pairs = [
-                (r.numbers[plot.x], r.numbers[plot.y])
-                for r in point.results
-                if plot.x in r.numbers and plot.y in r.numbers
-            ]
             ax.plot(
-                *zip(*pairs, strict=True),
+                *zip(*_seeds(plot, point), strict=True),
                 color=colour,
                 linestyle="",
-                marker="o",
+                marker=marker,
                 markersize=3,
                 alpha=0.35,
                 markeredgewidth=0,
@@ -222,27 +242,13 @@ def _tradeoff(
             [_known(y.half) for y in ys],
             [_known(x.half) for x in xs],
             color=colour,
-            linestyle=dash,
+            linestyle=dash if len(path) > 1 else "",
             linewidth=1.8,
-            marker="o",
+            marker=marker,
             markersize=5,
             elinewidth=0.7,
-            label=label,
+            label=f"{numbers[label]}  {label}" if label in numbers else label,
         )
-        for end in {0, len(path) - 1}:  # label the ends of a path with the axis, a single mark with its name
-            text = (
-                f"{axis.rpartition('.')[2]} {value_text(path[end].at.get(axis))}"
-                if len(path) > 1
-                else short(label)
-            )
-            ax.annotate(
-                text,
-                (xs[end].mean, ys[end].mean),
-                (6, 5),
-                textcoords="offset points",
-                fontsize=8.5,
-                color=MUTED,
-            )
         where |= {(x.mean, y.mean): _name(point) for x, y, point in zip(xs, ys, path, strict=True)}
     signs = [{"higher": 1, "lower": -1}.get(metric(name).better, 0) for name in (plot.x, plot.y)]
     if 0 in signs:
@@ -258,6 +264,43 @@ def _tradeoff(
         f"on the Pareto front: {'; '.join(where[place] for place in front)}",
         f"on the hull: {'; '.join(where[place] for place in outer)}",
     ]
+
+
+def _seeds(plot: Plot, point: Point) -> list[_Place]:
+    """The places of its single seeds."""
+    found = [result.numbers for result in point.results]
+    return [(each[plot.x], each[plot.y]) for each in found if plot.x in each and plot.y in each]
+
+
+def _marks(plot: Plot, here: Sequence[Point]) -> list[_Place]:
+    """The places of all means."""
+    return [tuple(summarise(point.values(name)).mean for name in (plot.x, plot.y)) for point in here]  # type: ignore[misc]
+
+
+def _covered(plot: Plot, here: Sequence[Point]) -> list[_Place]:
+    """Places that no label is to cover: the means, and six along each interval."""
+    found = _marks(plot, here)
+    for point in here:
+        x, y = (summarise(point.values(name)) for name in (plot.x, plot.y))
+        for share in (-1, -0.6, -0.3, 0.3, 0.6, 1):
+            found += [(x.mean + share * _known(x.half), y.mean), (x.mean, y.mean + share * _known(y.half))]
+    return [(x, y) for x, y in found if (x > 0 or not plot.log_x) and (y > 0 or not plot.log_y)]
+
+
+def _notes(
+    plot: Plot, paths: Mapping[str, Sequence[Point]], numbers: Mapping[str, str]
+) -> list[tuple[_Place, str]]:
+    """The texts beside marks: the axis at the ends of a path; beside a single mark its number, or its name."""
+    notes = []
+    for label, path in paths.items():
+        axis = plot.along or next(iter(path[0].at), "")
+        for end in sorted({0, len(path) - 1}):
+            single = numbers.get(label, short(label))
+            text = (
+                f"{axis.rpartition('.')[2]} {value_text(path[end].at.get(axis))}" if len(path) > 1 else single
+            )
+            notes.append((_marks(plot, [path[end]])[0], text))
+    return notes
 
 
 def _best_of(name: str, path: Sequence[Point]) -> str:

@@ -20,6 +20,7 @@ from polyvae.models import build
 from polyvae.testing.data import DATA_LAWS, LOADER_LAWS, check_data
 from polyvae.testing.laws import LAWS
 from polyvae.testing.laws.computing import (
+    law_bound,
     law_complete,
     law_decodes,
     law_gradients,
@@ -95,6 +96,7 @@ __all__ = [
     "example_model",
     "labels_world",
     "law_agree",
+    "law_bound",
     "law_complete",
     "law_decodes",
     "law_empty",

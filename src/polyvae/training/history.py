@@ -21,11 +21,13 @@ class History:
             sample), and where there are any "validation" and "watched". A number that is not finite is None.
         stopped: Why training ended: "done", "interrupted", "early" or "time".
         step: The number of steps taken.
+        resumed: The step at which this call of ``fit`` began: 0 for a new run. Where it is ``step``, nothing was left to do.
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = "done"
     step: int = 0
+    resumed: int = 0
 
     def __repr__(self) -> str:
         if not self.records:

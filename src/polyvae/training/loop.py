@@ -169,6 +169,7 @@ class _Training:
                 changed = store.restore(
                     state, optimizer, self.inputs, self.train, self.precision, self.report
                 )
+        state.history.resumed = state.step
         if state.step == 0 or changed:
             self._checkpoint(optimizer)  # so that whenever it is killed, there is something to resume
         if store is not None:
@@ -488,9 +489,9 @@ def _summary(name: str, state: State, total: int, store: Store | None) -> str:
     """Why and where training ended."""
     history = state.history
     of = f" of {total}" if state.step < total < sys.maxsize else ""
-    parts = [
-        f"{name}: {history.stopped} at step {state.step}{of} after {len(history.records)} epochs and {state.elapsed:.1f} s of training"
-    ]
+    nothing = "no step was left to take, " if history.step == history.resumed else ""
+    place = f"{nothing}{history.stopped} at step {state.step}{of}"
+    parts = [f"{name}: {place} after {len(history.records)} epochs and {state.elapsed:.1f} s of training"]
     if history.records:
         kind = "validation" if "validation" in history.records[-1] else "train"
         parts.append(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from polyvae.core.modality import Modality
 from polyvae.testing.laws.computing import (
+    law_bound,
     law_complete,
     law_decodes,
     law_gradients,
@@ -42,6 +43,7 @@ LAWS: tuple[Callable[[Make, Sequence[Modality]], None], ...] = (
     law_decodes,
     law_gradients,
     law_terms,
+    law_bound,
     law_nested,
     law_symmetric,
     law_complete,

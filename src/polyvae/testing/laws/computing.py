@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -29,6 +30,9 @@ from polyvae.testing.worlds import (
     step,
     zero,
 )
+
+_STEPS = 25
+_REPEATS, _IMPORTANCE = 200, 1000  # draws of the objective, and of importance sampling, for each sample
 
 
 def law_noise(make: Make, specs: Sequence[Modality]) -> None:
@@ -160,6 +164,43 @@ def law_trains(make: Make, specs: Sequence[Modality]) -> None:
                 "trains",
                 f"generated {name!r} of shape {tuple(out[name].shape)}; expected finite values, {(*lead, *shape)}",
             )
+
+
+def law_bound(make: Make, specs: Sequence[Modality]) -> None:
+    """Where ``facts.bound``, the expected objective is at most log p(x), by importance sampling, within five standard errors.
+
+    For likelihood weights 1, and β = 1, or β ≥ 1 and K = 1. A few steps of training come first: they raise an objective that is no bound
+    above the likelihood, which that of a random model rarely is.
+    """
+    model = example_model(make, [replace(spec, weight=1.0) for spec in specs])
+    beta = float(model.options.get("beta", 1))
+    if not (model.facts.bound and model.facts.density and model.facts.per_sample):
+        return
+    if beta < 1 or (beta > 1 and model.K > 1):
+        return
+    batch = example_batch(model)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.1)
+    with repeatable():
+        for _ in range(_STEPS):
+            optimiser.zero_grad()
+            (-model(batch).value.sum()).backward()
+            optimiser.step()
+    model.eval()
+    repeated = batch.rows(torch.arange(batch.size).repeat(_REPEATS))
+    with repeatable(), torch.no_grad():
+        draws = model(repeated).value.view(_REPEATS, batch.size)
+        truth = model.log_marginal(batch, K=_IMPORTANCE)
+    excess = draws.mean(0) - truth.value
+    error = torch.hypot(draws.std(0) / _REPEATS**0.5, truth.standard_error)
+    # The objective of a sample of which only targets were observed is 0.
+    seen = batch.mask[model.encoded].any(0)
+    worst = torch.where(seen, excess - 5 * error, -torch.inf).argmax()
+    hold(
+        bool((excess <= 5 * error + 1e-9)[seen].all()),
+        "bound",
+        f"the expected objective is {float(excess[worst]):.3g} ± {float(error[worst]):.2g} above log p(x) for sample {int(worst)}; "
+        "expected at most 0, because facts.bound is True",
+    )
 
 
 def law_terms(make: Make, specs: Sequence[Modality]) -> None:
