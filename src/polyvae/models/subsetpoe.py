@@ -26,9 +26,8 @@ class SubsetPoE(MultimodalVAE):
     For β = 1 each term of the mean over A is a bound on log p(x_O), and so is L. Inference uses the product
     of all that was observed. The experts are trained in products, and each modality is predicted from subsets
     that lack it, which is the task of imputation. There is no paper for exactly this objective. The product is
-    that of Wu & Goodman 2018. Predicting all modalities from a random subset is the training of Wu & Goodman's
-    second term without the restriction of the decoders to A; it is known as modality dropout (Neverova et al.,
-    ModDrop, TPAMI 2016).
+    that of MVAE (Wu & Goodman 2018), which decodes only the members of each subset; leaving modalities out of
+    the input at random is modality dropout (Neverova et al., ModDrop, TPAMI 2016).
 
     Args:
         modalities: The specifications of the modalities.
