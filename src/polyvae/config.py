@@ -48,8 +48,9 @@ class Section(BaseModel):
 class DataConfig(Section):
     """The data set.
 
-    ``name`` in DATASETS; ``root``, the folder of its files; ``only``, the modalities to use; ``target``, the name of a modality that is
-    made from the labels, decoded but not encoded; ``hide``, the fraction of the modalities that are hidden at random in the training part.
+    ``name`` in DATASETS, the path of a file, or an import path "package.module:function" (see ``load_dataset``); ``root``, the folder of
+    its files; ``only``, the modalities to use; ``target``, the name of a modality that is made from the labels, decoded but not encoded;
+    ``hide``, the fraction of the modalities that are hidden at random in the training part; ``options``, those of ``load_dataset``.
     """
 
     name: str = "polydigits"

@@ -14,6 +14,7 @@ from polyvae.core.fitted import FITTED, FittedPrior
 from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData, load_dataset
+from polyvae.data.custom import is_import
 from polyvae.metrics import Context, Evaluation, available, evaluate, judges_of
 from polyvae.metrics.coherence import coherence
 from polyvae.models import build, options_of
@@ -22,6 +23,7 @@ from polyvae.report import Contender, labels, write_comparison, write_report
 from polyvae.training.directory import RunDirectory
 from polyvae.training.history import History
 from polyvae.training.loop import Watch, fit
+from polyvae.training.store import check_trained_on
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.files import load_tensors, save_tensors, short
 from polyvae.utils.progress import reporter
@@ -32,13 +34,18 @@ _LOOK = 2_000  # held-out samples, and unconditional draws, to measure coherence
 DEMO = Path(__file__).with_name("cli") / "demo.toml"
 
 
-def data_of(config: RunConfig) -> tuple[MultimodalData, MultimodalData]:
-    """The data set, and its training part with the fraction ``data.hide`` of the modalities hidden."""
+def data_of(config: RunConfig, trust: Sequence[str] | None = None) -> tuple[MultimodalData, MultimodalData]:
+    """The data set, and its training part with the fraction ``data.hide`` of the modalities hidden.
+
+    ``trust``: the packages that may be imported for data that a function returns; None: any, because the caller wrote the configuration.
+    """
     if config.data.name == "custom":
         raise InputError(
             "data: this run was trained on data given in Python, which cannot be loaded; expected the name of a data set; "
-            "call pv.evaluate(pv.load_model(run), data) instead"
+            "pass data= to evaluate_run or report_run of polyvae.runs, or call pv.evaluate(pv.load_model(run), data)"
         )
+    if trust is not None and is_import(config.data.name):
+        check_import("data.name", config.data.name, trust, "function")
     data = load_dataset(config.data.name, config.data.root, **config.data.options)
     data = data if config.data.only is None else data.select(*config.data.only)
     data = data if config.data.target is None else data.with_labels_as(config.data.target)
@@ -121,16 +128,18 @@ def evaluate_run(
     overrides: Mapping[str, Any] | None = None,
     show: bool = True,
     trust: Sequence[str] = (),
+    data: MultimodalData | None = None,
 ) -> Evaluation:
     """Evaluate a trained run on the test part; write ``evaluation.json`` and ``fitted_prior.safetensors``.
 
-    ``overrides`` changes settings of the evaluation. ``trust``: see ``load_model``.
+    ``overrides`` changes settings of the evaluation. ``trust``: see ``load_model``. ``data``: the data that the run was trained on, where
+    they were given in Python; raises InputError if they are others.
     """
     run, config = open_run(path)
     model = load_model(run.path, trust)
     if config.train.max_rows is not None:
         model.max_rows = config.train.max_rows  # memory that training did not have, evaluation does not have
-    data, train = data_of(config)
+    data, train = _handed(run, model, config, data, trust)
     settings = EvaluateConfig.check(config.evaluate.model_dump() | dict(overrides or {}), "evaluate")
     result = evaluate(model, data, train=train, show=show, **settings.model_dump())
     run.write_json(
@@ -141,19 +150,33 @@ def evaluate_run(
     return result
 
 
-def report_run(path: str | Path, trust: Sequence[str] = ()) -> Path:
-    """Write ``report.html`` of the run, with its evaluation if there is one."""
+def report_run(path: str | Path, trust: Sequence[str] = (), data: MultimodalData | None = None) -> Path:
+    """Write ``report.html`` of the run, with its evaluation if there is one. ``data``: see ``evaluate_run``."""
     run, config = open_run(path)
     evaluation = stored_evaluation(run)
     run.read_history()  # before the data are read
-    data, _ = data_of(config)
     model, prior = load_model(run.path, trust), fitted_prior(run)
+    data, _ = _handed(run, model, config, data, trust)
     with reading(
         f"{run.path}: evaluation.json or history.jsonl",
         "what polyvae wrote for this model",
         f"write it again with: polyvae evaluate {run.path}",
     ):
         return write_report(run, model, data, evaluation, prior=prior, command=config.command)
+
+
+def _handed(
+    run: RunDirectory,
+    model: MultimodalVAE,
+    config: RunConfig,
+    data: MultimodalData | None,
+    trust: Sequence[str],
+) -> tuple[MultimodalData, MultimodalData | None]:
+    """The data of a run and its training part: loaded, or those that are given if the run was trained on them."""
+    if data is None:
+        return data_of(config, trust)
+    check_trained_on(run, model, data, config.train)
+    return data, data.train if "train" in data.splits else None
 
 
 def compare_runs(
@@ -171,7 +194,7 @@ def compare_runs(
                 f"report: got {first.path} on {_named(config)} and {run.path} on {_named(other)}; expected runs on one data "
                 "set; compare runs with the same data"
             )
-    data, _ = data_of(config)
+    data, _ = data_of(config, trust)
     contenders = [
         Contender(
             name,
@@ -223,13 +246,15 @@ def stored_config(path: str | Path, changes: Sequence[str] = (), trust: Sequence
     config, typed = read_config(run.config, changes), dict(assignment(text) for text in changes)
     for key, given in imports_of(config):
         if typed.get(key) != given:
-            check_import(f"{run.config}: {key}", given, trust, "Class" if key == "model.name" else "factory")
+            what = {"model.name": "Class", "data.name": "function"}.get(key, "factory")
+            check_import(f"{run.config}: {key}", given, trust, what)
     return config
 
 
 def imports_of(config: RunConfig) -> list[tuple[str, str]]:
     """The import paths in a configuration, each with its dotted key."""
     given = [("model.name", config.model.name)]
+    given += [("data.name", config.data.name)] if is_import(config.data.name) else []
     given += [
         (f"modality.{table.name}.{side}", value)
         for table in config.modality

@@ -20,6 +20,7 @@ from polyvae.cli.listing import described, list_datasets, list_models
 from polyvae.config import RunConfig, read_config
 from polyvae.core.fitted import FittedPrior
 from polyvae.core.vae import MultimodalVAE
+from polyvae.data.custom import is_import, is_path
 from polyvae.models import model_class
 from polyvae.models.bundles import load_model
 from polyvae.training.directory import RunDirectory
@@ -95,7 +96,8 @@ def train(
         typer.Option(help="A name from `polyvae models`, or module:Class.", show_default=False),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="A name from `polyvae datasets`.", show_default=False)
+        str | None,
+        typer.Option(help="A name from `polyvae datasets`, a file, or module:function.", show_default=False),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run directory; runs/MODEL-DATA by default.", show_default=False)
@@ -193,7 +195,7 @@ def sample(
     fitted = _prior_of(prior, directory, config.model.name, model)
     torch.manual_seed(seed)
     if given:
-        test = runs.data_of(config)[0].test
+        test = runs.data_of(config, trust or ())[0].test
         if count > len(test):
             raise InputError(
                 f"sample: got -n {count} with --given; expected at most {len(test)}, the number of test samples"
@@ -398,4 +400,5 @@ def _begun(config: RunConfig) -> RunConfig:
 
 def _place(model: str, data: str) -> Path:
     """The default run directory. A colon, as in an import path, is not allowed in names on some file systems."""
-    return Path("runs") / f"{model.replace(':', '.')}-{data}"
+    data = data if is_import(data) or not is_path(data) else Path(data).stem
+    return Path("runs") / f"{model}-{data}".replace(":", ".")

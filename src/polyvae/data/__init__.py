@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from polyvae.data.custom import from_files, from_function, is_import, is_path
 from polyvae.data.loaders import Loader, SliceLoader, StreamLoader
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.sets.polydigits import polydigits
@@ -84,12 +85,16 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> M
     """Load a data set with its splits.
 
     Args:
-        name: A name in ``pv.DATASETS``.
-        root: The folder of its files. None: the environment variable POLYVAE_DATA. Embedded data sets need none.
-        **options: Options of the data set, such as ``train=1000`` for the size of the training part.
+        name: A name in ``pv.DATASETS``; the path of a file (csv, tsv, parquet, npz, h5ad, h5mu); or an import path
+            "package.module:function" of a function that returns MultimodalData, which is imported and called.
+        root: The folder of its files. None: the environment variable POLYVAE_DATA; for a path, the working directory. Embedded data sets
+            need none.
+        **options: Options of the data set, such as ``train=1000`` for the size of the training part. Of a path: ``files``, further paths,
+            and ``id``, ``nan``, ``labels``, ``overlap``, ``seed`` and ``fractions``, as in ``MultimodalData.from_csv`` and
+            ``MultimodalData.split``. Of a function: its arguments.
 
     Returns:
-        The data, with splits, labels and specifications.
+        The data, with splits, labels and specifications. Splits are drawn at random where a file or a function has none.
 
     Raises:
         InputError: An unknown name or option, or missing files.
@@ -102,22 +107,32 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> M
         >>> data.train.take([0, 1]).data["m0"].shape
         torch.Size([2, 3, 16, 16])
     """
+    folder = None if root is None else Path(root)
+    if name not in DATASETS and is_import(name):
+        return from_function(name, folder, options)
+    if name not in DATASETS and is_path(name):
+        _check_known(name, [*inspect.signature(from_files).parameters][2:], options)
+        check_keywords(f"data set {name!r}", from_files, options)
+        return from_files(name, folder, **options)
     if name not in DATASETS:
         raise InputError(f"data set {name!r} is unknown; {nearest(name, DATASETS)}")
     entry = DATASETS[name]
-    known = [key for key in inspect.signature(entry.load).parameters if key != "root"]
-    for key in options:
-        if key not in known:
-            raise InputError(f"data set {name!r} has no option {key!r}; {nearest(key, known)}")
+    _check_known(name, [key for key in inspect.signature(entry.load).parameters if key != "root"], options)
     if not entry.needed:
         return _loaded(name, entry.load, options)
-    folder = root or os.environ.get("POLYVAE_DATA")
-    if not folder:
+    place = root or os.environ.get("POLYVAE_DATA")
+    if not place:
         raise InputError(
             f"data set {name!r}: got no folder; expected one that contains {entry.needed}; pass root= (--set data.root=FOLDER on "
             "the command line) or set POLYVAE_DATA"
         )
-    return _loaded(name, entry.load, {"root": Path(folder), **options})
+    return _loaded(name, entry.load, {"root": Path(place), **options})
+
+
+def _check_known(name: str, known: Sequence[str], options: Mapping[str, Any]) -> None:
+    for key in options:
+        if key not in known:
+            raise InputError(f"data set {name!r} has no option {key!r}; {nearest(key, known)}")
 
 
 def _loaded(name: str, load: Callable[..., MultimodalData], options: dict[str, Any]) -> MultimodalData:

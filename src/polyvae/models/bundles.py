@@ -373,8 +373,9 @@ def check_import(where: str, given: str, trust: Sequence[str], what: str) -> Non
             f"{where}: got {given!r}; expected an import path 'package.module:{what}'; correct it"
         )
     module = given.partition(":")[0]
-    ours = _FACTORIES if what == "factory" else "polyvae"
-    if not any(module == name or module.startswith(f"{name}.") for name in (ours, *trust)):
+    # A function of data is called with options from the file, so that polyvae's own, which may write, are not trusted.
+    ours = {"factory": [_FACTORIES], "Class": ["polyvae"]}.get(what, [])
+    if not any(module == name or module.startswith(f"{name}.") for name in (*ours, *trust)):
         package = module.partition(".")[0]
         raise InputError(
             f"{where}: {given!r} would import {package!r}, which is not trusted; expected polyvae's own or a trusted package; "

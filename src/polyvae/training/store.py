@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from polyvae.config import RunConfig, TrainConfig, write_config
 from polyvae.core.vae import MultimodalVAE
+from polyvae.data import MultimodalData
 from polyvae.models import name_of
 from polyvae.models.bundles import check_storable, describe_modality, migrated, save_model
 from polyvae.training.checkpoints import Checkpoints, flatten_optimizer, restore_optimizer
@@ -40,6 +42,27 @@ def newest(out: str | Path | None, infinite: Collection[str] = ()) -> dict[str, 
     if folder is None or not any(folder.glob("step-*")):
         return None
     return _checked(Checkpoints(folder).load(any_value=[f"model.{name}" for name in infinite])[1])
+
+
+def check_trained_on(
+    run: RunDirectory, model: MultimodalVAE, data: MultimodalData, train: TrainConfig
+) -> None:
+    """Raises InputError: the run was trained on other data, by their digest. Warns where no checkpoint states it."""
+    kept = newest(run.path, constants(model))
+    if kept is None or not kept["data"]:
+        warnings.warn(
+            f"{run.path}: no checkpoint states the digest of the training data, so that these data are not compared with them",
+            stacklevel=3,
+        )
+        return
+    part = data.train if "train" in data.splits else data
+    if kept["data"] == part.digest():
+        return
+    if not 0 < train.validation < 1 or kept["data"] != part.carve(train.validation, train.seed)[0].digest():
+        raise InputError(
+            f"{run.path}: got data with another digest; expected the data that the run was trained on, with the same values, labels, "
+            "splits and card; pass those"
+        )
 
 
 def _checked(kept: dict[str, Any]) -> dict[str, Any]:
