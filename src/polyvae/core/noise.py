@@ -107,7 +107,7 @@ def laplace(shape: tuple[int, ...], like: Tensor, name: str, axes: str) -> Tenso
         torch.rand(shape, dtype=like.dtype, device=like.device)
         .mul_(2)
         .sub_(1)
-        .clamp_(min=torch.finfo(like.dtype).eps - 1)
+        .clamp(min=torch.finfo(like.dtype).eps - 1)
     )
     return _keep(name, axes, torch.log1p(-u.abs()).mul_(-u.sign()))
 
@@ -157,7 +157,7 @@ def choice(weights: Tensor, count: int, name: str, axes: str) -> Tensor:
     """
     u = uniform((count, weights.shape[1]), weights, name, axes)
     edges = weights.double().cumsum(0)  # [V, B]
-    return (u.double()[:, None] * edges[-1] >= edges).sum(1).clamp_(max=len(weights) - 1)
+    return (u.double()[:, None] * edges[-1] >= edges).sum(1).clamp(max=len(weights) - 1)
 
 
 def _keep(name: str, axes: str, value: Tensor) -> Tensor:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 
 from polyvae.imputation.imputer import Imputer
+from polyvae.imputation.simple import components
 from polyvae.imputation.tables import Tables
 
 _SAMPLES = 20_000
@@ -32,9 +32,7 @@ class Embedding(NamedTuple):
         """The components of the training samples, at most ``width`` of them."""
         step = -(-imputer.tables.size // _SAMPLES)
         joined = _latents(imputer, imputer.tables.rows(slice(None, None, step)))[0]
-        pca = PCA(max(1, min(width, len(joined) - 1, joined.shape[1])), svd_solver="covariance_eigh").fit(
-            joined
-        )
+        pca = components(joined, width)
         return cls(pca.mean_.astype(np.float32), pca.components_.T.astype(np.float32))
 
     @property

@@ -146,11 +146,13 @@ class _Put:
         self.schema, self.name, self.wanted = schema, found.name, found.wanted
         self.rows = rows[found.rows]
         kinds = np.array(schema[found.name].kinds)
+        self.constant = np.isin(schema[found.name].columns, schema[found.name].constant)
         self.low = np.where(kinds == "real", -np.inf, 0.0)
         self.high = np.where(kinds == "binary", 1.0, np.inf)
 
     def __call__(self, arrays: dict[str, Doubles], values: NDArray[np.floating]) -> None:
         target = arrays[self.name]
+        values = np.where(self.constant, 0, values)  # the mean, which is its only value
         restored = np.clip(self.schema.restore(self.name, values), self.low, self.high)
         target[self.rows] = np.where(self.wanted, restored, target[self.rows])
 

@@ -79,6 +79,7 @@ class Members:
                 models.append(build(name, specs, **options).to(device))
         self.base: MultimodalVAE = copy.deepcopy(models[0])
         self.base.modalities.dense = True
+        self.base.eval()
         self.parameters, self.buffers = stack_module_state(models)
         self.entries = any(spec.entries for spec in specs)
 

@@ -168,9 +168,7 @@ class Neighbours:
 
     def __init__(self, x: Floats, y: Floats) -> None:
         self.y = y
-        self.pca = PCA(
-            max(1, min(_COMPONENTS, *(size - 1 for size in x.shape))), svd_solver="covariance_eigh"
-        ).fit(x)
+        self.pca = components(x, _COMPONENTS)
         known = self.pca.transform(x)
         largest = min(max(_NEIGHBOURS), len(x) - 1)
         self.index = NearestNeighbors(n_neighbors=largest, algorithm="brute").fit(known)
@@ -185,6 +183,13 @@ class Neighbours:
     def predict(self, x: Floats) -> Floats:
         """[N, inputs] -> [N, F]."""
         return _average(self.y, self.index.kneighbors(self.pca.transform(x), self.k, return_distance=False))
+
+
+def components(x: NDArray[Any], count: int) -> PCA:
+    """Principal components by the method that is fast for the shape, and repeatable: [n, p], at most min(n, p) − 1 of them."""
+    n, p = x.shape
+    solver = "covariance_eigh" if p <= min(n, 2000) else "full" if min(n, p) <= 500 else "randomized"
+    return PCA(max(1, min(count, n - 1, p - 1)), svd_solver=solver, random_state=0).fit(x)
 
 
 def _positive(gram: Doubles) -> tuple[Doubles, Doubles]:

@@ -12,7 +12,7 @@ from polyvae.imputation.tables import Tables
 from polyvae.utils.errors import InputError
 
 TARGET = "(target)"
-"""The name of the table; no modality has it, because names in parentheses are refused nowhere else."""
+"""The name of that table among those of the modalities."""
 
 _MOST_CLASSES = 50
 
@@ -124,14 +124,11 @@ def _values(y: Any, ids: Ids, count: int) -> tuple[NDArray[Any], NDArray[np.bool
             )
         given = np.array([table.get(str(name)) for name in ids], dtype=object)
     else:
-        given = (
-            np.asarray(y, dtype=object).reshape(-1)
-            if np.ndim(y) <= 2 and np.size(y) == len(np.asarray(y, dtype=object))
-            else np.asarray(y, dtype=object)
-        )
+        given = np.asarray(y, dtype=object)
+        given = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
     if given.shape != (count,):
         raise InputError(
-            f"y: got shape {np.shape(y)}; expected one value for each of {count} samples; pass them in the order of X"
+            f"y: got shape {given.shape}; expected one value for each of {count} samples; pass them in the order of X"
         )
     known = np.array([value is not None and value == value for value in given], dtype=bool)
     return given, known

@@ -6,10 +6,11 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.arrays import from_arrays
@@ -27,6 +28,14 @@ __all__ = ["Given", "Layout", "read"]
 
 TABLE = "table"
 """The name of the modality where one table came in without a name."""
+
+
+@runtime_checkable
+class SupportsArray(Protocol):
+    """What NumPy converts by a method of the object."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        """The values."""
 
 
 class Given(NamedTuple):
@@ -75,6 +84,8 @@ def _read(x: Any, id: Any, nan: Nan, labels: Any, overlap: bool) -> Given:
     if isinstance(x, np.ndarray | torch.Tensor | list):
         data, layout = from_arrays({TABLE: x}, **common)
         return Given(data, ArrayLayout(True, None, layout.shapes))
+    if isinstance(x, SupportsArray) and np.asarray(x).ndim > 0:
+        return _read(np.asarray(x), id, nan, labels, overlap)
     raise InputError(
         f"data: got {type(x).__name__}; expected data frames, arrays, AnnData, MuData, MultimodalData or paths of files, or a mapping from "
         "names to them; convert it first"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,8 @@ def numeric(where: str, values: NDArray[Any]) -> NDArray[Any]:
     """Booleans as 0 and 1; other numbers as they are. Raises InputError: no real numbers."""
     if values.dtype.kind == "b":
         return values.astype(np.float32)
+    if values.dtype.kind == "O" and all(isinstance(value, Real) for value in values.flat):
+        return values.astype(np.float64)
     if values.dtype.kind not in "iuf":
         raise InputError(
             f"{where}: got an array of {values.dtype}; expected real numbers; convert it first, text to one-hot columns"

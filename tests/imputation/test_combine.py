@@ -1,0 +1,86 @@
+"""Weights and intervals of the combination."""
+
+import numpy as np
+import pytest
+
+from polyvae.imputation.combine import Combination, Known, half_widths
+
+
+def known(n: int, matched: np.ndarray | None = None, seed: int = 0) -> Known:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 6)).astype("f4")
+    y = (x @ rng.normal(size=(6, 4)) + rng.normal(size=(n, 4))).astype("f4")
+    y -= y.mean(0)
+    good = (y + 0.1 * rng.normal(size=y.shape)).astype("f4")
+    return Known(
+        x,
+        y,
+        np.ones_like(y, bool),
+        np.arange(n) % 5,
+        np.ones(n, bool) if matched is None else matched,
+        {"vae": good},
+    )
+
+
+def test_the_better_method_gets_the_weight():
+    found = Combination(known(200))
+    assert found.weights["vae"] > 0.9
+    assert all(weight >= 0 for weight in found.weights.values())
+
+
+def test_the_combination_is_not_worse_than_its_best_part():
+    rng = np.random.default_rng(1)
+    case = known(300)
+    case = case._replace(by_members={"vae": (case.y + rng.normal(size=case.y.shape)).astype("f4")})
+    found = Combination(case)
+    errors = {name: ((x - found.y) ** 2).mean() for name, x in found.left_out.items()}
+    assert errors["stack"] <= min(errors[name] for name in errors if name != "stack") * 1.01
+
+
+def test_predictions_are_the_weighted_sum():
+    case = known(100)
+    found = Combination(case)
+    parts = found.predict(case.x[:7], {"vae": case.by_members["vae"][:7]})
+    total = sum(found.weights[name] * x for name, x in parts.items() if name != "stack")
+    assert np.abs(parts["stack"] - total).max() < 1e-5
+
+
+def test_few_matching_samples_are_pooled():
+    matched = np.arange(300) < 99
+    assert Combination(known(300, matched)).pooled
+    assert len(Combination(known(300, matched)).y) == 300
+    matched = np.arange(300) < 100
+    assert not Combination(known(300, matched)).pooled
+    assert len(Combination(known(300, matched)).y) == 100
+
+
+def test_half_widths_are_the_order_statistic():
+    residuals = np.array([[1.0], [-2.0], [3.0], [-4.0], [5.0], [6.0], [7.0], [8.0], [9.0]])
+    assert half_widths(residuals, 0.9)[0] == 9  # ceil(10 · .9) = 9th of 9
+    assert half_widths(residuals, 0.5)[0] == 5
+    assert half_widths(residuals[:8], 0.9)[0] == np.inf  # n = 8 < .9 / .1
+
+
+def test_half_widths_ignore_missing_residuals():
+    residuals = np.array([[1.0, np.nan], [2.0, np.nan], [3.0, np.nan]])
+    found = half_widths(residuals, 0.5)
+    assert found[0] == 2
+    assert found[1] == np.inf
+
+
+@pytest.mark.parametrize("n", [19, 20, 50])
+def test_coverage_of_exchangeable_residuals_is_nominal(n):
+    """P(new residual inside) = ceil((n + 1) · level) / (n + 1), exactly, whatever the distribution."""
+    rng = np.random.default_rng(n)
+    draws = rng.standard_t(3, size=(n + 1, 20_000))
+    inside = np.abs(draws[-1]) <= half_widths(draws[:-1], 0.9)
+    expected = np.ceil((n + 1) * 0.9 - 1e-9) / (n + 1)
+    assert inside.mean() == pytest.approx(expected, abs=0.008)
+
+
+def test_a_combination_without_inputs_is_the_mean():
+    case = known(50)._replace(x=np.zeros((50, 0), "f4"), by_members={})
+    found = Combination(case)
+    assert found.weights == {}
+    assert (found.predict(np.zeros((3, 0), "f4"), {})["stack"] == 0).all()
+    assert np.isfinite(found.half_widths(0.9)).all()

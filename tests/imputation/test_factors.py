@@ -1,0 +1,41 @@
+"""Probabilistic PCA with missing entries."""
+
+import numpy as np
+import pytest
+
+from polyvae.imputation.factors import Factors
+
+
+def world(n: int = 600, rate: float = 0.3) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    rng = np.random.default_rng(0)
+    weights, noise = rng.normal(size=(8, 2)), 0.3
+    x = rng.normal(size=(n, 2)) @ weights.T + noise * rng.normal(size=(n, 8))
+    seen = rng.random(x.shape) >= rate
+    covariance = weights @ weights.T + noise**2 * np.eye(8)
+    return x.astype("f4"), seen, covariance, noise
+
+
+def test_missing_entries_have_the_error_of_the_exact_conditional():
+    x, seen, covariance, _ = world()
+    found = Factors(np.where(seen, x, 0).astype("f4"), seen, 2).predict(
+        np.where(seen, x, 0).astype("f4"), seen
+    )
+    exact = np.zeros_like(x)
+    for row, (value, known) in enumerate(zip(x, seen, strict=True)):
+        exact[row] = covariance[:, known] @ np.linalg.solve(covariance[np.ix_(known, known)], value[known])
+    errors = [((prediction - x)[~seen] ** 2).mean() for prediction in (found, exact)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.05)
+
+
+def test_the_noise_is_found():
+    x, _, _, noise = world(2000, 0.0)
+    fitted = Factors(x, np.ones_like(x, bool), 2)
+    assert fitted.noise == pytest.approx(noise**2, rel=0.15)
+
+
+def test_values_of_missing_entries_have_no_influence():
+    x, seen, _, _ = world(100)
+    a = Factors(np.where(seen, x, 0).astype("f4"), seen, 2).predict(np.where(seen, x, 0).astype("f4"), seen)
+    assert np.isfinite(a).all()
+    nothing = Factors(x, np.ones_like(seen), 2).predict(np.zeros((1, 8), "f4"), np.zeros((1, 8), bool))
+    assert np.abs(nothing).max() < 1e-12

@@ -1,0 +1,146 @@
+"""Members trained side by side: the same as one after the other, each without its fold."""
+
+import numpy as np
+import pytest
+import torch
+
+import polyvae as pv
+from polyvae.imputation.members import Members, Schedule
+from polyvae.imputation.tables import Tables, patterns
+
+
+def tables(n: int = 60, missing: float = 0.3, gaps: bool = False, seed: int = 0) -> Tables:
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(n, 2))
+    values = {
+        "a": z @ rng.normal(size=(2, 5)),
+        "b": z @ rng.normal(size=(2, 4)),
+        "c": z @ rng.normal(size=(2, 3)),
+    }
+    rows = rng.random((3, n)) >= missing
+    rows[0] |= ~rows.any(0)
+    observed = {}
+    for row, (name, x) in zip(rows, values.items(), strict=True):
+        seen = np.repeat(row[:, None], x.shape[1], 1)
+        observed[name] = seen & (rng.random(x.shape) >= 0.2) if gaps else seen
+    return Tables({name: np.where(observed[name], x, 0).astype("f4") for name, x in values.items()}, observed)
+
+
+def members(entries: bool = False, name: str = "subset-poe", count: int = 3, **options: object) -> Members:
+    specs = [
+        pv.Modality(m, size, network="table", params={"hidden": [8], "scale": "per_entry"}, entries=entries)
+        for m, size in (("a", 5), ("b", 4), ("c", 3))
+    ]
+    return Members(name, specs, {"latent": 3, **options}, count, 0, torch.device("cpu"))
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_training_lowers_the_error_of_samples_left_out(gaps):
+    data = tables(150, gaps=gaps)
+    found = members(entries=gaps)
+    fold = np.arange(150) % 3
+    short = members(entries=gaps).fit(data, fold, Schedule(1), quiet)
+    long = found.fit(data, fold, Schedule(300), quiet)
+    assert (long < 0.6 * short).all()
+
+
+def test_the_batched_objective_is_that_of_each_member():
+    data, found = tables(), members()
+    batch = data.batch(torch.device("cpu"), False)
+    rows = torch.arange(12).repeat(3, 1)
+    values = {name: x[rows] for name, x in batch.data.items()}
+    mask = batch.mask[:, rows].transpose(0, 1)
+    found.base.eval()
+    found.base.keep = 1.0  # nothing is drawn of the subsets
+    each = []
+    for e in range(3):
+        parameters, buffers = found._of(e)
+        torch.manual_seed(0)
+        each.append(
+            found._objective(parameters, buffers, {name: x[e] for name, x in values.items()}, mask[e], {}, {})
+        )
+    torch.manual_seed(0)
+    together = torch.func.vmap(found._objective, randomness="same")(
+        found.parameters, found.buffers, values, mask, {}, {}
+    )
+    assert torch.allclose(torch.stack(each), together, atol=1e-4)
+
+
+def test_missing_values_have_no_influence():
+    data = tables()
+    found = members()
+    rng = np.random.default_rng(1)
+    other = Tables(
+        {name: np.where(data.observed[name], x, 0).astype("f4") for name, x in data.values.items()},
+        data.observed,
+    )
+    disturbed = Tables(
+        {
+            name: np.where(data.observed[name], x, rng.normal(size=x.shape)).astype("f4")
+            for name, x in data.values.items()
+        },
+        data.observed,
+    )
+    a, b = found.predict(other), found.predict(disturbed)
+    assert all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_left_out_is_the_prediction_of_the_member_with_that_fold():
+    data, found = tables(), members()
+    fold = np.arange(60) % 3
+    left = found.predict_left_out(data, fold)
+    one = found._chunks(1, data)
+    assert np.allclose(left["a"][fold == 1], one["a"][fold == 1], atol=1e-6)
+
+
+def test_a_member_does_not_see_its_fold():
+    """Samples that differ only in the fold of member 0 leave that member's parameters unchanged."""
+    data = tables(missing=0.0)
+    fold = np.arange(60) % 3
+    disturbed = Tables({name: x + (fold == 0)[:, None] for name, x in data.values.items()}, data.observed)
+    first, second = members(), members()
+    for one, source in ((first, data), (second, disturbed)):
+        one._left_out = lambda tables, fold: torch.zeros(3)  # type: ignore[method-assign]
+        one.fit(source, fold, Schedule(5, patience=99), quiet)
+    same = [
+        torch.equal(a[0], b[0])
+        for a, b in zip(first.parameters.values(), second.parameters.values(), strict=True)
+    ]
+    others = [
+        torch.equal(a[1], b[1])
+        for a, b in zip(first.parameters.values(), second.parameters.values(), strict=True)
+    ]
+    assert all(same)
+    assert not all(others)
+
+
+def test_training_is_repeatable_and_leaves_the_generator_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    data, fold = tables(), np.arange(60) % 3
+    found = [members() for _ in range(2)]
+    for one in found:
+        one.fit(data, fold, Schedule(20), quiet)
+    assert all(torch.equal(a, b) for a, b in zip(*(one.state().values() for one in found), strict=True))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", ["mmvae", "mmvae+", "mopoe", "mvae", "mvtcae"])
+def test_other_models_take_the_place_of_members(name):
+    data, fold = tables(40), np.arange(40) % 2
+    found = members(name=name, count=2)
+    assert np.isfinite(found.fit(data, fold, Schedule(10), quiet)).all()
+    assert all(np.isfinite(x).all() for x in found.predict(data).values())
+    assert np.array_equal(found.predict(data)["a"], found.predict(data)["a"])
+
+
+def test_patterns_are_a_partition():
+    mask = np.array([[1, 0], [1, 1], [1, 0], [0, 1]], bool)
+    found = patterns(mask)
+    assert {pattern: rows.tolist() for pattern, rows in found.items()} == {
+        (True, False): [0, 2], (True, True): [1], (False, True): [3]
+    }  # fmt: skip
