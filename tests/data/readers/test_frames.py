@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
 import polyvae as pv
 from polyvae.data.readers import read
@@ -77,7 +80,7 @@ def test_default_indices_are_not_paired_in_silence():
         ({"x": frame([1, 2]), "y": frame([3, 4])}, "no sample with two modalities"),
         ({"x": frame(["001", "002"]), "y": frame([1, 2])}, "2 ids differ between modalities in case"),
         ({"x": frame([1, 2]) / 0}, r"infinite values in 2 columns \('a', 'b'\)|infinite"),
-        ({"x": frame([1, 2]).assign(t=["u", "v"])}, r"text in 1 of 3 columns \('t'\)"),
+        ({"x": frame([1, 2]).assign(t=["u", "v"])}, r"text or other objects in 1 of 3 columns \('t'\)"),
         ({"x": frame([1, 2]).assign(t=pd.to_datetime(["2020", "2021"]))}, "dates or times in 1 of 3"),
         ({"x": frame([1, 2]).assign(a=np.nan)}, r"2 values NaN or null in 1 column \('a'\)"),
         ({"x": frame([])}, "no rows"),
@@ -115,6 +118,34 @@ def test_booleans_nullable_and_object_columns_are_numbers():
     assert (
         pv.MultimodalData.from_frames({"t": frame([1, 2]).astype("float32")}).values("t").dtype.itemsize == 4
     )
+
+
+def test_decimals_none_and_sparse_or_short_floats_are_numbers():
+    table = pd.DataFrame({"price": [Decimal("1.5"), Decimal(2)]}, index=["x", "y"])
+    assert read(table).data.values("table").tolist() == [[1.5], [2]]
+    assert read({"x": [[1, None], [2, 3]]}).data.observed("x").tolist() == [[True, False], [True, True]]
+    assert read({"x": sparse.csr_matrix(np.eye(2))}).data.values("x").tolist() == [[1, 0], [0, 1]]
+    assert read({"x": torch.ones(2, 2, dtype=torch.bfloat16)}).data.values("x").dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("x", "settings", "match"),
+    [
+        (None, {}, "got NoneType"),
+        ({}, {}, "got dict"),
+        ({"a": pd.DataFrame({"a": [1.0]}), "b": np.ones((1, 1))}, {}, "of different kinds"),
+        (np.ones(3), {}, "a size after the number of samples"),
+        ({"x": np.array([["a"]])}, {}, "expected real numbers"),
+        ({"x": np.array([[np.inf, 1]])}, {}, r"1 infinite value in 1 column \('0'\)"),
+        (np.ones((2, 1)), {"nan": "drop"}, "nan: got 'drop'"),
+        (np.ones((2, 1)), {"labels": [1]}, "labels: got 1; expected 2"),
+        (pd.DataFrame({"a": [1.0]}), {"id": True}, "id: got True"),
+    ],
+)
+def test_what_cannot_be_read_is_one_clear_line(x, settings, match):
+    with pytest.raises(pv.InputError, match=match) as caught:
+        read(x, **settings)
+    assert "\n" not in str(caught.value)
 
 
 def test_labels_are_a_column_a_mapping_or_a_series():

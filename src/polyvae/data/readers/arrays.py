@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from decimal import Decimal
 from numbers import Real
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy import sparse
 
 from polyvae.core.batch import check_mapping
 from polyvae.data.multimodal import MultimodalData
@@ -15,6 +18,9 @@ from polyvae.data.readers.layout import ArrayLayout
 from polyvae.data.readers.parts import Nan, Part, check_columns, check_nan, checked, joined
 from polyvae.utils.arrays import numpy_array, observed_array
 from polyvae.utils.errors import InputError
+
+MOST = 2**31
+"""Values of one sparse matrix that may become dense: 8 GiB in single precision."""
 
 
 def from_arrays(
@@ -48,6 +54,7 @@ def array_part(
     columns: Sequence[str] | None = None,
 ) -> Part:
     """An array of numbers [n, *shape] as a part. Raises InputError: no numbers, or a number of ids other than n."""
+    x = dense(where, x) if sparse.issparse(x) else x.float() if _half(x) else x
     values, observed = observed_array(where, x)
     values = numeric(where, numpy_array(where, values))
     if values.ndim < 2:
@@ -69,12 +76,27 @@ def array_part(
     return part._replace(columns=None if columns is None else tuple(columns), ids=ids)
 
 
+def _half(x: Any) -> bool:
+    """Whether this is a tensor of a type that NumPy does not have."""
+    return isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16
+
+
+def dense(where: str, x: Any) -> NDArray[np.float32]:
+    """A sparse matrix [n, F] as an array. Raises InputError: it is too large."""
+    if x.shape[0] * x.shape[1] > MOST:
+        raise InputError(
+            f"{where}: got a sparse matrix of {x.shape[0]:,} x {x.shape[1]:,}; expected at most {MOST:,} values, because it becomes "
+            "dense; select features first, such as highly variable genes"
+        )
+    return np.asarray(x.astype(np.float32).toarray())
+
+
 def numeric(where: str, values: NDArray[Any]) -> NDArray[Any]:
     """Booleans as 0 and 1; other numbers as they are. Raises InputError: no real numbers."""
     if values.dtype.kind == "b":
         return values.astype(np.float32)
-    if values.dtype.kind == "O" and all(isinstance(value, Real) for value in values.flat):
-        return values.astype(np.float64)
+    if values.dtype == object and all(isinstance(each, Real | Decimal | None) for each in values.flat):
+        return values.astype(np.float64)  # None becomes NaN
     if values.dtype.kind not in "iuf":
         raise InputError(
             f"{where}: got an array of {values.dtype}; expected real numbers; convert it first, text to one-hot columns"

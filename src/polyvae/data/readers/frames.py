@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from decimal import Decimal
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,6 +20,7 @@ from polyvae.data.readers.parts import (
     Nan,
     Part,
     check_columns,
+    check_id,
     check_nan,
     checked,
     joined,
@@ -50,6 +52,7 @@ def from_frames(
 ) -> tuple[MultimodalData, FrameLayout]:
     """See ``MultimodalData.from_frames``; also the layout. ``single``: results are one table rather than a mapping."""
     check_nan(nan)
+    check_id(id)
     check_mapping("from_frames", frames)
     if not frames:
         raise InputError("from_frames: got no table; expected one for each modality; such as {'rna': frame}")
@@ -68,7 +71,9 @@ def from_frames(
 
 
 def by_index(labels: Any) -> Any:
-    """A pandas Series as a mapping from its index; anything else as it is."""
+    """A pandas Series, or a table of one column, as a mapping from its index; anything else as it is."""
+    if nw.dependencies.is_pandas_dataframe(labels) and labels.shape[1] == 1:
+        labels = labels.iloc[:, 0]
     if nw.dependencies.is_pandas_series(labels):
         return dict(zip(labels.index.tolist(), labels.tolist(), strict=True))
     return labels
@@ -284,7 +289,7 @@ def _numbers(where: str, frame: nw.DataFrame[Any], kept: Sequence[int], names: S
         elif kind.is_temporal():
             wrong.setdefault("dates or times", []).append(names[place])
         elif not _objects(series, values[:, place]):
-            wrong.setdefault("text", []).append(names[place])
+            wrong.setdefault("text or other objects", []).append(names[place])
     for kind_name, columns in wrong.items():
         raise InputError(
             f"{where}: got {kind_name} in {len(columns)} of {len(names)} columns ({named(columns)}); expected numbers; drop these columns, "
@@ -298,7 +303,7 @@ def _objects(series: nw.Series[Any], into: NDArray[Any]) -> bool:
     for row, value in enumerate(series.to_list()):
         if value is None or str(value) == "<NA>":
             into[row] = math.nan
-        elif isinstance(value, Real):
+        elif isinstance(value, Real | Decimal):
             into[row] = float(value)
         else:
             return False

@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.arrays import dense
 from polyvae.data.readers.layout import Ids, Layout
 from polyvae.data.readers.parts import Nan, Part, check_columns, check_file, check_nan, checked, joined
 from polyvae.data.readers.writing import ending, write_table
 from polyvae.utils.errors import InputError, nearest, reading
 
 LAYER, KEY = "imputed", "X_polyvae"
-MOST = 2**31
-"""Values of one matrix that may become dense: 8 GiB in single precision."""
 ENDINGS = (".h5ad", ".h5mu")
 
 
@@ -148,14 +147,8 @@ def _obsm_part(where: str, adata: Any, key: str, nan: Nan) -> Part:
 
 def _dense(where: str, x: Any) -> NDArray[Any]:
     """[n, F]: single precision of a sparse matrix, and of an array unless it is double."""
-    size = int(np.prod(x.shape))
     if sparse.issparse(x):
-        if size > MOST:
-            raise InputError(
-                f"{where}: got a sparse matrix of {x.shape[0]:,} x {x.shape[1]:,}; expected at most {MOST:,} values, because it becomes "
-                "dense; select features first, such as highly variable genes"
-            )
-        return np.asarray(x.astype(np.float32).toarray())
+        return dense(where, x)
     values = np.asarray(
         x[:] if not isinstance(x, np.ndarray) else x
     )  # a file that is open stays on disk until here

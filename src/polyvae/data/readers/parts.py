@@ -82,12 +82,24 @@ def _located(wrong: NDArray[np.bool_], columns: Sequence[object] | None) -> str:
     return f"in {counted(len(names), 'column', 'columns')} ({named(names)})"
 
 
+def check_id(id: object) -> None:
+    """Raises InputError unless ``id`` is the name of a column, False or None."""
+    if id is not None and id is not False and not isinstance(id, str):
+        raise InputError(
+            f"id: got {id!r}; expected the name of a column, or False where row i is the same sample in every table; name it"
+        )
+
+
 def check_file(path: Path) -> None:
     """Raises InputError: no such file."""
     try:
-        found = path.is_file()
+        found, folder = path.is_file(), path.is_dir()
     except (OSError, ValueError):  # a name that no system accepts
-        found = False
+        found, folder = False, False
+    if folder:
+        raise InputError(
+            f"{path}: got a folder; expected a file; pass the files in it, or use MultimodalData.from_folder for images"
+        )
     if not found:
         raise InputError(f"{short(str(path), 1000)}: no such file; expected a table; check the path")
 

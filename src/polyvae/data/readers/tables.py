@@ -16,7 +16,7 @@ from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.arrays import array_part
 from polyvae.data.readers.frames import Form, FrameLayout, by_index, frame_part, opened
 from polyvae.data.readers.layout import COLUMNS, IDS, LABELS, ArrayLayout, Ids
-from polyvae.data.readers.parts import Nan, Part, check_file, check_nan, joined
+from polyvae.data.readers.parts import Nan, Part, check_file, check_id, check_nan, joined
 from polyvae.data.readers.text import is_id, read_sheet
 from polyvae.data.readers.writing import ENDINGS, PARQUET, TEXT, ending, stem
 from polyvae.utils.errors import InputError, nearest, reading
@@ -54,6 +54,7 @@ def from_tables(
 ) -> tuple[MultimodalData, FileLayout | ArrayLayout]:
     """See ``MultimodalData.from_csv``; also the layout."""
     check_nan(nan)
+    check_id(id)
     files, label = listed(paths), labels if isinstance(labels, str) else None
     kinds = {ending(path) for path in files.values()}
     if kinds == {".npz"}:
