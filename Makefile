@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 
 POLYMNIST := runs/polymnist
 
-.PHONY: demo test test-slow soak lint mutants bench audit reproduce-polymnist clean
+.PHONY: demo test test-slow soak lint mutants bench bench-imputation audit reproduce-polymnist clean
 
 demo: $(STAMP)
 	$(BIN)/polyvae demo --out runs/demo
@@ -24,6 +24,9 @@ mutants: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.bench
+
+bench-imputation: $(STAMP)
+	$(BIN)/python -m benchmarks.imputation --data all --missing 0 0.3 0.5 --intervals --probes --out runs/imputation.json
 
 # Known vulnerabilities of the installed versions, and a bill of materials. Both tools stay outside the environment that they look at;
 # pip-audit asks a vulnerability service, so it needs a network.

@@ -84,6 +84,7 @@ def measure(
     """One entry per method, fold and modality: FVU, rows and seconds of the fit."""
     entries: list[dict[str, Any]] = []
     skipped: set[str] = set()
+    silent: set[str] = set()
     for fold in folds(table, count, rate, seed):
         for name in methods:
             if name in skipped:
@@ -97,6 +98,12 @@ def measure(
                 continue
             seconds = round(time.perf_counter() - start, 3)
             scores = score(predictor, fold.test)
+            undefined = [view for view in fold.test if view not in scores and view not in silent]
+            silent.update(undefined)
+            if undefined:
+                say(
+                    f"{table.name}: no FVU of {', '.join(undefined)}: no column varies in the test rows of a fold"
+                )
             key = {
                 "data": table.name,
                 "missing": rate,
