@@ -1,6 +1,7 @@
 """MultimodalData and the loaders: laws of rows, masks, splits and order."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -510,3 +511,27 @@ def test_class_numbers_with_large_gaps_are_refused_before_they_take_memory(numbe
     assert MultimodalData({"a": torch.ones(3, 2)}, labels=torch.tensor([0, -1, 999])).with_labels_as(
         "y"
     ).names == ("a", "y")
+
+
+def test_half_precision_is_scaled_in_single_precision():
+    data = MultimodalData({"a": torch.full((3, 2), 60_000, dtype=torch.float16)}, scale={"a": 4.0})
+    assert torch.equal(data.values("a"), torch.full((3, 2), 240_000.0))
+    assert torch.equal(data.take([0]).data["a"], torch.full((1, 2), 240_000.0))
+
+
+def test_rows_in_another_order_are_not_taken_for_adjacent_ones(data):
+    for index in ([1, 3, 2, 4], [4, 3, 2, 1], [1, 2, 3, 4]):
+        assert same(data.rows(index).take(slice(0, 4)), data.take(index))
+        assert data.rows(index).labels.tolist() == [row % 5 for row in index]
+
+
+@pytest.mark.parametrize(("spread", "lost"), [(0.01, True), (1.0, False)])
+def test_a_column_that_single_precision_cannot_tell_apart_is_a_warning(spread, lost):
+    """Numbers near a million are 1/16 apart in float32: an error of .018 on average."""
+    x = 1e6 + spread * torch.randn(500, 2, dtype=torch.float64)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        MultimodalData({"a": torch.cat([torch.randn(500, 1).double(), x], 1)})
+    assert [str(one.message).partition(" (")[0] for one in caught] == (
+        ["modality 'a': column 1 and 1 more"] if lost else []
+    )

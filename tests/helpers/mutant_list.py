@@ -888,7 +888,7 @@ MUTANTS = [
         "data.checks:check_precision",
         "error > _LOST * spread",
         "error > 1000 * spread",
-        by="training/test_failures.py",
+        by="data/test_data.py",
     ),
     Mutant(
         "data.checks:row_numbers",

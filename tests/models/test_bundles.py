@@ -186,3 +186,15 @@ def test_a_bundle_asks_for_no_more_memory_than_its_file_has(tmp_path):
         assert (
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
         )  # kilobytes; the weights would take 39 GB
+
+
+def test_a_description_of_many_more_parameters_than_the_file_has_is_not_built(tmp_path):
+    """Each layer takes time to build, also without memory for its weights."""
+    path = tmp_path / "x.safetensors"
+    save_model(VAE([Modality("a", (3,), params={"hidden": [4]})], latent=2), path)
+    bundle = load_bundle(path)
+    deep = bundle.config["modalities"][0] | {"params": {"hidden": [4] * 3000}}
+    save_bundle(
+        path, model_name="vae", config=bundle.config | {"modalities": [deep]}, state=bundle.state, extra={}
+    )
+    assert f"more parameters than the {len(bundle.state)} tensors beside it" in message(load_model, path)

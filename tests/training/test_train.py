@@ -372,3 +372,15 @@ def test_a_resumed_run_keeps_the_settings_that_are_not_given(tmp_path: Path) -> 
     assert len(history.records) == 1
     history = pv.fit(small_model(), small_data(), out=tmp_path, resume=True, epochs=3, show=False)
     assert [record["lr"] for record in history.records] == [5e-4] * 3
+
+
+def test_every_step_draws_other_noise() -> None:
+    """The same sample in every row and weights that stay where they are: only the draws of a step can move its bound."""
+    data = pv.MultimodalData(
+        {name: x[:1].expand(14, *x.shape[1:]) for name, x in small_data().take([0]).data.items()}
+    )
+    history = pv.fit(
+        small_model(), data, epochs=3, batch_size=14, lr=1e-30, validation=0.0, precision="fp32", show=False
+    )
+    bounds = {record["train"]["bound"] for record in history.records}
+    assert len(bounds) == 3

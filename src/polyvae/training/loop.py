@@ -489,10 +489,8 @@ def _summary(name: str, state: State, total: int, store: Store | None) -> str:
     """Why and where training ended."""
     history = state.history
     of = f" of {total}" if state.step < total < sys.maxsize else ""
-    place = ("no step was left to take, " if history.step == history.resumed else "") + str(history.stopped)
-    parts = [
-        f"{name}: {place} at step {state.step}{of} after {len(history.records)} epochs and {state.elapsed:.1f} s of training"
-    ]
+    place = f"{'' if history.step > history.resumed else 'no step was left to take, '}{history.stopped} at step {state.step}{of}"
+    parts = [f"{name}: {place} after {len(history.records)} epochs and {state.elapsed:.1f} s of training"]
     if history.records:
         kind = "validation" if "validation" in history.records[-1] else "train"
         parts.append(
