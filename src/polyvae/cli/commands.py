@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 
 from polyvae import __version__, runs
 from polyvae import study as studies
+from polyvae.cli import tables
 from polyvae.cli.listing import described, list_datasets, list_models
 from polyvae.config import RunConfig, read_config
 from polyvae.core.fitted import FittedPrior
@@ -320,6 +321,9 @@ def models(
 def datasets() -> None:
     """List the data sets; when piped, one tab-separated line each."""
     list_datasets()
+
+
+tables.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

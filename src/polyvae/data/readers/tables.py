@@ -130,9 +130,9 @@ def library() -> str:
 def _parquet(path: Path, id: Any, nan: Nan, label: str | None) -> tuple[Part, Form]:
     check_file(path)
     with reading(str(path), "a parquet file", "write it again"):
-        frame = opened(str(path), _read_parquet(path))
+        frame = opened(str(path), read_parquet(path))
     first = str(frame.columns[0]) if frame.columns else ""
-    if id is None and frame.columns and not _has_index(frame):
+    if id is None and frame.columns and not has_index(frame.to_native()):
         kind = frame[:, 0].dtype
         if not is_id(first) and kind not in (nw.String, nw.Categorical, nw.Enum, nw.Object):
             raise InputError(
@@ -146,16 +146,16 @@ def _parquet(path: Path, id: Any, nan: Nan, label: str | None) -> tuple[Part, Fo
     return part, form
 
 
-def _has_index(frame: nw.DataFrame[Any]) -> bool:
-    native = frame.to_native()
-    if not nw.dependencies.is_pandas_dataframe(native):
+def has_index(table: Any) -> bool:
+    """Whether a table is a data frame of pandas with named rows."""
+    if not nw.dependencies.is_pandas_dataframe(table):
         return False
     import pandas as pd
 
-    return not isinstance(native.index, pd.RangeIndex)
+    return not isinstance(table.index, pd.RangeIndex)
 
 
-def _read_parquet(path: Path) -> Any:
+def read_parquet(path: Path) -> Any:
     """A data frame: of pandas, where it can read parquet, because it restores an index."""
     installed = {name for name in ("pandas", "polars", "pyarrow") if importlib.util.find_spec(name)}
     if {"pandas", "pyarrow"} <= installed:

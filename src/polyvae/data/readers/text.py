@@ -69,6 +69,25 @@ def read_sheet(path: Path, id: Any, nan: Nan, label: str | None) -> Sheet:
     return Sheet(found, None if id is False else header[place], place)
 
 
+def header_and_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The names of the columns and the cells of the rows. Raises InputError, which begins with the path: rows of other lengths."""
+    header, rows, _ = _split(str(path), _lines(path))
+    check_columns(str(path), header)
+    found = []
+    try:
+        for line, cells in rows:
+            if len(cells) != len(header):
+                raise InputError(_uneven(str(path), line, len(cells), len(header)))
+            found.append(cells)
+    except csv.Error as problem:
+        raise InputError(f"{path}: cannot be read ({problem}); expected a table; correct it") from None
+    return header, found
+
+
+def _uneven(where: str, line: int, got: int, expected: int) -> str:
+    return f"{where}: got {counted(got, 'cell', 'cells')} in line {line}; expected {expected} as in the header; correct that line"
+
+
 def _lines(path: Path) -> list[str]:
     data = read_bytes(path)
     if path.suffix == ".gz":
@@ -153,10 +172,7 @@ def _parsed(
     try:
         for line, cells in rows:
             if len(cells) != len(header):
-                raise InputError(
-                    f"{where}: got {counted(len(cells), 'cell', 'cells')} in line {line}; expected {len(header)} as in the header; correct "
-                    "that line"
-                )
+                raise InputError(_uneven(where, line, len(cells), len(header)))
             own.append(cells[place].strip())
             if labelled is not None:
                 text = cells[labelled].strip()

@@ -1,0 +1,223 @@
+"""Commands for tables with missing modalities: fit, impute, embed, predict, score."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from polyvae import runs
+from polyvae.imputation import runs as fitted
+from polyvae.imputation.sources import files_of
+from polyvae.utils.errors import InputError
+
+FILES = {"ignore_unknown_options": True}  # --NAME FILE names a modality
+
+Data = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="FILES...",
+        help="csv, tsv, parquet or npz files, one for each modality, or one .h5ad or .h5mu file. The name of a file names its modality; "
+        "NAME=FILE and --NAME FILE give another name.",
+        show_default=False,
+    ),
+]
+Fitted = Annotated[Path, typer.Argument(metavar="RUN", help="A run of polyvae fit.", show_default=False)]
+Id = Annotated[
+    str | None,
+    typer.Option("--id", metavar="COLUMN", help="The column with the ids of samples.", show_default=False),
+]
+Mask = Annotated[
+    bool, typer.Option("--mask", help="Take features that the files lack as missing, instead of an error.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what polyvae wrote there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")]
+
+
+def fit(
+    files: Data,
+    out: Annotated[Path, typer.Option(help="The run directory.", show_default=False)],
+    id: Id = None,
+    by_position: Annotated[
+        bool, typer.Option("--by-position", help="Row i is the same sample in every table; there are no ids.")
+    ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="A class or a number of each sample, to predict: a column of a table, or FILE:COLUMN.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A name from `polyvae models`; subset-poe by default.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of folds, initial weights and noise.")] = 0,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="The largest training time of each ensemble.", show_default=False)
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A parameter of Estimator, such as latent=16; repeatable."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing run.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn to impute and embed tables with missing modalities; writes the estimator, its held-out scores and a report."""
+    given = files_of(
+        files,
+        (
+            "--out",
+            "--id",
+            "--target",
+            "--model",
+            "--seed",
+            "--max-seconds",
+            "--set",
+            "--force",
+            "--by-position",
+        ),
+    )
+    if by_position and id is not None:
+        raise InputError("fit: got --id and --by-position; expected one of the two; leave out one")
+    with _warnings():
+        estimator = fitted.estimator_of(
+            settings or [],
+            model=model,
+            seed=seed,
+            max_seconds=max_seconds,
+            id=False if by_position else id,
+            verbose=not quiet,
+        )
+        run = fitted.fit_run(
+            given, out, estimator, target=target, force=force, command=shlex.join(["polyvae", *sys.argv[1:]])
+        )
+        page = runs.report_run(out)
+    typer.echo(f"{run.estimator.scores_.table()}\n\n{run.estimator.scores_.sentence()}")
+    typer.echo(f"the report: {page}")
+
+
+def impute(
+    run: Fitted,
+    files: Data,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            help="A folder, which gets a file for each modality, or an .npz or .h5mu file.",
+            show_default=False,
+        ),
+    ],
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            help="Write intervals too that cover with this probability, such as 0.9: NAME.low and NAME.high.",
+            show_default=False,
+        ),
+    ] = None,
+    draws: Annotated[
+        int, typer.Option(help="Write completed data with draws too: NAME.draw1, ...", min=0)
+    ] = 0,
+    format: Annotated[
+        str | None,
+        typer.Option(help="csv, tsv, parquet or npz; by default that of the files.", show_default=False),
+    ] = None,
+    id: Id = None,
+    mask: Mask = False,
+    force: Force = False,
+) -> None:
+    """Fill in the missing modalities and entries of samples; what was measured is not changed."""
+    given = files_of(files, ("--out", "--interval", "--draws", "--format", "--id", "--mask", "--force"))
+    with _warnings():
+        written = fitted.impute_run(
+            fitted.open_fitted(run), given, out,
+            interval=interval, draws=draws, format=format, id=id, mask=mask, force=force,
+        )  # fmt: skip
+    for path in written:
+        typer.echo(f"written: {path}")
+
+
+def embed(
+    run: Fitted,
+    files: Data,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="A csv, tsv, parquet or npz file.", show_default=False)
+    ],
+    std: Annotated[
+        bool, typer.Option("--std", help="Write the standard deviation of each column too.")
+    ] = False,
+    id: Id = None,
+    mask: Mask = False,
+    force: Force = False,
+) -> None:
+    """Write the embedding of samples given what was observed of each."""
+    given = files_of(files, ("--out", "--std", "--id", "--mask", "--force"))
+    with _warnings():
+        path = fitted.embed_run(fitted.open_fitted(run), given, out, std=std, id=id, mask=mask, force=force)
+    typer.echo(f"written: {path}")
+
+
+def predict(
+    run: Fitted,
+    files: Data,
+    out: Annotated[Path, typer.Option("-o", "--out", help="A csv or tsv file.", show_default=False)],
+    id: Id = None,
+    mask: Mask = False,
+    force: Force = False,
+) -> None:
+    """Write the predicted target of samples; of classes also their probabilities."""
+    given = files_of(files, ("--out", "--id", "--mask", "--force"))
+    with _warnings():
+        path = fitted.predict_run(fitted.open_fitted(run), given, out, id=id, mask=mask, force=force)
+    typer.echo(f"written: {path}")
+
+
+def score(run: Fitted, files: Data, id: Id = None, mask: Mask = False) -> None:
+    """Score new samples: each modality is hidden in turn and predicted from the others."""
+    given = files_of(files, ("--id", "--mask"))
+    with _warnings():
+        opened = fitted.open_fitted(run)
+        found = fitted.score_run(opened, given, id=id, mask=mask)
+    typer.echo(f"{found.scores.table()}\n\n{found.scores.sentence()}")
+    if found.target is not None:
+        typer.echo(f"{found.measure} of {opened.record.target}: {found.target:.3f}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to an app."""
+    examples = {
+        fit: "Example: `polyvae fit mrna.csv mirna.csv protein.csv --out runs/cohort`",
+        impute: "Example: `polyvae impute runs/cohort --mrna new_mrna.csv -o filled --interval 0.9`",
+        embed: "Example: `polyvae embed runs/cohort --mrna new_mrna.csv -o z.csv`",
+        predict: "Example: `polyvae predict runs/cohort --mrna new_mrna.csv -o subtype.csv`",
+        score: "Example: `polyvae score runs/cohort mrna.csv protein.csv`",
+    }
+    for command, example in examples.items():
+        app.command(context_settings=FILES, epilog=example)(command)
+
+
+@contextmanager
+def _warnings() -> Iterator[None]:
+    """Warnings as one line each on standard error, once."""
+    shown: set[str] = set()
+
+    def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
+        line = " ".join(str(message).split())
+        if line not in shown and issubclass(category, UserWarning):
+            shown.add(line)
+            typer.echo(f"warning: {line}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = show
+        yield

@@ -1,0 +1,101 @@
+"""One column of a table beside its ids: labels and targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polyvae.data.readers.frames import opened
+from polyvae.data.readers.omics import ENDINGS as OMICS
+from polyvae.data.readers.omics import open_file
+from polyvae.data.readers.parts import check_file, check_given_ids
+from polyvae.data.readers.tables import has_index, read_parquet
+from polyvae.data.readers.text import header_and_rows
+from polyvae.data.readers.writing import ENDINGS, PARQUET, TEXT, ending
+from polyvae.utils.errors import InputError, nearest, reading
+
+_MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-nan")
+
+
+def columns_of(path: Path) -> list[str]:
+    """The names of the columns of a table in a csv, tsv or parquet file; of the columns of obs in .h5ad and .h5mu; none of npz.
+
+    Raises:
+        InputError: A file that cannot be read, or of another kind.
+    """
+    kind = ending(path)
+    if kind in TEXT:
+        return header_and_rows(path)[0]
+    if kind in PARQUET:
+        return [str(name) for name in _frame(path).columns]
+    if kind in OMICS:
+        return [str(name) for name in open_file(path).obs.columns]
+    check_file(path)
+    if kind not in ENDINGS:
+        known = (*ENDINGS, *OMICS)
+        raise InputError(
+            f"{path}: got a file that ends in {kind!r}; expected one of {', '.join(known)}; {nearest(kind, known)}"
+        )
+    return []
+
+
+def column_of(path: Path, column: str, id: str | None = None) -> dict[str, Any]:
+    """One column of a table in a file: id -> value, None where missing.
+
+    Args:
+        path: A csv, tsv, parquet, .h5ad or .h5mu file; of the last two the column is one of obs.
+        column: Its name.
+        id: The name of the id column; None: the first one.
+
+    Raises:
+        InputError: No such file or column, ids that are missing or repeated, or a file of another kind.
+    """
+    names = columns_of(path)
+    for wanted in (column, *([] if id is None else [id])):
+        if wanted not in names:
+            raise InputError(f"{path}: there is no column {wanted!r}; {nearest(wanted, names)}")
+    kind = ending(path)
+    if kind in OMICS:
+        obs = open_file(path).obs
+        ids, values = obs.index.tolist(), obs[column].tolist()
+    elif kind in PARQUET:
+        frame = _frame(path)
+        ids = frame[:, names.index(id) if id is not None else 0].to_list()
+        values = frame[:, names.index(column)].to_list()
+    else:
+        _, rows = header_and_rows(path)
+        place = names.index(id) if id is not None else 0
+        ids = [row[place].strip() for row in rows]
+        values = [_value(row[names.index(column)]) for row in rows]
+    return dict(zip(check_given_ids(str(path), ids), values, strict=True))
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values as numbers where all that are known are numbers or their text."""
+    known = [value for value in values.values() if value is not None and value == value]
+    try:
+        numbers = np.array([float(value) for value in known])
+    except (TypeError, ValueError):
+        return dict(values)
+    if any(isinstance(value, bool) for value in known) or not np.isfinite(numbers).all():
+        return dict(values)
+    kind = int if all(number.is_integer() for number in numbers.tolist()) else float
+    return {
+        key: kind(float(value)) if value is not None and value == value else None
+        for key, value in values.items()
+    }
+
+
+def _value(cell: str) -> str | None:
+    text = cell.strip()
+    return None if text.lower() in _MISSING else text
+
+
+def _frame(path: Path) -> Any:
+    check_file(path)
+    with reading(str(path), "a parquet file", "write it again"):
+        table = read_parquet(path)
+        return opened(str(path), table.reset_index() if has_index(table) else table)

@@ -1,0 +1,310 @@
+"""Files of completed data: a folder with a table for each modality, or one npz, .h5mu or .h5ad file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyvae.data.readers import Given
+from polyvae.data.readers.frames import FrameLayout
+from polyvae.data.readers.layout import Ids, archive, ordered
+from polyvae.data.readers.omics import ENDINGS as OMICS
+from polyvae.data.readers.omics import AnnLayout, MuLayout
+from polyvae.data.readers.tables import FileLayout
+from polyvae.data.readers.writing import ENDINGS, PARQUET, TEXT, ending, write_table
+from polyvae.utils.errors import InputError, nearest, reading
+from polyvae.utils.files import atomic, read_bytes, unwritten, write_atomic, write_npz
+from polyvae.utils.partial import claimed_folder
+
+RECORD = "imputed.json"
+"""In a folder of completed data: the names of the files that were written there."""
+FORMATS = ("csv", "tsv", "parquet", "npz", "h5mu", "h5ad")
+
+
+class Completed(NamedTuple):
+    """Completed data and what is written beside them.
+
+    Attributes:
+        given: The data that came in, and their container.
+        columns: Modality -> names of its features.
+        shapes: Modality -> shape of a sample.
+        parts: Suffix -> modality -> [N, F]; the suffix is "" for the predictions, and such as ".low" for others.
+    """
+
+    given: Given
+    columns: Mapping[str, Sequence[str]]
+    shapes: Mapping[str, tuple[int, ...]]
+    parts: Mapping[str, Mapping[str, NDArray[Any]]]
+
+    @property
+    def ids(self) -> Ids:
+        """The ids of the samples; None: they have none."""
+        return self.given.data.ids
+
+    @property
+    def id_name(self) -> str:
+        """The header of the column of ids."""
+        layout = self.given.layout
+        forms = list(layout.forms.values()) if isinstance(layout, FrameLayout) else []
+        return str(forms[0].id or "id") if forms else "id"
+
+    def table(self, name: str, values: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
+        """Values and names of the columns, in the order in which they came in."""
+        order = ordered(self.given.data.columns.get(name, ()), self.columns[name])
+        return np.asarray(values)[:, order], [str(self.columns[name][at]) for at in order]
+
+
+def kind_of(out: Path, wanted: str | None) -> str:
+    """The format by ``wanted`` or the ending of ``out``; "" for a folder whose format follows the data.
+
+    Raises:
+        InputError: An unknown format, or one that differs from the ending.
+    """
+    found = ending(out)
+    known = found if found in (*ENDINGS, *OMICS) else ""
+    if wanted is None:
+        return known
+    plain = f".{wanted.lower().lstrip('.')}"
+    if plain.removeprefix(".") not in FORMATS:
+        raise InputError(f"format: got {wanted!r}; {nearest(wanted, FORMATS)}")
+    if known and known != plain:
+        raise InputError(
+            f"{out}: got format {wanted!r} for a file that ends in {known}; expected one format; leave out one"
+        )
+    if plain in OMICS and not known:
+        raise InputError(
+            f"{out}: got format {wanted!r}, one file; expected a path that ends in {plain}; add it"
+        )
+    return plain
+
+
+def check_output(out: Path, kind: str, force: bool) -> None:
+    """Raises InputError where ``out`` exists and may not be replaced.
+
+    Args:
+        out: A file, or a folder.
+        kind: Its format.
+        force: Whether what polyvae wrote there before may be replaced.
+    """
+    single = ending(out) in (*ENDINGS, *OMICS)
+    if single and out.is_dir():
+        raise InputError(f"{out}: got a folder; expected a file of that name; choose another path")
+    if single and out.exists() and not force:
+        raise InputError(f"{out}: got an existing file; expected a new one; --force replaces it")
+    if single or not os.path.lexists(out):
+        return
+    if not out.is_dir():
+        raise InputError(
+            f"{out}: got an existing file without a known ending; expected a new folder, or a file that ends in one of "
+            f"{', '.join((*ENDINGS, *OMICS))}; choose another path"
+        )
+    if any(out.iterdir()):
+        if not (out / RECORD).is_file():
+            raise InputError(
+                f"{out}: got a folder with files that polyvae did not write; expected a new or empty folder; choose another path"
+            )
+        if not force:
+            raise InputError(
+                f"{out}: got existing results; expected a new or empty folder; --force replaces them"
+            )
+    del kind
+
+
+def write(completed: Completed, out: Path, kind: str) -> list[Path]:
+    """Write completed data.
+
+    Args:
+        completed: What to write.
+        out: A file, or a folder that gets a file for each modality.
+        kind: The format; "": that of the data.
+
+    Returns:
+        The paths.
+
+    Raises:
+        InputError: A format that cannot hold the data.
+        StorageError: A file could not be written.
+    """
+    if ending(out) == ".npz":
+        arrays = {
+            f"{name}{suffix}": x.reshape(len(x), *completed.shapes[name])
+            for suffix, part in completed.parts.items()
+            for name, x in part.items()
+        }
+        columns = {name: own for name, own in completed.columns.items() if len(completed.shapes[name]) == 1}
+        write_npz(out, archive(arrays, columns, completed.ids))
+        return [out]
+    if ending(out) in OMICS:
+        return [
+            _write_omics(completed, part, _beside(out, suffix)) for suffix, part in completed.parts.items()
+        ]
+    if ending(out) in (*TEXT, *PARQUET):
+        return _write_single(completed, out)
+    return _write_folder(completed, out, kind or _kind(completed))
+
+
+def _kind(completed: Completed) -> str:
+    """The format of the files of a folder: that of the first file that came in, where it is one of tables."""
+    layout = completed.given.layout
+    kinds = [ending(path) for path in layout.files.values()] if isinstance(layout, FileLayout) else []
+    return kinds[0] if kinds and kinds[0] in (*TEXT, *PARQUET) else ".csv"
+
+
+def _beside(out: Path, suffix: str) -> Path:
+    return out.with_name(f"{out.stem}{suffix}{out.suffix}")
+
+
+def _write_single(completed: Completed, out: Path) -> list[Path]:
+    if len(completed.columns) > 1:
+        raise InputError(
+            f"{out}: got one table for {len(completed.columns)} modalities; expected a folder, or a file that ends in .npz or .h5mu; rename it"
+        )
+    written = []
+    for suffix, part in completed.parts.items():
+        for name, x in part.items():
+            values, columns = completed.table(name, x)
+            path = _beside(out, suffix)
+            write_table(path, values, columns, completed.ids, completed.id_name)
+            written.append(path)
+    return written
+
+
+def _write_folder(completed: Completed, out: Path, kind: str) -> list[Path]:
+    names = {name: _safe(name) for name in completed.columns}
+    if len(set(names.values())) < len(names):
+        raise InputError(
+            f"{out}: got names of modalities that differ in special characters alone; expected others; write an .npz file"
+        )
+    with _replacing(out) as folder:
+        files = []
+        for suffix, part in completed.parts.items():
+            for name, x in part.items():
+                values, columns = completed.table(name, x)
+                files.append(f"{names[name]}{suffix}{kind}")
+                write_table(folder / files[-1], values, columns, completed.ids, completed.id_name)
+        write_atomic(folder / RECORD, (json.dumps({"files": files}, indent=2) + "\n").encode())
+    return [out / file for file in files]
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A folder to write to, whose files replace those that were written to ``out`` before, at the end."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with claimed_folder(out) as partial:
+            yield partial
+            if out.is_dir():
+                for name in _recorded(out):
+                    (out / name).unlink(missing_ok=True)
+                files = sorted(partial.iterdir())
+                if taken := [
+                    file.name for file in files if os.path.lexists(out / file.name) and file.name != RECORD
+                ]:
+                    raise InputError(
+                        f"{out / taken[0]}: got a file that polyvae did not write; expected a new name; choose another folder"
+                    )
+                for file in files:
+                    file.replace(out / file.name)
+            else:
+                partial.rename(out)
+    except OSError as problem:
+        raise unwritten(out, problem) from None
+
+
+def _recorded(out: Path) -> list[str]:
+    """The files that an earlier command wrote to the folder: plain names, whatever the record may contain."""
+    record = out / RECORD
+    if not record.is_file():
+        return []
+    try:
+        found = json.loads(read_bytes(record, 2**20))
+    except ValueError:
+        found = None
+    names = found.get("files") if isinstance(found, dict) else None
+    if not isinstance(names, list):
+        raise InputError(
+            f"{record}: got another content than polyvae writes; expected a list of files; choose another folder"
+        )
+    return [
+        name
+        for name in names
+        if isinstance(name, str) and name == os.path.basename(name) and name not in ("", ".", "..")
+    ]
+
+
+def _safe(name: str) -> str:
+    """A modality's name as the name of a file."""
+    return re.sub(r"[/\\:\0]", "_", name).lstrip(".") or "_"
+
+
+def _write_omics(completed: Completed, part: Mapping[str, NDArray[Any]], out: Path) -> Path:
+    layout = completed.given.layout
+    same = {".h5ad": AnnLayout, ".h5mu": MuLayout}[ending(out)]
+    values = {name: x.reshape(len(x), *completed.shapes[name]) for name, x in part.items()}
+    if isinstance(layout, same):
+        layout.save(out, values, completed.columns, completed.ids)
+        return out
+    if ending(out) == ".h5ad":
+        raise InputError(
+            f"{out}: got .h5ad for data that came in otherwise; expected .h5mu, .npz or a folder; rename it"
+        )
+    try:
+        import anndata
+        import mudata
+        import pandas as pd
+    except ImportError:
+        raise InputError(
+            f"{out}: mudata is not installed; expected it, to write .h5mu files; install it: pip install 'polyvae[omics]'"
+        ) from None
+    count = len(completed.given.data)
+    ids = [str(value) for value in (completed.ids if completed.ids is not None else range(count))]
+    tables = {name: completed.table(name, x) for name, x in part.items()}
+    with (
+        mudata.set_options(pull_on_update=False),
+        reading(str(out), "modalities that MuData can hold", "write a folder"),
+    ):
+        result = mudata.MuData(
+            {
+                name: anndata.AnnData(x, obs=pd.DataFrame(index=ids), var=pd.DataFrame(index=columns))
+                for name, (x, columns) in tables.items()
+            }
+        )
+        partial = out.with_name(f".{out.stem}.partial{out.suffix}")
+        try:
+            result.write(partial)
+            partial.replace(out)
+        finally:
+            partial.unlink(missing_ok=True)
+    return out
+
+
+def write_columns(out: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write columns of text or numbers as csv or tsv.
+
+    Args:
+        out: The file.
+        columns: Header -> cells.
+
+    Raises:
+        InputError: Another ending.
+    """
+    if ending(out) not in TEXT:
+        raise InputError(
+            f"{out}: got a file that ends in {ending(out)!r}; expected one of {', '.join(TEXT)}; rename it"
+        )
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t" if ending(out) == ".tsv" else ",", lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    with atomic(out) as file:
+        file.write(text.getvalue().encode())

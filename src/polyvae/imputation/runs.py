@@ -1,0 +1,388 @@
+"""Runs of the estimator: a directory with the fitted estimator, its scores and its schema, and results for new files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from polyvae.config import assignment
+from polyvae.data.readers import Given
+from polyvae.data.readers.columns import columns_of
+from polyvae.imputation.estimator import Estimator
+from polyvae.imputation.filling import Wanted, fill
+from polyvae.imputation.outputs import Completed, check_output, kind_of, write, write_columns
+from polyvae.imputation.scores import Scores
+from polyvae.imputation.sources import Files, check_new, read_files, target_of
+from polyvae.utils.errors import InputError, check_count, is_number, nearest
+from polyvae.utils.files import json_text, read_object, short, unwritten, write_atomic
+from polyvae.utils.locks import LOCK
+from polyvae.utils.partial import sweep
+from polyvae.utils.records import Record
+
+FIT, ESTIMATOR, REPORT = "fit.json", "estimator.polyvae", "report.html"
+MADE = (FIT, ESTIMATOR, "scores.json", "schema.json", REPORT)
+"""What ``polyvae fit`` writes to a run directory."""
+
+
+class FitRecord(Record):
+    """How a run was made: the contents of fit.json.
+
+    Args:
+        command: The command.
+        files: Modality -> file.
+        samples: The number of training samples.
+        target: The name of the target column; None: there was none.
+        seconds: How long the fit took.
+    """
+
+    command: str
+    files: dict[str, str]
+    samples: int
+    target: str | None
+    seconds: float
+
+
+class FittedRun(NamedTuple):
+    """A run directory that ``fit_run`` wrote.
+
+    Attributes:
+        path: The directory.
+        estimator: The fitted estimator.
+        record: How it was made.
+    """
+
+    path: Path
+    estimator: Estimator
+    record: FitRecord
+
+
+# ---- fit -----------------------------------------------------------------------------------------------------
+
+
+def estimator_of(settings: Sequence[str], **given: Any) -> Estimator:
+    """An unfitted estimator with the parameters ``given`` that are not None, and those of ``settings``.
+
+    Args:
+        settings: Such as "latent=16", or "network.dropout=0.1" for a key of a parameter that is a mapping.
+        **given: Parameters of ``Estimator``.
+
+    Raises:
+        InputError: An unknown parameter.
+    """
+    parameters: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    known = [name for name in Estimator().get_params() if name != "verbose"]
+    for text in settings:
+        key, value = assignment(text)
+        first, dot, inner = key.partition(".")
+        if first not in known or (dot and first not in ("options", "network")):
+            raise InputError(
+                f"--set {short(text, 80)!r}: there is no setting {key!r}; {nearest(first, known)}"
+            )
+        if dot:
+            parameters[first] = {**parameters.get(first, {}), inner: value}
+        else:
+            parameters[first] = value
+    return Estimator(**parameters)
+
+
+def fit_run(
+    files: Files,
+    out: Path,
+    estimator: Estimator,
+    *,
+    target: str | None = None,
+    force: bool = False,
+    command: str = "",
+) -> FittedRun:
+    """Fit an estimator to files and write a run directory, without its report.
+
+    Args:
+        files: The files.
+        out: The directory.
+        estimator: The estimator.
+        target: See ``target_of``; None: there is no target.
+        force: Replace an existing run.
+        command: The command, to store it.
+
+    Raises:
+        InputError: Files or parameters that cannot be used, or a directory that is not empty.
+    """
+    check_run(out, force)
+    y = None if target is None else target_of(target, files, estimator.id)
+    given = read_files(files, id=estimator.id, nan=estimator.nan, label=None if y is None else y.column)
+    estimator.fit(given.data, None if y is None else y.values)
+    record = FitRecord(
+        command=command,
+        files={name: str(path) for name, path in files.paths.items()},
+        samples=len(given.data),
+        target=None if y is None else y.column,
+        seconds=round(estimator.seconds_, 3),
+    )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in MADE:
+            (out / name).unlink(missing_ok=True)
+    except OSError as problem:
+        raise unwritten(out, problem) from None
+    _write_json(out / FIT, record.model_dump())
+    estimator.save(out / ESTIMATOR)
+    write_atomic(out / "scores.json", (estimator.scores_.to_json() + "\n").encode())
+    _write_json(out / "schema.json", estimator.schema_.model_dump())
+    return FittedRun(out, estimator, record)
+
+
+def check_run(out: Path, force: bool) -> None:
+    """Raises InputError unless ``out`` is new, empty, or a run that ``force`` replaces.
+
+    Args:
+        out: The directory.
+        force: Whether an existing run may be replaced.
+    """
+    if not os.path.lexists(out):
+        return
+    if not out.is_dir():
+        raise InputError(f"{out}: got a file; expected a new directory; choose another path")
+    sweep(out)
+    there = [entry for entry in out.iterdir() if entry.name != LOCK]
+    if there and not is_run(out):
+        raise InputError(
+            f"{out}: got something that is not a run of polyvae fit; expected a run or an empty directory; choose another path"
+        )
+    if there and not force:
+        raise InputError(f"{out}: got an existing run; expected an empty directory; --force replaces it")
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory was written by ``fit_run``."""
+    return (path / FIT).is_file() and not (path / "config.toml").exists()
+
+
+def open_fitted(path: Path) -> FittedRun:
+    """A run that ``fit_run`` wrote.
+
+    Raises:
+        InputError: There is none, or its files are damaged.
+    """
+    if not is_run(path):
+        beside = path.absolute().parent
+        runs = (
+            [name for name in sorted(os.listdir(beside)) if is_run(beside / name)] if beside.is_dir() else []
+        )
+        what = "a directory that polyvae fit did not write" if path.is_dir() else "no such run"
+        raise InputError(
+            f"{short(str(path), 1000)}: got {what}; expected a run of polyvae fit; {short(nearest(path.name, runs), 200)}"
+        )
+    if not (path / ESTIMATOR).is_file():
+        raise InputError(
+            f"{path}: the run has no {ESTIMATOR}; expected a finished run; fit it again with --force"
+        )
+    remedy = "fit it again with --force"
+    record = FitRecord.check(read_object(path / FIT, remedy), str(path / FIT), remedy)
+    return FittedRun(path, Estimator.load(path / ESTIMATOR), record)
+
+
+# ---- results for files ---------------------------------------------------------------------------------------
+
+
+def read_for(run: FittedRun, files: Files, id: str | None = None, mask: bool = False) -> Given:
+    """The data in files, as the run reads them.
+
+    Args:
+        run: The run.
+        files: The files.
+        id: The name of the id column; None: that of the fit.
+        mask: Take features that the files lack as missing entries.
+    """
+    estimator = run.estimator
+    if mask:
+        estimator.set_params(missing_columns="mask")
+    return read_files(files, id=id or estimator.id, nan=estimator.nan, label=run.record.target)
+
+
+def impute_run(
+    run: FittedRun,
+    files: Files,
+    out: Path,
+    *,
+    interval: float | None = None,
+    draws: int = 0,
+    format: str | None = None,
+    id: str | None = None,
+    mask: bool = False,
+    force: bool = False,
+) -> list[Path]:
+    """Fill in what is missing in files, and write the result.
+
+    Args:
+        run: The run.
+        files: The files.
+        out: A folder, which gets a file for each modality, or an .npz, .h5mu or .h5ad file.
+        interval: Write intervals that cover a missing value with this probability too, as NAME.low and NAME.high.
+        draws: Write this many completed data sets too, as NAME.draw1, NAME.draw2, ...
+        format: The format of the files of a folder; None: that of the data.
+        id: See ``read_for``.
+        mask: See ``read_for``.
+        force: Replace results that polyvae wrote.
+
+    Returns:
+        The paths that were written.
+    """
+    if interval is not None and (not is_number(interval) or not 0 < interval < 1):
+        raise InputError(
+            f"impute: got interval={interval!r}; expected a probability between 0 and 1; such as 0.9"
+        )
+    check_count("impute", "draws", draws, 0)
+    kind = kind_of(out, format)
+    check_output(out, kind, force)
+    check_new(files.paths, out)
+    given = read_for(run, files, id, mask)
+    estimator = run.estimator
+    schema = estimator.schema_
+    data = schema.align(given.data, missing=estimator.missing_columns)
+    filled = fill(schema, estimator._imputer, data, Wanted(level=interval, draws=draws, seed=estimator.seed))
+    parts: dict[str, Mapping[str, NDArray[Any]]] = {"": filled.values}
+    if filled.low is not None and filled.high is not None:
+        estimator._warn_of_infinite(filled)
+        parts |= {".low": filled.low, ".high": filled.high}
+    parts |= {f".draw{number}": one for number, one in enumerate(filled.draws, 1)}
+    shapes = {each.name: tuple(each.shape) for each in schema.modalities}
+    return write(Completed(given, schema.columns, shapes, parts), out, kind)
+
+
+def embed_run(
+    run: FittedRun,
+    files: Files,
+    out: Path,
+    *,
+    std: bool = False,
+    id: str | None = None,
+    mask: bool = False,
+    force: bool = False,
+) -> Path:
+    """Write the embedding of the samples in files.
+
+    Args:
+        run: The run.
+        files: The files.
+        out: A csv, tsv, parquet or npz file; or an .h5ad or .h5mu file, for data of that kind.
+        std: Write the standard deviation of each column too.
+        id: See ``read_for``.
+        mask: See ``read_for``.
+        force: Replace an existing file.
+    """
+    _check_file(out, force)
+    check_new(files.paths, out)
+    given = read_for(run, files, id, mask)
+    z = run.estimator.transform(given.data, std=std)
+    names = [str(name) for name in run.estimator.get_feature_names_out()]
+    names += [f"{name}_std" for name in names] if std else []
+    return given.layout.save_embedding(out, z, given.data.ids, names)
+
+
+def predict_run(
+    run: FittedRun, files: Files, out: Path, *, id: str | None = None, mask: bool = False, force: bool = False
+) -> Path:
+    """Write the predicted target of the samples in files; of classes also their probabilities.
+
+    Args:
+        run: The run.
+        files: The files.
+        out: A csv or tsv file.
+        id: See ``read_for``.
+        mask: See ``read_for``.
+        force: Replace an existing file.
+    """
+    if run.record.target is None:
+        raise InputError(
+            f"{run.path}: the run was fitted without a target; expected one; fit it with --target"
+        )
+    _check_file(out, force)
+    check_new(files.paths, out)
+    given = read_for(run, files, id, mask)
+    estimator, ids = run.estimator, given.data.ids
+    values = estimator.predict(given.data).tolist()
+    columns: dict[str, Sequence[Any]] = {"id": list(ids) if ids is not None else list(range(len(values)))}
+    columns[run.record.target if run.record.target != "id" else "prediction"] = values
+    if estimator._target is not None and estimator._target.classes is not None:
+        chances = estimator.predict_proba(given.data)
+        for name, column in zip(estimator.classes_.tolist(), chances.T, strict=True):
+            columns[f"p({name})"] = [repr(float(value)) for value in column]
+    write_columns(out, columns)
+    return out
+
+
+class NewScores(NamedTuple):
+    """Scores of new samples.
+
+    Attributes:
+        scores: Of each modality hidden in turn.
+        target: Accuracy of classes, or R² of a number; None: there is no target in the files.
+        measure: "accuracy" or "R²".
+    """
+
+    scores: Scores
+    target: float | None
+    measure: str
+
+
+def score_run(run: FittedRun, files: Files, *, id: str | None = None, mask: bool = False) -> NewScores:
+    """Scores of new samples: every modality hidden in turn and predicted from what else was observed.
+
+    Args:
+        run: The run.
+        files: The files.
+        id: See ``read_for``.
+        mask: See ``read_for``.
+    """
+    given = read_for(run, files, id, mask)
+    scores = run.estimator.scores(given.data)
+    accuracy = None
+    y = _known_target(run, files, id)
+    if y is not None:
+        accuracy = run.estimator.score(given.data, y)
+    classes = run.estimator._target is not None and run.estimator._target.classes is not None
+    return NewScores(scores, accuracy, "accuracy" if classes else "R²")
+
+
+def _known_target(run: FittedRun, files: Files, id: str | None) -> dict[str, Any] | None:
+    """The values of the target in the files; None: they have none."""
+    column, by = run.record.target, id or run.estimator.id
+    if column is None or by is False or not any(column in columns_of(path) for path in files.paths.values()):
+        return None
+    values = target_of(column, files, by).values
+    return values if any(value is not None and value == value for value in values.values()) else None
+
+
+def _check_file(out: Path, force: bool) -> None:
+    if out.is_dir():
+        raise InputError(
+            f"{out}: got a folder; expected the name of a file, such as {out / 'z.csv'}; name one"
+        )
+    if out.exists() and not force:
+        raise InputError(f"{out}: got an existing file; expected a new one; --force replaces it")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_atomic(path, (json_text(str(path), value, indent=2) + "\n").encode())
+
+
+__all__ = [
+    "MADE",
+    "FitRecord",
+    "FittedRun",
+    "NewScores",
+    "check_run",
+    "embed_run",
+    "estimator_of",
+    "fit_run",
+    "impute_run",
+    "is_run",
+    "open_fitted",
+    "predict_run",
+    "read_for",
+    "score_run",
+]

@@ -1,0 +1,161 @@
+"""The files that a command names: which modality each is, how they are read, and their target column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from polyvae.data.readers import Given, read
+from polyvae.data.readers.columns import column_of, columns_of, plain
+from polyvae.data.readers.omics import ENDINGS as OMICS
+from polyvae.data.readers.omics import from_anndata, open_file
+from polyvae.data.readers.parts import text_of
+from polyvae.data.readers.writing import ENDINGS, ending, stem
+from polyvae.utils.errors import InputError, nearest
+
+KNOWN = (*ENDINGS, *OMICS)
+
+
+class Files(NamedTuple):
+    """Files by modality.
+
+    Attributes:
+        paths: Modality -> file.
+        given: The modalities whose name was written before the file; the others are named by it.
+    """
+
+    paths: dict[str, Path]
+    given: frozenset[str]
+
+
+class Y(NamedTuple):
+    """A target column.
+
+    Attributes:
+        column: Its name.
+        values: Id -> value, None where missing.
+    """
+
+    column: str
+    values: dict[str, Any]
+
+
+def files_of(words: Sequence[str], options: Sequence[str] = ()) -> Files:
+    """Files from words of a command line: ``FILE``, ``NAME=FILE``, ``--NAME FILE`` or ``--NAME=FILE``.
+
+    Args:
+        words: The words.
+        options: Options of the command, for a hint where a word that begins with ``--`` is followed by no file.
+
+    Raises:
+        InputError: No file, two of one modality, or a name without a file.
+
+    Example:
+        >>> from polyvae.imputation.sources import files_of
+        >>> sorted(files_of(["a/rna.csv", "--protein", "new.csv"]).paths)
+        ['protein', 'rna']
+    """
+    paths: dict[str, Path] = {}
+    given: set[str] = set()
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        named = word.startswith("-") and not Path(word).exists()
+        if named:
+            name, equals, file = word.lstrip("-").partition("=")
+            if not equals:
+                file = rest.pop(0) if rest else ""
+            if not name or not word.startswith("--") or ending(Path(file)) not in KNOWN:
+                known = [*options, *(f"--{key}" for key in paths)]
+                raise InputError(
+                    f"{word}: got no option of this command, and no file after it ({file or 'nothing'!r}); expected --NAME FILE to name a "
+                    f"modality; {nearest(word.partition('=')[0], known)}"
+                )
+        else:
+            name, equals, file = word.partition("=")
+            named = bool(equals) and not Path(word).exists()
+            if not named:
+                name, file = stem(Path(word)), word
+        if not name or not file:
+            raise InputError(f"{word!r}: got no name or no file; expected FILE or NAME=FILE; write both")
+        if name in paths:
+            raise InputError(
+                f"{file}: got a second file for modality {name!r}, after {paths[name]}; expected one file for each; name them with NAME=FILE"
+            )
+        paths[name] = Path(file)
+        given |= {name} if named else set()
+    if not paths:
+        raise InputError(
+            "data: got no file; expected one for each modality, or one .h5ad or .h5mu file; name them"
+        )
+    return Files(paths, frozenset(given))
+
+
+def read_files(files: Files, *, id: Any = None, nan: Any = "missing", label: str | None = None) -> Given:
+    """The data in the files.
+
+    Args:
+        files: The files: tables and npz files, or one .h5ad or .h5mu file.
+        id: See ``polyvae.data.readers.read``.
+        nan: See ``polyvae.data.readers.read``.
+        label: A column that is no feature, where a table has it.
+
+    Raises:
+        InputError: A file that cannot be read, or kinds that cannot be combined.
+    """
+    kinds = {name: ending(path) for name, path in files.paths.items()}
+    columns = {name: columns_of(path) for name, path in files.paths.items()}  # also: each can be read
+    omics = [name for name, kind in kinds.items() if kind in OMICS]
+    if omics and len(kinds) > 1:
+        raise InputError(
+            f"{files.paths[omics[0]]}: got a {kinds[omics[0]]} file beside others; expected it alone; store all modalities in one .h5mu file"
+        )
+    if omics:
+        name = omics[0]
+        path = files.paths[name]
+        if kinds[name] == ".h5ad" and name in files.given:
+            return Given(*from_anndata(open_file(path), name=name, nan=nan))
+        return read(path, nan=nan)
+    aside = label if any(label in each for each in columns.values()) else None
+    return read(files.paths, id=id, nan=nan, labels=aside)
+
+
+def target_of(text: str, files: Files, id: Any = None) -> Y:
+    """The target that ``text`` names: a column of one of the files, or FILE:COLUMN, of one of the files or another.
+
+    Raises:
+        InputError: No such column or file, or tables that disagree.
+    """
+    if id is False:
+        raise InputError(
+            "target: got rows paired by position; expected ids, by which a target is found; add an id column"
+        )
+    by_file, colon, column = text.rpartition(":")
+    columns = {name: columns_of(path) for name, path in files.paths.items()}
+    owners = [path for name, path in files.paths.items() if text in columns[name]]
+    if not owners and colon and column:
+        owners, text = [files.paths.get(by_file, Path(by_file))], column
+    if not owners:
+        known = [name for each in columns.values() for name in each]
+        raise InputError(
+            f"target: got {text!r}, a column of no file; expected a column, or FILE:COLUMN; {nearest(text, known[:1000])}"
+        )
+    found: dict[str, Any] = {}
+    for path in owners:
+        for key, value in column_of(path, text, id if isinstance(id, str) else None).items():
+            if value is None or value != value:
+                continue
+            if key in found and text_of(found[key]) != text_of(value):
+                raise InputError(
+                    f"target: got {found[key]!r} and {value!r} for sample {key!r}; expected the same in every table; correct one"
+                )
+            found[key] = value
+    return Y(text, plain(found))
+
+
+def check_new(paths: Mapping[str, Path], out: Path) -> None:
+    """Raises InputError where ``out`` is one of the files that are read."""
+    for path in paths.values():
+        if path.exists() and out.exists() and path.resolve() == out.resolve():
+            raise InputError(f"{out}: got the file that is read as output; expected another path; choose one")
