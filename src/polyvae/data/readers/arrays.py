@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 
 from polyvae.core.batch import check_mapping
 from polyvae.data.multimodal import MultimodalData
@@ -54,6 +53,8 @@ def array_part(
     columns: Sequence[str] | None = None,
 ) -> Part:
     """An array of numbers [n, *shape] as a part. Raises InputError: no numbers, or a number of ids other than n."""
+    from scipy import sparse  # imported where data are read
+
     x = dense(where, x) if sparse.issparse(x) else x.float() if _half(x) else x
     values, observed = observed_array(where, x)
     values = numeric(where, numpy_array(where, values))

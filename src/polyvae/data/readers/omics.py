@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.arrays import dense
@@ -147,6 +146,8 @@ def _obsm_part(where: str, adata: Any, key: str, nan: Nan) -> Part:
 
 def _dense(where: str, x: Any) -> NDArray[Any]:
     """[n, F]: single precision of a sparse matrix, and of an array unless it is double."""
+    from scipy import sparse  # imported where data are read
+
     if sparse.issparse(x):
         return dense(where, x)
     values = np.asarray(
