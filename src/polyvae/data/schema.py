@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -165,7 +166,12 @@ class Schema(Record):
         specs = {spec.name: spec for spec in data.modalities()}
         aligned = data.replaced(
             Batch(values, mask, entries, {}, bool(mask.all())),
-            [specs.get(each.name, Modality(each.name, tuple(each.shape))) for each in self.modalities],
+            [
+                dataclasses.replace(specs[each.name], shape=tuple(each.shape))
+                if each.name in specs
+                else Modality(each.name, tuple(each.shape))
+                for each in self.modalities
+            ],
             {each.name: tuple(each.columns) for each in self.modalities if len(each.shape) == 1},
             sparse,
         )
