@@ -535,3 +535,10 @@ def test_a_column_that_single_precision_cannot_tell_apart_is_a_warning(spread, l
     assert [str(one.message).partition(" (")[0] for one in caught] == (
         ["modality 'a': column 1 and 1 more"] if lost else []
     )
+
+
+@pytest.mark.parametrize("kind", [int, float])
+def test_a_label_that_is_marked_as_missing_is_minus_one(kind):
+    labels = np.ma.MaskedArray(np.array([0, 1, 2, 1], dtype=kind), mask=[False, True, False, False])
+    data = MultimodalData({"a": torch.ones(4, 2)}, labels=labels)
+    assert data.labels.tolist() == [0, -1, 2, 1]
