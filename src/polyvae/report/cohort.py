@@ -380,7 +380,7 @@ def _calibration_section(view: View) -> Section | None:
         xlabel="nominal coverage of the interval",
         ylabel="observed coverage",
         alt="Observed against nominal coverage for each modality; the numbers of 90 % intervals are in the table of scores.",
-        caption=f"On the dashed line, intervals cover as often as they claim. The largest difference is {100 * worst:.0f} points.",
+        caption=f"On the dashed line, intervals cover as often as they claim. The largest difference is {worst:.2f}.",
     )
     return Section(
         "calibration",
@@ -577,8 +577,8 @@ def _protocol(view: View, run: FittedRun) -> list[tuple[str, str]]:
             4,
             (
                 "Pooled",
-                f"Fewer than 100 samples have {', '.join(pooled)} and all other modalities, so the calibration there also uses samples that "
-                "lack some.",
+                f"Fewer than 100 samples have {', '.join(pooled)} and all other modalities, so the calibration also uses samples that lack "
+                "some.",
             ),
         )
     return found
