@@ -165,6 +165,9 @@ class Imputer:
 
     def _between(self, pattern: Pattern, name: str) -> Known:
         rows = self._sample[self.tables.observed[name][self._sample].any(1)]
+        # A sample of which nothing else was observed says nothing about how well the others predict.
+        informed = self.tables.mask[rows][:, list(pattern)].any(1)
+        rows = rows[informed] if informed.any() else rows
         part, fold = self.tables.rows(rows), self.fold[rows]
         given = part.only(pattern)
         by_members = {label: each.predict_left_out(given, fold) for label, each in self.ensembles.items()}

@@ -431,12 +431,14 @@ def _embedding_section(view: View) -> Section | None:
         )
     ]
     if estimator._target is not None:
-        known = imputer.tables.observed[TARGET][kept].any(1)
+        known = imputer.tables.observed[TARGET][kept][:, 0]
         read, _ = estimator._target.read(imputer.tables.values[TARGET][kept])
         if estimator._target.classes is None:
             groups: Sequence[str] | NDArray[np.float64] = np.where(known, read.astype(np.float64), np.nan)
         else:
-            groups = [str(value) if seen else "" for value, seen in zip(read.tolist(), known, strict=True)]
+            groups = [
+                str(value) if seen else "" for value, seen in zip(read.tolist(), known.tolist(), strict=True)
+            ]
         title = view.target or "target"
         figures.insert(
             0,

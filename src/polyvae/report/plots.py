@@ -213,8 +213,10 @@ def embedding_figure(
         if numeric:
             values = np.asarray(groups, np.float64)
             known = ~np.isnan(values)
-            ax.scatter(*z[~known].T, s=size, color=RULE, linewidths=0)
-            drawn = ax.scatter(*z[known].T, s=size, c=values[known], cmap="viridis", alpha=0.9, linewidths=0)
+            ax.scatter(z[~known, 0], z[~known, 1], s=size, color=RULE, linewidths=0)
+            drawn = ax.scatter(
+                z[known, 0], z[known, 1], s=size, c=values[known], cmap="viridis", alpha=0.9, linewidths=0
+            )
             bar = drawing.axes(52, 34, 200, 8)
             drawing.canvas.colorbar(drawn, cax=bar, orientation="horizontal")
             bar.tick_params(labelsize=10, length=2)
@@ -225,7 +227,8 @@ def embedding_figure(
                 if rows.any():
                     shown = "other" if label is None else short(label, 24) or "not known"
                     ax.scatter(
-                        *z[rows].T,
+                        z[rows, 0],
+                        z[rows, 1],
                         s=size,
                         color=colour,
                         alpha=0.85,
