@@ -5,10 +5,10 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -195,7 +195,7 @@ def score(run: Fitted, files: Data, id: Id = None, mask: Mask = False) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the commands to an app."""
-    examples = {
+    examples: dict[Callable[..., None], str] = {
         fit: "Example: `polyvae fit mrna.csv mirna.csv protein.csv --out runs/cohort`",
         impute: "Example: `polyvae impute runs/cohort --mrna new_mrna.csv -o filled --interval 0.9`",
         embed: "Example: `polyvae embed runs/cohort --mrna new_mrna.csv -o z.csv`",
@@ -211,13 +211,13 @@ def _warnings() -> Iterator[None]:
     """Warnings as one line each on standard error, once."""
     shown: set[str] = set()
 
-    def show(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         line = " ".join(str(message).split())
-        if line not in shown and issubclass(category, UserWarning):
+        if line not in shown:
             shown.add(line)
             typer.echo(f"warning: {line}", err=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
-        warnings.showwarning = show
+        warnings.showwarning = cast(Any, show)
         yield

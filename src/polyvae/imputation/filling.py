@@ -181,7 +181,7 @@ def _spread(imputer: Imputer, part: Tables, wanted: Wanted) -> dict[str, tuple[F
     """Quantiles of draws from the VAE less their mean, name -> [n, F] each."""
     assert wanted.level is not None
     members = next(iter(imputer.ensembles.values()))
-    part = imputer.admit(part)
+    part = imputer.admit(imputer.complete(part))
     draws = [members.draw(part, fold_in(wanted.seed, "predictive", number)) for number in range(_PREDICTIVE)]
     result = {}
     for name in part.names:

@@ -170,6 +170,9 @@ class Imputer:
 
     def _between(self, pattern: Pattern, name: str) -> Known:
         rows = self._sample[self.tables.observed[name][self._sample].any(1)]
+        # A sample of which nothing else was observed says nothing about how well the others predict.
+        informed = self.tables.mask[rows][:, list(pattern)].any(1)
+        rows = rows[informed] if informed.any() else rows
         part, fold = self.tables.rows(rows), self.fold[rows]
         given = part.only(pattern)
         by_members = {label: each.predict_left_out(given, fold) for label, each in self.ensembles.items()}
@@ -259,6 +262,16 @@ class Imputer:
         values = {name: np.clip(x, *self._range[name]) for name, x in tables.values.items()}
         return Tables(values, tables.observed)
 
+    def complete(self, tables: Tables) -> Tables:
+        """The tables in the order of the training samples, with the targets that they lack as missing."""
+        values, observed = {}, {}
+        for name, x in self.tables.values.items():
+            shape = tables.size, x.shape[1]
+            absent = name in self.targets and name not in tables.values
+            values[name] = np.zeros(shape, np.float32) if absent else tables.values[name]
+            observed[name] = np.zeros(shape, bool) if absent else tables.observed[name]
+        return Tables(values, observed)
+
     # ---- imputation ------------------------------------------------------------------------------------------
 
     def impute(self, tables: Tables, methods: bool = False) -> Iterator[Imputed]:
@@ -271,19 +284,20 @@ class Imputer:
         Yields:
             For groups of samples with one pattern, and each modality that lacks an entry, the predictions.
         """
-        tables = self.admit(tables)
+        asked = tables.names
+        tables = self.admit(self.complete(tables))
         for pattern, rows in patterns(tables.mask).items():
             seen = tuple(
                 kept and name not in self.targets for name, kept in zip(tables.names, pattern, strict=True)
             )
             for start in range(0, len(rows), _PIECE):
                 piece = rows[start : start + _PIECE]
-                yield from self._piece(tables.rows(piece), piece, seen, methods)
+                yield from self._piece(tables.rows(piece), piece, seen, methods, asked)
 
     def _piece(
-        self, part: Tables, rows: NDArray[np.intp], pattern: Pattern, methods: bool
+        self, part: Tables, rows: NDArray[np.intp], pattern: Pattern, methods: bool, asked: Sequence[str]
     ) -> Iterator[Imputed]:
-        lacking = {name: ~seen for name, seen in part.observed.items() if not seen.all()}
+        lacking = {name: ~seen for name, seen in part.observed.items() if name in asked and not seen.all()}
         if not lacking:
             return
         given = part.only(pattern)

@@ -54,14 +54,22 @@ class Completed(NamedTuple):
     @property
     def id_name(self) -> str:
         """The header of the column of ids."""
-        layout = self.given.layout
-        forms = list(layout.forms.values()) if isinstance(layout, FrameLayout) else []
-        return str(forms[0].id or "id") if forms else "id"
+        return id_name(self.given)
 
     def table(self, name: str, values: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
         """Values and names of the columns, in the order in which they came in."""
         order = ordered(self.given.data.columns.get(name, ()), self.columns[name])
         return np.asarray(values)[:, order], [str(self.columns[name][at]) for at in order]
+
+
+def id_name(given: Given) -> str:
+    """The header of the column of ids.
+
+    Args:
+        given: The data that came in.
+    """
+    forms = list(given.layout.forms.values()) if isinstance(given.layout, FrameLayout) else []
+    return str(forms[0].id or "id") if forms else "id"
 
 
 def kind_of(out: Path, wanted: str | None) -> str:
@@ -88,15 +96,23 @@ def kind_of(out: Path, wanted: str | None) -> str:
     return plain
 
 
-def check_output(out: Path, kind: str, force: bool) -> None:
+def check_output(out: Path, suffixes: Sequence[str], force: bool) -> None:
     """Raises InputError where ``out`` exists and may not be replaced.
 
     Args:
         out: A file, or a folder.
-        kind: Its format.
+        suffixes: Of the parts that are written; each may be a file of its own beside ``out``.
         force: Whether what polyvae wrote there before may be replaced.
     """
+    if out.suffix.lower() == ".gz":
+        raise InputError(
+            f"{out}: got a name that ends in .gz; expected one without it; results are not compressed"
+        )
     single = ending(out) in (*ENDINGS, *OMICS)
+    if single and ending(out) != ".npz":
+        for suffix in suffixes:
+            if suffix:
+                check_output(_beside(out, suffix), (), force)
     if single and out.is_dir():
         raise InputError(f"{out}: got a folder; expected a file of that name; choose another path")
     if single and out.exists() and not force:
@@ -117,7 +133,6 @@ def check_output(out: Path, kind: str, force: bool) -> None:
             raise InputError(
                 f"{out}: got existing results; expected a new or empty folder; --force replaces them"
             )
-    del kind
 
 
 def write(completed: Completed, out: Path, kind: str) -> list[Path]:
@@ -167,7 +182,7 @@ def _beside(out: Path, suffix: str) -> Path:
 def _write_single(completed: Completed, out: Path) -> list[Path]:
     if len(completed.columns) > 1:
         raise InputError(
-            f"{out}: got one table for {len(completed.columns)} modalities; expected a folder, or a file that ends in .npz or .h5mu; rename it"
+            f"{out}: got one table for {len(completed.columns)} modalities; expected a folder, or a file that ends in .npz or .h5mu"
         )
     written = []
     for suffix, part in completed.parts.items():

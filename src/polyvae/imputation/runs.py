@@ -14,7 +14,7 @@ from polyvae.data.readers import Given
 from polyvae.data.readers.columns import columns_of
 from polyvae.imputation.estimator import Estimator
 from polyvae.imputation.filling import Wanted, fill
-from polyvae.imputation.outputs import Completed, check_output, kind_of, write, write_columns
+from polyvae.imputation.outputs import Completed, check_output, id_name, kind_of, write, write_columns
 from polyvae.imputation.scores import Scores
 from polyvae.imputation.sources import Files, check_new, read_files, target_of
 from polyvae.utils.errors import InputError, check_count, is_number, nearest
@@ -22,6 +22,7 @@ from polyvae.utils.files import json_text, read_object, short, unwritten, write_
 from polyvae.utils.locks import LOCK
 from polyvae.utils.partial import sweep
 from polyvae.utils.records import Record
+from polyvae.utils.text import named
 
 FIT, ESTIMATOR, REPORT = "fit.json", "estimator.polyvae", "report.html"
 MADE = (FIT, ESTIMATOR, "scores.json", "schema.json", REPORT)
@@ -200,7 +201,15 @@ def read_for(run: FittedRun, files: Files, id: str | None = None, mask: bool = F
     estimator = run.estimator
     if mask:
         estimator.set_params(missing_columns="mask")
-    return read_files(files, id=id or estimator.id, nan=estimator.nan, label=run.record.target)
+    given = read_files(files, id=id or estimator.id, nan=estimator.nan, label=run.record.target)
+    names = estimator.schema_.names
+    if not set(names) & set(given.data.names):
+        file = next(iter(files.paths.values()))
+        raise InputError(
+            f"data: got modalities {named(given.data.names)}; expected some of {named(names)}, as in the training data; name them, such as "
+            f"--{names[0]} {file}"
+        )
+    return given
 
 
 def impute_run(
@@ -237,7 +246,8 @@ def impute_run(
         )
     check_count("impute", "draws", draws, 0)
     kind = kind_of(out, format)
-    check_output(out, kind, force)
+    suffixes = [".low", ".high"] if interval is not None else []
+    check_output(out, [*suffixes, *(f".draw{number}" for number in range(1, draws + 1))], force)
     check_new(files.paths, out)
     given = read_for(run, files, id, mask)
     estimator = run.estimator
@@ -305,8 +315,9 @@ def predict_run(
     given = read_for(run, files, id, mask)
     estimator, ids = run.estimator, given.data.ids
     values = estimator.predict(given.data).tolist()
-    columns: dict[str, Sequence[Any]] = {"id": list(ids) if ids is not None else list(range(len(values)))}
-    columns[run.record.target if run.record.target != "id" else "prediction"] = values
+    first = id_name(given)
+    columns: dict[str, Sequence[Any]] = {first: list(ids) if ids is not None else list(range(len(values)))}
+    columns[run.record.target if run.record.target != first else "prediction"] = values
     if estimator._target is not None and estimator._target.classes is not None:
         chances = estimator.predict_proba(given.data)
         for name, column in zip(estimator.classes_.tolist(), chances.T, strict=True):
@@ -358,6 +369,7 @@ def _known_target(run: FittedRun, files: Files, id: str | None) -> dict[str, Any
 
 
 def _check_file(out: Path, force: bool) -> None:
+    check_output(out, (), force)
     if out.is_dir():
         raise InputError(
             f"{out}: got a folder; expected the name of a file, such as {out / 'z.csv'}; name one"

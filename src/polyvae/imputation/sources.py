@@ -81,7 +81,7 @@ def files_of(words: Sequence[str], options: Sequence[str] = ()) -> Files:
             raise InputError(f"{word!r}: got no name or no file; expected FILE or NAME=FILE; write both")
         if name in paths:
             raise InputError(
-                f"{file}: got a second file for modality {name!r}, after {paths[name]}; expected one file for each; name them with NAME=FILE"
+                f"{file}: got a second file for modality {name!r}, after {paths[name]}; expected one for each; name them with NAME=FILE"
             )
         paths[name] = Path(file)
         given |= {name} if named else set()
@@ -109,7 +109,7 @@ def read_files(files: Files, *, id: Any = None, nan: Any = "missing", label: str
     omics = [name for name, kind in kinds.items() if kind in OMICS]
     if omics and len(kinds) > 1:
         raise InputError(
-            f"{files.paths[omics[0]]}: got a {kinds[omics[0]]} file beside others; expected it alone; store all modalities in one .h5mu file"
+            f"{files.paths[omics[0]]}: got a {kinds[omics[0]]} file beside others; expected it alone; store all in one .h5mu file"
         )
     if omics:
         name = omics[0]

@@ -380,7 +380,7 @@ def _calibration_section(view: View) -> Section | None:
         xlabel="nominal coverage of the interval",
         ylabel="observed coverage",
         alt="Observed against nominal coverage for each modality; the numbers of 90 % intervals are in the table of scores.",
-        caption=f"On the dashed line, intervals cover as often as they claim. The largest difference is {100 * worst:.0f} points.",
+        caption=f"On the dashed line, intervals cover as often as they claim. The largest difference is {worst:.2f}.",
     )
     return Section(
         "calibration",
@@ -431,12 +431,14 @@ def _embedding_section(view: View) -> Section | None:
         )
     ]
     if estimator._target is not None:
-        known = imputer.tables.observed[TARGET][kept].any(1)
+        known = imputer.tables.observed[TARGET][kept][:, 0]
         read, _ = estimator._target.read(imputer.tables.values[TARGET][kept])
         if estimator._target.classes is None:
             groups: Sequence[str] | NDArray[np.float64] = np.where(known, read.astype(np.float64), np.nan)
         else:
-            groups = [str(value) if seen else "" for value, seen in zip(read.tolist(), known, strict=True)]
+            groups = [
+                str(value) if seen else "" for value, seen in zip(read.tolist(), known.tolist(), strict=True)
+            ]
         title = view.target or "target"
         figures.insert(
             0,
@@ -577,8 +579,8 @@ def _protocol(view: View, run: FittedRun) -> list[tuple[str, str]]:
             4,
             (
                 "Pooled",
-                f"Fewer than 100 samples have {', '.join(pooled)} and all other modalities, so the calibration there also uses samples that "
-                "lack some.",
+                f"Fewer than 100 samples have {', '.join(pooled)} and all other modalities, so the calibration also uses samples that lack "
+                "some.",
             ),
         )
     return found

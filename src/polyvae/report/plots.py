@@ -60,7 +60,15 @@ def patterns_figure(names: Sequence[str], counts: Sequence[tuple[tuple[bool, ...
             long = (side - 50) * total[name] / widest
             _box(ax, side - long, y - 8, long, 16, MUTED)
             ax.text(side - long - 6, y, f"{total[name]:,}", ha="right", va="center", fontsize=10)
-        ax.text(left, 10, "samples with each pattern", color=MUTED, ha="left", va="center", fontsize=10)
+        ax.text(
+            left - 12,
+            floor - 8,
+            "samples with the pattern",
+            color=MUTED,
+            ha="right",
+            va="center",
+            fontsize=10,
+        )
         ax.text(side, height - 12, "samples with it", color=MUTED, ha="right", va="center", fontsize=10)
         ax.text(left, height - 12, "filled: measured", color=MUTED, ha="left", va="center", fontsize=10)
         more = (
@@ -195,9 +203,9 @@ def embedding_figure(
     texts = [] if numeric else [str(group) for group in groups]
     counted = sorted({text for text in texts if text}, key=lambda text: (-texts.count(text), text))
     chosen = counted[:_GROUPS]
-    lines = 1 if numeric else -(-(len(chosen) + 1) // 2)
-    with Drawing(name, 440, 366 + 20 * lines) as drawing:
-        ax = drawing.axes(52, 40 + 20 * lines, 360, 280)
+    # Figures side by side have their axes at one height, whatever the length of their legends.
+    with Drawing(name, 440, 424) as drawing:
+        ax = drawing.axes(52, 104, 370, 276)
         size = 26 if len(z) <= 400 else 12
         drawing.canvas.text(
             0.02, 1 - 14 / drawing.height, title, color=INK, ha="left", va="center", fontsize=11
@@ -205,21 +213,22 @@ def embedding_figure(
         if numeric:
             values = np.asarray(groups, np.float64)
             known = ~np.isnan(values)
-            ax.scatter(*z[~known].T, s=size, color=RULE, linewidths=0)
-            drawn = ax.scatter(*z[known].T, s=size, c=values[known], cmap="viridis", alpha=0.9, linewidths=0)
+            ax.scatter(z[~known, 0], z[~known, 1], s=size, color=RULE, linewidths=0)
+            drawn = ax.scatter(
+                z[known, 0], z[known, 1], s=size, c=values[known], cmap="viridis", alpha=0.9, linewidths=0
+            )
             bar = drawing.axes(52, 34, 200, 8)
             drawing.canvas.colorbar(drawn, cax=bar, orientation="horizontal")
             bar.tick_params(labelsize=10, length=2)
         else:
-            for label, colour in [("", RULE), *zip(chosen, SERIES, strict=False), ("other", MUTED)]:
-                other = set(chosen) | {""}
-                rows = np.array(
-                    [text == label if label != "other" else text not in other for text in texts], bool
-                )
+            kinds = [(text if text in ("", *chosen) else None) for text in texts]
+            for label, colour in [("", RULE), *zip(chosen, SERIES, strict=False), (None, MUTED)]:
+                rows = np.array([kind == label for kind in kinds], bool)
                 if rows.any():
-                    shown = short(label, 24) or "not known"
+                    shown = "other" if label is None else short(label, 24) or "not known"
                     ax.scatter(
-                        *z[rows].T,
+                        z[rows, 0],
+                        z[rows, 1],
                         s=size,
                         color=colour,
                         alpha=0.85,
@@ -228,8 +237,13 @@ def embedding_figure(
                     )
             drawing.canvas.legend(
                 *ax.get_legend_handles_labels(),
-                loc="upper left", bbox_to_anchor=(0.0, 1 - 22 / drawing.height), ncols=2, handletextpad=0.2, columnspacing=1.2, borderaxespad=0.2,
-            )  # fmt: skip
+                loc="upper left",
+                bbox_to_anchor=(0.0, 1 - 22 / drawing.height),
+                ncols=2,
+                handletextpad=0.2,
+                columnspacing=1.2,
+                borderaxespad=0.2,
+            )
         ax.set(xlabel="z0", ylabel="z1")
         _quiet(ax, "both")
         return drawing.done(alt, caption)
@@ -291,7 +305,7 @@ def pairs_figure(name: str, title: str, pairs: Sequence[Pair], alt: str, caption
             ax.scatter(pair.imputed, pair.measured, s=16, color=ACCENT, alpha=0.7, linewidths=0)
             unit = f" ({short(pair.unit, 12)})" if pair.unit else ""
             ax.set(xlim=ends, ylim=ends, xlabel=f"imputed{unit}", ylabel=f"measured{unit}")
-            ax.set_title(f"{short(pair.title, 22)}   {pair.note}", fontsize=11)
+            ax.set_title(f"{short(pair.title, 22)} · {pair.note}", fontsize=11)
             ax.locator_params(nbins=5)
             _quiet(ax, "both")
         return drawing.done(alt, caption)

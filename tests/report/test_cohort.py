@@ -1,0 +1,129 @@
+"""The report of a fitted estimator: one page that stands alone, with the numbers of the estimator and the names of the data."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+import polyvae as pv
+from polyvae.imputation.runs import FitRecord, FittedRun
+from polyvae.report import number
+from polyvae.report.cohort import _coverage, _view, write_fit_report
+from tests.helpers.pages import Elements
+
+NAME = "<b>rna & co</b>"
+
+
+def run_of(folder: Path, x: object, y: object = None, target: str | None = None) -> FittedRun:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        estimator = pv.Estimator(steps=20, members=2, latent=3, seed=0, id=False).fit(x, y)
+    record = FitRecord(
+        command="polyvae fit '<x>'", files={NAME: "a.csv"}, samples=50, target=target, seconds=1.5
+    )
+    return FittedRun(folder, estimator, record)
+
+
+def tables(count: int = 50) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(count, 2))
+    x = {
+        NAME: z @ rng.normal(size=(2, 30)),
+        "b": z @ rng.normal(size=(2, 4)),
+        "c": rng.normal(size=(count, 2)),
+    }
+    x["b"][:12] = np.nan
+    x["c"][5:30] = np.nan
+    x[NAME][3, 4] = np.nan
+    x[NAME][:, 7] = 5.0
+    return x
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> FittedRun:
+    y = ["ill & <old>" if at % 3 else "well" for at in range(50)]
+    found = run_of(tmp_path_factory.mktemp("run"), tables(), y, "state <1>")
+    write_fit_report(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(run: FittedRun) -> str:
+    return (run.path / "report.html").read_text("utf-8")
+
+
+def test_the_page_asks_for_nothing_from_outside(page: str) -> None:
+    found = Elements(page)
+    assert not {"link", "script", "iframe", "object", "embed", "base", "b"} & {tag for tag, _ in found.tags}
+    for _, attributes in found.tags:
+        for key in ("src", "href", "xlink:href"):
+            assert re.match(r"#|data:image/png;base64,", attributes.get(key, "#")), attributes
+    assert len(set(found.ids)) == len(found.ids)
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        ElementTree.fromstring(svg.replace("<svg", '<svg xmlns:xlink="http://www.w3.org/1999/xlink"', 1))
+
+
+def test_it_shows_every_section_and_the_scores(run: FittedRun, page: str) -> None:
+    found, scores = Elements(page), run.estimator.scores_
+    for anchor in ("samples", "scores", "features", "calibration", "embedding", "pairs", "target", "made"):
+        assert anchor in found.ids
+    for name in run.estimator.schema_.names:
+        assert name in found.words
+        for method in scores.methods:
+            value = scores.value(name, method, "r2")
+            assert value is None or number(value) in found.words
+    assert scores.sentence()[1:] in found.words
+    assert "state <1>" in found.words
+    assert "polyvae fit '<x>'" in found.words
+
+
+def test_it_counts_samples_and_what_is_missing(page: str) -> None:
+    words = Elements(page).words
+    assert "20 of 50" in words  # samples 30 to 49 have all three, and samples 0 to 4 lack b
+    assert "38 (76 %)" in words  # with b
+    assert "25 (50 %)" in words  # with c
+    labels = [
+        a["aria-label"] for t, a in Elements(page).tags if t == "svg" and "pattern" in a.get("aria-label", "")
+    ]
+    assert any(f"{NAME} + b + c: 20" in label for label in labels) or f"{NAME} + b + c: 20" in " ".join(
+        a.get("aria-label", "") for t, a in Elements(page).tags if t == "svg"
+    )
+
+
+def test_calibration_is_what_the_intervals_do(run: FittedRun) -> None:
+    for combination in _view(run).held.values():
+        observed = _coverage(combination)
+        assert observed is not None
+        assert (np.diff(observed) >= 0).all()
+        assert abs(observed[4] - 0.5) < 0.2  # at .5
+
+
+def test_one_table_with_gaps_is_one_report(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 1)) @ rng.normal(size=(1, 6)) + 0.1 * rng.normal(size=(40, 6))
+    x[rng.random(x.shape) < 0.1] = np.nan
+    page = write_fit_report(run_of(tmp_path, x)).read_text("utf-8")
+    assert "1 modality" in page
+    assert 'id="pairs"' in page
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_few_samples_have_a_report_too(tmp_path: Path, count: int) -> None:
+    x = {
+        "a": np.random.default_rng(0).normal(size=(count, 3)),
+        "b": np.random.default_rng(1).normal(size=(count, 2)),
+    }
+    page = write_fit_report(run_of(tmp_path, x)).read_text("utf-8")
+    assert f"{count} samples" in page
+
+
+def test_a_number_as_target(tmp_path: Path) -> None:
+    x = tables()
+    y = np.where(np.arange(50) % 5 == 0, np.nan, np.linspace(0, 1, 50))
+    page = write_fit_report(run_of(tmp_path, x, y, "age")).read_text("utf-8")
+    assert "Prediction of age" in page
