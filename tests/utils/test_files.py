@@ -187,3 +187,8 @@ def test_a_key_that_occurs_twice_is_refused():
         with pytest.raises(ValueError, match="a key occurs twice"):
             files.parsed(text)
     assert files.parsed(b'[{"a": 1}, {"a": 2}]') == [{"a": 1}, {"a": 2}]
+
+
+def test_numbers_that_json_does_not_have_are_null():
+    given = {"a": [1.0, float("nan")], "b": {"c": float("inf")}, "d": (2, -float("inf"))}
+    assert files.finite_json(given) == {"a": [1.0, None], "b": {"c": None}, "d": [2, None]}
