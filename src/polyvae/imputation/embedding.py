@@ -1,27 +1,33 @@
-"""One embedding for an ensemble: the principal components of the latents of all members."""
+"""One embedding for an ensemble: the principal components of what its members expect of the data."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.imputation.imputer import Imputer
+from polyvae.imputation.members import Members
 from polyvae.imputation.simple import components
-from polyvae.imputation.tables import Tables
+from polyvae.imputation.tables import Floats, Tables
+from polyvae.utils.seeds import fold_in
 
 _SAMPLES = 20_000
+_PIECE = 2048  # samples that are embedded at a time
+_DRAWS = 4  # of each member, for the standard deviation
 
 
 class Embedding(NamedTuple):
-    """A linear map from the latents of all members to D columns.
+    """A linear map from the expected values of all modalities to D columns.
 
-    The latents of members have no common axes, so they are joined, and their principal components over the training samples are kept.
+    The latents of members have no common axes. What they have in common is what they expect of every modality, given what was observed of
+    a sample. Its principal components over the training samples are the embedding.
 
     Attributes:
-        mean: [L], of the joined latents.
-        axes: [L, D].
+        mean: [P], of the expected values of the training samples.
+        axes: [P, D].
     """
 
     mean: NDArray[np.float32]
@@ -31,8 +37,8 @@ class Embedding(NamedTuple):
     def fit(cls, imputer: Imputer, width: int) -> Embedding:
         """The components of the training samples, at most ``width`` of them."""
         step = -(-imputer.tables.size // _SAMPLES)
-        joined = _latents(imputer, imputer.tables.rows(slice(None, None, step)))[0]
-        pca = components(joined, width)
+        expected = _joined(imputer, _members(imputer).predict(imputer.tables.rows(slice(None, None, step))))
+        pca = components(expected, width)
         return cls(pca.mean_.astype(np.float32), pca.components_.T.astype(np.float32))
 
     @property
@@ -40,14 +46,38 @@ class Embedding(NamedTuple):
         """D."""
         return int(self.axes.shape[1])
 
-    def of(self, imputer: Imputer, tables: Tables) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Means and standard deviations of the columns, [N, D] each."""
-        mean, scale = _latents(imputer, tables)
-        variance = scale**2 @ self.axes**2
-        return np.asarray((mean - self.mean) @ self.axes, np.float32), np.sqrt(variance, dtype=np.float32)
+    def of(self, imputer: Imputer, tables: Tables) -> Floats:
+        """The embedding of samples, [N, D]."""
+        tables = imputer.admit(tables)
+        return np.concatenate(
+            [self._project(imputer, _members(imputer).predict(part)) for part in _pieces(tables)]
+        )
+
+    def spread(self, imputer: Imputer, tables: Tables, seed: int) -> Floats:
+        """The standard deviation of the embedding over members and draws from their posteriors, [N, D]."""
+        tables = imputer.admit(tables)
+        return np.concatenate([self._spread(imputer, part, seed) for part in _pieces(tables)])
+
+    def _spread(self, imputer: Imputer, part: Tables, seed: int) -> Floats:
+        drawn = [
+            self._project(imputer, each)
+            for number in range(_DRAWS)
+            for each in _members(imputer).expected(part, fold_in(seed, "embedding", number))
+        ]
+        return np.asarray(np.std(drawn, axis=0, ddof=1), np.float32)
+
+    def _project(self, imputer: Imputer, expected: Mapping[str, Floats]) -> Floats:
+        return np.asarray((_joined(imputer, expected) - self.mean) @ self.axes, np.float32)
 
 
-def _latents(imputer: Imputer, tables: Tables) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    tables = imputer.admit(tables)
-    each = [members.embed(tables) for members in imputer.ensembles.values()]
-    return np.concatenate([mean for mean, _ in each], 1), np.concatenate([scale for _, scale in each], 1)
+def _members(imputer: Imputer) -> Members:
+    return next(iter(imputer.ensembles.values()))
+
+
+def _joined(imputer: Imputer, expected: Mapping[str, Floats]) -> Floats:
+    names = [name for name in imputer.tables.names if name not in imputer.targets]
+    return np.concatenate([expected[name] for name in names], 1)
+
+
+def _pieces(tables: Tables) -> list[Tables]:
+    return [tables.rows(slice(start, start + _PIECE)) for start in range(0, tables.size, _PIECE)]

@@ -269,13 +269,12 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             [N, D] (or [N, 2 D]), with a row per sample of X (the union of the ids of data frames), in a table of the library of X.
         """
         given, data = self._aligned(X)
-        parts = [
-            (rows, self._embedding.of(self._imputer, self._with_target(part)))
-            for rows, part in blocks(self.schema_, data)
-        ]
         mean, scale = (np.zeros((len(data), self._embedding.width)) for _ in range(2))
-        for rows, (m, s) in parts:
-            mean[rows], scale[rows] = m, s
+        for rows, part in blocks(self.schema_, data):
+            part = self._with_target(part)
+            mean[rows] = self._embedding.of(self._imputer, part)
+            if std:
+                scale[rows] = self._embedding.spread(self._imputer, part, self.seed)
         z = np.concatenate([mean, scale], 1) if std else mean
         names = [str(name) for name in self.get_feature_names_out()]
         names += [f"{name}_std" for name in names] if std else []

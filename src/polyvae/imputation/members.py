@@ -276,15 +276,16 @@ class Members:
         return result
 
     @torch.no_grad()
-    def embed(self, tables: Tables) -> tuple[Floats, Floats]:
-        """The posterior means and standard deviations of all members' latents side by side: [N, E D] each."""
-        means, scales = [], []
-        for start in range(0, tables.size, _ROWS):
-            batch = tables.rows(slice(start, start + _ROWS)).batch(self.device, self.entries)
-            found = [_call(self.base, *self._of(member), _latents, batch) for member in range(self.count)]
-            means.append(torch.cat([mean for mean, _ in found], -1).cpu().numpy())
-            scales.append(torch.cat([scale for _, scale in found], -1).cpu().numpy())
-        return np.concatenate(means), np.concatenate(scales)
+    def expected(self, tables: Tables, seed: int) -> list[dict[str, Floats]]:
+        """E[x_m | z] of every member, each with one draw of z given what was observed: E times name -> [N, F]."""
+        batch = tables.batch(self.device, self.entries)
+        results = []
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(fold_in(seed, "expected"))
+            for member in range(self.count):
+                found = _call(self.base, *self._of(member), _generated, batch)
+                results.append({name: x.cpu().numpy() for name, x in found.items()})
+        return results
 
     @torch.no_grad()
     def draw(self, tables: Tables, seed: int) -> dict[str, Floats]:
@@ -388,19 +389,8 @@ def _mean(model: MultimodalVAE, batch: Batch) -> dict[str, Tensor]:
     return {name: x.mean(0) for name, x in drawn.items()}
 
 
-def _latents(model: MultimodalVAE, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The posterior mean of the latents and the standard deviation of its columns: [B, D] each."""
-    experts = model.experts(batch)
-    q = model.posterior(batch, experts)
-    if not model.shared:  # the latents of such a model are the private ones
-        z = q.mean
-        w = model.private(batch, experts, z, model.prior.w(z))
-        return w.mean, w.scale
-    weights = q.weights[..., None]
-    second = (weights * (q.components.scale.square() + q.components.loc.square())).sum(0)
-    mean = torch.where(q.observed[:, None], q.mean, model.prior.z().mean)
-    scale = torch.where(q.observed[:, None], (second - mean.square()).clamp(min=0).sqrt(), 1)
-    return mean, scale
+def _generated(model: MultimodalVAE, batch: Batch) -> dict[str, Tensor]:
+    return {name: x[0] for name, x in model.generate(batch).items()}
 
 
 def _draw(model: MultimodalVAE, batch: Batch) -> dict[str, Tensor]:
