@@ -15,6 +15,9 @@ Example:
     torch.Size([5, 10, 8])
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from polyvae import models
 from polyvae.core.batch import Batch
 from polyvae.core.distributions import Laplace, Mixture, Normal
@@ -22,7 +25,6 @@ from polyvae.core.likelihoods import LIKELIHOODS
 from polyvae.core.modality import Modality
 from polyvae.core.networks import NETWORKS
 from polyvae.data import DATASETS, MultimodalData, load_dataset
-from polyvae.imputation import Estimator, pool
 from polyvae.metrics import METRICS, evaluate, fit_prior
 from polyvae.models import MMVAE, MODELS, MVAE, VAE, MMVAEPlus, MoPoE, build, cite
 from polyvae.models.bundles import load_model, save_model
@@ -60,6 +62,18 @@ __all__ = [
     "pool",
     "save_model",
 ]
+
+
+if TYPE_CHECKING:
+    from polyvae.imputation import Estimator, pool
+
+_LAZY = {"Estimator", "pool"}  # they need scikit-learn, whose import takes seconds
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module("polyvae.imputation"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

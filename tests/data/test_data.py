@@ -535,3 +535,19 @@ def test_a_column_that_single_precision_cannot_tell_apart_is_a_warning(spread, l
     assert [str(one.message).partition(" (")[0] for one in caught] == (
         ["modality 'a': column 1 and 1 more"] if lost else []
     )
+
+
+@pytest.mark.parametrize("kind", [int, float])
+def test_a_label_that_is_marked_as_missing_is_minus_one(kind):
+    labels = np.ma.MaskedArray(np.array([0, 1, 2, 1], dtype=kind), mask=[False, True, False, False])
+    data = MultimodalData({"a": torch.ones(4, 2)}, labels=labels)
+    assert data.labels.tolist() == [0, -1, 2, 1]
+
+
+@pytest.mark.parametrize("wrong", [[-1], [3, -2, 5], [N]])
+def test_row_numbers_do_not_count_from_the_end(data, wrong):
+    for use in (data.take, data.rows):
+        with pytest.raises(
+            InputError, match=rf"^rows: got row numbers from [^\n]*; expected 0 to {N - 1}; [^\n]*$"
+        ):
+            use(wrong)

@@ -99,6 +99,7 @@ def test_unknown_columns_and_modalities_are_counted():
     assert "1 modality ('other') not in the training data" in texts
     assert "1 column ('x') not in the training data" in texts
     assert aligned.names == ("rna", "counts")
+    assert [spec.shape for spec in aligned.modalities()] == [(3,), (2,)]
 
 
 def test_values_far_outside_are_counted_in_one_warning():

@@ -824,11 +824,9 @@ MUTANTS = [
         by="report/test_report.py::test_the_bars_of_a_divergence_are_in_its_order",
     ),
     # ---- data, training and files ----
+    Mutant("data.hiding:kept", "(stays & seen).any(0)", "stays.any(0)", by="data/test_data.py"),
     Mutant(
-        "data.multimodal:MultimodalData.hide", "(kept & seen).any(0)", "kept.any(0)", by="data/test_data.py"
-    ),
-    Mutant(
-        "data.multimodal:MultimodalData.hide",
+        "data.hiding:kept",
         "lot.argmax(0, keepdim=True)",
         "lot.argmin(0, keepdim=True)",
         by="data/test_data.py",

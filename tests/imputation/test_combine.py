@@ -13,6 +13,7 @@ def known(n: int, matched: np.ndarray | None = None, seed: int = 0) -> Known:
     y -= y.mean(0)
     good = (y + 0.1 * rng.normal(size=y.shape)).astype("f4")
     return Known(
+        np.arange(n),
         x,
         y,
         np.ones_like(y, bool),

@@ -198,3 +198,11 @@ def test_a_description_of_many_more_parameters_than_the_file_has_is_not_built(tm
         path, model_name="vae", config=bundle.config | {"modalities": [deep]}, state=bundle.state, extra={}
     )
     assert f"more parameters than the {len(bundle.state)} tensors beside it" in message(load_model, path)
+
+
+def test_a_loaded_model_is_in_evaluation_mode_and_declares_its_missing_entries(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_model(VAE([Modality("a", (3,), entries=True)], latent=2).train(), path)
+    model = load_model(path)
+    assert not any(module.training for module in model.modules())
+    assert model.specs == [Modality("a", (3,), entries=True)]

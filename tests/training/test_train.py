@@ -84,6 +84,11 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path) -> None:
         pv.fit(
             small_model(), small_data(), out=tmp_path, epochs=2, resume=True, **{**SETTINGS, "batch_size": 8}
         )
+    for key, value in (("lr", 1e-3), ("clip", 1.0), ("precision", "bf16")):  # remedies of a failure only
+        with pytest.raises(pv.InputError, match=rf"^resume: got train\.{key}=.*{value}.*, as the run began"):
+            pv.fit(
+                small_model(), small_data(), out=tmp_path, epochs=2, resume=True, **{**SETTINGS, key: value}
+            )
     with pytest.raises(pv.InputError, match=r"^resume: got model\.beta=2\.0; expected 1\.0"):
         pv.fit(small_model(beta=2.0), small_data(), out=tmp_path, epochs=2, resume=True, **SETTINGS)
     with pytest.raises(pv.InputError, match="number of training rows"):
@@ -268,6 +273,9 @@ def test_resume_notices_other_values_and_other_modalities(tmp_path: Path) -> Non
         pv.InputError, match=r"modality\.a\.weight=7\.0; expected 1\.0|modality\.a\.weight=7; expected 1\.0"
     ):
         pv.fit(other, small_data(), out=tmp_path, epochs=2, resume=True, **SETTINGS)
+    turned = pv.MMVAEPlus(small_model().specs[::-1], latent=2)
+    with pytest.raises(pv.InputError, match=r"^resume: got modalities=\['b', 'a'\]; expected \['a', 'b'\]"):
+        pv.fit(turned, small_data(), out=tmp_path, epochs=2, resume=True, **SETTINGS)
 
 
 def test_fit_trains_on_the_training_part_only() -> None:

@@ -173,3 +173,10 @@ def test_write_to_a_missing_folder_says_so(tmp_path):
     assert "No such file or directory" in message(
         write_atomic, Path(tmp_path, "no", "x"), b"", kind=StorageError
     )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices with a path")
+def test_a_pipe_and_a_device_are_named_as_what_they_are(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        assert "cannot be read (a pipe, socket or device, no regular file)" in message(load_tensors, path)

@@ -29,6 +29,7 @@ from polyvae.data.checks import (
     row_numbers,
 )
 from polyvae.data.sources import Readers
+from polyvae.data.sparse import check_sparse, dense_rows
 from polyvae.data.splits import check_groups, check_splits, check_straddling, drawn
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.seeds import fold_in
@@ -44,8 +45,9 @@ class MultimodalData(Readers):
 
     Args:
         data: Name -> array [N, *shape]. The order of the names is that of the M axis. What a NumPy masked array or a pandas object marks
-            as missing is a missing entry. Arrays are copied, with zeros where values are missing; only files of integers that
-            ``numpy.load(..., mmap_mode="c")`` maps, with nothing missing, stay on disk.
+            as missing is a missing entry. A SciPy sparse matrix stays sparse, and rows become dense as they are taken. Arrays are copied,
+            with zeros where values are missing; only files of integers that ``numpy.load(..., mmap_mode="c")`` maps, with nothing
+            missing, stay on disk.
         mask: Which modalities were observed: [M, N] bool, or name -> [N]. None: all. Rows of which nothing was observed are allowed
             here, and refused by ``fit``.
         entries: For modalities with missing entries, name -> [N, *shape] bool: which entries were observed. A row without any lacks the
@@ -120,7 +122,18 @@ class MultimodalData(Readers):
             if mask is None and not entries
             else {}
         )
-        stored = Batch.of({name: x[:, :0] if name in files else x for name, x in data.items()}, mask, entries)
+        # Of a sparse matrix the batch contains the rows without columns.
+        self._sparse = check_sparse(data)
+        aside: dict[str, Any] = {
+            name: np.zeros((x.shape[0], 0), dtype=x.dtype) for name, x in self._sparse.items()
+        }
+        for name in entries or ():
+            if name in aside:
+                raise InputError(
+                    f"entries: got a mask for modality {name!r}, which is sparse; expected none; make the modality dense"
+                )
+        aside |= {name: x[:, :0] for name, x in files.items()}
+        stored = Batch.of({name: aside.get(name, x) for name, x in data.items()}, mask, entries)
         stored = stored._replace(data={name: files.get(name, x) for name, x in stored.data.items()})
         count, device = stored.size, stored.device
         extra = {} if labels is None else {"labels": check_labels(labels, count).to(device)}
@@ -130,7 +143,8 @@ class MultimodalData(Readers):
         self.factors = check_factors(factors, stored.names, count)
         self._splits = check_splits(splits, count)
         check_straddling(self._splits, self.groups)
-        self._specs = check_specs(modalities, stored.data)
+        whole = {name: torch.empty(()).expand(x.shape) for name, x in self._sparse.items()}
+        self._specs = check_specs(modalities, {**stored.data, **whole})
         check_precision(stored)
         self.scale = check_scale(scale, stored.names)
         self.columns = check_columns(columns, {spec.name: spec.shape for spec in self._specs})
@@ -172,6 +186,11 @@ class MultimodalData(Readers):
     def labels(self) -> Tensor | None:
         """[N] int64, or None."""
         return self._stored.extra.get("labels")
+
+    @property
+    def sparse(self) -> Mapping[str, Any]:
+        """Modality -> SciPy matrix in compressed rows, for the modalities that are kept so."""
+        return self._sparse
 
     @property
     def entries(self) -> Mapping[str, Tensor]:
@@ -226,7 +245,7 @@ class MultimodalData(Readers):
             InputError: Row numbers out of range.
         """
         if isinstance(index, slice):
-            part = self._stored.rows(index)
+            part = self._filled(self._stored.rows(index), index)
             return self._scaled(part._replace(complete=not self._gaps[index].any()))
         rows = row_numbers(index, len(self))
         return self.gather(rows.to(self.device, non_blocking=True), not bool(self._gaps[rows].any()))
@@ -234,15 +253,14 @@ class MultimodalData(Readers):
     def gather(self, index: Tensor, whole: bool) -> Batch:
         """``take`` without checks: ``index`` int64 on the data's device; ``whole`` is the batch's ``complete``."""
         stored = self._stored
-        return self._scaled(
-            Batch(
-                {name: x.index_select(0, index) for name, x in stored.data.items()},
-                stored.mask.index_select(1, index),
-                {name: x.index_select(0, index) for name, x in stored.entries.items()},
-                {name: x.index_select(0, index) for name, x in stored.extra.items()},
-                whole,
-            )
+        batch = Batch(
+            {name: x.index_select(0, index) for name, x in stored.data.items()},
+            stored.mask.index_select(1, index),
+            {name: x.index_select(0, index) for name, x in stored.entries.items()},
+            {name: x.index_select(0, index) for name, x in stored.extra.items()},
+            whole,
         )
+        return self._scaled(self._filled(batch, index))
 
     def values(self, name: str, index: Tensor | None = None) -> Tensor:
         """One modality, scaled, zero where missing.
@@ -257,6 +275,10 @@ class MultimodalData(Readers):
         if name not in self.names:
             raise InputError(f"modality {name!r} is not in the data; {nearest(name, self.names)}")
         stored = self._stored.data[name]
+        if name in self._sparse:
+            mask = self.mask[self.names.index(name)]
+            part = mask if index is None else mask[index.to(mask.device)]
+            return _times(dense_rows(self._sparse[name], index, part), self.scale.get(name))
         return _times(
             stored if index is None else stored.index_select(0, index.to(stored.device)), self.scale.get(name)
         )
@@ -272,8 +294,9 @@ class MultimodalData(Readers):
         stored = self._stored
         if name in stored.entries:
             return stored.entries[name]
-        x = stored.data[name]
-        return stored.mask[self.names.index(name)].view(-1, *[1] * (x.ndim - 1)).expand(x.shape)
+        place = self.names.index(name)
+        shape = self._specs[place].shape
+        return stored.mask[place].view(-1, *[1] * len(shape)).expand(len(self), *shape)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Iterate over all samples in order, ``batch_size`` at a time; the last batch may be smaller."""
@@ -303,6 +326,7 @@ class MultimodalData(Readers):
         first, last = int(rows[0]), int(rows[-1])
         adjacent = last - first + 1 == len(rows) and bool((rows.diff() == 1).all())
         part = self._like(self._stored.rows(slice(first, last + 1) if adjacent else rows.to(self.device)))
+        part._sparse = {name: x[rows.numpy()] for name, x in self._sparse.items()}
         part.ids = None if self.ids is None else [self.ids[row] for row in rows.tolist()]
         part.groups = None if self.groups is None else self.groups[rows.numpy()]
         part.factors = {name: {key: x[rows] for key, x in own.items()} for name, own in self.factors.items()}
@@ -378,6 +402,7 @@ class MultimodalData(Readers):
         other.factors = {name: own for name, own in self.factors.items() if name in kept}
         other.scale = {name: factor for name, factor in self.scale.items() if name in kept}
         other.columns = {name: own for name, own in self.columns.items() if name in kept}
+        other._sparse = {name: x for name, x in self._sparse.items() if name in kept}
         return other
 
     def with_labels_as(self, name: str) -> MultimodalData:
@@ -512,14 +537,23 @@ class MultimodalData(Readers):
         ]:
             state.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
             state.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for name, matrix in self._sparse.items():
+            state.update(f"{name} sparse {matrix.dtype} {matrix.shape}".encode())
+            for part in (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data):
+                state.update(np.ascontiguousarray(part).data)
         return state.hexdigest()
 
     def replaced(
-        self, stored: Batch, specs: Sequence[Modality], columns: Mapping[str, tuple[str, ...]]
+        self,
+        stored: Batch,
+        specs: Sequence[Modality],
+        columns: Mapping[str, tuple[str, ...]],
+        sparse: Mapping[str, Any],
     ) -> MultimodalData:
-        """The same samples with other values, which are valid and not scaled; labels, ids, groups and splits are kept."""
+        """The same samples with other values, which are valid; labels, ids, groups, splits and the scale of sparse modalities are kept."""
         other = self._like(stored._replace(extra=self._stored.extra))
-        other._specs, other.columns, other.scale = tuple(specs), dict(columns), {}
+        other._specs, other.columns, other._sparse = tuple(specs), dict(columns), dict(sparse)
+        other.scale = {name: factor for name, factor in self.scale.items() if name in sparse}
         other.factors = {name: own for name, own in self.factors.items() if name in stored.names}
         return other
 
@@ -528,6 +562,15 @@ class MultimodalData(Readers):
         other._stored = stored
         other._gaps = _gaps(stored)
         return other
+
+    def _filled(self, batch: Batch, index: Tensor | slice) -> Batch:
+        """The batch with its rows of the sparse modalities."""
+        if not self._sparse:
+            return batch
+        rows = {
+            name: dense_rows(x, index, batch.mask[self.names.index(name)]) for name, x in self._sparse.items()
+        }
+        return batch._replace(data={name: rows.get(name, x) for name, x in batch.data.items()})
 
     def _scaled(self, batch: Batch) -> Batch:
         if not self.scale:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor
 from polyvae.core.batch import Batch
 from polyvae.core.modality import Modality
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.sparse import columns_of
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.records import Record
 from polyvae.utils.text import counted, named
@@ -155,13 +157,23 @@ class Schema(Record):
         if lost := [text for _, _, text in found.values() if text]:
             warnings.warn(f"data: {'; '.join(lost)}; ignored", stacklevel=2)
         mask = torch.stack([_row(data, name, found[name][1]) for name in self.names])
-        values = {name: x for name, (x, _, _) in found.items()}
+        sparse = {name: x for name, (x, _, _) in found.items() if not isinstance(x, Tensor)}
+        values = {
+            name: x if isinstance(x, Tensor) else torch.zeros(len(data), 0, device=data.device)
+            for name, (x, _, _) in found.items()
+        }
         entries = {name: gaps for name, (_, gaps, _) in found.items() if gaps is not None}
         specs = {spec.name: spec for spec in data.modalities()}
         aligned = data.replaced(
             Batch(values, mask, entries, {}, bool(mask.all())),
-            [specs.get(each.name, Modality(each.name, tuple(each.shape))) for each in self.modalities],
+            [
+                dataclasses.replace(specs[each.name], shape=tuple(each.shape))
+                if each.name in specs
+                else Modality(each.name, tuple(each.shape))
+                for each in self.modalities
+            ],
             {each.name: tuple(each.columns) for each in self.modalities if len(each.shape) == 1},
+            sparse,
         )
         if far := self._far(aligned):
             warnings.warn(
@@ -278,20 +290,20 @@ def _features(data: MultimodalData, name: str, units: Mapping[str, str]) -> Feat
     )
 
 
-def _aligned(each: Features, data: MultimodalData, missing: str) -> tuple[Tensor, Tensor | None, str]:
-    """The values of one modality in the order of the schema, its entry mask, and what was ignored."""
+def _aligned(each: Features, data: MultimodalData, missing: str) -> tuple[Any, Tensor | None, str]:
+    """The values of one modality in the order of the schema (sparse ones not scaled), its entry mask, and what was ignored."""
     name, size = each.name, math.prod(each.shape)
     if name not in data.names:
         return torch.zeros(len(data), *each.shape, device=data.device), None, ""
-    x, gaps = data.values(name), data.entries.get(name)
-    given = data.columns.get(name)
+    gaps, given = data.entries.get(name), data.columns.get(name)
+    shape = tuple(data.observed(name).shape[1:])
     if given is None or not each.named:
-        if tuple(x.shape[1:]) != tuple(each.shape):
+        if shape != tuple(each.shape):
             raise InputError(
-                f"modality {name!r}: got {_sized(tuple(x.shape[1:]))}; expected {_sized(tuple(each.shape))} as in the training data; give "
+                f"modality {name!r}: got {_sized(shape)}; expected {_sized(tuple(each.shape))} as in the training data; give "
                 "the columns names, or the same columns in the same order"
             )
-        return x, gaps, ""
+        return data.sparse[name] if name in data.sparse else data.values(name), gaps, ""
     place = {column: at for at, column in enumerate(given)}
     absent = [column for column in each.columns if column not in place]
     if absent and (missing == "error" or len(absent) == size):
@@ -306,7 +318,10 @@ def _aligned(each: Features, data: MultimodalData, missing: str) -> tuple[Tensor
         else ""
     )
     if tuple(given) == tuple(each.columns):
-        return x, gaps, lost
+        return data.sparse[name] if name in data.sparse else data.values(name), gaps, lost
+    if name in data.sparse and not absent:
+        return columns_of(data.sparse[name], [place[column] for column in each.columns]), None, lost
+    x = data.values(name)
     index = torch.tensor([place.get(column, 0) for column in each.columns], device=x.device)
     known = torch.tensor([column in place for column in each.columns], device=x.device)
     ordered = x.index_select(1, index) * known

@@ -146,7 +146,7 @@ class Readers:
         overlap: bool = True,
         **settings: Any,
     ) -> MultimodalData:
-        """Read AnnData. A sparse matrix becomes dense, in single precision.
+        """Read AnnData. A sparse matrix stays sparse.
 
         Args:
             adata: An AnnData object.
@@ -159,7 +159,7 @@ class Readers:
             **settings: Further arguments of MultimodalData: modalities, groups, splits, card, seed.
 
         Raises:
-            InputError: No AnnData, an unknown key, a matrix too large to be dense, and what ``from_frames`` refuses.
+            InputError: No AnnData, an unknown key, and what ``from_frames`` refuses.
         """
         from polyvae.data.readers.omics import from_anndata
 
@@ -178,7 +178,7 @@ class Readers:
         overlap: bool = True,
         **settings: Any,
     ) -> MultimodalData:
-        """Read MuData, with samples in its order. Sparse matrices become dense, in single precision.
+        """Read MuData, with samples in its order. Sparse matrices stay sparse.
 
         Args:
             mdata: A MuData object.

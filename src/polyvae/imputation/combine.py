@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from polyvae.imputation.simple import KernelRidge, Neighbours, Predictor, Ridge
+from polyvae.imputation.simple import GAMMAS, KernelRidge, Neighbours, Predictor, Ridge, Spectra
 from polyvae.imputation.tables import Flags, Floats
 
 CURVED_FROM = 500  # samples, from which kernel ridge is one of the methods
@@ -24,6 +24,7 @@ class Known(NamedTuple):
     """What the training samples say about one prediction.
 
     Attributes:
+        rows: Row numbers of the training samples, [n].
         x: The inputs with missing entries filled in, [n, P].
         y: The modality to predict, zero where missing, [n, F].
         seen: [n, F] bool.
@@ -32,6 +33,7 @@ class Known(NamedTuple):
         by_members: Name -> the predictions of samples left out, by the members of each ensemble, [n, F].
     """
 
+    rows: NDArray[np.intp]
     x: Floats
     y: Floats
     seen: Flags
@@ -52,7 +54,9 @@ class Combination:
         pooled: Whether calibration samples lack a modality of the pattern, because fewer than 100 have all of them.
     """
 
-    def __init__(self, known: Known, gammas: tuple[float, ...] | None = None) -> None:
+    def __init__(
+        self, known: Known, gammas: tuple[float, ...] | None = None, spectra: Spectra | None = None
+    ) -> None:
         self.simple: dict[str, Predictor] = {}
         y = known.y
         if known.x.shape[1] and len(y) > 2:
@@ -61,9 +65,7 @@ class Combination:
             self.simple["ridge"] = Ridge(known.x, y)
             self.simple["k-NN"] = Neighbours(known.x, y)
             if len(y) >= CURVED_FROM:
-                self.simple["kernel ridge"] = (
-                    KernelRidge(known.x, y, gammas) if gammas else KernelRidge(known.x, y)
-                )
+                self.simple["kernel ridge"] = KernelRidge(known.x, y, gammas or GAMMAS, spectra)
         left_out = {**{name: part.left_out for name, part in self.simple.items()}, **known.by_members}
         rows = known.matched
         self.pooled = int(rows.sum()) < min(FEWEST, len(rows))

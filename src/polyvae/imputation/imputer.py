@@ -15,6 +15,7 @@ from polyvae.core.modality import Modality
 from polyvae.imputation.combine import Combination, Known
 from polyvae.imputation.factors import Factors
 from polyvae.imputation.members import Members, Schedule
+from polyvae.imputation.simple import Spectra
 from polyvae.imputation.tables import Flags, Floats, Pattern, Tables, patterns
 from polyvae.utils.seeds import fold_in
 
@@ -108,6 +109,7 @@ class Imputer:
         }
         self._combinations: OrderedDict[tuple[Pattern, str], Combination] = OrderedDict()
         self._gammas: dict[str, tuple[float, ...]] = {}
+        self._spectra: tuple[Any, Spectra] = None, {}
         self._factors: dict[int | None, Factors] = {}
         chosen = np.random.default_rng(fold_in(seed, "calibration")).permutation(size)[:_LARGEST_CALIBRATION]
         self._sample = np.sort(chosen)
@@ -154,7 +156,10 @@ class Imputer:
             full = self.others(name)
             if not inside and name not in self._gammas and pattern != full and any(full):
                 self.combination(full, name)
-            made = Combination(known, self._gammas.get(name))
+            same = pattern, known.rows.tobytes()
+            if self._spectra[0] != same:
+                self._spectra = same, {}
+            made = Combination(known, self._gammas.get(name), self._spectra[1])
             if pattern == full and made.gamma is not None:
                 self._gammas[name] = made.gamma
             self._combinations[key] = made
@@ -172,6 +177,7 @@ class Imputer:
         given = part.only(pattern)
         by_members = {label: each.predict_left_out(given, fold) for label, each in self.ensembles.items()}
         return Known(
+            rows,
             self._inputs(given, pattern, by_members),
             part.values[name],
             part.observed[name],
@@ -198,6 +204,7 @@ class Imputer:
             left = fold == e
             factors[left] = self._by_factors(int(e), given.rows(np.flatnonzero(left)))[name]
         return Known(
+            rows,
             np.zeros((len(rows), 0), np.float32),
             part.values[name],
             hidden,

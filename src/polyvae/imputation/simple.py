@@ -19,7 +19,7 @@ Doubles = NDArray[np.float64]
 
 _ALPHAS = np.logspace(-3, 4, 22)
 _LEVERAGE = 0.999  # above it a leave-one-out residual is a quotient of rounding errors
-_GAMMAS = (0.1, 0.3, 1.0)
+GAMMAS = (0.1, 0.3, 1.0)
 _NEIGHBOURS = (5, 10, 20, 40)
 _COMPONENTS = 30
 _LANDMARKS = 2000
@@ -66,6 +66,9 @@ def spectrum_of_kernel(kernel: Doubles) -> Spectrum:
     """The spectrum of a kernel matrix [n, n]."""
     w, u = _positive(kernel)
     return Spectrum(u, w, u / np.sqrt(w))
+
+
+Spectra = dict[float, tuple[Spectrum, Doubles | None, Doubles]]
 
 
 def ridge_path(spectrum: Spectrum, y: Floats) -> tuple[float, Floats, Doubles]:
@@ -121,15 +124,26 @@ class KernelRidge:
     """Ridge regression with the kernel exp(−γ |x − x'|² / p) of p columns; γ and the penalty by leave-one-out.
 
     Above 2,000 samples the kernel is that of as many landmarks (Williams & Seeger 2001, Nyström), drawn once.
+
+    Args:
+        x: [n, P].
+        y: [n, F].
+        gammas: The values of γ to choose from.
+        spectra: γ -> the spectrum of the kernel, kept here for other tables that are predicted from the same inputs.
     """
 
-    def __init__(self, x: Floats, y: Floats, gammas: tuple[float, ...] = _GAMMAS) -> None:
+    def __init__(
+        self, x: Floats, y: Floats, gammas: tuple[float, ...] = GAMMAS, spectra: Spectra | None = None
+    ) -> None:
+        spectra = {} if spectra is None else spectra
         chosen = np.random.default_rng(0).permutation(len(x))[:_LANDMARKS]
         self.landmarks = x if len(x) <= _LANDMARKS else x[np.sort(chosen)]
         self.y_mean = y.mean(0)
         best = np.inf
         for gamma in gammas:
-            spectrum, basis, centre = self._spectrum(x, gamma)
+            if gamma not in spectra:
+                spectra[gamma] = self._spectrum(x, gamma)
+            spectrum, basis, centre = spectra[gamma]
             alpha, left_out, path = ridge_path(spectrum, y)
             error = float(((left_out - y) ** 2).sum())
             if error < best:

@@ -236,6 +236,7 @@ __all__ = [
     "Nexus",
     "Relational",
     "ScMM",
+    "SubsetPoE",
     "VCCAPrivate",
     "build",
     "cite",

@@ -10,17 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import sparse
 
 from polyvae.core.batch import check_mapping
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.layout import ArrayLayout
 from polyvae.data.readers.parts import Nan, Part, check_columns, check_nan, checked, joined
+from polyvae.data.sparse import compact, is_sparse
 from polyvae.utils.arrays import numpy_array, observed_array
 from polyvae.utils.errors import InputError
-
-MOST = 2**31
-"""Values of one sparse matrix that may become dense: 8 GiB in single precision."""
 
 
 def from_arrays(
@@ -54,9 +51,10 @@ def array_part(
     columns: Sequence[str] | None = None,
 ) -> Part:
     """An array of numbers [n, *shape] as a part. Raises InputError: no numbers, or a number of ids other than n."""
-    x = dense(where, x) if sparse.issparse(x) else x.float() if _half(x) else x
-    values, observed = observed_array(where, x)
-    values = numeric(where, numpy_array(where, values))
+    values, observed = (
+        (compact(where, x), None) if is_sparse(x) else observed_array(where, x.float() if _half(x) else x)
+    )
+    values = values if is_sparse(values) else numeric(where, numpy_array(where, values))
     if values.ndim < 2:
         raise InputError(
             f"{where}: got shape {values.shape}; expected [N, *shape], a size after the number of samples; give a column of numbers the "
@@ -69,9 +67,9 @@ def array_part(
         both = observed if part.observed is None else observed & part.observed
         part = part._replace(observed=both)
     ids = None if own is None else list(numpy_array(f"{where}: ids", own).tolist())
-    if ids is not None and len(ids) != len(values):
+    if ids is not None and len(ids) != values.shape[0]:
         raise InputError(
-            f"{where}: got {len(ids)} ids for {len(values)} rows; expected one for each row; check which rows they belong to"
+            f"{where}: got {len(ids)} ids for {values.shape[0]} rows; expected one for each row; check which rows they belong to"
         )
     return part._replace(columns=None if columns is None else tuple(columns), ids=ids)
 
@@ -79,16 +77,6 @@ def array_part(
 def _half(x: Any) -> bool:
     """Whether this is a tensor of a type that NumPy does not have."""
     return isinstance(x, torch.Tensor) and x.dtype == torch.bfloat16
-
-
-def dense(where: str, x: Any) -> NDArray[np.float32]:
-    """A sparse matrix [n, F] as an array. Raises InputError: it is too large."""
-    if x.shape[0] * x.shape[1] > MOST:
-        raise InputError(
-            f"{where}: got a sparse matrix of {x.shape[0]:,} x {x.shape[1]:,}; expected at most {MOST:,} values, because it becomes "
-            "dense; select features first, such as highly variable genes"
-        )
-    return np.asarray(x.astype(np.float32).toarray())
 
 
 def numeric(where: str, values: NDArray[Any]) -> NDArray[Any]:

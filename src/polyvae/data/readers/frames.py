@@ -278,21 +278,26 @@ def _values(frame: nw.DataFrame[Any], at: int) -> list[Any]:
 
 def _numbers(where: str, frame: nw.DataFrame[Any], kept: Sequence[int], names: Sequence[str]) -> NDArray[Any]:
     """[n, F] in float32 where all columns are, else float64; NaN where a value is missing."""
-    kinds = [frame[:, at].dtype for at in kept]
+    columns = list(frame.iter_columns())
+    kinds = [columns[at].dtype for at in kept]
+    if len(kept) == len(columns) and len(set(kinds)) == 1 and kinds[0] in (nw.Float32, nw.Float64):
+        table = frame.to_numpy()  # at once, which matters for many columns
+        if table.dtype.kind == "f":
+            return np.array(table)
     exact = bool(kinds) and all(kind == nw.Float32 for kind in kinds)
     values = np.empty((len(frame), len(kept)), dtype=np.float32 if exact else np.float64)
     wrong: dict[str, list[str]] = {}
     for place, (at, kind) in enumerate(zip(kept, kinds, strict=True)):
-        series = frame[:, at]
+        series = columns[at]
         if kind.is_numeric() or kind == nw.Boolean:
             values[:, place] = series.cast(nw.Float32 if exact else nw.Float64).to_numpy()
         elif kind.is_temporal():
             wrong.setdefault("dates or times", []).append(names[place])
         elif not _objects(series, values[:, place]):
             wrong.setdefault("text or other objects", []).append(names[place])
-    for kind_name, columns in wrong.items():
+    for kind_name, bad in wrong.items():
         raise InputError(
-            f"{where}: got {kind_name} in {len(columns)} of {len(names)} columns ({named(columns)}); expected numbers; drop these columns, "
+            f"{where}: got {kind_name} in {len(bad)} of {len(names)} columns ({named(bad)}); expected numbers; drop these columns, "
             "convert them (pandas.get_dummies, to_dummies, or a number of days), or name the id column with id="
         )
     return values

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from polyvae.data.multimodal import MultimodalData
-from polyvae.data.readers.arrays import dense
 from polyvae.data.readers.layout import Ids, Layout
 from polyvae.data.readers.parts import Nan, Part, check_columns, check_file, check_nan, checked, joined
 from polyvae.data.readers.writing import ending, write_table
+from polyvae.data.sparse import compact, is_sparse
 from polyvae.utils.errors import InputError, nearest, reading
 
 LAYER, KEY = "imputed", "X_polyvae"
@@ -131,7 +130,7 @@ def _part(where: str, adata: Any, layer: str | None, nan: Nan) -> Part:
         raise InputError(f"{where}: got no X; expected a matrix; pass layer=")
     names = [str(name) for name in adata.var_names]
     check_columns(where, names)
-    part = checked(where, _dense(where, x), names, nan)
+    part = checked(where, _matrix(where, x), names, nan)
     return part._replace(columns=tuple(names), ids=adata.obs_names.tolist())
 
 
@@ -140,15 +139,15 @@ def _obsm_part(where: str, adata: Any, key: str, nan: Nan) -> Part:
     import pandas as pd
 
     names = [str(name) for name in x.columns] if isinstance(x, pd.DataFrame) else None
-    values = _dense(where, x.to_numpy(dtype=np.float64) if isinstance(x, pd.DataFrame) else x)
+    values = _matrix(where, x.to_numpy(dtype=np.float64) if isinstance(x, pd.DataFrame) else x)
     part = checked(where, values, names, nan)
     return part._replace(columns=None if names is None else tuple(names), ids=adata.obs_names.tolist())
 
 
-def _dense(where: str, x: Any) -> NDArray[Any]:
-    """[n, F]: single precision of a sparse matrix, and of an array unless it is double."""
-    if sparse.issparse(x):
-        return dense(where, x)
+def _matrix(where: str, x: Any) -> Any:
+    """[n, F]: single precision, unless it is double; sparse matrices stay sparse."""
+    if is_sparse(x):
+        return compact(where, x)
     values = np.asarray(
         x[:] if not isinstance(x, np.ndarray) else x
     )  # a file that is open stays on disk until here

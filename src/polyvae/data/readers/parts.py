@@ -12,11 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.sparse import is_sparse, spread
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import short
 from polyvae.utils.text import counted, named
 
 Nan = Literal["error", "missing"]
+MOST = 2**31
+"""Values of one sparse matrix that may become dense: 8 GiB in single precision."""
 
 
 class Part(NamedTuple):
@@ -55,6 +58,10 @@ def checked(where: str, values: NDArray[Any], columns: Sequence[object] | None, 
         raise InputError(
             f"{where}: got no columns of numbers; expected at least one feature; check which columns were read"
         )
+    if is_sparse(values):
+        if np.isfinite(values.data).all():
+            return Part(values)
+        values = dense(where, values)
     if values.dtype.kind != "f":
         return Part(values)
     finite = np.isfinite(values)
@@ -102,6 +109,16 @@ def check_file(path: Path) -> None:
         )
     if not found:
         raise InputError(f"{short(str(path), 1000)}: no such file; expected a table; check the path")
+
+
+def dense(where: str, x: Any) -> NDArray[np.float32]:
+    """A sparse matrix [n, F] as an array. Raises InputError: it is too large."""
+    if x.shape[0] * x.shape[1] > MOST:
+        raise InputError(
+            f"{where}: got missing values in a sparse matrix of {x.shape[0]:,} x {x.shape[1]:,}; expected at most {MOST:,} values, because "
+            "it becomes dense; select features first, such as highly variable genes"
+        )
+    return np.asarray(x.astype(np.float32).toarray())
 
 
 def check_columns(where: str, columns: Sequence[object]) -> None:
@@ -168,7 +185,7 @@ def joined(
             "data: got no modality; expected at least one with features; pass a mapping from names to tables"
         )
     places, ids = _places(parts, order)
-    count = len(ids) if ids is not None else len(next(iter(parts.values())).values)
+    count = len(ids) if ids is not None else next(iter(parts.values())).values.shape[0]
     own = _own_labels(parts, places, count)
     if labels is not None and own is not None:
         raise InputError("labels: got them twice; expected one source; drop the column or the argument")
@@ -204,7 +221,7 @@ def _places(
     """The row of each row of each part in the joined data, and the ids."""
     without = [name for name, part in parts.items() if part.ids is None]
     if len(without) == len(parts):
-        lengths = {name: len(part.values) for name, part in parts.items()}
+        lengths = {name: part.values.shape[0] for name, part in parts.items()}
         if len(set(lengths.values())) > 1:
             raise InputError(
                 f"data: got different numbers of rows without ids, {lengths}; expected ids, or one row per sample in every modality; "
@@ -278,6 +295,8 @@ def _spread(
     mask[rows] = True
     if len(rows) == count and bool((rows == np.arange(count)).all()):
         return part.values, mask, part.observed
+    if is_sparse(part.values):
+        return spread(part.values, rows, count), mask, None
     values = np.zeros((count, *part.values.shape[1:]), dtype=part.values.dtype)
     values[rows] = part.values
     if part.observed is None:
@@ -295,7 +314,9 @@ def _own_labels(
         return None
     found: list[Any] = [None] * count
     for name, part in parts.items():
-        for row, label in zip(places[name].tolist(), part.labels or [None] * len(part.values), strict=True):
+        for row, label in zip(
+            places[name].tolist(), part.labels or [None] * part.values.shape[0], strict=True
+        ):
             if _absent(label):
                 continue
             if found[row] is not None and text_of(found[row]) != text_of(label):
