@@ -80,12 +80,11 @@ def embedding_section(view: View) -> Section | None:
     if z.shape[1] < 2 or len(z) < 3:
         return None
     lacking = [pattern_name(view.names, row) for row in view.tables.mask[kept].tolist()]
-    every = pattern_name(view.names, [True] * len(view.names))
     figures = [
         embedding_figure(
             "embedding_patterns",
             z[:, :2],
-            ["all" if text == every else text for text in lacking],
+            lacking,
             "measured modalities",
             "The embedding, coloured by measured modalities.",
         )

@@ -97,8 +97,14 @@ def share_text(value: float) -> str:
 
 
 def pattern_name(names: Sequence[str], pattern: Sequence[bool]) -> str:
-    """The measured modalities of a pattern, in words."""
-    return " + ".join(name for name, kept in zip(names, pattern, strict=True) if kept) or "nothing"
+    """The measured modalities of a pattern, in words; those that are missing, where they are fewer."""
+    measured = [name for name, kept in zip(names, pattern, strict=True) if kept]
+    missing = [name for name, kept in zip(names, pattern, strict=True) if not kept]
+    if not missing:
+        return "all"
+    if len(measured) > len(missing):
+        return f"without {', '.join(missing)}"
+    return f"{' + '.join(measured)} only" if measured else "nothing"
 
 
 # ---- scores ----------------------------------------
