@@ -1057,6 +1057,6 @@ MUTANTS = [
         "utils.files:finite_json",
         "value if math.isfinite(value) else None",
         "value",
-        by="training/test_directory.py",
+        by="utils/test_files.py",
     ),
 ]

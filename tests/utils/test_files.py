@@ -180,3 +180,15 @@ def test_a_pipe_and_a_device_are_named_as_what_they_are(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):
         assert "cannot be read (a pipe, socket or device, no regular file)" in message(load_tensors, path)
+
+
+def test_a_key_that_occurs_twice_is_refused():
+    for text in (b'{"a": 1, "a": 1}', b'[{"b": {"a": 1, "a": 2}}]'):
+        with pytest.raises(ValueError, match="a key occurs twice"):
+            files.parsed(text)
+    assert files.parsed(b'[{"a": 1}, {"a": 2}]') == [{"a": 1}, {"a": 2}]
+
+
+def test_numbers_that_json_does_not_have_are_null():
+    given = {"a": [1.0, float("nan")], "b": {"c": float("inf")}, "d": (2, -float("inf"))}
+    assert files.finite_json(given) == {"a": [1.0, None], "b": {"c": None}, "d": [2, None]}

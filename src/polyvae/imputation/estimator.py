@@ -57,6 +57,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         nan: "missing", or "error".
         missing_columns: What it means that new data lack a feature: "error", or "mask", which makes its entries missing.
         target: What y is: "class", "number", or "auto", by its values.
+        units: Modality -> feature -> unit, for reports.
         device: Where the members compute, such as "cpu" or "cuda".
         seed: The seed of folds, initial weights and noise.
         verbose: Print progress.
@@ -94,6 +95,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         nan: Literal["missing", "error"] = "missing",
         missing_columns: Literal["error", "mask"] = "error",
         target: Literal["auto", "class", "number"] = "auto",
+        units: dict[str, dict[str, str]] | None = None,
         device: str = "cpu",
         seed: int = 0,
         verbose: bool = False,
@@ -109,6 +111,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.nan = nan
         self.missing_columns = missing_columns
         self.target = target
+        self.units = units
         self.device = device
         self.seed = seed
         self.verbose = verbose
@@ -130,7 +133,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self._check()
         given = self._read(X)
         data = _observed_rows(given.data)
-        schema = Schema.fit(data)
+        schema = Schema.fit(data, self.units)
         data = schema.align(data)
         order = np.concatenate([rows for rows, _ in blocks(schema, data)])
         tables = _joined([part for _, part in blocks(schema, data)])
@@ -171,12 +174,12 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 f"estimator: got max_seconds={self.max_seconds!r}; expected a number above 0; None sets no limit"
             )
 
-    def _read(self, X: Data) -> Given:
-        return read(X, id=self.id, nan=self.nan)
+    def _read(self, X: Data, overlap: bool = True) -> Given:
+        return read(X, id=self.id, nan=self.nan, overlap=overlap)
 
     def _aligned(self, X: Data) -> tuple[Given, MultimodalData]:
         check_is_fitted(self, "schema_")
-        given = self._read(X)
+        given = self._read(X, overlap=False)  # new samples may have one modality each
         return given, self.schema_.align(given.data, missing=self.missing_columns)
 
     # ---- results ---------------------------------------------------------------------------------------------
@@ -349,7 +352,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 raise InputError(
                     "score: got y, and fit was called without y; expected one there; call fit(X, y)"
                 )
-            given = self._read(X)
+            given = self._read(X, overlap=False)
             return self._target.score(self.predict(X), y, given.data.ids, len(given.data))
         found = self.scores(X).select(method="stack", score="r2", feature=None)
         return float(np.mean([row.value for row in found.rows])) if len(found) else float("nan")

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
+from torch.utils._pytree import tree_map
 
 from polyvae.core.batch import Batch
 from polyvae.core.distributions import Mixture
@@ -81,6 +82,7 @@ class Members:
         self.base.modalities.dense = True
         self.base.eval()
         self.parameters, self.buffers = stack_module_state(models)
+        self.batched = True
         self.entries = any(spec.entries for spec in specs)
 
     # ---- training --------------------------------------------------------------------------------------------
@@ -111,6 +113,7 @@ class Members:
         self, tables: Tables, fold: NDArray[np.intp], schedule: Schedule, say: Callable[[str], None]
     ) -> NDArray[np.float64]:
         data = tables.batch(self.device, self.entries)
+        self.batched = self._can_be_batched(data)
         kept = [torch.from_numpy(np.flatnonzero(fold != e)).to(self.device) for e in range(self.count)]
         size = min(len(rows) for rows in kept)
         batch_size = min(schedule.batch_size, size)
@@ -157,10 +160,39 @@ class Members:
         seen = {name: x[rows] for name, x in data.entries.items()}
         mask = data.mask[:, rows].transpose(0, 1)  # [E, M, B]
         optimizer.zero_grad(set_to_none=True)
-        objective = vmap(self._objective, randomness="different")
-        loss = objective(self.parameters, self.buffers, values, mask, seen, self._shown(seen)).sum()
+        loss = self._losses(self.parameters, self.buffers, values, mask, seen, self._shown(seen)).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+
+    def _losses(self, *arguments: Any) -> Tensor:
+        """The negative objective of every member, [E]; each argument has the members as its first axis."""
+        if self.batched:
+            each: Tensor = vmap(self._objective, randomness="different")(*arguments)
+            return each
+        return torch.stack(
+            [
+                self._objective(*(tree_map(lambda x, e=e: x[e], one) for one in arguments))
+                for e in range(self.count)
+            ]
+        )
+
+    @torch.no_grad()
+    def _can_be_batched(self, data: Batch) -> bool:
+        """Whether the objective has shapes that do not depend on the data, as vmap needs; else members take turns."""
+        rows = torch.arange(min(2, data.size), device=self.device).repeat(self.count, 1)
+        values = {name: x[rows] for name, x in data.data.items()}
+        seen = {name: x[rows] for name, x in data.entries.items()}
+        mask = data.mask[:, rows].transpose(0, 1)
+        with torch.random.fork_rng(devices=[]):
+            try:
+                vmap(self._objective, randomness="different")(
+                    self.parameters, self.buffers, values, mask, seen, seen
+                )
+            except RuntimeError as problem:
+                if "vmap" not in str(problem):
+                    raise
+                return False
+        return True
 
     def _shown(self, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Of the observed entries those that the encoders are given: a share of each sample's is hidden at random."""
@@ -358,7 +390,12 @@ def _mean(model: MultimodalVAE, batch: Batch) -> dict[str, Tensor]:
 
 def _latents(model: MultimodalVAE, batch: Batch) -> tuple[Tensor, Tensor]:
     """The posterior mean of the latents and the standard deviation of its columns: [B, D] each."""
-    q = _posterior(model, batch)
+    experts = model.experts(batch)
+    q = model.posterior(batch, experts)
+    if not model.shared:  # the latents of such a model are the private ones
+        z = q.mean
+        w = model.private(batch, experts, z, model.prior.w(z))
+        return w.mean, w.scale
     weights = q.weights[..., None]
     second = (weights * (q.components.scale.square() + q.components.loc.square())).sum(0)
     mean = torch.where(q.observed[:, None], q.mean, model.prior.z().mean)
