@@ -103,6 +103,14 @@ def test_calibration_is_what_the_intervals_do(run: FittedRun) -> None:
         assert abs(observed[4] - 0.5) < 0.2  # at .5
 
 
+def test_patterns_are_those_of_the_samples(page: str) -> None:
+    words = Elements(page).words
+    assert (
+        "without c c 18 25 (pooled)" in words
+    )  # 18 samples lack c alone; 25 have c and another, 20 of them all three
+    assert "without b b 5" in words
+
+
 def test_one_table_with_gaps_is_one_report(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 1)) @ rng.normal(size=(1, 6)) + 0.1 * rng.normal(size=(40, 6))

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.imputation.combine import Combination, half_widths
+from polyvae.imputation.tables import patterns
 from polyvae.imputation.target import TARGET
 from polyvae.report.metrics import number
 from polyvae.report.plots import Pair, curves_figure, embedding_figure, pairs_figure
@@ -17,6 +18,7 @@ from polyvae.utils.text import counted
 
 _LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _POINTS = 1500  # samples in a scatter plot
+_JOBS = 8  # rows of the table of patterns
 
 
 # ---- calibration ----------------------------------------
@@ -47,17 +49,47 @@ def calibration_section(view: View) -> Section | None:
         "Intervals of samples left out, by residuals of the other folds: how many measured values are inside. Infinite intervals count as "
         "covering.",
         figures=[figure],
+        tables=[table] if (table := _by_pattern(view)) is not None else [],
     )
 
 
-def coverage(combination: Combination) -> NDArray[np.float64] | None:
+def _by_pattern(view: View) -> Table | None:
+    """R² and coverage of the missing modalities of the most frequent patterns; None where no modality is missing."""
+    imputer, rows = view.estimator._imputer, []
+    found = [(seen, name, len(at)) for seen, at in patterns(view.tables.mask).items() for name in view.names]
+    jobs = [(seen, name, n) for seen, name, n in found if any(seen) and not seen[view.names.index(name)]]
+    for seen, name, count in sorted(jobs, key=lambda job: -job[2])[:_JOBS]:
+        given = dict(zip(view.names, seen, strict=True))
+        pattern = tuple(given.get(other, False) for other in imputer.tables.names)
+        combination = imputer.combination(pattern, name)
+        observed = coverage(combination, (0.9,))
+        if observed is None:
+            continue
+        y, known = combination.y, combination.seen
+        left, whole = ((combination.left_out["stack"] - y)[known] ** 2).sum(), (y[known] ** 2).sum()
+        r2 = number(float(1 - left / whole)) if whole > 0 else "–"
+        used = f"{len(y):,}{' (pooled)' if combination.pooled else ''}"
+        rows.append(
+            [pattern_name(view.names, seen), name, f"{count:,}", used, r2, f"{100 * observed[0]:.0f} %"]
+        )
+    if not rows:
+        return None
+    return Table(
+        ["measured", "imputed", "samples", "calibrated on", "R²", "coverage of 90 % intervals"],
+        rows,
+        "The most frequent patterns: what was measured, what was imputed, in how many samples, and how well it is predicted for samples "
+        "left out that have the same modalities. Pooled: fewer than 100 have them, so samples that lack some are used too.",
+    )
+
+
+def coverage(combination: Combination, levels: Sequence[float] = _LEVELS) -> NDArray[np.float64] | None:
     """The observed coverage at each level; None where nothing was observed."""
     residuals, fold = combination.residuals, combination.fold
     known = ~np.isnan(residuals)
     if not known.any():
         return None
     found = []
-    for level in _LEVELS:
+    for level in levels:
         inside = 0
         for e in np.unique(fold):
             rows = fold == e
