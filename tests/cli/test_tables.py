@@ -191,7 +191,7 @@ def test_existing_results_are_replaced_on_request_alone(cohort: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["impute", "run", "absent.csv", "-o", "x"], "absent.csv: no such file|absent.csv: cannot be read"),
+        (["impute", "run", "absent.csv", "-o", "x"], "absent.csv: no such file"),
         (["impute", "nowhere", "rna.csv", "-o", "x"], "no such run"),
         (["impute", "run", "rna.csv", "-o", "x", "--intervall", "0.9"], "did you mean '--interval'"),
         (["impute", "run", "rna.csv", "-o", "x", "--interval", "1.5"], "between 0 and 1"),
@@ -211,6 +211,11 @@ def test_existing_results_are_replaced_on_request_alone(cohort: Path, tmp_path: 
         (["fit", "rna.csv", "--out", "."], "not a run of polyvae fit"),
         (["fit", "rna.csv", "--out", "y", "--set", "lattent=3"], "did you mean 'latent'"),
         (["fit", "rna.csv", "--out", "y", "--set", "latent=three"], "latent='three'"),
+        (["fit", "rna.csv", "--out", "y", "--set", "seed=abc"], "seed='abc'"),
+        (["fit", "rna.csv", "--out", "y", "--set", "device=abc"], "device='abc'"),
+        (["fit", "rna.csv", "--out", "y", "--set", "network=3"], "network=3"),
+        (["fit", "rna.csv", "--out", "y", "--set", "target=abc"], "target='abc'"),
+        (["fit", "rna.csv", "--out", "y", "--set", "model=3"], "model=3"),
         (["fit", "rna.csv", "--out", "y", "--model", "mmvaeplus+"], "did you mean"),
         (["fit", "rna.csv", "--out", "y", "--target", "nothing"], "a column of no file"),
         (["fit", "rna.csv", "--out", "y", "--target", "clinical.csv:grup"], "did you mean 'group'"),
@@ -224,7 +229,7 @@ def test_a_mistake_is_one_line(cohort: Path, words: list[str], says: str) -> Non
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
-    assert any(part in line for part in says.split("|")), line
+    assert says in line
     assert not (cohort / "x").exists()
     assert not (cohort / "y").exists()
 
@@ -305,6 +310,21 @@ def test_bad_new_data_is_one_line(cohort: Path, tmp_path: Path, kind: str) -> No
         done = polyvae(command[0], cohort / "run", "--rna", tmp_path / "b.csv", *command[1:])
         assert done.returncode == 2
         assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_remedies_are_options_of_the_command_line(cohort: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        rows = {str(value): [value + 0.5] for value in np.random.default_rng(0).normal(size=12)}
+        write_csv(tmp_path / f"{name}.csv", ["dose", "weight"], rows)
+    words = ["fit", "a.csv", "b.csv", "--out", "run", "-q", *QUICK]
+    assert "--by-position" in polyvae(*words, cwd=tmp_path).stderr
+    assert polyvae(*words, "--by-position", cwd=tmp_path).returncode == 0
+    header, rows_ = read_csv(cohort / "rna.csv")
+    write_csv(tmp_path / "rna.csv", header[:-1], {name: cells[:-1] for name, cells in rows_.items()})
+    words = ["impute", cohort / "run", "rna.csv", "-o", "out"]
+    assert "--mask" in polyvae(*words, cwd=tmp_path).stderr
+    assert polyvae(*words, "--mask", cwd=tmp_path).returncode == 0
+    assert read_csv(tmp_path / "out" / "rna.csv")[0] == header
 
 
 def test_a_damaged_run_is_one_line(cohort: Path, tmp_path: Path) -> None:

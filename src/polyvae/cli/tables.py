@@ -89,7 +89,7 @@ def fit(
     )
     if by_position and id is not None:
         raise InputError("fit: got --id and --by-position; expected one of the two; leave out one")
-    with _warnings():
+    with _messages():
         estimator = fitted.estimator_of(
             settings or [],
             model=model,
@@ -138,7 +138,7 @@ def impute(
 ) -> None:
     """Fill in the missing modalities and entries of samples; what was measured is not changed."""
     given = files_of(files, ("--out", "--interval", "--draws", "--format", "--id", "--mask", "--force"))
-    with _warnings():
+    with _messages():
         written = fitted.impute_run(
             fitted.open_fitted(run), given, out,
             interval=interval, draws=draws, format=format, id=id, mask=mask, force=force,
@@ -162,7 +162,7 @@ def embed(
 ) -> None:
     """Write the embedding of samples given what was observed of each."""
     given = files_of(files, ("--out", "--std", "--id", "--mask", "--force"))
-    with _warnings():
+    with _messages():
         path = fitted.embed_run(fitted.open_fitted(run), given, out, std=std, id=id, mask=mask, force=force)
     typer.echo(f"written: {path}")
 
@@ -177,7 +177,7 @@ def predict(
 ) -> None:
     """Write the predicted target of samples; of classes also their probabilities."""
     given = files_of(files, ("--out", "--id", "--mask", "--force"))
-    with _warnings():
+    with _messages():
         path = fitted.predict_run(fitted.open_fitted(run), given, out, id=id, mask=mask, force=force)
     typer.echo(f"written: {path}")
 
@@ -185,10 +185,13 @@ def predict(
 def score(run: Fitted, files: Data, id: Id = None, mask: Mask = False) -> None:
     """Score new samples: each modality is hidden in turn and predicted from the others."""
     given = files_of(files, ("--id", "--mask"))
-    with _warnings():
+    with _messages():
         opened = fitted.open_fitted(run)
         found = fitted.score_run(opened, given, id=id, mask=mask)
-    typer.echo(f"{found.scores.table()}\n\n{found.scores.sentence()}")
+    if len(found.scores):
+        typer.echo(f"{found.scores.table()}\n\n{found.scores.sentence()}")
+    else:
+        typer.echo("no scores: no sample has two modalities, of which one could be hidden")
     if found.target is not None:
         typer.echo(f"{found.measure} of {opened.record.target}: {found.target:.3f}")
 
@@ -206,9 +209,17 @@ def register(app: typer.Typer) -> None:
         app.command(context_settings=FILES, epilog=example)(command)
 
 
+_SPELLED = {
+    "with id=": "with --id",
+    "pass id=False": "pass --by-position",
+    "or mask them as missing": "or pass --mask",
+}
+"""Remedies in messages of the library -> options of the command line."""
+
+
 @contextmanager
-def _warnings() -> Iterator[None]:
-    """Warnings as one line each on standard error, once."""
+def _messages() -> Iterator[None]:
+    """Warnings as one line each on standard error, once; errors with the options of the command line."""
     shown: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
@@ -220,4 +231,10 @@ def _warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = cast(Any, show)
-        yield
+        try:
+            yield
+        except InputError as problem:
+            text = str(problem)
+            for python, option in _SPELLED.items():
+                text = text.replace(python, option)
+            raise InputError(text) from problem

@@ -27,7 +27,7 @@ from polyvae.imputation.scores import Scores
 from polyvae.imputation.scoring import held_out, on_new
 from polyvae.imputation.tables import Tables
 from polyvae.imputation.target import TARGET, Target
-from polyvae.utils.errors import InputError, check_count, is_number
+from polyvae.utils.errors import InputError, check_count, is_number, reading
 from polyvae.utils.progress import reporter
 
 Data = Any
@@ -166,9 +166,28 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _check(self) -> None:
         check_count("estimator", "latent", self.latent)
         check_count("estimator", "members", self.members, 2)
-        for name in ("steps",):
-            if getattr(self, name) is not None:
-                check_count("estimator", name, getattr(self, name))
+        if self.steps is not None:
+            check_count("estimator", "steps", self.steps)
+        for name, kind, expected in (
+            ("model", str, "the name of a model"),
+            ("seed", (int, np.integer), "a whole number"),
+            ("options", dict, "a mapping, or None"),
+            ("network", dict, "a mapping, or None"),
+            ("units", dict, "a mapping, or None"),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, kind) and not (value is None and kind is dict):
+                raise InputError(f"estimator: got {name}={value!r}; expected {expected}; correct it")
+        for name, known in (
+            ("target", ("auto", "class", "number")),
+            ("missing_columns", ("error", "mask")),
+        ):
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"estimator: got {name}={getattr(self, name)!r}; expected one of {', '.join(known)}; choose one"
+                )
+        with reading(f"estimator: device={self.device!r}", "the name of a device", "use 'cpu' or 'cuda'"):
+            torch.device(self.device)
         if self.max_seconds is not None and (not is_number(self.max_seconds) or self.max_seconds <= 0):
             raise InputError(
                 f"estimator: got max_seconds={self.max_seconds!r}; expected a number above 0; None sets no limit"

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -286,8 +287,11 @@ def _write_omics(completed: Completed, part: Mapping[str, NDArray[Any]], out: Pa
     tables = {name: completed.table(name, x) for name, x in part.items()}
     with (
         mudata.set_options(pull_on_update=False),
+        warnings.catch_warnings(),
         reading(str(out), "modalities that MuData can hold", "write a folder"),
     ):
+        # Without ids, features of two modalities can have the same names.
+        warnings.filterwarnings("ignore", message="var_names are not unique")
         result = mudata.MuData(
             {
                 name: anndata.AnnData(x, obs=pd.DataFrame(index=ids), var=pd.DataFrame(index=columns))

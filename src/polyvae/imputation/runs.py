@@ -79,7 +79,7 @@ def estimator_of(settings: Sequence[str], **given: Any) -> Estimator:
     for text in settings:
         key, value = assignment(text)
         first, dot, inner = key.partition(".")
-        if first not in known or (dot and first not in ("options", "network")):
+        if first not in known or (dot and first not in ("options", "network", "units")):
             raise InputError(
                 f"--set {short(text, 80)!r}: there is no setting {key!r}; {nearest(first, known)}"
             )
@@ -201,7 +201,8 @@ def read_for(run: FittedRun, files: Files, id: str | None = None, mask: bool = F
     estimator = run.estimator
     if mask:
         estimator.set_params(missing_columns="mask")
-    given = read_files(files, id=id or estimator.id, nan=estimator.nan, label=run.record.target)
+    by = id or estimator.id
+    given = read_files(files, id=by, nan=estimator.nan, label=run.record.target, overlap=False)
     names = estimator.schema_.names
     if not set(names) & set(given.data.names):
         file = next(iter(files.paths.values()))

@@ -92,7 +92,9 @@ def files_of(words: Sequence[str], options: Sequence[str] = ()) -> Files:
     return Files(paths, frozenset(given))
 
 
-def read_files(files: Files, *, id: Any = None, nan: Any = "missing", label: str | None = None) -> Given:
+def read_files(
+    files: Files, *, id: Any = None, nan: Any = "missing", label: str | None = None, overlap: bool = True
+) -> Given:
     """The data in the files.
 
     Args:
@@ -100,6 +102,7 @@ def read_files(files: Files, *, id: Any = None, nan: Any = "missing", label: str
         id: See ``polyvae.data.readers.read``.
         nan: See ``polyvae.data.readers.read``.
         label: A column that is no feature, where a table has it.
+        overlap: Whether some sample must have two modalities.
 
     Raises:
         InputError: A file that cannot be read, or kinds that cannot be combined.
@@ -115,10 +118,10 @@ def read_files(files: Files, *, id: Any = None, nan: Any = "missing", label: str
         name = omics[0]
         path = files.paths[name]
         if kinds[name] == ".h5ad" and name in files.given:
-            return Given(*from_anndata(open_file(path), name=name, nan=nan))
-        return read(path, nan=nan)
+            return Given(*from_anndata(open_file(path), name=name, nan=nan, overlap=overlap))
+        return read(path, nan=nan, overlap=overlap)
     aside = label if any(label in each for each in columns.values()) else None
-    return read(files.paths, id=id, nan=nan, labels=aside)
+    return read(files.paths, id=id, nan=nan, labels=aside, overlap=overlap)
 
 
 def target_of(text: str, files: Files, id: Any = None) -> Y:

@@ -18,7 +18,9 @@ Array = NDArray[np.floating]
 _PATTERNS = 20
 """Patterns in a figure; the rarest are counted in its caption."""
 _GROUPS = 6
-"""Groups with a colour each."""
+"""Groups with a colour each; ten where their names are short."""
+_BRIEF = 12  # characters of a short name
+_COLOURS = (*SERIES, "#3d6fd1", "#c0392b", "#8a5a44", "#12948a")
 
 
 def patterns_figure(names: Sequence[str], counts: Sequence[tuple[tuple[bool, ...], int]], alt: str) -> Figure:
@@ -202,7 +204,8 @@ def embedding_figure(
     numeric = isinstance(groups, np.ndarray) and groups.dtype.kind == "f"
     texts = [] if numeric else [str(group) for group in groups]
     counted = sorted({text for text in texts if text}, key=lambda text: (-texts.count(text), text))
-    chosen = counted[:_GROUPS]
+    brief = all(len(text) <= _BRIEF for text in counted)
+    chosen = counted[: len(_COLOURS) if brief else _GROUPS]
     # Figures side by side have their axes at one height, whatever the length of their legends.
     with Drawing(name, 440, 424) as drawing:
         ax = drawing.axes(52, 104, 370, 276)
@@ -222,7 +225,7 @@ def embedding_figure(
             bar.tick_params(labelsize=10, length=2)
         else:
             kinds = [(text if text in ("", *chosen) else None) for text in texts]
-            for label, colour in [("", RULE), *zip(chosen, SERIES, strict=False), (None, MUTED)]:
+            for label, colour in [("", RULE), *zip(chosen, _COLOURS, strict=False), (None, MUTED)]:
                 rows = np.array([kind == label for kind in kinds], bool)
                 if rows.any():
                     shown = "other" if label is None else short(label, 24) or "not known"
@@ -239,7 +242,7 @@ def embedding_figure(
                 *ax.get_legend_handles_labels(),
                 loc="upper left",
                 bbox_to_anchor=(0.0, 1 - 22 / drawing.height),
-                ncols=2,
+                ncols=3 if brief else 2,
                 handletextpad=0.2,
                 columnspacing=1.2,
                 borderaxespad=0.2,

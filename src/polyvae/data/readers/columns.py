@@ -27,13 +27,13 @@ def columns_of(path: Path) -> list[str]:
         InputError: A file that cannot be read, or of another kind.
     """
     kind = ending(path)
+    check_file(path)
     if kind in TEXT:
         return header_and_rows(path)[0]
     if kind in PARQUET:
         return [str(name) for name in _frame(path).columns]
     if kind in OMICS:
         return [str(name) for name in open_file(path).obs.columns]
-    check_file(path)
     if kind not in ENDINGS:
         known = (*ENDINGS, *OMICS)
         raise InputError(

@@ -1,0 +1,51 @@
+"""Which samples calibrate a prediction, and targets beside it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from polyvae.imputation.imputer import Imputer
+from polyvae.imputation.recipe import designs
+from polyvae.imputation.tables import Tables
+
+
+class Settings:
+    model, latent, options, network, steps, max_seconds = "subset-poe", 2, None, None, 5, None
+
+
+@pytest.fixture(scope="module")
+def imputer() -> Imputer:
+    rng = np.random.default_rng(0)
+    values = {name: rng.normal(size=(40, 3)).astype(np.float32) for name in ("a", "b", "y")}
+    seen = {name: np.ones((40, 3), bool) for name in values}
+    seen["b"][:15] = False
+    seen["a"][30:] = False
+    values = {name: np.where(seen[name], x, 0).astype(np.float32) for name, x in values.items()}
+    made = Imputer(Tables(values, seen), designs(Settings, 40), 2, 0, torch.device("cpu"), ("y",))
+    return made.fit(lambda line: None)
+
+
+def test_samples_without_another_modality_do_not_calibrate(imputer: Imputer) -> None:
+    assert len(imputer.combination(imputer.others("a"), "a").y) == 15
+    assert len(imputer.combination(imputer.others("b"), "b").y) == 15
+    assert (
+        len(imputer.combination(imputer.others("y"), "y").y) == 40
+    )  # every sample has a or b; pooled below 100
+
+
+def test_without_the_target_the_same_is_imputed(imputer: Imputer) -> None:
+    everything = imputer.tables
+    given = Tables(
+        {name: everything.values[name] for name in ("a", "b")},
+        {name: everything.observed[name] for name in ("a", "b")},
+    )
+    found = {(each.name, tuple(each.rows)): each.values for each in imputer.impute(given)}
+    assert {name for name, _ in found} == {"a", "b"}
+    hidden = imputer.complete(given)
+    assert not hidden.observed["y"].any()
+    beside = {(each.name, tuple(each.rows)): each.values for each in imputer.impute(hidden)}
+    assert {name for name, _ in beside} == {"a", "b", "y"}
+    for key, values in found.items():
+        assert np.array_equal(values, beside[key])

@@ -1,0 +1,61 @@
+"""Files by modality, from the words of a command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from polyvae.imputation.sources import files_of, target_of
+from polyvae.utils.errors import InputError
+from tests.helpers.cohorts import write_cohort, write_csv
+
+
+def test_every_spelling_names_a_modality() -> None:
+    files = files_of(["a/rna.csv.gz", "x=b.csv", "--y", "c.parquet", "--z=d.tsv"])
+    assert files.paths == {
+        "rna": Path("a/rna.csv.gz"),
+        "x": Path("b.csv"),
+        "y": Path("c.parquet"),
+        "z": Path("d.tsv"),
+    }
+    assert files.given == {"x", "y", "z"}
+
+
+def test_a_file_whose_name_looks_like_an_option_or_a_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("--rna.csv", "dose=1.csv"):
+        Path(name).write_text("")
+    assert files_of(["--rna.csv", "dose=1.csv"]).paths == {
+        "--rna": Path("--rna.csv"),
+        "dose=1": Path("dose=1.csv"),
+    }
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--rna"], ["--rna", "5"], ["-r", "a.csv"], ["=a.csv"], ["a="], ["a.csv", "b/a.csv"]]
+)
+def test_what_is_no_file_is_refused(words: list[str]) -> None:
+    with pytest.raises(InputError):
+        files_of(words)
+
+
+def test_a_target_is_a_column_of_a_table_or_of_another_file(tmp_path: Path) -> None:
+    paths = write_cohort(tmp_path)
+    files = files_of([str(paths["rna"]), str(paths["protein"])])
+    group = target_of(f"{paths['clinical']}:group", files)
+    assert set(group.values.values()) == {"high", "low"}
+    age = target_of(f"{paths['clinical']}:age", files).values
+    assert age["p007"] == pytest.approx(1)
+    assert target_of("rna_0", files).values == target_of("rna:rna_0", files).values
+    with pytest.raises(InputError, match="expected ids"):
+        target_of("rna_0", files, False)
+
+
+def test_tables_that_disagree_are_refused(tmp_path: Path) -> None:
+    for name, value in (("a", 1), ("b", 2)):
+        write_csv(tmp_path / f"{name}.csv", ["id", "group"], {"p": [value]})
+    with pytest.raises(InputError, match="'p'"):
+        target_of("group", files_of([str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]))

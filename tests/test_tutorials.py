@@ -1,0 +1,103 @@
+"""What the tutorial and the README show about tables runs, command by command."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.cli import polyvae
+from tests.helpers.cohorts import read_csv
+
+ROOT = Path(__file__).parent.parent
+TUTORIAL = (ROOT / "docs" / "tutorials" / "cohort.md").read_text()
+README = (ROOT / "README.md").read_text()
+BRIEF = ["--set", "steps=60", "-q"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cohort that the script of the tutorial writes."""
+    where = tmp_path_factory.mktemp("tutorial") / "cohort"
+    subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "tutorials" / "make_cohort.py"), str(where)], check=True
+    )
+    return where
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words of the commands of a page."""
+    blocks = re.findall(r"```\n(.*?)```", page, re.DOTALL)
+    return [
+        shlex.split(line, comments=True)[1:]
+        for block in blocks
+        for line in block.splitlines()
+        if line.startswith("polyvae ")
+    ]
+
+
+def run(words: list[str], folder: Path) -> str:
+    done = polyvae(*words, *(BRIEF if words[0] == "fit" else []), cwd=folder)
+    assert done.returncode == 0, (words, done.stderr)
+    return done.stdout
+
+
+def python(code: str, folder: Path, names: dict[str, object]) -> str:
+    out, here = io.StringIO(), Path.cwd()
+    os.chdir(folder)
+    try:
+        with contextlib.redirect_stdout(out):
+            exec(code.replace("seed=0", "seed=0, steps=60"), names)
+    finally:
+        os.chdir(here)
+    return out.getvalue()
+
+
+def test_the_tutorial(folder: Path) -> None:
+    shown = commands(TUTORIAL)
+    assert [words[0] for words in shown] == ["fit", "impute", "impute", "embed", "predict"]
+    table = run(shown[0], folder)
+    (printed,) = re.findall(r"```\n(R².*?)```", TUTORIAL, re.DOTALL)
+    assert set(re.findall(r"[A-Za-z-]+", printed)) <= set(re.findall(r"[A-Za-z-]+", table))
+    for words in shown[1:]:
+        run(words, folder)
+    assert len(read_csv(folder / "filled" / "protein.csv")[1]) == 200
+    assert len(read_csv(folder / "filled_new" / "protein.low.csv")[1]) == 30
+    (code,) = re.findall(r"```python\n(.*?)```", TUTORIAL, re.DOTALL)
+    said = python(code, folder, {})
+    inside, left = (float(number) for number in re.findall(r": (\d\.\d\d)", said)[-2:])
+    assert inside > 0.8
+    assert left < 0.95
+
+
+def test_the_lines_about_tables_of_the_readme(folder: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
+    for name in ("mrna", "mirna", "protein", "clinical", "new_mrna"):
+        shutil.copy(folder / f"{name}.csv", tmp_path)
+    for name in ("mrna", "protein"):
+        shutil.copy(folder / f"{name}.csv", tmp_path / f"other_{name}.csv")
+    section = README.partition("## Your own tables")[2].partition("\n## ")[0]
+    shown = commands(section)
+    assert [words[0] for words in shown] == ["fit", "impute", "embed", "predict", "score"]
+    for words in shown:
+        run(words, tmp_path)
+    (code,) = re.findall(r"```py\n(.*?)```", section, re.DOTALL)
+    frames = {
+        name: pd.read_csv(folder / f"{name}.csv", index_col=0)
+        for name in ("mrna", "mirna", "protein", "new_mrna")
+    }
+    import polyvae as pv
+
+    names: dict[str, object] = {**frames, "pv": pv}
+    python(code, tmp_path, names)
+    assert len(names["z"]) == 30  # type: ignore[arg-type]
+    assert (tmp_path / "cohort.polyvae").exists()
