@@ -140,6 +140,11 @@ class Imputer:
 
     # ---- combinations ----------------------------------------------------------------------------------------
 
+    @property
+    def encoded(self) -> Pattern:
+        """The pattern of all modalities that can be encoded."""
+        return tuple(name not in self.targets for name in self.tables.names)
+
     def others(self, name: str) -> Pattern:
         """The pattern of all modalities that can be encoded, without ``name``."""
         return tuple(other != name and other not in self.targets for other in self.tables.names)

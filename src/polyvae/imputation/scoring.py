@@ -6,13 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.data.schema import Schema
-from polyvae.imputation.combine import Combination, half_widths
+from polyvae.imputation.combine import FEWEST, Combination, half_widths
 from polyvae.imputation.imputer import Imputer
-from polyvae.imputation.rows import numeric_rows
+from polyvae.imputation.rows import binary_rows, numeric_rows
 from polyvae.imputation.scores import Interval, Row, Scores
-from polyvae.imputation.tables import Floats, Pattern, Tables
+from polyvae.imputation.tables import Floats, Pattern, Tables, patterns
 
 LEVEL = 0.9
+_PATTERNS = 8  # patterns that are scored, at most
+_LEAST = 0.001  # the smallest probability that a prediction of an indicator is taken as
 
 
 def held_out(schema: Schema, imputer: Imputer) -> Scores:
@@ -20,33 +22,48 @@ def held_out(schema: Schema, imputer: Imputer) -> Scores:
 
     Ridge, kernel ridge and k-NN are scored by leave-one-out, the VAE by the member that left the sample out, and the combination and its
     intervals by weights and residuals of the other folds. Choices by cross-validation (penalty, kernel, neighbours, the step at which
-    training stopped) were made on these samples too.
+    training stopped) were made on these samples too. The combination is also scored for the most frequent patterns of observed
+    modalities. CRPS is that of a normal distribution with the standard deviation of the residuals of each feature.
     """
     rows: list[Row] = []
     encoded = [name for name in imputer.tables.names if name not in imputer.targets]
-    for name in imputer.tables.names:
+    for name in schema.names:
         pattern = imputer.others(name)
         if not any(pattern):  # one modality is predicted from its own entries
             pattern = tuple(other in encoded for other in imputer.tables.names)
-        if name in schema.names:
-            rows += _of(schema, imputer, pattern, name)
+        rows += _of(schema, imputer, pattern, name)
+    for pattern in _frequent(imputer):
+        for m, name in enumerate(imputer.tables.names):
+            given = tuple(kept and other != m for other, kept in enumerate(pattern))
+            if pattern[m] and name in schema.names and any(given) and given != imputer.others(name):
+                rows += _of_pattern(schema, imputer, given, name)
     return Scores(rows)
+
+
+def _frequent(imputer: Imputer) -> list[Pattern]:
+    """The patterns of at least 100 training samples, or a tenth of fewer than 1,000, most frequent first."""
+    found = patterns(imputer.tables.only(imputer.encoded).mask)
+    fewest = min(FEWEST, imputer.tables.size // 10)
+    often = sorted(found, key=lambda pattern: -len(found[pattern]))[:_PATTERNS]
+    return [pattern for pattern in often if len(found[pattern]) >= fewest]
 
 
 def _of(schema: Schema, imputer: Imputer, pattern: Pattern, name: str) -> list[Row]:
     combination = imputer.combination(pattern, name)
-    truth = schema.restore(name, combination.y)
     methods: dict[str, Floats] = {"mean": np.zeros_like(combination.y), **combination.left_out}
-    low, high = _crossed(combination)
     rows: list[Row] = []
     for method, predicted in methods.items():
         stack = method == "stack"
-        rows += _rows(
-            schema, name, method, truth, schema.restore(name, predicted), combination.seen,
-            interval=Interval(schema.restore(name, low), schema.restore(name, high)) if stack else None,
-            features=stack,
-        )  # fmt: skip
+        ends = _crossed(combination) if stack else None
+        rows += _rows(schema, name, method, combination.y, predicted, combination.seen, ends, stack)
     return rows
+
+
+def _of_pattern(schema: Schema, imputer: Imputer, pattern: Pattern, name: str) -> list[Row]:
+    combination = imputer.combination(pattern, name)
+    label = "+".join(other for other, kept in zip(imputer.tables.names, pattern, strict=True) if kept)
+    predicted, ends = combination.left_out["stack"], _crossed(combination)
+    return _rows(schema, name, "stack", combination.y, predicted, combination.seen, ends, False, label)
 
 
 def _crossed(combination: Combination) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -84,11 +101,8 @@ def on_new(schema: Schema, imputer: Imputer, tables: Tables) -> Scores:
             if np.isnan(x).any():  # not one of the methods for some pattern
                 continue
             stack = method == "stack"
-            ends = (
-                Interval(schema.restore(name, x - width), schema.restore(name, x + width)) if stack else None
-            )
             rows += _rows(
-                schema, name, method, schema.restore(name, truth), schema.restore(name, x), seen, ends, stack
+                schema, name, method, truth, x, seen, (x - width, x + width) if stack else None, stack
             )
     return Scores(rows)
 
@@ -97,25 +111,53 @@ def _rows(
     schema: Schema,
     name: str,
     method: str,
-    truth: NDArray[np.float64],
-    predicted: NDArray[np.float64],
+    truth: Floats,
+    predicted: Floats,
     seen: NDArray[np.bool_],
-    interval: Interval | None,
+    ends: tuple[NDArray[np.floating], NDArray[np.floating]] | None,
     features: bool,
+    pattern: str | None = None,
 ) -> list[Row]:
+    """The scores of standardised predictions, in units, without columns that were constant in training."""
     each = schema[name]
-    varying = [place for place, column in enumerate(each.columns) if column not in set(each.constant)]
-    if not varying:
+    varying = np.flatnonzero(~np.isin(each.columns, each.constant))
+    if not len(varying):
         return []
-    ends = None if interval is None else Interval(*(np.asarray(end)[:, varying] for end in interval))
-    return numeric_rows(
+    true, guess = (schema.restore(name, x)[:, varying] for x in (truth, predicted))
+    known = seen[:, varying]
+    spread = _spread(true, guess, known)
+    names = [each.columns[place] for place in varying] if features else None
+    rows = numeric_rows(
         name,
         method,
-        truth[:, varying],
-        predicted[:, varying],
+        true,
+        guess,
         np.asarray(each.center)[varying],
         scale=np.asarray(each.scale)[varying],
-        observed=seen[:, varying],
-        features=[each.columns[place] for place in varying] if features else None,
-        interval=ends,
+        observed=known,
+        pattern=pattern,
+        features=names,
+        std=np.broadcast_to(spread, true.shape),
+        interval=None if ends is None else Interval(*(schema.restore(name, end)[:, varying] for end in ends)),
     )
+    binary = [place for place, column in enumerate(varying) if each.kinds[column] == "binary"]
+    if binary:
+        chance = np.clip(guess[:, binary], _LEAST, 1 - _LEAST)
+        rows += binary_rows(
+            name,
+            method,
+            np.round(true[:, binary]),
+            chance,
+            observed=known[:, binary],
+            pattern=pattern,
+            features=[names[place] for place in binary] if names else None,
+        )
+    return rows
+
+
+def _spread(
+    true: NDArray[np.float64], guess: NDArray[np.float64], known: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """[F], the root mean squared residual of each column."""
+    squares = np.where(known, (true - guess) ** 2, 0).sum(0)
+    return np.asarray(np.sqrt(squares / np.maximum(known.sum(0), 1)), np.float64)
