@@ -50,7 +50,8 @@ class DataConfig(Section):
 
     ``name`` in DATASETS, the path of a file, or an import path "package.module:function" (see ``load_dataset``); ``root``, the folder of
     its files; ``only``, the modalities to use; ``target``, the name of a modality that is made from the labels, decoded but not encoded;
-    ``hide``, the fraction of the modalities that are hidden at random in the training part; ``options``, those of ``load_dataset``.
+    ``hide``, the fraction of the modalities that are hidden in the training part; ``hide_mechanism``, completely at random ("mcar"), at
+    random given another modality ("mar"), or depending on their own values ("mnar"); ``options``, those of ``load_dataset``.
     """
 
     name: str = "polydigits"
@@ -59,6 +60,7 @@ class DataConfig(Section):
     target: str | None = None
     hide: _Share = 0.0
     hide_seed: _Seed = 0
+    hide_mechanism: Literal["mcar", "mar", "mnar"] = "mcar"
     options: dict[str, Any] = {}
 
 

@@ -52,7 +52,8 @@ def data_of(config: RunConfig, trust: Sequence[str] | None = None) -> tuple[Mult
     data = data if config.data.only is None else data.select(*config.data.only)
     data = data if config.data.target is None else data.with_labels_as(config.data.target)
     train = data.train
-    return data, train.hide(config.data.hide, config.data.hide_seed) if config.data.hide else train
+    hidden = config.data.hide, config.data.hide_seed, config.data.hide_mechanism
+    return data, train.hide(*hidden) if config.data.hide else train
 
 
 def modalities_of(config: RunConfig, data: MultimodalData) -> list[Modality]:
