@@ -178,6 +178,11 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             value = getattr(self, name)
             if not isinstance(value, kind) and not (value is None and kind is dict):
                 raise InputError(f"estimator: got {name}={value!r}; expected {expected}; correct it")
+        for name, own in (self.units or {}).items():
+            if not isinstance(own, dict):
+                raise InputError(
+                    f"estimator: got units of {name!r}: {own!r}; expected a mapping from features to units; correct it"
+                )
         for name, known in (
             ("target", ("auto", "class", "number")),
             ("missing_columns", ("error", "mask")),
