@@ -265,7 +265,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 )
         return Wanted(statistic, interval, kind, draws or 0, self.seed)
 
-    def _back(self, given: Given, values: dict[str, NDArray[np.float64]]) -> Any:
+    def _back(self, given: Given, values: dict[str, NDArray[np.floating[Any]]]) -> Any:
         shaped = {
             each.name: values[each.name].reshape(len(given.data), *each.shape)
             for each in self.schema_.modalities

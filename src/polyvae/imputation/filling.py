@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.schema import Schema
@@ -17,10 +18,11 @@ from polyvae.imputation.tables import Flags, Floats, Tables
 from polyvae.utils.seeds import fold_in
 
 Doubles = NDArray[np.float64]
+Values = NDArray[np.floating[Any]]
 Statistic = Literal["mean", "median"]
 Kind = Literal["conformal", "predictive"]
 
-_BLOCK = 8192  # samples that are standardised at a time
+_BLOCK = 4096  # samples that are standardised at a time
 _PREDICTIVE = 200  # draws whose quantiles are a predictive interval
 
 
@@ -52,10 +54,10 @@ class Filled(NamedTuple):
         draws: Completed data with draws in place of predictions.
     """
 
-    values: dict[str, Doubles]
-    low: dict[str, Doubles] | None
-    high: dict[str, Doubles] | None
-    draws: list[dict[str, Doubles]]
+    values: dict[str, Values]
+    low: dict[str, Values] | None
+    high: dict[str, Values] | None
+    draws: list[dict[str, Values]]
 
 
 def tables_of(schema: Schema, data: MultimodalData) -> Tables:
@@ -110,20 +112,20 @@ def fill(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: Wanted)
     Returns:
         The data in units, in the order of the samples and of the schema.
     """
-    values = {name: data.values(name).flatten(1).cpu().numpy().astype(np.float64) for name in schema.names}
+    values = {name: _copied(data.values(name).flatten(1)) for name in schema.names}
     ends = (
         None
         if wanted.level is None
         else ({k: x.copy() for k, x in values.items()}, {k: x.copy() for k, x in values.items()})
     )
     drawn = [{name: x.copy() for name, x in values.items()} for _ in range(wanted.draws)]
-    for rows, part in blocks(schema, data):
+    for number, (rows, part) in enumerate(blocks(schema, data)):
         spread = (
             _spread(imputer, part, wanted)
             if wanted.level is not None and wanted.kind == "predictive"
             else None
         )
-        residual_rows = np.random.default_rng(fold_in(wanted.seed, "residuals", int(rows[0])))
+        residual_rows = np.random.default_rng(fold_in(wanted.seed, "residuals", number))
         lots = residual_rows.random((wanted.draws, len(rows)))
         for found in imputer.impute(part):
             put = _Put(schema, found, rows)
@@ -139,6 +141,11 @@ def fill(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: Wanted)
     return Filled(values, low, high, drawn)
 
 
+def _copied(x: Tensor) -> Values:
+    """An array in the precision of the data: double where they are double, else single."""
+    return x.cpu().numpy().astype(np.float64 if x.dtype == torch.float64 else np.float32)
+
+
 class _Put:
     """Writes standardised predictions to the missing entries of arrays in units, within the range of their kind."""
 
@@ -150,7 +157,7 @@ class _Put:
         self.low = np.where(kinds == "real", -np.inf, 0.0)
         self.high = np.where(kinds == "binary", 1.0, np.inf)
 
-    def __call__(self, arrays: dict[str, Doubles], values: NDArray[np.floating]) -> None:
+    def __call__(self, arrays: dict[str, Values], values: NDArray[np.floating]) -> None:
         target = arrays[self.name]
         values = np.where(self.constant, 0, values)  # the mean, which is its only value
         restored = np.clip(self.schema.restore(self.name, values), self.low, self.high)

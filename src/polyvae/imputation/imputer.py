@@ -19,7 +19,7 @@ from polyvae.imputation.simple import Spectra
 from polyvae.imputation.tables import Flags, Floats, Pattern, Tables, patterns
 from polyvae.utils.seeds import fold_in
 
-_PIECE = 4096  # samples that are imputed at a time
+_PIECE = 2048  # samples that are imputed at a time
 _KEPT = 64  # combinations that stay in memory
 _HIDDEN = 0.2  # share of the observed entries that are hidden to calibrate the imputation of entries
 _FACTORS = (2, 5, 10, 20, 40)
