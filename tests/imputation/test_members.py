@@ -7,6 +7,7 @@ import torch
 import polyvae as pv
 from polyvae.imputation.members import Members, Schedule
 from polyvae.imputation.tables import Tables, patterns
+from polyvae.imputation.wide import Wide
 
 
 def tables(n: int = 60, missing: float = 0.3, gaps: bool = False, seed: int = 0) -> Tables:
@@ -31,7 +32,7 @@ def members(entries: bool = False, name: str = "subset-poe", count: int = 3, **o
         pv.Modality(m, size, network="table", params={"hidden": [8], "scale": "per_entry"}, entries=entries)
         for m, size in (("a", 5), ("b", 4), ("c", 3))
     ]
-    return Members(name, specs, {"latent": 3, **options}, count, 0, torch.device("cpu"))
+    return Members(name, specs, {"latent": 3, **options}, count, 0, torch.device("cpu"), Wide(tables()))
 
 
 def quiet(line: str) -> None:

@@ -17,6 +17,7 @@ from polyvae.imputation.factors import Factors
 from polyvae.imputation.members import Members, Schedule
 from polyvae.imputation.simple import Spectra
 from polyvae.imputation.tables import Flags, Floats, Pattern, Tables, patterns
+from polyvae.imputation.wide import Wide
 from polyvae.utils.seeds import fold_in
 
 _PIECE = 2048  # samples that are imputed at a time
@@ -96,6 +97,7 @@ class Imputer:
         self.fold[order] = np.arange(size) % min(count, size)
         # One modality can be predicted only from its own entries, so entries are hidden in training.
         self.entries = tables.gaps or len(tables.names) - len(self.targets) < 2
+        self.wide = Wide(tables)
         self.ensembles: dict[str, Members] = {
             design.label: Members(
                 design.model,
@@ -104,6 +106,7 @@ class Imputer:
                 count,
                 fold_in(seed, design.label),
                 device,
+                self.wide,
             )
             for design in designs
         }
@@ -119,7 +122,7 @@ class Imputer:
         network = dict(design.network)
         return Modality(
             name,
-            (self.tables.values[name].shape[1],),
+            (self.wide.size(name, self.tables.values[name].shape[1]),),
             network=network.pop("network", "auto"),
             params={"scale": "per_entry", **network},
             role="target" if name in self.targets else "both",
