@@ -45,6 +45,9 @@ def test_mudata_goes_in_and_comes_out(tmp_path):
     assert np.isfinite(whole.X).all()
     embedded = est.transform(given)
     assert embedded.obsm["X_polyvae"].shape == (60, 3)
+    for each in given.mod.values():  # as a frame's index has, whose name the whole does not have
+        each.obs_names.name = "patient"
+    assert isinstance(est.impute(given), mudata.MuData)
     est.save(tmp_path / "x.polyvae")
     given.write(tmp_path / "x.h5mu")
     again = pv.Estimator.load(tmp_path / "x.polyvae").impute(str(tmp_path / "x.h5mu"))
