@@ -1,5 +1,7 @@
 """Members trained side by side: the same as one after the other, each without its fold."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -188,3 +190,28 @@ def test_a_single_modality_beside_a_target_is_scored_from_itself():
         {"a": data.observed["a"], "b": np.zeros((100, 4), bool)},
     )
     assert (found.fit(part, np.arange(100) % 2, Schedule(200), quiet) < 0.8).all()
+
+
+def test_a_training_is_the_same_beside_inference_in_another_thread():
+    data, fold, done = tables(), np.arange(60) % 3, threading.Event()
+    alone, beside, other = members(), members(), members(name="mmvae+", latent=4)
+    alone.fit(data, fold, Schedule(60), quiet)
+
+    def infer() -> None:
+        while not done.is_set():
+            other.predict(data)
+            other.draw(data, 0)
+            members()
+
+    thread = threading.Thread(target=infer)
+    thread.start()
+    beside.fit(data, fold, Schedule(60), quiet)
+    done.set()
+    thread.join()
+    assert all(torch.equal(x, beside.parameters[key]) for key, x in alone.parameters.items())
+
+
+def test_seeds_of_numpy_are_seeds():
+    found = members()
+    drawn = found.draw(tables(), np.int64(3))  # type: ignore[arg-type]
+    assert np.array_equal(drawn["a"], found.draw(tables(), 3)["a"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,7 +74,7 @@ class Members:
         device: torch.device,
     ) -> None:
         self.name, self.count, self.seed, self.device = name, count, seed, device
-        with torch.random.fork_rng(devices=[]):
+        with one_at_a_time, torch.random.fork_rng(devices=[]):
             models = []
             for member in range(count):
                 torch.manual_seed(fold_in(seed, "member", member))
@@ -288,8 +289,7 @@ class Members:
         """E[x_m | z] of every member, each with one draw of z given what was observed: E times name -> [N, F]."""
         batch = tables.batch(self.device, self.entries)
         results = []
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(fold_in(seed, "expected"))
+        with _seeded(fold_in(seed, "expected")):
             for member in range(self.count):
                 found = _call(self.base, *self._of(member), _generated, batch)
                 results.append({name: x.cpu().numpy() for name, x in found.items()})
@@ -302,8 +302,7 @@ class Members:
             self.count, size=tables.size
         )
         result = {name: np.zeros_like(x) for name, x in tables.values.items()}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(fold_in(seed, "draw"))
+        with _seeded(fold_in(seed, "draw")):
             for member in range(self.count):
                 rows = np.flatnonzero(chosen == member)
                 for start in range(0, len(rows), _ROWS):
@@ -322,10 +321,8 @@ class Members:
         return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in tables.names}
 
     def _mean_of(self, member: int, tables: Tables) -> dict[str, Tensor]:
-        batch = tables.batch(self.device, self.entries)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(fold_in(self.seed, "mean", member))
-            found: dict[str, Tensor] = _call(self.base, *self._of(member), _mean, batch)
+        batch, seed = tables.batch(self.device, self.entries), fold_in(self.seed, "mean", member)
+        found: dict[str, Tensor] = _call(self.base, *self._of(member), _mean, batch, seed)
         return found
 
     def _of(self, member: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -387,13 +384,22 @@ def _posterior(model: MultimodalVAE, batch: Batch) -> Mixture:
     return model.posterior(batch, model.experts(batch))
 
 
-def _mean(model: MultimodalVAE, batch: Batch) -> dict[str, Tensor]:
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Inside, torch draws from this seed, and no training in another thread draws."""
+    with one_at_a_time, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _mean(model: MultimodalVAE, batch: Batch, seed: int) -> dict[str, Tensor]:
     """E[x | observed]: at the posterior mean for one component without private latents, else the mean of draws."""
     q = _posterior(model, batch)
     if len(q.weights) == 1 and not len(model.owner):
         z = torch.where(q.observed[:, None], q.mean, model.prior.z().mean)
         return model.modalities.decode(z, z[..., :0])
-    drawn = model.generate(batch, K=_DRAWS)
+    with _seeded(seed):
+        drawn = model.generate(batch, K=_DRAWS)
     return {name: x.mean(0) for name, x in drawn.items()}
 
 
