@@ -24,6 +24,7 @@ Kind = Literal["conformal", "predictive"]
 
 _BLOCK = 4096  # samples that are standardised at a time
 _PREDICTIVE = 200  # draws whose quantiles are a predictive interval
+_CELLS = 2**25  # drawn numbers that are in memory at a time
 
 
 class Wanted(NamedTuple):
@@ -191,10 +192,29 @@ def _interval(
 
 def _spread(imputer: Imputer, part: Tables, wanted: Wanted) -> dict[str, tuple[Floats, Floats]]:
     """Quantiles of draws from the VAE less their mean, name -> [n, F] each."""
+    part = imputer.admit(imputer.complete(part))
+    step = max(1, _CELLS // (_PREDICTIVE * sum(x.shape[1] for x in part.values.values())))
+    found = [
+        _quantiles(imputer, part.rows(slice(start, start + step)), wanted, start)
+        for start in range(0, part.size, step)
+    ]
+    return {
+        name: (
+            np.concatenate([each[name][0] for each in found]),
+            np.concatenate([each[name][1] for each in found]),
+        )
+        for name in part.names
+    }
+
+
+def _quantiles(
+    imputer: Imputer, part: Tables, wanted: Wanted, start: int
+) -> dict[str, tuple[Floats, Floats]]:
     assert wanted.level is not None
     members = next(iter(imputer.ensembles.values()))
-    part = imputer.admit(imputer.complete(part))
-    draws = [members.draw(part, fold_in(wanted.seed, "predictive", number)) for number in range(_PREDICTIVE)]
+    draws = [
+        members.draw(part, fold_in(wanted.seed, "predictive", start, number)) for number in range(_PREDICTIVE)
+    ]
     result = {}
     for name in part.names:
         each = np.stack([draw[name] for draw in draws])
