@@ -143,3 +143,15 @@ def test_images_are_flattened_by_the_schema():
     assert schema["image"].shape == [3, 2, 2]
     np.testing.assert_allclose(schema["image"].center, np.arange(12) * 0.5 + 3)
     assert schema.standardise(schema.align(data))["image"].values.shape == (2, 12)
+
+
+@pytest.mark.filterwarnings("ignore:modality .* loses its variance in float32")
+def test_values_that_overflow_are_refused_in_training_and_bounded_in_new_data():
+    x = np.array([[1.0, 2.0], [3.0, 5.0]])
+    for scale in (1e60, 1e160, -1e300):
+        with pytest.raises(pv.InputError, match="another unit"):
+            Schema.fit(pv.MultimodalData({"a": x * scale}))
+    schema = Schema.fit(pv.MultimodalData({"a": x}))
+    with pytest.warns(UserWarning, match="far outside"):
+        aligned = schema.align(pv.MultimodalData({"a": x * 1e300}))
+    assert np.isfinite(schema.standardise(aligned)["a"].values).all()

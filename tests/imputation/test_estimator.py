@@ -132,6 +132,31 @@ def test_draws_vary_as_the_residuals_do_and_keep_what_was_measured():
     assert spread == pytest.approx(0.5, rel=0.2)
 
 
+def test_predictive_intervals_of_pieces_have_the_width_of_the_whole(fitted, monkeypatch):
+    given = {"rna": cohort(80)["rna"]}
+    low, high = fitted.impute(given, interval=0.8, kind="predictive")[1:]
+    monkeypatch.setattr("polyvae.imputation.filling._CELLS", 200 * 10 * 7)  # 7 samples at a time
+    others = fitted.impute(given, interval=0.8, kind="predictive")[1:]
+    ratio = (others[1]["protein"] - others[0]["protein"]) / (high["protein"] - low["protein"])
+    assert ratio.notna().all(axis=None)
+    assert ratio.mean(axis=None) == pytest.approx(1, abs=0.05)
+
+
+def test_draws_of_an_entry_differ_from_each_other():
+    given = cohort(60, gaps=True)
+    new = {name: frame.loc[["p020"]].copy() for name, frame in cohort(60).items()}
+    new["protein"].iloc[0, 1] = np.nan
+    drawn = pv.Estimator(**QUICK).fit(given).impute(new, draws=20)
+    assert len({frames["protein"].iloc[0, 1] for frames in drawn}) >= 5
+
+
+def test_large_integers_are_returned_as_they_were_given():
+    rng = np.random.default_rng(0)
+    a = rng.integers(2**25, 2**25 + 1000, (30, 3))
+    est = pv.Estimator(**QUICK).fit({"a": a, "b": rng.normal(size=(30, 2))})
+    assert np.array_equal(est.impute({"a": a})["a"], a)
+
+
 def test_too_few_samples_give_infinite_intervals_and_say_so():
     data = {
         "a": np.random.default_rng(0).normal(size=(8, 3)),

@@ -1,5 +1,7 @@
 """Members trained side by side: the same as one after the other, each without its fold."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -145,3 +147,72 @@ def test_patterns_are_a_partition():
     assert {pattern: rows.tolist() for pattern, rows in found.items()} == {
         (True, False): [0, 2], (True, True): [1], (False, True): [3]
     }  # fmt: skip
+
+
+def without_scores(kind: str) -> tuple[Tables, np.ndarray]:
+    """Data of which some fold, or every fold, has no sample whose modalities can be predicted from others; and the folds."""
+    data = tables(60, missing=0)
+    if kind == "an empty fold":
+        return data, np.arange(60) % 2
+    observed = {name: seen.copy() for name, seen in data.observed.items()}
+    together = np.arange(60) % 3 == 0 if kind == "one fold" else np.zeros(60, bool)
+    for place, seen in enumerate(observed.values()):
+        seen[~together & (np.arange(60) // 3 % 3 != place)] = False
+    values = {name: np.where(observed[name], x, 0).astype("f4") for name, x in data.values.items()}
+    return Tables(values, observed), np.arange(60) % 3
+
+
+@pytest.mark.parametrize("kind", ["an empty fold", "one fold", "no fold"])
+def test_a_member_that_leaves_out_nothing_to_score_is_trained_too(kind):
+    found = members()
+    before = {key: x.detach().clone() for key, x in found.parameters.items()}
+    data, fold = without_scores(kind)
+    error = found.fit(data, fold, Schedule(30), quiet)
+    assert np.isnan(error).all() if kind == "no fold" else np.isfinite(error).all()
+    moved = torch.stack([(x - before[key]).abs().flatten(1).amax(1) for key, x in found.parameters.items()])
+    assert (moved.amax(0) > 0.01).all()
+
+
+def test_a_constant_modality_has_no_part_in_the_error_of_samples_left_out():
+    data = tables(60, missing=0)
+    flat = Tables({**data.values, "c": np.zeros_like(data.values["c"])}, data.observed)
+    assert (members().fit(flat, np.arange(60) % 3, Schedule(5), quiet) < 3).all()
+
+
+def test_a_single_modality_beside_a_target_is_scored_from_itself():
+    specs = [
+        pv.Modality("a", 5, network="table", params={"hidden": [8]}, entries=True),
+        pv.Modality("b", 4, network="table", params={"hidden": [8]}, role="target"),
+    ]
+    found = Members("subset-poe", specs, {"latent": 3}, 2, 0, torch.device("cpu"))
+    data = tables(100, missing=0)
+    part = Tables(
+        {"a": data.values["a"], "b": np.zeros((100, 4), "f4")},
+        {"a": data.observed["a"], "b": np.zeros((100, 4), bool)},
+    )
+    assert (found.fit(part, np.arange(100) % 2, Schedule(200), quiet) < 0.8).all()
+
+
+def test_a_training_is_the_same_beside_inference_in_another_thread():
+    data, fold, done = tables(), np.arange(60) % 3, threading.Event()
+    alone, beside, other = members(), members(), members(name="mmvae+", latent=4)
+    alone.fit(data, fold, Schedule(60), quiet)
+
+    def infer() -> None:
+        while not done.is_set():
+            other.predict(data)
+            other.draw(data, 0)
+            members()
+
+    thread = threading.Thread(target=infer)
+    thread.start()
+    beside.fit(data, fold, Schedule(60), quiet)
+    done.set()
+    thread.join()
+    assert all(torch.equal(x, beside.parameters[key]) for key, x in alone.parameters.items())
+
+
+def test_seeds_of_numpy_are_seeds():
+    found = members()
+    drawn = found.draw(tables(), np.int64(3))  # type: ignore[arg-type]
+    assert np.array_equal(drawn["a"], found.draw(tables(), 3)["a"])

@@ -101,8 +101,8 @@ def fit(
         run = fitted.fit_run(
             given, out, estimator, target=target, force=force, command=shlex.join(["polyvae", *sys.argv[1:]])
         )
+        typer.echo(f"{run.estimator.scores_.table()}\n\n{run.estimator.scores_.sentence()}")
         page = runs.report_run(out)
-    typer.echo(f"{run.estimator.scores_.table()}\n\n{run.estimator.scores_.sentence()}")
     typer.echo(f"the report: {page}")
 
 
@@ -212,7 +212,7 @@ def register(app: typer.Typer) -> None:
 _SPELLED = {
     "with id=": "with --id",
     "pass id=False": "pass --by-position",
-    "or mask them as missing": "or pass --mask",
+    "(missing_columns='mask', --mask)": "with --mask",
 }
 """Remedies in messages of the library -> options of the command line."""
 

@@ -23,6 +23,7 @@ from polyvae.utils.records import Record
 from polyvae.utils.text import counted, named
 
 Kind = Literal["real", "count", "binary"]
+_LARGEST = 1e30  # above it, float32 cannot hold predictions, and squares of float64 overflow above 1e150
 _FAR = 10  # widths of the range seen, beyond which a value is far outside
 _CELLS = 2**22  # values that are converted to float64 at a time
 
@@ -195,7 +196,8 @@ class Schema(Record):
             values = np.empty(observed.shape, dtype=np.float32)
             center, scale = np.asarray(each.center), np.asarray(each.scale)
             for rows, x in _pieces(data, each.name):
-                values[rows] = np.where(observed[rows], (x - center) / scale, 0)
+                scaled = np.clip((x - center) / scale, -_LARGEST, _LARGEST)  # beyond, float32 is infinite
+                values[rows] = np.where(observed[rows], scaled, 0)
             result[each.name] = Standardised(values, observed)
         return result
 
@@ -266,6 +268,11 @@ def _features(data: MultimodalData, name: str, units: Mapping[str, str]) -> Feat
         whole &= ((x == np.floor(x)) | ~seen).all(0)
         unit &= ((x == 0) | (x == 1) | ~seen).all(0)
     count = observed.sum(0)
+    if large := [columns[at] for at in np.flatnonzero((count > 0) & (np.maximum(-low, high) > _LARGEST))]:
+        raise InputError(
+            f"modality {name!r}: got values above {_LARGEST:g} in {counted(len(large), 'column', 'columns')} ({named(large)}); expected "
+            "smaller numbers; choose another unit"
+        )
     center = total / np.maximum(count, 1)
     low, high = np.where(count > 0, low, 0), np.where(count > 0, high, 0)
     center = np.where(low == high, low, center)
@@ -309,7 +316,8 @@ def _aligned(each: Features, data: MultimodalData, missing: str) -> tuple[Any, T
     if absent and (missing == "error" or len(absent) == size):
         raise InputError(
             f"modality {name!r}: got no {counted(len(absent), 'column', 'columns')} of {size} ({named(absent)}); expected those of the "
-            "training data; add them" + (", or mask them as missing" if len(absent) < size else "")
+            "training data; add them"
+            + (", or take them as missing (missing_columns='mask', --mask)" if len(absent) < size else "")
         )
     unknown = sorted(set(given) - set(each.columns), key=place.__getitem__)
     lost = (

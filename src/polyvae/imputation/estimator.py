@@ -124,7 +124,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Args:
             X: The data.
             y: A class or a number for each sample, which ``predict`` predicts: a mapping from ids, or a sequence in the order of the
-                samples; None, NaN or −1 (for classes) where it is not known. None: there is none.
+                samples; None or NaN where it is not known. None: there is none.
 
         Raises:
             InputError: Data that cannot be read, fewer than 2 samples, a sample of which nothing was observed, or an option out of range.

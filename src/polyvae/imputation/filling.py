@@ -24,6 +24,7 @@ Kind = Literal["conformal", "predictive"]
 
 _BLOCK = 4096  # samples that are standardised at a time
 _PREDICTIVE = 200  # draws whose quantiles are a predictive interval
+_CELLS = 2**25  # drawn numbers that are in memory at a time
 
 
 class Wanted(NamedTuple):
@@ -127,6 +128,10 @@ def fill(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: Wanted)
         )
         residual_rows = np.random.default_rng(fold_in(wanted.seed, "residuals", number))
         lots = residual_rows.random((wanted.draws, len(rows)))
+        others = [
+            np.random.default_rng(fold_in(wanted.seed, "entries of residuals", number, draw))
+            for draw in range(wanted.draws)
+        ]
         for found in imputer.impute(part):
             put = _Put(schema, found, rows)
             centre = found.values + (_median(found) if wanted.statistic == "median" else 0)
@@ -135,15 +140,16 @@ def fill(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: Wanted)
                 below, above = _interval(found, wanted, spread)
                 put(ends[0], found.values + below)
                 put(ends[1], found.values + above)
-            for lot, one in zip(lots, drawn, strict=True):
-                put(one, found.values + _residual(found, lot[found.rows], wanted.seed))
+            for lot, other, one in zip(lots, others, drawn, strict=True):
+                put(one, found.values + _residual(found, lot[found.rows], other))
     low, high = (None, None) if ends is None else ends
     return Filled(values, low, high, drawn)
 
 
 def _copied(x: Tensor) -> Values:
-    """An array in the precision of the data: double where they are double, else single."""
-    return x.cpu().numpy().astype(np.float64 if x.dtype == torch.float64 else np.float32)
+    """An array in the precision of the data: double where single precision would change a value, as of large integers."""
+    exact = x.dtype in (torch.float64, torch.int64, torch.int32)
+    return x.cpu().numpy().astype(np.float64 if exact else np.float32)
 
 
 class _Put:
@@ -154,7 +160,9 @@ class _Put:
         self.rows = rows[found.rows]
         kinds = np.array(schema[found.name].kinds)
         self.constant = np.isin(schema[found.name].columns, schema[found.name].constant)
-        self.low = np.where(kinds == "real", -np.inf, 0.0)
+        # What was never negative in training, such as an amount, is not predicted to be.
+        never = np.array(schema[found.name].low) >= 0
+        self.low = np.where(never, 0.0, -np.inf)
         self.high = np.where(kinds == "binary", 1.0, np.inf)
 
     def __call__(self, arrays: dict[str, Values], values: NDArray[np.floating]) -> None:
@@ -186,10 +194,29 @@ def _interval(
 
 def _spread(imputer: Imputer, part: Tables, wanted: Wanted) -> dict[str, tuple[Floats, Floats]]:
     """Quantiles of draws from the VAE less their mean, name -> [n, F] each."""
+    part = imputer.admit(imputer.complete(part))
+    step = max(1, _CELLS // (_PREDICTIVE * sum(x.shape[1] for x in part.values.values())))
+    found = [
+        _quantiles(imputer, part.rows(slice(start, start + step)), wanted, start)
+        for start in range(0, part.size, step)
+    ]
+    return {
+        name: (
+            np.concatenate([each[name][0] for each in found]),
+            np.concatenate([each[name][1] for each in found]),
+        )
+        for name in part.names
+    }
+
+
+def _quantiles(
+    imputer: Imputer, part: Tables, wanted: Wanted, start: int
+) -> dict[str, tuple[Floats, Floats]]:
     assert wanted.level is not None
     members = next(iter(imputer.ensembles.values()))
-    part = imputer.admit(imputer.complete(part))
-    draws = [members.draw(part, fold_in(wanted.seed, "predictive", number)) for number in range(_PREDICTIVE)]
+    draws = [
+        members.draw(part, fold_in(wanted.seed, "predictive", start, number)) for number in range(_PREDICTIVE)
+    ]
     result = {}
     for name in part.names:
         each = np.stack([draw[name] for draw in draws])
@@ -199,11 +226,11 @@ def _spread(imputer: Imputer, part: Tables, wanted: Wanted) -> dict[str, tuple[F
     return result
 
 
-def _residual(found: Imputed, lot: NDArray[np.float64], seed: int) -> Floats:
+def _residual(found: Imputed, lot: NDArray[np.float64], other: np.random.Generator) -> Floats:
     """A residual vector of a random calibration sample for each sample: [n, F].
 
     The lot of a sample is the same for all its modalities, so that modalities whose calibration samples are the same get the residuals
-    of one sample. Entries that this sample lacks get those of another.
+    of one sample. Entries that this sample lacks get those of another, which ``other`` chooses.
     """
     residuals = found.combination.residuals
     if not len(residuals):
@@ -211,9 +238,8 @@ def _residual(found: Imputed, lot: NDArray[np.float64], seed: int) -> Floats:
     drawn = residuals[(lot * len(residuals)).astype(np.intp)]
     missing: Flags = np.isnan(drawn)
     if missing.any():
-        draws = np.random.default_rng(fold_in(seed, "entries of residuals"))
         for column in np.flatnonzero(missing.any(0)):
             known = residuals[~np.isnan(residuals[:, column]), column]
             lacking = missing[:, column]
-            drawn[lacking, column] = draws.choice(known, lacking.sum()) if len(known) else 0
+            drawn[lacking, column] = other.choice(known, lacking.sum()) if len(known) else 0
     return drawn

@@ -95,13 +95,12 @@ class Imputer:
         order = np.random.default_rng(fold_in(seed, "folds")).permutation(size)
         self.fold = np.empty(size, np.intp)
         self.fold[order] = np.arange(size) % min(count, size)
-        # One modality can be predicted only from its own entries, so entries are hidden in training.
-        self.entries = tables.gaps or len(tables.names) - len(self.targets) < 2
+        self.entries = _entries(tables, targets)
         self.wide = Wide(tables)
         self.ensembles: dict[str, Members] = {
             design.label: Members(
                 design.model,
-                [self._spec(name, design) for name in tables.names],
+                specs(tables, design, targets, self.wide),
                 design.options,
                 count,
                 fold_in(seed, design.label),
@@ -117,17 +116,6 @@ class Imputer:
         chosen = np.random.default_rng(fold_in(seed, "calibration")).permutation(size)[:_LARGEST_CALIBRATION]
         self._sample = np.sort(chosen)
         self._range = {name: _range(tables.values[name], tables.observed[name]) for name in tables.names}
-
-    def _spec(self, name: str, design: Design) -> Modality:
-        network = dict(design.network)
-        return Modality(
-            name,
-            (self.wide.size(name, self.tables.values[name].shape[1]),),
-            network=network.pop("network", "auto"),
-            params={"scale": "per_entry", **network},
-            role="target" if name in self.targets else "both",
-            entries=self.entries and name not in self.targets,
-        )
 
     def fit(self, say: Callable[[str], None]) -> Imputer:
         """Train the ensembles.
@@ -322,6 +310,35 @@ class Imputer:
             yield Imputed(
                 name, rows[some], parts["stack"], wanted[some], combination, parts if methods else {}
             )
+
+
+def specs(tables: Tables, design: Design, targets: Sequence[str], wide: Wide) -> list[Modality]:
+    """The modalities of the members of an ensemble.
+
+    Args:
+        tables: The training samples.
+        design: The ensemble.
+        targets: Modalities that are decoded and never encoded.
+        wide: The coordinates of wide tables.
+    """
+    network = dict(design.network)
+    kind, entries = network.pop("network", "auto"), _entries(tables, targets)
+    return [
+        Modality(
+            name,
+            (wide.size(name, x.shape[1]),),
+            network=kind,
+            params={"scale": "per_entry", **network},
+            role="target" if name in targets else "both",
+            entries=entries and name not in targets,
+        )
+        for name, x in tables.values.items()
+    ]
+
+
+def _entries(tables: Tables, targets: Sequence[str]) -> bool:
+    """Whether entries are hidden in training: one modality can be predicted only from its own entries."""
+    return tables.gaps or len(tables.names) - len(targets) < 2
 
 
 def _whole(tables: Tables, pattern: Pattern) -> Flags:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,7 +78,7 @@ class Members:
     ) -> None:
         self.wide = wide
         self.name, self.count, self.seed, self.device = name, count, seed, device
-        with torch.random.fork_rng(devices=[]):
+        with one_at_a_time, torch.random.fork_rng(devices=[]):
             models = []
             for member in range(count):
                 torch.manual_seed(fold_in(seed, "member", member))
@@ -88,6 +89,7 @@ class Members:
         self.parameters, self.buffers = stack_module_state(models)
         self.batched = True
         self.entries = any(spec.entries for spec in specs)
+        self.encoded = [spec.name for spec in specs if spec.role != "target"]
 
     # ---- training --------------------------------------------------------------------------------------------
 
@@ -106,7 +108,7 @@ class Members:
 
         Returns:
             [E], the mean over modalities of the fraction of variance unexplained when each modality of the samples left out is
-            predicted from the others, at the parameters that are kept.
+            predicted from the others, at the parameters that are kept; NaN where no member leaves out a sample to score.
         """
         tables = self.wide.down(tables)
         rows = min(schedule.batch_size, tables.size)
@@ -140,12 +142,12 @@ class Members:
                 if (step + 1) % every and step + 1 < schedule.steps:
                     continue
                 error = self._left_out(tables, fold)
-                better = error < best
+                better = (error < best) | error.isnan()  # without any score, the last parameters are kept
                 for key, value in self.parameters.items():
                     where = better.view(-1, *[1] * (value.ndim - 1))
                     stored[key] = torch.where(where, value.detach(), stored[key])
                 stale = 0 if bool(better.any()) else stale + 1
-                best = torch.minimum(best, error)
+                best = torch.where(better, error, best)
                 say(f"step {step + 1} of {schedule.steps}: unexplained {float(best.mean()):.3f}")
                 late = schedule.max_seconds is not None and time.monotonic() - start > schedule.max_seconds
                 if stale >= schedule.patience or late:
@@ -233,30 +235,37 @@ class Members:
 
     @torch.no_grad()
     def _left_out(self, tables: Tables, fold: NDArray[np.intp]) -> Tensor:
-        """[E], the error of each member on the samples that it leaves out."""
+        """[E], the error of each member on the samples that it leaves out; infinite where training diverged.
+
+        A member that leaves out no sample to score has the mean error of the others. NaN: no member does.
+        """
         self.base.eval()
-        errors = []
-        for member in range(self.count):
-            part = tables.rows(np.flatnonzero(fold == member))
-            each = []
-            for m, name in enumerate(part.names):
-                given = (
-                    part.only(tuple(other != m for other in range(len(part.names))))
-                    if len(part.names) > 1
-                    else part
-                )
-                rows = part.observed[name].any(1) & given.mask.any(1)
-                if not rows.any():
-                    continue
-                predicted = self._mean_of(member, given.rows(np.flatnonzero(rows)))[name]
-                seen = torch.from_numpy(part.observed[name][rows]).to(self.device)
-                x = torch.from_numpy(part.values[name][rows]).to(self.device)
-                total = torch.where(seen, x**2, 0).sum()
-                each.append(torch.where(seen, (predicted - x) ** 2, 0).sum() / total.clamp(min=1e-12))
-            errors.append(torch.stack(each).mean() if each else torch.tensor(math.inf, device=self.device))
+        found = [
+            self._error(member, tables.rows(np.flatnonzero(fold == member))) for member in range(self.count)
+        ]
         self.base.train()
-        found = torch.stack(errors).float()
-        return torch.where(found.isnan(), math.inf, found)
+        scored = [math.inf if math.isnan(error) else error for error in found if error is not None]
+        if not scored:
+            return torch.full((self.count,), math.nan, device=self.device)
+        mean, finite = sum(scored) / len(scored), iter(scored)
+        errors = [mean if error is None else next(finite) for error in found]
+        return torch.tensor(errors, dtype=torch.float32, device=self.device)
+
+    def _error(self, member: int, part: Tables) -> float | None:
+        """The mean over modalities of the error of each, predicted from the others (a single one: from itself); None: nothing to score."""
+        errors = []
+        for name in part.names:
+            others = [other for other in self.encoded if other != name] or self.encoded
+            given = part.only(tuple(other in others for other in part.names))
+            rows = part.observed[name].any(1) & given.mask.any(1)
+            x, seen = part.values[name][rows], part.observed[name][rows]
+            total = float((np.where(seen, x, 0).astype(np.float64) ** 2).sum())
+            if not total > 0:  # no sample, or constant columns, whose errors have no scale
+                continue
+            predicted = self._mean_of(member, given.rows(np.flatnonzero(rows)))[name].cpu().numpy()
+            squares = np.where(seen, predicted.astype(np.float64) - x, 0) ** 2
+            errors.append(float(squares.sum()) / total)
+        return float(np.mean(errors)) if errors else None
 
     # ---- inference -------------------------------------------------------------------------------------------
 
@@ -285,8 +294,7 @@ class Members:
         """E[x_m | z] of every member, each with one draw of z given what was observed: E times name -> [N, F]."""
         batch = self.wide.down(tables).batch(self.device, self.entries)
         results = []
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(fold_in(seed, "expected"))
+        with _seeded(fold_in(seed, "expected")):
             for member in range(self.count):
                 found = _call(self.base, *self._of(member), _generated, batch)
                 results.append(self.wide.up({name: x.cpu().numpy() for name, x in found.items()}))
@@ -299,8 +307,7 @@ class Members:
             self.count, size=tables.size
         )
         result = {name: np.zeros_like(x) for name, x in tables.values.items()}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(fold_in(seed, "draw"))
+        with _seeded(fold_in(seed, "draw")):
             for member in range(self.count):
                 rows = np.flatnonzero(chosen == member)
                 for start in range(0, len(rows), _ROWS):
@@ -322,10 +329,8 @@ class Members:
         return result
 
     def _mean_of(self, member: int, tables: Tables) -> dict[str, Tensor]:
-        batch = tables.batch(self.device, self.entries)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(fold_in(self.seed, "mean", member))
-            found: dict[str, Tensor] = _call(self.base, *self._of(member), _mean, batch)
+        batch, seed = tables.batch(self.device, self.entries), fold_in(self.seed, "mean", member)
+        found: dict[str, Tensor] = _call(self.base, *self._of(member), _mean, batch, seed)
         return found
 
     def _of(self, member: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -387,13 +392,22 @@ def _posterior(model: MultimodalVAE, batch: Batch) -> Mixture:
     return model.posterior(batch, model.experts(batch))
 
 
-def _mean(model: MultimodalVAE, batch: Batch) -> dict[str, Tensor]:
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Inside, torch draws from this seed, and no training in another thread draws."""
+    with one_at_a_time, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _mean(model: MultimodalVAE, batch: Batch, seed: int) -> dict[str, Tensor]:
     """E[x | observed]: at the posterior mean for one component without private latents, else the mean of draws."""
     q = _posterior(model, batch)
     if len(q.weights) == 1 and not len(model.owner):
         z = torch.where(q.observed[:, None], q.mean, model.prior.z().mean)
         return model.modalities.decode(z, z[..., :0])
-    drawn = model.generate(batch, K=_DRAWS)
+    with _seeded(seed):
+        drawn = model.generate(batch, K=_DRAWS)
     return {name: x.mean(0) for name, x in drawn.items()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -113,6 +114,11 @@ def fit_run(
         InputError: Files or parameters that cannot be used, or a directory that is not empty.
     """
     check_run(out, force)
+    there = next(each for each in (out.absolute(), *out.absolute().parents) if each.is_dir())
+    try:  # before a training whose result could not be written
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as problem:
+        raise unwritten(out, problem) from None
     y = None if target is None else target_of(target, files, estimator.id)
     given = read_files(files, id=estimator.id, nan=estimator.nan, label=None if y is None else y.column)
     estimator.fit(given.data, None if y is None else y.values)

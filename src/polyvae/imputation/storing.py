@@ -4,25 +4,65 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from polyvae.data.schema import Schema
 from polyvae.imputation.embedding import Embedding
-from polyvae.imputation.imputer import Design, Imputer
+from polyvae.imputation.imputer import Design, Imputer, specs
 from polyvae.imputation.scores import Scores
 from polyvae.imputation.tables import Tables
 from polyvae.imputation.target import TARGET, Target
-from polyvae.utils.errors import InputError, reading
-from polyvae.utils.files import load_tensors, save_tensors
+from polyvae.imputation.wide import Wide
+from polyvae.models import MODELS
+from polyvae.models.bundles import check_params, outline
+from polyvae.utils.errors import InputError, nearest, reading
+from polyvae.utils.files import load_tensors, save_tensors, short
+from polyvae.utils.records import Record, check_sizes
 
 _REMEDY = "write it again with Estimator.save"
-_STORED = (
-    "model", "latent", "members", "options", "network", "steps", "max_seconds", "id", "nan", "missing_columns", "target", "seed",
-)  # fmt: skip
+_Count = Annotated[int, Field(ge=1)]
+
+
+class _Params(Record):
+    """The parameters of an estimator that its file contains: all but those of the machine, device and verbose."""
+
+    model: str
+    latent: _Count
+    members: Annotated[int, Field(ge=2)]
+    options: dict[str, Any] | None
+    network: dict[str, Any] | None
+    steps: _Count | None
+    max_seconds: Annotated[float, Field(gt=0)] | None
+    id: str | int | bool | None
+    nan: Literal["missing", "error"]
+    missing_columns: Literal["error", "mask"]
+    target: Literal["auto", "class", "number"]
+    units: dict[str, dict[str, str]] | None
+    seed: int
+
+
+class _Target(Record):
+    """What y was."""
+
+    classes: Annotated[list[str | int | float | bool], Field(min_length=2)] | None
+    center: Annotated[list[float], Field(min_length=1)]
+    scale: list[Annotated[float, Field(gt=0)]]
+
+
+class _Metadata(Record):
+    """All that is not a tensor."""
+
+    kind: Literal["estimator"]
+    params: _Params
+    features: Annotated[Schema, Field(alias="schema")]
+    tables: list[str]
+    scores: str
+    target: _Target | None = None
 
 
 class Stored(NamedTuple):
@@ -49,18 +89,33 @@ class Stored(NamedTuple):
     def imputer(self, designs: Sequence[Design]) -> Imputer:
         """The imputer, with the stored members. Raises InputError: tensors of other names or shapes."""
         targets = () if self.target is None else (TARGET,)
-        params = self.params
+        count, seed = self.params["members"], self.params["seed"]
         with reading("estimator", "one that polyvae wrote", _REMEDY):
-            made = Imputer(
-                self.tables, designs, params["members"], params["seed"], torch.device("cpu"), targets
-            )
+            states = {design.label: self._state(design, count, targets) for design in designs}
+            made = Imputer(self.tables, designs, count, seed, torch.device("cpu"), targets)
             for label, members in made.ensembles.items():
-                prefix = f"members.{label}."
-                state = {
-                    key.removeprefix(prefix): x for key, x in self.tensors.items() if key.startswith(prefix)
-                }
-                members.restore(state)
+                members.restore(states[label])
         return made
+
+    def _state(self, design: Design, count: int, targets: Sequence[str]) -> dict[str, Tensor]:
+        """The tensors of an ensemble, compared with the model that is described beside them before it takes memory."""
+        prefix = f"members.{design.label}."
+        state = {key.removeprefix(prefix): x for key, x in self.tensors.items() if key.startswith(prefix)}
+        modalities = specs(self.tables, design, targets, Wide(self.tables))
+        for modality in modalities:
+            check_params(modality)
+        empty = outline(design.model, modalities, design.options, len(state))
+        expected = {**dict(empty.named_parameters()), **dict(empty.named_buffers())}
+        for key in {**expected, **state}:
+            if key not in state or key not in expected or not _fits(state[key], expected[key], count):
+                raise InputError(
+                    f"estimator: got tensors that do not fit the model ({prefix}{key}); expected those of {count} members; {_REMEDY}"
+                )
+        return state
+
+
+def _fits(stacked: Tensor, one: Tensor, count: int) -> bool:
+    return stacked.shape == (count, *one.shape) and stacked.dtype == one.dtype
 
 
 def save(
@@ -84,7 +139,7 @@ def save(
         tensors |= {f"members.{label}.{key}": x.cpu().contiguous() for key, x in members.state().items()}
     metadata: dict[str, Any] = {
         "kind": "estimator",
-        "params": {key: params[key] for key in _STORED},
+        "params": {key: params[key] for key in _Params.model_fields} | {"seed": int(params["seed"])},
         "schema": schema.model_dump(),
         "tables": list(imputer.tables.names),
         "scores": scores.to_json(),
@@ -103,21 +158,76 @@ def load(path: str | Path) -> Stored:
         raise InputError(
             f"{path}: got a polyvae file that is not an estimator; expected one that Estimator.save wrote; choose another"
         )
-    with reading(str(path), "an estimator that polyvae wrote", _REMEDY):
-        names = metadata["tables"]
-        given = metadata.get("target")
-        target = None
-        if given is not None:
-            target = Target(given["classes"], np.array(given["center"]), np.array(given["scale"]))
-        return Stored(
-            {key: metadata["params"][key] for key in _STORED},
-            Schema.check(metadata["schema"], f"{path}: schema", _REMEDY),
-            Tables(
-                {name: tensors[f"values.{number}"].numpy() for number, name in enumerate(names)},
-                {name: tensors[f"observed.{number}"].numpy() for number, name in enumerate(names)},
-            ),
-            target,
-            Embedding(tensors["embedding.mean"].numpy(), tensors["embedding.axes"].numpy()),
-            Scores.from_json(metadata["scores"]),
-            tensors,
+    found = _Metadata.check(metadata, f"{path}: metadata", _REMEDY)
+    params, y = found.params.model_dump(), found.target
+    if found.params.model not in MODELS:
+        raise InputError(
+            f"{path}: got model {short(found.params.model, 80)!r}; {nearest(short(found.params.model, 80), MODELS)}; {_REMEDY}"
         )
+    longest = max((max(x.shape, default=1) for x in tensors.values()), default=1)
+    sized = {key: params[key] for key in ("latent", "members", "options", "network")}
+    check_sizes(f"{path}: params", sized, longest)
+    target = None
+    if y is not None:
+        if len(y.center) != len(y.scale) or len(y.center) != len(y.classes or [0]):
+            raise InputError(
+                f"{path}: got a target whose parts differ in length; expected one size; {_REMEDY}"
+            )
+        target = Target(y.classes, np.array(y.center), np.array(y.scale))
+    return Stored(
+        params,
+        found.features,
+        _tables(path, found, tensors),
+        target,
+        _embedding(path, found.features, tensors),
+        Scores.from_json(found.scores),
+        tensors,
+    )
+
+
+def _tables(path: str | Path, found: _Metadata, tensors: Mapping[str, Tensor]) -> Tables:
+    """The training samples. Raises InputError: other modalities, shapes or types than the schema and the target say."""
+    widths = {each.name: len(each.columns) for each in found.features.modalities}
+    if found.target is not None:
+        widths[TARGET] = len(found.target.center)
+    if found.tables != list(widths):
+        raise InputError(
+            f"{path}: got tables that are not those of the schema; expected {len(widths)}; {_REMEDY}"
+        )
+    size = len(_tensor(path, tensors, "values.0", (None, next(iter(widths.values()))), torch.float32))
+    if size < 2:
+        raise InputError(f"{path}: got {size} training samples; expected 2 or more; {_REMEDY}")
+    values, observed = {}, {}
+    for number, (name, width) in enumerate(widths.items()):
+        values[name] = _tensor(path, tensors, f"values.{number}", (size, width), torch.float32).numpy()
+        observed[name] = _tensor(path, tensors, f"observed.{number}", (size, width), torch.bool).numpy()
+    return Tables(values, observed)
+
+
+def _embedding(path: str | Path, schema: Schema, tensors: Mapping[str, Tensor]) -> Embedding:
+    width = sum(len(each.columns) for each in schema.modalities)
+    mean = _tensor(path, tensors, "embedding.mean", (width,), torch.float32)
+    return Embedding(
+        mean.numpy(), _tensor(path, tensors, "embedding.axes", (width, None), torch.float32).numpy()
+    )
+
+
+def _tensor(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    key: str,
+    shape: tuple[int | None, ...],
+    kind: torch.dtype,
+) -> Tensor:
+    """A tensor of this shape (None: any size), type and of finite numbers. Raises InputError: another."""
+    x = tensors.get(key)
+    fits = x is not None and x.dtype == kind and x.ndim == len(shape)
+    if x is None or not fits or any(n not in (None, m) for n, m in zip(shape, x.shape, strict=True)):
+        raise InputError(
+            f"{path}: got no tensor {key!r} of the shape and type that fit the schema; {_REMEDY}"
+        )
+    if not bool(torch.isfinite(x).all()):
+        raise InputError(
+            f"{path}: got values in {key!r} that are not finite; expected finite ones; {_REMEDY}"
+        )
+    return x

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import r2_score
 
 from polyvae.imputation.tables import Tables
 from polyvae.utils.errors import InputError
@@ -15,6 +18,7 @@ TARGET = "(target)"
 """The name of that table among those of the modalities."""
 
 _MOST_CLASSES = 50
+_MANY_CLASSES = 10  # of numbers, above which a warning says that they are taken as classes
 
 Ids = Sequence[Hashable] | None
 
@@ -47,9 +51,7 @@ class Target:
             raise InputError("fit: got y without a known value; expected one for some samples; leave y out")
         as_classes = _are_classes(given, known, kind)
         if as_classes:
-            classes = sorted(
-                {_plain(value) for value in given[known]}, key=lambda value: (str(type(value)), value)
-            )
+            classes = _sorted({_plain(value) for value in given[known]}, kind)
             if len(classes) < 2:
                 raise InputError(
                     f"fit: got one class only in y, {classes[0]!r}; expected two or more; leave y out"
@@ -72,7 +74,18 @@ class Target:
         return len(self.center)
 
     def beside(self, tables: Tables, rows: NDArray[np.intp]) -> Tables:
-        """The tables with y as one more; ``rows``: their row numbers in the data of ``fit``."""
+        """The tables with y as one more; ``rows``: their row numbers in the data of ``fit``.
+
+        Raises InputError: a modality that has this name, or no known y in these rows.
+        """
+        if TARGET in tables.values:
+            raise InputError(
+                f"fit: got a modality named {TARGET!r}, which is the name of y; expected another; rename it"
+            )
+        if not self.known[rows].any():
+            raise InputError(
+                "fit: got y of samples alone of which nothing was observed; expected one for others; leave y out"
+            )
         known = np.repeat(self.known[rows][:, None], self.width, 1)
         return Tables({**tables.values, TARGET: self.values[rows]}, {**tables.observed, TARGET: known})
 
@@ -97,12 +110,14 @@ class Target:
     def score(self, predicted: NDArray[Any], y: Any, ids: Ids, count: int) -> float:
         """The accuracy of classes, or R² of numbers, over the samples of which y is known."""
         given, known = _values(y, ids, count)
+        if not known.any():
+            raise InputError("score: got y without a known value; expected one for some samples; leave y out")
         if self.classes is not None:
-            return float(
-                np.mean([_plain(a) == _plain(b) for a, b in zip(predicted[known], given[known], strict=True)])
-            )
-        true = given[known].astype(np.float64)
-        return float(1 - ((true - predicted[known]) ** 2).sum() / ((true - true.mean()) ** 2).sum())
+            same = [_plain(a) == _plain(b) for a, b in zip(predicted[known], given[known], strict=True)]
+            return float(np.mean(same))
+        if not all(_is_number(value) for value in given[known]):
+            raise InputError("score: got y that are not numbers; expected numbers, as in fit; correct them")
+        return float(r2_score(given[known].astype(np.float64), predicted[known]))
 
 
 def _values(y: Any, ids: Ids, count: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -112,26 +127,39 @@ def _values(y: Any, ids: Ids, count: int) -> tuple[NDArray[Any], NDArray[np.bool
             raise InputError(
                 "y: got values by id for samples without ids; expected a sequence in their order; pass one"
             )
-        table = {
-            str(key): value
-            for key, value in (
-                y.items() if isinstance(y, Mapping) else zip(y.index, y.to_numpy(), strict=True)
+        pairs = (
+            list(y.items())
+            if isinstance(y, Mapping)
+            else list(zip(y.index, _column(y.to_numpy()), strict=True))
+        )
+        table = {str(key): value for key, value in pairs}
+        if len(table) < len(pairs):
+            twice = next(key for key, times in Counter(str(key) for key, _ in pairs).items() if times > 1)
+            raise InputError(
+                f"y: got id {twice!r} more than once; expected one value for each sample; remove the others"
             )
-        }
         if not any(str(name) in table for name in ids):
             raise InputError(
                 "y: got ids none of which is a sample; expected ids of the data; check their spelling"
             )
         given = np.array([table.get(str(name)) for name in ids], dtype=object)
     else:
-        given = np.asarray(y, dtype=object)
-        given = given[:, 0] if given.ndim == 2 and given.shape[1] == 1 else given
+        given = _column(np.asarray(y, dtype=object))
     if given.shape != (count,):
         raise InputError(
             f"y: got shape {given.shape}; expected one value for each of {count} samples; pass them in the order of X"
         )
-    known = np.array([value is not None and value == value for value in given], dtype=bool)
-    return given, known
+    return given, np.array([_is_known(value) for value in given], dtype=bool)
+
+
+def _column(values: NDArray[Any]) -> NDArray[Any]:
+    """[N] of [N, 1]; all else as it is."""
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
+
+
+def _is_known(value: Any) -> bool:
+    same = value == value  # not so of NaN and NaT; neither true nor false of pandas' NA
+    return value is not None and isinstance(same, bool | np.bool_) and bool(same)
 
 
 def _indexed(y: Any) -> bool:
@@ -144,9 +172,31 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
+def _is_number(value: Any) -> bool:
+    value = _plain(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _sorted(values: Collection[Any], kind: str) -> list[Any]:
+    """Classes in order. Raises InputError: values of other types, or of several."""
+    numbers = all(_is_number(value) for value in values)
+    if not numbers and not any(all(type(value) is type_ for value in values) for type_ in (str, bool)):
+        found = sorted({type(value).__name__ for value in values})
+        raise InputError(
+            f"fit: got y of type {', '.join(found)}; expected texts, booleans or numbers; convert it"
+        )
+    if numbers and kind == "auto" and len(values) > _MANY_CLASSES:
+        warnings.warn(
+            f"fit: y has {len(values)} whole numbers, which are taken as classes; target='number' takes them as a number, and "
+            "target='class' says that they are classes",
+            stacklevel=4,
+        )
+    return sorted(values)
+
+
 def _are_classes(given: NDArray[Any], known: NDArray[np.bool_], kind: str) -> bool:
     values = [_plain(value) for value in given[known]]
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    numbers = all(_is_number(value) for value in values)
     if kind == "number" and not numbers:
         raise InputError(
             "fit: got y that are not numbers with target='number'; expected numbers; use target='class'"

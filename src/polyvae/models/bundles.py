@@ -186,9 +186,9 @@ def load_model(path: Path_, trust: Sequence[str] = (), device: torch.device | st
         # Older bundles contain max_rows, now a memory setting, as an option of the model.
         rows = None if "max_rows" in options_of(name) else options.pop("max_rows", None)
         check_keywords(f"{path}: model {name!r}", model_class(name), options)
-        outline = _outline(name, modalities, options, len(bundle.state))
-        state = migrated(name, bundle.state, outline.state_dict().keys())
-        dtype = _check_state(path, bundle.name, outline, state)
+        empty = outline(name, modalities, options, len(bundle.state))
+        state = migrated(name, bundle.state, empty.state_dict().keys())
+        dtype = _check_state(path, bundle.name, empty, state)
         with torch.random.fork_rng(
             devices=[]
         ):  # the initial weights are overwritten: no trace of drawing them
@@ -199,10 +199,20 @@ def load_model(path: Path_, trust: Sequence[str] = (), device: torch.device | st
     return model.to(device).eval()
 
 
-def _outline(
+def outline(
     name: str, modalities: Sequence[Modality], options: Mapping[str, Any], tensors: int
 ) -> MultimodalVAE:
-    """The model without memory for its weights: a small file must not ask for a large model."""
+    """The model without memory for its weights: a small file must not ask for a large model.
+
+    Args:
+        name: The name of the model.
+        modalities: Its modalities.
+        options: Its options.
+        tensors: The number of tensors in the file, of which the model may have not many more parameters.
+
+    Raises:
+        InputError: A model of more parameters, or one that cannot be built.
+    """
     foreign = [name, *(getattr(spec, side) for spec in modalities for side in ("encoder", "decoder"))]
     try:
         with torch.device("meta"), _at_most(tensors):

@@ -51,7 +51,7 @@ def fold_in(seed: int, *path: str | int) -> int:
     words: list[int] = []
     for part in path:
         words += [part] if isinstance(part, int) else _NUMBERED.get(part, (_word(part),))
-    return mix(seed, *words)
+    return mix(int(seed), *words)  # of NumPy too, whose integers overflow
 
 
 def bits(count: int, *key: int) -> NDArray[np.uint64]:
