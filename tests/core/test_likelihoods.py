@@ -9,6 +9,7 @@ from scipy import stats
 
 from polyvae import InputError
 from polyvae.core.likelihoods import LIKELIHOODS
+from polyvae.core.likelihoods.linear import squares
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -162,3 +163,18 @@ def test_the_distance_of_a_good_draw_among_bad_ones_keeps_its_digits(scale):
         expected = likelihood.log_prob(out, x.double())
     # Where c is the mean, the error is 9.7 nats at the scale .001 and .05 at .01.
     assert (found - expected).abs().max() < 0.02
+
+
+def test_distances_of_good_predictions_keep_their_digits():
+    """The reference of each sample is its nearest prediction: large distances of other predictions cost no digits."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(6, 200)
+    near = torch.randn(8, 6)
+    hidden = torch.stack([near, *(near + 300 * torch.randn(8, 6) for _ in range(3))]).flatten(0, 1)
+    rows = torch.arange(8).repeat(4)
+    with torch.no_grad():
+        x = layer(near) + 0.01 * torch.randn(8, 200)
+        predicted = hidden.double() @ layer.weight.double().T + layer.bias.double()
+        exact = (x.double().index_select(0, rows) - predicted).square().sum(-1)
+        found = squares(hidden, layer, x, rows, nearest=True)
+    assert torch.allclose(found[:8].double(), exact[:8], rtol=1e-2)

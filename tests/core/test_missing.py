@@ -336,3 +336,14 @@ def test_an_input_alone_is_not_pulled_into_the_prior():
             assert value.abs().max() < 1e-12
         else:
             assert value.tolist() == [0.0] * 4
+
+
+def test_missing_entries_are_at_the_centre_of_their_column():
+    """The encoder is given values less their means, 0 where missing, and which entries were observed."""
+    model = build("mvae", [Modality("a", 3, entries=True, params=SMALL)], latent=2)
+    net = model.modalities["a"]
+    net.centre.copy_(torch.tensor([5.0, -2.0, 1.0]))
+    x = torch.tensor([[6.0, 0.0, 4.0]])
+    entries = torch.tensor([[True, False, True]])
+    assert net.features(x, entries).tolist() == [[6.0, -2.0, 4.0]]
+    assert net.encoder_input(net.features(x, entries), entries).tolist() == [[1.0, 0.0, 3.0, 1.0, 0.0, 1.0]]

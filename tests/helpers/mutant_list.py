@@ -430,10 +430,25 @@ MUTANTS = [
     Mutant("models.parts.elbos:sum_of_elbos", "active = decodes(model, batch, q)", "active = q.active"),
     Mutant("models.crmvae:CRMVAE.bound", "active = decodes(self, batch, q)", "active = q.active"),
     Mutant("core.batch:_agreeing", "rows[m] & given.flatten(1).any(1)", "rows[m]"),
-    Mutant("core.modality:ModalityNet.encoder_input", "features - self.centre", "features"),
-    Mutant("core.modality:ModalityNet.features", "torch.where(entries, features, self.centre)", "features"),
+    Mutant(
+        "core.modality:ModalityNet.encoder_input",
+        "features - self.centre",
+        "features",
+        by="core/test_missing.py",
+    ),
+    Mutant(
+        "core.modality:ModalityNet.features",
+        "torch.where(entries, features, self.centre)",
+        "features",
+        by="core/test_missing.py",
+    ),
     Mutant("models.mopoe:MoPoE.posterior", "fixed_subsets(experts.mask)", "subsets(experts.mask)"),
-    Mutant("core.likelihoods.linear:squares", "best.index_select(0, rows)", "first.max()"),
+    Mutant(
+        "core.likelihoods.linear:squares",
+        "best.index_select(0, rows)",
+        "first.max()",
+        by="core/test_likelihoods.py",
+    ),
     Mutant(
         "models.parts.elbos:sum_of_elbos",
         "Bound(elbo.sum(0), terms | {'subsets': elbo[1:].sum(0).detach()})",

@@ -184,7 +184,7 @@ def test_a_single_modality_beside_a_target_is_scored_from_itself():
         pv.Modality("a", 5, network="table", params={"hidden": [8]}, entries=True),
         pv.Modality("b", 4, network="table", params={"hidden": [8]}, role="target"),
     ]
-    found = Members("subset-poe", specs, {"latent": 3}, 2, 0, torch.device("cpu"))
+    found = Members("subset-poe", specs, {"latent": 3}, 2, 0, torch.device("cpu"), Wide(tables()))
     data = tables(100, missing=0)
     part = Tables(
         {"a": data.values["a"], "b": np.zeros((100, 4), "f4")},

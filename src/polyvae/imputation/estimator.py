@@ -19,6 +19,7 @@ from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import Given, read
 from polyvae.data.schema import Schema
 from polyvae.imputation import storing
+from polyvae.imputation.advice import advise, advise_of_classes, advise_of_training_samples
 from polyvae.imputation.embedding import Embedding
 from polyvae.imputation.filling import Filled, Kind, Statistic, Wanted, blocks, fill
 from polyvae.imputation.imputer import Imputer
@@ -141,6 +142,9 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if target is not None:
             kept = np.flatnonzero(given.data.mask.any(0).cpu().numpy())
             tables = target.beside(tables, kept[order])
+        advise(schema, tables)
+        if target is not None and target.classes is not None:
+            advise_of_classes(data, len(target.classes))
         with reporter(self.verbose) as report:
             imputer = Imputer(
                 tables,
@@ -365,6 +369,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         _, data = self._aligned(X)
         part = _joined([part for _, part in blocks(self.schema_, data)])
+        advise_of_training_samples(self._imputer.tables, part, self.schema_.names)
         return on_new(self.schema_, self._imputer, self._with_target(part))
 
     def score(self, X: Data, y: Any = None) -> float:
