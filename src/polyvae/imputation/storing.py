@@ -126,7 +126,15 @@ def save(
     embedding: Embedding,
     scores: Scores,
 ) -> None:
-    """Write all that an estimator needs. Raises InputError, StorageError: see ``save_tensors``."""
+    """Write all that an estimator needs.
+
+    Raises InputError: a model that ``load`` would have to import. InputError, StorageError: see ``save_tensors``.
+    """
+    if params["model"] not in MODELS:
+        raise InputError(
+            f"save: got an estimator with model {params['model']!r}, which would be imported from its file; expected a name in MODELS; "
+            "choose one, or keep the estimator in memory"
+        )
     tensors = {
         "embedding.mean": torch.from_numpy(embedding.mean),
         "embedding.axes": torch.from_numpy(np.ascontiguousarray(embedding.axes)),
