@@ -1059,4 +1059,100 @@ MUTANTS = [
         "value",
         by="utils/test_files.py",
     ),
+    # ---- imputation ----
+    Mutant(
+        "imputation.simple:ridge_path",
+        "squares @ shrink + 1 / n",
+        "squares @ shrink",
+        by="imputation/test_simple.py",
+    ),
+    Mutant("imputation.simple:ridge_path", "(1 - leverage)[:, None]", "1.0", by="imputation/test_simple.py"),
+    Mutant(
+        "imputation.simple:KernelRidge.__init__",
+        "coefficients - coefficients.mean(0)",
+        "coefficients + 0.05",
+        by="imputation/test_simple.py",
+    ),
+    Mutant(
+        "imputation.simple:Neighbours.__init__",
+        "self.index.kneighbors(return_distance=False)",
+        "self.index.kneighbors(known, return_distance=False)",
+        by="imputation/test_simple.py",
+    ),
+    Mutant(
+        "imputation.combine:half_widths",
+        "(count + 1) * level - 1e-9",
+        "count * level - 1e-9",
+        by="imputation/test_combine.py",
+    ),
+    Mutant(
+        "imputation.combine:half_widths",
+        "(rank <= count) & (count > 0)",
+        "count > 0",
+        by="imputation/test_combine.py",
+    ),
+    Mutant(
+        "imputation.combine:Combination.__init__",
+        "int(rows.sum()) < min(FEWEST, len(rows))",
+        "False",
+        by="imputation/test_combine.py",
+    ),
+    Mutant(
+        "imputation.members:Members.predict_left_out",
+        "fold == member",
+        "fold != member",
+        by="imputation/test_members.py",
+    ),
+    Mutant("imputation.members:Members._fit", "fold != e", "fold == fold", by="imputation/test_members.py"),
+    Mutant(
+        "imputation.factors:Factors._posterior",
+        "(seen @ outer).reshape(-1, count, count) / self.noise + np.eye(count)",
+        "(seen @ outer).reshape(-1, count, count) + np.eye(count)",
+        by="imputation/test_factors.py",
+    ),
+    Mutant(
+        "imputation.wide:Wide.up", "values[name] * basis.scale", "values[name]", by="imputation/test_wide.py"
+    ),
+    Mutant(
+        "imputation.filling:canonical",
+        "pattern[:, row].tobytes() + digests[row]",
+        "str(row).encode()",
+        by="imputation/test_estimator.py",
+    ),
+    Mutant(
+        "imputation.filling:_Put.__call__",
+        "np.where(self.wanted, restored, target[self.rows])",
+        "restored",
+        by="imputation/test_estimator.py",
+    ),
+    Mutant(
+        "imputation.imputer:Imputer.admit",
+        "np.clip(x, *self._range[name])",
+        "x",
+        by="imputation/test_estimator.py",
+    ),
+    Mutant(
+        "models.subsetpoe:SubsetPoE.bound",
+        "warm * self.beta * kl",
+        "self.beta * kl * kl",
+        by="models/test_subsetpoe.py",
+    ),
+    Mutant(
+        "models.subsetpoe:SubsetPoE.bound",
+        "thinned(experts.mask, self.keep)",
+        "everything(experts.mask)",
+        by="models/test_subsetpoe.py",
+    ),
+    Mutant(
+        "core.aggregate:thinned",
+        "u.amin(1, keepdim=True).clamp(min=keep)",
+        "torch.full_like(u, keep)",
+        by="models/test_subsetpoe.py",
+    ),
+    Mutant(
+        "core.modalities:Modalities._term",
+        "torch.where(counted, decoding.all(latents, rows), 0)",
+        "decoding.all(latents, rows)",
+        by="models/test_subsetpoe.py",
+    ),
 ]

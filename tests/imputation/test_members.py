@@ -9,6 +9,7 @@ import torch
 import polyvae as pv
 from polyvae.imputation.members import Members, Schedule
 from polyvae.imputation.tables import Tables, patterns
+from polyvae.imputation.wide import Wide
 
 
 def tables(n: int = 60, missing: float = 0.3, gaps: bool = False, seed: int = 0) -> Tables:
@@ -33,7 +34,7 @@ def members(entries: bool = False, name: str = "subset-poe", count: int = 3, **o
         pv.Modality(m, size, network="table", params={"hidden": [8], "scale": "per_entry"}, entries=entries)
         for m, size in (("a", 5), ("b", 4), ("c", 3))
     ]
-    return Members(name, specs, {"latent": 3, **options}, count, 0, torch.device("cpu"))
+    return Members(name, specs, {"latent": 3, **options}, count, 0, torch.device("cpu"), Wide(tables()))
 
 
 def quiet(line: str) -> None:
@@ -183,7 +184,7 @@ def test_a_single_modality_beside_a_target_is_scored_from_itself():
         pv.Modality("a", 5, network="table", params={"hidden": [8]}, entries=True),
         pv.Modality("b", 4, network="table", params={"hidden": [8]}, role="target"),
     ]
-    found = Members("subset-poe", specs, {"latent": 3}, 2, 0, torch.device("cpu"))
+    found = Members("subset-poe", specs, {"latent": 3}, 2, 0, torch.device("cpu"), Wide(tables()))
     data = tables(100, missing=0)
     part = Tables(
         {"a": data.values["a"], "b": np.zeros((100, 4), "f4")},

@@ -17,6 +17,7 @@ from polyvae.imputation.factors import Factors
 from polyvae.imputation.members import Members, Schedule
 from polyvae.imputation.simple import Spectra
 from polyvae.imputation.tables import Flags, Floats, Pattern, Tables, patterns
+from polyvae.imputation.wide import Wide
 from polyvae.utils.seeds import fold_in
 
 _PIECE = 2048  # samples that are imputed at a time
@@ -74,6 +75,7 @@ class Imputer:
         seed: Of folds, initial weights, batches and noise.
         device: Where the members compute.
         targets: Modalities that are decoded and never encoded.
+        wide: The coordinates of wide tables; None: those of ``tables`` are computed.
 
     Attributes:
         fold: [N], the fold in which each training sample is left out.
@@ -87,6 +89,7 @@ class Imputer:
         seed: int,
         device: torch.device,
         targets: Sequence[str] = (),
+        wide: Wide | None = None,
     ) -> None:
         self.tables, self.designs, self.count, self.seed = tables, tuple(designs), count, seed
         self.targets = tuple(targets)
@@ -95,14 +98,16 @@ class Imputer:
         self.fold = np.empty(size, np.intp)
         self.fold[order] = np.arange(size) % min(count, size)
         self.entries = _entries(tables, targets)
+        self.wide = Wide(tables) if wide is None else wide
         self.ensembles: dict[str, Members] = {
             design.label: Members(
                 design.model,
-                specs(tables, design, targets),
+                specs(tables, design, targets, self.wide),
                 design.options,
                 count,
                 fold_in(seed, design.label),
                 device,
+                self.wide,
             )
             for design in designs
         }
@@ -309,20 +314,21 @@ class Imputer:
             )
 
 
-def specs(tables: Tables, design: Design, targets: Sequence[str]) -> list[Modality]:
+def specs(tables: Tables, design: Design, targets: Sequence[str], wide: Wide) -> list[Modality]:
     """The modalities of the members of an ensemble.
 
     Args:
         tables: The training samples.
         design: The ensemble.
         targets: Modalities that are decoded and never encoded.
+        wide: The coordinates of wide tables.
     """
     network = dict(design.network)
     kind, entries = network.pop("network", "auto"), _entries(tables, targets)
     return [
         Modality(
             name,
-            (x.shape[1],),
+            (wide.size(name, x.shape[1]),),
             network=kind,
             params={"scale": "per_entry", **network},
             role="target" if name in targets else "both",

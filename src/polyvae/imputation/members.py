@@ -21,6 +21,7 @@ from polyvae.core.distributions import Mixture
 from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE
 from polyvae.imputation.tables import Floats, Tables
+from polyvae.imputation.wide import Wide
 from polyvae.models import build
 from polyvae.training.scopes import one_at_a_time, threads
 from polyvae.utils.seeds import fold_in
@@ -62,6 +63,7 @@ class Members:
         count: E.
         seed: Of initial weights, batches and noise.
         device: Where to compute.
+        wide: The coordinates of wide tables, for which ``specs`` are.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class Members:
         count: int,
         seed: int,
         device: torch.device,
+        wide: Wide,
     ) -> None:
+        self.wide = wide
         self.name, self.count, self.seed, self.device = name, count, seed, device
         with one_at_a_time, torch.random.fork_rng(devices=[]):
             models = []
@@ -106,6 +110,7 @@ class Members:
             [E], the mean over modalities of the fraction of variance unexplained when each modality of the samples left out is
             predicted from the others, at the parameters that are kept; NaN where no member leaves out a sample to score.
         """
+        tables = self.wide.down(tables)
         rows = min(schedule.batch_size, tables.size)
         operations = 6 * rows * sum(value.numel() for value in self.parameters.values())
         with one_at_a_time, threads(1 if operations < _SMALL else None):
@@ -287,12 +292,12 @@ class Members:
     @torch.no_grad()
     def expected(self, tables: Tables, seed: int) -> list[dict[str, Floats]]:
         """E[x_m | z] of every member, each with one draw of z given what was observed: E times name -> [N, F]."""
-        batch = tables.batch(self.device, self.entries)
+        batch = self.wide.down(tables).batch(self.device, self.entries)
         results = []
         with _seeded(fold_in(seed, "expected")):
             for member in range(self.count):
                 found = _call(self.base, *self._of(member), _generated, batch)
-                results.append({name: x.cpu().numpy() for name, x in found.items()})
+                results.append(self.wide.up({name: x.cpu().numpy() for name, x in found.items()}))
         return results
 
     @torch.no_grad()
@@ -307,18 +312,21 @@ class Members:
                 rows = np.flatnonzero(chosen == member)
                 for start in range(0, len(rows), _ROWS):
                     part = rows[start : start + _ROWS]
-                    batch = tables.rows(part).batch(self.device, self.entries)
-                    drawn = _call(self.base, *self._of(member), _draw, batch)
+                    batch = self.wide.down(tables.rows(part)).batch(self.device, self.entries)
+                    found = _call(self.base, *self._of(member), _draw, batch)
+                    drawn = self.wide.up({name: x.cpu().numpy() for name, x in found.items()})
                     for name, x in drawn.items():
-                        result[name][part] = x.cpu().numpy()
+                        result[name][part] = x
         return result
 
     def _chunks(self, member: int, tables: Tables) -> dict[str, Floats]:
-        parts = [
-            self._mean_of(member, tables.rows(slice(start, start + _ROWS)))
-            for start in range(0, tables.size, _ROWS)
-        ]
-        return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in tables.names}
+        result = {name: np.empty(x.shape, np.float32) for name, x in tables.values.items()}
+        for start in range(0, tables.size, _ROWS):
+            rows = slice(start, start + _ROWS)
+            found = self._mean_of(member, self.wide.down(tables.rows(rows)))
+            for name, x in self.wide.up({name: x.cpu().numpy() for name, x in found.items()}).items():
+                result[name][rows] = x
+        return result
 
     def _mean_of(self, member: int, tables: Tables) -> dict[str, Tensor]:
         batch, seed = tables.batch(self.device, self.entries), fold_in(self.seed, "mean", member)

@@ -11,12 +11,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from polyvae.core.modality import Modality
 from polyvae.data.schema import Schema
 from polyvae.imputation.embedding import Embedding
 from polyvae.imputation.imputer import Design, Imputer, specs
 from polyvae.imputation.scores import Scores
 from polyvae.imputation.tables import Tables
 from polyvae.imputation.target import TARGET, Target
+from polyvae.imputation.wide import Wide
 from polyvae.models import MODELS
 from polyvae.models.bundles import check_params, outline
 from polyvae.utils.errors import InputError, nearest, reading
@@ -90,17 +92,20 @@ class Stored(NamedTuple):
         targets = () if self.target is None else (TARGET,)
         count, seed = self.params["members"], self.params["seed"]
         with reading("estimator", "one that polyvae wrote", _REMEDY):
-            states = {design.label: self._state(design, count, targets) for design in designs}
-            made = Imputer(self.tables, designs, count, seed, torch.device("cpu"), targets)
+            wide = Wide(self.tables)
+            states = {
+                design.label: self._state(design, count, specs(self.tables, design, targets, wide))
+                for design in designs
+            }
+            made = Imputer(self.tables, designs, count, seed, torch.device("cpu"), targets, wide)
             for label, members in made.ensembles.items():
                 members.restore(states[label])
         return made
 
-    def _state(self, design: Design, count: int, targets: Sequence[str]) -> dict[str, Tensor]:
+    def _state(self, design: Design, count: int, modalities: Sequence[Modality]) -> dict[str, Tensor]:
         """The tensors of an ensemble, compared with the model that is described beside them before it takes memory."""
         prefix = f"members.{design.label}."
         state = {key.removeprefix(prefix): x for key, x in self.tensors.items() if key.startswith(prefix)}
-        modalities = specs(self.tables, design, targets)
         for modality in modalities:
             check_params(modality)
         empty = outline(design.model, modalities, design.options, len(state))

@@ -24,7 +24,7 @@ class LinearPlus(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, hidden: Sequence[int], dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.linear = nn.Linear(inputs, outputs)
         self.curved = nn.Sequential(*layers([inputs, *hidden, outputs])) if hidden else None
 

@@ -290,7 +290,17 @@ def _copied(mdata: Any) -> Any:
     import mudata
 
     with mudata.set_options(pull_on_update=False):
-        return mdata.copy()
+        mods = {name: each.copy() for name, each in mdata.mod.items()}
+        names = {name: each.obs_names.name for name, each in mods.items()}
+        for each in mods.values():
+            each.obs_names.name = None  # names of indices that differ cannot be joined in every version
+        whole = mudata.MuData(mods)
+        if whole.obs_names.tolist() != mdata.obs_names.tolist():
+            whole = whole[mdata.obs_names.tolist()].copy()
+        _keep(whole, mdata)
+        for name, each in whole.mod.items():
+            each.obs_names.name = names[name]
+        return whole
 
 
 def _extended(mdata: Any, added: Mapping[str, Any]) -> Any:
@@ -309,6 +319,12 @@ def _extended(mdata: Any, added: Mapping[str, Any]) -> Any:
         if whole.obs_names.tolist() != mdata.obs_names.tolist()
         else whole
     )
+    _keep(whole, mdata)
+    return whole
+
+
+def _keep(whole: Any, mdata: Any) -> None:
+    """Give ``whole``, which has the same samples, what is known about them."""
     whole.obs = mdata.obs.copy()
     for key, value in mdata.obsm.items():
         if key not in whole.mod:
@@ -316,4 +332,3 @@ def _extended(mdata: Any, added: Mapping[str, Any]) -> Any:
     for key, value in mdata.obsp.items():
         whole.obsp[key] = value
     whole.uns.update(mdata.uns)
-    return whole
