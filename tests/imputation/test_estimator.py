@@ -3,6 +3,7 @@
 import functools
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -322,6 +323,25 @@ def test_bad_parameters_are_refused_in_one_line(change, match):
 def test_bad_arguments_of_impute_are_refused_in_one_line(fitted, arguments):
     with pytest.raises(pv.InputError):
         fitted.impute(cohort(20), **arguments)
+
+
+@pytest.mark.parametrize("device", ["nope", "meta", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused_in_one_line(device):
+    with pytest.raises(pv.InputError, match="device"):
+        pv.Estimator(**QUICK, device=device).fit(cohort())
+
+
+def test_without_anything_to_predict_there_is_no_score():
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    with pytest.raises(pv.InputError, match="score"):
+        pv.Estimator(**QUICK).fit(x).score(x)
+
+
+def test_constant_modalities_give_no_warnings_of_libraries():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        est = pv.Estimator(**QUICK).fit({"a": np.ones((20, 3)), "b": np.ones((20, 2))})
+        assert (est.impute({"a": np.ones((2, 3))})["b"] == 1).all()
 
 
 def test_missing_columns_are_an_error_or_masked(fitted):

@@ -42,6 +42,12 @@ def test_parameters_and_results_are_kept(fitted, tmp_path):
     assert np.array_equal(loaded.predict_proba(new), fitted.predict_proba(new))
 
 
+def test_a_model_that_would_be_imported_is_not_saved(fitted, tmp_path):
+    other = copy.copy(fitted).set_params(model="package.module:Model")
+    with pytest.raises(pv.InputError, match="MODELS"):
+        other.save(tmp_path / "e.polyvae")
+
+
 FORGED = {
     "params.model": [3, "nope", "json:JSONDecoder"],
     "params.latent": ["x", 4, 10**9],

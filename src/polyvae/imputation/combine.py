@@ -106,6 +106,14 @@ class Combination:
         """[F], the half-widths of split-conformal intervals around the combination; infinite where too few samples were observed."""
         return half_widths(self.residuals, level)
 
+    def crossed_widths(self, level: float) -> NDArray[np.float64]:
+        """[c, F], the half-widths for the calibration samples, each by residuals of the other folds."""
+        residuals = self.residuals
+        width = np.zeros(residuals.shape)
+        for e in np.unique(self.fold):
+            width[self.fold == e] = half_widths(residuals[self.fold != e], level)
+        return width
+
 
 def half_widths(residuals: NDArray[np.floating], level: float) -> NDArray[np.float64]:
     """Half-widths of split-conformal intervals: the ceil((n + 1) level)-th smallest of n absolute residuals, for each column.

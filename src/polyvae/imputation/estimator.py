@@ -196,7 +196,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                     f"estimator: got {name}={getattr(self, name)!r}; expected one of {', '.join(known)}; choose one"
                 )
         with reading(f"estimator: device={self.device!r}", "the name of a device", "use 'cpu' or 'cuda'"):
-            torch.device(self.device)
+            torch.zeros(1, device=self.device).item()  # a known name need not be a device that is there
         if self.max_seconds is not None and (not is_number(self.max_seconds) or self.max_seconds <= 0):
             raise InputError(
                 f"estimator: got max_seconds={self.max_seconds!r}; expected a number above 0; None sets no limit"
@@ -383,7 +383,12 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             given = self._read(X, overlap=False)
             return self._target.score(self.predict(X), y, given.data.ids, len(given.data))
         found = self.scores(X).select(method="stack", score="r2", feature=None)
-        return float(np.mean([row.value for row in found.rows])) if len(found) else float("nan")
+        if not len(found):
+            raise InputError(
+                "score: got no sample with a modality that can be predicted from another and that varies; expected some; pass y, or see "
+                "scores_"
+            )
+        return float(np.mean([row.value for row in found.rows]))
 
     # ---- files -----------------------------------------------------------------------------------------------
 

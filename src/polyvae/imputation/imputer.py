@@ -75,6 +75,7 @@ class Imputer:
         seed: Of folds, initial weights, batches and noise.
         device: Where the members compute.
         targets: Modalities that are decoded and never encoded.
+        wide: The coordinates of wide tables; None: those of ``tables`` are computed.
 
     Attributes:
         fold: [N], the fold in which each training sample is left out.
@@ -88,6 +89,7 @@ class Imputer:
         seed: int,
         device: torch.device,
         targets: Sequence[str] = (),
+        wide: Wide | None = None,
     ) -> None:
         self.tables, self.designs, self.count, self.seed = tables, tuple(designs), count, seed
         self.targets = tuple(targets)
@@ -96,7 +98,7 @@ class Imputer:
         self.fold = np.empty(size, np.intp)
         self.fold[order] = np.arange(size) % min(count, size)
         self.entries = _entries(tables, targets)
-        self.wide = Wide(tables)
+        self.wide = Wide(tables) if wide is None else wide
         self.ensembles: dict[str, Members] = {
             design.label: Members(
                 design.model,

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.data.schema import Schema
-from polyvae.imputation.combine import FEWEST, Combination, half_widths
+from polyvae.imputation.combine import FEWEST, Combination
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.rows import binary_rows, numeric_rows
 from polyvae.imputation.scores import Interval, Row, Scores
@@ -68,11 +68,7 @@ def _of_pattern(schema: Schema, imputer: Imputer, pattern: Pattern, name: str) -
 
 def _crossed(combination: Combination) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Intervals of calibration samples, each by the residuals of the other folds: [c, F] each."""
-    centre, residuals = combination.left_out["stack"], combination.residuals
-    width = np.zeros(centre.shape)
-    for e in np.unique(combination.fold):
-        inside = combination.fold == e
-        width[inside] = half_widths(residuals[~inside], LEVEL)
+    centre, width = combination.left_out["stack"], combination.crossed_widths(LEVEL)
     return centre - width, centre + width
 
 

@@ -203,7 +203,8 @@ def components(x: NDArray[Any], count: int) -> PCA:
     """Principal components by the method that is fast for the shape, and repeatable: [n, p], at most min(n, p) − 1 of them."""
     n, p = x.shape
     solver = "covariance_eigh" if p <= min(n, 2000) else "full" if min(n, p) <= 500 else "randomized"
-    return PCA(max(1, min(count, n - 1, p - 1)), svd_solver=solver, random_state=0).fit(x)
+    with np.errstate(invalid="ignore"):  # the shares of no variance are 0 / 0
+        return PCA(max(1, min(count, n - 1, p - 1)), svd_solver=solver, random_state=0).fit(x)
 
 
 def _positive(gram: Doubles) -> tuple[Doubles, Doubles]:

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from polyvae.core.modality import Modality
 from polyvae.data.schema import Schema
 from polyvae.imputation.embedding import Embedding
 from polyvae.imputation.imputer import Design, Imputer, specs
@@ -91,17 +92,20 @@ class Stored(NamedTuple):
         targets = () if self.target is None else (TARGET,)
         count, seed = self.params["members"], self.params["seed"]
         with reading("estimator", "one that polyvae wrote", _REMEDY):
-            states = {design.label: self._state(design, count, targets) for design in designs}
-            made = Imputer(self.tables, designs, count, seed, torch.device("cpu"), targets)
+            wide = Wide(self.tables)
+            states = {
+                design.label: self._state(design, count, specs(self.tables, design, targets, wide))
+                for design in designs
+            }
+            made = Imputer(self.tables, designs, count, seed, torch.device("cpu"), targets, wide)
             for label, members in made.ensembles.items():
                 members.restore(states[label])
         return made
 
-    def _state(self, design: Design, count: int, targets: Sequence[str]) -> dict[str, Tensor]:
+    def _state(self, design: Design, count: int, modalities: Sequence[Modality]) -> dict[str, Tensor]:
         """The tensors of an ensemble, compared with the model that is described beside them before it takes memory."""
         prefix = f"members.{design.label}."
         state = {key.removeprefix(prefix): x for key, x in self.tensors.items() if key.startswith(prefix)}
-        modalities = specs(self.tables, design, targets, Wide(self.tables))
         for modality in modalities:
             check_params(modality)
         empty = outline(design.model, modalities, design.options, len(state))
@@ -127,7 +131,15 @@ def save(
     embedding: Embedding,
     scores: Scores,
 ) -> None:
-    """Write all that an estimator needs. Raises InputError, StorageError: see ``save_tensors``."""
+    """Write all that an estimator needs.
+
+    Raises InputError: a model that ``load`` would have to import. InputError, StorageError: see ``save_tensors``.
+    """
+    if params["model"] not in MODELS:
+        raise InputError(
+            f"save: got an estimator with model {params['model']!r}, which would be imported from its file; expected a name in MODELS; "
+            "choose one, or keep the estimator in memory"
+        )
     tensors = {
         "embedding.mean": torch.from_numpy(embedding.mean),
         "embedding.axes": torch.from_numpy(np.ascontiguousarray(embedding.axes)),

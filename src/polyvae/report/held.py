@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from polyvae.imputation.combine import Combination, half_widths
+from polyvae.imputation.combine import Combination
 from polyvae.imputation.tables import patterns
 from polyvae.imputation.target import TARGET
 from polyvae.report.metrics import number
@@ -84,19 +84,10 @@ def _by_pattern(view: View) -> Table | None:
 
 def coverage(combination: Combination, levels: Sequence[float] = _LEVELS) -> NDArray[np.float64] | None:
     """The observed coverage at each level; None where nothing was observed."""
-    residuals, fold = combination.residuals, combination.fold
-    known = ~np.isnan(residuals)
+    size, known = np.abs(combination.residuals), combination.seen
     if not known.any():
         return None
-    found = []
-    for level in levels:
-        inside = 0
-        for e in np.unique(fold):
-            rows = fold == e
-            width = half_widths(residuals[~rows], level)
-            inside += int((np.abs(residuals[rows]) <= width)[known[rows]].sum())
-        found.append(inside / int(known.sum()))
-    return np.array(found)
+    return np.array([float((size <= combination.crossed_widths(level))[known].mean()) for level in levels])
 
 
 # ---- embedding ----------------------------------------
