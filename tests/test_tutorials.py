@@ -20,7 +20,7 @@ from tests.helpers.cohorts import read_csv
 ROOT = Path(__file__).parent.parent
 TUTORIAL = (ROOT / "docs" / "tutorials" / "cohort.md").read_text()
 README = (ROOT / "README.md").read_text()
-BRIEF = ["--set", "steps=60", "-q"]
+BRIEF = ["--set", "steps=20", "-q"]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def python(code: str, folder: Path, names: dict[str, object]) -> str:
     os.chdir(folder)
     try:
         with contextlib.redirect_stdout(out):
-            exec(code.replace("seed=0", "seed=0, steps=60"), names)
+            exec(code.replace("seed=0", "seed=0, steps=20"), names)
     finally:
         os.chdir(here)
     return out.getvalue()

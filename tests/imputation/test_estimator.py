@@ -136,7 +136,7 @@ def test_draws_vary_as_the_residuals_do_and_keep_what_was_measured():
 def test_predictive_intervals_of_pieces_have_the_width_of_the_whole(fitted, monkeypatch):
     given = {"rna": cohort(80)["rna"]}
     low, high = fitted.impute(given, interval=0.8, kind="predictive")[1:]
-    monkeypatch.setattr("polyvae.imputation.filling._CELLS", 200 * 10 * 7)  # 7 samples at a time
+    monkeypatch.setattr("polyvae.imputation.filling._CELLS", 200 * 10 * 20)  # 20 samples at a time
     others = fitted.impute(given, interval=0.8, kind="predictive")[1:]
     ratio = (others[1]["protein"] - others[0]["protein"]) / (high["protein"] - low["protein"])
     assert ratio.notna().all(axis=None)
