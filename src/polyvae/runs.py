@@ -15,13 +15,11 @@ from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData, load_dataset
 from polyvae.data.custom import is_import
-from polyvae.imputation.runs import is_run, open_fitted
 from polyvae.metrics import Context, Evaluation, available, evaluate, judges_of
 from polyvae.metrics.coherence import coherence
 from polyvae.models import build, options_of
 from polyvae.models.bundles import check_import, load_model
 from polyvae.report import Contender, labels, write_comparison, write_report
-from polyvae.report.cohort import write_fit_report
 from polyvae.training.directory import RunDirectory
 from polyvae.training.history import History
 from polyvae.training.loop import Watch, fit
@@ -158,7 +156,10 @@ def report_run(path: str | Path, trust: Sequence[str] = (), data: MultimodalData
 
     ``data``: see ``evaluate_run``; a run of ``polyvae fit`` needs none.
     """
-    if is_run(Path(path)):
+    if (Path(path) / "fit.json").is_file() and not (Path(path) / "config.toml").exists():
+        from polyvae.imputation.runs import open_fitted  # seconds of import
+        from polyvae.report.cohort import write_fit_report
+
         return write_fit_report(open_fitted(Path(path)))
     run, config = open_run(path)
     evaluation = stored_evaluation(run)

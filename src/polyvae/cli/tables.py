@@ -13,8 +13,6 @@ from typing import Annotated, Any, cast
 import typer
 
 from polyvae import runs
-from polyvae.imputation import runs as fitted
-from polyvae.imputation.sources import files_of
 from polyvae.utils.errors import InputError
 
 FILES = {"ignore_unknown_options": True}  # --NAME FILE names a modality
@@ -73,6 +71,9 @@ def fit(
     quiet: Quiet = False,
 ) -> None:
     """Learn to impute and embed tables with missing modalities; writes the estimator, its held-out scores and a report."""
+    from polyvae.imputation import runs as fitted  # seconds of import
+    from polyvae.imputation.sources import files_of
+
     given = files_of(
         files,
         (
@@ -137,6 +138,9 @@ def impute(
     force: Force = False,
 ) -> None:
     """Fill in the missing modalities and entries of samples; what was measured is not changed."""
+    from polyvae.imputation import runs as fitted  # seconds of import
+    from polyvae.imputation.sources import files_of
+
     given = files_of(files, ("--out", "--interval", "--draws", "--format", "--id", "--mask", "--force"))
     with _messages():
         written = fitted.impute_run(
@@ -161,6 +165,9 @@ def embed(
     force: Force = False,
 ) -> None:
     """Write the embedding of samples given what was observed of each."""
+    from polyvae.imputation import runs as fitted  # seconds of import
+    from polyvae.imputation.sources import files_of
+
     given = files_of(files, ("--out", "--std", "--id", "--mask", "--force"))
     with _messages():
         path = fitted.embed_run(fitted.open_fitted(run), given, out, std=std, id=id, mask=mask, force=force)
@@ -176,6 +183,9 @@ def predict(
     force: Force = False,
 ) -> None:
     """Write the predicted target of samples; of classes also their probabilities."""
+    from polyvae.imputation import runs as fitted  # seconds of import
+    from polyvae.imputation.sources import files_of
+
     given = files_of(files, ("--out", "--id", "--mask", "--force"))
     with _messages():
         path = fitted.predict_run(fitted.open_fitted(run), given, out, id=id, mask=mask, force=force)
@@ -184,6 +194,9 @@ def predict(
 
 def score(run: Fitted, files: Data, id: Id = None, mask: Mask = False) -> None:
     """Score new samples: each modality is hidden in turn and predicted from the others."""
+    from polyvae.imputation import runs as fitted  # seconds of import
+    from polyvae.imputation.sources import files_of
+
     given = files_of(files, ("--id", "--mask"))
     with _messages():
         opened = fitted.open_fitted(run)
@@ -211,6 +224,7 @@ def register(app: typer.Typer) -> None:
 
 _SPELLED = {
     "with id=": "with --id",
+    "the labels with labels=": "the target with --target",
     "pass id=False": "pass --by-position",
     "(missing_columns='mask', --mask)": "with --mask",
 }
