@@ -77,6 +77,10 @@ def check_same(
 def begun_with(kept: Mapping[str, Any], model: MultimodalVAE) -> str:
     """The precision of a run. Older checkpoints have the setting only, and a model in double precision stayed in it."""
     given: str = kept.get("precision", kept["train"]["precision"])
+    if given == "auto":  # a setting, of which every checkpoint that can have it also records the choice
+        raise InputError(
+            "resume: got a checkpoint without the precision that was chosen; expected what polyvae wrote; set precision='fp32'"
+        )
     return "fp64" if given == "fp32" and next(model.parameters()).dtype == torch.float64 else given
 
 

@@ -13,6 +13,7 @@ from torch.nn.utils import get_total_norm
 def unsound(tensors: Mapping[str, Tensor]) -> str | None:
     """The first name whose tensor has a value that is not finite; None: all are finite."""
     numbers = {name: x for name, x in tensors.items() if x.is_floating_point() and x.numel()}
+    numbers = {name: x.float() if x.itemsize == 1 else x for name, x in numbers.items()}  # norms need 16 bits
     # One norm of all is fast; where it overflows, or is not finite, each is looked at.
     if not numbers or math.isfinite(float(get_total_norm(numbers.values()))):
         return None
