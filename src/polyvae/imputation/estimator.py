@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -136,8 +136,9 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         data = _observed_rows(given.data)
         schema = Schema.fit(data, self.units)
         data = schema.align(data)
-        order = np.concatenate([rows for rows, _ in blocks(schema, data)])
-        tables = _joined([part for _, part in blocks(schema, data)])
+        parts = list(blocks(schema, data))
+        order = np.concatenate([rows for rows, _ in parts])
+        tables = _joined([part for _, part in parts])
         target = None if y is None else Target.fit(y, given.data.ids, len(given.data), self.target)
         if target is not None:
             kept = np.flatnonzero(given.data.mask.any(0).cpu().numpy())
@@ -445,6 +446,3 @@ def _joined(parts: Sequence[Tables]) -> Tables:
         {name: np.concatenate([part.values[name] for part in parts]) for name in first.names},
         {name: np.concatenate([part.observed[name] for part in parts]) for name in first.names},
     )
-
-
-Ids = Sequence[Hashable] | None
