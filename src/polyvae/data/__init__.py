@@ -5,7 +5,7 @@ An entry describes a data set; ``load_dataset`` loads it.
 Example:
     >>> import polyvae as pv
     >>> list(pv.DATASETS)
-    ['polydigits', 'polymnist', 'translated_polymnist']
+    ['polydigits', 'shapes_captions', 'polymnist', 'translated_polymnist']
     >>> pv.DATASETS["polydigits"].samples
     '10,000 train, 2,000 test'
 """
@@ -19,20 +19,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from polyvae.data.attributes import Parser, Reading
 from polyvae.data.custom import from_files, from_function, is_import, is_path
 from polyvae.data.loaders import Loader, SliceLoader, StreamLoader
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.sets.polydigits import polydigits
 from polyvae.data.sets.polymnist import polymnist, translated_polymnist
+from polyvae.data.sets.shapes import shapes_captions
+from polyvae.data.sets.shapes_grammar import read as read_shapes
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.records import check_keywords
 from polyvae.utils.seeds import mix
 
 __all__ = [
     "DATASETS",
+    "PARSERS",
     "Dataset",
     "Loader",
     "MultimodalData",
+    "Parser",
+    "Reading",
     "SliceLoader",
     "StreamLoader",
     "load_dataset",
@@ -62,6 +68,13 @@ DATASETS: dict[str, Dataset] = {
         what="handwritten digits on five textures; only the digit is shared",
         licence="UCI digits (CC BY 4.0) bundled with scikit-learn; procedural textures; embedded",
     ),
+    "shapes_captions": Dataset(
+        shapes_captions,
+        modalities="3x16x16, 17 words",
+        samples="10,000 train, 2,000 test, 1,000 unseen",
+        what="an image of one shape, and a caption that states all or some of six attributes (side = 16, 32, 64; mask = true)",
+        licence="procedural, part of polyvae; embedded",
+    ),
     "polymnist": Dataset(
         polymnist,
         modalities="5 x 3x28x28",
@@ -79,6 +92,9 @@ DATASETS: dict[str, Dataset] = {
         needed=_SOURCES,
     ),
 }
+
+PARSERS: dict[str, Parser] = {"shapes_captions": read_shapes}
+"""Name -> a function from N sentences to what they state (see ``Reading``). ``MultimodalData.parsers`` contains such names."""
 
 
 def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> MultimodalData:
