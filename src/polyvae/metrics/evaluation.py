@@ -19,7 +19,7 @@ from polyvae.metrics.coherence import coherence
 from polyvae.metrics.conflict import conflict
 from polyvae.metrics.context import Context, fit_prior
 from polyvae.metrics.features import FeatureNet, load_feature_net
-from polyvae.metrics.judges import Judges, judgeable, teachable
+from polyvae.metrics.judges import Judges, judgeable, judged, teachable
 from polyvae.metrics.latents import latents
 from polyvae.metrics.likelihood import likelihood
 from polyvae.metrics.prediction import prediction
@@ -266,7 +266,7 @@ def available(config: EvaluateConfig, load: bool = True) -> tuple[list[str], Fea
 
 def judges_of(data: MultimodalData, say: Callable[[str], None] = lambda text: None) -> Judges | None:
     """The judges for ``data`` (with its splits); None, after reporting why, where they are not possible."""
-    if data.labels is None or not judgeable(data) or not {"train", "test"} <= set(data.splits):
+    if not judged(data) or not judgeable(data) or not {"train", "test"} <= set(data.splits):
         say("no judges: coherence needs labelled images with a training and a test part; it is left out")
         return None
     images = judgeable(data)
