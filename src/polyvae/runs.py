@@ -255,7 +255,9 @@ def stored_config(path: str | Path, changes: Sequence[str] = (), trust: Sequence
     config, typed = read_config(run.config, changes), dict(assignment(text) for text in changes)
     for key, given in imports_of(config):
         if typed.get(key) != given:
-            what = {"model.name": "Class", "data.name": "function"}.get(key, "factory")
+            what = {"model.name": "Class", "data.name": "function"}.get(
+                key, "likelihood" if key.endswith(".likelihood") else "factory"
+            )
             check_import(f"{run.config}: {key}", given, trust, what)
     return config
 
@@ -268,7 +270,7 @@ def imports_of(config: RunConfig) -> list[tuple[str, str]]:
         (f"modality.{table.name}.{side}", value)
         for table in config.modality
         for side, value in table.changes.items()
-        if side in ("encoder", "decoder")
+        if side in ("likelihood", "encoder", "decoder")
     ]
     return [(key, value) for key, value in given if ":" in value]
 
