@@ -71,7 +71,7 @@ DATASETS: dict[str, Dataset] = {
     "shapes_captions": Dataset(
         shapes_captions,
         modalities="3x16x16, 17 words",
-        samples="10,000 train, 2,000 test, 1,000 unseen",
+        samples="10,000 train, 2,000 test, 1,000 unseen, 6,000 for judges",
         what="an image of one shape, and a caption that states all or some of six attributes (side = 16, 32, 64; mask = true)",
         licence="procedural, part of polyvae; embedded",
     ),

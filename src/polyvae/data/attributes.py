@@ -14,7 +14,10 @@ from polyvae.data.checks import check_labels, one_each
 from polyvae.utils.arrays import numpy_array
 from polyvae.utils.errors import InputError, nearest
 
-KEY, SAID = "attributes", "said"  # in ``Batch.extra``: [N, A] int64, and [N, modalities with an entry in ``said``, A] bool
+KEY, SAID = (
+    "attributes",
+    "said",
+)  # in ``Batch.extra``: [N, A] int64, and [N, modalities with an entry in ``said``, A] bool
 
 
 class Reading(NamedTuple):
@@ -93,9 +96,16 @@ def check_attributes(
     Raises:
         InputError: A modality that is not in the data, attributes without a name, classes that do not fit, or other lengths than ``count``.
     """
-    for what, given in (("attributes", attributes), ("classes", classes), ("said", said), ("parsers", parsers)):
+    for what, given in (
+        ("attributes", attributes),
+        ("classes", classes),
+        ("said", said),
+        ("parsers", parsers),
+    ):
         if given is not None and not isinstance(given, Mapping):
-            raise InputError(f"{what}: got {type(given).__name__}; expected a mapping by name; pass a dictionary")
+            raise InputError(
+                f"{what}: got {type(given).__name__}; expected a mapping by name; pass a dictionary"
+            )
     values = {str(key): _labels(str(key), x, count) for key, x in (attributes or {}).items()}
     known = _classes(values, classes or {})
     for what, owners in (("said", said or {}), ("parsers", parsers or {})):
@@ -104,7 +114,9 @@ def check_attributes(
                 raise InputError(f"{what}: modality {owner!r} is not in the data; {nearest(owner, names)}")
     if not values:
         if said:
-            raise InputError("said: got data without attributes; expected some that can be stated; give attributes too")
+            raise InputError(
+                "said: got data without attributes; expected some that can be stated; give attributes too"
+            )
         return Names({}, (), dict(parsers or {})), {}
     extra = {KEY: torch.stack(list(values.values()), 1)}
     if said:
@@ -134,7 +146,9 @@ def _labels(name: str, x: Any, count: int) -> Tensor:
         raise InputError(f"attribute {name!r}: {problem}") from None
 
 
-def _classes(values: Mapping[str, Tensor], classes: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+def _classes(
+    values: Mapping[str, Tensor], classes: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[str, ...]]:
     for name in classes:
         if name not in values:
             raise InputError(f"classes: attribute {name!r} is not in the data; {nearest(name, values)}")
@@ -160,7 +174,9 @@ def _said(owner: str, own: Mapping[str, Any], values: Mapping[str, Tensor], coun
             raise InputError(f"{what}: it is not in the data; {nearest(name, values)}")
         given = numpy_array(what, x)
         if given.dtype != np.bool_:
-            raise InputError(f"{what}: got {given.dtype}; expected bool, one per sample; compare it with a number")
+            raise InputError(
+                f"{what}: got {given.dtype}; expected bool, one per sample; compare it with a number"
+            )
         one_each(what, given.shape, count)
         columns[name] = torch.from_numpy(given.copy())
     return torch.stack(list(columns.values()), 1)

@@ -41,31 +41,44 @@ class _Agreement:
         self.counted: dict[str, list[Tensor]] = {name: [] for name in attributes}
         self.agreed: dict[str, list[Tensor]] = {name: [] for name in attributes}
 
-    def add(self, answers: Mapping[str, Mapping[str, Tensor]], loose: Mapping[str, Tensor] | None = None) -> None:
-        """Add modality -> attribute -> classes [n]. Only samples count in which the attribute is ``loose`` (None: all)."""
+    def add(
+        self, answers: Mapping[str, Mapping[str, Tensor]], loose: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Add modality -> attribute -> classes [n]. Only samples count in which the attribute is ``loose`` (None: all).
+
+        Returns the number of attributes of each of them that agree, and that count: [n] each.
+        """
+        count = len(next(iter(next(iter(answers.values())).values())))
         for name in self.classes:
-            read = torch.stack([own[name] for own in answers.values() if name in own] or [torch.zeros(0)])
+            read = torch.stack([own.get(name, torch.full((count,), -1)) for own in answers.values()])
             states = read >= 0
             # One modality alone agrees with itself; it counts where nothing else can be read.
             counted = states.sum(0) >= min(2, len(answers))
-            if loose is not None and len(counted):
+            if loose is not None:
                 counted = counted & loose[name]
             most = read.max(0).values
             agree = counted & ((read == most) | ~states).all(0)
             self.agree[name].append(agree)
             self.counted[name].append(counted)
             self.agreed[name].append(most[agree])
+        agree, counted = (
+            torch.stack([own[-1] for own in of.values()]).sum(0) for of in (self.agree, self.counted)
+        )
+        return agree, counted
 
     def estimate(self) -> Estimate | None:
         """The share of attributes that agree, with its interval over the draws."""
         agree, counted = (
-            torch.stack([torch.cat(own) for own in of.values()]).sum(0, keepdim=True) for of in (self.agree, self.counted)
+            torch.stack([torch.cat(own) for own in of.values()]).sum(0, keepdim=True)
+            for of in (self.agree, self.counted)
         )
         return shares(agree, counted)
 
     def exact(self) -> Estimate | None:
         """The share of the draws with something to compare in which everything agrees."""
-        agree, counted = (torch.stack([torch.cat(own) for own in of.values()]) for of in (self.agree, self.counted))
+        agree, counted = (
+            torch.stack([torch.cat(own) for own in of.values()]) for of in (self.agree, self.counted)
+        )
         some = counted.any(0)
         return shares(((agree | ~counted).all(0) & some)[None], some[None])
 
@@ -97,11 +110,13 @@ class _Agreement:
 
 
 class _Given(NamedTuple):
-    """Of one observed set: target -> answers that are right and that count [N], and whether the targets agree with each other."""
+    """Of one observed set: target -> answers that are right and that count [N]; and those in which the targets agree with each other."""
 
     right: dict[str, Tensor]
     counted: dict[str, Tensor]
     joint: _Agreement
+    agree: Tensor
+    compared: Tensor
 
 
 def coherence(context: Context) -> dict[str, Any]:
@@ -170,7 +185,7 @@ def entropy(counts: list[int]) -> float:
     total = sum(counts)
     if total == 0 or len(counts) < 2:
         return 0.0
-    return -sum(n / total * math.log(n / total) for n in counts if n) / math.log(len(counts))
+    return 0.0 - sum(n / total * math.log(n / total) for n in counts if n) / math.log(len(counts))
 
 
 def _given(
@@ -180,6 +195,7 @@ def _given(
     right = {name: torch.zeros(count, dtype=torch.int16) for name in targets}
     counted = {name: torch.zeros(count, dtype=torch.int16) for name in targets}
     joint = _Agreement(readers.attributes)
+    agree, together = torch.zeros(2, count, dtype=torch.int16)
     for batch, made, rows in generation.conditional(context, members, targets, seed):
         truth, stated = readers.truth(batch), readers.stated(batch, members)
         answers = {name: readers.read(name, x[0]) for name, x in made.items()}
@@ -188,8 +204,9 @@ def _given(
             right[name][rows], counted[name][rows] = found.short(), counts.short()
         if len(members) == 1 and len(targets) > 1:
             loose = None if readers.plain else {name: ~own for name, own in stated.items()}
-            joint.add(answers, loose)
-    return _Given(right, counted, joint)
+            found, counts = joint.add(answers, loose)
+            agree[rows], together[rows] = found.short(), counts.short()
+    return _Given(right, counted, joint, agree, together)
 
 
 def _conditional(
@@ -209,13 +226,12 @@ def _conditional(
     by_number = {
         size: estimate
         for size, own in pairs.items()
-        if (estimate := shares(torch.stack([r for r, _ in own]), torch.stack([c for _, c in own]))) is not None
+        if (estimate := shares(torch.stack([r for r, _ in own]), torch.stack([c for _, c in own])))
+        is not None
     }
     headlines = {"conditional_coherence": by_number[1]} if 1 in by_number else {}
     if len(by_number) > 1 and len(inputs) <= _LISTED:
-        headlines |= {
-            f"coherence_{size}_input{'s' if size > 1 else ''}": found for size, found in by_number.items()
-        }
+        headlines |= {f"coherence_{size}_inputs": found for size, found in by_number.items()}
     result: dict[str, Any] = {name: found.value for name, found in headlines.items()}
     result |= {
         "coherence_matrix": matrix,
@@ -229,20 +245,27 @@ def _joint(
     given: Mapping[tuple[str, ...], _Given], inputs: list[str], targets: int
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """Agreement of the modalities generated from one draw given one input, with the entropy of what they agree on."""
-    found = {name: given[(name,)].joint for name in inputs if targets > 1 and (name,) in given}
-    agreements = {name: (joint, estimate) for name, joint in found.items() if any(joint.agree.values()) and (estimate := joint.estimate())}
-    if not agreements:
-        return {}, {}
-    values = [estimate for _, estimate in agreements.values()]
-    mean = _mean([estimate.value for estimate in values])
-    # Inputs differ in which samples count, so the interval is that of independent shares.
-    half = math.sqrt(sum(((own.high - own.low) / 2) ** 2 for own in values)) / len(values)
-    result = {
-        "joint_coherence": mean,
-        "joint_entropy": _mean([joint.entropy() for joint, _ in agreements.values()]),
-        "joint_by_input": {name: joint.by_attribute() for name, (joint, _) in agreements.items()},
+    known = {
+        name: given[(name,)]
+        for name in inputs
+        if targets > 1 and (name,) in given and bool(given[(name,)].compared.any())
     }
-    return result, {"joint_coherence": [max(0.0, mean - half), min(1.0, mean + half)]}
+    estimate = (
+        shares(
+            torch.stack([own.agree for own in known.values()]),
+            torch.stack([own.compared for own in known.values()]),
+        )
+        if known
+        else None
+    )
+    if estimate is None:
+        return {}, {}
+    result = {
+        "joint_coherence": estimate.value,
+        "joint_entropy": _mean([own.joint.entropy() for own in known.values()]),
+        "joint_by_input": {name: own.joint.by_attribute() for name, own in known.items()},
+    }
+    return result, {"joint_coherence": estimate.interval}
 
 
 def _free(found: _Agreement, suffix: str, targets: int) -> tuple[dict[str, Any], dict[str, list[float]]]:
@@ -257,7 +280,9 @@ def _free(found: _Agreement, suffix: str, targets: int) -> tuple[dict[str, Any],
         return result, {}
     numbers = {"coherence": found.estimate()} | ({} if plain else {"exact": found.exact()})
     known = {f"unconditional_{key}{suffix}": own for key, own in numbers.items() if own is not None}
-    return {name: own.value for name, own in known.items()} | result, {name: own.interval for name, own in known.items()}
+    return {name: own.value for name, own in known.items()} | result, {
+        name: own.interval for name, own in known.items()
+    }
 
 
 def _judges(context: Context) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from polyvae.core.fitted import FITTED, FittedPrior, check_flow
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
 from polyvae.metrics import labels
+from polyvae.metrics.attributes import attributes
 from polyvae.metrics.checklist import checklist
 from polyvae.metrics.coherence import coherence
 from polyvae.metrics.conflict import conflict
@@ -31,6 +32,7 @@ from polyvae.utils.progress import reporter
 
 METRICS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "coherence": coherence,
+    "attributes": attributes,
     "likelihood": likelihood,
     "quality": quality,
     "reconstruction": reconstruction,
@@ -152,7 +154,9 @@ def evaluate(
             notes.append(line)
             report.say(line)
 
-        if judges is None and ("coherence" in metrics or ("quality" in metrics and net is None)):
+        if judges is None and (
+            {"coherence", "attributes"} & set(metrics) or ("quality" in metrics and net is None)
+        ):
             judges = judges_of(whole, note)
         fitted_to = whole.train if train is None and "train" in whole.splits else train
         prior = None
@@ -169,7 +173,9 @@ def evaluate(
             "protocol": checklist(context),
         }
         for name in metrics:
-            values |= METRICS[name](context)
+            found = METRICS[name](context)
+            intervals = {**values.get("intervals", {}), **found.get("intervals", {})}
+            values |= found | ({"intervals": intervals} if intervals else {})
     return Evaluation(values | {"notes": notes}, prior)
 
 

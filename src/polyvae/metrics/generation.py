@@ -18,7 +18,10 @@ from polyvae.utils.seeds import fold_in
 
 
 class Given(NamedTuple):
-    """``batch``: the complete rows of samples in which all inputs are observed. ``made``: name -> [K, B, *shape]. ``rows``: their numbers [B]."""
+    """``batch``: the complete rows of samples in which all inputs are observed, and ``rows``, their numbers [B].
+
+    ``made``: name -> [K, B, *shape].
+    """
 
     batch: Batch
     made: dict[str, Tensor]

@@ -77,5 +77,3 @@ def _linearised(above: Tensor, below: Tensor) -> tuple[float, float] | None:
     ratio = above.sum(1, keepdim=True) / total
     each = ((above - ratio * below) / total).mean(0)
     return float(ratio.mean()), float(each.square().sum())
-
-

@@ -35,7 +35,7 @@ class Recipe(NamedTuple):
 
 
 # Attributes may be places and sizes, which a shift or a change of scale would alter.
-OF_ATTRIBUTES = Recipe(epochs=10, most=2000, turn=0.05, stretch=0.02, shift=0.25)
+OF_ATTRIBUTES = Recipe(epochs=16, most=2000, turn=0.05, stretch=0.02, shift=0.25)
 
 
 class Heads(NamedTuple):

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.sets.files import cache_folder
-from polyvae.metrics.labels import known as known_labels
 from polyvae.metrics.judge_training import (
     OF_ATTRIBUTES,
     Heads,
@@ -31,6 +30,7 @@ from polyvae.metrics.judge_training import (
     side_by_side,
     train_judge,
 )
+from polyvae.metrics.labels import known as known_labels
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.files import StorageError, write_atomic
 from polyvae.utils.seeds import fold_in
@@ -122,9 +122,7 @@ class Judges(Mapping[str, Reader]):
         logits = torch.cat([judge(part) for part in torch.split(flat, batch_size)])
         sizes = [len(self.classes), *(self.attributes.values() if name in self.stated else ())]
         best = [own.argmax(1) if own.shape[1] else None for own in logits.split(sizes, 1)]
-        found = [
-            torch.full((len(flat),), -1, device=images.device) if own is None else own for own in best
-        ]
+        found = [torch.full((len(flat),), -1, device=images.device) if own is None else own for own in best]
         if best[0] is not None:
             found[0] = self.classes.to(images.device)[found[0]]
         return [own.reshape(images.shape[:-3]) for own in found]
@@ -142,8 +140,16 @@ def judgeable(data: MultimodalData) -> dict[str, tuple[int, ...]]:
 
 def teachable(data: MultimodalData, names: Iterable[str]) -> list[str]:
     """Those of the modalities of which a training sample with a label, or with an attribute that it states, was observed."""
-    train, heads = data.train, Heads.of(data)
+    train, heads = lessons(data), Heads.of(data)
     return [name for name in names if bool((heads.truth(train, name) >= 0).any())]
+
+
+def lessons(data: MultimodalData) -> MultimodalData:
+    """The samples from which judges learn: the split "judges", where the data have one, else the training part.
+
+    A judge that has seen only the combinations of attributes in the training part would find them in generated images too.
+    """
+    return data.part("judges") if "judges" in data.splits else data.train
 
 
 def judged(data: MultimodalData) -> bool:
@@ -161,7 +167,7 @@ def train_judges(
     progress: Progress | None = None,
     **recipe: Any,
 ) -> Judges:
-    """Train a judge for every image modality on ``data.train``, test it on ``data.test``, and cache it.
+    """Train a judge for every image modality on ``data.train``, or the split "judges" if there is one; test it on ``data.test``.
 
     A negative label is missing; such samples, and those that lack the modality, are left out. A modality of which no labelled training
     sample is left has no judge.
@@ -197,7 +203,7 @@ def train_judges(
         raise InputError(
             f"judges: got data with {what}; expected labelled images; remove coherence from the metrics for these data"
         )
-    train, test = data.train, data.test
+    train, test = lessons(data), data.test
     able = teachable(data, specs)
     blind = [name for name in specs if name not in able]
     specs = {name: shape for name, shape in specs.items() if name not in blind}
@@ -239,7 +245,13 @@ def train_judges(
     if blind:
         source += f"; none for {', '.join(blind)}, of which no training sample has a label"
     stated = {
-        name: [own for own, known in zip(heads.attributes, (heads.truth(train, name) >= 0)[:, 1:].any(0), strict=True) if known]
+        name: [
+            own
+            for own, known in zip(
+                heads.attributes, (heads.truth(train, name) >= 0)[:, 1:].any(0), strict=True
+            )
+            if known
+        ]
         for name in judges
     }
     made = measured(

@@ -26,17 +26,18 @@ class Readers:
     Attributes:
         attributes: Attribute -> its classes, as numbers: those of the data, or "label" where they have none.
         names: The modalities that can be read.
+        plain: Whether the data have labels alone.
     """
 
     def __init__(self, data: MultimodalData, judges: Judges | None) -> None:
         self.judges, self._data = judges, data
         known = {name: torch.arange(len(own)) for name, own in data.classes.items()}
-        self._plain = not known
-        if self._plain:
+        self.plain = not known
+        if self.plain:
             known = {} if judges is None else {"label": judges.classes}
         self.attributes: dict[str, Tensor] = known
-        self._sentences = {} if self._plain else _sentences(data)
-        judged = () if judges is None else [name for name in judges if self._plain or name in judges.stated]
+        self._sentences = {} if self.plain else _sentences(data)
+        judged = () if judges is None else [name for name in judges if self.plain or name in judges.stated]
         self.names = tuple(name for name in data.names if name in self._sentences or name in judged)
 
     def parsed(self, name: str) -> bool:
@@ -49,7 +50,7 @@ class Readers:
             leading = x.shape[:-1]
             return {key: y.reshape(leading) for key, y in self.parse(name, x).attributes.items()}
         assert self.judges is not None
-        if self._plain:
+        if self.plain:
             return {"label": self.judges.predict(name, x).cpu()}
         return {key: y.cpu() for key, y in self.judges.read(name, x).items()}
 
@@ -60,7 +61,7 @@ class Readers:
 
     def truth(self, batch: Batch) -> dict[str, Tensor]:
         """Attribute -> the class of each sample, −1 where it is missing: [B], on the host."""
-        if self._plain:
+        if self.plain:
             y = batch.extra["labels"].cpu()
             return {"label": torch.where(y >= 0, y, -1)}
         return dict(zip(self.attributes, batch.extra[KEY].cpu().unbind(1), strict=True))
@@ -69,7 +70,7 @@ class Readers:
         """Attribute -> whether one of these modalities states it: [B] bool, on the host."""
         every = torch.ones(batch.size, dtype=torch.bool)
         said = self._data.said
-        if self._plain or any(name not in said for name in members):
+        if self.plain or any(name not in said for name in members):
             return dict.fromkeys(self.attributes, every)
         columns = [list(said).index(name) for name in members]
         some = batch.extra[SAID].cpu()[:, columns].any(1)
@@ -108,7 +109,9 @@ def _sentences(data: MultimodalData) -> dict[str, tuple[Vocabulary, str]]:
     found = {}
     for name, parser in data.parsers.items():
         if parser not in PARSERS:
-            raise InputError(f"data: unknown parser {parser!r} of modality {name!r}; {nearest(parser, PARSERS)}")
+            raise InputError(
+                f"data: unknown parser {parser!r} of modality {name!r}; {nearest(parser, PARSERS)}"
+            )
         params = specs[name].params
         found[name] = Vocabulary(tuple(params["words"]), params.get("split", "words")), parser
     return found

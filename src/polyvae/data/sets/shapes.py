@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.core.modality import Modality
+from polyvae.core.vocabulary import Vocabulary
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.sets.shapes_drawing import PATTERNS, Drawing, brightness, draw, nuisance, uniform
 from polyvae.data.sets.shapes_grammar import ATTRIBUTES, LENGTH, WORDS, Style, write
@@ -19,10 +20,11 @@ from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.seeds import bits, permutation
 
 UNSEEN = (3, 1, 5, 0)  # of each shape the colour that it never has in training: blue, yellow, white, red
+VOCABULARY = Vocabulary(WORDS)
 FULL = 0.25  # the share of partial captions that state everything
 SIDES = (16, 32, 64)
 _SHOWN = ("shape", "size", "fill", "position")  # by the mask of the shape
-_PARTS = {"train": 1, "test": 2, "unseen": 3}  # the part of the data that a hash is for
+_PARTS = {"train": 1, "test": 2, "unseen": 3, "judges": 4}  # the part of the data that a hash is for
 
 
 class Pairs(NamedTuple):
@@ -44,21 +46,25 @@ def shapes_captions(
     train: int = 10_000,
     test: int = 2_000,
     unseen: int = 1_000,
+    judges: int = 6_000,
 ) -> MultimodalData:
-    """Draw ``train`` + ``test`` + ``unseen`` pairs of an image [3, side, side] in [0, 1] and a caption [17] of word numbers.
+    """Draw ``train`` + ``test`` + ``unseen`` + ``judges`` pairs of an image [3, side, side] in [0, 1] and a caption [17] of token ids.
 
-    The attributes are independent and uniform, except that each shape has a colour that is in the split "unseen" alone. Labels are the
+    The attributes are independent and uniform, except that each shape has a colour with which it is not in "train" and "test". The split
+    "unseen" contains only such pairs, and "judges", from which the classifiers used for evaluation learn, all of them. Labels are the
     shapes; ``attributes`` are all six, and ``said`` what each caption states. Captions are "template" (one wording, everything stated),
     "paraphrase" (five orders of words, and synonyms) or "partial" (paraphrases, of which a quarter state everything and the others each
     attribute with probability 1/2). With ``mask`` the pixels of the shape are a third modality [1, side, side].
-    Raises InputError for another ``side`` than 16, 32 or 64, an unknown style, or fewer than 10 pairs in a part; ``unseen`` may be 0.
+    Raises InputError for another ``side`` than 16, 32 or 64, an unknown style, or fewer than 10 pairs in a part; ``unseen`` and
+    ``judges`` may be 0.
     """
-    counts = {"train": train, "test": test} | ({"unseen": unseen} if unseen else {})
+    counts = {"train": train, "test": test}
+    counts |= {name: count for name, count in (("unseen", unseen), ("judges", judges)) if count}
     _check(side, captions, counts)
     parts = [pairs(name, count, side, captions, seed) for name, count in counts.items()]
     x: dict[str, Any] = {
         "image": np.concatenate([part.drawing.image for part in parts]),
-        "caption": encoded([caption for part in parts for caption in part.captions]),
+        "caption": VOCABULARY.encode([caption for part in parts for caption in part.captions], LENGTH),
     }
     said = {"caption": {name: np.concatenate([part.said[name] for part in parts]) for name in ATTRIBUTES}}
     if mask:
@@ -73,7 +79,9 @@ def shapes_captions(
         classes=ATTRIBUTES,
         said=said,
         parsers={"caption": "shapes_captions"},
-        factors={"image": {key: np.concatenate([part.factors[key] for part in parts]) for key in parts[0].factors}},
+        factors={
+            "image": {key: np.concatenate([part.factors[key] for part in parts]) for key in parts[0].factors}
+        },
         splits={name: range(ends[place], ends[place + 1]) for place, name in enumerate(counts)},
         modalities=_modalities(side, mask),
         scale={"image": 1 / 255},
@@ -87,30 +95,26 @@ def pairs(part: str, count: int, side: int, style: Style, seed: int) -> Pairs:
     key = seed, _PARTS[part]
     combinations = np.stack(np.unravel_index(np.arange(960), [len(own) for own in ATTRIBUTES.values()]))
     held = np.array(UNSEEN)[combinations[0]] == combinations[1]
-    rows = np.flatnonzero(held if part == "unseen" else ~held)
+    rows = np.flatnonzero({"unseen": held, "judges": np.ones_like(held)}.get(part, ~held))
     rows = rows[permutation(len(rows), *key, 0)]  # so that a last incomplete round is a random part of them
     places = np.arange(count) % len(rows)
     chosen = combinations[:, rows[places[permutation(count, *key, 1)]]]
     classes = dict(zip(ATTRIBUTES, chosen, strict=True))
     said = _said(count, style, *key)
-    choices = (bits(count * (len(ATTRIBUTES) + 4), *key, 3) >> np.uint64(8)).astype(np.int64).reshape(count, -1)
+    choices = (
+        (bits(count * (len(ATTRIBUTES) + 4), *key, 3) >> np.uint64(8)).astype(np.int64).reshape(count, -1)
+    )
     sentences = [
-        write({name: int(classes[name][row]) for name in ATTRIBUTES if said[name][row]}, choices[row].tolist(), style)
+        write(
+            {name: int(classes[name][row]) for name in ATTRIBUTES if said[name][row]},
+            choices[row].tolist(),
+            style,
+        )
         for row in range(count)
     ]
     free = nuisance(classes["background"], *key, 4)
     factors = {"pattern": free.pattern, "brightness": brightness(free)}
     return Pairs(classes, said, sentences, draw(classes, free, side, *key, 5), factors)
-
-
-def encoded(sentences: list[str]) -> NDArray[np.uint8]:
-    """Word numbers from 3 on, then 1, the end of the sentence, then zeros: [N, 17]."""
-    numbers = {word: place for place, word in enumerate(WORDS, 3)}
-    ids = np.zeros((len(sentences), LENGTH), dtype=np.uint8)
-    for row, sentence in enumerate(sentences):
-        words = [numbers[word] for word in sentence.split()]
-        ids[row, : len(words) + 1] = [*words, 1]
-    return ids
 
 
 def _said(count: int, style: Style, *key: int) -> dict[str, NDArray[np.bool_]]:
@@ -125,7 +129,9 @@ def _said(count: int, style: Style, *key: int) -> dict[str, NDArray[np.bool_]]:
 
 def _check(side: int, captions: str, counts: dict[str, int]) -> None:
     if side not in SIDES:
-        raise InputError(f"shapes_captions: got side={side}; expected 16, 32 or 64 pixels; 16 is the quickest to learn")
+        raise InputError(
+            f"shapes_captions: got side={side}; expected 16, 32 or 64 pixels; 16 is the quickest to learn"
+        )
     if captions not in get_args(Style):
         raise InputError(
             f"shapes_captions: got captions={captions!r}; expected one of {', '.join(get_args(Style))}; "

@@ -17,9 +17,13 @@ PATTERNS = ("wave", "gradient", "blocks")
 RADII = (7.0, 11.0)  # small, large
 OFFSET, JITTER, TURN, HUE_JITTER, TINT_JITTER, NOISE = 6.0, 1.0, 0.22, 0.05, 0.10, 0.015
 _OUTLINE = 2.2
-_CENTRES = np.array([[-1, 0], [1, 0], [0, -1], [0, 1], [0, 0]]) * OFFSET  # x, y of left, right, top, bottom, middle
+_CENTRES = (
+    np.array([[-1, 0], [1, 0], [0, -1], [0, 1], [0, 0]]) * OFFSET
+)  # x, y of left, right, top, bottom, middle
 # Hue, saturation and value of red, yellow, green, blue, purple, white.
-_COLOURS = np.array([[0, 0.9, 0.9], [0.165, 0.9, 0.95], [0.36, 0.85, 0.8], [0.61, 0.85, 0.95], [0.79, 0.8, 0.8], [0, 0, 1]])
+_COLOURS = np.array(
+    [[0, 0.9, 0.9], [0.165, 0.9, 0.95], [0.36, 0.85, 0.8], [0.61, 0.85, 0.95], [0.79, 0.8, 0.8], [0, 0, 1]]
+)
 _TINTS = np.array([0.17, 0.62])  # dark, light
 _CHUNK = 500  # images that are drawn together; the noise is a function of it
 

@@ -42,8 +42,28 @@ _WORDS: dict[str, tuple[tuple[str, ...], ...]] = {
 _NOUNS = ("shape", "object", "thing", "figure")  # where the shape is not stated
 _BEFORE_SIDE = (("on", "at", "to"), ("on", "at", "to"), ("at", "near"), ("at", "near"), ("in",))
 _BEFORE_GROUND = ("on", "against", "over")
-_SMALL = ("a", "an", "the", "there", "is", "that", "and", "on", "at", "to", "near", "in", "against", "over", "background")
-WORDS: tuple[str, ...] = (*_SMALL, *_NOUNS, *(word for own in _WORDS.values() for words in own for word in words))
+_SMALL = (
+    "a",
+    "an",
+    "the",
+    "there",
+    "is",
+    "that",
+    "and",
+    "on",
+    "at",
+    "to",
+    "near",
+    "in",
+    "against",
+    "over",
+    "background",
+)
+WORDS: tuple[str, ...] = (
+    *_SMALL,
+    *_NOUNS,
+    *(word for own in _WORDS.values() for words in own for word in words),
+)
 
 
 def write(classes: Mapping[str, int], choices: Sequence[int], style: Style) -> str:
