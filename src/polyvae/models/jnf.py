@@ -23,6 +23,7 @@ from polyvae.utils.errors import InputError, check_count
 
 _PAIRS = 16  # fixed points, and their negatives, from which the moments of a flow are computed
 _FAR = 10.0  # standard deviations of the prior; a flow that leads further gives no useful moments
+_LEAST = 1e-8  # the smallest variance, that of points which are all cut off
 
 
 class JNF(MultimodalVAE):
@@ -208,7 +209,7 @@ class JNF(MultimodalVAE):
             if len(index):
                 z = flow.push(points.expand(-1, len(index), -1), experts.z[e, index])  # [P, rows, D]
                 z = z.nan_to_num(_FAR, _FAR, -_FAR).clamp(-_FAR, _FAR)
-                each = z.var(0, correction=0).reciprocal()
+                each = z.var(0, correction=0).clamp(min=_LEAST).reciprocal()
                 gain = torch.where(alone[index], each - 1, (each - 1).clamp(min=0))
                 precision = precision.index_add(0, index, gain)
                 pull = pull.index_add(0, index, each * z.mean(0))

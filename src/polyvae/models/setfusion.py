@@ -81,7 +81,7 @@ class SetFusion(MultimodalVAE):
         K: int = 1,
         pool: str = "sum",
         variant: str = "conditional",
-        width: int = 256,
+        width: int = 128,
         blocks: int = 2,
         heads: int = 4,
         scale_map: str = "softplus",

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from polyvae.core.distributions import Diagonal
 from polyvae.utils.errors import InputError
 
+_WIDEST = 1024  # columns of z, or units of a hidden layer
+
 
 class ConditionalFlow(nn.Module):
     """q(z | x) = N(f(z; c); μ, σ²) |det ∂f/∂z|, f a masked autoregressive flow and (μ, σ) the expert's parameters.
@@ -36,12 +38,23 @@ class ConditionalFlow(nn.Module):
             raise InputError(
                 f"{model}: got no package zuko; expected the extra flow; pip install 'polyvae[flow]'"
             )
+        for key, size in (("latent", latent), ("hidden", max(hidden, default=1))):
+            if size > _WIDEST:
+                raise InputError(
+                    f"{model}: got {key}={size}; expected at most {_WIDEST}, because a flow has as many values per "
+                    "layer as its square; choose fewer"
+                )
         from zuko.flows import MAF
 
         # Bounded: with ReLU, shifts grow with z, and composed inverses explode far from the data. And smooth, because
         # Hamiltonian dynamics follow the gradient of the density.
-        flow = MAF(latent, 2 * latent * conditional, transforms, hidden_features=hidden, activation=nn.Tanh)
-        self.transform = flow.transform
+        with torch.device(
+            "cpu"
+        ):  # zuko computes its masks from values, which the device "meta" does not have
+            flow = MAF(
+                latent, 2 * latent * conditional, transforms, hidden_features=hidden, activation=nn.Tanh
+            )
+        self.transform = flow.transform.to(torch.get_default_device())
         self.conditional = conditional
 
     def log_prob(self, z: Tensor, expert: Diagonal) -> Tensor:
