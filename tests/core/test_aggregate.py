@@ -7,11 +7,12 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import optimize, stats
 
 from polyvae import Laplace, Normal
 from polyvae.core.aggregate import (
     Experts,
+    barycentre,
     everything,
     fixed_subsets,
     joint,
@@ -209,3 +210,28 @@ def test_a_mixture_over_fixed_subsets_is_nearer_than_one_over_drawn_ones(double)
         for table in (fixed_subsets(experts.mask), random_subsets(experts.mask, 255))
     ]
     assert errors[0] < 0.002 < 5 * errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_the_barycentre_minimises_the_mean_squared_wasserstein_distance(mask, experts, with_prior):
+    """In one dimension W² = ∫ (F⁻¹(u) − G⁻¹(u))² du, here on a grid of u, minimised numerically over location and scale."""
+    prior = Normal(torch.tensor([0.3, -0.4]), torch.tensor([1.2, 0.7])) if with_prior else None
+    membership = everything(mask)
+    found = barycentre(experts.z, membership, prior)
+    grid = stats.norm.ppf((np.arange(4000) + 0.5) / 4000)
+    for b in range(5):
+        members = [(experts.z.loc[m, b], experts.z.scale[m, b]) for m in range(3) if membership[0, m, b]]
+        members += [(prior.loc, prior.scale)] if prior is not None else []
+        if not members:
+            assert (found.loc[0, b] == 0).all()
+            assert (found.scale[0, b] == 1).all()
+            continue
+        for d in range(2):
+            quantiles = [float(loc[d]) + float(scale[d]) * grid for loc, scale in members]
+
+            def cost(at, quantiles=quantiles):
+                return np.mean([np.mean((at[0] + at[1] * grid - q) ** 2) for q in quantiles])
+
+            best = optimize.minimize(cost, (0.0, 1.0), tol=1e-12).x
+            expected = [float(found.loc[0, b, d]), float(found.scale[0, b, d])]
+            assert best == pytest.approx(expected, abs=1e-5)

@@ -42,6 +42,14 @@ OPTIONS = {
     "mmvm": [{}, {"divergence": "pairwise", "K": 2, "prior_share": 0.2}, {"anneal": True, "beta": 2.5}],
     "jmvae": [{}, {"alpha": 0.5, "K": 2, "beta": 2.5}],
     "telbo": [{}, {"gamma": 3.0, "K": 2, "beta": 2.5}],
+    "jnf": [
+        {"hidden": (5,), "joint_width": 6, "steps": 3, "leapfrog": 2},
+        {"hidden": (), "transforms": 2, "conditional": False, "K": 2, "beta": 2.5, "joint_width": 6},
+    ],
+    "set-fusion": [
+        {"width": 8},
+        {"pool": "attention", "variant": "mixture", "width": 8, "blocks": 1, "K": 2, "beta": 2.5},
+    ],
     "dmvae": [
         {},
         {"total_correlation": 3.0, "n": 50, "K": 2, "beta": 2.5},
@@ -65,7 +73,7 @@ OPTIONS = {
         {},
         {"subsets": "pairs", "agreement": "mean", "K": 2, "beta": 2.5},
         {"subsets": "everything", "prior_expert": True},
-        {"subsets": "random", "objective": "iwae", "K": 2},
+        {"subsets": "random", "agreement": "barycentre", "objective": "iwae", "K": 2},
         {"subsets": "singles", "prior_components": 3, "objective": "dreg"},
     ],
     "mmvae-contrastive": [

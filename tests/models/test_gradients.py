@@ -37,6 +37,7 @@ def test_iwae_with_one_sample_is_the_elbo(name):
 
 
 FIXED = {
+    "jnf": "the joint posterior, for the flows",
     "meme": "the weights of samples",
     "mfm": "the joint posterior, for the surrogate",
     "nexus": "the codes, for what lies above them",

@@ -50,6 +50,8 @@ DENSITIES = [
     ("crmvae", {}, {}),
     ("jmvae", {}, JOINT),
     ("telbo", {}, JOINT),
+    ("jnf", {}, JOINT),
+    ("set-fusion", {}, {"width": 8}),
     ("dmvae", {"private": 1}, {}),
     ("code-vae", {}, {}),
     ("code-vae", {"private": 1}, {}),
@@ -200,6 +202,8 @@ BOUNDS = [
     ],
     ("jmvae", {}, JOINT),
     ("jmvae", {}, JOINT | {"alpha": 0.0, "beta": 2.5}),
+    ("jnf", {}, JOINT),
+    ("set-fusion", {}, {"variant": "mixture", "width": 8}),
     ("code-vae", {}, {"entropy": 0.0}),
     ("code-vae", {"private": 1}, {"entropy": 0.0, "correlation": -0.3, "K": 3}),
     ("code-vae", {}, {"entropy": 0.0, "beta": 2.5}),
@@ -209,7 +213,7 @@ BOUNDS = [
     ("hellinger", {}, {"beta": 2.5}),
     ("holder", {"private": 1}, {"cross": "prior"}),
     ("holder", {"private": 1}, {"cross": "prior", "hierarchical": False, "objective": "iwae", "K": 3}),
-    ("composed", {"private": 1}, {"subsets": "powerset"}),
+    ("composed", {"private": 1}, {"subsets": "powerset", "agreement": "barycentre"}),
     ("composed", {"private": 1}, {"subsets": "pairs", "cross": "prior", "objective": "iwae", "K": 3}),
 ]
 

@@ -226,6 +226,27 @@ def geometric_mean(experts: Diagonal, membership: Tensor, prior: Diagonal | None
     return Normal(product.loc, product.scale * count.clamp(min=1).sqrt()[..., None])
 
 
+def barycentre(experts: Diagonal, membership: Tensor, prior: Diagonal | None = None) -> Normal:
+    """The Wasserstein barycentre of each component's normal experts, with equal weights: [V, B, D].
+
+    It minimises the sum of the squared 2-Wasserstein distances to the n experts. Diagonal normal distributions
+    have the squared distance |μ − ν|² + |σ − τ|², so location and scale are the means of the experts' locations
+    and scales. A component without members is standard normal.
+
+    Args:
+        experts: [E, B, D].
+        membership: [V, E, B].
+        prior: [D], a further expert in every barycentre.
+    """
+    counted = membership.to(experts.scale.dtype)
+    members = membership.sum(1)[..., None]  # [V, B, 1]
+    with torch.autocast(counted.device.type, enabled=False):
+        loc, scale = (torch.einsum("veb,ebd->vbd", counted, x) for x in (experts.loc, experts.scale))
+    if prior is not None:
+        loc, scale, members = loc + prior.loc, scale + prior.scale, members + 1
+    return Normal(loc / members.clamp(min=1), torch.where(members > 0, scale / members.clamp(min=1), 1))
+
+
 def consensus(experts: Diagonal, membership: Tensor, correlation: float) -> Normal:
     """The consensus of normal experts whose errors have the same pairwise ``correlation`` ρ: [V, B, D].
 

@@ -31,7 +31,7 @@ class Draws(NamedTuple):
     Attributes:
         z: The shared latents, [K, B, D].
         w: The private latents, [K, B, W].
-        log_q: Their joint log-density, [K, B].
+        log_q: Their joint log-density, [K, B]; NaN where the model has it up to a constant only (``jnf``).
     """
 
     z: Tensor
@@ -154,11 +154,28 @@ class Inference(nn.Module, ABC):
         check_count("draw", "K", K)
         batch = self.admit(batch)
         experts = self.experts(batch)
-        q = self.posterior(batch, experts)
-        z = self._draw_z(q, K)
+        z, log_q = self.draw_shared(batch, experts, K)
         q_w = self.private(batch, experts, z, self.prior.w(z))
         w = q_w.rsample(None, "w", "KBW")
-        return Draws(z, w, self._log_q_z(q, z) + q_w.log_prob(w))
+        return Draws(z, w, log_q + q_w.log_prob(w))
+
+    def draw_shared(self, batch: Batch, experts: Experts, K: int) -> tuple[Tensor, Tensor]:
+        """Draw z given what was observed, and its log-density.
+
+        A model whose posterior is no mixture of diagonal components overrides this method. Its ``posterior`` is then
+        an approximation, for ``embed`` and as the proposal of importance sampling.
+
+        Args:
+            batch: The data.
+            experts: The experts of the encoded modalities.
+            K: Draws per sample.
+
+        Returns:
+            z [K, B, D] and log q(z) [K, B].
+        """
+        q = self.posterior(batch, experts)
+        z = self._draw_z(q, K)
+        return z, self._log_q_z(q, z)
 
     @torch.no_grad()
     def embed(self, batch: Batch, private: bool = False) -> Tensor:

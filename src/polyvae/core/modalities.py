@@ -122,14 +122,18 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             rows: The samples to encode.
             counted: Whether these samples count (``observed_rows``).
         """
-        outputs = []
-        for m in self.encoded:
-            net, x = self.at(m), batch.data[self._names[m]][rows]
-            given = batch.entries.get(self._names[m])
-            entries = None if given is None else given[rows]
-            with fewest_rows(net.parts[part], len(x), counted):
-                outputs.append(net.parts[part](net.encoder_input(net.features(x, entries), entries)))
-        return outputs
+        return [self.encode_part(m, part, batch, rows, counted) for m in self.encoded]
+
+    def encode_part(
+        self, m: int, part: str, batch: Batch, rows: Tensor | slice, counted: bool = True
+    ) -> Tensor:
+        """The output of a second encoder of modality number m for the selected samples: [rows, ...]."""
+        net, x = self.at(m), batch.data[self._names[m]][rows]
+        given = batch.entries.get(self._names[m])
+        entries = None if given is None else given[rows]
+        with fewest_rows(net.parts[part], len(x), counted):
+            output: Tensor = net.parts[part](net.encoder_input(net.features(x, entries), entries))
+        return output
 
     def encode_features(self, name: str, features: Tensor) -> Encoded:
         """The experts of one modality given its features, [B, *shape], such as pseudo-inputs."""

@@ -32,6 +32,7 @@ from polyvae.models.hmvae import HMVAE
 from polyvae.models.holder import Hoelder
 from polyvae.models.idmvae import IDMVAE
 from polyvae.models.jmvae import JMVAE
+from polyvae.models.jnf import JNF
 from polyvae.models.meme import MEME
 from polyvae.models.mfm import MFM
 from polyvae.models.mmjsd import MMJSD
@@ -44,6 +45,7 @@ from polyvae.models.mvtcae import MVTCAE
 from polyvae.models.nexus import Nexus
 from polyvae.models.relational import Relational
 from polyvae.models.scmm import ScMM
+from polyvae.models.setfusion import SetFusion
 from polyvae.models.subsetpoe import SubsetPoE
 from polyvae.models.telbo import TELBO
 from polyvae.models.uhved import UHVED
@@ -64,6 +66,7 @@ MODELS: dict[str, type[MultimodalVAE]] = {
     "mmvm": MMVM,
     "jmvae": JMVAE,
     "telbo": TELBO,
+    "jnf": JNF,
     "dmvae": DMVAE,
     "nexus": Nexus,
     "deepimv": DeepIMV,
@@ -82,6 +85,7 @@ MODELS: dict[str, type[MultimodalVAE]] = {
     "mfm": MFM,
     "u-hved": UHVED,
     "subset-poe": SubsetPoE,
+    "set-fusion": SetFusion,
     "composed": Composed,
 }
 
@@ -213,6 +217,7 @@ __all__ = [
     "HMVAE",
     "IDMVAE",
     "JMVAE",
+    "JNF",
     "MEME",
     "MFM",
     "MMJSD",
@@ -236,6 +241,7 @@ __all__ = [
     "Nexus",
     "Relational",
     "ScMM",
+    "SetFusion",
     "SubsetPoE",
     "VCCAPrivate",
     "build",

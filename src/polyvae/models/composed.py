@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from polyvae.core.aggregate import (
     POWERSET_LIMIT,
     Experts,
+    barycentre,
     everything,
     fixed_subsets,
     geometric_mean,
@@ -38,6 +39,7 @@ SUBSETS: dict[str, Callable[[Tensor], Tensor]] = {
 AGREEMENTS: dict[str, Callable[[Diagonal, Tensor, Diagonal | None], Diagonal]] = {
     "product": product_of_experts,
     "mean": geometric_mean,
+    "barycentre": barycentre,
 }
 CROSS = ("posterior", "prior", "auxiliary")
 
@@ -53,7 +55,9 @@ class Composed(MultimodalVAE):
 
     With ``cross="auxiliary"``, L is not a bound. There is no paper for this model; cite the sources of
     what you combine. "singles" with "auxiliary" is MMVAE+, and with "posterior" it is MMVAE_f, from the
-    same paper. "powerset" is a stratified MoPoE with a sampled KL.
+    same paper. "powerset" is a stratified MoPoE with a sampled KL. ``agreement="barycentre"`` with
+    "everything" has the joint posterior of WB-VAE, and with "powerset" that of MWB-VAE (Wasserstein
+    barycentres with equal weights, arXiv 2412.20487, AAAI 2025).
 
     Exempt from the laws of ``polyvae.testing``:
     the scales of r get no gradient with one modality, or with one column under the softmax map.
@@ -70,8 +74,8 @@ class Composed(MultimodalVAE):
             and step. Inference draws none; it uses the mean of that mixture over the draws, the mixture
             over all subsets, or over 255 fixed ones (``fixed_subsets``).
         drawn: Number of subsets with ``subsets="random"``.
-        agreement: How the experts of a component are combined: "product", or "mean", their geometric
-            mean.
+        agreement: How the experts of a component are combined: "product"; "mean", their geometric mean;
+            "barycentre", their Wasserstein barycentre, whose location and scale are the means of theirs.
         prior_expert: Whether p(z) is one of the experts of every component.
         cross: The distributions v_n, and which w_n are charged. "posterior": q(w_n | x_n), all charged.
             "prior": q(w_n | x_n) for n ∈ A, charged, and p(w_n) for the others. "auxiliary":

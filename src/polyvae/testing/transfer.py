@@ -70,7 +70,8 @@ def same_model(law: str, what: str, first: MultimodalVAE, second: MultimodalVAE,
         there = _by_name(first.modalities[name])
         for key, value in _by_name(net).items():
             hold(
-                near(dense(there[key].grad, value), dense(value.grad, value)),
+                not value.is_floating_point()
+                or near(dense(there[key].grad, value), dense(value.grad, value)),
                 law,
                 f"{what}, the gradient of {name!r}'s {key} differs",
             )

@@ -47,7 +47,38 @@ class JointNetwork(nn.Module):
             counted: Whether these samples count.
         """
         features = model.modalities.encode_with("joint", batch, rows, counted)
-        hidden = torch.stack(features).sum(0).relu()
+        return self._of(model, batch, torch.stack(features).sum(0))
+
+    def of_observed(self, model: MultimodalVAE, batch: Batch, observed: Tensor) -> Normal:
+        """q(z | x_A), from the sum of the features of what was observed: [B, D]; N(0, I) where nothing was.
+
+        Args:
+            model: The model.
+            batch: The data.
+            observed: [E, B], what was observed of the encoded modalities.
+        """
+        if batch.complete:
+            return self(model, batch, slice(None))
+        modalities, total = model.modalities, None
+        for m, row in zip(modalities.encoded, observed, strict=True):
+            if modalities.dense:
+                features = modalities.encode_part(m, "joint", batch, slice(None))
+                features = torch.where(row[:, None], features, 0)
+            else:
+                index, counted = modalities.observed_rows(row)
+                if not len(index):
+                    continue
+                each = modalities.encode_part(m, "joint", batch, index, counted)
+                features = placed(each.new_zeros((batch.size, each.shape[1])), index, each, counted)
+            total = features if total is None else total + features
+        if total is None:
+            like = next(iter(batch.data.values()))
+            return Normal.unit((batch.size, self.loc.out_features), like)
+        q = self._of(model, batch, total)
+        return q.where(observed.any(0)[:, None], Normal.unit(tuple(q.loc.shape), q.loc))
+
+    def _of(self, model: MultimodalVAE, batch: Batch, features: Tensor) -> Normal:
+        hidden = features.relu()
         dtype = next(iter(batch.data.values())).dtype  # densities in full precision, also under autocast
         loc, raw = (head(hidden).to(dtype) for head in (self.loc, self.raw))
         return Normal(loc, SCALES[model.scale_map](raw))
