@@ -43,6 +43,7 @@ class MultimodalVAE(Inference, ABC):
             None: the model cannot have private latents.
         inferring: The modalities whose encoders have an expert of z; None: all that are encoded.
         learn_prior: Learn the scales of p(z).
+        learn_private: Learn the scales of p(w).
         prior_components: Number of components of p(z), a learnt mixture; 0: a standard prior.
 
     Attributes:
@@ -80,6 +81,7 @@ class MultimodalVAE(Inference, ABC):
         seen: int | None = None,
         inferring: Sequence[int] | None = None,
         learn_prior: bool = False,
+        learn_private: bool = False,
         prior_components: int = 0,
     ) -> None:
         super().__init__()
@@ -109,9 +111,9 @@ class MultimodalVAE(Inference, ABC):
                 "role='both'"
             )
         self.prior: StandardPrior | MixturePrior | TopDownPrior | PseudoPrior = (
-            MixturePrior(seen, sum(sizes), family, prior_components)
+            MixturePrior(seen, sum(sizes), family, prior_components, learn_private)
             if prior_components
-            else StandardPrior(seen, sum(sizes), family, learn_prior)
+            else StandardPrior(seen, sum(sizes), family, learn_prior, learn_private)
         )
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -246,7 +248,15 @@ class MultimodalVAE(Inference, ABC):
         z = q.pick(q.choose(self.K)).rsample(None, "z", "KBD")[:, None]
         return z, q.observed[None].to(z.dtype)
 
-    def decode_components(self, batch: Batch, weights: Tensor, z: Tensor, w: Tensor | None = None) -> Tensor:
+    def decode_components(
+        self,
+        batch: Batch,
+        weights: Tensor,
+        z: Tensor,
+        w: Tensor | None = None,
+        decoded: Tensor | None = None,
+        constant_z: Tensor | None = None,
+    ) -> Tensor:
         """log p(x_m | z, w_m) for the draws of all components.
 
         Args:
@@ -254,13 +264,22 @@ class MultimodalVAE(Inference, ABC):
             weights: [V, B], the weights of the components. A component of weight 0 is not decoded.
             z: [K, V, B, D].
             w: [K, V, B, W]; None: the model has no private latents.
+            decoded: [M, V, B] bool, the terms to compute, of active components; None: all of these.
+            constant_z: [M, V, B] bool, the terms without a gradient in z; None: none.
 
         Returns:
             [M, K, V, B].
         """
         w = z[..., :0] if w is None else w
         active = None if batch.complete else weights > 0
-        return self.modalities.log_likelihood(batch, z, w, active, importance=self.objective != "elbo")
+        return self.modalities.log_likelihood(
+            batch,
+            z,
+            w,
+            active if decoded is None else decoded[:, None],
+            importance=self.objective != "elbo",
+            constant_z=constant_z,
+        )
 
     def decode_members(self, batch: Batch, q: Mixture, z: Tensor) -> Tensor:
         """log p(x_m | z), where each component decodes its members and every target.
