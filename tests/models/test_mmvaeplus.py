@@ -30,8 +30,8 @@ PLUS = [
     {"own_weight": 2.5, "K": 2, "objective": "iwae"},
     {"own_weight": 0.4, "detach_own": True},
     {"cross_experts": "one", "K": 2, "own_weight": 3.0},
-    {"learn_private": True, "corrected": True, "K": 2},
-    {"learn_private": True, "prior_components": 2},
+    {"conditional_prior": True, "corrected": True, "K": 2},
+    {"conditional_prior": True, "prior_components": 2},
 ]
 
 
@@ -42,7 +42,8 @@ def test_mmvaeplus(world, options):
     model = hand.model
     prior = model.prior
     if "prior_components" in options:
-        share, at = prior.logits.detach().softmax(0).log().numpy(), prior.loc.detach().numpy()
+        base = prior.base if model.conditional_prior else prior
+        share, at = base.logits.detach().softmax(0).log().numpy(), base.loc.detach().numpy()
     r_scale = np.ones(len(model.owner))
     if model.raw_r is not None:
         r_scale = np.concatenate(
@@ -52,9 +53,14 @@ def test_mmvaeplus(world, options):
             ]
         )
 
-    p_scale = np.ones(len(model.owner))
-    if prior.raw_private is not None:
-        p_scale = softplus_scale(prior.raw_private).detach().numpy()
+    def log_p_w(n: int, z, w) -> float:
+        """log p(w_n | z), from the weights of its network."""
+        if not model.conditional_prior:
+            return hand.log(w, 0, 1)
+        first, _, last = model.modalities[hand.names[n]].parts["prior"]
+        hidden = np.maximum(first.weight.detach().numpy() @ z + first.bias.detach().numpy(), 0)
+        loc, raw = np.split(last.weight.detach().numpy() @ hidden + last.bias.detach().numpy(), 2)
+        return hand.log(w, loc, softplus_scale(torch.from_numpy(raw)).numpy())
 
     def times(n: int, m: int) -> float:
         """How often log p(x_n | z^m, .) counts."""
@@ -81,7 +87,7 @@ def test_mmvaeplus(world, options):
             loc, scale = hand.w[n] if posterior else (np.zeros_like(eps), r_scale[span])
             w = loc + scale * eps
             if n == m or model.cross == "posterior" or model.corrected:
-                total += hand.beta * (hand.log(w, 0, p_scale[span]) - hand.log(w, loc, scale))
+                total += hand.beta * (log_p_w(n, z, w) - hand.log(w, loc, scale))
             if model.specs[n].role != "input":
                 total += times(n, m) * hand.log_x(n, z, w)
         return total

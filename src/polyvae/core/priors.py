@@ -11,24 +11,7 @@ from polyvae.core import noise
 from polyvae.core.distributions import FAMILIES, Diagonal, Mixture, Normal, softplus_scale
 
 
-class _Independent(nn.Module):
-    """A prior whose p(w) is independent of z, with location 0 and scale 1, or with learnt scales that start at 1."""
-
-    def __init__(self, private: int, family: str, learn_private: bool) -> None:
-        super().__init__()
-        self.family = FAMILIES[family]
-        self.private = private
-        self.raw_private = nn.Parameter(torch.zeros(private)) if learn_private else None
-
-    def w(self, z: Tensor) -> Diagonal:
-        """p(w | z), independent of z: [..., B, D] -> [..., B, W]."""
-        unit = self.family.unit((*z.shape[:-1], self.private), z)
-        if self.raw_private is None:
-            return unit
-        return self.family(unit.loc, softplus_scale(self.raw_private).to(z.dtype).expand_as(unit.loc))
-
-
-class StandardPrior(_Independent):
+class StandardPrior(nn.Module):
     """p(z) and p(w) with location 0 and scale exactly 1.
 
     Args:
@@ -36,20 +19,14 @@ class StandardPrior(_Independent):
         private: Columns of w.
         family: A name in FAMILIES.
         learn_scale: Learn the scales of p(z), which then start at 1.
-        learn_private: Learn the scales of p(w), which then start at 1.
     """
 
     raw_scale: Tensor
 
-    def __init__(
-        self,
-        latent: int,
-        private: int,
-        family: str,
-        learn_scale: bool = False,
-        learn_private: bool = False,
-    ) -> None:
-        super().__init__(private, family, learn_private)
+    def __init__(self, latent: int, private: int, family: str, learn_scale: bool = False) -> None:
+        super().__init__()
+        self.family = FAMILIES[family]
+        self.private = private
         raw = torch.zeros(latent)
         if learn_scale:
             self.raw_scale = nn.Parameter(raw)
@@ -62,12 +39,16 @@ class StandardPrior(_Independent):
         scale = softplus_scale(self.raw_scale) if self.learn_scale else torch.ones_like(self.raw_scale)
         return self.family(torch.zeros_like(self.raw_scale), scale)
 
+    def w(self, z: Tensor) -> Diagonal:
+        """p(w | z), independent of z: [..., B, D] -> [..., B, W]."""
+        return self.family.unit((*z.shape[:-1], self.private), z)
+
     def draw(self, n: int) -> Tensor:
         """n draws of z: [n, D]."""
         return self.z().rsample(n, "prior.z", "BD")
 
 
-class MixturePrior(_Independent):
+class MixturePrior(nn.Module):
     """p(z) = Σ_c π_c q(z; μ_c, 1) with learned π and μ (CMVAE, Palumbo et al. 2024); p(w) has location 0 and scale 1.
 
     Locations start uniform in (−1, 1), as in the public port of CMVAE; the scales are 1 and fixed.
@@ -77,13 +58,12 @@ class MixturePrior(_Independent):
         private: Columns of w.
         family: A name in FAMILIES.
         components: Components of the mixture.
-        learn_private: Learn the scales of p(w), which then start at 1.
     """
 
-    def __init__(
-        self, latent: int, private: int, family: str, components: int, learn_private: bool = False
-    ) -> None:
-        super().__init__(private, family, learn_private)
+    def __init__(self, latent: int, private: int, family: str, components: int) -> None:
+        super().__init__()
+        self.family = FAMILIES[family]
+        self.private = private
         self.loc = nn.Parameter(torch.empty(components, latent).uniform_(-1, 1))
         self.logits = nn.Parameter(torch.zeros(components))
 
@@ -92,6 +72,10 @@ class MixturePrior(_Independent):
         components = self.family(self.loc[:, None], torch.ones_like(self.loc)[:, None])
         weights = self.logits.softmax(0)[:, None]
         return Mixture(components, weights, torch.ones_like(weights, dtype=torch.bool)[:, None])
+
+    def w(self, z: Tensor) -> Diagonal:
+        """p(w | z), independent of z: [..., B, D] -> [..., B, W]."""
+        return self.family.unit((*z.shape[:-1], self.private), z)
 
     def draw(self, n: int) -> Tensor:
         """n draws of z: [n, D]."""
@@ -127,6 +111,38 @@ class TopDownPrior(nn.Module):
     def draw(self, n: int) -> Tensor:
         """n draws of z: [n, D]."""
         return self.z().rsample(n, "prior.z", "BD")
+
+
+class ConditionalPrior(nn.Module):
+    """p(z) of a base prior, and p(w_m | z) with a learnt location and scale: private latents that depend on the shared one.
+
+    Args:
+        base: The prior whose p(z) it has.
+        maps: Of every modality with private latents, a module [N, D] -> [N, 2 W_m], locations and raw scales. It is registered with the
+            modality, not here.
+    """
+
+    def __init__(self, base: StandardPrior | MixturePrior, maps: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.base, self.maps = base, tuple(maps)
+
+    def z(self) -> Diagonal | Mixture:
+        """p(z), that of the base."""
+        return self.base.z()
+
+    def w(self, z: Tensor) -> Diagonal:
+        """p(w | z): [..., B, D] -> [..., B, W]."""
+        flat = z.flatten(0, -2)
+        outputs = [g(flat).to(z.dtype).chunk(2, -1) for g in self.maps]
+        loc, raw = (
+            torch.cat(parts, -1).view(*z.shape[:-1], self.base.private)
+            for parts in zip(*outputs, strict=True)
+        )
+        return self.base.family(loc, softplus_scale(raw))
+
+    def draw(self, n: int) -> Tensor:
+        """n draws of z: [n, D]."""
+        return self.base.draw(n)
 
 
 class PseudoPrior(nn.Module):

@@ -20,7 +20,7 @@ from polyvae.core.inference import Inference
 from polyvae.core.modalities import Modalities
 from polyvae.core.modality import Modality, ModalityNet
 from polyvae.core.networks import auto
-from polyvae.core.priors import MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
+from polyvae.core.priors import ConditionalPrior, MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
 from polyvae.utils.errors import LABELS, SELECT, InputError, check_count, is_number, nearest
 from polyvae.utils.text import counted, table
 
@@ -43,7 +43,6 @@ class MultimodalVAE(Inference, ABC):
             None: the model cannot have private latents.
         inferring: The modalities whose encoders have an expert of z; None: all that are encoded.
         learn_prior: Learn the scales of p(z).
-        learn_private: Learn the scales of p(w).
         prior_components: Number of components of p(z), a learnt mixture; 0: a standard prior.
 
     Attributes:
@@ -81,7 +80,6 @@ class MultimodalVAE(Inference, ABC):
         seen: int | None = None,
         inferring: Sequence[int] | None = None,
         learn_prior: bool = False,
-        learn_private: bool = False,
         prior_components: int = 0,
     ) -> None:
         super().__init__()
@@ -110,10 +108,10 @@ class MultimodalVAE(Inference, ABC):
                 f"{self.name}: got only targets; expected at least one modality that is encoded; give it "
                 "role='both'"
             )
-        self.prior: StandardPrior | MixturePrior | TopDownPrior | PseudoPrior = (
-            MixturePrior(seen, sum(sizes), family, prior_components, learn_private)
+        self.prior: StandardPrior | MixturePrior | ConditionalPrior | TopDownPrior | PseudoPrior = (
+            MixturePrior(seen, sum(sizes), family, prior_components)
             if prior_components
-            else StandardPrior(seen, sum(sizes), family, learn_prior, learn_private)
+            else StandardPrior(seen, sum(sizes), family, learn_prior)
         )
 
     def __init_subclass__(cls, **options: Any) -> None:

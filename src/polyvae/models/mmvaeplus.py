@@ -15,6 +15,8 @@ from polyvae.core.distributions import Diagonal, Mixture
 from polyvae.core.facts import Calls, Facts
 from polyvae.core.modalities import placed
 from polyvae.core.modality import Modality
+from polyvae.core.networks.mlp import layers
+from polyvae.core.priors import ConditionalPrior, MixturePrior, StandardPrior
 from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.utils.errors import InputError, is_number, nearest
 
@@ -112,7 +114,7 @@ class MMVAEPlus(MultimodalVAE):
         own_weight: float = 1.0,
         cross_experts: str = "all",
         recovery: float = 0.0,
-        learn_private: bool = False,
+        conditional_prior: bool = False,
         family: str = "normal",
         scale_map: str = "softplus",
     ) -> None:
@@ -124,7 +126,6 @@ class MMVAEPlus(MultimodalVAE):
             scale_map=scale_map,
             private=latent,
             prior_components=prior_components,
-            learn_private=learn_private,
         )
         check_objective(self.name, objective, K)
         for key, value, known in (
@@ -155,7 +156,9 @@ class MMVAEPlus(MultimodalVAE):
             )
         self.K, self.objective, self.cross, self.corrected = K, objective, cross, corrected
         self.source_experts, self.private_prior = source_experts, private_prior
-        self.prior_components, self.learn_private = prior_components, learn_private
+        self.prior_components, self.conditional_prior = prior_components, conditional_prior
+        if conditional_prior and len(self.owner):
+            self.prior = given_z(self, latent)
         self.detach_own, self.own_weight = detach_own, own_weight
         self.cross_experts, self.recovery = cross_experts, recovery
         bound = (corrected or cross in ("prior", "posterior")) and own_weight == 1 and not recovery
@@ -267,6 +270,21 @@ class MMVAEPlus(MultimodalVAE):
         return Mixture(q.pick(choice), q.observed[None].to(q.weights.dtype), q.memberships(choice))
 
 
+def given_z(model: MultimodalVAE, latent: int, hidden: int = 128) -> ConditionalPrior:
+    """p(w_m | z) with location and scale from a network of one hidden layer for each modality: its part "prior".
+
+    Args:
+        model: The model, with the prior whose p(z) remains.
+        latent: Columns of z.
+        hidden: Size of the hidden layer.
+    """
+    assert isinstance(model.prior, StandardPrior | MixturePrior)
+    nets = [net for net in model.modalities.values() if net.private]
+    for net in nets:
+        net.parts["prior"] = nn.Sequential(*layers([latent, hidden, 2 * net.private]))
+    return ConditionalPrior(model.prior, [net.parts["prior"] for net in nets])
+
+
 def auxiliary_priors(model: MultimodalVAE, raw_r: Tensor | None, p_w: Diagonal) -> Diagonal:
     """The auxiliary priors r_n(w_n), in the order of the columns of w, with location 0 and learnt scales.
 
@@ -282,4 +300,4 @@ def auxiliary_priors(model: MultimodalVAE, raw_r: Tensor | None, p_w: Diagonal) 
         return p_w
     nets = zip(model.modalities.values(), model.columns, strict=True)
     scale = torch.cat([net.scale(raw_r[span]) for net, span in nets])
-    return type(p_w)(p_w.loc, scale.expand_as(p_w.loc))
+    return type(p_w)(torch.zeros_like(p_w.loc), scale.expand_as(p_w.loc))
