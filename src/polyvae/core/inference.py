@@ -18,7 +18,7 @@ from polyvae.core.facts import Facts
 from polyvae.core.fitted import FittedPrior
 from polyvae.core.modalities import Modalities
 from polyvae.core.modality import Modality
-from polyvae.core.priors import MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
+from polyvae.core.priors import ConditionalPrior, MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
 from polyvae.utils.errors import InputError, check_count, nearest
 
 _DEFENCE = 0.1  # share of the draws that comes from the prior, so that weights stay bounded
@@ -64,7 +64,7 @@ class Inference(nn.Module, ABC):
     name: ClassVar[str]
     facts: Facts
     modalities: Modalities
-    prior: StandardPrior | MixturePrior | TopDownPrior | PseudoPrior
+    prior: StandardPrior | MixturePrior | ConditionalPrior | TopDownPrior | PseudoPrior
 
     # ---- what a paper defines ------------------------------------------------------------------------------
 

@@ -214,6 +214,7 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         decoded: Tensor | None = None,
         rows: Tensor | None = None,
         importance: bool = False,
+        constant_z: Tensor | None = None,
     ) -> Tensor:
         """log p(x_m | z, w_m) in nats, unweighted, by one decoder call per modality.
 
@@ -228,6 +229,7 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             importance: The gradients of these terms will be weights that are normalised over the first
                 axis, K. If few of the weights are not negligible, only their rows are part of the
                 backward pass (``core.recompute``).
+            constant_z: [M, V, B] bool, the terms without a gradient in z; None: none.
 
         Returns:
             [M, ..., B], 0 for terms that were not computed.
@@ -249,10 +251,11 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             decoding = Decoding(
                 net, batch.data[name], batch.entries.get(name), self.max_rows, name in selective
             )
+            seen = z if constant_z is None else torch.where(constant_z[m][..., None], z.detach(), z)
             terms.append(
                 self._term(
                     decoding,
-                    self.latents(m, z, w),
+                    self.latents(m, seen, w),
                     None if batch.complete and decoded is None else counted,
                     None if rows is None else rows[m],
                 )

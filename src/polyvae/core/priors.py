@@ -113,6 +113,38 @@ class TopDownPrior(nn.Module):
         return self.z().rsample(n, "prior.z", "BD")
 
 
+class ConditionalPrior(nn.Module):
+    """p(z) of a base prior, and p(w_m | z) with a learnt location and scale: private latents that depend on the shared one.
+
+    Args:
+        base: The prior whose p(z) it has.
+        maps: Of every modality with private latents, a module [N, D] -> [N, 2 W_m], locations and raw scales. It is registered with the
+            modality, not here.
+    """
+
+    def __init__(self, base: StandardPrior | MixturePrior, maps: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.base, self.maps = base, tuple(maps)
+
+    def z(self) -> Diagonal | Mixture:
+        """p(z), that of the base."""
+        return self.base.z()
+
+    def w(self, z: Tensor) -> Diagonal:
+        """p(w | z): [..., B, D] -> [..., B, W]."""
+        flat = z.flatten(0, -2)
+        outputs = [g(flat).to(z.dtype).chunk(2, -1) for g in self.maps]
+        loc, raw = (
+            torch.cat(parts, -1).view(*z.shape[:-1], self.base.private)
+            for parts in zip(*outputs, strict=True)
+        )
+        return self.base.family(loc, softplus_scale(raw))
+
+    def draw(self, n: int) -> Tensor:
+        """n draws of z: [n, D]."""
+        return self.base.draw(n)
+
+
 class PseudoPrior(nn.Module):
     """p(z) = (1/C) Σ_c q(z | u_c), a mixture of posteriors given pseudo-inputs u (VampPrior, Tomczak & Welling 2018); p(w) standard normal.
 

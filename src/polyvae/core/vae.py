@@ -20,7 +20,7 @@ from polyvae.core.inference import Inference
 from polyvae.core.modalities import Modalities
 from polyvae.core.modality import Modality, ModalityNet
 from polyvae.core.networks import auto
-from polyvae.core.priors import MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
+from polyvae.core.priors import ConditionalPrior, MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
 from polyvae.utils.errors import LABELS, SELECT, InputError, check_count, is_number, nearest
 from polyvae.utils.text import counted, table
 
@@ -108,7 +108,7 @@ class MultimodalVAE(Inference, ABC):
                 f"{self.name}: got only targets; expected at least one modality that is encoded; give it "
                 "role='both'"
             )
-        self.prior: StandardPrior | MixturePrior | TopDownPrior | PseudoPrior = (
+        self.prior: StandardPrior | MixturePrior | ConditionalPrior | TopDownPrior | PseudoPrior = (
             MixturePrior(seen, sum(sizes), family, prior_components)
             if prior_components
             else StandardPrior(seen, sum(sizes), family, learn_prior)
@@ -246,7 +246,15 @@ class MultimodalVAE(Inference, ABC):
         z = q.pick(q.choose(self.K)).rsample(None, "z", "KBD")[:, None]
         return z, q.observed[None].to(z.dtype)
 
-    def decode_components(self, batch: Batch, weights: Tensor, z: Tensor, w: Tensor | None = None) -> Tensor:
+    def decode_components(
+        self,
+        batch: Batch,
+        weights: Tensor,
+        z: Tensor,
+        w: Tensor | None = None,
+        decoded: Tensor | None = None,
+        constant_z: Tensor | None = None,
+    ) -> Tensor:
         """log p(x_m | z, w_m) for the draws of all components.
 
         Args:
@@ -254,13 +262,22 @@ class MultimodalVAE(Inference, ABC):
             weights: [V, B], the weights of the components. A component of weight 0 is not decoded.
             z: [K, V, B, D].
             w: [K, V, B, W]; None: the model has no private latents.
+            decoded: [M, V, B] bool, the terms to compute, of active components; None: all of these.
+            constant_z: [M, V, B] bool, the terms without a gradient in z; None: none.
 
         Returns:
             [M, K, V, B].
         """
         w = z[..., :0] if w is None else w
         active = None if batch.complete else weights > 0
-        return self.modalities.log_likelihood(batch, z, w, active, importance=self.objective != "elbo")
+        return self.modalities.log_likelihood(
+            batch,
+            z,
+            w,
+            active if decoded is None else decoded[:, None],
+            importance=self.objective != "elbo",
+            constant_z=constant_z,
+        )
 
     def decode_members(self, batch: Batch, q: Mixture, z: Tensor) -> Tensor:
         """log p(x_m | z), where each component decodes its members and every target.

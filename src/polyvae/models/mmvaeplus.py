@@ -7,14 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from polyvae.core import noise
 from polyvae.core.aggregate import Experts, mixture_of_experts
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound, check_objective
 from polyvae.core.distributions import Diagonal, Mixture
-from polyvae.core.facts import Facts
+from polyvae.core.facts import Calls, Facts
+from polyvae.core.modalities import placed
 from polyvae.core.modality import Modality
+from polyvae.core.networks.mlp import layers
+from polyvae.core.priors import ConditionalPrior, MixturePrior, StandardPrior
 from polyvae.core.vae import MultimodalVAE, own_or_prior
-from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.errors import InputError, is_number, nearest
 
 CROSS = ("auxiliary", "prior", "posterior", "posterior-published")
 
@@ -106,6 +110,11 @@ class MMVAEPlus(MultimodalVAE):
         source_experts: str = "all",
         private_prior: str = "prior",
         prior_components: int = 0,
+        detach_own: bool = False,
+        own_weight: float = 1.0,
+        cross_experts: str = "all",
+        recovery: float = 0.0,
+        conditional_prior: bool = False,
         family: str = "normal",
         scale_map: str = "softplus",
     ) -> None:
@@ -123,6 +132,7 @@ class MMVAEPlus(MultimodalVAE):
             ("cross", cross, CROSS),
             ("source_experts", source_experts, ("all", "random")),
             ("private_prior", private_prior, ("prior", "auxiliary")),
+            ("cross_experts", cross_experts, ("all", "one")),
         ):
             if value not in known:
                 raise InputError(f"mmvae+: unknown {key} {value!r}; {nearest(value, known)}")
@@ -131,10 +141,29 @@ class MMVAEPlus(MultimodalVAE):
                 f"mmvae+: got cross={cross!r} with corrected=True or private_prior='auxiliary', which "
                 "require the auxiliary priors; expected cross='auxiliary'"
             )
+        if not is_number(own_weight) or own_weight <= 0:
+            raise InputError(
+                f"mmvae+: got own_weight={own_weight!r}; expected a positive number; 1 is the paper's objective"
+            )
+        if not is_number(recovery) or recovery < 0:
+            raise InputError(
+                f"mmvae+: got recovery={recovery!r}; expected a weight, 0 (without the term) or more"
+            )
+        if cross_experts == "one" and (source_experts == "random" or objective != "elbo"):
+            raise InputError(
+                f"mmvae+: got cross_experts='one' with source_experts={source_experts!r} and objective={objective!r}; expected "
+                "source_experts='all' and objective='elbo', of which it is an unbiased estimate; choose cross_experts='all'"
+            )
         self.K, self.objective, self.cross, self.corrected = K, objective, cross, corrected
         self.source_experts, self.private_prior = source_experts, private_prior
-        self.prior_components = prior_components
-        self.facts = self.facts._replace(bound=corrected or cross in ("prior", "posterior"))
+        self.prior_components, self.conditional_prior = prior_components, conditional_prior
+        if conditional_prior and len(self.owner):
+            self.prior = given_z(self, latent)
+        self.detach_own, self.own_weight = detach_own, own_weight
+        self.cross_experts, self.recovery = cross_experts, recovery
+        bound = (corrected or cross in ("prior", "posterior")) and own_weight == 1 and not recovery
+        self.facts = self.facts._replace(bound=bound)
+        self.calls = Calls(encode_again=int(recovery > 0))
         self.raw_r = nn.Parameter(torch.zeros(len(self.owner))) if cross == "auxiliary" else None
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
@@ -152,14 +181,49 @@ class MMVAEPlus(MultimodalVAE):
         q_w = self.private(batch, experts, z, p_w)
         qr_w = q_w.where(own, self._cross_w(q_w, p_w))  # q(w_m | x_m), and r_n(w_n) for n ≠ m
         w = qr_w.rsample(name="w")  # w_m^{mk}, w̃_n^{mk}
-        log_x = self.decode_components(batch, source.weights, z, w)  # log p(x_n | z, w_n): [M, K, V, B]
+        own_x = self._own_terms(source)  # [M, V, B]
+        shares = self._shares(source, own_x) if self.cross_experts == "one" else None
+        log_x = self.decode_components(  # log p(x_n | z, w_n): [M, K, V, B]
+            batch,
+            source.weights,
+            z,
+            w,
+            decoded=None if shares is None else shares > 0,
+            constant_z=own_x if self.detach_own else None,
+        )
+        log_x = log_x if shares is None else shares[:, None] * log_x
         counted = self._counted(batch, own)  # the w whose densities are in l^{mk}
         # −[log p(z) − log q(z | X)] and −[log p(w_m) − log q(w_m | x_m)], [K, V, B]
         kl_z = self.scored(q).log_prob(z) - self.prior.z().log_prob(z)
         kl_w = self.sampled_kl(qr_w, p_w, w, counted)
         kl = {"kl/z": kl_z, "kl/w": kl_w}
-        # Σ_m weights_m estimator_k(Σ_n s_n log p(x_n | ·) − β [kl_z + kl_w]), weights 1/|A|
-        return self.bound_of(source.weights, log_x, kl, warm * self.beta, {z: None, w: counted})
+        own_weighted = log_x * log_x.new_full((), self.own_weight).where(own_x[:, None], 1)  # λ where n = m
+        # Σ_m weights_m estimator_k(Σ_n λ s_n log p(x_n | ·) − β [kl_z + kl_w]), weights 1/|A|
+        value = self.bound_of(source.weights, own_weighted, kl, warm * self.beta, {z: None, w: counted}).value
+        terms = self.terms(source.weights, log_x, kl)
+        if not self.recovery:
+            return Bound(value, terms)
+        recovered = self.recovered(batch, experts, q)
+        return Bound(value + self.recovery * recovered, {**terms, "recovery": recovered.detach()})
+
+    def recovered(self, batch: Batch, experts: Experts, q: Mixture) -> Tensor:
+        """The recovery term of each sample, unweighted: (1/|A|) Σ_{n∈A} log q_n(z | x̃_n), [B].
+
+        Args:
+            batch: The data.
+            experts: The experts.
+            q: q(z | X).
+        """
+        z = q.pick(q.choose(1))[0].detach().rsample(None, "recovery.z", "BD")
+        w = self.prior.w(z).rsample(None, "recovery.w", "BW")
+        total = z.new_zeros(batch.size)
+        for e, m in enumerate(self.encoded):
+            name, span = self.specs[m].name, self.columns[m]
+            rows, counted = self.modalities.observed_rows(experts.mask[e])
+            if self.specs[m].role == "both" and len(rows):
+                expert = self.modalities.encode_mean(name, z[rows], w[rows, span]).z
+                total = placed(total, rows, total[rows] + expert.log_prob(z[rows]), counted)
+        return total / experts.mask.sum(0).clamp(min=1)
 
     def r(self, p_w: Diagonal) -> Diagonal:
         """The auxiliary priors r_n(w_n), in the order of the columns of w, else p(w): [..., B, W]."""
@@ -177,10 +241,48 @@ class MMVAEPlus(MultimodalVAE):
             return torch.ones_like(own)
         return own | batch.mask[self.owner].T if self.corrected else own
 
+    def _own_terms(self, source: Mixture) -> Tensor:
+        """Whether a component contains the expert of the modality that is reconstructed: [M, V, B] bool."""
+        none = torch.zeros_like(source.membership[:, 0])
+        return torch.stack(
+            [
+                source.membership[:, self.encoded.index(m)] if m in self.encoded else none
+                for m in range(len(self.modalities))
+            ]
+        )
+
+    def _shares(self, source: Mixture, own_x: Tensor) -> Tensor:
+        """The number of components that each term represents, if one expert per sample cross-reconstructs: [M, V, B].
+
+        It is 1 for the own reconstruction, the number of experts n ≠ m for the one that was drawn, and 0 for
+        the others.
+        """
+        cross = source.active & ~own_x  # [M, V, B]
+        score = noise.uniform((*own_x.shape[:1], *source.weights.shape), source.weights, "cross", "MVB")
+        # The largest of independent uniform numbers is a uniform choice.
+        chosen = torch.where(cross, score, -1).argmax(1, keepdim=True)  # [M, 1, B]
+        drawn = torch.zeros_like(cross).scatter(1, chosen, True) & cross
+        return torch.where(drawn, cross.sum(1, keepdim=True), own_x & source.active).to(source.weights.dtype)
+
     def _one_expert(self, q: Mixture) -> Mixture:
         """One component of q per sample, drawn by its weights: a mixture with V = 1."""
         choice = q.choose(1)  # [1, B]
         return Mixture(q.pick(choice), q.observed[None].to(q.weights.dtype), q.memberships(choice))
+
+
+def given_z(model: MultimodalVAE, latent: int, hidden: int = 128) -> ConditionalPrior:
+    """p(w_m | z) with location and scale from a network of one hidden layer for each modality: its part "prior".
+
+    Args:
+        model: The model, with the prior whose p(z) remains.
+        latent: Columns of z.
+        hidden: Size of the hidden layer.
+    """
+    assert isinstance(model.prior, StandardPrior | MixturePrior)
+    nets = [net for net in model.modalities.values() if net.private]
+    for net in nets:
+        net.parts["prior"] = nn.Sequential(*layers([latent, hidden, 2 * net.private]))
+    return ConditionalPrior(model.prior, [net.parts["prior"] for net in nets])
 
 
 def auxiliary_priors(model: MultimodalVAE, raw_r: Tensor | None, p_w: Diagonal) -> Diagonal:
@@ -198,4 +300,4 @@ def auxiliary_priors(model: MultimodalVAE, raw_r: Tensor | None, p_w: Diagonal) 
         return p_w
     nets = zip(model.modalities.values(), model.columns, strict=True)
     scale = torch.cat([net.scale(raw_r[span]) for net, span in nets])
-    return type(p_w)(p_w.loc, scale.expand_as(p_w.loc))
+    return type(p_w)(torch.zeros_like(p_w.loc), scale.expand_as(p_w.loc))
