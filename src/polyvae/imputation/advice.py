@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -82,6 +83,15 @@ def advise_of_classes(data: MultimodalData, classes: int) -> None:
     if classes > max(2, len(data) // 4):
         _warn(
             f"target: {classes} classes for {len(data)} samples; a class has too few of them to be learnt; is this an id?"
+        )
+
+
+def warn_of_infinite(names: Sequence[str]) -> None:
+    """Warn of modalities whose intervals are infinite."""
+    if names:
+        _warn(
+            f"impute: intervals of {', '.join(names)} are infinite where too few training samples were observed to calibrate them; "
+            "a lower probability needs fewer"
         )
 
 

@@ -22,7 +22,9 @@ Values = NDArray[np.floating[Any]]
 Statistic = Literal["mean", "median"]
 Kind = Literal["conformal", "predictive"]
 
-_BLOCK = 4096  # samples that are standardised at a time
+BLOCK = 4096
+"""Samples that are completed at a time."""
+
 _PREDICTIVE = 200  # draws whose quantiles are a predictive interval
 _CELLS = 2**25  # drawn numbers that are in memory at a time
 
@@ -44,6 +46,11 @@ class Wanted(NamedTuple):
     draws: int = 0
     seed: int = 0
 
+    def suffixes(self) -> list[str]:
+        """What is appended to the names of the files: "" for predictions, ".low" and ".high", ".draw1", ..."""
+        ends = [] if self.level is None else [".low", ".high"]
+        return ["", *ends, *draw_names(self.draws)]
+
 
 class Filled(NamedTuple):
     """Completed data, in units: name -> [N, F] each.
@@ -60,6 +67,17 @@ class Filled(NamedTuple):
     high: dict[str, Values] | None
     draws: list[dict[str, Values]]
 
+    def parts(self) -> dict[str, dict[str, Values]]:
+        """All of them by the suffix that their files have: "" for the values, ".low", ".high", ".draw1", ..."""
+        found = {"": self.values} | dict(zip(draw_names(len(self.draws)), self.draws, strict=True))
+        if self.low is not None and self.high is not None:
+            found |= {".low": self.low, ".high": self.high}
+        return found
+
+    def infinite(self) -> list[str]:
+        """The modalities of which some interval is infinite."""
+        return [name for name, x in (self.high or {}).items() if np.isinf(x).any()]
+
 
 def tables_of(schema: Schema, data: MultimodalData) -> Tables:
     """Aligned data, standardised."""
@@ -69,35 +87,36 @@ def tables_of(schema: Schema, data: MultimodalData) -> Tables:
     )
 
 
+def keys(schema: Schema, data: MultimodalData) -> list[bytes]:
+    """What samples are sorted by: their pattern, then a digest of their values. Equal keys have equal values."""
+    parts = []
+    for name in schema.names:
+        seen = data.observed(name).flatten(1).cpu().numpy()
+        parts += [np.where(seen, data.values(name).flatten(1).cpu().numpy(), 0).astype(np.float64), seen]
+    pattern = data.mask.cpu().numpy()
+    return [
+        pattern[:, row].tobytes()
+        + hashlib.blake2b(b"".join(part[row].tobytes() for part in parts), digest_size=16).digest()
+        for row in range(len(data))
+    ]
+
+
 def canonical(schema: Schema, data: MultimodalData) -> NDArray[np.intp]:
     """An order of the samples that depends on their values alone: by pattern, then by a digest of the values.
 
     Results then do not depend, not even in the last bit, on the order in which samples are given, and samples of one pattern are together.
     """
-    digests: list[bytes] = []
-    for start in range(0, len(data), _BLOCK):
-        rows = torch.arange(start, min(start + _BLOCK, len(data)))
-        parts = []
-        for name in schema.names:
-            seen = data.observed(name).flatten(1)[rows].cpu().numpy()
-            parts += [
-                np.where(seen, data.values(name, rows).flatten(1).cpu().numpy(), 0).astype(np.float64),
-                seen,
-            ]
-        digests += [
-            hashlib.blake2b(b"".join(part[row].tobytes() for part in parts), digest_size=16).digest()
-            for row in range(len(rows))
-        ]
-    pattern = data.mask.cpu().numpy()
-    keys = [pattern[:, row].tobytes() + digests[row] for row in range(len(data))]
-    return np.array(sorted(range(len(data)), key=keys.__getitem__), dtype=np.intp)
+    found: list[bytes] = []
+    for start in range(0, len(data), BLOCK):
+        found += keys(schema, data.rows(slice(start, start + BLOCK)))
+    return np.array(sorted(range(len(data)), key=found.__getitem__), dtype=np.intp)
 
 
 def blocks(schema: Schema, data: MultimodalData) -> Iterator[tuple[NDArray[np.intp], Tables]]:
     """The samples in their canonical order, standardised, some thousands at a time, with their row numbers."""
     order = canonical(schema, data)
-    for start in range(0, len(order), _BLOCK):
-        rows = order[start : start + _BLOCK]
+    for start in range(0, len(order), BLOCK):
+        rows = order[start : start + BLOCK]
         yield rows, tables_of(schema, data.rows(torch.from_numpy(rows)))
 
 
@@ -113,6 +132,36 @@ def fill(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: Wanted)
     Returns:
         The data in units, in the order of the samples and of the schema.
     """
+    order, parts = canonical(schema, data), {}
+    for number, start in enumerate(range(0, len(order), BLOCK)):
+        rows = order[start : start + BLOCK]
+        found = fill_block(schema, imputer, data.rows(torch.from_numpy(rows)), wanted, number)
+        for suffix, part in found.parts().items():
+            if suffix not in parts:
+                parts[suffix] = {name: np.empty((len(data), x.shape[1]), x.dtype) for name, x in part.items()}
+            for name, x in part.items():
+                parts[suffix][name][rows] = x
+    return Filled(
+        parts[""], parts.get(".low"), parts.get(".high"), [parts[name] for name in draw_names(wanted.draws)]
+    )
+
+
+def draw_names(count: int) -> list[str]:
+    """The names of completed data with draws: ".draw1", ".draw2", ..."""
+    return [f".draw{number}" for number in range(1, count + 1)]
+
+
+def fill_block(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: Wanted, number: int) -> Filled:
+    """Fill in one block of samples: ``fill`` for samples ``BLOCK * number`` to ``BLOCK * (number + 1)`` in their canonical order.
+
+    Args:
+        schema: The schema of the training data.
+        imputer: The fitted methods.
+        data: The samples of the block, aligned.
+        wanted: What to fill in.
+        number: The number of the block, from which draws are seeded.
+    """
+    part, rows = tables_of(schema, data), np.arange(len(data))
     values = {name: _copied(data.values(name).flatten(1)) for name in schema.names}
     ends = (
         None
@@ -120,28 +169,25 @@ def fill(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: Wanted)
         else ({k: x.copy() for k, x in values.items()}, {k: x.copy() for k, x in values.items()})
     )
     drawn = [{name: x.copy() for name, x in values.items()} for _ in range(wanted.draws)]
-    for number, (rows, part) in enumerate(blocks(schema, data)):
-        spread = (
-            _spread(imputer, part, wanted)
-            if wanted.level is not None and wanted.kind == "predictive"
-            else None
-        )
-        residual_rows = np.random.default_rng(fold_in(wanted.seed, "residuals", number))
-        lots = residual_rows.random((wanted.draws, len(rows)))
-        others = [
-            np.random.default_rng(fold_in(wanted.seed, "entries of residuals", number, draw))
-            for draw in range(wanted.draws)
-        ]
-        for found in imputer.impute(part):
-            put = _Put(schema, found, rows)
-            centre = found.values + (_median(found) if wanted.statistic == "median" else 0)
-            put(values, centre)
-            if ends is not None:
-                below, above = _interval(found, wanted, spread)
-                put(ends[0], found.values + below)
-                put(ends[1], found.values + above)
-            for lot, other, one in zip(lots, others, drawn, strict=True):
-                put(one, found.values + _residual(found, lot[found.rows], other))
+    spread = (
+        _spread(imputer, part, wanted) if wanted.level is not None and wanted.kind == "predictive" else None
+    )
+    residual_rows = np.random.default_rng(fold_in(wanted.seed, "residuals", number))
+    lots = residual_rows.random((wanted.draws, len(rows)))
+    others = [
+        np.random.default_rng(fold_in(wanted.seed, "entries of residuals", number, draw))
+        for draw in range(wanted.draws)
+    ]
+    for found in imputer.impute(part):
+        put = _Put(schema, found, rows)
+        centre = found.values + (_median(found) if wanted.statistic == "median" else 0)
+        put(values, centre)
+        if ends is not None:
+            below, above = _interval(found, wanted, spread)
+            put(ends[0], found.values + below)
+            put(ends[1], found.values + above)
+        for lot, other, one in zip(lots, others, drawn, strict=True):
+            put(one, found.values + _residual(found, lot[found.rows], other))
     low, high = (None, None) if ends is None else ends
     return Filled(values, low, high, drawn)
 
