@@ -172,7 +172,7 @@ def test_warnings_concern_the_whole(fitted: tuple[pv.Estimator, Path], small: No
         ",".join([name, "1e6", *cells[1:], "1"]) for name, cells in rows.items()
     ]
     (tmp_path / "rna.csv").write_text("\n".join(lines))
-    with pytest.warns(UserWarning) as found:
+    with pytest.warns(UserWarning, match="data: ") as found:
         estimator.impute_to(tmp_path / "out", [tmp_path / "rna.csv"])
     texts = [str(each.message) for each in found]
     assert len(texts) == 2
