@@ -25,7 +25,7 @@ from polyvae.imputation.filling import Kind, Statistic, Wanted, blocks, fill
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.recipe import designs
 from polyvae.imputation.scores import Scores
-from polyvae.imputation.scoring import held_out, on_new
+from polyvae.imputation.scoring import held_out, on_hidden, on_new
 from polyvae.imputation.streaming import Reading, impute_files
 from polyvae.imputation.tables import Tables
 from polyvae.imputation.target import TARGET, Target
@@ -311,7 +311,15 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 raise InputError(
                     f"impute: got {name}={value!r}; expected one of {', '.join(known)}; choose one"
                 )
-        return Wanted(statistic, interval, kind, draws or 0, self.seed)
+        if kind != "conformal" and interval is None:
+            raise InputError(
+                f"impute: got kind={kind!r} without interval; expected a probability to cover; such as interval=0.9"
+            )
+        if statistic != "mean" and draws is not None and not both:
+            raise InputError(
+                f"impute: got statistic={statistic!r} with draws, which are no medians; expected one of the two; call it twice"
+            )
+        return Wanted(statistic, interval, kind, int(draws or 0), self.seed)
 
     def _back(self, given: Given, values: dict[str, NDArray[np.floating[Any]]]) -> Any:
         shaped = {
@@ -398,16 +406,23 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def scores(self, X: Data) -> Scores:
         """Scores of new samples: every modality hidden in turn, and predicted from what else was observed.
 
+        Of a single modality a fifth of the observed entries is hidden, at random, and predicted from the others.
+
         Args:
             X: Samples that ``fit`` did not see.
         """
         _, data = self._aligned(X)
         part = _joined([part for _, part in blocks(self.schema_, data)])
+        if len(self.schema_.names) == 1:
+            return on_hidden(self.schema_, self._imputer, self._with_target(part))
         advise_of_training_samples(self._imputer.tables, part, self.schema_.names)
         return on_new(self.schema_, self._imputer, self._with_target(part))
 
     def score(self, X: Data, y: Any = None) -> float:
-        """The mean R² of every modality hidden in turn; with ``y``, the accuracy of classes or the R² of numbers."""
+        """The mean R² of every modality hidden in turn; with ``y``, the accuracy of classes or the R² of numbers.
+
+        Of a single modality it is the R² of observed entries that are hidden; see ``scores``.
+        """
         if y is not None:
             check_is_fitted(self, "schema_")
             if self._target is None:

@@ -9,11 +9,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import ndtr
 from torch import Tensor
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.schema import Schema
-from polyvae.imputation.imputer import Imputed, Imputer
+from polyvae.imputation.imputer import MOST_FACTORS, Imputed, Imputer
 from polyvae.imputation.tables import Flags, Floats, Tables
 from polyvae.utils.seeds import fold_in
 
@@ -174,6 +175,8 @@ def fill_block(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: W
     )
     residual_rows = np.random.default_rng(fold_in(wanted.seed, "residuals", number))
     lots = residual_rows.random((wanted.draws, len(rows)))
+    factors = np.random.default_rng(fold_in(wanted.seed, "factors of residuals", number))
+    u = factors.standard_normal((wanted.draws, len(rows), MOST_FACTORS))
     others = [
         np.random.default_rng(fold_in(wanted.seed, "entries of residuals", number, draw))
         for draw in range(wanted.draws)
@@ -186,8 +189,17 @@ def fill_block(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: W
             below, above = _interval(found, wanted, spread)
             put(ends[0], found.values + below)
             put(ends[1], found.values + above)
-        for lot, other, one in zip(lots, others, drawn, strict=True):
-            put(one, found.values + _residual(found, lot[found.rows], other))
+        for lot, factor, other, one in zip(lots, u, others, drawn, strict=True):
+            inside = found.given is not None
+            put(
+                one,
+                found.values
+                + (
+                    _joint_residual(imputer, found, factor[found.rows], other)
+                    if inside
+                    else _residual(found, lot[found.rows], other)
+                ),
+            )
     low, high = (None, None) if ends is None else ends
     return Filled(values, low, high, drawn)
 
@@ -270,6 +282,29 @@ def _quantiles(
         low, high = np.quantile(each, [(1 - wanted.level) / 2, (1 + wanted.level) / 2], axis=0)
         result[name] = low.astype(np.float32), high.astype(np.float32)
     return result
+
+
+def _joint_residual(
+    imputer: Imputer, found: Imputed, u: NDArray[np.float64], other: np.random.Generator
+) -> Floats:
+    """Residuals of entries of a sample of which other entries were observed: [n, F].
+
+    They depend on each other as the factor model says, given which entries were observed: draws from its posterior, whose ranks choose
+    among the residuals of each column (a Gaussian copula), and whose spread relative to that of the calibration samples scales them.
+    """
+    assert found.given is not None
+    assert found.combination.typical is not None
+    model, (seen, columns) = imputer.factors(), found.given
+    noise = other.standard_normal(found.values.shape)
+    spread = model.spread(seen, columns)
+    rank = ndtr(model.draw(seen, columns, u, noise) / spread)
+    residuals = np.sort(found.combination.residuals, axis=0)  # NaN last
+    if not len(residuals):
+        return np.zeros_like(found.values)
+    count = (~np.isnan(residuals)).sum(0)
+    place = np.minimum((rank * count).astype(np.intp), np.maximum(count - 1, 0))
+    chosen = np.take_along_axis(residuals, place, 0)
+    return np.where(count > 0, chosen * (spread / found.combination.typical), 0).astype(np.float32)
 
 
 def _residual(found: Imputed, lot: NDArray[np.float64], other: np.random.Generator) -> Floats:

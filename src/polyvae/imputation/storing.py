@@ -118,6 +118,11 @@ class Stored(NamedTuple):
         return state
 
 
+def _plain(value: Any) -> Any:
+    """A whole number of NumPy as one of Python, which JSON can hold."""
+    return int(value) if isinstance(value, np.integer) else value
+
+
 def _fits(stacked: Tensor, one: Tensor, count: int) -> bool:
     return stacked.shape == (count, *one.shape) and stacked.dtype == one.dtype
 
@@ -151,7 +156,7 @@ def save(
         tensors |= {f"members.{label}.{key}": x.cpu().contiguous() for key, x in members.state().items()}
     metadata: dict[str, Any] = {
         "kind": "estimator",
-        "params": {key: params[key] for key in _Params.model_fields} | {"seed": int(params["seed"])},
+        "params": {key: _plain(params[key]) for key in _Params.model_fields},
         "schema": schema.model_dump(),
         "tables": list(imputer.tables.names),
         "scores": scores.to_json(),
