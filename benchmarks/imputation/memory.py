@@ -88,17 +88,20 @@ def level(key: str) -> int:
     return int(lines[key].split()[0])
 
 
-def measure(what: str, count: int, folder: Path) -> dict[str, Any]:
+def measure(what: str, count: int = 0, folder: Path | None = None) -> dict[str, Any]:
     """One measurement in a process of its own.
 
     Args:
         what: "stream": files to files. "whole": arrays to arrays. "sparse": a fit of ``counts`` beside a table of 20 columns.
         count: Rows of 6 tables, of "stream" and "whole".
-        folder: Where files are written.
+        folder: Where files are written; None: the folder for temporary files.
     """
     words = ["-m", "benchmarks.imputation.memory", "--what", what, "--rows", str(count)]
     done = subprocess.run(
-        [sys.executable, *words, "--folder", str(folder)], stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, *words, "--folder", str(folder or tempfile.gettempdir())],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -57,6 +57,15 @@ class Features(Record):
     constant: list[str]
     units: dict[str, str]
 
+    def standardised(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values [n, F] less the training means, divided by the training standard deviations.
+
+        Args:
+            values: In units.
+        """
+        scaled = (values - np.asarray(self.center)) / np.asarray(self.scale)
+        return np.clip(scaled, -_LARGEST, _LARGEST)  # beyond, float32 is infinite
+
     @model_validator(mode="after")
     def _lengths(self) -> Features:
         size = math.prod(self.shape)
@@ -198,20 +207,23 @@ class Schema(Record):
                 stacklevel=3,
             )
 
-    def standardise(self, data: MultimodalData) -> dict[str, Standardised]:
+    def standardise(
+        self, data: MultimodalData, names: Sequence[str] | None = None
+    ) -> dict[str, Standardised]:
         """Values less the training means, divided by the training standard deviations, of data that ``align`` returned.
 
         Args:
             data: Data with the modalities and features of the schema.
+            names: Some of the modalities; None: all.
         """
         result = {}
         for each in self.modalities:
+            if names is not None and each.name not in names:
+                continue
             observed = data.observed(each.name).flatten(1).cpu().numpy()
             values = np.empty(observed.shape, dtype=np.float32)
-            center, scale = np.asarray(each.center), np.asarray(each.scale)
             for rows, x in _pieces(data, each.name):
-                scaled = np.clip((x - center) / scale, -_LARGEST, _LARGEST)  # beyond, float32 is infinite
-                values[rows] = np.where(observed[rows], scaled, 0)
+                values[rows] = np.where(observed[rows], each.standardised(x), 0)
             result[each.name] = Standardised(values, observed)
         return result
 

@@ -80,6 +80,11 @@ class Combination:
         self.weights, self.left_out["stack"] = _stacked(self.left_out, self.y, self.seen, self.fold)
 
     @property
+    def cells(self) -> int:
+        """The number of values that are kept in memory, but for the parameters of the simple methods."""
+        return self.y.size + sum(x.size for x in self.left_out.values())
+
+    @property
     def gamma(self) -> tuple[float, ...] | None:
         """The parameter of the kernel that was chosen, for the combinations of other patterns."""
         kernel = self.simple.get("kernel ridge")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,7 +20,7 @@ from polyvae.data.schema import Schema
 from polyvae.imputation import storing
 from polyvae.imputation.advice import advise, advise_of_classes, advise_of_training_samples, warn_of_infinite
 from polyvae.imputation.embedding import Embedding
-from polyvae.imputation.filling import Kind, Statistic, Wanted, blocks, fill
+from polyvae.imputation.filling import Kind, Statistic, Wanted, blocks, canonical, fill, whole
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.recipe import designs
 from polyvae.imputation.scores import Scores
@@ -137,9 +136,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         data = _observed_rows(given.data)
         schema = Schema.fit(data, self.units)
         data = schema.align(data)
-        parts = list(blocks(schema, data))
-        order = np.concatenate([rows for rows, _ in parts])
-        tables = _joined([part for _, part in parts])
+        order = canonical(schema, data)
+        tables = whole(schema, data, order)
         target = None if y is None else Target.fit(y, given.data.ids, len(given.data), self.target)
         if target is not None:
             kept = np.flatnonzero(given.data.mask.any(0).cpu().numpy())
@@ -412,7 +410,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             X: Samples that ``fit`` did not see.
         """
         _, data = self._aligned(X)
-        part = _joined([part for _, part in blocks(self.schema_, data)])
+        part = whole(self.schema_, data, canonical(self.schema_, data))
         if len(self.schema_.names) == 1:
             return on_hidden(self.schema_, self._imputer, self._with_target(part))
         advise_of_training_samples(self._imputer.tables, part, self.schema_.names)
@@ -486,11 +484,3 @@ def _observed_rows(data: MultimodalData) -> MultimodalData:
         )
         return data.rows(observed.nonzero()[:, 0].cpu())
     return data
-
-
-def _joined(parts: Sequence[Tables]) -> Tables:
-    first = parts[0]
-    return Tables(
-        {name: np.concatenate([part.values[name] for part in parts]) for name in first.names},
-        {name: np.concatenate([part.observed[name] for part in parts]) for name in first.names},
-    )

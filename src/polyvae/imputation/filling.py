@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,9 +14,10 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from polyvae.data.multimodal import MultimodalData
-from polyvae.data.schema import Schema
+from polyvae.data.schema import Features, Schema
 from polyvae.imputation.imputer import MOST_FACTORS, Imputed, Imputer
-from polyvae.imputation.tables import Flags, Floats, Tables
+from polyvae.imputation.tables import Flags, Floats, SparseRows, Tables
+from polyvae.imputation.wide import WIDE
 from polyvae.utils.seeds import fold_in
 
 Doubles = NDArray[np.float64]
@@ -24,8 +26,9 @@ Statistic = Literal["mean", "median"]
 Kind = Literal["conformal", "predictive"]
 
 BLOCK = 4096
-"""Samples that are completed at a time."""
+"""Samples that are completed at a time, at most; see ``block_size``."""
 
+_WIDEST = 2**24  # values of all modalities in a block
 _PREDICTIVE = 200  # draws whose quantiles are a predictive interval
 _CELLS = 2**25  # drawn numbers that are in memory at a time
 
@@ -107,17 +110,60 @@ def canonical(schema: Schema, data: MultimodalData) -> NDArray[np.intp]:
 
     Results then do not depend, not even in the last bit, on the order in which samples are given, and samples of one pattern are together.
     """
-    found: list[bytes] = []
-    for start in range(0, len(data), BLOCK):
-        found += keys(schema, data.rows(slice(start, start + BLOCK)))
+    found, size = list[bytes](), block_size(schema)
+    for start in range(0, len(data), size):
+        found += keys(schema, data.rows(slice(start, start + size)))
     return np.array(sorted(range(len(data)), key=found.__getitem__), dtype=np.intp)
+
+
+def block_size(schema: Schema) -> int:
+    """Samples that are completed at a time: fewer where there are more than 4,096 columns."""
+    columns = sum(len(each.columns) for each in schema.modalities)
+    return max(1, min(BLOCK, _WIDEST // columns))
+
+
+def whole(schema: Schema, data: MultimodalData, order: NDArray[np.intp]) -> Tables:
+    """All samples in this order, standardised. A wide sparse modality stays sparse."""
+    sparse = [
+        each
+        for each in schema.modalities
+        if each.name in data.sparse and len(each.columns) > WIDE and _count(data, each.name) > 2
+    ]
+    values: dict[str, Any] = {}
+    observed: dict[str, Flags] = {}
+    for each in schema.modalities:
+        if each in sparse:
+            matrix = data.sparse[each.name][order] * data.scale.get(each.name, 1)
+            seen = data.mask[data.names.index(each.name)].cpu().numpy()[order]
+            table = SparseRows(matrix, seen, partial(standardised, each))
+            values[each.name], observed[each.name] = table, table.observed
+        else:
+            shape = len(order), len(each.columns)
+            values[each.name], observed[each.name] = np.empty(shape, np.float32), np.empty(shape, bool)
+    dense = [name for name in schema.names if isinstance(values[name], np.ndarray)]
+    some = data.select(*[name for name in dense if name in data.names]) if dense else data
+    for start in range(0, len(order), BLOCK):
+        rows = order[start : start + BLOCK]
+        for name, x in schema.standardise(some.rows(torch.from_numpy(rows)), dense).items():
+            values[name][start : start + BLOCK] = x.values
+            observed[name][start : start + BLOCK] = x.observed
+    return Tables(values, observed)
+
+
+def _count(data: MultimodalData, name: str) -> int:
+    return int(data.mask[data.names.index(name)].sum())
+
+
+def standardised(each: Features, values: Doubles) -> Floats:
+    """Values in units, standardised: [n, F]."""
+    return each.standardised(values).astype(np.float32)
 
 
 def blocks(schema: Schema, data: MultimodalData) -> Iterator[tuple[NDArray[np.intp], Tables]]:
     """The samples in their canonical order, standardised, some thousands at a time, with their row numbers."""
-    order = canonical(schema, data)
-    for start in range(0, len(order), BLOCK):
-        rows = order[start : start + BLOCK]
+    order, size = canonical(schema, data), block_size(schema)
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
         yield rows, tables_of(schema, data.rows(torch.from_numpy(rows)))
 
 
@@ -133,9 +179,9 @@ def fill(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: Wanted)
     Returns:
         The data in units, in the order of the samples and of the schema.
     """
-    order, parts = canonical(schema, data), {}
-    for number, start in enumerate(range(0, len(order), BLOCK)):
-        rows = order[start : start + BLOCK]
+    order, parts, size = canonical(schema, data), {}, block_size(schema)
+    for number, start in enumerate(range(0, len(order), size)):
+        rows = order[start : start + size]
         found = fill_block(schema, imputer, data.rows(torch.from_numpy(rows)), wanted, number)
         for suffix, part in found.parts().items():
             if suffix not in parts:
@@ -153,7 +199,7 @@ def draw_names(count: int) -> list[str]:
 
 
 def fill_block(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: Wanted, number: int) -> Filled:
-    """Fill in one block of samples: ``fill`` for samples ``BLOCK * number`` to ``BLOCK * (number + 1)`` in their canonical order.
+    """Fill in one block of samples: ``fill`` for the samples of one block in their canonical order.
 
     Args:
         schema: The schema of the training data.

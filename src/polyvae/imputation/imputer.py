@@ -16,7 +16,7 @@ from polyvae.imputation.combine import Combination, Known
 from polyvae.imputation.factors import Factors
 from polyvae.imputation.members import Members, Schedule
 from polyvae.imputation.simple import Spectra
-from polyvae.imputation.tables import Flags, Floats, Pattern, Tables, patterns
+from polyvae.imputation.tables import Flags, Floats, Pattern, Tables, patterns, pieces
 from polyvae.imputation.wide import Wide
 from polyvae.utils.seeds import fold_in
 
@@ -26,6 +26,8 @@ HIDDEN = 0.2
 """Share of the observed entries that are hidden to calibrate the imputation of entries."""
 _FACTORS = (2, 5, 10, 20, 40)
 MOST_FACTORS = max(_FACTORS)
+_LARGEST_TABLE = 2**24  # values of a table that the simple methods and the calibration use
+_CELLS = 2**28  # values of all combinations that stay in memory, beyond two
 _TYPICAL = 200  # calibration samples whose spread is computed
 _LARGEST_CALIBRATION = 5000  # training samples that the simple methods and the calibration use
 
@@ -121,7 +123,9 @@ class Imputer:
         self._gammas: dict[str, tuple[float, ...]] = {}
         self._spectra: tuple[Any, Spectra] = None, {}
         self._factors: dict[int | None, Factors] = {}
-        chosen = np.random.default_rng(fold_in(seed, "calibration")).permutation(size)[:_LARGEST_CALIBRATION]
+        widest = max(x.shape[1] for x in tables.values.values())
+        largest = min(_LARGEST_CALIBRATION, _LARGEST_TABLE // widest)
+        chosen = np.random.default_rng(fold_in(seed, "calibration")).permutation(size)[:largest]
         self._sample = np.sort(chosen)
         self._range = {name: _range(tables.values[name], tables.observed[name]) for name in tables.names}
 
@@ -167,7 +171,9 @@ class Imputer:
             if pattern == full and made.gamma is not None:
                 self._gammas[name] = made.gamma
             self._combinations[key] = made
-            while len(self._combinations) > _KEPT:
+            while len(self._combinations) > _KEPT or (
+                len(self._combinations) > 2 and sum(x.cells for x in self._combinations.values()) > _CELLS
+            ):
                 self._combinations.popitem(last=False)
         self._combinations.move_to_end(key)
         return self._combinations[key]
@@ -384,8 +390,10 @@ def _prefixed(say: Callable[[str], None], label: str, line: str) -> None:
 
 def _range(values: Floats, observed: Flags) -> tuple[Floats, Floats]:
     """The ends of the range that ``admit`` allows for each column: [F] each."""
-    low = np.where(observed, values, np.inf).min(0)
-    high = np.where(observed, values, -np.inf).max(0)
+    low, high = (np.full(values.shape[1], sign * np.inf, np.float32) for sign in (1, -1))
+    for rows, x in pieces(values):
+        low = np.minimum(low, np.where(observed[rows], x, np.inf).min(0))
+        high = np.maximum(high, np.where(observed[rows], x, -np.inf).max(0))
     known = observed.any(0)
     low, high = np.where(known, low, 0), np.where(known, high, 0)
     return low - (high - low), high + (high - low)

@@ -75,7 +75,7 @@ def _crossed(combination: Combination) -> tuple[NDArray[np.floating], NDArray[np
 
 def on_hidden(schema: Schema, imputer: Imputer, tables: Tables) -> Scores:
     """Scores of new samples of one modality, of which a share of the observed entries is hidden; each sample keeps one at least."""
-    name = schema.names[0]
+    name, tables = schema.names[0], tables.rows(slice(None))
     truth, seen = tables.values[name], tables.observed[name]
     draws = np.random.default_rng(fold_in(imputer.seed, "hidden entries of new samples"))
     hidden = seen & (draws.random(seen.shape) < HIDDEN)

@@ -26,7 +26,7 @@ from polyvae.data.readers.tables import listed, table_parts
 from polyvae.data.readers.writing import PARQUET, TEXT, ending
 from polyvae.data.schema import Schema
 from polyvae.imputation.advice import warn_of_infinite
-from polyvae.imputation.filling import BLOCK, Wanted, fill_block, keys
+from polyvae.imputation.filling import BLOCK, Wanted, block_size, fill_block, keys
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.outputs import Streamed, check_output, kind_of, write_streamed
 from polyvae.imputation.spool import Index, Matrix, Rows
@@ -215,16 +215,16 @@ def completed(
             folder = stack.enter_context(claimed_folder(beside.absolute()))
             spool = Spool(folder, files, how, schema.names, lambda data: _check(schema, data, how))
             stack.callback(spool.close)
-            far = Counter[str]()
-            for start in range(0, spool.size, BLOCK):
-                rows = np.arange(start, min(start + BLOCK, spool.size))
+            far, size = Counter[str](), block_size(schema)
+            for start in range(0, spool.size, size):
+                rows = np.arange(start, min(start + size, spool.size))
                 data = schema.align(spool.rows(rows), missing=how.missing, quiet=True)
                 far.update(schema.far(data))
                 spool.index.sort(keys(schema, data), start)
             schema.warn_of_far(far)
             results: dict[str, dict[str, Matrix]] = {}
             infinite = set[str]()
-            for number, rows in enumerate(spool.index.ordered(BLOCK)):
+            for number, rows in enumerate(spool.index.ordered(size)):
                 data = schema.align(spool.rows(rows), missing=how.missing, quiet=True)
                 found = fill_block(schema, imputer, data, wanted, number)
                 infinite |= set(found.infinite())
@@ -240,8 +240,8 @@ def completed(
         }
 
         def table(suffix: str, name: str) -> Iterator[tuple[NDArray[Any], list[str] | None]]:
-            for start in range(0, spool.size, BLOCK):
-                stop = min(start + BLOCK, spool.size)
+            for start in range(0, spool.size, size):
+                stop = min(start + size, spool.size)
                 yield (
                     results[suffix][name].read(np.arange(start, stop))[:, order[name]],
                     spool.ids(start, stop),
