@@ -11,9 +11,10 @@ from benchmarks.imputation.__main__ import main
 from benchmarks.imputation.calibration import patterns, ridge_interval
 from benchmarks.imputation.factors import Mofa
 from benchmarks.imputation.linear import Ridge, conformal_halfwidth, decomposed, fit_dual, gaussian, linear
-from benchmarks.imputation.methods import METHODS, Iterative, Mean, Neighbours
+from benchmarks.imputation.memory import rows
+from benchmarks.imputation.methods import METHODS, Iterative, Mean, Neighbours, complete
 from benchmarks.imputation.page import page, paired
-from benchmarks.imputation.protocol import folds, hide, measure, score, standardise
+from benchmarks.imputation.protocol import Folds, fit_time, folds, hide, measure, score, standardise
 from benchmarks.imputation.stack import Stack, as_data
 from benchmarks.imputation.tables import Skipped, Table, load, pick, present, view, without
 
@@ -101,7 +102,8 @@ def test_hiding_keeps_one_view_of_each_row_and_shows_nothing_else(table):
 
 
 def test_folds_repeat_and_standardise_by_what_is_observed_in_training(table):
-    for one, again in zip(folds(table, 4, 0.3), folds(table._replace(labels=None), 4, 0.3), strict=True):
+    how = Folds(4, 0.3)
+    for one, again in zip(folds(table, how), folds(table._replace(labels=None), how), strict=True):
         assert all((one.rows[i] == again.rows[i]).all() for i in range(2))
         assert not set(one.rows[0]) & set(one.rows[1])
         for name, (x, seen) in one.train.items():
@@ -128,7 +130,7 @@ def test_test_values_do_not_influence_the_scaling(table):
 
 @pytest.mark.parametrize("name", ["knn", "ridge", "ridge-complete", "kernel", "iterative"])
 def test_methods_impute_what_the_other_views_determine(table, name):
-    entries = measure(table, ["mean", name], 3, 0.2, 0, lambda line: None)
+    entries = measure(table, ["mean", name], Folds(3, 0.2), lambda line: None)
     values = {
         method: [entry["fvu"] for entry in entries if entry["method"] == method] for method in ("mean", name)
     }
@@ -137,7 +139,7 @@ def test_methods_impute_what_the_other_views_determine(table, name):
 
 
 def test_the_target_of_the_test_rows_is_not_used(table):
-    fold = next(folds(table, 3, 0.3))
+    fold = next(folds(table, Folds(3, 0.3)))
     for method in (Mean, Neighbours, Ridge, METHODS["kernel"], Iterative):
         predictor = method(fold.train)
         rows = np.flatnonzero(present(fold.test["b"]))
@@ -252,6 +254,42 @@ def test_the_command_writes_json_and_its_page(table, tmp_path, monkeypatch, caps
     assert "| ridge | 0." in text
 
 
+def test_some_folds_are_those_of_all(table):
+    every, some = (list(folds(table, Folds(4, 0.3, 1, only))) for only in ((), (2, 4)))
+    assert [fold.number for fold in some] == [1, 3]
+    for fold in some:
+        assert all((a == b).all() for a, b in zip(fold.rows, every[fold.number].rows, strict=True))
+        assert all((x == every[fold.number].train[name][0]).all() for name, (x, _) in fold.train.items())
+
+
+def test_complete_rows_alone_are_kept(table):
+    kept = complete(table.views)
+    assert all(present(one).all() and len(one[0]) == 150 for one in kept.values())
+    with pytest.raises(Skipped, match="0 complete rows"):
+        complete({"a": view(np.full((4, 2), np.nan)), "b": view(np.ones((4, 2)))})
+
+
+def test_the_time_is_that_of_a_fit_to_all_rows(table, monkeypatch):
+    sizes = []
+    monkeypatch.setitem(METHODS, "stack", lambda train: sizes.append(len(train["a"][0])))
+    found = fit_time(table, Folds(5, 0.2), lambda line: None)
+    assert sizes == [180]
+    assert [(one["data"], one["missing"], one["rows"]) for one in found] == [("made up", 0.2, 180)]
+    text = page({"conditions": {}, "errors": [], "intervals": [], "probes": [], "times": found})
+    assert "| made up | 20% | 180 | 0.0 |" in text
+
+
+def test_every_sample_of_the_memory_benchmark_has_a_modality():
+    tables = rows(0, 500)
+    assert {x.shape for x in tables.values()} == {(500, 20)}
+    observed = np.stack([~np.isnan(x) for x in tables.values()])
+    assert (observed.all(2) == observed.any(2)).all()
+    assert observed.any((0, 2)).all()  # every sample has a modality
+    assert observed.mean() == pytest.approx(1 - 0.3 * 5 / 6, abs=0.03)
+
+
 def test_an_unknown_method_is_refused():
     with pytest.raises(SystemExit, match="'rigde' is not one of mean, knn, ridge"):
         main(["--methods", "rigde"])
+    with pytest.raises(SystemExit, match=r"--only: \[6\] are not all from 1 to 5"):
+        main(["--methods", "none", "--only", "6"])

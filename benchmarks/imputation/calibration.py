@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.imputation.linear import Ridge, conformal_halfwidth
-from benchmarks.imputation.protocol import Fold, folds
+from benchmarks.imputation.protocol import Fold, Folds, folds
 from benchmarks.imputation.stack import Filled, Stack
 from benchmarks.imputation.tables import Skipped, Table, Views, pick, present
 from polyvae.imputation.measures import Interval, coverage, width
@@ -32,11 +32,12 @@ def ridge_interval(model: Ridge, inputs: Views, target: str, level: float) -> Fi
 
 
 def calibrate(
-    table: Table, methods: list[str], count: int, rate: float, seed: int, say: Callable[[str], None]
+    table: Table, methods: list[str], how: Folds, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """One entry per method, fold, modality and pattern: the means of coverage and width over columns, and test rows."""
     entries: list[dict[str, Any]] = []
-    for fold in folds(table, count, rate, seed):
+    count, rate = how.count, how.rate
+    for fold in folds(table, how):
         for name in methods:
             try:
                 found = _of_method(name, fold)

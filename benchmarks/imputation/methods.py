@@ -17,7 +17,7 @@ from sklearn.neighbors import NearestNeighbors
 from benchmarks.imputation.factors import Mofa
 from benchmarks.imputation.linear import Ridge, gaussian, stacked
 from benchmarks.imputation.stack import Stack
-from benchmarks.imputation.tables import Skipped, Views, present
+from benchmarks.imputation.tables import Skipped, Views, pick, present
 
 Array = NDArray[np.floating]
 NEIGHBOURS = (5, 10, 20)
@@ -93,6 +93,14 @@ class Iterative:
         return np.concatenate([np.where(observed, x, np.nan) for x, observed in views.values()], 1)
 
 
+def complete(train: Views) -> Views:
+    """The rows that have every modality."""
+    rows = np.flatnonzero(np.all([present(one) for one in train.values()], 0))
+    if len(rows) < 3:
+        raise Skipped(f"{len(rows)} complete rows; hide fewer modalities")
+    return pick(train, rows)
+
+
 METHODS: dict[str, Callable[[Views], Predictor]] = {
     "mean": Mean,
     "knn": Neighbours,
@@ -102,6 +110,7 @@ METHODS: dict[str, Callable[[Views], Predictor]] = {
     "iterative": Iterative,
     "mofa": Mofa,
     "stack": Stack,
+    "stack-complete": lambda train: Stack(complete(train)),
 }
 SIMPLE = ("mean", "knn", "ridge", "ridge-complete", "kernel", "iterative")
 BASELINES = (*SIMPLE, "mofa")

@@ -10,6 +10,11 @@ import numpy as np
 
 from benchmarks.imputation.methods import SIMPLE
 
+MEASURED = {
+    "stream": "6 tables, from files to files",
+    "whole": "6 tables, in memory",
+    "sparse": "fit of a sparse matrix of counts",
+}
 Entry = Mapping[str, Any]
 
 
@@ -24,9 +29,24 @@ def page(results: Mapping[str, Any]) -> str:
             by_view(entries),
         ]
     for data, missing, entries in groups(results["intervals"]):
-        parts += [f"## {data}, {missing:.0%} missing: intervals of nominal 90 %", intervals(entries)]
+        head = f"## {data}, {missing:.0%} missing: intervals of nominal 90 %"
+        parts += [head, intervals(entries), by_pattern(entries)]
     for data, missing, entries in groups(results["probes"]):
         parts += [f"## {data}, {missing:.0%} missing: accuracy of a linear probe", probes(entries)]
+    if results.get("times"):
+        head = ["data", "missing", "samples", "seconds of Estimator.fit"]
+        rows = [
+            [e["data"], f"{e['missing']:.0%}", str(e["rows"]), f"{e['seconds']:.1f}"]
+            for e in results["times"]
+        ]
+        parts += ["## Time", markdown(head, rows)]
+    if results.get("memory"):
+        head = ["what", "rows", "peak above the level before, MB", "seconds"]
+        rows = [
+            [MEASURED[e["what"]], str(e["rows"]), f"{e['megabytes']:.0f}", f"{e['seconds']:.0f}"]
+            for e in results["memory"]
+        ]
+        parts += ["## Memory", markdown(head, rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -110,6 +130,17 @@ def intervals(entries: Sequence[Entry]) -> str:
                 cells = [*whole, every[:, 0].min(), every[:, 0].max(), every[:, 1].mean()]
                 rows.append([view, name, *(f"{cell:.3f}" for cell in cells)])
     return markdown(head, rows)
+
+
+def by_pattern(entries: Sequence[Entry]) -> str:
+    """Coverage and width of every modality, pattern and method: means over folds weighted by test rows, and the rows of all folds."""
+    rows = []
+    for view, pattern, name in dict.fromkeys((e["view"], e["pattern"], e["method"]) for e in entries):
+        mine = [e for e in entries if (e["view"], e["pattern"], e["method"]) == (view, pattern, name)]
+        counts = [e["n"] for e in mine]
+        found = [np.average([e[what] for e in mine], weights=counts) for what in ("coverage", "width")]
+        rows.append([view, pattern, name, *(f"{value:.3f}" for value in found), str(sum(counts))])
+    return markdown(["modality", "from", "method", "coverage", "width", "test rows"], rows)
 
 
 def probes(entries: Sequence[Entry]) -> str:

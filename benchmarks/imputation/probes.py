@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.imputation.linear import stacked
-from benchmarks.imputation.protocol import folds
+from benchmarks.imputation.protocol import Folds, folds
 from benchmarks.imputation.stack import Stack
 from benchmarks.imputation.tables import Skipped, Table, Views, present
 
@@ -33,15 +33,14 @@ def components(train: Views, test: Views, size: int) -> tuple[Array, Array]:
     return pca.transform(x), pca.transform(stacked(test))
 
 
-def probe(
-    table: Table, count: int, rate: float, seed: int, say: Callable[[str], None]
-) -> list[dict[str, Any]]:
+def probe(table: Table, how: Folds, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """One entry per fold and set of views: accuracies of the embedding, of as many components, and of the columns."""
     if table.labels is None:
         say(f"{table.name}: linear probe skipped: no labels")
         return []
     entries: list[dict[str, Any]] = []
-    for fold in folds(table, count, rate, seed):
+    count, rate = how.count, how.rate
+    for fold in folds(table, how):
         labels, truth = (table.labels[rows] for rows in fold.rows)
         model: Stack | None = None
         try:

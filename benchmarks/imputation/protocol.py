@@ -26,10 +26,22 @@ class Fold(NamedTuple):
     rows: tuple[Rows, Rows]  # of the training and of the test part
 
 
-def folds(table: Table, count: int, rate: float, seed: int = 0) -> Iterator[Fold]:
+class Folds(NamedTuple):
+    """How samples are divided: ``count`` folds, the rate of hidden training modalities, a seed, and the folds to take (1, ...; all)."""
+
+    count: int
+    rate: float = 0.0
+    seed: int = 0
+    only: tuple[int, ...] = ()
+
+
+def folds(table: Table, how: Folds) -> Iterator[Fold]:
     """Shuffled folds; labels play no part. The same seed hides the same modalities, whatever the methods."""
+    count, rate, seed, only = how
     parts = KFold(count, shuffle=True, random_state=seed).split(np.empty(table.rows))
     for number, (train, test) in enumerate(parts):
+        if only and number + 1 not in only:
+            continue
         given = hide(
             pick(table.views, train), rate, np.random.default_rng([seed, number, round(1000 * rate)])
         )
@@ -79,13 +91,14 @@ def score(predictor: Predictor, test: Views) -> dict[str, dict[str, float]]:
 
 
 def measure(
-    table: Table, methods: Sequence[str], count: int, rate: float, seed: int, say: Callable[[str], None]
+    table: Table, methods: Sequence[str], how: Folds, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """One entry per method, fold and modality: FVU, rows and seconds of the fit."""
     entries: list[dict[str, Any]] = []
     skipped: set[str] = set()
     silent: set[str] = set()
-    for fold in folds(table, count, rate, seed):
+    count, rate = how.count, how.rate
+    for fold in folds(table, how):
         for name in methods:
             if name in skipped:
                 continue
@@ -117,3 +130,18 @@ def measure(
                 f"{table.name}, {rate:.0%} missing, fold {fold.number + 1} of {count}: {name} {mean:.3f} in {seconds:.1f} s"
             )
     return entries
+
+
+def fit_time(table: Table, how: Folds, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Seconds of ``Estimator.fit`` with its defaults on all samples."""
+    rng = np.random.default_rng([how.seed, round(1000 * how.rate)])
+    given, _ = standardise(hide(table.views, how.rate, rng), table.views)
+    start = time.perf_counter()
+    try:
+        METHODS["stack"](given)
+    except Skipped as reason:
+        say(f"{table.name}: time of stack skipped: {reason}")
+        return []
+    seconds = round(time.perf_counter() - start, 1)
+    say(f"{table.name}, {how.rate:.0%} missing: fit of all {table.rows} samples in {seconds} s")
+    return [{"data": table.name, "missing": how.rate, "rows": table.rows, "seconds": seconds}]

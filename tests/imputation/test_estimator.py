@@ -318,6 +318,8 @@ def test_bad_parameters_are_refused_in_one_line(change, match):
         {"statistic": "mode"},
         {"kind": "exact"},
         {"interval": 0.9, "draws": 2},
+        {"kind": "predictive"},
+        {"statistic": "median", "draws": 2},
     ],
 )
 def test_bad_arguments_of_impute_are_refused_in_one_line(fitted, arguments):
@@ -331,8 +333,43 @@ def test_a_device_that_is_not_there_is_refused_in_one_line(device):
         pv.Estimator(**QUICK, device=device).fit(cohort())
 
 
+def test_the_score_of_one_table_is_that_of_entries_that_were_hidden():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(200, 2))
+    x = z @ rng.normal(size=(2, 6)) + 0.1 * rng.normal(size=(200, 6))
+    est = pv.Estimator(steps=60, members=2, latent=3, seed=0).fit(x[:150])
+    assert est.score(x[150:]) > 0.8
+    assert est.score(x[150:]) == est.score(x[:149:-1])
+    noise = rng.normal(size=(50, 6))
+    assert est.score(noise) < 0.2
+    assert {"mean", "factors", "stack"} <= set(est.scores(x[150:]).methods)
+
+
+def test_draws_of_gaps_have_the_covariance_of_the_exact_conditional():
+    rng = np.random.default_rng(0)
+    weights, noise = rng.normal(size=(8, 2)), 0.3
+    x = rng.normal(size=(1500, 2)) @ weights.T + noise * rng.normal(size=(1500, 8))
+    est = pv.Estimator(steps=30, members=2, latent=3, seed=0).fit(x)
+    new = np.tile(x[:1], (500, 1))
+    new[:, :6] = np.nan
+    drawn = np.concatenate(est.impute(new, draws=4))[:, :6]
+    covariance = weights @ weights.T + noise**2 * np.eye(8)
+    cross = covariance[:6, 6:]
+    exact = covariance[:6, :6] - cross @ np.linalg.solve(covariance[6:, 6:], cross.T)
+    scale = np.sqrt(np.diag(exact))
+    assert np.abs(exact / np.outer(scale, scale) - np.eye(6)).max() > 0.5
+    assert np.abs(np.cov(drawn.T) - exact).max() < 0.2 * np.diag(exact).max()
+
+
+def test_numpy_integers_are_whole_numbers(tmp_path):
+    est = pv.Estimator(steps=np.int64(20), members=np.int32(2), latent=np.int64(2)).fit(cohort(20))
+    assert len(est.impute(cohort(20), draws=np.int64(2))) == 2
+    est.save(tmp_path / "e.polyvae")
+    assert pv.Estimator.load(tmp_path / "e.polyvae").get_params()["latent"] == 2
+
+
 def test_without_anything_to_predict_there_is_no_score():
-    x = np.random.default_rng(0).normal(size=(20, 3))
+    x = np.random.default_rng(0).normal(size=(20, 1))
     with pytest.raises(pv.InputError, match="score"):
         pv.Estimator(**QUICK).fit(x).score(x)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import polyvae as pv
-from polyvae.imputation.members import Members, Schedule
+from polyvae.imputation.members import Members, Schedule, forked
 from polyvae.imputation.tables import Tables, patterns
 from polyvae.imputation.wide import Wide
 
@@ -216,3 +216,11 @@ def test_seeds_of_numpy_are_seeds():
     found = members()
     drawn = found.draw(tables(), np.int64(3))  # type: ignore[arg-type]
     assert np.array_equal(drawn["a"], found.draw(tables(), 3)["a"])
+
+
+def test_the_generators_of_the_device_are_restored(monkeypatch):
+    kept = []
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: kept.append(devices))
+    forked(torch.device("cuda", 1))
+    forked(torch.device("cpu"))
+    assert kept == [[torch.device("cuda", 1)], []]

@@ -57,6 +57,15 @@ class Features(Record):
     constant: list[str]
     units: dict[str, str]
 
+    def standardised(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Values [n, F] less the training means, divided by the training standard deviations.
+
+        Args:
+            values: In units.
+        """
+        scaled = (values - np.asarray(self.center)) / np.asarray(self.scale)
+        return np.clip(scaled, -_LARGEST, _LARGEST)  # beyond, float32 is infinite
+
     @model_validator(mode="after")
     def _lengths(self) -> Features:
         size = math.prod(self.shape)
@@ -125,7 +134,9 @@ class Schema(Record):
                 return each
         raise InputError(f"schema: there is no modality {name!r}; {nearest(name, self.names)}")
 
-    def align(self, data: MultimodalData, *, missing: Literal["error", "mask"] = "error") -> MultimodalData:
+    def align(
+        self, data: MultimodalData, *, missing: Literal["error", "mask"] = "error", quiet: bool = False
+    ) -> MultimodalData:
         """The same samples with the modalities and features of the schema, in its order.
 
         Features are matched by name, or by position where either side has no names. A modality that the data lack is missing from all
@@ -134,6 +145,7 @@ class Schema(Record):
         Args:
             data: New data.
             missing: What features that the data lack are: "error", or "mask", which makes them missing entries.
+            quiet: Do not warn, as of one block of data whose warnings concern the whole; see ``far`` and ``warn_of_far``.
 
         Warns:
             UserWarning: Unknown modalities or features, which are ignored; values far outside the range of the training data.
@@ -149,13 +161,15 @@ class Schema(Record):
                 f"data: got modalities {named(data.names)}, none of which the training data had; expected some of {named(self.names)}; "
                 "rename them"
             )
-        if unknown := [name for name in data.names if name not in self.names]:
+        unknown = [name for name in data.names if name not in self.names]
+        if unknown and not quiet:
             warnings.warn(
                 f"data: {counted(len(unknown), 'modality', 'modalities')} ({named(unknown)}) not in the training data; ignored",
                 stacklevel=2,
             )
         found = {each.name: _aligned(each, data, missing) for each in self.modalities}
-        if lost := [text for _, _, text in found.values() if text]:
+        lost = [text for _, _, text in found.values() if text]
+        if lost and not quiet:
             warnings.warn(f"data: {'; '.join(lost)}; ignored", stacklevel=2)
         mask = torch.stack([_row(data, name, found[name][1]) for name in self.names])
         sparse = {name: x for name, (x, _, _) in found.items() if not isinstance(x, Tensor)}
@@ -176,28 +190,40 @@ class Schema(Record):
             {each.name: tuple(each.columns) for each in self.modalities if len(each.shape) == 1},
             sparse,
         )
-        if far := self._far(aligned):
+        if not quiet:
+            self.warn_of_far(self.far(aligned))
+        return aligned
+
+    def warn_of_far(self, far: Mapping[str, int]) -> None:
+        """Warn of values that are far outside the range of the training data.
+
+        Args:
+            far: What ``far`` returned, or the sum over blocks of data.
+        """
+        if far:
             warnings.warn(
                 f"data: {counted(sum(far.values()), 'value', 'values')} far outside the range of the training data, in "
                 f"{counted(len(far), 'feature', 'features')} ({named(list(far))}); check the units",
-                stacklevel=2,
+                stacklevel=3,
             )
-        return aligned
 
-    def standardise(self, data: MultimodalData) -> dict[str, Standardised]:
+    def standardise(
+        self, data: MultimodalData, names: Sequence[str] | None = None
+    ) -> dict[str, Standardised]:
         """Values less the training means, divided by the training standard deviations, of data that ``align`` returned.
 
         Args:
             data: Data with the modalities and features of the schema.
+            names: Some of the modalities; None: all.
         """
         result = {}
         for each in self.modalities:
+            if names is not None and each.name not in names:
+                continue
             observed = data.observed(each.name).flatten(1).cpu().numpy()
             values = np.empty(observed.shape, dtype=np.float32)
-            center, scale = np.asarray(each.center), np.asarray(each.scale)
             for rows, x in _pieces(data, each.name):
-                scaled = np.clip((x - center) / scale, -_LARGEST, _LARGEST)  # beyond, float32 is infinite
-                values[rows] = np.where(observed[rows], scaled, 0)
+                values[rows] = np.where(observed[rows], each.standardised(x), 0)
             result[each.name] = Standardised(values, observed)
         return result
 
@@ -215,8 +241,8 @@ class Schema(Record):
         given = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
         return np.asarray(given.astype(np.float64) * np.asarray(each.scale) + np.asarray(each.center))
 
-    def _far(self, data: MultimodalData) -> dict[str, int]:
-        """Feature -> the number of its values far outside the range seen."""
+    def far(self, data: MultimodalData) -> dict[str, int]:
+        """Feature -> the number of its values far outside the range seen, of data that ``align`` returned."""
         found: dict[str, int] = {}
         for each in self.modalities:
             low, high = np.asarray(each.low), np.asarray(each.high)

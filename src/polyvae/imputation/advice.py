@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.schema import Schema
-from polyvae.imputation.tables import Tables
+from polyvae.imputation.tables import Tables, pieces
 from polyvae.utils.text import counted, named
 
 _FEW = 10
@@ -48,9 +50,10 @@ def _skewed(schema: Schema, name: str, x: np.ndarray, seen: np.ndarray) -> int:
     """The number of columns that are never negative, not indicators, and have a skewness above 3."""
     each = schema[name]
     amounts = (np.array(each.low) >= 0) & (np.array(each.kinds) != "binary")
-    number = np.maximum(seen.sum(0), 1)
-    cubes = np.where(seen, x.astype(np.float64) ** 3, 0).sum(0) / number  # of standardised values
-    return int((amounts & (cubes > _SKEWED)).sum())
+    cubes = np.zeros(len(amounts))  # of standardised values
+    for rows, part in pieces(x):
+        cubes += np.where(seen[rows], part.astype(np.float64) ** 3, 0).sum(0)
+    return int((amounts & (cubes / np.maximum(seen.sum(0), 1) > _SKEWED)).sum())
 
 
 def advise_of_training_samples(known: Tables, given: Tables, names: tuple[str, ...]) -> None:
@@ -65,11 +68,8 @@ def advise_of_training_samples(known: Tables, given: Tables, names: tuple[str, .
     for name in names:
         if known.values[name].shape[1] < 2:  # one number may be equal by chance
             continue
-        there = {row.tobytes() for row in known.values[name][known.observed[name].all(1)]}
-        whole = np.asarray(given.observed[name].all(1), bool)
-        same |= np.array(
-            [bool(ok) and row.tobytes() in there for row, ok in zip(given.values[name], whole, strict=True)]
-        )
+        there = set(_digests(known, name)) - {None}
+        same |= np.array([digest in there for digest in _digests(given, name)])
     if same.any():
         _warn(
             f"scores: {int(same.sum())} of {given.size} samples were in the training data, so their scores are too good; "
@@ -77,11 +77,32 @@ def advise_of_training_samples(known: Tables, given: Tables, names: tuple[str, .
         )
 
 
+def _digests(tables: Tables, name: str) -> list[bytes | None]:
+    """A digest of the values of each sample; None where one is missing."""
+    whole = tables.observed[name].all(1)
+    found: list[bytes | None] = []
+    for rows, part in pieces(tables.values[name]):
+        found += [
+            hashlib.blake2b(x.tobytes(), digest_size=16).digest() if ok else None
+            for x, ok in zip(part, whole[rows], strict=True)
+        ]
+    return found
+
+
 def advise_of_classes(data: MultimodalData, classes: int) -> None:
     """Warn of a target that has nearly as many classes as there are samples."""
     if classes > max(2, len(data) // 4):
         _warn(
             f"target: {classes} classes for {len(data)} samples; a class has too few of them to be learnt; is this an id?"
+        )
+
+
+def warn_of_infinite(names: Sequence[str]) -> None:
+    """Warn of modalities whose intervals are infinite."""
+    if names:
+        _warn(
+            f"impute: intervals of {', '.join(names)} are infinite where too few training samples were observed to calibrate them; "
+            "a lower probability needs fewer"
         )
 
 

@@ -31,6 +31,8 @@ class Known(NamedTuple):
         fold: [n], the fold in which each sample is left out.
         matched: [n] bool, whether all modalities of the pattern were observed.
         by_members: Name -> the predictions of samples left out, by the members of each ensemble, [n, F].
+        typical: [F], the spread of the entries of a sample given its other entries, over the calibration samples; None for predictions
+            from other modalities alone.
     """
 
     rows: NDArray[np.intp]
@@ -40,6 +42,7 @@ class Known(NamedTuple):
     fold: NDArray[np.intp]
     matched: Flags
     by_members: Mapping[str, Floats]
+    typical: NDArray[np.float64] | None = None
 
 
 class Combination:
@@ -51,6 +54,7 @@ class Combination:
         y: The calibration samples, [c, F].
         seen: [c, F] bool, their observed entries.
         fold: [c], the folds in which they are left out.
+        typical: See ``Known``.
         pooled: Whether calibration samples lack a modality of the pattern, because fewer than 100 have all of them.
     """
 
@@ -58,6 +62,7 @@ class Combination:
         self, known: Known, gammas: tuple[float, ...] | None = None, spectra: Spectra | None = None
     ) -> None:
         self.simple: dict[str, Predictor] = {}
+        self.typical = known.typical
         y = known.y
         if known.x.shape[1] and len(y) > 2:
             next_to = next(iter(known.by_members.values()), None)
@@ -73,6 +78,11 @@ class Combination:
         self.y, self.seen, self.fold = known.y[rows], known.seen[rows], known.fold[rows]
         self.left_out = {name: x[rows] for name, x in left_out.items()}
         self.weights, self.left_out["stack"] = _stacked(self.left_out, self.y, self.seen, self.fold)
+
+    @property
+    def cells(self) -> int:
+        """The number of values that are kept in memory, but for the parameters of the simple methods."""
+        return self.y.size + sum(x.size for x in self.left_out.values())
 
     @property
     def gamma(self) -> tuple[float, ...] | None:

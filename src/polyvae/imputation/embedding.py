@@ -14,7 +14,8 @@ from polyvae.imputation.simple import components
 from polyvae.imputation.tables import Floats, Tables
 from polyvae.utils.seeds import fold_in
 
-_SAMPLES = 20_000
+_SAMPLES = 20_000  # from which the components are computed, at most
+_CELLS = 2**25  # expected values of these samples, at most
 _PIECE = 2048  # samples that are embedded at a time
 _DRAWS = 4  # of each member, for the standard deviation
 
@@ -36,7 +37,8 @@ class Embedding(NamedTuple):
     @classmethod
     def fit(cls, imputer: Imputer, width: int) -> Embedding:
         """The components of the training samples, at most ``width`` of them."""
-        step = -(-imputer.tables.size // _SAMPLES)
+        columns = sum(x.shape[1] for x in imputer.tables.values.values())
+        step = -(-imputer.tables.size // min(_SAMPLES, max(1000, _CELLS // columns)))
         expected = _joined(imputer, _members(imputer).predict(imputer.tables.rows(slice(None, None, step))))
         pca = components(expected, width)
         return cls(pca.mean_.astype(np.float32), pca.components_.T.astype(np.float32))

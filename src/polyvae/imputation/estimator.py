@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,13 +18,14 @@ from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import Given, read
 from polyvae.data.schema import Schema
 from polyvae.imputation import storing
-from polyvae.imputation.advice import advise, advise_of_classes, advise_of_training_samples
+from polyvae.imputation.advice import advise, advise_of_classes, advise_of_training_samples, warn_of_infinite
 from polyvae.imputation.embedding import Embedding
-from polyvae.imputation.filling import Filled, Kind, Statistic, Wanted, blocks, fill
+from polyvae.imputation.filling import Kind, Statistic, Wanted, blocks, canonical, fill, whole
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.recipe import designs
 from polyvae.imputation.scores import Scores
-from polyvae.imputation.scoring import held_out, on_new
+from polyvae.imputation.scoring import held_out, on_hidden, on_new
+from polyvae.imputation.streaming import Reading, impute_files
 from polyvae.imputation.tables import Tables
 from polyvae.imputation.target import TARGET, Target
 from polyvae.utils.errors import InputError, check_count, is_number, reading
@@ -136,9 +136,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         data = _observed_rows(given.data)
         schema = Schema.fit(data, self.units)
         data = schema.align(data)
-        parts = list(blocks(schema, data))
-        order = np.concatenate([rows for rows, _ in parts])
-        tables = _joined([part for _, part in parts])
+        order = canonical(schema, data)
+        tables = whole(schema, data, order)
         target = None if y is None else Target.fit(y, given.data.ids, len(given.data), self.target)
         if target is not None:
             kept = np.flatnonzero(given.data.mask.any(0).cpu().numpy())
@@ -245,20 +244,62 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if draws is not None:
             return [self._back(given, one) for one in filled.draws]
         if interval is not None:
-            self._warn_of_infinite(filled)
+            warn_of_infinite(filled.infinite())
             assert filled.low is not None
             assert filled.high is not None
             return tuple(self._back(given, one) for one in (filled.values, filled.low, filled.high))
         return self._back(given, filled.values)
 
-    def _wanted(self, interval: Any, draws: Any, statistic: Any, kind: Any) -> Wanted:
+    def impute_to(
+        self,
+        out: str | Path,
+        files: Any,
+        *,
+        interval: float | None = None,
+        draws: int | None = None,
+        statistic: Statistic = "mean",
+        kind: Kind = "conformal",
+        format: str | None = None,
+        force: bool = False,
+    ) -> list[Path]:
+        """``impute`` from files to files, for data that memory does not hold: the same results, bit for bit.
+
+        Some thousands of samples are in memory at a time. A temporary folder beside ``out`` takes the space of the data and of each
+        result in binary form.
+
+        Args:
+            out: A folder, which gets a file for each modality, or a csv, tsv or parquet file where there is one modality.
+            files: Modality -> csv, tsv or parquet file; or a list of files whose names are those of modalities. They may have their rows
+                in any order.
+            interval: Write the ends of intervals too, as NAME.low and NAME.high; see ``impute``.
+            draws: Write completed data with draws too, as NAME.draw1, NAME.draw2, ...
+            statistic: "mean" or "median".
+            kind: "conformal" or "predictive"; see ``impute``.
+            format: "csv", "tsv" or "parquet", of the files of a folder; None: that of the first file. Parquet needs pyarrow.
+            force: Replace results that polyvae wrote.
+
+        Returns:
+            The paths that were written.
+
+        Raises:
+            InputError: Files that do not fit the training data, an argument out of range, or an existing ``out``.
+            StorageError: A file could not be written.
+        """
+        check_is_fitted(self, "schema_")
+        wanted = self._wanted(interval, draws, statistic, kind, both=True)
+        how = Reading(self.id, self.nan, None, self.missing_columns)
+        return impute_files(
+            self.schema_, self._imputer, files, Path(out), wanted, how, format=format, force=force
+        )
+
+    def _wanted(self, interval: Any, draws: Any, statistic: Any, kind: Any, both: bool = False) -> Wanted:
         if interval is not None and (not is_number(interval) or not 0 < interval < 1):
             raise InputError(
                 f"impute: got interval={interval!r}; expected a probability between 0 and 1; such as 0.9"
             )
         if draws is not None:
             check_count("impute", "draws", draws)
-        if draws is not None and interval is not None:
+        if draws is not None and interval is not None and not both:
             raise InputError("impute: got draws and interval; expected one of the two; call it twice")
         for name, value, known in (
             ("statistic", statistic, ("mean", "median")),
@@ -268,7 +309,15 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 raise InputError(
                     f"impute: got {name}={value!r}; expected one of {', '.join(known)}; choose one"
                 )
-        return Wanted(statistic, interval, kind, draws or 0, self.seed)
+        if kind != "conformal" and interval is None:
+            raise InputError(
+                f"impute: got kind={kind!r} without interval; expected a probability to cover; such as interval=0.9"
+            )
+        if statistic != "mean" and draws is not None and not both:
+            raise InputError(
+                f"impute: got statistic={statistic!r} with draws, which are no medians; expected one of the two; call it twice"
+            )
+        return Wanted(statistic, interval, kind, int(draws or 0), self.seed)
 
     def _back(self, given: Given, values: dict[str, NDArray[np.floating[Any]]]) -> Any:
         shaped = {
@@ -276,16 +325,6 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             for each in self.schema_.modalities
         }
         return given.layout.back(shaped, self.schema_.columns, given.data.ids)
-
-    def _warn_of_infinite(self, filled: Filled) -> None:
-        assert filled.high is not None
-        lacking = [name for name, x in filled.high.items() if np.isinf(x).any()]
-        if lacking:
-            warnings.warn(
-                f"impute: intervals of {', '.join(lacking)} are infinite where too few training samples were observed to calibrate them; "
-                "a lower probability needs fewer",
-                stacklevel=3,
-            )
 
     def transform(self, X: Data, std: bool = False) -> Any:
         """The embedding of each sample given what was observed of it.
@@ -365,16 +404,23 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def scores(self, X: Data) -> Scores:
         """Scores of new samples: every modality hidden in turn, and predicted from what else was observed.
 
+        Of a single modality a fifth of the observed entries is hidden, at random, and predicted from the others.
+
         Args:
             X: Samples that ``fit`` did not see.
         """
         _, data = self._aligned(X)
-        part = _joined([part for _, part in blocks(self.schema_, data)])
+        part = whole(self.schema_, data, canonical(self.schema_, data))
+        if len(self.schema_.names) == 1:
+            return on_hidden(self.schema_, self._imputer, self._with_target(part))
         advise_of_training_samples(self._imputer.tables, part, self.schema_.names)
         return on_new(self.schema_, self._imputer, self._with_target(part))
 
     def score(self, X: Data, y: Any = None) -> float:
-        """The mean R² of every modality hidden in turn; with ``y``, the accuracy of classes or the R² of numbers."""
+        """The mean R² of every modality hidden in turn; with ``y``, the accuracy of classes or the R² of numbers.
+
+        Of a single modality it is the R² of observed entries that are hidden; see ``scores``.
+        """
         if y is not None:
             check_is_fitted(self, "schema_")
             if self._target is None:
@@ -438,11 +484,3 @@ def _observed_rows(data: MultimodalData) -> MultimodalData:
         )
         return data.rows(observed.nonzero()[:, 0].cpu())
     return data
-
-
-def _joined(parts: Sequence[Tables]) -> Tables:
-    first = parts[0]
-    return Tables(
-        {name: np.concatenate([part.values[name] for part in parts]) for name in first.names},
-        {name: np.concatenate([part.observed[name] for part in parts]) for name in first.names},
-    )

@@ -33,7 +33,8 @@ class Factors:
             first = np.zeros((x.shape[1], count))
             second = np.zeros((x.shape[1], count * count))
             for rows in _pieces(len(x), count):
-                mean, moments = self._posterior(x[rows], seen[rows])
+                mean, covariance = self._posterior(x[rows], seen[rows])
+                moments = covariance + mean[:, :, None] * mean[:, None]
                 first += x[rows].T.astype(np.float64) @ mean
                 second += seen[rows].T.astype(np.float64) @ moments.reshape(len(mean), -1)
             square = second.reshape(-1, count, count)
@@ -50,14 +51,42 @@ class Factors:
             result[rows] = self._posterior(x[rows], seen[rows])[0] @ self.weights.T
         return result
 
+    def spread(self, seen: Flags, columns: slice) -> NDArray[np.float64]:
+        """The standard deviations of some columns given the observed entries: [N, F]."""
+        weights, result = self.weights[columns], []
+        for rows in _pieces(len(seen), self.weights.shape[1]):
+            root = np.linalg.cholesky(self._covariance(seen[rows]))
+            result.append(np.sqrt(((weights @ root) ** 2).sum(-1) + self.noise))
+        return np.concatenate(result) if result else np.zeros((0, len(weights)))
+
+    def draw(
+        self, seen: Flags, columns: slice, u: NDArray[np.float64], noise: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Draws of some columns given the observed entries, less their mean: [N, F].
+
+        Args:
+            seen: [N, P] bool.
+            columns: The F columns.
+            u: Standard normal numbers, [N, C or more]; equal ones for two tables make their draws joint.
+            noise: Standard normal numbers, [N, F].
+        """
+        weights, count, result = self.weights[columns], self.weights.shape[1], np.sqrt(self.noise) * noise
+        for rows in _pieces(len(seen), count):
+            root = np.linalg.cholesky(self._covariance(seen[rows]))
+            result[rows] += np.einsum("bij,bj->bi", root, u[rows, :count]) @ weights.T
+        return np.asarray(result, np.float64)
+
     def _posterior(self, x: Floats, seen: Flags) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """E[u] [B, C] and E[u u'] [B, C, C] given the observed entries."""
+        """E[u] [B, C] and Cov[u] [B, C, C] given the observed entries."""
+        covariance = self._covariance(seen)
+        mean = np.einsum("bij,bj->bi", covariance, (x @ self.weights) / self.noise)
+        return mean, covariance
+
+    def _covariance(self, seen: Flags) -> NDArray[np.float64]:
         count = self.weights.shape[1]
         outer = (self.weights[:, :, None] * self.weights[:, None]).reshape(len(self.weights), -1)
         precision = (seen @ outer).reshape(-1, count, count) / self.noise + np.eye(count)
-        covariance = np.linalg.inv(precision)
-        mean = np.einsum("bij,bj->bi", covariance, (x @ self.weights) / self.noise)
-        return mean, covariance + mean[:, :, None] * mean[:, None]
+        return np.asarray(np.linalg.inv(precision), np.float64)
 
 
 def _pieces(size: int, count: int) -> list[slice]:

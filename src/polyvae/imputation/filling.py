@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import ndtr
 from torch import Tensor
 
 from polyvae.data.multimodal import MultimodalData
-from polyvae.data.schema import Schema
-from polyvae.imputation.imputer import Imputed, Imputer
-from polyvae.imputation.tables import Flags, Floats, Tables
+from polyvae.data.schema import Features, Schema
+from polyvae.imputation.imputer import MOST_FACTORS, Imputed, Imputer
+from polyvae.imputation.tables import Flags, Floats, SparseRows, Tables
+from polyvae.imputation.wide import WIDE
 from polyvae.utils.seeds import fold_in
 
 Doubles = NDArray[np.float64]
@@ -22,7 +25,10 @@ Values = NDArray[np.floating[Any]]
 Statistic = Literal["mean", "median"]
 Kind = Literal["conformal", "predictive"]
 
-_BLOCK = 4096  # samples that are standardised at a time
+BLOCK = 4096
+"""Samples that are completed at a time, at most; see ``block_size``."""
+
+_WIDEST = 2**24  # values of all modalities in a block
 _PREDICTIVE = 200  # draws whose quantiles are a predictive interval
 _CELLS = 2**25  # drawn numbers that are in memory at a time
 
@@ -44,6 +50,11 @@ class Wanted(NamedTuple):
     draws: int = 0
     seed: int = 0
 
+    def suffixes(self) -> list[str]:
+        """What is appended to the names of the files: "" for predictions, ".low" and ".high", ".draw1", ..."""
+        ends = [] if self.level is None else [".low", ".high"]
+        return ["", *ends, *draw_names(self.draws)]
+
 
 class Filled(NamedTuple):
     """Completed data, in units: name -> [N, F] each.
@@ -60,6 +71,17 @@ class Filled(NamedTuple):
     high: dict[str, Values] | None
     draws: list[dict[str, Values]]
 
+    def parts(self) -> dict[str, dict[str, Values]]:
+        """All of them by the suffix that their files have: "" for the values, ".low", ".high", ".draw1", ..."""
+        found = {"": self.values} | dict(zip(draw_names(len(self.draws)), self.draws, strict=True))
+        if self.low is not None and self.high is not None:
+            found |= {".low": self.low, ".high": self.high}
+        return found
+
+    def infinite(self) -> list[str]:
+        """The modalities of which some interval is infinite."""
+        return [name for name, x in (self.high or {}).items() if np.isinf(x).any()]
+
 
 def tables_of(schema: Schema, data: MultimodalData) -> Tables:
     """Aligned data, standardised."""
@@ -69,35 +91,79 @@ def tables_of(schema: Schema, data: MultimodalData) -> Tables:
     )
 
 
+def keys(schema: Schema, data: MultimodalData) -> list[bytes]:
+    """What samples are sorted by: their pattern, then a digest of their values. Equal keys have equal values."""
+    parts = []
+    for name in schema.names:
+        seen = data.observed(name).flatten(1).cpu().numpy()
+        parts += [np.where(seen, data.values(name).flatten(1).cpu().numpy(), 0).astype(np.float64), seen]
+    pattern = data.mask.cpu().numpy()
+    return [
+        pattern[:, row].tobytes()
+        + hashlib.blake2b(b"".join(part[row].tobytes() for part in parts), digest_size=16).digest()
+        for row in range(len(data))
+    ]
+
+
 def canonical(schema: Schema, data: MultimodalData) -> NDArray[np.intp]:
     """An order of the samples that depends on their values alone: by pattern, then by a digest of the values.
 
     Results then do not depend, not even in the last bit, on the order in which samples are given, and samples of one pattern are together.
     """
-    digests: list[bytes] = []
-    for start in range(0, len(data), _BLOCK):
-        rows = torch.arange(start, min(start + _BLOCK, len(data)))
-        parts = []
-        for name in schema.names:
-            seen = data.observed(name).flatten(1)[rows].cpu().numpy()
-            parts += [
-                np.where(seen, data.values(name, rows).flatten(1).cpu().numpy(), 0).astype(np.float64),
-                seen,
-            ]
-        digests += [
-            hashlib.blake2b(b"".join(part[row].tobytes() for part in parts), digest_size=16).digest()
-            for row in range(len(rows))
-        ]
-    pattern = data.mask.cpu().numpy()
-    keys = [pattern[:, row].tobytes() + digests[row] for row in range(len(data))]
-    return np.array(sorted(range(len(data)), key=keys.__getitem__), dtype=np.intp)
+    found, size = list[bytes](), block_size(schema)
+    for start in range(0, len(data), size):
+        found += keys(schema, data.rows(slice(start, start + size)))
+    return np.array(sorted(range(len(data)), key=found.__getitem__), dtype=np.intp)
+
+
+def block_size(schema: Schema) -> int:
+    """Samples that are completed at a time: fewer where there are more than 4,096 columns."""
+    columns = sum(len(each.columns) for each in schema.modalities)
+    return max(1, min(BLOCK, _WIDEST // columns))
+
+
+def whole(schema: Schema, data: MultimodalData, order: NDArray[np.intp]) -> Tables:
+    """All samples in this order, standardised. A wide sparse modality stays sparse."""
+    sparse = [
+        each
+        for each in schema.modalities
+        if each.name in data.sparse and len(each.columns) > WIDE and _count(data, each.name) > 2
+    ]
+    values: dict[str, Any] = {}
+    observed: dict[str, Flags] = {}
+    for each in schema.modalities:
+        if each in sparse:
+            matrix = data.sparse[each.name][order] * data.scale.get(each.name, 1)
+            seen = data.mask[data.names.index(each.name)].cpu().numpy()[order]
+            table = SparseRows(matrix, seen, partial(standardised, each))
+            values[each.name], observed[each.name] = table, table.observed
+        else:
+            shape = len(order), len(each.columns)
+            values[each.name], observed[each.name] = np.empty(shape, np.float32), np.empty(shape, bool)
+    dense = [name for name in schema.names if isinstance(values[name], np.ndarray)]
+    some = data.select(*[name for name in dense if name in data.names]) if dense else data
+    for start in range(0, len(order), BLOCK):
+        rows = order[start : start + BLOCK]
+        for name, x in schema.standardise(some.rows(torch.from_numpy(rows)), dense).items():
+            values[name][start : start + BLOCK] = x.values
+            observed[name][start : start + BLOCK] = x.observed
+    return Tables(values, observed)
+
+
+def _count(data: MultimodalData, name: str) -> int:
+    return int(data.mask[data.names.index(name)].sum())
+
+
+def standardised(each: Features, values: Doubles) -> Floats:
+    """Values in units, standardised: [n, F]."""
+    return each.standardised(values).astype(np.float32)
 
 
 def blocks(schema: Schema, data: MultimodalData) -> Iterator[tuple[NDArray[np.intp], Tables]]:
     """The samples in their canonical order, standardised, some thousands at a time, with their row numbers."""
-    order = canonical(schema, data)
-    for start in range(0, len(order), _BLOCK):
-        rows = order[start : start + _BLOCK]
+    order, size = canonical(schema, data), block_size(schema)
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
         yield rows, tables_of(schema, data.rows(torch.from_numpy(rows)))
 
 
@@ -113,6 +179,36 @@ def fill(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: Wanted)
     Returns:
         The data in units, in the order of the samples and of the schema.
     """
+    order, parts, size = canonical(schema, data), {}, block_size(schema)
+    for number, start in enumerate(range(0, len(order), size)):
+        rows = order[start : start + size]
+        found = fill_block(schema, imputer, data.rows(torch.from_numpy(rows)), wanted, number)
+        for suffix, part in found.parts().items():
+            if suffix not in parts:
+                parts[suffix] = {name: np.empty((len(data), x.shape[1]), x.dtype) for name, x in part.items()}
+            for name, x in part.items():
+                parts[suffix][name][rows] = x
+    return Filled(
+        parts[""], parts.get(".low"), parts.get(".high"), [parts[name] for name in draw_names(wanted.draws)]
+    )
+
+
+def draw_names(count: int) -> list[str]:
+    """The names of completed data with draws: ".draw1", ".draw2", ..."""
+    return [f".draw{number}" for number in range(1, count + 1)]
+
+
+def fill_block(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: Wanted, number: int) -> Filled:
+    """Fill in one block of samples: ``fill`` for the samples of one block in their canonical order.
+
+    Args:
+        schema: The schema of the training data.
+        imputer: The fitted methods.
+        data: The samples of the block, aligned.
+        wanted: What to fill in.
+        number: The number of the block, from which draws are seeded.
+    """
+    part, rows = tables_of(schema, data), np.arange(len(data))
     values = {name: _copied(data.values(name).flatten(1)) for name in schema.names}
     ends = (
         None
@@ -120,28 +216,36 @@ def fill(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: Wanted)
         else ({k: x.copy() for k, x in values.items()}, {k: x.copy() for k, x in values.items()})
     )
     drawn = [{name: x.copy() for name, x in values.items()} for _ in range(wanted.draws)]
-    for number, (rows, part) in enumerate(blocks(schema, data)):
-        spread = (
-            _spread(imputer, part, wanted)
-            if wanted.level is not None and wanted.kind == "predictive"
-            else None
-        )
-        residual_rows = np.random.default_rng(fold_in(wanted.seed, "residuals", number))
-        lots = residual_rows.random((wanted.draws, len(rows)))
-        others = [
-            np.random.default_rng(fold_in(wanted.seed, "entries of residuals", number, draw))
-            for draw in range(wanted.draws)
-        ]
-        for found in imputer.impute(part):
-            put = _Put(schema, found, rows)
-            centre = found.values + (_median(found) if wanted.statistic == "median" else 0)
-            put(values, centre)
-            if ends is not None:
-                below, above = _interval(found, wanted, spread)
-                put(ends[0], found.values + below)
-                put(ends[1], found.values + above)
-            for lot, other, one in zip(lots, others, drawn, strict=True):
-                put(one, found.values + _residual(found, lot[found.rows], other))
+    spread = (
+        _spread(imputer, part, wanted) if wanted.level is not None and wanted.kind == "predictive" else None
+    )
+    residual_rows = np.random.default_rng(fold_in(wanted.seed, "residuals", number))
+    lots = residual_rows.random((wanted.draws, len(rows)))
+    factors = np.random.default_rng(fold_in(wanted.seed, "factors of residuals", number))
+    u = factors.standard_normal((wanted.draws, len(rows), MOST_FACTORS))
+    others = [
+        np.random.default_rng(fold_in(wanted.seed, "entries of residuals", number, draw))
+        for draw in range(wanted.draws)
+    ]
+    for found in imputer.impute(part):
+        put = _Put(schema, found, rows)
+        centre = found.values + (_median(found) if wanted.statistic == "median" else 0)
+        put(values, centre)
+        if ends is not None:
+            below, above = _interval(found, wanted, spread)
+            put(ends[0], found.values + below)
+            put(ends[1], found.values + above)
+        for lot, factor, other, one in zip(lots, u, others, drawn, strict=True):
+            inside = found.given is not None
+            put(
+                one,
+                found.values
+                + (
+                    _joint_residual(imputer, found, factor[found.rows], other)
+                    if inside
+                    else _residual(found, lot[found.rows], other)
+                ),
+            )
     low, high = (None, None) if ends is None else ends
     return Filled(values, low, high, drawn)
 
@@ -224,6 +328,29 @@ def _quantiles(
         low, high = np.quantile(each, [(1 - wanted.level) / 2, (1 + wanted.level) / 2], axis=0)
         result[name] = low.astype(np.float32), high.astype(np.float32)
     return result
+
+
+def _joint_residual(
+    imputer: Imputer, found: Imputed, u: NDArray[np.float64], other: np.random.Generator
+) -> Floats:
+    """Residuals of entries of a sample of which other entries were observed: [n, F].
+
+    They depend on each other as the factor model says, given which entries were observed: draws from its posterior, whose ranks choose
+    among the residuals of each column (a Gaussian copula), and whose spread relative to that of the calibration samples scales them.
+    """
+    assert found.given is not None
+    assert found.combination.typical is not None
+    model, (seen, columns) = imputer.factors(), found.given
+    noise = other.standard_normal(found.values.shape)
+    spread = model.spread(seen, columns)
+    rank = ndtr(model.draw(seen, columns, u, noise) / spread)
+    residuals = np.sort(found.combination.residuals, axis=0)  # NaN last
+    if not len(residuals):
+        return np.zeros_like(found.values)
+    count = (~np.isnan(residuals)).sum(0)
+    place = np.minimum((rank * count).astype(np.intp), np.maximum(count - 1, 0))
+    chosen = np.take_along_axis(residuals, place, 0)
+    return np.where(count > 0, chosen * (spread / found.combination.typical), 0).astype(np.float32)
 
 
 def _residual(found: Imputed, lot: NDArray[np.float64], other: np.random.Generator) -> Floats:

@@ -16,14 +16,19 @@ from polyvae.imputation.combine import Combination, Known
 from polyvae.imputation.factors import Factors
 from polyvae.imputation.members import Members, Schedule
 from polyvae.imputation.simple import Spectra
-from polyvae.imputation.tables import Flags, Floats, Pattern, Tables, patterns
+from polyvae.imputation.tables import Flags, Floats, Pattern, Tables, patterns, pieces
 from polyvae.imputation.wide import Wide
 from polyvae.utils.seeds import fold_in
 
 _PIECE = 2048  # samples that are imputed at a time
 _KEPT = 64  # combinations that stay in memory
-_HIDDEN = 0.2  # share of the observed entries that are hidden to calibrate the imputation of entries
+HIDDEN = 0.2
+"""Share of the observed entries that are hidden to calibrate the imputation of entries."""
 _FACTORS = (2, 5, 10, 20, 40)
+MOST_FACTORS = max(_FACTORS)
+_LARGEST_TABLE = 2**24  # values of a table that the simple methods and the calibration use
+_CELLS = 2**28  # values of all combinations that stay in memory, beyond two
+_TYPICAL = 200  # calibration samples whose spread is computed
 _LARGEST_CALIBRATION = 5000  # training samples that the simple methods and the calibration use
 
 
@@ -55,6 +60,8 @@ class Imputed(NamedTuple):
         wanted: [n, F] bool, the entries that were missing.
         combination: What predicted them; None where nothing was observed and there is nothing to learn from.
         parts: Name of a method -> its predictions, [n, F].
+        given: Which entries of all modalities that are encoded were observed, [n, P], and the columns of this one among them; None where
+            it is predicted from other modalities alone.
     """
 
     name: str
@@ -63,6 +70,7 @@ class Imputed(NamedTuple):
     wanted: Flags
     combination: Combination
     parts: Mapping[str, Floats]
+    given: tuple[Flags, slice] | None = None
 
 
 class Imputer:
@@ -115,7 +123,9 @@ class Imputer:
         self._gammas: dict[str, tuple[float, ...]] = {}
         self._spectra: tuple[Any, Spectra] = None, {}
         self._factors: dict[int | None, Factors] = {}
-        chosen = np.random.default_rng(fold_in(seed, "calibration")).permutation(size)[:_LARGEST_CALIBRATION]
+        widest = max(x.shape[1] for x in tables.values.values())
+        largest = min(_LARGEST_CALIBRATION, _LARGEST_TABLE // widest)
+        chosen = np.random.default_rng(fold_in(seed, "calibration")).permutation(size)[:largest]
         self._sample = np.sort(chosen)
         self._range = {name: _range(tables.values[name], tables.observed[name]) for name in tables.names}
 
@@ -161,7 +171,9 @@ class Imputer:
             if pattern == full and made.gamma is not None:
                 self._gammas[name] = made.gamma
             self._combinations[key] = made
-            while len(self._combinations) > _KEPT:
+            while len(self._combinations) > _KEPT or (
+                len(self._combinations) > 2 and sum(x.cells for x in self._combinations.values()) > _CELLS
+            ):
                 self._combinations.popitem(last=False)
         self._combinations.move_to_end(key)
         return self._combinations[key]
@@ -188,7 +200,7 @@ class Imputer:
         rows = self._sample[self.tables.observed[name][self._sample].any(1)]
         part, fold = self.tables.rows(rows), self.fold[rows]
         draws = np.random.default_rng(fold_in(self.seed, "hidden entries", self.tables.names.index(name)))
-        hidden = part.observed[name] & (draws.random(part.observed[name].shape) < _HIDDEN)
+        hidden = part.observed[name] & (draws.random(part.observed[name].shape) < HIDDEN)
         given = part.only(pattern)
         given = Tables(
             {**given.values, name: np.where(hidden, 0, part.values[name]).astype(np.float32)},
@@ -209,7 +221,22 @@ class Imputer:
             fold,
             _whole(part, pattern),
             {**by_members, "factors": factors},
+            self._typical(given.rows(slice(_TYPICAL)), hidden[:_TYPICAL], name),
         )
+
+    def _typical(self, given: Tables, hidden: Flags, name: str) -> NDArray[np.float64]:
+        """[F], the root mean square over samples of the spread of their hidden entries given the others (of all entries where none is)."""
+        seen, columns = self._entries_of(given, name)
+        variance = self.factors().spread(seen, columns) ** 2
+        weight = np.where(hidden.any(0), hidden, True)
+        return np.asarray(np.sqrt((variance * weight).sum(0) / np.maximum(weight.sum(0), 1)), np.float64)
+
+    def _entries_of(self, tables: Tables, name: str) -> tuple[Flags, slice]:
+        """Which entries of the modalities that factors describe were observed, and the columns of one of them."""
+        names = [each for each in tables.names if each not in self.targets]
+        start = sum(tables.values[each].shape[1] for each in names[: names.index(name)])
+        stop = start + tables.values[name].shape[1]
+        return np.concatenate([tables.observed[each] for each in names], 1), slice(start, stop)
 
     def _inputs(
         self, given: Tables, pattern: Pattern, by_members: Mapping[str, Mapping[str, Floats]]
@@ -226,22 +253,28 @@ class Imputer:
     def _by_factors(self, left_out: int | None, tables: Tables) -> dict[str, Floats]:
         """Every modality from what was observed of all, by factors fitted without one fold (None: to all samples)."""
         names = [name for name in tables.names if name not in self.targets]
+        found = self.factors(left_out).predict(*_joined(tables, names))
+        edges = np.cumsum([0, *(tables.values[name].shape[1] for name in names)])
+        return {name: found[:, a:b] for name, a, b in zip(names, edges[:-1], edges[1:], strict=True)}
+
+    def factors(self, left_out: int | None = None) -> Factors:
+        """The factors of all modalities that are encoded, fitted without one fold (None: to all samples)."""
         if left_out not in self._factors:
-            if None not in self._factors and left_out is not None:
-                self._by_factors(None, tables)  # chooses their number
-            part = self.tables.rows(self._sample)
-            x, seen = _joined(part, names)
+            if left_out is not None:
+                self.factors()  # chooses their number
+            x, seen = _joined(
+                self.tables.rows(self._sample),
+                [each for each in self.tables.names if each not in self.targets],
+            )
             kept = np.ones(len(x), bool) if left_out is None else self.fold[self._sample] != left_out
             count = self._factor_count(x, seen) if left_out is None else self._factors[None].weights.shape[1]
             self._factors[left_out] = Factors(x[kept], seen[kept], count)
-        found = self._factors[left_out].predict(*_joined(tables, names))
-        edges = np.cumsum([0, *(tables.values[name].shape[1] for name in names)])
-        return {name: found[:, a:b] for name, a, b in zip(names, edges[:-1], edges[1:], strict=True)}
+        return self._factors[left_out]
 
     def _factor_count(self, x: Floats, seen: Flags) -> int:
         """The number of factors that predicts entries best which were hidden from the fit."""
         draws = np.random.default_rng(fold_in(self.seed, "number of factors"))
-        hidden = seen & (draws.random(seen.shape) < _HIDDEN)
+        hidden = seen & (draws.random(seen.shape) < HIDDEN)
         limit = max(1, min(len(x) // 2, x.shape[1] - 1))
         given = np.where(hidden, 0, x).astype(np.float32)
         errors: dict[int, float] = {}
@@ -306,12 +339,14 @@ class Imputer:
             some = wanted.any(1)  # within a pattern, samples may be complete in this modality
             combination = self.combination(pattern, name)
             found = {label: each[name][some] for label, each in by_members.items()}
+            entries = None
             if inside:
-                found["factors"] = self._by_factors(None, given.rows(np.flatnonzero(some)))[name]
+                own = given.rows(np.flatnonzero(some))
+                found["factors"] = self._by_factors(None, own)[name]
+                entries = self._entries_of(own, name)
             parts = combination.predict(x[some], found)
-            yield Imputed(
-                name, rows[some], parts["stack"], wanted[some], combination, parts if methods else {}
-            )
+            shown = parts if methods else {}
+            yield Imputed(name, rows[some], parts["stack"], wanted[some], combination, shown, entries)
 
 
 def specs(tables: Tables, design: Design, targets: Sequence[str], wide: Wide) -> list[Modality]:
@@ -355,8 +390,10 @@ def _prefixed(say: Callable[[str], None], label: str, line: str) -> None:
 
 def _range(values: Floats, observed: Flags) -> tuple[Floats, Floats]:
     """The ends of the range that ``admit`` allows for each column: [F] each."""
-    low = np.where(observed, values, np.inf).min(0)
-    high = np.where(observed, values, -np.inf).max(0)
+    low, high = (np.full(values.shape[1], sign * np.inf, np.float32) for sign in (1, -1))
+    for rows, x in pieces(values):
+        low = np.minimum(low, np.where(observed[rows], x, np.inf).min(0))
+        high = np.maximum(high, np.where(observed[rows], x, -np.inf).max(0))
     known = observed.any(0)
     low, high = np.where(known, low, 0), np.where(known, high, 0)
     return low - (high - low), high + (high - low)

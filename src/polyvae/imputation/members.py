@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,7 +78,7 @@ class Members:
     ) -> None:
         self.wide = wide
         self.name, self.count, self.seed, self.device = name, count, seed, device
-        with one_at_a_time, torch.random.fork_rng(devices=[]):
+        with one_at_a_time, forked(device):
             models = []
             for member in range(count):
                 torch.manual_seed(fold_in(seed, "member", member))
@@ -129,7 +129,7 @@ class Members:
         best = torch.full((self.count,), math.inf, device=self.device)
         stored = {key: value.detach().clone() for key, value in self.parameters.items()}
         self.base.train()
-        with torch.random.fork_rng(devices=[]):
+        with forked(self.device):
             torch.manual_seed(fold_in(self.seed, "members"))
             order, position, stale = self._order(kept, size), 0, 0
             for step in range(schedule.steps):
@@ -190,7 +190,7 @@ class Members:
         values = {name: x[rows] for name, x in data.data.items()}
         seen = {name: x[rows] for name, x in data.entries.items()}
         mask = data.mask[:, rows].transpose(0, 1)
-        with torch.random.fork_rng(devices=[]):
+        with forked(self.device):
             try:
                 vmap(self._objective, randomness="different")(
                     self.parameters, self.buffers, values, mask, seen, seen
@@ -294,7 +294,7 @@ class Members:
         """E[x_m | z] of every member, each with one draw of z given what was observed: E times name -> [N, F]."""
         batch = self.wide.down(tables).batch(self.device, self.entries)
         results = []
-        with _seeded(fold_in(seed, "expected")):
+        with _seeded(fold_in(seed, "expected"), self.device):
             for member in range(self.count):
                 found = _call(self.base, *self._of(member), _generated, batch)
                 results.append(self.wide.up({name: x.cpu().numpy() for name, x in found.items()}))
@@ -307,7 +307,7 @@ class Members:
             self.count, size=tables.size
         )
         result = {name: np.zeros_like(x) for name, x in tables.values.items()}
-        with _seeded(fold_in(seed, "draw")):
+        with _seeded(fold_in(seed, "draw"), self.device):
             for member in range(self.count):
                 rows = np.flatnonzero(chosen == member)
                 for start in range(0, len(rows), _ROWS):
@@ -392,10 +392,15 @@ def _posterior(model: MultimodalVAE, batch: Batch) -> Mixture:
     return model.posterior(batch, model.experts(batch))
 
 
+def forked(device: torch.device) -> AbstractContextManager[None]:
+    """At the end, torch's generators of the host and of the device are as they were: ``manual_seed`` seeds both."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Inside, torch draws from this seed, and no training in another thread draws."""
-    with one_at_a_time, torch.random.fork_rng(devices=[]):
+    with one_at_a_time, forked(device):
         torch.manual_seed(seed)
         yield
 
@@ -406,7 +411,7 @@ def _mean(model: MultimodalVAE, batch: Batch, seed: int) -> dict[str, Tensor]:
     if len(q.weights) == 1 and not len(model.owner):
         z = torch.where(q.observed[:, None], q.mean, model.prior.z().mean)
         return model.modalities.decode(z, z[..., :0])
-    with _seeded(seed):
+    with _seeded(seed, batch.device):
         drawn = model.generate(batch, K=_DRAWS)
     return {name: x.mean(0) for name, x in drawn.items()}
 

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from polyvae.data.readers.layout import Ids, archive, ordered
 from polyvae.data.readers.omics import ENDINGS as OMICS
 from polyvae.data.readers.omics import AnnLayout, MuLayout
 from polyvae.data.readers.tables import FileLayout
-from polyvae.data.readers.writing import ENDINGS, PARQUET, TEXT, ending, write_table
+from polyvae.data.readers.writing import ENDINGS, PARQUET, TEXT, ending, write_table, written_table
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.files import atomic, read_bytes, unwritten, write_atomic, write_npz
 from polyvae.utils.partial import claimed_folder
@@ -169,6 +169,73 @@ def write(completed: Completed, out: Path, kind: str) -> list[Path]:
     return _write_folder(completed, out, kind or _kind(completed))
 
 
+class Streamed(NamedTuple):
+    """Completed data that are read in blocks of rows.
+
+    Attributes:
+        columns: Modality -> names of columns.
+        kinds: Modality -> type of its numbers.
+        suffixes: The parts: "" for the predictions, and such as ".low" for others.
+        id_name: The header of the column of ids; None: there is none.
+        table: Suffix, modality -> blocks of values [n, F] and ids.
+    """
+
+    columns: Mapping[str, Sequence[str]]
+    kinds: Mapping[str, Any]
+    suffixes: Sequence[str]
+    id_name: str | None
+    table: Callable[[str, str], Iterator[tuple[NDArray[Any], Ids]]]
+
+    def write(self, suffix: str, name: str, path: Path) -> None:
+        """Write one table."""
+        with written_table(path, self.columns[name], self.id_name, self.kinds[name]) as put:
+            for values, ids in self.table(suffix, name):
+                put(values, ids)
+
+
+def write_streamed(streamed: Streamed, out: Path, kind: str) -> list[Path]:
+    """Write completed data block by block.
+
+    Args:
+        streamed: What to write.
+        out: A csv, tsv or parquet file of one modality, or a folder that gets a file for each.
+        kind: The format of the files of a folder.
+
+    Returns:
+        The paths.
+
+    Raises:
+        InputError: Names of modalities that cannot be those of files.
+        StorageError: A file could not be written.
+    """
+    pairs = [(suffix, name) for suffix in streamed.suffixes for name in streamed.columns]
+    if ending(out) in (*TEXT, *PARQUET):
+        paths = [_beside(out, suffix) for suffix, _ in pairs]
+        for (suffix, name), path in zip(pairs, paths, strict=True):
+            streamed.write(suffix, name, path)
+        return paths
+    names = _file_names(list(streamed.columns), out)
+    with _replacing(out) as folder:
+        files = [f"{names[name]}{suffix}{kind}" for suffix, name in pairs]
+        for (suffix, name), file in zip(pairs, files, strict=True):
+            streamed.write(suffix, name, folder / file)
+        _record(folder, files)
+    return [out / file for file in files]
+
+
+def _file_names(modalities: Sequence[str], out: Path) -> dict[str, str]:
+    names = {name: _safe(name) for name in modalities}
+    if len(set(names.values())) < len(names):
+        raise InputError(
+            f"{out}: got names of modalities that differ in special characters alone; expected others; write an .npz file"
+        )
+    return names
+
+
+def _record(folder: Path, files: Sequence[str]) -> None:
+    write_atomic(folder / RECORD, (json.dumps({"files": files}, indent=2) + "\n").encode())
+
+
 def _kind(completed: Completed) -> str:
     """The format of the files of a folder: that of the first file that came in, where it is one of tables."""
     layout = completed.given.layout
@@ -196,19 +263,15 @@ def _write_single(completed: Completed, out: Path) -> list[Path]:
 
 
 def _write_folder(completed: Completed, out: Path, kind: str) -> list[Path]:
-    names = {name: _safe(name) for name in completed.columns}
-    if len(set(names.values())) < len(names):
-        raise InputError(
-            f"{out}: got names of modalities that differ in special characters alone; expected others; write an .npz file"
-        )
+    names = _file_names(list(completed.columns), out)
     with _replacing(out) as folder:
-        files = []
+        files: list[str] = []
         for suffix, part in completed.parts.items():
             for name, x in part.items():
                 values, columns = completed.table(name, x)
                 files.append(f"{names[name]}{suffix}{kind}")
                 write_table(folder / files[-1], values, columns, completed.ids, completed.id_name)
-        write_atomic(folder / RECORD, (json.dumps({"files": files}, indent=2) + "\n").encode())
+        _record(folder, files)
     return [out / file for file in files]
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from numpy.typing import NDArray
 
 from polyvae.config import assignment
 from polyvae.data.readers import Given
 from polyvae.data.readers.columns import columns_of
+from polyvae.imputation.advice import warn_of_infinite
 from polyvae.imputation.estimator import Estimator
 from polyvae.imputation.filling import Wanted, fill
 from polyvae.imputation.outputs import Completed, check_output, id_name, kind_of, write, write_columns
 from polyvae.imputation.scores import Scores
 from polyvae.imputation.sources import Files, check_new, read_files, target_of
+from polyvae.imputation.streaming import Reading, can_stream, impute_files
 from polyvae.utils.errors import InputError, check_count, is_number, nearest
 from polyvae.utils.files import json_text, read_object, short, unwritten, write_atomic
 from polyvae.utils.locks import LOCK
@@ -28,6 +28,10 @@ from polyvae.utils.text import named
 FIT, ESTIMATOR, REPORT = "fit.json", "estimator.polyvae", "report.html"
 MADE = (FIT, ESTIMATOR, "scores.json", "schema.json", REPORT)
 """What ``polyvae fit`` writes to a run directory."""
+
+
+LARGE = 2**26
+"""Bytes of tables from which ``impute_run`` reads and writes them in blocks of rows; the results are the same."""
 
 
 class FitRecord(Record):
@@ -252,22 +256,35 @@ def impute_run(
             f"impute: got interval={interval!r}; expected a probability between 0 and 1; such as 0.9"
         )
     check_count("impute", "draws", draws, 0)
-    kind = kind_of(out, format)
-    suffixes = [".low", ".high"] if interval is not None else []
-    check_output(out, [*suffixes, *(f".draw{number}" for number in range(1, draws + 1))], force)
+    kind, estimator = kind_of(out, format), run.estimator
+    schema, wanted = estimator.schema_, Wanted(level=interval, draws=draws, seed=estimator.seed)
+    check_output(out, wanted.suffixes()[1:], force)
     check_new(files.paths, out)
+    if can_stream(files.paths, out, kind) and _size(files) >= LARGE:
+        how = Reading(
+            id or estimator.id,
+            estimator.nan,
+            run.record.target,
+            "mask" if mask else estimator.missing_columns,
+        )
+        return impute_files(
+            schema, estimator._imputer, files.paths, out, wanted, how, format=format, force=force
+        )
     given = read_for(run, files, id, mask)
-    estimator = run.estimator
-    schema = estimator.schema_
     data = schema.align(given.data, missing=estimator.missing_columns)
-    filled = fill(schema, estimator._imputer, data, Wanted(level=interval, draws=draws, seed=estimator.seed))
-    parts: dict[str, Mapping[str, NDArray[Any]]] = {"": filled.values}
-    if filled.low is not None and filled.high is not None:
-        estimator._warn_of_infinite(filled)
-        parts |= {".low": filled.low, ".high": filled.high}
-    parts |= {f".draw{number}": one for number, one in enumerate(filled.draws, 1)}
+    filled = fill(schema, estimator._imputer, data, wanted)
+    warn_of_infinite(filled.infinite())
     shapes = {each.name: tuple(each.shape) for each in schema.modalities}
-    return write(Completed(given, schema.columns, shapes, parts), out, kind)
+    return write(Completed(given, schema.columns, shapes, filled.parts()), out, kind)
+
+
+def _size(files: Files) -> int:
+    """The bytes of all files, those of compressed ones ten times."""
+    return sum(
+        path.stat().st_size * (10 if path.suffix == ".gz" else 1)
+        for path in files.paths.values()
+        if path.is_file()
+    )
 
 
 def embed_run(

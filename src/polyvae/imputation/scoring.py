@@ -7,10 +7,11 @@ from numpy.typing import NDArray
 
 from polyvae.data.schema import Schema
 from polyvae.imputation.combine import FEWEST, Combination
-from polyvae.imputation.imputer import Imputer
+from polyvae.imputation.imputer import HIDDEN, Imputer
 from polyvae.imputation.rows import binary_rows, numeric_rows
 from polyvae.imputation.scores import Interval, Row, Scores
 from polyvae.imputation.tables import Floats, Pattern, Tables, patterns
+from polyvae.utils.seeds import fold_in
 
 LEVEL = 0.9
 _PATTERNS = 8  # patterns that are scored, at most
@@ -72,6 +73,23 @@ def _crossed(combination: Combination) -> tuple[NDArray[np.floating], NDArray[np
     return centre - width, centre + width
 
 
+def on_hidden(schema: Schema, imputer: Imputer, tables: Tables) -> Scores:
+    """Scores of new samples of one modality, of which a share of the observed entries is hidden; each sample keeps one at least."""
+    name, tables = schema.names[0], tables.rows(slice(None))
+    truth, seen = tables.values[name], tables.observed[name]
+    draws = np.random.default_rng(fold_in(imputer.seed, "hidden entries of new samples"))
+    hidden = seen & (draws.random(seen.shape) < HIDDEN)
+    hidden &= (hidden != seen).any(1, keepdims=True)
+    rows = np.flatnonzero(hidden.any(1))
+    if not len(rows):
+        return Scores([])
+    given = Tables(
+        {**tables.values, name: np.where(hidden, 0, truth).astype(np.float32)},
+        {**tables.observed, name: seen & ~hidden},
+    )
+    return _compared(schema, imputer, name, given.rows(rows), truth[rows], hidden[rows])
+
+
 def on_new(schema: Schema, imputer: Imputer, tables: Tables) -> Scores:
     """Scores of new samples: every modality hidden in turn and predicted from what else was observed, whatever the pattern."""
     rows: list[Row] = []
@@ -83,23 +101,30 @@ def on_new(schema: Schema, imputer: Imputer, tables: Tables) -> Scores:
         chosen = np.flatnonzero(tables.observed[name].any(1) & given.mask.any(1))
         if not len(chosen):
             continue
-        given, truth = given.rows(chosen), tables.values[name][chosen]
-        found: dict[str, Floats] = {"mean": np.zeros_like(truth), "stack": np.zeros_like(truth)}
-        width = np.zeros(truth.shape)
-        for each in imputer.impute(given, methods=True):
-            if each.name != name:
-                continue
-            width[each.rows] = each.combination.half_widths(LEVEL)
-            for method, x in each.parts.items():
-                found.setdefault(method, np.full_like(truth, np.nan))[each.rows] = x
-        seen = tables.observed[name][chosen]
-        for method, x in found.items():
-            if np.isnan(x).any():  # not one of the methods for some pattern
-                continue
-            stack = method == "stack"
-            rows += _rows(
-                schema, name, method, truth, x, seen, (x - width, x + width) if stack else None, stack
-            )
+        truth, seen = tables.values[name][chosen], tables.observed[name][chosen]
+        rows += _compared(schema, imputer, name, given.rows(chosen), truth, seen).rows
+    return Scores(rows)
+
+
+def _compared(
+    schema: Schema, imputer: Imputer, name: str, given: Tables, truth: Floats, seen: NDArray[np.bool_]
+) -> Scores:
+    """The scores of every method that predicts one modality of all samples ``given``, at the entries ``seen``."""
+    found: dict[str, Floats] = {"mean": np.zeros_like(truth), "stack": np.zeros_like(truth)}
+    width = np.zeros(truth.shape)
+    for each in imputer.impute(given, methods=True):
+        if each.name != name:
+            continue
+        width[each.rows] = each.combination.half_widths(LEVEL)
+        for method, x in each.parts.items():
+            found.setdefault(method, np.full_like(truth, np.nan))[each.rows] = x
+    rows: list[Row] = []
+    for method, x in found.items():
+        if np.isnan(x).any():  # not one of the methods for some pattern
+            continue
+        stack = method == "stack"
+        ends = (x - width, x + width) if stack else None
+        rows += _rows(schema, name, method, truth, x, seen, ends, stack)
     return Scores(rows)
 
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
 from polyvae.core.modality import Modality
-from polyvae.data.schema import Schema
+from polyvae.data.schema import Features, Schema
 from polyvae.imputation.embedding import Embedding
+from polyvae.imputation.filling import standardised
 from polyvae.imputation.imputer import Design, Imputer, specs
 from polyvae.imputation.scores import Scores
-from polyvae.imputation.tables import Tables
+from polyvae.imputation.tables import SparseRows, Tables
 from polyvae.imputation.target import TARGET, Target
-from polyvae.imputation.wide import Wide
+from polyvae.imputation.wide import WIDE, Wide
 from polyvae.models import MODELS
 from polyvae.models.bundles import check_params, outline
 from polyvae.utils.errors import InputError, nearest, reading
@@ -118,6 +121,11 @@ class Stored(NamedTuple):
         return state
 
 
+def _plain(value: Any) -> Any:
+    """A whole number of NumPy as one of Python, which JSON can hold."""
+    return int(value) if isinstance(value, np.integer) else value
+
+
 def _fits(stacked: Tensor, one: Tensor, count: int) -> bool:
     return stacked.shape == (count, *one.shape) and stacked.dtype == one.dtype
 
@@ -145,13 +153,19 @@ def save(
         "embedding.axes": torch.from_numpy(np.ascontiguousarray(embedding.axes)),
     }
     for number, name in enumerate(imputer.tables.names):
-        tensors[f"values.{number}"] = torch.from_numpy(imputer.tables.values[name])
-        tensors[f"observed.{number}"] = torch.from_numpy(imputer.tables.observed[name])
+        x = imputer.tables.values[name]
+        if isinstance(x, SparseRows):
+            tensors |= {
+                f"sparse.{number}.{key}": torch.from_numpy(part) for key, part in _sparse_parts(x).items()
+            }
+        else:
+            tensors[f"values.{number}"] = torch.from_numpy(x)
+            tensors[f"observed.{number}"] = torch.from_numpy(imputer.tables.observed[name])
     for label, members in imputer.ensembles.items():
         tensors |= {f"members.{label}.{key}": x.cpu().contiguous() for key, x in members.state().items()}
     metadata: dict[str, Any] = {
         "kind": "estimator",
-        "params": {key: params[key] for key in _Params.model_fields} | {"seed": int(params["seed"])},
+        "params": {key: _plain(params[key]) for key in _Params.model_fields},
         "schema": schema.model_dump(),
         "tables": list(imputer.tables.names),
         "scores": scores.to_json(),
@@ -161,6 +175,38 @@ def save(
             "classes": target.classes, "center": target.center.tolist(), "scale": target.scale.tolist()
         }  # fmt: skip
     save_tensors(path, tensors, metadata)
+
+
+def _sparse_parts(x: SparseRows) -> dict[str, NDArray[Any]]:
+    matrix = x.matrix
+    return {
+        "data": matrix.data,
+        "columns": matrix.indices.astype(np.int64),
+        "starts": matrix.indptr.astype(np.int64),
+        "seen": x.seen,
+    }
+
+
+def _sparse(path: str | Path, tensors: Mapping[str, Tensor], key: str, each: Features) -> SparseRows:
+    """A wide sparse table. Raises InputError: parts that are no matrix in compressed rows with the columns of the schema."""
+    data = tensors.get(f"{key}.data", torch.empty(0))
+    kind = torch.float64 if data.dtype == torch.float64 else torch.float32
+    values = _tensor(path, tensors, f"{key}.data", (None,), kind).numpy()
+    columns = _tensor(path, tensors, f"{key}.columns", (len(values),), torch.int64).numpy()
+    seen = _tensor(path, tensors, f"{key}.seen", (None,), torch.bool).numpy()
+    starts = _tensor(path, tensors, f"{key}.starts", (len(seen) + 1,), torch.int64).numpy()
+    width, rises = len(each.columns), np.diff(starts)
+    sound = starts[0] == 0 and starts[-1] == len(values) and bool((rises >= 0).all())
+    inside = not len(columns) or (columns.min() >= 0 and columns.max() < width)
+    if width <= WIDE or not sound or not inside:
+        raise InputError(
+            f"{path}: got a damaged sparse table {key!r}; expected that of a wide one; {_REMEDY}"
+        )
+    from scipy import sparse
+
+    matrix = sparse.csr_array((values, columns, starts), shape=(len(seen), width))
+    matrix.sum_duplicates()
+    return SparseRows(matrix, seen, partial(standardised, each))
 
 
 def load(path: str | Path) -> Stored:
@@ -206,11 +252,27 @@ def _tables(path: str | Path, found: _Metadata, tensors: Mapping[str, Tensor]) -
         raise InputError(
             f"{path}: got tables that are not those of the schema; expected {len(widths)}; {_REMEDY}"
         )
-    size = len(_tensor(path, tensors, "values.0", (None, next(iter(widths.values()))), torch.float32))
+    sparse = {
+        name: _sparse(path, tensors, f"sparse.{number}", found.features[name])
+        for number, name in enumerate(widths)
+        if f"sparse.{number}.data" in tensors and name != TARGET
+    }
+    first = next(iter(widths))
+    size = len(
+        sparse[first]
+        if first in sparse
+        else _tensor(path, tensors, "values.0", (None, widths[first]), torch.float32)
+    )
+    if any(len(x) != size for x in sparse.values()):
+        raise InputError(f"{path}: got tables of different sizes; expected {size} samples in each; {_REMEDY}")
     if size < 2:
         raise InputError(f"{path}: got {size} training samples; expected 2 or more; {_REMEDY}")
-    values, observed = {}, {}
+    values: dict[str, Any] = {}
+    observed = {}
     for number, (name, width) in enumerate(widths.items()):
+        if name in sparse:
+            values[name], observed[name] = sparse[name], sparse[name].observed
+            continue
         values[name] = _tensor(path, tensors, f"values.{number}", (size, width), torch.float32).numpy()
         observed[name] = _tensor(path, tensors, f"observed.{number}", (size, width), torch.bool).numpy()
     return Tables(values, observed)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,15 +13,43 @@ from torch import Tensor
 from polyvae.core.batch import Batch
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Pattern = tuple[bool, ...]
+
+
+class SparseRows:
+    """A wide sparse table [N, F], whose rows become dense and standardised as they are taken: ``x[rows]`` is [n, F] float32.
+
+    Args:
+        matrix: SciPy matrix in compressed rows [N, F], not standardised.
+        seen: [N] bool, which samples have the modality; the rows of others are zero.
+        standardise: Standardises values [n, F].
+    """
+
+    def __init__(self, matrix: Any, seen: Flags, standardise: Callable[[Doubles], Floats]) -> None:
+        self.matrix, self.seen, self.standardise = matrix, seen, standardise
+        self.shape: tuple[int, int] = tuple(matrix.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: NDArray[Any] | slice) -> Floats:
+        values = self.standardise(self.matrix[index].toarray().astype(np.float64))
+        return np.asarray(np.where(self.seen[index][:, None], values, 0), np.float32)
+
+    @property
+    def observed(self) -> Flags:
+        """[N, F] bool, without the memory of so many flags."""
+        return np.broadcast_to(self.seen[:, None], self.shape)
 
 
 class Tables(NamedTuple):
     """N samples in M tables, standardised.
 
     Attributes:
-        values: Name -> [N, F] float32, zero where missing.
+        values: Name -> [N, F] float32, zero where missing. Of all training samples a wide sparse table is a ``SparseRows``, which can
+            be indexed by rows as an array can, and nothing else; ``rows`` returns arrays.
         observed: Name -> [N, F] bool.
     """
 
@@ -56,11 +84,12 @@ class Tables(NamedTuple):
         )
 
     def only(self, pattern: Pattern) -> Tables:
-        """The same samples, of which no more than the modalities of ``pattern`` were observed."""
+        """The same samples, of which no more than the modalities of ``pattern`` were observed, as arrays where they were not."""
         values, observed = {}, {}
         for name, kept in zip(self.names, pattern, strict=True):
-            values[name] = self.values[name] if kept else np.zeros_like(self.values[name])
-            observed[name] = self.observed[name] if kept else np.zeros_like(self.observed[name])
+            shape = self.values[name].shape
+            values[name] = self.values[name] if kept else np.zeros(shape, np.float32)
+            observed[name] = self.observed[name] if kept else np.zeros(shape, bool)
         return Tables(values, observed)
 
     def batch(self, device: torch.device, entries: bool) -> Batch:
@@ -76,6 +105,14 @@ class Tables(NamedTuple):
                 for name, x in self.observed.items()
             }
         return Batch(tensors, mask, seen, {}, False)
+
+
+def pieces(x: Floats | SparseRows, cells: int = 2**22) -> Iterator[tuple[slice, Floats]]:
+    """The rows of a table, some at a time, with their numbers: every pass over all samples of a table that may be wide."""
+    step = max(1, cells // max(1, x.shape[1]))
+    for start in range(0, len(x), step):
+        rows = slice(start, min(start + step, len(x)))
+        yield rows, x[rows]
 
 
 def patterns(mask: Flags) -> dict[Pattern, NDArray[np.intp]]:

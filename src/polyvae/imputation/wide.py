@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from polyvae.imputation.simple import components
-from polyvae.imputation.tables import Floats, Tables
+from polyvae.imputation.tables import Floats, Tables, pieces
 
 WIDE = 1000
 """Columns above which a table is wide."""
 
 _MOST = 512  # components of a wide table
+_CELLS = 2**25  # values of a table that are in memory at a time
 
 
 class Basis(NamedTuple):
@@ -41,8 +42,11 @@ class Wide:
     def __init__(self, tables: Tables) -> None:
         self.bases: dict[str, Basis] = {}
         for name, x in tables.values.items():
+            if x.shape[1] <= WIDE:
+                continue
             rows = np.flatnonzero(tables.observed[name].any(1))
-            if x.shape[1] > WIDE and len(rows) > 2:
+            rows = rows[:: -(-len(rows) // max(_MOST, _CELLS // x.shape[1]))] if len(rows) else rows
+            if len(rows) > 2:
                 pca = components(x[rows], _MOST)
                 variance = max(float(pca.explained_variance_.mean()), 1e-12)
                 self.bases[name] = Basis(pca.components_.T.astype(np.float32), np.float32(np.sqrt(variance)))
@@ -55,7 +59,8 @@ class Wide:
         """The coordinates of samples; all of a wide table are observed where any of its entries is."""
         values, observed = dict(tables.values), dict(tables.observed)
         for name, basis in self.bases.items():
-            values[name] = (tables.values[name] @ basis.axes) / basis.scale
+            parts = [(x @ basis.axes) / basis.scale for _, x in pieces(tables.values[name], _CELLS)]
+            values[name] = np.concatenate(parts)
             row = np.asarray(tables.observed[name].any(1), bool)
             observed[name] = np.repeat(row[:, None], basis.axes.shape[1], 1)
         return Tables(values, observed)

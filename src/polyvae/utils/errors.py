@@ -8,7 +8,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from numbers import Real
+from numbers import Integral, Real
 
 SELECT = "data.only chooses modalities (in Python data.select(...))"
 LABELS = "data.target makes the labels a target modality (in Python data.with_labels_as(...))"
@@ -54,8 +54,8 @@ def _plain(name: str) -> str:
 
 
 def check_count(where: str, key: str, value: object, least: int = 1) -> None:
-    """Raises InputError unless ``value`` is a whole number of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    """Raises InputError unless ``value`` is a whole number, of Python or NumPy, of at least ``least``."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
         raise InputError(f"{where}: got {key}={value!r}; expected a whole number, {least} or more")
 
 

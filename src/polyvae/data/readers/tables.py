@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from polyvae.data.readers.arrays import array_part
 from polyvae.data.readers.frames import Form, FrameLayout, by_index, frame_part, opened
 from polyvae.data.readers.layout import COLUMNS, IDS, LABELS, ArrayLayout, Ids
 from polyvae.data.readers.parts import Nan, Part, check_file, check_id, check_nan, joined
-from polyvae.data.readers.text import is_id, read_sheet
+from polyvae.data.readers.text import Sheets, is_id, read_sheet, read_sheets
 from polyvae.data.readers.writing import ENDINGS, PARQUET, TEXT, ending, stem
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.text import named
@@ -131,6 +132,10 @@ def _parquet(path: Path, id: Any, nan: Nan, label: str | None) -> tuple[Part, Fo
     check_file(path)
     with reading(str(path), "a parquet file", "write it again"):
         frame = opened(str(path), read_parquet(path))
+    return _frame(path, frame, id, nan, label)
+
+
+def _frame(path: Path, frame: nw.DataFrame[Any], id: Any, nan: Nan, label: str | None) -> tuple[Part, Form]:
     first = str(frame.columns[0]) if frame.columns else ""
     if id is None and frame.columns and not has_index(frame.to_native()):
         kind = frame[:, 0].dtype
@@ -144,6 +149,52 @@ def _parquet(path: Path, id: Any, nan: Nan, label: str | None) -> tuple[Part, Fo
     if form.pandas and form.id is None and part.ids is not None:
         form = form._replace(id=form.index.name or "id")
     return part, form
+
+
+def table_parts(path: Path, id: Any, nan: Nan, label: str | None, count: int) -> Sheets:
+    """A table in a csv, tsv or parquet file in blocks of ``count`` rows; memory holds one of them.
+
+    Parquet files are read in blocks where pyarrow is installed, else at once.
+
+    Args:
+        path: The file.
+        id: See ``read``.
+        nan: See ``read``.
+        label: A column that is no feature, where the table has it.
+        count: Rows of a block.
+
+    Raises:
+        InputError: A file of another kind, or what the readers of this kind refuse.
+    """
+    kind = ending(path)
+    if kind in TEXT:
+        return read_sheets(path, id, nan, label, count)
+    if kind not in PARQUET or importlib.util.find_spec("pyarrow") is None:
+        part, form = _table(path, id, nan, label)
+        return Sheets(tuple(part.columns or ()), form.id, iter([part]))
+    check_file(path)
+    frames = _frames(path, count)
+    first = next(frames, None)
+    if first is None:
+        part, form = _table(path, id, nan, label)  # which says what is wrong with an empty table
+        return Sheets(tuple(part.columns or ()), form.id, iter([part]))
+    part, form = _frame(path, first, id, nan, label)
+    rest = (_frame(path, frame, id, nan, label)[0] for frame in frames)
+    return Sheets(tuple(part.columns or ()), form.id, itertools.chain([part], rest))
+
+
+def _frames(path: Path, count: int) -> Iterator[nw.DataFrame[Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pandas = importlib.util.find_spec("pandas") is not None
+    with (
+        reading(str(path), "a parquet file", "write it again"),
+        pq.ParquetFile(path, pre_buffer=False) as file,
+    ):
+        for batch in file.iter_batches(count):
+            table = pa.Table.from_batches([batch])
+            yield opened(str(path), table.to_pandas() if pandas else table)
 
 
 def has_index(table: Any) -> bool:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
+import io
+import itertools
 import math
 import re
 import warnings
-from collections.abc import Hashable, Iterator, Sequence
+import zlib
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from polyvae.data.readers.parts import Nan, Part, check_columns, checked
+from polyvae.data.readers.parts import Nan, Part, check_columns, check_file, checked
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.files import atomic, read_bytes
 from polyvae.utils.text import counted, named
@@ -58,15 +62,94 @@ def read_sheet(path: Path, id: Any, nan: Nan, label: str | None) -> Sheet:
     kept = [at for at in range(len(header)) if at not in aside]
     own, classes, values = _parsed(where, header, rows, separator, kept, place, labelled)
     if id is None and not is_id(header[0]) and all(_number(cell, separator) is not None for cell in own):
-        raise InputError(
-            f"{where}: got numbers in the first column {header[0]!r}; expected ids of samples there; name the id column with id=, or pass "
-            "id=False where row i is the same sample in every table"
-        )
+        raise InputError(_unnamed(where, header[0]))
     names = tuple(header[at] for at in kept)
     part = checked(where, values, names, nan) if names or classes is None else Part(values)
     ids: list[Hashable] | None = None if id is False else list(own)
     found = Part(part.values, part.observed, names, ids, classes)
     return Sheet(found, None if id is False else header[place], place)
+
+
+class Sheets(NamedTuple):
+    """A text table that is read in blocks of rows: its columns, the name of its id column (None: it has none), and its parts."""
+
+    columns: tuple[str, ...]
+    id: str | None
+    parts: Iterator[Part]
+
+
+def read_sheets(path: Path, id: Any, nan: Nan, label: str | None, count: int) -> Sheets:
+    """``read_sheet`` in blocks of ``count`` rows; memory holds one of them. Raises InputError: what ``read_sheet`` refuses."""
+    where = str(path)
+    header, rows, separator = _split(where, _Text(path))
+    check_columns(where, header)
+    if isinstance(id, str) and id not in header:
+        raise InputError(f"{where}: there is no id column {id!r}; {nearest(id, header)}")
+    place = header.index(id) if isinstance(id, str) else 0
+    labelled = header.index(label) if label in header else None
+    aside = ({place} if id is not False else set()) | (set() if labelled is None else {labelled})
+    kept = [at for at in range(len(header)) if at not in aside]
+    names = tuple(header[at] for at in kept)
+
+    def parts() -> Iterator[Part]:
+        guessed, marks = id is None and not is_id(header[0]), set[str]()
+        while True:
+            block = itertools.islice(rows, count)
+            own, classes, values = _parsed(where, header, block, separator, kept, place, labelled, marks)
+            if not own:
+                break
+            guessed = guessed and all(_number(cell, separator) is not None for cell in own)
+            part = checked(where, values, names, nan) if names or classes is None else Part(values)
+            yield Part(part.values, part.observed, names, None if id is False else list(own), classes)
+        if guessed:
+            raise InputError(_unnamed(where, header[0]))
+
+    return Sheets(names, None if id is False else header[place], parts())
+
+
+class _Text:
+    """The lines of a text file, decoded as they are read; each iteration begins at the first. Raises InputError: no text."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        check_file(path)
+        try:
+            with self._open() as file:
+                first = file.read(2)
+            wide = first in (b"\xff\xfe", b"\xfe\xff")
+            self.encoding = next(
+                (name for name in (["utf-16"] if wide else ["utf-8-sig", "cp1252"]) if self._fits(name)), ""
+            )
+        except (OSError, EOFError, zlib.error) as problem:
+            raise InputError(
+                f"{path}: cannot be read ({problem}); expected a table; check the file"
+            ) from None
+        if not self.encoding:
+            raise InputError(
+                f"{path}: got bytes that are no text; expected a table in UTF-8; save it as UTF-8"
+            )
+        if self.encoding == "cp1252":
+            warnings.warn(f"{path}: not UTF-8; read as Windows-1252; check names with accents", stacklevel=4)
+
+    def _fits(self, encoding: str) -> bool:
+        decoder = codecs.getincrementaldecoder(encoding)()
+        with self._open() as file:
+            try:
+                while data := file.read(2**20):
+                    if "\0" in decoder.decode(data):
+                        return False
+                decoder.decode(b"", final=True)
+            except UnicodeDecodeError:
+                return False
+        return True
+
+    def _open(self) -> BinaryIO:
+        return cast(BinaryIO, gzip.open(self.path) if self.path.suffix == ".gz" else self.path.open("rb"))
+
+    def __iter__(self) -> Iterator[str]:
+        with io.TextIOWrapper(self._open(), encoding=self.encoding, newline="") as file:
+            for line in file:  # the same lines as those of str.splitlines, which knows more ends
+                yield from line.splitlines(keepends=True)
 
 
 def header_and_rows(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -82,6 +165,13 @@ def header_and_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     except csv.Error as problem:
         raise InputError(f"{path}: cannot be read ({problem}); expected a table; correct it") from None
     return header, found
+
+
+def _unnamed(where: str, first: str) -> str:
+    return (
+        f"{where}: got numbers in the first column {first!r}; expected ids of samples there; name the id column with id=, or pass "
+        "id=False where row i is the same sample in every table"
+    )
 
 
 def _uneven(where: str, line: int, got: int, expected: int) -> str:
@@ -111,7 +201,7 @@ def _lines(path: Path) -> list[str]:
     raise InputError(f"{path}: got bytes that are no text; expected a table in UTF-8; save it as UTF-8")
 
 
-def _split(where: str, lines: list[str]) -> tuple[list[str], Iterator[tuple[int, list[str]]], str]:
+def _split(where: str, lines: Iterable[str]) -> tuple[list[str], Iterator[tuple[int, list[str]]], str]:
     """The header, the rows with their line numbers, and the separator."""
     first = next((line for line in lines if line.strip()), None)
     if first is None:
@@ -162,13 +252,14 @@ def _parsed(
     kept: Sequence[int],
     place: int,
     labelled: int | None,
+    marks: set[str] | None = None,
 ) -> tuple[list[str], list[Any] | None, NDArray[np.float64]]:
     """The ids, the labels and the values [n, F]. Raises InputError: rows of other lengths, or text; columns are named."""
     own: list[str] = []
     classes: list[Any] = []
     values: list[NDArray[np.float64]] = []
     wrong: dict[int, str] = {}
-    marks: set[str] = set()
+    marks = set() if marks is None else marks
     try:
         for line, cells in rows:
             if len(cells) != len(header):
@@ -201,7 +292,11 @@ def _parsed(
             f"{where}: got text in {len(wrong)} of {len(kept)} columns ({named(names)}; such as {wrong[min(wrong)]!r}); expected numbers; "
             "drop these columns, convert them to numbers, or name the id column with id= or the labels with labels="
         )
-    return own, classes if labelled is not None else None, np.stack(values)
+    return (
+        own,
+        classes if labelled is not None else None,
+        np.stack(values) if values else np.zeros((0, len(kept))),
+    )
 
 
 def _number(cell: str, separator: str) -> float | None:
@@ -228,23 +323,40 @@ def write_sheet(
     separator: str = ",",
 ) -> None:
     """Write values [N, F] as csv or tsv, completely or not at all; an empty cell is a value that is missing."""
-    names = [str(name) for name in columns]
-    if ids is not None:
-        names.insert(place, id)
     with atomic(path) as file:
+        put_header(file, columns, None if ids is None else id, place, separator)
+        put_rows(file, values, ids, place, separator)
 
-        def put(cells: Sequence[str]) -> None:
-            rows: list[str] = []
-            writer = csv.writer(_Lines(rows), delimiter=separator, lineterminator="\n")
-            writer.writerow(cells)
-            file.write("".join(rows).encode())
 
-        put(names)
-        for at, row in enumerate(np.asarray(values)):
-            cells = ["" if x != x else repr(float(x)) for x in row.tolist()]
-            if ids is not None:
-                cells.insert(place, str(ids[at]))
-            put(cells)
+def put_header(
+    file: BinaryIO, columns: Sequence[str], id: str | None, place: int = 0, separator: str = ","
+) -> None:
+    """Write the first line of a table; ``id`` None: it has no column of ids."""
+    names = [str(name) for name in columns]
+    if id is not None:
+        names.insert(place, id)
+    _put(file, names, separator)
+
+
+def put_rows(
+    file: BinaryIO,
+    values: NDArray[Any],
+    ids: Sequence[Hashable] | None,
+    place: int = 0,
+    separator: str = ",",
+) -> None:
+    """Write lines with values [n, F]; an empty cell is a value that is missing."""
+    for at, row in enumerate(np.asarray(values)):
+        cells = ["" if x != x else repr(float(x)) for x in row.tolist()]
+        if ids is not None:
+            cells.insert(place, str(ids[at]))
+        _put(file, cells, separator)
+
+
+def _put(file: BinaryIO, cells: Sequence[str], separator: str) -> None:
+    rows: list[str] = []
+    csv.writer(_Lines(rows), delimiter=separator, lineterminator="\n").writerow(cells)
+    file.write("".join(rows).encode())
 
 
 class _Lines:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.data.readers.layout import Ids, archive
-from polyvae.data.readers.text import write_sheet
+from polyvae.data.readers.text import put_header, put_rows, write_sheet
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.files import atomic, write_npz
 
 TEXT = (".csv", ".tsv", ".txt")
 PARQUET = (".parquet", ".pq")
+Put = Callable[[NDArray[Any], Ids], None]
 ENDINGS = (*TEXT, *PARQUET, ".npz")
 
 
@@ -54,6 +57,37 @@ def write_table(path: Path, values: NDArray[Any], columns: Sequence[str], ids: I
         raise InputError(
             f"{path}: got a file that ends in {kind!r}; expected one of {', '.join(ENDINGS)}; {nearest(kind, ENDINGS)}"
         )
+
+
+@contextmanager
+def written_table(path: Path, columns: Sequence[str], id: str | None, kind: Any) -> Iterator[Put]:
+    """A function that appends values [n, F] and their ids to a new csv, tsv or parquet file, which replaces ``path`` at the end.
+
+    Args:
+        path: The file; parquet needs pyarrow.
+        columns: Names of columns.
+        id: The header of the column of ids; None: there is none.
+        kind: The type of the numbers.
+    """
+    names, separator = [str(name) for name in columns], "\t" if ending(path) == ".tsv" else ","
+    if ending(path) in TEXT:
+        with atomic(path) as file:
+            put_header(file, names, id, 0, separator)
+            yield lambda values, ids: put_rows(file, values, None if id is None else ids, 0, separator)
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    first = [] if id is None else [(id, pa.string())]
+    schema = pa.schema([*first, *((name, pa.from_numpy_dtype(kind)) for name in names)])
+
+    def put(values: NDArray[Any], ids: Ids) -> None:
+        cells = [] if id is None else [pa.array([str(value) for value in ids or ()], pa.string())]
+        cells += [pa.array(np.ascontiguousarray(values[:, at])) for at in range(len(names))]
+        writer.write_table(pa.Table.from_arrays(cells, schema=schema))
+
+    with atomic(path) as file, pq.ParquetWriter(file, schema) as writer:
+        yield put
 
 
 def _write_parquet(path: Path, values: NDArray[Any], columns: Sequence[str], ids: Ids, id: str) -> None:

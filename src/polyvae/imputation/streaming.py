@@ -1,0 +1,333 @@
+"""Imputation from files to files, of which no more than some thousands of samples are in memory at a time.
+
+The samples are joined in a folder on disk, completed in their canonical order, and written in the order in which they came in. Blocks have
+the samples that ``filling.fill`` gives them, so the results are the same bit for bit.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import sqlite3
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.layout import ordered
+from polyvae.data.readers.parts import Nan, Part, check_given_ids, check_id, check_nan
+from polyvae.data.readers.tables import listed, table_parts
+from polyvae.data.readers.writing import PARQUET, TEXT, ending
+from polyvae.data.schema import Schema
+from polyvae.imputation.advice import warn_of_infinite
+from polyvae.imputation.filling import BLOCK, Wanted, block_size, fill_block, keys
+from polyvae.imputation.imputer import Imputer
+from polyvae.imputation.outputs import Streamed, check_output, kind_of, write_streamed
+from polyvae.imputation.spool import Index, Matrix, Rows
+from polyvae.utils.errors import InputError
+from polyvae.utils.files import unwritten
+from polyvae.utils.partial import claimed_folder, sweep
+from polyvae.utils.text import counted, named
+
+
+class Reading(NamedTuple):
+    """How files are read.
+
+    Attributes:
+        id: The name of the id column; None: the first one; False: row i is the same sample in every table.
+        nan: "missing", or "error".
+        label: A column that is no feature, where a table has it.
+        missing: What it means that a table lacks a feature: "error", or "mask".
+    """
+
+    id: Any = None
+    nan: Nan = "missing"
+    label: str | None = None
+    missing: Literal["error", "mask"] = "error"
+
+
+class Column(NamedTuple):
+    """The samples of one table on disk.
+
+    Attributes:
+        matrix: Their values, NaN where missing.
+        here: For each sample, 1 where the table has it; shorter where it has none of the last samples.
+        columns: Names of its columns.
+    """
+
+    matrix: Matrix
+    here: bytearray
+    columns: tuple[str, ...]
+
+    def read(self, rows: Rows) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """The samples ``rows``: values [n, F], and which of them the table has, [n]."""
+        known = np.frombuffer(self.here, np.bool_)
+        there = np.zeros(len(rows), bool)
+        there[rows < len(known)] = known[rows[rows < len(known)]]
+        x = np.zeros((len(rows), self.matrix.width), self.matrix.kind)
+        x[there] = self.matrix.read(rows[there])
+        return x, there
+
+
+class Spool:
+    """The outer join of tables in files, on disk.
+
+    Args:
+        folder: An empty folder.
+        files: Modality -> csv, tsv or parquet file.
+        how: How they are read.
+        kept: Modalities that are kept; of others the ids are read.
+        check: Called with a row of zeros of all tables, before they are read; raises InputError where columns do not fit.
+
+    Attributes:
+        id: The name of the id column of the first table; None: the samples have no ids.
+        size: The number of samples.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        files: Mapping[str, Path],
+        how: Reading,
+        kept: Sequence[str],
+        check: Callable[[MultimodalData], None],
+    ) -> None:
+        check_id(how.id)
+        check_nan(how.nan)
+        self.folder, self.index, self.columns = folder, Index(folder / "index"), dict[str, Column]()
+        sheets = {name: table_parts(path, how.id, how.nan, how.label, BLOCK) for name, path in files.items()}
+        widths = {name: sheet.columns for name, sheet in sheets.items() if sheet.columns}
+        if not widths:
+            raise InputError(
+                "data: got no modality; expected at least one with features; pass a mapping from names to tables"
+            )
+        check(_data({name: np.zeros((1, len(own))) for name, own in widths.items()}, {}, widths))
+        self.id = next(sheets[name].id for name in widths)
+        self.by_position = all(sheet.id is None for sheet in sheets.values())
+        lengths = {
+            name: self._add(name, sheet.columns if name in kept else (), sheet.parts, number)
+            for number, (name, sheet) in enumerate(sheets.items())
+        }
+        if self.by_position and len(set(lengths.values())) > 1:
+            raise InputError(
+                f"data: got different numbers of rows without ids, {lengths}; expected ids, or one row per sample in every modality; "
+                "name the samples"
+            )
+        self.size = next(iter(lengths.values())) if self.by_position else self.index.size
+
+    def _add(self, name: str, columns: tuple[str, ...], parts: Iterator[Part], number: int) -> int:
+        """Read one table, and return the number of its rows."""
+        count, here, twice = 0, bytearray(), list[str]()
+        for part in parts:
+            length = part.values.shape[0]
+            rows = np.arange(count, count + length)
+            if part.ids is not None:
+                check_given_ids(f"modality {name!r}", part.ids)
+                rows = self.index.rows(part.ids)
+            count += length
+            again = _marked(here, rows)
+            twice += [str(part.ids[at]) for at in again] if part.ids is not None else []
+            if columns:
+                if name not in self.columns:
+                    matrix = Matrix(self.folder / f"values.{number}", len(columns), part.values.dtype)
+                    self.columns[name] = Column(matrix, here, columns)
+                seen = part.observed
+                values = part.values if seen is None else np.where(seen, part.values, np.nan)
+                self.columns[name].matrix.write(rows, values)
+        if twice:
+            raise InputError(
+                f"modality {name!r}: got {counted(len(twice), 'id', 'ids')} more than once ({named(twice)}); expected one row per sample; "
+                "average or drop the repeated rows"
+            )
+        return count
+
+    def rows(self, rows: Rows) -> MultimodalData:
+        """Some of the samples."""
+        values, mask = {}, {}
+        for name, column in self.columns.items():
+            values[name], mask[name] = column.read(rows)
+        return _data(values, mask, {name: column.columns for name, column in self.columns.items()})
+
+    def ids(self, start: int, stop: int) -> list[str] | None:
+        """The ids of the samples ``start`` to ``stop``; None: they have none."""
+        return None if self.by_position else self.index.ids(start, stop)
+
+    def close(self) -> None:
+        """Close the files."""
+        self.index.close()
+        for column in self.columns.values():
+            column.matrix.close()
+
+
+def _marked(here: bytearray, rows: Rows) -> list[int]:
+    """Set the flags of ``rows`` to 1, and return the places in ``rows`` of those that were 1 before."""
+    here.extend(bytes(max(0, int(rows.max()) + 1 - len(here))))
+    flags = np.frombuffer(here, np.uint8)
+    again: list[int] = np.flatnonzero(flags[rows]).tolist()
+    flags[rows] = 1
+    return again
+
+
+def _data(
+    values: Mapping[str, NDArray[Any]],
+    mask: Mapping[str, NDArray[np.bool_]],
+    columns: Mapping[str, tuple[str, ...]],
+) -> MultimodalData:
+    entries = {name: ~np.isnan(x) for name, x in values.items() if np.isnan(x).any()}
+    filled = {name: np.where(entries[name], x, 0) if name in entries else x for name, x in values.items()}
+    with warnings.catch_warnings():
+        # A Schema standardises in float64, so that nothing is lost.
+        warnings.filterwarnings("ignore", message="modality .* loses its variance in float32")
+        return MultimodalData(filled, mask=mask or None, entries=entries or None, columns=columns)
+
+
+@contextmanager
+def completed(
+    schema: Schema, imputer: Imputer, files: Mapping[str, Path], how: Reading, wanted: Wanted, beside: Path
+) -> Iterator[Streamed]:
+    """Files with what is missing filled in, in a temporary folder that is removed at the end.
+
+    Args:
+        schema: The schema of the training data.
+        imputer: The fitted methods.
+        files: Modality -> csv, tsv or parquet file.
+        how: How they are read.
+        wanted: What to fill in.
+        beside: The folder is made beside this path.
+
+    Yields:
+        The completed samples.
+
+    Raises:
+        InputError: Files that do not fit the training data.
+        StorageError: No space for the folder, which takes that of the data and of each result.
+    """
+    with ExitStack() as stack:
+        try:
+            beside.absolute().parent.mkdir(parents=True, exist_ok=True)
+            sweep(beside.absolute().parent)
+            folder = stack.enter_context(claimed_folder(beside.absolute()))
+            spool = Spool(folder, files, how, schema.names, lambda data: _check(schema, data, how))
+            stack.callback(spool.close)
+            far, size = Counter[str](), block_size(schema)
+            for start in range(0, spool.size, size):
+                rows = np.arange(start, min(start + size, spool.size))
+                data = schema.align(spool.rows(rows), missing=how.missing, quiet=True)
+                far.update(schema.far(data))
+                spool.index.sort(keys(schema, data), start)
+            schema.warn_of_far(far)
+            results: dict[str, dict[str, Matrix]] = {}
+            infinite = set[str]()
+            for number, rows in enumerate(spool.index.ordered(size)):
+                data = schema.align(spool.rows(rows), missing=how.missing, quiet=True)
+                found = fill_block(schema, imputer, data, wanted, number)
+                infinite |= set(found.infinite())
+                _store(folder, results, found.parts(), rows, stack)
+        except OSError as problem:
+            raise unwritten(beside, problem) from None
+        except sqlite3.OperationalError as problem:
+            raise unwritten(beside, OSError(errno.ENOSPC, str(problem))) from None
+        warn_of_infinite([name for name in schema.names if name in infinite])
+        order = {
+            name: ordered(spool.columns[name].columns if name in spool.columns else (), columns)
+            for name, columns in schema.columns.items()
+        }
+
+        def table(suffix: str, name: str) -> Iterator[tuple[NDArray[Any], list[str] | None]]:
+            for start in range(0, spool.size, size):
+                stop = min(start + size, spool.size)
+                yield (
+                    results[suffix][name].read(np.arange(start, stop))[:, order[name]],
+                    spool.ids(start, stop),
+                )
+
+        columns = {name: [schema.columns[name][at] for at in own] for name, own in order.items()}
+        kinds = {name: matrix.kind for name, matrix in results[""].items()}
+        yield Streamed(columns, kinds, list(results), None if spool.by_position else spool.id or "id", table)
+
+
+def _store(
+    folder: Path,
+    results: dict[str, dict[str, Matrix]],
+    parts: Mapping[str, Mapping[str, NDArray[Any]]],
+    rows: Rows,
+    stack: ExitStack,
+) -> None:
+    for suffix, part in parts.items():
+        for number, (name, x) in enumerate(part.items()):
+            own = results.setdefault(suffix, {})
+            if name not in own:
+                own[name] = Matrix(folder / f"result.{number}{suffix}", x.shape[1], x.dtype)
+                stack.callback(own[name].close)
+            own[name].write(rows, x)
+
+
+def _check(schema: Schema, data: MultimodalData, how: Reading) -> None:
+    """Warnings and errors about modalities and columns, before anything is read."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* far outside the range")
+        schema.align(data, missing=how.missing)
+
+
+def can_stream(files: Mapping[str, Path], out: Path, kind: str) -> bool:
+    """Whether files of these kinds can be read and written in blocks of rows.
+
+    Args:
+        files: Modality -> file.
+        out: A file, or a folder.
+        kind: The format; "": that of the data.
+    """
+    needs = {*(ending(path) for path in files.values()), *([kind] if kind else [])}
+    parquet = importlib.util.find_spec("pyarrow") is not None
+    return needs <= {*TEXT, *(PARQUET if parquet else ())}
+
+
+def impute_files(
+    schema: Schema,
+    imputer: Imputer,
+    files: Any,
+    out: Path,
+    wanted: Wanted,
+    how: Reading,
+    *,
+    format: str | None = None,
+    force: bool = False,
+) -> list[Path]:
+    """Fill in what is missing in files, and write the result, with some thousands of samples in memory at a time.
+
+    Args:
+        schema: The schema of the training data.
+        imputer: The fitted methods.
+        files: Modality -> csv, tsv or parquet file; or a list of files whose names are those of modalities.
+        out: A folder, which gets a file for each modality, or a csv, tsv or parquet file where there is one modality.
+        wanted: What to fill in.
+        how: How the files are read.
+        format: Of the files of a folder; None: that of the data.
+        force: Replace results that polyvae wrote.
+
+    Returns:
+        The paths that were written.
+
+    Raises:
+        InputError: Other kinds of files, files that do not fit the training data, or an existing ``out``.
+        StorageError: A file could not be written.
+    """
+    paths, kind = listed(files), kind_of(out, format)
+    check_output(out, wanted.suffixes()[1:], force)
+    if not can_stream(paths, out, kind):
+        raise InputError(
+            f"{out}: got {named([str(path) for path in paths.values()])} and output {kind or 'as the files'}; expected csv, tsv or "
+            "parquet files (with pyarrow installed) in and out; use impute for others"
+        )
+    if len(schema.modalities) > 1 and ending(out) in (*TEXT, *PARQUET):
+        raise InputError(
+            f"{out}: got one table for {len(schema.modalities)} modalities; expected a folder; choose another path"
+        )
+    with completed(schema, imputer, paths, how, wanted, out) as streamed:
+        return write_streamed(streamed, out, kind or ending(next(iter(paths.values()))))
