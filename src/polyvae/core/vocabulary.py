@@ -1,6 +1,7 @@
 """The words of a text modality: sentences as token ids and back.
 
-Ids: 0 is padding, 1 the end of a sentence, 2 an unknown word, and 3 the first word. A sentence of n words has n ids, then one 1, then zeros.
+Ids: 0 is padding, 1 the end of a sentence, 2 an unknown word, and 3 the first word. A sentence of n words has n ids, then one 1, then
+zeros.
 """
 
 from __future__ import annotations
@@ -107,12 +108,15 @@ class Vocabulary:
         """The number of ids: the words and three special ones."""
         return FIRST + len(self.words)
 
-    def encode(self, sentences: Iterable[str], length: int) -> NDArray[Any]:
+    def encode(
+        self, sentences: Iterable[str], length: int, rows: Sequence[int] | None = None
+    ) -> NDArray[Any]:
         """Sentences as ids.
 
         Args:
             sentences: N sentences. Words that are not in the vocabulary become the id 2.
             length: L, at least the number of words of the longest sentence and one for the end.
+            rows: What the N sentences are called in errors; None: 0, 1, 2, ...
 
         Returns:
             [N, L] whole numbers, in the smallest type for the vocabulary.
@@ -121,11 +125,13 @@ class Vocabulary:
             InputError: A sentence without words, one that is too long, or one that is not a string.
         """
         check_count("vocabulary", "length", length, 2)
-        rows = [_split(sentence, row, self.split) for row, sentence in enumerate(_listed(sentences))]
+        given = _listed(sentences)
+        called = range(len(given)) if rows is None else rows
+        split = [_split(sentence, row, self.split) for row, sentence in zip(called, given, strict=True)]
         kind = next(kind for kind in (np.uint8, np.int16, np.int32) if self.size - 1 <= np.iinfo(kind).max)
-        ids = np.zeros((len(rows), length), kind)
+        ids = np.zeros((len(split), length), kind)
         known: dict[str, int] = self.__dict__["_number"]
-        for row, words in enumerate(rows):
+        for place, (row, words) in enumerate(zip(called, split, strict=True)):
             if not words:
                 raise InputError(
                     f"vocabulary: got an empty sentence in row {row}; expected at least one word; mark the sample as missing"
@@ -135,8 +141,8 @@ class Vocabulary:
                     f"vocabulary: got a sentence of {len(words)} words in row {row}; expected at most {length - 1}, and the "
                     f"end, for length={length}; set length={len(words) + 1} or more, or shorten the sentence"
                 )
-            ids[row, : len(words)] = [known.get(word, UNKNOWN) for word in words]
-            ids[row, len(words)] = END
+            ids[place, : len(words)] = [known.get(word, UNKNOWN) for word in words]
+            ids[place, len(words)] = END
         return ids
 
     def decode(self, ids: ArrayLike) -> list[Any]:
