@@ -128,6 +128,7 @@ class Inference(nn.Module, ABC):
         if tuple(batch.data) != tuple(self.modalities):
             batch = self._complete(batch)
         if any(x.dtype != like.dtype for x in batch.data.values()) or batch.device != like.device:
+            self._check_exact(like.dtype)
             batch = batch.to(like.device, like.dtype)
         if values:
             self._check_values(batch)
@@ -312,6 +313,15 @@ class Inference(nn.Module, ABC):
         mask = torch.stack([masks.get(name, nothing) for name in self.modalities])
         return Batch(data, mask, batch.entries, batch.extra, batch.complete and len(masks) == len(data))
 
+    def _check_exact(self, dtype: torch.dtype) -> None:
+        """Ids are numbers of the model's dtype; one of few digits would turn some into others."""
+        for name, net in self.modalities.items():
+            if net.likelihood.largest > 2 / torch.finfo(dtype).eps:
+                raise InputError(
+                    f"modality {name!r}: got ids up to {net.likelihood.largest} for a model in {dtype}, which rounds them; "
+                    "expected a model in float32 or float64; convert it with model.float() (training in bf16 keeps it so)"
+                )
+
     def _check_values(self, batch: Batch) -> None:
         for row, (name, net) in zip(batch.mask, self.modalities.items(), strict=True):
             x = batch.data[name][row]
@@ -320,8 +330,7 @@ class Inference(nn.Module, ABC):
             invalid = net.likelihood.invalid(x, observed) if bool(observed.any()) else ""
             if invalid:
                 raise InputError(
-                    f"modality {name!r} ({net.spec.likelihood}): got {invalid}; rescale it or choose another "
-                    "likelihood"
+                    f"modality {name!r} ({net.spec.likelihood}): got {invalid}; {net.likelihood.remedy}"
                 )
 
     def _draw_z(self, q: Mixture, K: int) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from polyvae.core.distributions import FAMILIES, SCALES, Diagonal
-from polyvae.core.likelihoods import LIKELIHOODS, Scaled
+from polyvae.core.likelihoods import LIKELIHOODS, Likelihood, Scaled
 from polyvae.core.networks import NETWORKS, auto
 from polyvae.core.networks.kinds import Branches
 from polyvae.core.networks.mlp import LinearDecoder
@@ -34,8 +34,10 @@ class Modality:
     Args:
         name: Any non-empty string.
         shape: The shape of one sample, without the batch axis.
-        likelihood: A name in LIKELIHOODS.
-        network: A name in NETWORKS, for encoder and decoder; "auto" chooses by shape.
+        likelihood: A name in LIKELIHOODS, or an import path "package.module:factory" of a subclass of
+            Likelihood, or of a function ``(shape, **params)`` that returns one.
+        network: A name in NETWORKS, for encoder and decoder; "auto" chooses by shape, and "text" for
+            sentences.
         private: Columns of the private latent; None: the default of the model.
         weight: Multiplies the log-likelihood of this modality in the objective, and nowhere else.
         params: Parameters of the likelihood (``scale``) and of the network (``width``, ``hidden``).
@@ -88,9 +90,11 @@ class Modality:
                 "or (3, 32, 32)"
             )
         object.__setattr__(self, "shape", shape)
-        if self.likelihood not in LIKELIHOODS:
+        if not isinstance(self.likelihood, str) or (
+            self.likelihood not in LIKELIHOODS and ":" not in self.likelihood
+        ):
             raise InputError(
-                f"{where}: unknown likelihood {self.likelihood!r}; {nearest(self.likelihood, LIKELIHOODS)}"
+                f"{where}: unknown likelihood {self.likelihood!r}; {nearest(str(self.likelihood), LIKELIHOODS)}"
             )
         if str(self.role) == "source":  # bundles and configurations from before the name changed
             object.__setattr__(self, "role", "input")
@@ -164,7 +168,7 @@ class ModalityNet(nn.Module):
         self.seen, self.private, self.expert = seen, private, seen if expert else 0
         self.family, self.scale = FAMILIES[posterior], SCALES[scale]
         likelihood, network = _parameters(spec)
-        self.likelihood = LIKELIHOODS[spec.likelihood](spec.shape, **likelihood)
+        self.likelihood = _likelihood(spec, likelihood)
         self.encoder = (
             _encoder(spec, (2 * self.expert, 2 * private), network) if spec.role != "target" else None
         )
@@ -367,22 +371,52 @@ def another_encoder(spec: Modality, out: int) -> nn.Module:
     return _encoder(spec, (out, 0), _parameters(spec)[1])
 
 
-def load_factory(spec: Modality, path: str) -> Factory:
+def likelihood_maker(spec: Modality) -> Callable[..., Any]:
+    """The class of the likelihood, or the function at its import path: (shape, **params) -> Likelihood."""
+    if spec.likelihood in LIKELIHOODS:
+        return LIKELIHOODS[spec.likelihood]
+    return load_factory(spec, spec.likelihood)
+
+
+def load_factory(spec: Modality, path: str) -> Callable[..., Any]:
     """The factory at an import path "package.module:name"."""
     module, _, name = moved(path).partition(":")
     try:
         factory = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as problem:
         raise InputError(
-            f"modality {spec.name!r}: cannot import {path!r} ({problem}); expected the name of a network "
+            f"modality {spec.name!r}: cannot import {path!r} ({problem}); expected a known name "
             "or 'package.module:factory'"
         ) from None
     if not callable(factory):
         raise InputError(
-            f"modality {spec.name!r}: got {path!r}, which is no factory; expected a function (in_shape, out) -> nn.Module; "
+            f"modality {spec.name!r}: got {path!r}, which is no factory; expected a function that returns an nn.Module; "
             "correct the path"
         )
     return factory  # type: ignore[no-any-return]  # getattr is untyped
+
+
+def _likelihood(spec: Modality, params: Mapping[str, Any]) -> Likelihood:
+    made = likelihood_maker(spec)(spec.shape, **params)
+    if not isinstance(made, Likelihood):
+        raise InputError(
+            f"modality {spec.name!r}: got {type(made).__name__} from {spec.likelihood!r}; expected a "
+            "polyvae.core.likelihoods.Likelihood; return an instance of a subclass"
+        )
+    if made.ids and spec.entries:
+        raise InputError(
+            f"modality {spec.name!r}: got entries=True for likelihood {spec.likelihood!r}; expected False, because a text is "
+            "observed as a whole or not at all; mark the sample as missing in mask"
+        )
+    if spec.role == "input":
+        made.requires_grad_(False)  # never used, and distributed training waits for every gradient
+    return made
+
+
+def _of_ids(spec: Modality) -> bool:
+    """Whether values are ids, as far as the class of the likelihood says so."""
+    maker = likelihood_maker(spec)
+    return isinstance(maker, type) and issubclass(maker, Likelihood) and maker.ids
 
 
 def _looks_like_image(shape: tuple[int, ...]) -> bool:
@@ -400,7 +434,9 @@ def _warn_of_flat_network(spec: Modality, parameters: int) -> None:
 
 
 def _network_name(spec: Modality) -> str:
-    return auto(spec.shape) if spec.network == "auto" else spec.network
+    if spec.network != "auto":
+        return spec.network
+    return "text" if _of_ids(spec) else auto(spec.shape)
 
 
 def _parameters(spec: Modality) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -409,7 +445,7 @@ def _parameters(spec: Modality) -> tuple[dict[str, Any], dict[str, Any]]:
         raise InputError(
             f"modality {spec.name!r}: unknown network {spec.network!r}; {nearest(spec.network, NETWORKS)}"
         )
-    likelihood = set(inspect.signature(LIKELIHOODS[spec.likelihood]).parameters) - {"shape"}
+    likelihood = set(inspect.signature(likelihood_maker(spec)).parameters) - {"shape"}
     network = {"separate"}
     for chosen in (_network_name(spec), spec.encoder, spec.decoder):
         if isinstance(chosen, str) and chosen in NETWORKS:
@@ -422,6 +458,12 @@ def _parameters(spec: Modality) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"{nearest(key, sorted(likelihood | network))}"
             )
     _check_network_parameters(spec)
+    reader = spec.encoder if spec.encoder is not None else _network_name(spec)
+    if spec.role != "target" and _of_ids(spec) and reader in NETWORKS and reader != "text":
+        raise InputError(
+            f"modality {spec.name!r}: got network {reader!r} for likelihood {spec.likelihood!r}, whose ids are no quantities; "
+            "expected 'text', 'auto' or a user-defined encoder; change it"
+        )
     return (
         {key: value for key, value in spec.params.items() if key in likelihood},
         {key: value for key, value in spec.params.items() if key in network},

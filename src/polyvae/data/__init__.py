@@ -22,6 +22,7 @@ from typing import Any
 from polyvae.data.custom import from_files, from_function, is_import, is_path
 from polyvae.data.loaders import Loader, SliceLoader, StreamLoader
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.sentences import Sentences, text
 from polyvae.data.sets.polydigits import polydigits
 from polyvae.data.sets.polymnist import polymnist, translated_polymnist
 from polyvae.utils.errors import InputError, nearest, reading
@@ -33,10 +34,12 @@ __all__ = [
     "Dataset",
     "Loader",
     "MultimodalData",
+    "Sentences",
     "SliceLoader",
     "StreamLoader",
     "load_dataset",
     "mix",
+    "text",
 ]
 
 

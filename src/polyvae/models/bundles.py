@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 
-from polyvae.core.likelihoods import LIKELIHOODS
-from polyvae.core.modality import Modality
+from polyvae.core.modality import Modality, likelihood_maker
 from polyvae.core.networks import NETWORKS
 from polyvae.core.vae import MultimodalVAE
 from polyvae.models import build, model_class, name_of, options_of
@@ -213,7 +212,10 @@ def outline(
     Raises:
         InputError: A model of more parameters, or one that cannot be built.
     """
-    foreign = [name, *(getattr(spec, side) for spec in modalities for side in ("encoder", "decoder"))]
+    foreign = [
+        name,
+        *(getattr(spec, part) for spec in modalities for part in ("likelihood", "encoder", "decoder")),
+    ]
     try:
         with torch.device("meta"), _at_most(tensors):
             model = build(name, modalities, **options)
@@ -358,7 +360,9 @@ def read_modality(table: Mapping[str, Any]) -> Modality:
 
 
 def check_trust(modality: Modality, trust: Sequence[str]) -> None:
-    """Raises InputError: an encoder or decoder whose import path is not of a package in ``trust``, nor of polyvae."""
+    """Raises InputError: an import path that is not of a package in ``trust``, nor, of an encoder or decoder, of polyvae."""
+    if ":" in modality.likelihood:
+        check_import(f"modality {modality.name!r}: likelihood", modality.likelihood, trust, "likelihood")
     for side in ("encoder", "decoder"):
         given = getattr(modality, side)
         if isinstance(given, str) and ":" in given:
@@ -367,7 +371,7 @@ def check_trust(modality: Modality, trust: Sequence[str]) -> None:
 
 def check_params(modality: Modality) -> None:
     """Raises InputError: a parameter of the likelihood or the network that has another type than it is annotated with."""
-    makers: list[Callable[..., Any]] = [LIKELIHOODS[modality.likelihood]]
+    makers: list[Callable[..., Any]] = [likelihood_maker(modality)]
     for network in (modality.network, modality.encoder, modality.decoder):
         if isinstance(network, str) and network in NETWORKS:
             makers += NETWORKS[network][:2]

@@ -29,6 +29,7 @@ from polyvae.core.likelihoods.discrete import (
     OneHot,
     SegmentationLikelihood,
 )
+from polyvae.core.likelihoods.sequence import SequenceLikelihood, Text, TokensLikelihood
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
     "normal": NormalLikelihood,
@@ -39,6 +40,8 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "poisson": PoissonLikelihood,
     "negative_binomial": NegativeBinomialLikelihood,
     "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomialLikelihood,
+    "sequence": SequenceLikelihood,
+    "tokens": TokensLikelihood,
 }
 
-__all__ = ["LIKELIHOODS", "Entrywise", "Likelihood", "NormalLikelihood", "OneHot", "Scaled"]
+__all__ = ["LIKELIHOODS", "Entrywise", "Likelihood", "NormalLikelihood", "OneHot", "Scaled", "Text"]

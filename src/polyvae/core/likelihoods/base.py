@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -20,10 +21,14 @@ class Likelihood(nn.Module, ABC):
     Attributes:
         joined: Axis of a sample along which columns form one entry, observed together or not at all; None: every column is its own entry.
         numbers: Decoder outputs for each entry.
+        ids: Whether values are ids of classes, which have no differences and no mean: ``mean`` is the most probable value.
+        remedy: What to do about invalid values.
     """
 
     joined: ClassVar[int | None] = None
     numbers: ClassVar[int] = 1
+    ids: ClassVar[bool] = False
+    remedy: ClassVar[str] = "rescale it or choose another likelihood"
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -33,6 +38,16 @@ class Likelihood(nn.Module, ABC):
     def output(self) -> tuple[int, ...]:
         """Shape of the decoder output for one sample."""
         return self.shape if self.numbers == 1 else (*self.shape, self.numbers)
+
+    @property
+    def width(self) -> int:
+        """Numbers of one row in the largest tensor of ``log_prob``."""
+        return prod(self.output)
+
+    @property
+    def largest(self) -> int:
+        """The largest whole number among the values that a model has to represent exactly; 0: values are numbers that may be rounded."""
+        return 0
 
     @abstractmethod
     def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
