@@ -245,7 +245,7 @@ def test_the_gram_form_is_taken_where_it_halves_the_work(features, width, rows):
     assert share < 0.6 if pays else share == 1
 
 
-@pytest.mark.parametrize("shape", [(3, 64, 64), (3, 33, 33), (28, 28, 1)])
+@pytest.mark.parametrize("shape", [(28, 28, 1), (12, 40, 40), (1, 9, 9, 9)])
 def test_a_flat_network_for_an_image_is_no_surprise(shape):
     with pytest.warns(
         UserWarning, match=r"network='auto' made a flat network of [\d,]+ parameters for samples of shape"
@@ -256,8 +256,10 @@ def test_a_flat_network_for_an_image_is_no_surprise(shape):
 @pytest.mark.filterwarnings("error")
 def test_no_warning_where_a_network_was_chosen_or_fits():
     for spec in (
-        Modality("x", (3, 33, 33), network="mlp"),
+        Modality("x", (12, 20, 20), network="mlp"),
         Modality("x", (3, 16, 16)),
+        Modality("x", (3, 64, 64), params={"width": 0.1}),
+        Modality("x", (3, 33, 47), params={"width": 0.1}),
         Modality("x", (40, 2, 3)),
     ):
         build("vae", [spec], latent=2)

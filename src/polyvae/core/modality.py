@@ -420,15 +420,15 @@ def _of_ids(spec: Modality) -> bool:
 
 
 def _looks_like_image(shape: tuple[int, ...]) -> bool:
-    """Whether a sample has two axes of at least 8 beside one of at most 4, wherever that is."""
-    return len(shape) == 3 and min(shape) <= 4 and sorted(shape)[1] >= 8
+    """Whether a sample has three or four axes, of which all but one are at least 8."""
+    return len(shape) in (3, 4) and sorted(shape)[1] >= 8
 
 
 def _warn_of_flat_network(spec: Modality, parameters: int) -> None:
     warnings.warn(
         f"modality {spec.name!r}: network='auto' made a flat network of {parameters:,} parameters for samples of shape "
-        f"{spec.shape}; expected (channels, height, width) with sizes from 8 to 32 in steps of 4 for a convolutional one; "
-        "put the channels first, resize the images, or choose a network",
+        f"{spec.shape}; expected (channels, height, width) with at most 4 channels and sides of 8 or more for a convolutional "
+        "one; put the channels first, or choose a network",
         stacklevel=4,
     )
 

@@ -40,8 +40,8 @@ NETWORKS: dict[str, Network] = {
 
 
 def auto(shape: tuple[int, ...]) -> str:
-    """The default network for a shape: "conv" for images of 8 to 32 pixels, in steps of 4, on each side; else "mlp"."""
-    image = len(shape) == 3 and shape[0] <= 4 and all(8 <= size <= 32 and size % 4 == 0 for size in shape[1:])
+    """The default network for a shape: "conv" for (channels, height, width) with at most 4 channels and sides of 8 or more; else "mlp"."""
+    image = len(shape) == 3 and shape[0] <= 4 and min(shape[1:]) >= 8
     return "conv" if image else "mlp"
 
 
