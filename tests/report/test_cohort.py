@@ -138,7 +138,7 @@ def test_tables_scroll_and_their_captions_do_not(page: str) -> None:
 
 
 def test_weights_that_do_not_add_up_to_one_are_explained(page: str) -> None:
-    assert "They need not add up to 1: with a sum below 1, imputed values are closer to the mean" in page
+    assert "They need not add up to 1: with a sum below 1, imputed values are closer" in page
 
 
 def test_one_table_with_gaps_is_one_report(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ class Imputer:
 
     def _between(self, pattern: Pattern, name: str) -> Known:
         rows = self._sample[self.tables.observed[name][self._sample].any(1)]
-        # A sample of which nothing else was observed says nothing about how well the others predict.
+        # A sample of which nothing else was observed carries no information on how well the others predict.
         informed = self.tables.mask[rows][:, list(pattern)].any(1)
         rows = rows[informed] if informed.any() else rows
         part, fold = self.tables.rows(rows), self.fold[rows]
