@@ -67,11 +67,15 @@ class Figure(NamedTuple):
 
 
 class Drawing:
-    """A canvas in pixels, used in a ``with`` statement: draw on ``axes`` or a ``board``; ``done`` returns the figure."""
+    """A canvas in pixels, used in a ``with`` statement: draw on ``axes`` or a ``board``; ``done`` returns the figure.
 
-    def __init__(self, name: str, width: float, height: float) -> None:
+    ``png``: whether it is also rendered as a PNG file, which takes as long as the SVG.
+    """
+
+    def __init__(self, name: str, width: float, height: float, png: bool = True) -> None:
         import matplotlib
 
+        self.png = png
         self.name, self.width, self.height = name, round(width), round(height)
         style: Any = {**_STYLE, "svg.hashsalt": name}  # ids differ between figures, not between runs
         self._style = matplotlib.rc_context(style)
@@ -108,7 +112,8 @@ class Drawing:
             )  # the fonts of the page may have glyphs that this one lacks
             svg, png = io.BytesIO(), io.BytesIO()
             self.canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-            self.canvas.savefig(png, format="png", dpi=144, facecolor="white")
+            if self.png:
+                self.canvas.savefig(png, format="png", dpi=144, facecolor="white")
         return Figure(
             self.name,
             self.width,
