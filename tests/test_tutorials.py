@@ -109,7 +109,7 @@ def test_the_lines_about_tables_of_the_readme(folder: Path, tmp_path: Path) -> N
 
 
 def test_the_pooled_regression_of_the_page_about_data(tmp_path: Path) -> None:
-    """Outcome = 1 + 2 P53 − EGFR + noise, with a quarter of the proteins missing: the coefficients are found, and the noise of filling counted."""
+    """Outcome = 1 + 2 P53 − EGFR + noise, of which a quarter lacks the proteins: the coefficients, and information that is missing."""
     import numpy as np
     import pandas as pd
 

@@ -14,8 +14,7 @@ import polyvae as pv
 from polyvae.imputation.runs import FitRecord, FittedRun
 from polyvae.report import number
 from polyvae.report.cohort import _view, write_fit_report
-from polyvae.report.held import coverage, pairs_section
-from polyvae.report.tables import samples_section
+from polyvae.report.held import coverage
 from tests.helpers.pages import Elements
 
 NAME = "<b>rna & co</b>"
@@ -130,13 +129,6 @@ def test_text_can_be_read_on_every_screen(page: str) -> None:
         sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", body)]
         assert min(sizes) >= 10
         assert int(width) <= 380 or "samples with" in body or "1: exact" in body
-
-
-def test_figures_of_the_page_are_not_rendered_twice(run: FittedRun) -> None:
-    sections = [samples_section(_view(run)), pairs_section(_view(run))]
-    figures = [figure for section in sections if section is not None for figure in section.figures]
-    assert len(figures) == 9
-    assert all(figure.body and not figure.png for figure in figures)
 
 
 def test_tables_scroll_and_their_captions_do_not(page: str) -> None:

@@ -23,11 +23,6 @@ _BRIEF = 12  # characters of a short name
 _COLOURS = (*SERIES, "#3d6fd1", "#c0392b", "#8a5a44", "#12948a")
 
 
-def _drawing(name: str, width: float, height: float) -> Drawing:
-    """A drawing for a page, without the files that a run directory has beside its report."""
-    return Drawing(name, width, height, png=False)
-
-
 def patterns_figure(names: Sequence[str], counts: Sequence[tuple[tuple[bool, ...], int]], alt: str) -> Figure:
     """How many samples have each pattern of modalities: bars above, and dots for the modalities that were observed.
 
@@ -45,7 +40,7 @@ def patterns_figure(names: Sequence[str], counts: Sequence[tuple[tuple[bool, ...
     left = side + label_width(names) + 20
     top, tall = 28, 150
     height = top + tall + 18 + row * len(names) + 28
-    with _drawing("patterns", left + step * len(shown) + 30, height) as drawing:
+    with Drawing("patterns", left + step * len(shown) + 30, height) as drawing:
         ax = drawing.board()
         largest, widest = max(count for _, count in shown), max(total.values())
         floor = top + tall
@@ -102,7 +97,7 @@ def scores_figure(
         caption: Below it.
     """
     left, row = label_width(list(values)) + 6, 38
-    with _drawing("scores", 560, 62 + row * len(values) + 44) as drawing:
+    with Drawing("scores", 560, 62 + row * len(values) + 44) as drawing:
         ax = drawing.axes(left, 54, drawing.width - left - 20, row * len(values))
         rows = np.arange(len(values))
         every = [value for each in values.values() for value in each.values()]
@@ -166,7 +161,7 @@ def curves_figure(
     """
     wide = 3 if all(len(label) <= _BRIEF for label in curves) else 2
     rows = -(-len(curves) // wide)
-    with _drawing(name, 380, 310 + 20 * rows) as drawing:
+    with Drawing(name, 380, 310 + 20 * rows) as drawing:
         ax = drawing.axes(54, 20 + 20 * rows, 306, 236)
         if diagonal:
             ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
@@ -213,7 +208,7 @@ def embedding_figure(
     brief = all(len(text) <= _BRIEF for text in counted)
     chosen = counted[: len(_COLOURS) if brief else _GROUPS]
     # Figures side by side have their axes at one height, whatever the length of their legends.
-    with _drawing(name, 380, 410) as drawing:
+    with Drawing(name, 380, 410) as drawing:
         ax = drawing.axes(46, 112, 320, 250)
         size = 26 if len(z) <= 400 else 12
         drawing.canvas.text(
@@ -287,7 +282,7 @@ def pair_figure(name: str, title: str, pair: Pair, alt: str) -> Figure:
         pair: The feature.
         alt: The figure in words.
     """
-    with _drawing(name, 310, 320) as drawing:
+    with Drawing(name, 310, 320) as drawing:
         left, first = 8 / drawing.width, 1 - 14 / drawing.height
         heading = {"color": INK, "ha": "left", "va": "center", "fontsize": 11}
         drawing.canvas.text(left, first, short(pair.title, 38), **heading)
