@@ -19,6 +19,13 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a cohort and a run that was fitted to it, with a target."""
     folder = tmp_path_factory.mktemp("cohort")
     write_cohort(folder)
+    header, rows = read_csv(folder / "rna.csv")
+    turned = {
+        column: list(cells)
+        for column, cells in zip(header[1:], zip(*rows.values(), strict=True), strict=True)
+    }
+    write_csv(folder / "turned.csv", ["feature", *rows], turned)
+    (folder / "rna.xlsx").write_bytes(b"PK")
     words = [
         "rna.csv",
         "protein.csv",
@@ -61,7 +68,7 @@ def test_impute_fills_what_is_missing_and_nothing_else(cohort: Path, tmp_path: P
         "-o",
         tmp_path / "out",
         "--interval",
-        "0.8",
+        "80%",
         "--draws",
         "2",
     ]
@@ -205,7 +212,20 @@ def test_existing_results_are_replaced_on_request_alone(cohort: Path, tmp_path: 
         (["impute", "run", "-o", "x"], "FILES"),
         (["impute", "run", "clinical.csv", "-o", "x"], "text in"),
         (["impute", "run", "--other", "rna.csv", "-o", "x"], "--rna rna.csv"),
-        (["impute", "run", "--rna", "protein.csv", "-o", "x"], "got no 5 columns of 5"),
+        (["impute", "run", "--rna", "protein.csv", "-o", "x"], "none of the 5 columns"),
+        (["impute", "run", "--rna", "protein.csv", "-o", "x"], "is it another modality, or transposed?"),
+        (["impute", "run", "--rna", "turned.csv", "-o", "x"], "transpose the table"),
+        (["impute", "rna.csv", "run", "-o", "x"], "write RUN before FILES"),
+        (["impute", ".", "rna.csv", "-o", "x"], "contains runs; expected one of them; 'run'"),
+        (["impute", "run", "rna.xlsx", "-o", "x"], "save each sheet as .csv"),
+        (["impute", "run", "--rna", "rna.xlsx", "-o", "x"], "save each sheet as .csv"),
+        (["impute", "run", "rna.csv", "-o", "x", "--interval", "90"], "such as 0.9 or 90%"),
+        (["impute", "run", "rna.csv", "-o", "x", "--interval", "much"], "such as 0.9 or 90%"),
+        (["evaluate", "."], "contains some; expected one of them; 'run'"),
+        (["report", "."], "contains some; expected one of them; 'run'"),
+        (["evaluate", "run"], "got a run of polyvae fit"),
+        (["fit", "rna.csv", "turned.csv", "--out", "y"], "transpose the table"),
+        (["fit", "rna.csv", "--out", "y", "--target", "clinical.csv"], "such as clinical.csv:remark"),
         (["embed", "run", "rna.csv", "-o", "rna.csv", "--force"], "read as output"),
         (["embed", "run", "rna.csv", "-o", "z.xlsx"], "ends in '.xlsx'"),
         (["predict", "run", "rna.csv", "-o", "z.parquet"], "ends in '.parquet'"),

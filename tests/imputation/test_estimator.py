@@ -209,6 +209,32 @@ def test_predict_classes_and_numbers():
     assert amount.score({"a": a}, a[:, 0] * 2 + 1) > 0.9
 
 
+def test_predictions_of_frames_are_tables_with_ids():
+    """The numbers are those of arrays; the ids are those of the frames, in the order of first appearance."""
+    given = cohort(40)
+    ids = [f"p{i:03d}" for i in range(40)]
+    y = pd.Series(["well" if i % 3 else "ill" for i in range(40)], ids)
+    est = pv.Estimator(**QUICK).fit(given, y)
+    new = {name: frame.iloc[::-1] for name, frame in given.items()}
+    found, chances = est.predict(new), est.predict_proba(new)
+    assert list(found.columns) == ["prediction"]
+    assert list(chances.columns) == ["ill", "well"]
+    assert found.index.tolist() == chances.index.tolist() == est.transform(new).index.tolist()
+    assert set(found.index) == set(ids)
+    assert (chances.idxmax(axis=1) == found["prediction"]).all()
+    assert est.score(new, y) == pytest.approx((found["prediction"] == y[found.index]).mean())
+    union = {name: frame.reindex(found.index).to_numpy() for name, frame in new.items()}
+    plain = clone_with(est, id=False)
+    assert np.array_equal(plain.predict(union), found["prediction"].to_numpy())
+    assert np.array_equal(plain.predict_proba(union), chances.to_numpy())
+    polars = {name: pl.from_pandas(frame.reset_index(names="prediction")) for name, frame in new.items()}
+    table = clone_with(est, id="prediction").predict(polars)
+    assert isinstance(table, pl.DataFrame)
+    assert table.columns == ["prediction", "prediction_"]
+    assert table["prediction"].to_list() == found.index.tolist()
+    assert table["prediction_"].to_list() == found["prediction"].tolist()
+
+
 def test_samples_have_the_moments_of_the_data(fitted):
     drawn = fitted.sample(2000)
     truth = cohort(80)["rna"]

@@ -11,25 +11,22 @@ from scipy import integrate, stats
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import r2_score, roc_auc_score
 
-from polyvae.imputation.scores import (
+from polyvae.imputation.measures import (
     Interval,
-    Row,
-    Scores,
     auroc,
-    binary_rows,
-    class_rows,
     coverage,
     crps,
     fvu,
     log_loss,
     normal_crps,
-    numeric_rows,
     pearson,
     pooled_fvu,
     r2,
     rmse,
     width,
 )
+from polyvae.imputation.rows import Row, binary_rows, class_rows, numeric_rows
+from polyvae.imputation.scores import Scores
 from polyvae.utils.errors import InputError
 
 

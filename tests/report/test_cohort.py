@@ -111,6 +111,36 @@ def test_patterns_are_those_of_the_samples(page: str) -> None:
     assert "without b b 5" in words
 
 
+def test_each_feature_has_a_figure_of_its_own(run: FittedRun, page: str) -> None:
+    """Side by side on a wide screen, and below one another on a narrow one."""
+    spoken = [attributes.get("aria-label", "") for tag, attributes in Elements(page).tags if tag == "svg"]
+    pairs = [text for text in spoken if text.startswith("Measured against imputed values of ")]
+    assert [sum(f" of {name}, R²" in text for text in pairs) for name in run.estimator.schema_.names] == [
+        3,
+        3,
+        2,
+    ]
+
+
+def test_text_can_be_read_on_every_screen(page: str) -> None:
+    """No text is smaller than 10 px, figures of one panel fit a phone, and no screen shrinks a figure below its size."""
+    assert ".scroll svg { width: max(min(calc(1.4 * var(--w)), 100%), var(--w)); }" in page
+    for width, body in re.findall(r'<svg viewBox="0 0 (\d+) .*?>(.*?)</svg>', page, re.DOTALL):
+        sizes = [float(size) for size in re.findall(r"font-size: ([\d.]+)px", body)]
+        assert min(sizes) >= 10
+        assert int(width) <= 380 or "samples with" in body or "1: exact" in body
+
+
+def test_tables_scroll_and_their_captions_do_not(page: str) -> None:
+    assert re.search(r"\.tablewrap \{ overflow-x: auto; \}", page)
+    assert re.search(r"caption \{ position: sticky; left: 0; max-width: min\(44rem, calc\(100vw", page)
+    assert page.count("<table") == page.count('<div class="tablewrap"><table')
+
+
+def test_weights_that_do_not_add_up_to_one_are_explained(page: str) -> None:
+    assert "They need not add up to 1: with a sum below 1, imputed values are closer" in page
+
+
 def test_one_table_with_gaps_is_one_report(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(40, 1)) @ rng.normal(size=(1, 6)) + 0.1 * rng.normal(size=(40, 6))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from polyvae.imputation.members import Members, Schedule
 from polyvae.imputation.simple import Spectra
 from polyvae.imputation.tables import Flags, Floats, Pattern, Tables, patterns, pieces
 from polyvae.imputation.wide import Wide
+from polyvae.utils.progress import Reporter
 from polyvae.utils.seeds import fold_in
 
 _PIECE = 2048  # samples that are imputed at a time
@@ -129,16 +129,14 @@ class Imputer:
         self._sample = np.sort(chosen)
         self._range = {name: _range(tables.values[name], tables.observed[name]) for name in tables.names}
 
-    def fit(self, say: Callable[[str], None]) -> Imputer:
+    def fit(self, report: Reporter | None = None) -> Imputer:
         """Train the ensembles.
 
         Args:
-            say: Receives lines of progress.
+            report: Receives the progress. None: it is not reported.
         """
         for design in self.designs:
-            self.ensembles[design.label].fit(
-                self.tables, self.fold, design.schedule, partial(_prefixed, say, design.label)
-            )
+            self.ensembles[design.label].fit(self.tables, self.fold, design.schedule, report, design.label)
         return self
 
     # ---- combinations ----------------------------------------------------------------------------------------
@@ -180,7 +178,7 @@ class Imputer:
 
     def _between(self, pattern: Pattern, name: str) -> Known:
         rows = self._sample[self.tables.observed[name][self._sample].any(1)]
-        # A sample of which nothing else was observed says nothing about how well the others predict.
+        # A sample of which nothing else was observed carries no information on how well the others predict.
         informed = self.tables.mask[rows][:, list(pattern)].any(1)
         rows = rows[informed] if informed.any() else rows
         part, fold = self.tables.rows(rows), self.fold[rows]
@@ -382,10 +380,6 @@ def _whole(tables: Tables, pattern: Pattern) -> Flags:
     """[N], whether all modalities of the pattern were observed."""
     whole: Flags = np.asarray(tables.mask[:, np.flatnonzero(pattern)].all(1), bool)
     return whole
-
-
-def _prefixed(say: Callable[[str], None], label: str, line: str) -> None:
-    say(f"{label}: {line}")
 
 
 def _range(values: Floats, observed: Flags) -> tuple[Floats, Floats]:

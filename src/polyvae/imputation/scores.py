@@ -8,43 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from polyvae.imputation.measures import (
-    Interval,
-    auroc,
-    coverage,
-    crps,
-    fvu,
-    log_loss,
-    normal_crps,
-    pearson,
-    pooled_fvu,
-    r2,
-    rmse,
-    width,
-)
-from polyvae.imputation.rows import Row, binary_rows, class_rows, numeric_rows
+from polyvae.imputation.rows import Row
 from polyvae.utils.errors import InputError, nearest, reading
-
-__all__ = [
-    "SCORES",
-    "Interval",
-    "Row",
-    "Scores",
-    "auroc",
-    "binary_rows",
-    "class_rows",
-    "coverage",
-    "crps",
-    "fvu",
-    "log_loss",
-    "normal_crps",
-    "numeric_rows",
-    "pearson",
-    "pooled_fvu",
-    "r2",
-    "rmse",
-    "width",
-]
 
 SCORES: Mapping[str, str] = {
     "r2": "R²",
@@ -71,7 +36,8 @@ class Scores:
         InputError: A value that is NaN, or an unknown score.
 
     Example:
-        >>> from polyvae.imputation.scores import Row, Scores
+        >>> from polyvae.imputation.rows import Row
+        >>> from polyvae.imputation.scores import Scores
         >>> scores = Scores([Row("rna", None, None, "ridge", "fvu", 0.4, 90), Row("rna", None, None, "vae", "fvu", 0.3, 90)])
         >>> print(scores.table("fvu"))
         fraction of variance unexplained

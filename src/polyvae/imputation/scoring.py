@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from polyvae.data.schema import Schema
 from polyvae.imputation.combine import FEWEST, Combination
 from polyvae.imputation.imputer import HIDDEN, Imputer
-from polyvae.imputation.rows import binary_rows, numeric_rows
-from polyvae.imputation.scores import Interval, Row, Scores
+from polyvae.imputation.measures import Interval
+from polyvae.imputation.rows import Row, binary_rows, numeric_rows
+from polyvae.imputation.scores import Scores
 from polyvae.imputation.tables import Floats, Pattern, Tables, patterns
 from polyvae.utils.seeds import fold_in
 

@@ -18,7 +18,7 @@ TARGET = "(target)"
 """The name of that table among those of the modalities."""
 
 _MOST_CLASSES = 50
-_MANY_CLASSES = 10  # of numbers, above which a warning says that they are taken as classes
+_MANY_CLASSES = 10  # of numbers, above which a warning states that they are taken as classes
 
 Ids = Sequence[Hashable] | None
 
@@ -188,7 +188,7 @@ def _sorted(values: Collection[Any], kind: str) -> list[Any]:
     if numbers and kind == "auto" and len(values) > _MANY_CLASSES:
         warnings.warn(
             f"fit: y has {len(values)} whole numbers, which are taken as classes; target='number' takes them as a number, and "
-            "target='class' says that they are classes",
+            "target='class' takes them as classes without this warning",
             stacklevel=4,
         )
     return sorted(values)

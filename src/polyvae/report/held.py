@@ -11,7 +11,7 @@ from polyvae.imputation.combine import Combination
 from polyvae.imputation.tables import patterns
 from polyvae.imputation.target import TARGET
 from polyvae.report.metrics import number
-from polyvae.report.plots import Pair, curves_figure, embedding_figure, pairs_figure
+from polyvae.report.plots import Pair, curves_figure, embedding_figure, pair_figure
 from polyvae.report.sections import Section, Table
 from polyvae.report.tables import View, pattern_name, ranked
 from polyvae.utils.text import counted
@@ -157,16 +157,10 @@ def pairs_section(view: View) -> Section | None:
         if not found:
             continue
         chosen = [found[at] for at in sorted({0, len(found) // 2, len(found) - 1})]
-        pairs = [_pair(view, each.name, feature, value) for feature, value in chosen]
-        figures.append(
-            pairs_figure(
-                f"pairs_{place}",
-                each.name,
-                pairs,
-                f"Measured against imputed values of {', '.join(pair.title for pair in pairs)} of {each.name}.",
-                "",
-            )
-        )
+        for number_of, (feature, value) in enumerate(chosen):
+            pair = _pair(view, each.name, feature, value)
+            alt = f"Measured against imputed values of {feature} of {each.name}, {pair.note}."
+            figures.append(pair_figure(f"pair_{place}_{number_of}", each.name, pair, alt))
     if not figures:
         return None
     return Section(
@@ -175,6 +169,7 @@ def pairs_section(view: View) -> Section | None:
         "For each modality the features with the highest, the middle and the lowest R². Each point is a sample that was left out; the band "
         "is the 90 % interval around the imputed value.",
         figures=figures,
+        wide=False,
     )
 
 

@@ -97,7 +97,7 @@ def scores_figure(
         caption: Below it.
     """
     left, row = label_width(list(values)) + 6, 38
-    with Drawing("scores", 760, 62 + row * len(values) + 44) as drawing:
+    with Drawing("scores", 560, 62 + row * len(values) + 44) as drawing:
         ax = drawing.axes(left, 54, drawing.width - left - 20, row * len(values))
         rows = np.arange(len(values))
         every = [value for each in values.values() for value in each.values()]
@@ -159,9 +159,10 @@ def curves_figure(
         alt: The figure in words.
         caption: Below it.
     """
-    rows = -(-len(curves) // 3)
-    with Drawing(name, 440, 330 + 20 * rows) as drawing:
-        ax = drawing.axes(62, 20 + 20 * rows, 350, 256)
+    wide = 3 if all(len(label) <= _BRIEF for label in curves) else 2
+    rows = -(-len(curves) // wide)
+    with Drawing(name, 380, 310 + 20 * rows) as drawing:
+        ax = drawing.axes(54, 20 + 20 * rows, 306, 236)
         if diagonal:
             ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
             ax.set(xlim=(0, 1), ylim=(0, 1))
@@ -181,7 +182,7 @@ def curves_figure(
             *ax.get_legend_handles_labels(),
             loc="upper left",
             bbox_to_anchor=(0.02, 1.0),
-            ncols=3,
+            ncols=wide,
             handlelength=1.4,
             columnspacing=1.2,
         )
@@ -207,8 +208,8 @@ def embedding_figure(
     brief = all(len(text) <= _BRIEF for text in counted)
     chosen = counted[: len(_COLOURS) if brief else _GROUPS]
     # Figures side by side have their axes at one height, whatever the length of their legends.
-    with Drawing(name, 440, 424) as drawing:
-        ax = drawing.axes(52, 104, 370, 276)
+    with Drawing(name, 380, 410) as drawing:
+        ax = drawing.axes(46, 112, 320, 250)
         size = 26 if len(z) <= 400 else 12
         drawing.canvas.text(
             0.02, 1 - 14 / drawing.height, title, color=INK, ha="left", va="center", fontsize=11
@@ -220,7 +221,7 @@ def embedding_figure(
             drawn = ax.scatter(
                 z[known, 0], z[known, 1], s=size, c=values[known], cmap="viridis", alpha=0.9, linewidths=0
             )
-            bar = drawing.axes(52, 34, 200, 8)
+            bar = drawing.axes(46, 34, 200, 8)
             drawing.canvas.colorbar(drawn, cax=bar, orientation="horizontal")
             bar.tick_params(labelsize=10, length=2)
         else:
@@ -272,46 +273,39 @@ class Pair(NamedTuple):
     note: str
 
 
-def pairs_figure(name: str, title: str, pairs: Sequence[Pair], alt: str, caption: str) -> Figure:
-    """Measured against imputed values of up to four features of one modality, with the line of equality and the 90 % interval.
+def pair_figure(name: str, title: str, pair: Pair, alt: str) -> Figure:
+    """Measured against imputed values of one feature, with the line of equality and the 90 % interval.
 
     Args:
         name: Of the figure.
         title: The modality.
-        pairs: The features.
+        pair: The feature.
         alt: The figure in words.
-        caption: Below it.
     """
-    wide = 300
-    with Drawing(name, wide * len(pairs) + 10, 320) as drawing:
+    with Drawing(name, 310, 320) as drawing:
+        left, first = 8 / drawing.width, 1 - 14 / drawing.height
+        heading = {"color": INK, "ha": "left", "va": "center", "fontsize": 11}
+        drawing.canvas.text(left, first, short(pair.title, 38), **heading)
         drawing.canvas.text(
-            6 / drawing.width,
-            1 - 14 / 320,
-            title,
-            color=INK,
-            ha="left",
-            va="center",
-            fontsize=12,
-            fontweight="bold",
+            left,
+            first - 18 / drawing.height,
+            f"{short(title, 28)} · {pair.note}",
+            **heading | {"color": MUTED},
         )
-        for place, pair in enumerate(pairs):
-            ax = drawing.axes(wide * place + 66, 62, 214, 200)
-            low = float(min(pair.measured.min(), pair.imputed.min()))
-            high = float(max(pair.measured.max(), pair.imputed.max()))
-            pad = 0.05 * (high - low or 1)
-            ends = np.array([low - pad, high + pad])
-            if np.isfinite(pair.half):
-                ax.fill_between(
-                    ends, ends - pair.half, ends + pair.half, color=ACCENT, alpha=0.12, linewidth=0
-                )
-            ax.plot(ends, ends, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-            ax.scatter(pair.imputed, pair.measured, s=16, color=ACCENT, alpha=0.7, linewidths=0)
-            unit = f" ({short(pair.unit, 12)})" if pair.unit else ""
-            ax.set(xlim=ends, ylim=ends, xlabel=f"imputed{unit}", ylabel=f"measured{unit}")
-            ax.set_title(f"{short(pair.title, 22)} · {pair.note}", fontsize=11)
-            ax.locator_params(nbins=5)
-            _quiet(ax, "both")
-        return drawing.done(alt, caption)
+        ax = drawing.axes(56, 46, 240, 222)
+        low = float(min(pair.measured.min(), pair.imputed.min()))
+        high = float(max(pair.measured.max(), pair.imputed.max()))
+        pad = 0.05 * (high - low or 1)
+        ends = np.array([low - pad, high + pad])
+        if np.isfinite(pair.half):
+            ax.fill_between(ends, ends - pair.half, ends + pair.half, color=ACCENT, alpha=0.12, linewidth=0)
+        ax.plot(ends, ends, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        ax.scatter(pair.imputed, pair.measured, s=16, color=ACCENT, alpha=0.7, linewidths=0)
+        unit = f" ({short(pair.unit, 12)})" if pair.unit else ""
+        ax.set(xlim=ends, ylim=ends, xlabel=f"imputed{unit}", ylabel=f"measured{unit}")
+        ax.locator_params(nbins=5)
+        _quiet(ax, "both")
+        return drawing.done(alt)
 
 
 def _box(ax: Axes, x: float, y: float, width: float, height: float, colour: str) -> None:

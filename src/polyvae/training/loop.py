@@ -225,7 +225,7 @@ class _Training:
             if state.history.stopped == "done" and (state.step == before or state.step % per_epoch):
                 raise InputError(
                     f"fit: the loader gave {state.step - before + start} batches in epoch {epoch + 1}; expected {per_epoch}, "
-                    "as its length says; correct its length"
+                    "which is its length; correct its length"
                 )
 
     def _stop(self, interrupted: bool) -> str:

@@ -22,9 +22,27 @@ Put = Callable[[NDArray[Any], Ids], None]
 ENDINGS = (*TEXT, *PARQUET, ".npz")
 
 
+SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+"""Endings of spreadsheets, which are not read."""
+
+
 def ending(path: Path) -> str:
     """The ending in lower case; without ".gz"."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def unknown_ending(path: Path, known: Sequence[str], where: str = "") -> InputError:
+    """The error for a file of another kind.
+
+    Args:
+        path: The file.
+        known: The endings that are read, or written.
+        where: Such as "beside other tables".
+    """
+    kind = ending(path)
+    remedy = "save each sheet as .csv" if kind in SHEETS else nearest(kind, known)
+    expected = f"expected one of {', '.join(known)}{f' {where}' if where else ''}"
+    return InputError(f"{path}: got a file that ends in {kind!r}; {expected}; {remedy}")
 
 
 def stem(path: Path) -> str:
@@ -54,9 +72,7 @@ def write_table(path: Path, values: NDArray[Any], columns: Sequence[str], ids: I
     elif kind in PARQUET:
         _write_parquet(path, values, columns, ids, id)
     else:
-        raise InputError(
-            f"{path}: got a file that ends in {kind!r}; expected one of {', '.join(ENDINGS)}; {nearest(kind, ENDINGS)}"
-        )
+        raise unknown_ending(path, ENDINGS)
 
 
 @contextmanager
