@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -245,7 +246,9 @@ def test_models_train_on_images_and_captions(name, tmp_path):
     torch.set_default_dtype(torch.float32)
     torch.manual_seed(0)
     data = tiny()
-    model = pv.build(name, data.modalities(), latent=4)
+    image, caption = data.modalities()
+    caption = replace(caption, params={**caption.params, "units": 16, "embedding": 8, "width": 0.1})
+    model = pv.build(name, [replace(image, params={"width": 0.2}), caption], latent=4)
     before = model(model.admit(data.take(slice(0, 24)))).value.mean()
     pv.fit(model, data, epochs=20, batch_size=24, lr=1e-2, show=False)
     model.eval()

@@ -1,4 +1,4 @@
-"""Convolutional networks for series [channels, time]: sensors, audio frames. Lengths that differ are entry masks, with padding unobserved."""
+"""Convolutional networks for series [channels, time]: sensors, audio frames. Lengths that differ are entry masks: padding is unobserved."""
 
 from __future__ import annotations
 
