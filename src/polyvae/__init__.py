@@ -24,7 +24,7 @@ from polyvae.core.distributions import Laplace, Mixture, Normal
 from polyvae.core.likelihoods import LIKELIHOODS
 from polyvae.core.modality import Modality
 from polyvae.core.networks import NETWORKS
-from polyvae.data import DATASETS, MultimodalData, load_dataset
+from polyvae.data import DATASETS, MultimodalData, load_dataset, text
 from polyvae.metrics import METRICS, evaluate, fit_prior
 from polyvae.models import MMVAE, MODELS, MVAE, VAE, MMVAEPlus, MoPoE, build, cite
 from polyvae.models.bundles import load_model, save_model
@@ -61,6 +61,7 @@ __all__ = [
     "models",
     "pool",
     "save_model",
+    "text",
 ]
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from polyvae.config import EvaluateConfig, RunConfig, assignment, check_options, read_config
 from polyvae.core.fitted import FITTED, FittedPrior
+from polyvae.core.likelihoods import Text
 from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData, load_dataset
@@ -25,7 +29,7 @@ from polyvae.training.history import History
 from polyvae.training.loop import Watch, fit
 from polyvae.training.store import check_trained_on
 from polyvae.utils.errors import InputError, nearest, reading
-from polyvae.utils.files import load_tensors, save_tensors, short
+from polyvae.utils.files import load_tensors, save_tensors, short, write_atomic
 from polyvae.utils.progress import reporter
 from polyvae.utils.records import StoredEvaluation
 from polyvae.utils.seeds import fold_in
@@ -223,6 +227,24 @@ def compare_runs(
         return write_comparison(
             first.path.resolve().parent / "comparison.html" if out is None else out, contenders, data
         )
+
+
+def write_sentences(path: Path, model: MultimodalVAE, made: Mapping[str, Tensor]) -> int:
+    """Write what was generated of text modalities, name -> [n, L] or [K, n, L], as a table with a row for each sentence.
+
+    Returns the number of sentences; without any there is no file.
+    """
+    rows = []
+    for name, x in made.items():
+        likelihood = model.modalities[name].likelihood
+        if isinstance(likelihood, Text):
+            draws = likelihood.vocabulary.decode((x if x.ndim == 3 else x[None]).cpu().numpy())
+            rows += [(name, k, n, one) for k, draw in enumerate(draws) for n, one in enumerate(draw)]
+    if rows:
+        table = io.StringIO(newline="")
+        csv.writer(table).writerows([("modality", "draw", "sample", "sentence"), *rows])
+        write_atomic(path, table.getvalue().encode())
+    return len(rows)
 
 
 def stored_evaluation(run: RunDirectory) -> dict[str, Any] | None:

@@ -27,6 +27,7 @@ from polyvae.models.bundles import load_model
 from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import write_npz
+from polyvae.utils.text import counted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -168,9 +169,10 @@ def sample(
     count: Annotated[
         int, typer.Option("-n", help="The number of samples; with --given, of test samples.", min=1)
     ] = 16,
-    out: Annotated[Path, typer.Option("-o", help="An .npz file: one array per modality.")] = Path(
-        "samples.npz"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option("-o", help="An .npz file: one array per modality; sentences also in a .csv beside it."),
+    ] = Path("samples.npz"),
     prior: Annotated[
         str, typer.Option(help="own (the prior of the model), or fitted (by evaluate).")
     ] = "own",
@@ -207,6 +209,9 @@ def sample(
         made = model.sample(count, fitted, sample=noise)
     write_npz(out, {name: x.cpu().numpy() for name, x in made.items()})
     typer.echo(f"written: {out} ({', '.join(f'{name} {tuple(x.shape)}' for name, x in made.items())})")
+    count = runs.write_sentences(readable := out.with_name(f"{out.stem}_sentences.csv"), model, made)
+    if count:
+        typer.echo(f"written: {readable} ({counted(count, 'sentence', 'sentences')})")
 
 
 @app.command(

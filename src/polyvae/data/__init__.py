@@ -23,6 +23,7 @@ from polyvae.data.attributes import Parser, Reading
 from polyvae.data.custom import from_files, from_function, is_import, is_path
 from polyvae.data.loaders import Loader, SliceLoader, StreamLoader
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.sentences import Sentences, text
 from polyvae.data.sets.polydigits import polydigits
 from polyvae.data.sets.polymnist import polymnist, translated_polymnist
 from polyvae.data.sets.shapes import shapes_captions
@@ -39,10 +40,12 @@ __all__ = [
     "MultimodalData",
     "Parser",
     "Reading",
+    "Sentences",
     "SliceLoader",
     "StreamLoader",
     "load_dataset",
     "mix",
+    "text",
 ]
 
 

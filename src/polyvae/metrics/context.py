@@ -90,8 +90,7 @@ class Context:
     def rows(self) -> int:
         """How many rows may be decoded together, so that the widest modality has at most ``values`` numbers."""
         widest = max(
-            max(math.prod(net.spec.shape), math.prod(net.likelihood.output))
-            for net in self.model.modalities.values()
+            max(math.prod(net.spec.shape), net.likelihood.width) for net in self.model.modalities.values()
         )
         return max(1, self.values // widest)
 

@@ -50,6 +50,9 @@ def quality(
             "no image quality: it needs images, and judges or a feature network; it is left out"
         )
         return {}
+    for name, net in model.modalities.items():
+        if net.likelihood.ids:
+            context.note(f"quality: {name!r} is left out, because sentences are no images")
     inputs = [
         name
         for name, net in model.modalities.items()

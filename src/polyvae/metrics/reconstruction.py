@@ -34,9 +34,15 @@ def reconstruction(context: Context, *, rows: int = 1_000, draws: int = 5) -> di
     inputs = [
         name for name in names if model.modalities[name].encoder is not None and name in context.data.names
     ]
-    targets = [
+    decoded = [
         name for name in names if model.modalities[name].decoder is not None and name in context.data.names
     ]
+    targets = [name for name in decoded if not model.modalities[name].likelihood.ids]
+    for name in decoded:
+        if name not in targets:
+            context.note(
+                f"reconstruction and diversity: {name!r} is left out, because ids of words have no distances"
+            )
     few = subsample(context.data, rows, context.seed("reconstruction/rows"))
     context.report.start("reconstruction", 2 * len(inputs) + 1)
     means = {} if context.train is None else baseline(context.train, targets, context.batch_size)

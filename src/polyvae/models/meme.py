@@ -67,7 +67,7 @@ class MEME(MultimodalVAE):
         scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
 
     Raises:
-        InputError: Other modalities, an unknown option or a number out of range.
+        InputError: Other modalities, sentences, an unknown option or a number out of range.
     """
 
     facts = Facts(bound=False, density=False, per_sample=True, nested=False, symmetric=True)
@@ -102,6 +102,12 @@ class MEME(MultimodalVAE):
             raise InputError(f"meme: got alpha={alpha!r}; expected a number, 0 or more")
         if variant not in ("sound", "published"):
             raise InputError(f"meme: unknown variant {variant!r}; {nearest(variant, ('sound', 'published'))}")
+        for spec, net in zip(modalities, self.modalities.values(), strict=True):
+            if net.likelihood.ids:
+                raise InputError(
+                    f"meme: got modality {spec.name!r} with likelihood {spec.likelihood!r}; expected numbers, because the learnt "
+                    f"pseudo-inputs of an encoder cannot be ids; {SELECT}; or choose another model"
+                )
         self.K, self.alpha, self.pseudo, self.variant = K, alpha, pseudo, variant
         for spec, net in zip(modalities, self.modalities.values(), strict=True):
             net.parts["pseudo"] = pseudo_inputs(pseudo, spec.shape)

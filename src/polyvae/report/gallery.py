@@ -11,12 +11,14 @@ from torch import Tensor
 
 from polyvae.core.batch import Batch
 from polyvae.core.fitted import FittedPrior
+from polyvae.core.likelihoods import Text
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData, mix
 from polyvae.report.drawing import MUTED, SERIES, Drawing, Figure, label_width, short
-from polyvae.report.tiles import Look, look_of, outline, tile
+from polyvae.report.tiles import Look, look_of, look_of_text, outline, tile
 
 _GAP, _SPACE = 3, 14  # pixels between tiles, and between groups of them
+_ROW = 960  # pixels of a row with sentences, about the width of the page
 _MOST = 6  # the largest number of modalities in a grid
 _CROSS, _OWN, _FITTED = (
     21,
@@ -60,6 +62,21 @@ class Scene:
         """The side of a tile, in pixels."""
         return max((look.side for look in self.looks.values()), default=0)
 
+    def wide(self, name: str) -> float:
+        """The width of a tile of one modality, in pixels."""
+        return self.looks[name].wide or self.side
+
+    @property
+    def across(self) -> float:
+        """The width of the widest tile of the targets, in pixels."""
+        return max(map(self.wide, self.targets), default=self.side)
+
+    def fitting(self, tiles: int, others: int = 0) -> int:
+        """How many tiles of the widest target fit into a row beside ``others``: ``tiles``, or fewer where sentences would be too small."""
+        if self.across <= self.side:
+            return tiles
+        return max(3, min(tiles, int(_ROW // (self.across + _GAP)) - others))
+
     def title(self, row: int) -> str:
         """The title of a sample."""
         return f"sample {row + 1}" if self.labels is None else f"sample {row + 1}, class {self.labels[row]}"
@@ -78,7 +95,11 @@ def stage(
     looks = {}
     for name, net in model.modalities.items():
         seen = few.data[name][few.mask[few.names.index(name)]] if name in few.names else torch.zeros(0)
-        look = look_of(net.spec.shape, net.spec.likelihood, seen)
+        look = (
+            look_of_text(net.likelihood.vocabulary)
+            if isinstance(net.likelihood, Text)
+            else look_of(net.spec.shape, net.spec.likelihood, seen)
+        )
         if look is not None:
             looks[name] = look
     return Scene(
@@ -105,15 +126,15 @@ def _choose(model: MultimodalVAE, data: MultimodalData, seed: int, samples: int)
 def cross_generation(scene: Scene) -> Figure:
     """Rows: an observed value of each input; columns: several draws of each target given that value alone."""
     inputs, targets, side = scene.inputs, scene.targets, scene.side
-    count = _count(targets)
-    left, group = label_width(inputs), count * (side + _GAP) + _SPACE
-    start = left + side + 2 * _SPACE
+    count = _count(scene)
+    left = label_width(inputs)
+    starts, end = _columns(scene, left + max(map(scene.wide, inputs)) + 2 * _SPACE, count)
     block = len(inputs) * (side + _GAP) + 38
-    with Drawing("cross_generation", start + group * len(targets), 30 + block * scene.batch.size) as drawing:
+    with Drawing("cross_generation", end, 30 + block * scene.batch.size) as drawing:
         board = drawing.board()
         board.text(left, 12, "observed", color=MUTED, va="center", fontsize=10)
-        for number, target in enumerate(targets):
-            board.text(start + number * group, 12, short(target), va="center")
+        for target in targets:
+            board.text(starts[target], 12, short(target), va="center")
         for number, observed in enumerate(inputs):
             made = _given(scene, observed, number, count)
             present = scene.batch.mask[list(scene.model.modalities).index(observed)]
@@ -124,12 +145,12 @@ def cross_generation(scene: Scene) -> Figure:
                     board.text(left + side / 2, y + side / 2, "–", ha="center", va="center", color=MUTED)
                     continue
                 tile(board, scene.looks[observed], scene.batch.data[observed][row], left, y, side, muted=True)
-                for column, target in enumerate(targets):
-                    x = start + column * group
+                for target in targets:
+                    x, step = starts[target], scene.wide(target) + _GAP
                     for k in range(count):
-                        tile(board, scene.looks[target], made[target][k, row], x + k * (side + _GAP), y, side)
+                        tile(board, scene.looks[target], made[target][k, row], x + k * step, y, side)
                     if target == observed:
-                        outline(board, x - 2, y - 1.5, group - _SPACE + 1, side + _GAP, MUTED)
+                        outline(board, x - 2, y - 1.5, count * step + 1, side + _GAP, MUTED)
         for row in range(scene.batch.size):
             board.text(left, 30 + row * block + 10, scene.title(row), color=MUTED, va="center", fontsize=10)
         what = "; ".join(scene.title(row) for row in range(scene.batch.size))
@@ -143,6 +164,7 @@ def cross_generation(scene: Scene) -> Figure:
 
 def unconditional(scene: Scene, fitted: bool, draws: int = 20) -> Figure:
     """One column for each draw from the prior, with all modalities."""
+    draws, step = scene.fitting(draws), scene.across + _GAP
     made = _fresh(scene, fitted, draws)
     names, side = scene.targets, scene.side
     left = label_width(names)
@@ -151,7 +173,7 @@ def unconditional(scene: Scene, fitted: bool, draws: int = 20) -> Figure:
         if fitted
         else ("unconditional", "the prior of the model")
     )
-    with Drawing(name, left + draws * (side + _GAP) + _GAP, len(names) * (side + _GAP) + 30) as drawing:
+    with Drawing(name, left + draws * step + _GAP, len(names) * (side + _GAP) + 30) as drawing:
         board = drawing.board()
         board.text(
             left,
@@ -165,7 +187,7 @@ def unconditional(scene: Scene, fitted: bool, draws: int = 20) -> Figure:
             y = 26 + row * (side + _GAP)
             board.text(left - 10, y + side / 2, short(name), ha="right", va="center")
             for k in range(draws):
-                tile(board, scene.looks[name], made[name][k], left + k * (side + _GAP), y, side)
+                tile(board, scene.looks[name], made[name][k], left + k * step, y, side)
         return drawing.done(f"{draws} draws from {kind}, one per column, with {', '.join(names)} stacked.")
 
 
@@ -194,7 +216,7 @@ class Shown(NamedTuple):
 
 def show(scene: Scene, label: str, draws: int = 10) -> Shown:
     """The draws for ``beside`` and ``beside_fresh``. A model without a shared latent has no conditional draws."""
-    count = _count(scene.targets)
+    count = _count(scene)
     inputs = scene.inputs if scene.model.shared else []
     priors = {"own": False} | ({"fitted": True} if scene.model.shared and scene.prior is not None else {})
     return Shown(
@@ -204,25 +226,37 @@ def show(scene: Scene, label: str, draws: int = 10) -> Shown:
             for number, observed in enumerate(scene.inputs)
             if observed in inputs
         },
-        {name: _fresh(scene, fitted, draws) for name, fitted in priors.items()},
+        {name: _fresh(scene, fitted, scene.fitting(draws)) for name, fitted in priors.items()},
     )
 
 
-def _count(targets: Sequence[str]) -> int:
+def _count(scene: Scene) -> int:
     """The number of draws of each target that fit into a row."""
-    return max(2, min(6, 20 // max(1, len(targets))))
+    if scene.across <= scene.side:
+        return max(2, min(6, 20 // max(1, len(scene.targets))))
+    return max(2, min(6, int(_ROW // sum(scene.wide(name) + _GAP for name in scene.targets))))
+
+
+def _columns(scene: Scene, start: float, count: int) -> tuple[dict[str, float], float]:
+    """Where the ``count`` tiles of each target begin, side by side from ``start``, and where the last ones end."""
+    starts = {}
+    for name in scene.targets:
+        starts[name] = start
+        start += count * (scene.wide(name) + _GAP) + _SPACE
+    return starts, start
 
 
 def beside(scene: Scene, runs: Sequence[Shown]) -> Figure:
     """A block for each input with one observed value, and in it a row for each run: draws of every modality given that value."""
-    inputs, targets, side, count = scene.inputs, scene.targets, scene.side, _count(scene.targets)
-    left, group = label_width([run.label for run in runs]), count * (side + _GAP) + _SPACE
-    start, block = left + side + 2 * _SPACE, max(len(runs), 1) * (side + _GAP) + 38
-    with Drawing("beside", start + group * len(targets), 30 + block * len(inputs)) as drawing:
+    inputs, targets, side, count = scene.inputs, scene.targets, scene.side, _count(scene)
+    left = label_width([run.label for run in runs])
+    starts, end = _columns(scene, left + max(map(scene.wide, inputs), default=side) + 2 * _SPACE, count)
+    block = max(len(runs), 1) * (side + _GAP) + 38
+    with Drawing("beside", end, 30 + block * len(inputs)) as drawing:
         board = drawing.board()
         board.text(left, 12, "observed", color=MUTED, va="center", fontsize=10)
-        for number, target in enumerate(targets):
-            board.text(start + number * group, 12, short(target), va="center")
+        for target in targets:
+            board.text(starts[target], 12, short(target), va="center")
         for number, observed in enumerate(inputs):
             present = scene.batch.mask[list(scene.model.modalities).index(observed)]
             seen = [row for row in range(scene.batch.size) if bool(present[row])]
@@ -242,21 +276,22 @@ def beside(scene: Scene, runs: Sequence[Shown]) -> Figure:
                     color=SERIES[place % len(SERIES)],
                 )
                 made = run.given.get(observed, {})
-                for column, target in enumerate(targets):
+                for target in targets:
+                    step = scene.wide(target) + _GAP
                     for k in range(count):
-                        x = start + column * group + k * (side + _GAP)
+                        x = starts[target] + k * step
                         if target in made:
                             tile(board, scene.looks[target], made[target][k, row], x, above, side)
                         else:
                             board.text(
-                                x + side / 2, above + side / 2, "–", ha="center", va="center", color=MUTED
+                                x + step / 2, above + side / 2, "–", ha="center", va="center", color=MUTED
                             )
             if observed in targets:
                 outline(
                     board,
-                    start + targets.index(observed) * group - 2,
+                    starts[observed] - 2,
                     y - 1.5,
-                    group - _SPACE + 1,
+                    count * (scene.wide(observed) + _GAP) + 1,
                     len(runs) * (side + _GAP),
                     MUTED,
                 )
@@ -271,7 +306,7 @@ def beside(scene: Scene, runs: Sequence[Shown]) -> Figure:
 
 def beside_fresh(scene: Scene, runs: Sequence[Shown], prior: str) -> list[Figure]:
     """For each run with this ``prior`` (own, fitted): draws from it, one per column, with all modalities."""
-    names, side = scene.targets, scene.side
+    names, side, step = scene.targets, scene.side, scene.across + _GAP
     left, figures = label_width(names), []
     for place, run in enumerate(runs):
         if prior not in run.fresh:
@@ -279,7 +314,7 @@ def beside_fresh(scene: Scene, runs: Sequence[Shown], prior: str) -> list[Figure
         made = run.fresh[prior]
         draws = len(next(iter(made.values())))
         with Drawing(
-            f"{prior}_{place}", max(left + draws * (side + _GAP) + _GAP, 300), len(names) * (side + _GAP) + 30
+            f"{prior}_{place}", max(left + draws * step + _GAP, 300), len(names) * (side + _GAP) + 30
         ) as drawing:
             board = drawing.board()
             board.text(left, 12, short(run.label, 34), color=SERIES[place % len(SERIES)], va="center")
@@ -287,7 +322,7 @@ def beside_fresh(scene: Scene, runs: Sequence[Shown], prior: str) -> list[Figure
                 y = 26 + row * (side + _GAP)
                 board.text(left - 10, y + side / 2, short(name), ha="right", va="center")
                 for k in range(draws):
-                    tile(board, scene.looks[name], made[name][k], left + k * (side + _GAP), y, side)
+                    tile(board, scene.looks[name], made[name][k], left + k * step, y, side)
             figures.append(
                 drawing.done(
                     f"{run.label}: {draws} draws from its {prior} prior, one per column, with {', '.join(names)} "
@@ -299,7 +334,8 @@ def beside_fresh(scene: Scene, runs: Sequence[Shown], prior: str) -> list[Figure
 
 def traverse(scene: Scene, through: str, steps: int = 11) -> Figure:
     """From the posterior mean of the first sample to that of the second, in z or in w; the other is fixed at the first."""
-    model, side = scene.model, scene.side
+    model, side, wide = scene.model, scene.side, scene.across
+    steps = scene.fitting(steps, others=2)
     latents = model.embed(scene.batch.rows(torch.tensor([0, 1], device=scene.batch.device)), private=True)
     z, w = latents[:, : model.shared], latents[:, model.shared :]
     share = torch.linspace(0, 1, steps, dtype=latents.dtype, device=latents.device)[:, None]
@@ -309,11 +345,11 @@ def traverse(scene: Scene, through: str, steps: int = 11) -> Figure:
         made = model.decode(path, fixed) if through == "z" else model.decode(fixed, path)
     names = scene.targets
     left = label_width(names)
-    start = left + side + _SPACE
-    end = start + steps * (side + _GAP) + _SPACE - _GAP
-    with Drawing(f"walk_{through}", end + side + _GAP, len(names) * (side + _GAP) + 30) as drawing:
+    start = left + wide + _SPACE
+    end = start + steps * (wide + _GAP) + _SPACE - _GAP
+    with Drawing(f"walk_{through}", end + wide + _GAP, len(names) * (side + _GAP) + 30) as drawing:
         board = drawing.board()
-        for x, align, row in ((left, "left", 0), (end + side, "right", 1)):
+        for x, align, row in ((left, "left", 0), (end + wide, "right", 1)):
             board.text(x, 12, scene.title(row), ha=align, va="center", color=MUTED, fontsize=10)
         board.text(
             (start + end - _SPACE) / 2, 12, f"{through} changes →", ha="center", va="center", fontsize=10
@@ -325,7 +361,7 @@ def traverse(scene: Scene, through: str, steps: int = 11) -> Figure:
                 if bool(scene.batch.mask[list(model.modalities).index(name), row]):
                     tile(board, scene.looks[name], scene.batch.data[name][row], x, y, side, muted=True)
             for k in range(steps):
-                tile(board, scene.looks[name], made[name][k], start + k * (side + _GAP), y, side)
+                tile(board, scene.looks[name], made[name][k], start + k * (wide + _GAP), y, side)
         other = "w" if through == "z" else "z"
         return drawing.done(
             f"Traversal of {through} from {scene.title(0)} to {scene.title(1)} in {steps} steps, {other} fixed; "

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from polyvae.report.drawing import ACCENT, MUTED, RULE
+from polyvae.core.vocabulary import Vocabulary
+from polyvae.report.drawing import ACCENT, INK, MUTED, RULE
 
 if TYPE_CHECKING:  # matplotlib takes a third of a second that only drawing should pay
     from matplotlib.axes import Axes
 
 
-class Look(NamedTuple):
-    """How values of a modality are shown: as images, lines or bars, scaled from ``low`` to ``high``. ``side``: pixels of a tile."""
+_TALL, _WIDE = 60, 130  # pixels of a tile with a sentence
+_FONT, _LINE, _LETTER = 9, 11, 5.2  # pixels: size of the letters, height of a line, mean width of a letter
 
-    kind: Literal["image", "line", "bars"]
+
+class Look(NamedTuple):
+    """How values of a modality are shown.
+
+    As images, lines or bars, scaled from ``low`` to ``high``, or as sentences of a ``vocabulary``. ``side``: pixels of a tile, which is a
+    square; ``wide``: its width, if it is none.
+    """
+
+    kind: Literal["image", "line", "bars", "text"]
     low: float
     high: float
     side: int
+    vocabulary: Vocabulary | None = None
+    wide: int | None = None
+
+
+def look_of_text(vocabulary: Vocabulary) -> Look:
+    """How sentences are shown."""
+    return Look("text", 0.0, 1.0, _TALL, vocabulary, _WIDE)
 
 
 def look_of(shape: Sequence[int], likelihood: str, values: Tensor) -> Look | None:
@@ -43,7 +60,10 @@ def look_of(shape: Sequence[int], likelihood: str, values: Tensor) -> Look | Non
 
 
 def tile(ax: Axes, look: Look, value: Tensor, x: float, y: float, side: float, muted: bool = False) -> None:
-    """One value of one modality, in a square of a board."""
+    """One value of one modality, in a square of a board; a sentence, in a rectangle ``look.wide`` wide."""
+    if look.vocabulary is not None:
+        _sentence(ax, look.vocabulary, value, x, y, look.wide or side, side, muted)
+        return
     scaled = ((value.detach().double().cpu().numpy() - look.low) / (look.high - look.low)).clip(0, 1)
     colour = MUTED if muted else ACCENT
     if look.kind == "image":
@@ -81,3 +101,26 @@ def tile(ax: Axes, look: Look, value: Tensor, x: float, y: float, side: float, m
 def outline(ax: Axes, x: float, y: float, width: float, height: float, colour: str) -> None:
     """A thin frame on a board."""
     ax.plot([x, x + width, x + width, x, x], [y, y, y + height, y + height, y], color=colour, linewidth=1)
+
+
+def _sentence(
+    ax: Axes, vocabulary: Vocabulary, value: Tensor, x: float, y: float, wide: float, tall: float, muted: bool
+) -> None:
+    sentence: str = vocabulary.decode(value.detach().cpu().numpy()[None])[0]
+    outline(ax, x, y, wide, tall, RULE)
+    lines = textwrap.wrap(
+        sentence or "(empty)",
+        int((wide - 8) / _LETTER),
+        max_lines=max(1, int((tall - 4) / _LINE)),
+        placeholder=" …",
+    )
+    top = y + (tall - _LINE * len(lines)) / 2
+    for number, line in enumerate(lines):
+        ax.text(
+            x + 4,
+            top + _LINE * (number + 0.5),
+            line,
+            fontsize=_FONT,
+            va="center",
+            color=MUTED if muted or not sentence else INK,
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -37,6 +38,11 @@ class Likelihood(nn.Module, ABC):
     def output(self) -> tuple[int, ...]:
         """Shape of the decoder output for one sample."""
         return self.shape if self.numbers == 1 else (*self.shape, self.numbers)
+
+    @property
+    def width(self) -> int:
+        """Numbers of one row in the largest tensor of ``log_prob``."""
+        return prod(self.output)
 
     @property
     def largest(self) -> int:

@@ -66,6 +66,10 @@ class Text(Entrywise):
         lead = out.shape[: out.ndim - len(self.output)]
         return self.written(out, noise.uniform((*lead, self.steps), out, "x", ""))
 
+    @property
+    def width(self) -> int:
+        return self.steps * self.classes
+
     @abstractmethod
     def written(self, out: Tensor, uniform: Tensor | None) -> Tensor:
         """Sentences, word by word: the most probable ones, or those that the uniform numbers [..., L − 1] choose.
@@ -123,7 +127,7 @@ class TokensLikelihood(Text):
     def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
         ids = self.read(x, observed)
         log_p = out.log_softmax(-1)
-        ids = ids.expand(*torch.broadcast_shapes(log_p.shape[:-1], ids.shape))
+        ids = ids + torch.zeros_like(log_p[..., 0], dtype=torch.long)  # broadcast
         each = log_p.expand(*ids.shape, self.classes).gather(-1, (ids - 1).clamp(min=0)[..., None])[..., 0]
         return functional.pad(torch.where(ids == PADDING, 0, each), (0, 1))
 
@@ -175,11 +179,17 @@ class SequenceLikelihood(Text):
     def output(self) -> tuple[int, ...]:
         return (self.units,)
 
+    @property
+    def width(self) -> int:
+        return self.steps * max(self.classes, 3 * self.units)
+
     def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
         ids = self.read(x, observed)
-        lead = torch.broadcast_shapes(out.shape[:-1], ids.shape[:-1])
-        ids = ids.expand(*lead, self.steps).reshape(lead.numel(), self.steps)
-        each = self._log_p(out.expand(*lead, self.units).reshape(lead.numel(), self.units), ids)
+        ids = ids + torch.zeros_like(out[..., :1], dtype=torch.long)  # broadcast
+        lead, rows = ids.shape[:-1], ids[..., 0].numel()
+        each = self._log_p(
+            out.expand(*lead, self.units).reshape(rows, self.units), ids.reshape(rows, self.steps)
+        )
         return functional.pad(each, (0, 1)).view(*lead, self.steps + 1)
 
     def _log_p(self, out: Tensor, ids: Tensor) -> Tensor:

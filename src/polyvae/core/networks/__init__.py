@@ -8,7 +8,7 @@ Example:
     >>> import torch
     >>> from polyvae import NETWORKS
     >>> sorted(NETWORKS)
-    ['conv', 'mlp', 'resnet', 'table', 'text', 'volume']
+    ['conv', 'mlp', 'resnet', 'series', 'table', 'text', 'volume']
     >>> encoder = NETWORKS["mlp"].encoder((2, 3), 8, hidden=(16,))
     >>> encoder(torch.zeros(4, 2, 3)).shape
     torch.Size([4, 8])
@@ -23,6 +23,7 @@ from polyvae.core.networks.conv import conv_decoder, conv_encoder
 from polyvae.core.networks.kinds import Network
 from polyvae.core.networks.mlp import mlp_decoder, mlp_encoder
 from polyvae.core.networks.resnet import resnet_decoder, resnet_encoder
+from polyvae.core.networks.series import series_decoder, series_encoder
 from polyvae.core.networks.table import table_decoder, table_encoder
 from polyvae.core.networks.text import text_decoder, text_encoder
 from polyvae.core.networks.volume import volume_decoder, volume_encoder
@@ -31,6 +32,7 @@ NETWORKS: dict[str, Network] = {
     "mlp": Network(mlp_encoder, mlp_decoder),
     "conv": Network(conv_encoder, conv_decoder),
     "resnet": Network(resnet_encoder, resnet_decoder, separate=True),
+    "series": Network(series_encoder, series_decoder),
     "table": Network(table_encoder, table_decoder),
     "text": Network(text_encoder, text_decoder),
     "volume": Network(volume_encoder, volume_decoder),
