@@ -10,6 +10,7 @@ from polyvae import InputError, MultimodalData
 from polyvae.testing import check_data
 
 COUNT = 120
+PLAIN = "06168b1bf3cdf4bbb9b689a8d5cfadba"  # recorded before there were attributes
 
 
 def made(**changes) -> MultimodalData:
