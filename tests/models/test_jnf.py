@@ -94,7 +94,7 @@ def linear():
             if name.endswith("weight"):
                 weight.data[1::2] = 0.0  # what scales a column is constant
     mask = torch.tensor([[1, 1, 1], [0, 0, 1], [0, 1, 1], [0, 0, 0]], dtype=torch.bool)
-    z = Normal(torch.randn(4, 3, 2, dtype=DOUBLE), 0.3 + 0.3 * torch.rand(4, 3, 2, dtype=DOUBLE))
+    z = Normal(torch.randn(4, 3, 2, dtype=DOUBLE), 0.6 + 0.3 * torch.rand(4, 3, 2, dtype=DOUBLE))
     z = z.where(mask[..., None], Normal.unit((4, 3, 2), z.loc))
     experts = Experts(z, Normal.unit((3, 0), z.loc), mask)
     batch = Batch.of({f"m{m}": torch.zeros(3, 2, dtype=DOUBLE) for m in range(4)}, mask)
