@@ -59,7 +59,7 @@ def fused(hand: Hand, members: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("variant", ["conditional", "mixture"])
-@pytest.mark.parametrize(("world", "pool"), zip(WORLDS, ("attention", "sum"), strict=True))
+@pytest.mark.parametrize(("world", "pool"), list(zip(WORLDS, ("attention", "sum"), strict=True)))
 def test_set_fusion(world, pool, variant):
     options = {"pool": pool, "variant": variant, "width": 6, "heads": 2}
     hand = Hand(world, "set-fusion", K=2, beta=1.5, **options)
