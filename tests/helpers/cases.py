@@ -35,6 +35,8 @@ OPTIONS = {
             "source_experts": "random",
         },
         {"private_prior": "auxiliary", "objective": "iwae", "K": 3},
+        {"cross_experts": "one", "conditional_prior": True, "own_weight": 2.0, "K": 2},
+        {"detach_own": True, "objective": "dreg", "K": 2},
     ],
     "mmjsd": [{}, {"stratified": True, "K": 2, "beta": 2.5}],
     "mvtcae": [{}, {"alpha": 0.0, "K": 2}],

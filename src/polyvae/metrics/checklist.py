@@ -56,5 +56,5 @@ def _private(model: MultimodalVAE, published: bool) -> str:
     return own + (
         "one draw is shared by all modalities"
         if even(model)
-        else "each modality has a draw of its own, for their sizes differ"
+        else "each modality has a draw of its own, for their priors differ"
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from polyvae.core.batch import Batch
 from polyvae.core.fitted import FittedPrior
 from polyvae.core.likelihoods.counts import Counts
+from polyvae.core.priors import ConditionalPrior, TopDownPrior
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
 from polyvae.metrics.context import Context
@@ -83,12 +84,13 @@ def observed_rows(data: MultimodalData, members: Sequence[str]) -> Tensor:
 
 
 def even(model: MultimodalVAE) -> bool:
-    """Whether all private latents have the same size, so that one draw can be used for all."""
-    return len({span.stop - span.start for span in model.columns}) == 1
+    """Whether the private latents of all modalities have the same prior, so that one draw can be used for all."""
+    same_size = len({span.stop - span.start for span in model.columns}) == 1
+    return same_size and not isinstance(model.prior, ConditionalPrior | TopDownPrior)
 
 
 def _shared(model: MultimodalVAE, w: Tensor, members: Sequence[str]) -> Tensor:
-    """One draw of w for all unobserved modalities, as in the code of the authors (2023); unchanged if the sizes differ."""
+    """One draw of w for all unobserved modalities, as in the code of the authors (2023); unchanged if their priors differ."""
     others = [span for name, span in zip(model.modalities, model.columns, strict=True) if name not in members]
     if not others or not even(model):
         return w

@@ -12,8 +12,7 @@ from polyvae.core.aggregate import Experts, mixture_of_experts
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound, check_objective
 from polyvae.core.distributions import Diagonal, Mixture
-from polyvae.core.facts import Calls, Facts
-from polyvae.core.modalities import placed
+from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
 from polyvae.core.networks.mlp import layers
 from polyvae.core.priors import ConditionalPrior, MixturePrior, StandardPrior
@@ -46,6 +45,26 @@ class MMVAEPlus(MultimodalVAE):
     Palumbo, Daunhawer & Vogt, MMVAE+: Enhancing the Generative Quality of Multimodal VAEs without
     Compromises, ICLR 2023. The objective follows the public code (epalu/mmvaeplus, objectives.py).
 
+    Four options change the objective, none of them part of the paper. Only one of the M reconstructions of a
+    modality uses its own private latent, so w learns late, and generated backgrounds are all alike. And
+    where w describes what z describes, a draw of p(w) contradicts z. With λ = ``own_weight`` and
+    sg the stop-gradient:
+
+        own_weight          λ s_m log p(x_m | z^{mk}, w_m^{mk}) for the own reconstruction
+        detach_own          s_m log p(x_m | sg(z^{mk}), w_m^{mk}): the same value; q(z | x_m) learns from
+                            cross-reconstruction and the divergences alone (MMVAE++)
+        conditional_prior   p(w_n | z) = N(μ_n(z), σ_n(z)²) in place of p(w_n), in training and generation
+        cross_experts       "one": (|A| − 1) s_n log p(x_n | z^{mk}, w̃_n^{mk}) for one m ≠ n per sample and n,
+                            drawn uniformly, and 0 for the others: unbiased for the sum over all of them
+
+    With λ ≠ 1, L is a reweighted objective and no bound on log p(X), for any r. With a conditional prior it
+    is what it was, for another model: p(z) Π_m p(w_m | z) p(x_m | z, w_m).
+
+    ``detach_own`` is from Märtens & Yau, Disentangling shared and private latent factors in multimodal
+    Variational Autoencoders, PMLR 240, 2024 (kasparmartens/shared-private-multimodalVAE). Their code has 0 in
+    place of the w̃_n, a KL divergence of every expert to p(z) in place of log q(z | X), and always a gradient
+    for a third modality.
+
     Missing modalities are left out of the mixture and of the sums, and |A|, the number of observed
     modalities, replaces M. With learnt r and without ``corrected``, L is not a bound on log p(X), hence
     ``facts.bound`` is False.
@@ -77,6 +96,11 @@ class MMVAEPlus(MultimodalVAE):
         private_prior: The distribution of w_n where modality n is generated from others: "prior" p, or
             "auxiliary" r_n. ``sample`` draws from p(w) in either case.
         prior_components: Components of a learnt mixture p(z); 0: the standard prior.
+        detach_own: Reconstruct x_m from its own expert with z as a constant (MMVAE++).
+        own_weight: λ, the factor of the own reconstruction.
+        cross_experts: Cross-reconstruct each modality from "all" other experts, or from "one" per sample
+            (with "elbo"). Of M modalities, 2 M terms are decoded instead of M².
+        conditional_prior: p(w_m | z) with location and scale from a network of one hidden layer of 128.
         family: The family of experts and priors, "normal" or "laplace".
         scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
 
@@ -113,7 +137,6 @@ class MMVAEPlus(MultimodalVAE):
         detach_own: bool = False,
         own_weight: float = 1.0,
         cross_experts: str = "all",
-        recovery: float = 0.0,
         conditional_prior: bool = False,
         family: str = "normal",
         scale_map: str = "softplus",
@@ -145,10 +168,6 @@ class MMVAEPlus(MultimodalVAE):
             raise InputError(
                 f"mmvae+: got own_weight={own_weight!r}; expected a positive number; 1 is the paper's objective"
             )
-        if not is_number(recovery) or recovery < 0:
-            raise InputError(
-                f"mmvae+: got recovery={recovery!r}; expected a weight, 0 (without the term) or more"
-            )
         if cross_experts == "one" and (source_experts == "random" or objective != "elbo"):
             raise InputError(
                 f"mmvae+: got cross_experts='one' with source_experts={source_experts!r} and objective={objective!r}; expected "
@@ -160,10 +179,9 @@ class MMVAEPlus(MultimodalVAE):
         if conditional_prior and len(self.owner):
             self.prior = given_z(self, latent)
         self.detach_own, self.own_weight = detach_own, own_weight
-        self.cross_experts, self.recovery = cross_experts, recovery
-        bound = (corrected or cross in ("prior", "posterior")) and own_weight == 1 and not recovery
+        self.cross_experts = cross_experts
+        bound = (corrected or cross in ("prior", "posterior")) and own_weight == 1
         self.facts = self.facts._replace(bound=bound)
-        self.calls = Calls(encode_again=int(recovery > 0))
         self.raw_r = nn.Parameter(torch.zeros(len(self.owner))) if cross == "auxiliary" else None
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
@@ -200,30 +218,7 @@ class MMVAEPlus(MultimodalVAE):
         own_weighted = log_x * log_x.new_full((), self.own_weight).where(own_x[:, None], 1)  # λ where n = m
         # Σ_m weights_m estimator_k(Σ_n λ s_n log p(x_n | ·) − β [kl_z + kl_w]), weights 1/|A|
         value = self.bound_of(source.weights, own_weighted, kl, warm * self.beta, {z: None, w: counted}).value
-        terms = self.terms(source.weights, log_x, kl)
-        if not self.recovery:
-            return Bound(value, terms)
-        recovered = self.recovered(batch, experts, q)
-        return Bound(value + self.recovery * recovered, {**terms, "recovery": recovered.detach()})
-
-    def recovered(self, batch: Batch, experts: Experts, q: Mixture) -> Tensor:
-        """The recovery term of each sample, unweighted: (1/|A|) Σ_{n∈A} log q_n(z | x̃_n), [B].
-
-        Args:
-            batch: The data.
-            experts: The experts.
-            q: q(z | X).
-        """
-        z = q.pick(q.choose(1))[0].detach().rsample(None, "recovery.z", "BD")
-        w = self.prior.w(z).rsample(None, "recovery.w", "BW")
-        total = z.new_zeros(batch.size)
-        for e, m in enumerate(self.encoded):
-            name, span = self.specs[m].name, self.columns[m]
-            rows, counted = self.modalities.observed_rows(experts.mask[e])
-            if self.specs[m].role == "both" and len(rows):
-                expert = self.modalities.encode_mean(name, z[rows], w[rows, span]).z
-                total = placed(total, rows, total[rows] + expert.log_prob(z[rows]), counted)
-        return total / experts.mask.sum(0).clamp(min=1)
+        return Bound(value, self.terms(source.weights, log_x, kl))
 
     def r(self, p_w: Diagonal) -> Diagonal:
         """The auxiliary priors r_n(w_n), in the order of the columns of w, else p(w): [..., B, W]."""
