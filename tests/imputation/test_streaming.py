@@ -77,8 +77,9 @@ def test_other_orders_and_kinds_give_the_same(fitted: tuple[pv.Estimator, Path],
         estimator.impute({name: folder / f"{name}.csv" for name in NAMES}),
     )
     for name in NAMES:
-        table = pd.read_csv(folder / f"{name}.csv").sample(frac=1, random_state=rng.integers(99))
-        table[rng.permutation(table.columns)].to_parquet(tmp_path / f"{name}.parquet", row_group_size=9)
+        table = read(folder / f"{name}.csv").sample(frac=1, random_state=rng.integers(99))
+        columns = ["patient", *rng.permutation(table.columns[1:])]
+        table[columns].to_parquet(tmp_path / f"{name}.parquet", row_group_size=9, index=False)
     written = estimator.impute_to(
         tmp_path / "out", [tmp_path / f"{name}.parquet" for name in NAMES], statistic="mean", format="tsv"
     )
@@ -176,7 +177,7 @@ def test_warnings_concern_the_whole(fitted: tuple[pv.Estimator, Path], small: No
         estimator.impute_to(tmp_path / "out", [tmp_path / "rna.csv"])
     texts = [str(each.message) for each in found]
     assert len(texts) == 2
-    assert "1 column (more) not in the training data" in texts[0]
+    assert "1 column ('more') not in the training data" in texts[0]
     assert f"{len(rows)} values far outside" in texts[1]
 
 

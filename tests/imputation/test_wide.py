@@ -37,6 +37,25 @@ def test_missing_samples_stay_missing():
     assert (down.values["wide"][:5] == 0).all()
 
 
+def test_a_member_sees_samples_that_it_left_out_as_it_sees_new_ones():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 1500)).astype("f4")
+    known, new = (Tables({"wide": part}, {"wide": np.ones(part.shape, bool)}) for part in (x[:80], x[80:]))
+    wide, fold = Wide(known), np.arange(80) % 4
+    wide.leave_out(known, fold, 4)
+
+    def size(tables: Tables, member: int) -> float:
+        return float((wide.known_to(member, tables).values["wide"] ** 2).sum(1).mean())
+
+    for member in range(4):
+        left, kept = (
+            wide.down(known.rows(np.flatnonzero(rows))) for rows in (fold == member, fold != member)
+        )
+        assert size(kept, member) == pytest.approx(float((kept.values["wide"] ** 2).sum(1).mean()), rel=1e-3)
+        assert size(left, member) == pytest.approx(size(wide.down(new), member), rel=0.25)
+        assert size(left, member) < 0.1 * float((left.values["wide"] ** 2).sum(1).mean())
+
+
 def test_a_wide_table_is_imputed_as_well_as_by_ridge():
     rng = np.random.default_rng(0)
     z = rng.normal(size=(120, 4))

@@ -31,8 +31,8 @@ class Known(NamedTuple):
         fold: [n], the fold in which each sample is left out.
         matched: [n] bool, whether all modalities of the pattern were observed.
         by_members: Name -> the predictions of samples left out, by the members of each ensemble, [n, F].
-        typical: [F], the spread of the entries of a sample given its other entries, over the calibration samples; None for predictions
-            from other modalities alone.
+        typical: [F], the variance that factors leave the entries of a sample given its other entries, a mean over calibration samples;
+            None for predictions from other modalities alone.
     """
 
     rows: NDArray[np.intp]

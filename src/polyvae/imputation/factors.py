@@ -51,30 +51,28 @@ class Factors:
             result[rows] = self._posterior(x[rows], seen[rows])[0] @ self.weights.T
         return result
 
-    def spread(self, seen: Flags, columns: slice) -> NDArray[np.float64]:
-        """The standard deviations of some columns given the observed entries: [N, F]."""
-        weights, result = self.weights[columns], []
+    def variance(self, seen: Flags, columns: slice) -> NDArray[np.float64]:
+        """The variances of W u in some columns given the observed entries, without noise: [N, F]."""
+        weights, result = self.weights[columns], np.zeros((len(seen), columns.stop - columns.start))
         for rows in _pieces(len(seen), self.weights.shape[1]):
             root = np.linalg.cholesky(self._covariance(seen[rows]))
-            result.append(np.sqrt(((weights @ root) ** 2).sum(-1) + self.noise))
-        return np.concatenate(result) if result else np.zeros((0, len(weights)))
+            result[rows] = ((weights @ root) ** 2).sum(-1)
+        return result
 
-    def draw(
-        self, seen: Flags, columns: slice, u: NDArray[np.float64], noise: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Draws of some columns given the observed entries, less their mean: [N, F].
+    def draw(self, seen: Flags, columns: slice, u: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Draws of W u in some columns given the observed entries, less their mean and without noise: [N, F].
 
         Args:
             seen: [N, P] bool.
             columns: The F columns.
-            u: Standard normal numbers, [N, C or more]; equal ones for two tables make their draws joint.
-            noise: Standard normal numbers, [N, F].
+            u: Standard normal numbers, [N, C or more]; the same ones for two tables make their draws joint.
         """
-        weights, count, result = self.weights[columns], self.weights.shape[1], np.sqrt(self.noise) * noise
+        weights, count = self.weights[columns], self.weights.shape[1]
+        result = np.zeros((len(seen), len(weights)))
         for rows in _pieces(len(seen), count):
             root = np.linalg.cholesky(self._covariance(seen[rows]))
-            result[rows] += np.einsum("bij,bj->bi", root, u[rows, :count]) @ weights.T
-        return np.asarray(result, np.float64)
+            result[rows] = np.einsum("bij,bj->bi", root, u[rows, :count]) @ weights.T
+        return result
 
     def _posterior(self, x: Floats, seen: Flags) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """E[u] [B, C] and Cov[u] [B, C, C] given the observed entries."""

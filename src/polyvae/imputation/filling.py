@@ -335,22 +335,26 @@ def _joint_residual(
 ) -> Floats:
     """Residuals of entries of a sample of which other entries were observed: [n, F].
 
-    They depend on each other as the factor model says, given which entries were observed: draws from its posterior, whose ranks choose
-    among the residuals of each column (a Gaussian copula), and whose spread relative to that of the calibration samples scales them.
+    They depend on each other as the factors do, given which entries were observed. The noise of a column is what its residuals on the
+    calibration samples vary more than the factors. Ranks of such draws choose among these residuals (a Gaussian copula), and their
+    variance, relative to that on the calibration samples, scales them.
     """
     assert found.given is not None
     assert found.combination.typical is not None
-    model, (seen, columns) = imputer.factors(), found.given
-    noise = other.standard_normal(found.values.shape)
-    spread = model.spread(seen, columns)
-    rank = ndtr(model.draw(seen, columns, u, noise) / spread)
     residuals = np.sort(found.combination.residuals, axis=0)  # NaN last
     if not len(residuals):
         return np.zeros_like(found.values)
+    model, (seen, columns) = imputer.factors(), found.given
     count = (~np.isnan(residuals)).sum(0)
+    square = np.nansum(residuals.astype(np.float64) ** 2, 0) / np.maximum(count, 1)
+    noise = np.maximum(square - found.combination.typical, 1e-6)
+    variance = model.variance(seen, columns) + noise
+    drawn = model.draw(seen, columns, u) + np.sqrt(noise) * other.standard_normal(found.values.shape)
+    rank = ndtr(drawn / np.sqrt(variance))
     place = np.minimum((rank * count).astype(np.intp), np.maximum(count - 1, 0))
     chosen = np.take_along_axis(residuals, place, 0)
-    return np.where(count > 0, chosen * (spread / found.combination.typical), 0).astype(np.float32)
+    scale = np.sqrt(variance / (found.combination.typical + noise))
+    return np.where(count > 0, chosen * scale, 0).astype(np.float32)
 
 
 def _residual(found: Imputed, lot: NDArray[np.float64], other: np.random.Generator) -> Floats:

@@ -107,6 +107,7 @@ class Imputer:
         self.fold[order] = np.arange(size) % min(count, size)
         self.entries = _entries(tables, targets)
         self.wide = Wide(tables) if wide is None else wide
+        self.wide.leave_out(tables, self.fold, count)
         self.ensembles: dict[str, Members] = {
             design.label: Members(
                 design.model,
@@ -223,11 +224,11 @@ class Imputer:
         )
 
     def _typical(self, given: Tables, hidden: Flags, name: str) -> NDArray[np.float64]:
-        """[F], the root mean square over samples of the spread of their hidden entries given the others (of all entries where none is)."""
+        """[F], the mean over samples of the variance that factors leave their hidden entries (all entries of columns without any)."""
         seen, columns = self._entries_of(given, name)
-        variance = self.factors().spread(seen, columns) ** 2
+        variance = self.factors().variance(seen, columns)
         weight = np.where(hidden.any(0), hidden, True)
-        return np.asarray(np.sqrt((variance * weight).sum(0) / np.maximum(weight.sum(0), 1)), np.float64)
+        return np.asarray((variance * weight).sum(0) / np.maximum(weight.sum(0), 1), np.float64)
 
     def _entries_of(self, tables: Tables, name: str) -> tuple[Flags, slice]:
         """Which entries of the modalities that factors describe were observed, and the columns of one of them."""

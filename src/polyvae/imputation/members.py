@@ -272,7 +272,8 @@ class Members:
             total = float((np.where(seen, x, 0).astype(np.float64) ** 2).sum())
             if not total > 0:  # no sample, or constant columns, whose errors have no scale
                 continue
-            predicted = self._mean_of(member, given.rows(np.flatnonzero(rows)))[name].cpu().numpy()
+            known = self.wide.known_to(member, given.rows(np.flatnonzero(rows)))
+            predicted = self._mean_of(member, known)[name].cpu().numpy()
             squares = np.where(seen, predicted.astype(np.float64) - x, 0) ** 2
             errors.append(float(squares.sum()) / total)
         return float(np.mean(errors)) if errors else None
@@ -302,10 +303,10 @@ class Members:
     @torch.no_grad()
     def expected(self, tables: Tables, seed: int) -> list[dict[str, Floats]]:
         """E[x_m | z] of every member, each with one draw of z given what was observed: E times name -> [N, F]."""
-        batch = self.wide.down(tables).batch(self.device, self.entries)
-        results = []
+        down, results = self.wide.down(tables), []
         with _seeded(fold_in(seed, "expected"), self.device):
             for member in range(self.count):
+                batch = self.wide.known_to(member, down).batch(self.device, self.entries)
                 found = _call(self.base, *self._of(member), _generated, batch)
                 results.append(self.wide.up({name: x.cpu().numpy() for name, x in found.items()}))
         return results
@@ -322,7 +323,8 @@ class Members:
                 rows = np.flatnonzero(chosen == member)
                 for start in range(0, len(rows), _ROWS):
                     part = rows[start : start + _ROWS]
-                    batch = self.wide.down(tables.rows(part)).batch(self.device, self.entries)
+                    down = self.wide.known_to(member, self.wide.down(tables.rows(part)))
+                    batch = down.batch(self.device, self.entries)
                     found = _call(self.base, *self._of(member), _draw, batch)
                     drawn = self.wide.up({name: x.cpu().numpy() for name, x in found.items()})
                     for name, x in drawn.items():
@@ -333,7 +335,7 @@ class Members:
         result = {name: np.empty(x.shape, np.float32) for name, x in tables.values.items()}
         for start in range(0, tables.size, _ROWS):
             rows = slice(start, start + _ROWS)
-            found = self._mean_of(member, self.wide.down(tables.rows(rows)))
+            found = self._mean_of(member, self.wide.known_to(member, self.wide.down(tables.rows(rows))))
             for name, x in self.wide.up({name: x.cpu().numpy() for name, x in found.items()}).items():
                 result[name][rows] = x
         return result

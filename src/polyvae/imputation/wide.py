@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polyvae.imputation.simple import components
 from polyvae.imputation.tables import Floats, Tables, pieces
@@ -41,6 +42,7 @@ class Wide:
 
     def __init__(self, tables: Tables) -> None:
         self.bases: dict[str, Basis] = {}
+        self.spans: dict[str, list[Floats | None]] = {}
         for name, x in tables.values.items():
             if x.shape[1] <= WIDE:
                 continue
@@ -50,6 +52,31 @@ class Wide:
                 pca = components(x[rows], _MOST)
                 variance = max(float(pca.explained_variance_.mean()), 1e-12)
                 self.bases[name] = Basis(pca.components_.T.astype(np.float32), np.float32(np.sqrt(variance)))
+
+    def leave_out(self, tables: Tables, fold: NDArray[np.intp], count: int) -> None:
+        """Find what each member knows of the coordinates: the span of the samples that it does not leave out.
+
+        Its weights outside this span are as they were initialised. A sample that it left out has a part there, which is large because
+        the axes were found with this sample too; a new sample has none. ``known_to`` removes it from both.
+
+        Args:
+            tables: The training samples.
+            fold: [N], the member that leaves out each sample.
+            count: Members.
+        """
+        down = self.down(tables)
+        for name in self.bases:
+            x, there = down.values[name], down.observed[name][:, 0]
+            self.spans[name] = [_span(x[there & (fold != member)]) for member in range(count)]
+
+    def known_to(self, member: int, tables: Tables) -> Tables:
+        """Coordinates without the part of which a member knows nothing."""
+        values = dict(tables.values)
+        for name, spans in self.spans.items():
+            span = spans[member]
+            if span is not None:
+                values[name] = (tables.values[name] @ span) @ span.T
+        return Tables(values, tables.observed)
 
     def size(self, name: str, columns: int) -> int:
         """The number of coordinates of a table of ``columns`` columns."""
@@ -71,3 +98,10 @@ class Wide:
         for name, basis in self.bases.items():
             result[name] = np.asarray((values[name] * basis.scale) @ basis.axes.T, np.float32)
         return result
+
+
+def _span(x: Floats) -> Floats | None:
+    """An orthonormal basis of the rows of x [n, C]: [C, r]. None: they span all C dimensions."""
+    w, v = np.linalg.eigh(x.T.astype(np.float64) @ x)
+    kept = w > max(float(w[-1]), 0.0) * 1e-8
+    return None if kept.all() else v[:, kept].astype(np.float32)
