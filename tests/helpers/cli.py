@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from polyvae.cli import main
-from polyvae.metrics.judges import Recipe
+from polyvae.metrics.judge_training import Recipe
 
 # Three of five modalities, and 1,000 of 10,000 tuples.
 SMALL = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from polyvae.metrics.judges import Reader
+from polyvae.metrics.judge_training import Reader
 
 
 class Bright(Reader):

@@ -9,7 +9,8 @@ import torch
 
 from polyvae.data import MultimodalData, load_dataset
 from polyvae.data.sets.polydigits import held_out_digits
-from polyvae.metrics.judges import Judge, Recipe, measured, moved, train_judges
+from polyvae.metrics.judge_training import Judge, Recipe, moved
+from polyvae.metrics.judges import measured, train_judges
 from polyvae.metrics.released import judges_for, released
 from polyvae.utils.errors import InputError
 

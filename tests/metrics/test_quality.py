@@ -34,7 +34,7 @@ from polyvae.metrics.features import (
     to_bytes,
     torchmetrics_fid,
 )
-from polyvae.metrics.judges import Judge
+from polyvae.metrics.judge_training import Judge
 from polyvae.metrics.quality import quality
 
 # ---- Fréchet distance ------------------------------------------------------------------------------------------------------------

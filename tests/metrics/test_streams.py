@@ -9,7 +9,8 @@ import torch
 import polyvae.utils.seeds as seeds
 from polyvae import Modality, MultimodalData, build, evaluate
 from polyvae.metrics import context, generation, judges, quality
-from polyvae.metrics.judges import Judge, Judges
+from polyvae.metrics.judge_training import Judge
+from polyvae.metrics.judges import Judges
 from polyvae.utils.seeds import fold_in
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from polyvae.core.batch import Batch, check_mapping, check_name
 from polyvae.core.modality import Modality
 from polyvae.data import hiding
+from polyvae.data.attributes import Attributed, check_attributes, facts, kept
 from polyvae.data.checks import (
     check_columns,
     check_factors,
@@ -38,7 +39,7 @@ from polyvae.utils.text import counted, table
 Rows = Tensor | NDArray[Any] | Sequence[int] | slice
 
 
-class MultimodalData(Readers):
+class MultimodalData(Readers, Attributed):
     """N samples in M modalities, in memory on one device.
 
     An object is never modified: every method returns new data.
@@ -65,6 +66,11 @@ class MultimodalData(Readers):
             are classes, floating-point numbers are amounts.
         root: The folder from which the data were read; no part of the digest.
         columns: Modality -> names of its features, for modalities of one axis. Modalities that are not named here have none.
+        attributes: Name -> [N] integers, several labels of each sample, used for evaluation only; a negative one is missing.
+        classes: Attribute -> names of its classes. By default their numbers.
+        said: Modality -> attribute -> [N] bool, whether this modality of the sample states the attribute, as a caption may. An attribute
+            that is not named is not stated. A modality that is not named states all attributes.
+        parsers: Modality of text -> name of the function in ``polyvae.data.PARSERS`` that finds attributes in its sentences.
 
     Warns:
         UserWarning: Columns in double precision whose variance would be lost in the single precision of a model.
@@ -101,6 +107,10 @@ class MultimodalData(Readers):
         factors: Mapping[str, Mapping[str, Any]] | None = None,
         root: Path | None = None,
         columns: Mapping[str, Sequence[str]] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        classes: Mapping[str, Sequence[str]] | None = None,
+        said: Mapping[str, Mapping[str, Any]] | None = None,
+        parsers: Mapping[str, str] | None = None,
     ) -> None:
         check_mapping("data", data)
         named: dict[str, object] = {
@@ -136,8 +146,9 @@ class MultimodalData(Readers):
         stored = Batch.of({name: aside.get(name, x) for name, x in data.items()}, mask, entries)
         stored = stored._replace(data={name: files.get(name, x) for name, x in stored.data.items()})
         count, device = stored.size, stored.device
-        extra = {} if labels is None else {"labels": check_labels(labels, count).to(device)}
-        self._stored = stored._replace(extra=extra)
+        extra = {} if labels is None else {"labels": check_labels(labels, count)}
+        self._named, more = check_attributes(attributes, classes, said, parsers, stored.names, count)
+        self._stored = stored._replace(extra={key: x.to(device) for key, x in {**extra, **more}.items()})
         self.ids = check_ids(ids, count)
         self.groups = check_groups(groups, count)
         self.factors = check_factors(factors, stored.names, count)
@@ -239,7 +250,7 @@ class MultimodalData(Readers):
             index: Row numbers [B], bool [N], or a slice, on the host; there is no synchronisation with a device.
 
         Returns:
-            The batch. Its ``extra`` contains the labels [B] where there are any.
+            The batch. Its ``extra`` contains the labels [B], the attributes [B, A] and what is said of them where there are any.
 
         Raises:
             InputError: Row numbers out of range.
@@ -387,22 +398,24 @@ class MultimodalData(Readers):
             check_name(name)
             if name not in self.names:
                 raise InputError(f"select: modality {name!r} is not in the data; {nearest(name, self.names)}")
-        stored, kept = self._stored, [name for name in self.names if name in names]
-        mask = stored.mask[[self.names.index(name) for name in kept]]
+        stored, chosen = self._stored, [name for name in self.names if name in names]
+        mask = stored.mask[[self.names.index(name) for name in chosen]]
+        named, extra = kept(self._named, stored.extra, chosen)
         other = self._like(
             Batch(
-                {name: stored.data[name] for name in kept},
+                {name: stored.data[name] for name in chosen},
                 mask,
-                {name: gap for name, gap in stored.entries.items() if name in kept},
-                stored.extra,
+                {name: gap for name, gap in stored.entries.items() if name in chosen},
+                extra,
                 bool(mask.all()),
             )
         )
-        other._specs = tuple(spec for spec in self._specs if spec.name in kept)
-        other.factors = {name: own for name, own in self.factors.items() if name in kept}
-        other.scale = {name: factor for name, factor in self.scale.items() if name in kept}
-        other.columns = {name: own for name, own in self.columns.items() if name in kept}
-        other._sparse = {name: x for name, x in self._sparse.items() if name in kept}
+        other._named = named
+        other._specs = tuple(spec for spec in self._specs if spec.name in chosen)
+        other.factors = {name: own for name, own in self.factors.items() if name in chosen}
+        other.scale = {name: factor for name, factor in self.scale.items() if name in chosen}
+        other.columns = {name: own for name, own in self.columns.items() if name in chosen}
+        other._sparse = {name: x for name, x in self._sparse.items() if name in chosen}
         return other
 
     def with_labels_as(self, name: str) -> MultimodalData:
@@ -519,15 +532,15 @@ class MultimodalData(Readers):
         They do not change with factors, which are used neither in training nor by judges.
         """
         state = hashlib.blake2b(digest_size=16)
-        facts = {
+        about: dict[str, Any] = {
             "card": self.card,
             "scale": self.scale,
             "splits": {name: rows.tolist() for name, rows in self._splits.items()},
         }
-        facts |= (
-            {"columns": self.columns} if self.columns else {}
-        )  # without names the digest is as it was before
-        state.update(json.dumps(facts, sort_keys=True, default=str).encode())
+        # Without names the digest is as it was before there were any.
+        about |= {"columns": self.columns} if self.columns else {}
+        about |= facts(self._named)
+        state.update(json.dumps(about, sort_keys=True, default=str).encode())
         stored = self._stored
         for name, x in [
             *stored.data.items(),
@@ -551,7 +564,9 @@ class MultimodalData(Readers):
         sparse: Mapping[str, Any],
     ) -> MultimodalData:
         """The same samples with other values, which are valid; labels, ids, groups, splits and the scale of sparse modalities are kept."""
-        other = self._like(stored._replace(extra=self._stored.extra))
+        named, extra = kept(self._named, self._stored.extra, stored.names)
+        other = self._like(stored._replace(extra=extra))
+        other._named = named
         other._specs, other.columns, other._sparse = tuple(specs), dict(columns), dict(sparse)
         other.scale = {name: factor for name, factor in self.scale.items() if name in sparse}
         other.factors = {name: own for name, own in self.factors.items() if name in stored.names}

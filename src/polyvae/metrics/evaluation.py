@@ -14,12 +14,13 @@ from polyvae.core.fitted import FITTED, FittedPrior, check_flow
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
 from polyvae.metrics import labels
+from polyvae.metrics.attributes import attributes
 from polyvae.metrics.checklist import checklist
 from polyvae.metrics.coherence import coherence
 from polyvae.metrics.conflict import conflict
 from polyvae.metrics.context import Context, fit_prior
 from polyvae.metrics.features import FeatureNet, load_feature_net
-from polyvae.metrics.judges import Judges, judgeable, teachable
+from polyvae.metrics.judges import Judges, judgeable, judged, teachable
 from polyvae.metrics.latents import latents
 from polyvae.metrics.likelihood import likelihood
 from polyvae.metrics.prediction import prediction
@@ -31,6 +32,7 @@ from polyvae.utils.progress import reporter
 
 METRICS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "coherence": coherence,
+    "attributes": attributes,
     "likelihood": likelihood,
     "quality": quality,
     "reconstruction": reconstruction,
@@ -152,7 +154,9 @@ def evaluate(
             notes.append(line)
             report.say(line)
 
-        if judges is None and ("coherence" in metrics or ("quality" in metrics and net is None)):
+        if judges is None and (
+            {"coherence", "attributes"} & set(metrics) or ("quality" in metrics and net is None)
+        ):
             judges = judges_of(whole, note)
         fitted_to = whole.train if train is None and "train" in whole.splits else train
         prior = None
@@ -169,7 +173,9 @@ def evaluate(
             "protocol": checklist(context),
         }
         for name in metrics:
-            values |= METRICS[name](context)
+            found = METRICS[name](context)
+            intervals = {**values.get("intervals", {}), **found.get("intervals", {})}
+            values |= found | ({"intervals": intervals} if intervals else {})
     return Evaluation(values | {"notes": notes}, prior)
 
 
@@ -266,7 +272,7 @@ def available(config: EvaluateConfig, load: bool = True) -> tuple[list[str], Fea
 
 def judges_of(data: MultimodalData, say: Callable[[str], None] = lambda text: None) -> Judges | None:
     """The judges for ``data`` (with its splits); None, after reporting why, where they are not possible."""
-    if data.labels is None or not judgeable(data) or not {"train", "test"} <= set(data.splits):
+    if not judged(data) or not judgeable(data) or not {"train", "test"} <= set(data.splits):
         say("no judges: coherence needs labelled images with a training and a test part; it is left out")
         return None
     images = judgeable(data)

@@ -18,10 +18,14 @@ from polyvae.utils.seeds import fold_in
 
 
 class Given(NamedTuple):
-    """``batch``: the complete rows of samples in which all inputs are observed. ``made``: name -> [K, B, *shape]."""
+    """``batch``: the complete rows of samples in which all inputs are observed, and ``rows``, their numbers [B].
+
+    ``made``: name -> [K, B, *shape].
+    """
 
     batch: Batch
     made: dict[str, Tensor]
+    rows: Tensor
 
 
 @torch.no_grad()
@@ -41,7 +45,8 @@ def conditional(
     model, data = context.model, context.data if data is None else data
     lines = [data.names.index(name) for name in members]
     for number, batch in enumerate(data.batches(context.step(K))):
-        batch = batch.rows(batch.mask[lines].all(0).nonzero()[:, 0])
+        rows = batch.mask[lines].all(0).nonzero()[:, 0]
+        batch = batch.rows(rows)
         if not batch.size:
             continue
         with torch.random.fork_rng():
@@ -54,6 +59,7 @@ def conditional(
                 name: model.modalities.decode_one(name, draws.z, w, like=model.admit(batch))
                 for name in targets
             },
+            rows.cpu() + number * context.step(K),
         )
 
 

@@ -5,26 +5,32 @@
 
 from __future__ import annotations
 
-import abc
-import contextlib
 import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.sets.files import cache_folder
-from polyvae.metrics import labels
+from polyvae.metrics.judge_training import (
+    OF_ATTRIBUTES,
+    Heads,
+    Judge,
+    Progress,
+    Reader,
+    Recipe,
+    side_by_side,
+    train_judge,
+)
+from polyvae.metrics.labels import known as known_labels
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.files import StorageError, write_atomic
 from polyvae.utils.seeds import fold_in
@@ -32,71 +38,6 @@ from polyvae.utils.seeds import fold_in
 log = logging.getLogger(__name__)
 
 FORMAT = 2  # increase it when the network or the training changes, so that cached judges are not used
-Progress = Callable[[str, float], None]
-
-
-class Recipe(NamedTuple):
-    """How judges are trained: AdamW with a one-cycle schedule, and a small random transform of every image."""
-
-    epochs: int = 3
-    least: int = 400  # smallest number of steps, for small data sets
-    most: int = 1400  # largest number of steps, for large data sets
-    batch_size: int = 64
-    rate: float = 3e-3
-    decay: float = 0.05
-    width: int = 32
-    turn: float = 0.15  # radians, at most
-    stretch: float = 0.12  # of either side, at most
-    shift: float = 1.25  # pixels per 16 pixels of side, at most
-    smoothing: float = 0.05
-
-
-class Reader(nn.Module, abc.ABC):
-    """A classifier: images [B, *shape] -> logits [B, classes]."""
-
-    shape: tuple[int, ...]
-
-    @abc.abstractmethod
-    def forward(self, x: Tensor) -> Tensor: ...
-
-
-class Judge(Reader):
-    """A convolutional network for images of 8 to 64 pixels: [B, C, H, W] -> logits [B, classes]. It has batch norm."""
-
-    def __init__(self, shape: tuple[int, ...], classes: int, width: int) -> None:
-        super().__init__()
-        self.shape = shape
-        channels, side = shape[0], min(shape[1:])
-        first = (
-            nn.Conv2d(channels, width, 4, 2, 1, bias=False)
-            if side >= 16
-            else nn.Conv2d(channels, width, 3, 1, 1, bias=False)
-        )
-        self.body = nn.Sequential(
-            first,
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, 2 * width, 3, 1, 1, bias=False),
-            nn.MaxPool2d(2),
-            nn.BatchNorm2d(2 * width),
-            nn.ReLU(),
-            nn.Conv2d(2 * width, 2 * width, 3, 1, 1, bias=False),
-            nn.AdaptiveMaxPool2d(4),
-            nn.BatchNorm2d(2 * width),
-            nn.ReLU(),
-        )
-        self.head = nn.Linear(2 * width * 16, classes)
-
-    @classmethod
-    def seeded(cls, shape: tuple[int, ...], classes: int, width: int, seed: int) -> Judge:
-        """An untrained judge. The global random generator keeps its state."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return cls(shape, classes, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.body(x).flatten(1))
-        return logits
 
 
 class Judges(Mapping[str, Reader]):
@@ -109,6 +50,9 @@ class Judges(Mapping[str, Reader]):
         source: How the judges were made, in one line.
         seconds: The time of training.
         kinds: Modality -> "released" (published with the data) or "trained".
+        attributes: Attribute -> the number of its classes; the judges have a head for each.
+        stated: Modality -> the attributes that it states, of which its judge was trained.
+        attribute_accuracy: Modality -> attribute -> accuracy on held-out images.
     """
 
     def __init__(
@@ -120,11 +64,17 @@ class Judges(Mapping[str, Reader]):
         source: str,
         seconds: float,
         kinds: Mapping[str, str] | None = None,
+        attributes: Mapping[str, int] | None = None,
+        stated: Mapping[str, Iterable[str]] | None = None,
+        attribute_accuracy: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         self._judges = {name: judge.eval().requires_grad_(False) for name, judge in judges.items()}
         self.classes, self.accuracy, self.agreement = classes, dict(accuracy), agreement
         self.source, self.seconds = source, seconds
         self.kinds = dict.fromkeys(judges, "trained") | dict(kinds or {})
+        self.attributes = dict(attributes or {})
+        self.stated = {name: tuple(own) for name, own in (stated or {}).items()}
+        self.attribute_accuracy = {name: dict(own) for name, own in (attribute_accuracy or {}).items()}
 
     def __getitem__(self, name: str) -> Reader:
         if name not in self._judges:
@@ -142,12 +92,24 @@ class Judges(Mapping[str, Reader]):
         """The modalities with a judge."""
         return tuple(self._judges)
 
-    @torch.no_grad()
     def predict(self, name: str, images: Tensor, batch_size: int = 1024) -> Tensor:
         """The predicted labels of images of modality ``name``: [..., C, H, W] -> [...], int64, on the device of the images.
 
         Raises InputError if this modality has no judge, or if the images have another shape than those of training.
         """
+        return self._answers(name, images, batch_size)[0]
+
+    def read(self, name: str, images: Tensor, batch_size: int = 1024) -> dict[str, Tensor]:
+        """The predicted attributes of images of modality ``name``, those that it states: [..., C, H, W] -> attribute -> [...], int64.
+
+        Raises InputError as ``predict`` does.
+        """
+        found = dict(zip(self.attributes, self._answers(name, images, batch_size)[1:], strict=False))
+        return {attribute: found[attribute] for attribute in self.stated.get(name, ())}
+
+    @torch.no_grad()
+    def _answers(self, name: str, images: Tensor, batch_size: int) -> list[Tensor]:
+        """The predicted label, and the class of each attribute for which there is a head: [...] each."""
         if name not in self._judges:
             raise InputError(f"judges: there is none for modality {name!r}; {nearest(name, self._judges)}")
         judge = self._judges[name].eval().to(images.device)
@@ -157,8 +119,13 @@ class Judges(Mapping[str, Reader]):
                 "pass decoder outputs or real images, not flattened"
             )
         flat = images.reshape(-1, *judge.shape).to(next(judge.parameters()).dtype)
-        best = torch.cat([judge(part).argmax(1) for part in torch.split(flat, batch_size)])
-        return self.classes.to(images.device)[best].reshape(images.shape[:-3])
+        logits = torch.cat([judge(part) for part in torch.split(flat, batch_size)])
+        sizes = [len(self.classes), *(self.attributes.values() if name in self.stated else ())]
+        best = [own.argmax(1) if own.shape[1] else None for own in logits.split(sizes, 1)]
+        found = [torch.full((len(flat),), -1, device=images.device) if own is None else own for own in best]
+        if best[0] is not None:
+            found[0] = self.classes.to(images.device)[found[0]]
+        return [own.reshape(images.shape[:-3]) for own in found]
 
 
 def judgeable(data: MultimodalData) -> dict[str, tuple[int, ...]]:
@@ -172,12 +139,22 @@ def judgeable(data: MultimodalData) -> dict[str, tuple[int, ...]]:
 
 
 def teachable(data: MultimodalData, names: Iterable[str]) -> list[str]:
-    """Those of the modalities of which a training sample with a label was observed."""
-    train = data.train
-    if train.labels is None:
-        return []
-    known = labels.known(train.labels)
-    return [name for name in names if bool((train.mask[train.names.index(name)] & known).any())]
+    """Those of the modalities of which a training sample with a label, or with an attribute that it states, was observed."""
+    train, heads = lessons(data), Heads.of(data)
+    return [name for name in names if bool((heads.truth(train, name) >= 0).any())]
+
+
+def lessons(data: MultimodalData) -> MultimodalData:
+    """The samples from which judges learn: the split "judges", where the data have one, else the training part.
+
+    A judge that has seen only the combinations of attributes in the training part would find them in generated images too.
+    """
+    return data.part("judges") if "judges" in data.splits else data.train
+
+
+def judged(data: MultimodalData) -> bool:
+    """Whether the data have something to judge: labels, or attributes."""
+    return data.labels is not None or bool(data.attributes)
 
 
 def train_judges(
@@ -190,7 +167,7 @@ def train_judges(
     progress: Progress | None = None,
     **recipe: Any,
 ) -> Judges:
-    """Train a judge for every image modality on ``data.train``, test it on ``data.test``, and cache it.
+    """Train a judge for every image modality on ``data.train``, or the split "judges" if there is one; test it on ``data.test``.
 
     A negative label is missing; such samples, and those that lack the modality, are left out. A modality of which no labelled training
     sample is left has no judge.
@@ -215,18 +192,18 @@ def train_judges(
     for key in recipe:
         if key not in Recipe._fields:
             raise InputError(f"judges: unknown context {key!r}; {nearest(key, Recipe._fields)}")
-    settings = Recipe(**recipe)
+    settings = (OF_ATTRIBUTES if data.attributes else Recipe())._replace(**recipe)
     specs = judgeable(data)
     for name in names or ():
         if name not in specs:
             raise InputError(f"judges: {name!r} is not an image modality of the data; {nearest(name, specs)}")
     specs = {name: shape for name, shape in specs.items() if names is None or name in names}
-    if data.labels is None or not specs:
-        what = "no labels" if data.labels is None else "no modality of shape (C, H, W) with 8 to 64 pixels"
+    if not judged(data) or not specs:
+        what = "no labels" if not judged(data) else "no modality of shape (C, H, W) with 8 to 64 pixels"
         raise InputError(
             f"judges: got data with {what}; expected labelled images; remove coherence from the metrics for these data"
         )
-    train, test = data.train, data.test
+    train, test = lessons(data), data.test
     able = teachable(data, specs)
     blind = [name for name in specs if name not in able]
     specs = {name: shape for name, shape in specs.items() if name not in blind}
@@ -235,24 +212,24 @@ def train_judges(
             f"judges: got no training sample with a label and an image of {', '.join(blind)}; expected one or more; remove coherence "
             "from the metrics for these data"
         )
+    heads = Heads.of(data)
     path = _path(cache, train, test, settings, seed, None if names is None else list(specs))
-    known = _read(path, specs, settings)
+    known = _read(path, specs, settings, heads)
     if known is not None:
         return known
     began = time.perf_counter()
-    classes = labels.classes(data.labels)
     fresh = {
-        name: Judge.seeded(shape, len(classes), settings.width, fold_in(seed, "judges/weights", number))
+        name: Judge.seeded(shape, sum(heads.sizes), settings.width, fold_in(seed, "judges/weights", number))
         for number, (name, shape) in enumerate(specs.items())
     }
-    with _side_by_side() as pool:
+    with side_by_side() as pool:
         work = {
             name: pool.submit(
-                _train,
+                train_judge,
                 train,
                 name,
                 judge,
-                classes,
+                heads,
                 settings,
                 fold_in(seed, "judges/training", number),
                 device,
@@ -267,84 +244,28 @@ def train_judges(
     )
     if blind:
         source += f"; none for {', '.join(blind)}, of which no training sample has a label"
-    made = measured(judges, classes, test, source, time.perf_counter() - began)
+    stated = {
+        name: [
+            own
+            for own, known in zip(
+                heads.attributes, (heads.truth(train, name) >= 0)[:, 1:].any(0), strict=True
+            )
+            if known
+        ]
+        for name in judges
+    }
+    made = measured(
+        judges,
+        heads.classes,
+        test,
+        source,
+        time.perf_counter() - began,
+        attributes=heads.attributes,
+        stated=stated if heads.attributes else {},
+    )
     if path is not None:
         _write(path, made)
     return made
-
-
-@contextlib.contextmanager
-def _side_by_side() -> Iterator[ThreadPoolExecutor]:
-    """One judge per core. Steps this small gain little from a second core, and wait if another program uses it."""
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
-
-
-def _train(
-    data: MultimodalData,
-    name: str,
-    judge: Judge,
-    classes: Tensor,
-    recipe: Recipe,
-    seed: int,
-    device: torch.device | str,
-    progress: Progress | None,
-) -> Judge:
-    assert data.labels is not None
-    seen = data.mask[data.names.index(name)] & labels.known(data.labels)
-    rows, truth = (
-        seen.nonzero()[:, 0].cpu(),
-        torch.searchsorted(classes.to(data.device), data.labels[seen]).to(device),
-    )
-    # On CPUs a step takes a quarter less time than with the default layout.
-    judge = judge.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    draws = torch.Generator().manual_seed(seed)
-    dtype = next(judge.parameters()).dtype
-    optimiser = torch.optim.AdamW(judge.parameters(), recipe.rate, weight_decay=recipe.decay, fused=True)
-    steps = max(recipe.least, min(recipe.most, recipe.epochs * -(-len(rows) // recipe.batch_size)))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=steps)
-    for step, picked in enumerate(_order(len(rows), steps, recipe.batch_size, draws), 1):
-        index = picked.to(device)
-        images = data.values(name, rows[picked]).to(device, dtype)
-        logits = judge(moved(images, recipe, draws).contiguous(memory_format=torch.channels_last))
-        loss = functional.cross_entropy(logits, truth[index], label_smoothing=recipe.smoothing)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        schedule.step()
-        if progress is not None and (step % 20 == 0 or step == steps):
-            progress(name, step / steps)
-    return judge.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
-
-
-def _order(count: int, steps: int, batch_size: int, draws: torch.Generator) -> Iterator[Tensor]:
-    """The rows of each step, from one random permutation after another."""
-    batches: Iterator[Tensor] = iter(())
-    for _ in range(steps):
-        rows = next(batches, None)
-        if rows is None:
-            batches = iter(torch.split(torch.randperm(count, generator=draws), batch_size))
-            rows = next(batches)
-        # Batch norm needs two images; the last batch of a permutation may have one.
-        yield rows if len(rows) > 1 else rows.repeat(2)
-
-
-def moved(x: Tensor, recipe: Recipe, draws: torch.Generator) -> Tensor:
-    """Images after a small random rotation, scaling and shift within the limits of ``recipe``: [B, C, H, W]."""
-    turn, across, down, right, below = (2 * torch.rand(5, len(x), generator=draws) - 1).unbind()
-    turn = turn * recipe.turn
-    across, down = 1 + across * recipe.stretch, 1 + down * recipe.stretch
-    # grid_sample's coordinates run from -1 to 1, so a pixel of 16 is an eighth.
-    right, below = right * recipe.shift / 8, below * recipe.shift / 8
-    upper = torch.stack([turn.cos() * across, -turn.sin() * across, right], 1)
-    lower = torch.stack([turn.sin() * down, turn.cos() * down, below], 1)
-    grid = functional.affine_grid(torch.stack([upper, lower], 1), list(x.shape), align_corners=False)
-    return functional.grid_sample(x, grid.to(x), padding_mode="reflection", align_corners=False)
 
 
 @torch.no_grad()
@@ -355,32 +276,47 @@ def measured(
     source: str,
     seconds: float,
     kinds: Mapping[str, str] | None = None,
+    attributes: Mapping[str, int] | None = None,
+    stated: Mapping[str, Iterable[str]] | None = None,
 ) -> Judges:
-    """Judges with their accuracy and agreement on ``test``."""
-    made = Judges(judges, classes, {}, None, source, seconds)
-    assert test.labels is not None
-    predicted = torch.stack(
-        [
-            made.predict(name, test.values(name).to(next(judge.parameters()).device)).cpu()
-            for name, judge in judges.items()
-        ]
-    )
-    seen = torch.stack([test.mask[test.names.index(name)] for name in judges]).cpu()  # [judges, N]
-    counted = seen & labels.known(test.labels).cpu()
-    right = (predicted == test.labels.cpu()) & counted
-    agree = (predicted == predicted[0]).all(0)[seen.all(0)]
+    """Judges with their accuracy and agreement on ``test``.
+
+    Where there are attributes but no labels, the accuracy is the mean over attributes, and there is no agreement.
+    """
+    made = Judges(judges, classes, {}, None, source, seconds, kinds, attributes, stated)
+    heads = Heads(made.classes, made.attributes)
+    right: dict[str, dict[str, float]] = {}
+    predicted, seen = [], []
+    for name, judge in judges.items():
+        images = test.values(name).to(next(judge.parameters()).device)
+        seen.append(test.mask[test.names.index(name)].cpu())
+        predicted.append(made.predict(name, images).cpu())
+        truth = dict(zip(["label", *heads.attributes], heads.truth(test, name).unbind(1), strict=True))
+        if test.labels is not None:
+            truth["label"] = torch.where(seen[-1] & known_labels(test.labels).cpu(), test.labels.cpu(), -1)
+        answers = {"label": predicted[-1]} | (made.read(name, images) if made.attributes else {})
+        shares = {}
+        for key, answer in answers.items():
+            known = truth[key] >= 0
+            if bool(known.any()):
+                shares[key] = float((answer.cpu() == truth[key])[known].double().mean())
+        right[name] = shares
+    alike = torch.stack(predicted)[:, torch.stack(seen).all(0)]
     return Judges(
         judges,
         classes,
-        {
-            name: int(right[row].sum()) / int(counted[row].sum())
-            for row, name in enumerate(judges)
-            if bool(counted[row].any())
-        },
-        float(agree.double().mean()) if len(agree) else None,
+        {name: own.get("label", sum(own.values()) / len(own)) for name, own in right.items() if own},
+        float((alike == alike[0]).all(0).double().mean()) if alike.shape[1] and len(classes) else None,
         source,
         seconds,
         kinds,
+        attributes,
+        stated,
+        {
+            name: {key: share for key, share in own.items() if key != "label"}
+            for name, own in right.items()
+            if made.attributes
+        },
     )
 
 
@@ -412,6 +348,9 @@ def _write(path: Path, judges: Judges) -> None:
         "agreement": judges.agreement,
         "source": judges.source,
         "seconds": judges.seconds,
+        "attributes": judges.attributes,
+        "stated": judges.stated,
+        "attribute_accuracy": judges.attribute_accuracy,
         "digest": _digest(tensors),
     }
     try:
@@ -421,7 +360,9 @@ def _write(path: Path, judges: Judges) -> None:
         log.info("judges: not cached at %s (%s)", path, problem)
 
 
-def _read(path: Path | None, shapes: Mapping[str, tuple[int, ...]], recipe: Recipe) -> Judges | None:
+def _read(
+    path: Path | None, shapes: Mapping[str, tuple[int, ...]], recipe: Recipe, heads: Heads
+) -> Judges | None:
     if path is None or not path.is_file():
         return None
     try:
@@ -432,7 +373,7 @@ def _read(path: Path | None, shapes: Mapping[str, tuple[int, ...]], recipe: Reci
             raise ValueError("the weights have changed since they were written")
         judges = {}
         for number, (name, shape) in enumerate(shapes.items()):
-            judges[name] = Judge.seeded(shape, len(facts["classes"]), recipe.width, 0)
+            judges[name] = Judge.seeded(shape, sum(heads.sizes), recipe.width, 0)
             judges[name].load_state_dict(
                 {
                     key.split("/", 1)[1]: value
@@ -447,6 +388,10 @@ def _read(path: Path | None, shapes: Mapping[str, tuple[int, ...]], recipe: Reci
             facts["agreement"],
             facts["source"],
             facts["seconds"],
+            None,
+            facts.get("attributes"),
+            facts.get("stated"),
+            facts.get("attribute_accuracy"),
         )
     except (
         SafetensorError,

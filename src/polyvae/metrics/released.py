@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.metrics import labels
-from polyvae.metrics.judges import Judges, Progress, Reader, judgeable, measured, teachable, train_judges
+from polyvae.metrics.judge_training import Progress, Reader
+from polyvae.metrics.judges import Judges, judgeable, measured, teachable, train_judges
 from polyvae.utils.errors import InputError
 
 # Next to the photos, or in the folders of the publication.

@@ -71,14 +71,14 @@ class Background(NamedTuple):
     digest: str
     path: Path | None
 
-    def pixels(self) -> Ground:
-        """[H, W, 3]. Raises InputError for a photo too small to take crops from."""
+    def pixels(self, side: int = SIDE) -> Ground:
+        """[H, W, 3]. Raises InputError for a photo too small to take crops of ``side`` from."""
         if self.path is None:
             return texture(self.what.split()[-1]).transpose(1, 2, 0)
         photo = read_image(self.path)
-        if min(photo.shape[:2]) < SIDE:
+        if min(photo.shape[:2]) < side:
             raise InputError(
-                f"{self.path}: got a photo of {photo.shape[1]} x {photo.shape[0]} pixels; expected at least {SIDE} x {SIDE}, "
+                f"{self.path}: got a photo of {photo.shape[1]} x {photo.shape[0]} pixels; expected at least {side} x {side}, "
                 "to take crops from; replace it by a larger one, or remove it to get a texture"
             )
         return photo
