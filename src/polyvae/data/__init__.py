@@ -130,7 +130,8 @@ DATASETS: dict[str, Dataset] = {
         samples="10,000 train, 2,000 test",
         what="a digit spoken by one of six speakers (log-mel frames of its length) and one written, paired by label",
         licence="FSDD: CC BY-SA 4.0; MNIST states none",
-        needed="mnist/*.gz (downloaded there where missing) and fsdd_spoken_digits/recordings/*.wav of Jakobovski/free-spoken-digit-dataset",
+        needed="mnist/*.gz (downloaded there where missing) and fsdd_spoken_digits/recordings/*.wav of "
+        "Jakobovski/free-spoken-digit-dataset",
     ),
     "emoji": Dataset(
         emoji,
@@ -146,8 +147,8 @@ DATASETS: dict[str, Dataset] = {
         samples="88,550 train, 29,330 test; of the subset 30,039, a part of them without image or caption",
         what="photos of birds and captions (source = archive, or subset for 20 species with partial pairing)",
         licence="Caltech-UCSD Birds-200-2011 and captions: non-commercial research only",
-        needed="cub/train, cub/test, cub/text_trainvalclasses.txt and cub/text_testclasses.txt of the MMVAE authors' cub.zip; or cub/cub20_64.npz "
-        "with captions_paired_476.json and captions_50testclasses.json.gz",
+        needed="cub/train, cub/test, cub/text_trainvalclasses.txt and cub/text_testclasses.txt of the MMVAE authors' cub.zip; or "
+        "cub/cub20_64.npz with captions_paired_476.json and captions_50testclasses.json.gz",
     ),
 }
 

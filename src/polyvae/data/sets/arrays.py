@@ -30,9 +30,11 @@ def npz(path: Path, wanted: Mapping[str, tuple[str, int]], rows: str) -> Arrays:
         raise InputError(
             f"{path}: there is no such file; expected an .npz file with {', '.join(wanted)}; put it there"
         )
-    with reading(str(path), f"an .npz file with {', '.join(wanted)}", "put a sound copy there"):
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: np.asarray(file[name]) for name in wanted if name in file.files}
+    with (
+        reading(str(path), f"an .npz file with {', '.join(wanted)}", "put a sound copy there"),
+        np.load(path, allow_pickle=False) as file,
+    ):
+        found = {name: np.asarray(file[name]) for name in wanted if name in file.files}
     for name, (kinds, axes) in wanted.items():
         if name not in found or found[name].dtype.kind not in kinds or found[name].ndim != axes:
             got = f"{found[name].dtype} of {found[name].ndim} axes" if name in found else "no such array"

@@ -39,7 +39,7 @@ _VERSION = 1
 
 
 class _Birds(NamedTuple):
-    """N samples: ``image`` [N, 3, S, S], ``seen`` [N] whether there is one, ``sentences`` (None: missing), ``species`` [N], ``photo`` [N]."""
+    """N samples: ``image`` [N, 3, S, S], ``seen`` [N] where there is one, ``sentences`` (None: missing), ``species`` [N], ``photo`` [N]."""
 
     image: NDArray[np.uint8]
     seen: NDArray[np.bool_]
@@ -221,7 +221,8 @@ def _subset(folder: Path, side: int, captions: int, cropped: bool) -> _Birds:
     strange = [name for name in told if name not in place]
     if strange:
         raise InputError(
-            f"{folder / _SUBSET[1]}: {strange[0]}: got captions of a photo that is not in {_SUBSET[0]}; expected only those; put a sound copy there"
+            f"{folder / _SUBSET[1]}: {strange[0]}: got captions of a photo that is not in {_SUBSET[0]}; expected only those; put "
+            "a sound copy there"
         )
     rows: list[int | None] = []
     sentences: list[str | None] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -200,5 +201,5 @@ def _packed(path: Path) -> Clips:
         raise InputError(
             f"{path}: digit: got {digit.min()} to {digit.max()}; expected 0 to 9; put a sound copy there"
         )
-    sound = [arrays["audio"][a:b].astype(np.float64) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    sound = [arrays["audio"][a:b].astype(np.float64) for a, b in pairwise(edges)]
     return Clips(sound, digit, arrays["speaker"].tolist(), arrays["take"].astype(np.int64))
