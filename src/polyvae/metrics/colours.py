@@ -161,8 +161,7 @@ def colour_coherence(
         seed: The seed of all draws.
 
     Returns:
-        "generated", "published" and "real", each as ``colour_agreement``; "colours", the colours that the model's vocabulary contains: others
-        are left out, as no caption could name them.
+        "generated", "published" and "real", each as ``colour_agreement``; "colours", those in the model's vocabulary, as others are left out.
 
     Raises:
         InputError: A model or data without these modalities, or a vocabulary without a colour.

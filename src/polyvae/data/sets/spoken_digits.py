@@ -97,7 +97,7 @@ def spoken_digits(
     speakers = sorted(set(clips.speaker))
     return MultimodalData(
         {"audio": sound[row], "image": np.concatenate(image)[:, None]},
-        entries={"audio": np.broadcast_to(heard[row][:, None], (len(row), bands, frames))},
+        entries={"audio": np.repeat(heard[row][:, None], bands, 1)},
         labels=np.concatenate(label),
         factors={"audio": {"speaker": np.array([speakers.index(name) for name in clips.speaker])[row]}},
         splits={"train": range(train), "test": range(train, train + test)},
