@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,10 +207,10 @@ def _counts(
     return there[0] - validation if train is None else train, validation, there[1] if test is None else test
 
 
-def backgrounds(root: Path) -> dict[str, Background]:
-    """The backgrounds of m0 to m4: ``1.jpg`` to ``5.jpg`` under ``root``/polymnist, a texture where there is no photo."""
+def backgrounds(root: Path, styles: Sequence[str] = (*TEXTURES,)) -> dict[str, Background]:
+    """The backgrounds of m0 to m4: ``root``/polymnist/1.jpg to 5.jpg, one of the textures ``styles`` where there is no photo."""
     found = {}
-    for number, (view, style) in enumerate(zip(NAMES, TEXTURES, strict=True), 1):
+    for number, (view, style) in enumerate(zip(NAMES, styles, strict=True), 1):
         photo = root / "polymnist" / f"{number}.jpg"
         found[view] = (
             Background(f"photo {number}.jpg", file_digest(photo, LARGEST), photo)

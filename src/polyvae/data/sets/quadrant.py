@@ -25,7 +25,7 @@ from polyvae.data.sets.mnist import MD5, mnist
 from polyvae.data.sets.pairing import pair_by_label, pair_freely
 from polyvae.data.sets.polydigits import base_digits, base_labels, ink, stencils
 from polyvae.data.sets.polymnist import NAMES, backgrounds
-from polyvae.data.sets.textures import TEXTURES, texture
+from polyvae.data.sets.textures import texture
 from polyvae.utils.errors import InputError, check_count, nearest
 from polyvae.utils.seeds import bits
 
@@ -35,6 +35,8 @@ SIDE = 64
 _HELD = 12  # of MNIST's training part, the last 1/12 makes the validation part: 5,000 of 60,000
 _VERSION = 1  # raise it when the composition changes
 _VISIBLE = 16  # ink above this, of 255, belongs to the digit
+# A red digit is visible on the dark texture, and a blue one on the red texture.
+_STYLES = ("night", "cells", "weave", "confetti", "lava")
 _CHUNK = 500  # tuples that are composed at a time
 _PARTS = {"train": 1, "validation": 3, "test": 2}
 
@@ -95,7 +97,7 @@ def polymnist_quadrant(
     tuples = {
         part: _tuples(digits[part], counts[part], shared, seed, number) for part, number in _PARTS.items()
     }
-    grounds = backgrounds(root)
+    grounds = backgrounds(root, _STYLES)
 
     def fill(arrays: Mapping[str, Bytes]) -> None:
         pixels = [ground.pixels(SIDE) for ground in grounds.values()]
@@ -167,7 +169,7 @@ def polydigits_quadrant(
     base = base_digits(seed)
     images = stencils() if side == 32 else ink() > 8
     drawn = images.astype(np.uint8) * np.uint8(255)
-    pixels = [texture(style).transpose(1, 2, 0) for style in TEXTURES]
+    pixels = [texture(style).transpose(1, 2, 0) for style in _STYLES]
     arrays = {name: np.empty((train + test, 3, side, side), np.uint8) for name in NAMES}
     tuples, row = {}, 0
     for part, rows in (("train", base.train), ("test", base.test)):
