@@ -23,7 +23,7 @@ def test_auto_gives_a_convolutional_network_for_every_image():
     for side in range(8, 257):
         assert auto((1 + side % 4, side, 8 + side * 7 % 249)) == "conv"
     with torch.device("meta"):
-        for side in (*range(8, 257, 9), 33, 34, 63, 65, 224):
+        for side in (*range(9, 257, 41), 33, 65, 224):
             for shape in ((1 + side % 4, side, side), (3, side, 8 + side * 7 % 249)):
                 network = NETWORKS["conv"]
                 assert network.encoder(shape, 6, width=1 / 16)(torch.zeros(2, *shape)).shape == (2, 6)

@@ -18,7 +18,7 @@ from tests.helpers.sources import make_mnist
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    for name, digest in make_mnist(tmp_path).items():
+    for name, digest in make_mnist(tmp_path, 60, 20).items():
         monkeypatch.setitem(source.MD5, name, digest)
     return tmp_path
 
@@ -60,23 +60,23 @@ def test_a_digit_is_in_its_quadrant():
 
 
 def test_polymnist_quadrant(root):
-    """240 digits: 220 for training and 20 for validation, each used twice in every modality; grey levels of the ink are kept."""
+    """60 digits: 55 for training and 5 for validation, each used twice in every modality; grey levels of the ink are kept."""
     data = load_dataset("polymnist_quadrant", root, repeats=2, cache=False)
     check_data(data)
-    assert [len(data.train), len(data.validation), len(data.test)] == [440, 20, 60]
-    assert torch.bincount(data.train.labels).tolist() == [44] * 10
+    assert [len(data.train), len(data.validation), len(data.test)] == [110, 5, 20]
+    assert torch.bincount(data.train.labels).tolist() == [12] * 5 + [10] * 5
     x, images = data.values("m0") * 255, enlarged(source.mnist(root)[0].images, 32)
     quadrant, found = data.factors["m0"]["quadrant"], set()
-    for row in range(440):
+    for row in range(110):
         top, left = 32 * (int(quadrant[row]) // 2), 32 * (int(quadrant[row]) % 2)
         part = x[row, :, top : top + 32, left : left + 32].numpy().round().astype(np.uint8)
         on = images > 16
         fits = [
-            n for n in range(220) if (part[0][on[n]] == images[n][on[n]]).all() and not part[1:, on[n]].any()
+            n for n in range(55) if (part[0][on[n]] == images[n][on[n]]).all() and not part[1:, on[n]].any()
         ]
         found |= set(fits)
         assert any(n % 10 == int(data.labels[row]) for n in fits)
-    assert found == set(range(220))
+    assert found == set(range(55))
     small = load_dataset("polymnist_quadrant", root, train=30, validation=5, test=10, cache=root / "cache")
     assert (len(small), small.card["counts"]) == (45, {"train": 30, "validation": 5, "test": 10})
 
@@ -114,5 +114,5 @@ def test_wrong_options(options, problem):
 
 
 def test_no_more_tuples_than_there_are(root):
-    with pytest.raises(InputError, match="got train=1000; expected at most the 880 tuples"):
+    with pytest.raises(InputError, match="got train=1000; expected at most the 220 tuples"):
         load_dataset("polymnist_quadrant", root, train=1000)

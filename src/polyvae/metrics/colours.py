@@ -75,7 +75,7 @@ def frequent_colours(images: Tensor, most: int = _FREQUENT) -> Tensor:
             for part in torch.split(images, _CHUNK)
         ]
     )
-    best = counts.sort(1, descending=True, stable=True).indices[:, :most]
+    best = torch.sort(counts, dim=1, descending=True, stable=True).indices[:, :most]
     return torch.zeros_like(counts, dtype=torch.bool).scatter(1, best, True) & (counts > 0)
 
 
@@ -161,7 +161,7 @@ def colour_coherence(
         seed: The seed of all draws.
 
     Returns:
-        "generated", "published" and "real", each as ``colour_agreement``; "colours", those in the model's vocabulary, as others are left out.
+        "generated", "published" and "real", each as ``colour_agreement``; "colours", those in the vocabulary; others are left out.
 
     Raises:
         InputError: A model or data without these modalities, or a vocabulary without a colour.
