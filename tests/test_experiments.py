@@ -17,7 +17,7 @@ from polyvae.core.modality import Modality
 from polyvae.data.sets.polymnist import NAMES
 
 FOLDER = Path(__file__).parent.parent / "experiments"
-FILES = sorted(FOLDER.glob("*.toml"))
+FILES = sorted(FOLDER.glob("polymnist*.toml"))
 ROOT = Path(os.environ.get("POLYVAE_DATA", ""))
 needs_mnist = pytest.mark.skipif(
     not (ROOT / "mnist").is_dir(), reason="POLYVAE_DATA holds no mnist/ to compose PolyMNIST from"
@@ -63,6 +63,30 @@ def test_the_papers_networks_have_the_papers_size() -> None:
     assert sum(x.numel() for x in model.parameters()) == 5 * (
         2 * branch + decoder + 32
     )  # 32: the scales of r_m
+
+
+def test_the_papers_experiment_with_birds() -> None:
+    """experiments/cub.toml: latents, weights and the networks of the images; the words of the captions come from the data."""
+    config = read_config(FOLDER / "cub.toml")
+    assert RunConfig.check(tomllib.loads(write_config(config))) == config
+    caption = Modality("caption", (32,), "sequence", params={"words": ["bird", "red"]})
+    data = pv.MultimodalData(
+        {"image": torch.zeros(2, 3, 64, 64), "caption": torch.tensor([[3, 1, *[0] * 30]] * 2)},
+        modalities=[Modality("image", (3, 64, 64)), caption],
+    )
+    model = runs.model_of(config, data)
+    assert [model.columns[m].stop - model.columns[m].start for m in range(2)] == [16, 16]
+    assert [model.options[key] for key in ("latent", "K", "beta", "objective", "family")] == [
+        48,
+        10,
+        1.0,
+        "dreg",
+        "normal",
+    ]
+    image, words = model.modalities["image"], model.modalities["caption"]
+    assert (image.likelihood.scale, image.spec.weight * 3 * 64 * 64, words.spec.weight) == (0.01, 32, 5)
+    assert words.likelihood.vocabulary.words == ("bird", "red")
+    assert image.encoder.branches[0][-1].in_features == 1024
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from math import prod
 
 import pytest
@@ -18,14 +19,16 @@ def parameters(module):
 
 
 def test_auto_gives_a_convolutional_network_for_every_image():
-    """All sides from 8 to 256, square and not: what is built takes and gives images of that size. Shapes alone, without memory."""
+    """Of all sides from 8 to 256: what is built takes and gives images of that size. Shapes alone, without memory."""
+    for side in range(8, 257):
+        assert auto((1 + side % 4, side, 8 + side * 7 % 249)) == "conv"
     with torch.device("meta"):
-        for side in range(8, 257):
+        for side in (*range(9, 257, 41), 33, 65, 224):
             for shape in ((1 + side % 4, side, side), (3, side, 8 + side * 7 % 249)):
-                assert auto(shape) == "conv"
                 network = NETWORKS["conv"]
                 assert network.encoder(shape, 6, width=1 / 16)(torch.zeros(2, *shape)).shape == (2, 6)
                 assert network.decoder((5,), shape, width=1 / 16)(torch.zeros(2, 5)).shape == (2, *shape)
+    assert [auto(shape) for shape in ((3, 7, 8), (5, 64, 64), (64, 64, 3), (3, 64))] == ["mlp"] * 4
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 9), (3, 33, 50), (3, 8, 200), (3, 65, 64), (2, 224, 224)])
@@ -131,12 +134,12 @@ def test_the_papers_network_for_birds():
     with torch.device("meta"):
         found = parameters(NETWORKS["resnet"].encoder((3, 64, 64), 10, halvings=5))
     widths = [64, 128, 256, 256, 256, 256]
-    blocks = block(64, 64) + sum(block(a, b) for a, b in zip(widths, widths[1:], strict=False))
+    blocks = block(64, 64) + sum(block(a, b) for a, b in pairwise(widths))
     assert found == 3 * 9 * 64 + 64 + blocks + 1024 * 10 + 10
 
 
 def test_more_halvings_keep_the_variance():
-    """The initial output of a deep network depends on its input: torch's own initial weights leave .0004 of it at 224 pixels."""
+    """The features of a deep network depend on its input from the start."""
     torch.manual_seed(0)
     encoder = NETWORKS["conv"].encoder((3, 64, 64), 4)
     assert isinstance(encoder, ImageNetwork)

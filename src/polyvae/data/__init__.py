@@ -4,8 +4,9 @@ An entry describes a data set; ``load_dataset`` loads it.
 
 Example:
     >>> import polyvae as pv
-    >>> list(pv.DATASETS)
-    ['polydigits', 'shapes_captions', 'polymnist', 'translated_polymnist']
+    >>> list(pv.DATASETS)  # doctest: +NORMALIZE_WHITESPACE
+    ['polydigits', 'polydigits_quadrant', 'shapes_captions', 'polymnist', 'translated_polymnist', 'polymnist_quadrant', 'mnist_svhn',
+    'spoken_digits', 'emoji', 'cub']
     >>> pv.DATASETS["polydigits"].samples
     '10,000 train, 2,000 test'
 """
@@ -24,10 +25,15 @@ from polyvae.data.custom import from_files, from_function, is_import, is_path
 from polyvae.data.loaders import Loader, SliceLoader, StreamLoader
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.sentences import Sentences, text
+from polyvae.data.sets.cub import cub
+from polyvae.data.sets.emoji import emoji
+from polyvae.data.sets.mnist_svhn import mnist_svhn
 from polyvae.data.sets.polydigits import polydigits
 from polyvae.data.sets.polymnist import polymnist, translated_polymnist
+from polyvae.data.sets.quadrant import polydigits_quadrant, polymnist_quadrant
 from polyvae.data.sets.shapes import shapes_captions
 from polyvae.data.sets.shapes_grammar import read as read_shapes
+from polyvae.data.sets.spoken_digits import spoken_digits
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.records import check_keywords
 from polyvae.utils.seeds import mix
@@ -71,6 +77,13 @@ DATASETS: dict[str, Dataset] = {
         what="handwritten digits on five textures; only the digit is shared",
         licence="UCI digits (CC BY 4.0) bundled with scikit-learn; procedural textures; embedded",
     ),
+    "polydigits_quadrant": Dataset(
+        polydigits_quadrant,
+        modalities="5 x 3x32x32",
+        samples="10,000 train, 2,000 test",
+        what="handwritten digits in one of four quadrants; shared = digit, quadrant or both; as_modalities = true (side = 16, 32)",
+        licence="UCI digits (CC BY 4.0) bundled with scikit-learn; procedural textures; embedded",
+    ),
     "shapes_captions": Dataset(
         shapes_captions,
         modalities="3x16x16, 17 words",
@@ -93,6 +106,49 @@ DATASETS: dict[str, Dataset] = {
         what="polymnist with smaller digits, each at another place in every modality (variant = multivae or daunhawer)",
         licence="MNIST states none; rights in the photos not stated",
         needed=_SOURCES,
+    ),
+    "polymnist_quadrant": Dataset(
+        polymnist_quadrant,
+        modalities="5 x 3x64x64",
+        samples="220,000 train, 5,000 validation, 10,000 test (14 GB on disk; train = 20000 for less)",
+        what="MNIST digits in one of four quadrants of five photos; shared = digit, quadrant or both; as_modalities = true",
+        licence="MNIST states none; rights in the photos not stated",
+        needed="mnist/*.gz (downloaded there where missing) and photos polymnist/1.jpg to 5.jpg (else textures)",
+    ),
+    "mnist_svhn": Dataset(
+        mnist_svhn,
+        modalities="1x28x28, 3x32x32",
+        samples="about 1,680,000 train, 275,000 test (8 GB on disk; pairs = 1 for a thirtieth)",
+        what="MNIST and street-view digits paired by label, each image 30 times",
+        licence="MNIST states none; SVHN: non-commercial use",
+        needed="mnist/*.gz (downloaded there where missing) and svhn/train_32x32.mat, svhn/test_32x32.mat from "
+        "http://ufldl.stanford.edu/housenumbers",
+    ),
+    "spoken_digits": Dataset(
+        spoken_digits,
+        modalities="32x64 (mel bands x frames), 1x28x28",
+        samples="10,000 train, 2,000 test",
+        what="a digit spoken by one of six speakers (log-mel frames of its length) and one written, paired by label",
+        licence="FSDD: CC BY-SA 4.0; MNIST states none",
+        needed="mnist/*.gz (downloaded there where missing) and fsdd_spoken_digits/recordings/*.wav of "
+        "Jakobovski/free-spoken-digit-dataset",
+    ),
+    "emoji": Dataset(
+        emoji,
+        modalities="3x64x64, 1x64x64, 16 words",
+        samples="1,644, a fifth of them test",
+        what="an emoji, its silhouette and the words that describe it (side = 16, 32, 64)",
+        licence="Noto Emoji: Apache-2.0; annotations: MIT",
+        needed="noto_emoji_text/noto_emoji_64.npz with image, silhouette, codepoints and caption",
+    ),
+    "cub": Dataset(
+        cub,
+        modalities="3x64x64, 32 words",
+        samples="88,550 train, 29,330 test; of the subset 30,039, a part of them without image or caption",
+        what="photos of birds and captions (source = archive, or subset for 20 species with partial pairing)",
+        licence="Caltech-UCSD Birds-200-2011 and captions: non-commercial research only",
+        needed="cub/train, cub/test, cub/text_trainvalclasses.txt and cub/text_testclasses.txt of the MMVAE authors' cub.zip; or "
+        "cub/cub20_64.npz with captions_paired_476.json and captions_50testclasses.json.gz",
     ),
 }
 

@@ -9,7 +9,10 @@ from torch import nn
 
 from polyvae.core.networks.images import Grid, ImageNetwork, ToImages, grid
 
-_FIRST, _MOST = 16, 128  # channels after the first halving; they double with each further one, up to the second number
+_FIRST, _MOST = (
+    16,
+    128,
+)  # channels after the first halving; they double with each further one, up to the second number
 _SHALLOW = 2  # networks of so few halvings are those of earlier versions
 
 

@@ -164,6 +164,16 @@ def compose(pairing: Pairing) -> dict[str, NDArray[np.uint8]]:
     }
 
 
+def ink() -> NDArray[np.int64]:
+    """The ink of each base digit, 0 to 16: [1797, 8, 8]."""
+    return _digits()[0]
+
+
+def base_labels() -> NDArray[np.int64]:
+    """Which digit each base digit is: [1797]."""
+    return _digits()[1]
+
+
 def stencils() -> NDArray[np.bool_]:
     """Where each base digit is on: bilinear to 16 x 16, above half of the greatest ink: [1797, 16, 16]."""
     ink = np.pad(_digits()[0], ((0, 0), (1, 1), (1, 1)), mode="edge")  # 0 .. 16

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,14 +71,14 @@ class Background(NamedTuple):
     digest: str
     path: Path | None
 
-    def pixels(self) -> Ground:
-        """[H, W, 3]. Raises InputError for a photo too small to take crops from."""
+    def pixels(self, side: int = SIDE) -> Ground:
+        """[H, W, 3]. Raises InputError for a photo too small to take crops of ``side`` from."""
         if self.path is None:
             return texture(self.what.split()[-1]).transpose(1, 2, 0)
         photo = read_image(self.path)
-        if min(photo.shape[:2]) < SIDE:
+        if min(photo.shape[:2]) < side:
             raise InputError(
-                f"{self.path}: got a photo of {photo.shape[1]} x {photo.shape[0]} pixels; expected at least {SIDE} x {SIDE}, "
+                f"{self.path}: got a photo of {photo.shape[1]} x {photo.shape[0]} pixels; expected at least {side} x {side}, "
                 "to take crops from; replace it by a larger one, or remove it to get a texture"
             )
         return photo
@@ -207,10 +207,10 @@ def _counts(
     return there[0] - validation if train is None else train, validation, there[1] if test is None else test
 
 
-def backgrounds(root: Path) -> dict[str, Background]:
-    """The backgrounds of m0 to m4: ``1.jpg`` to ``5.jpg`` under ``root``/polymnist, a texture where there is no photo."""
+def backgrounds(root: Path, styles: Sequence[str] = (*TEXTURES,)) -> dict[str, Background]:
+    """The backgrounds of m0 to m4: ``root``/polymnist/1.jpg to 5.jpg, one of the textures ``styles`` where there is no photo."""
     found = {}
-    for number, (view, style) in enumerate(zip(NAMES, TEXTURES, strict=True), 1):
+    for number, (view, style) in enumerate(zip(NAMES, styles, strict=True), 1):
         photo = root / "polymnist" / f"{number}.jpg"
         found[view] = (
             Background(f"photo {number}.jpg", file_digest(photo, LARGEST), photo)
