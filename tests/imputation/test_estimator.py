@@ -117,8 +117,8 @@ def test_intervals_cover_what_was_hidden():
     assert 0.87 < inside.mean() < 0.93
     assert np.array_equal(low["a"], a[400:])
     assert np.array_equal(high["a"], a[400:])
-    _, low, high = est.impute({"a": a[400:], "b": hidden}, interval=0.9, kind="predictive")
-    assert 0.5 < ((low["b"] <= b[400:]) & (b[400:] <= high["b"])).mean() < 1
+    _, low, high = est.impute({"a": a[400:550], "b": hidden[:150]}, interval=0.9, kind="predictive")
+    assert 0.5 < ((low["b"] <= b[400:550]) & (b[400:550] <= high["b"])).mean() < 1
 
 
 def test_draws_vary_as_the_residuals_do_and_keep_what_was_measured():
@@ -134,7 +134,7 @@ def test_draws_vary_as_the_residuals_do_and_keep_what_was_measured():
 
 
 def test_predictive_intervals_of_pieces_have_the_width_of_the_whole(fitted, monkeypatch):
-    given = {"rna": cohort(80)["rna"]}
+    given = {"rna": cohort(80)["rna"].iloc[:40]}
     low, high = fitted.impute(given, interval=0.8, kind="predictive")[1:]
     monkeypatch.setattr("polyvae.imputation.filling._CELLS", 200 * 10 * 20)  # 20 samples at a time
     others = fitted.impute(given, interval=0.8, kind="predictive")[1:]
@@ -209,6 +209,32 @@ def test_predict_classes_and_numbers():
     assert amount.score({"a": a}, a[:, 0] * 2 + 1) > 0.9
 
 
+def test_predictions_of_frames_are_tables_with_ids():
+    """The numbers are those of arrays; the ids are those of the frames, in the order of first appearance."""
+    given = cohort(40)
+    ids = [f"p{i:03d}" for i in range(40)]
+    y = pd.Series(["well" if i % 3 else "ill" for i in range(40)], ids)
+    est = pv.Estimator(**QUICK).fit(given, y)
+    new = {name: frame.iloc[::-1] for name, frame in given.items()}
+    found, chances = est.predict(new), est.predict_proba(new)
+    assert list(found.columns) == ["prediction"]
+    assert list(chances.columns) == ["ill", "well"]
+    assert found.index.tolist() == chances.index.tolist() == est.transform(new).index.tolist()
+    assert set(found.index) == set(ids)
+    assert (chances.idxmax(axis=1) == found["prediction"]).all()
+    assert est.score(new, y) == pytest.approx((found["prediction"] == y[found.index]).mean())
+    union = {name: frame.reindex(found.index).to_numpy() for name, frame in new.items()}
+    plain = clone_with(est, id=False)
+    assert np.array_equal(plain.predict(union), found["prediction"].to_numpy())
+    assert np.array_equal(plain.predict_proba(union), chances.to_numpy())
+    polars = {name: pl.from_pandas(frame.reset_index(names="prediction")) for name, frame in new.items()}
+    table = clone_with(est, id="prediction").predict(polars)
+    assert isinstance(table, pl.DataFrame)
+    assert table.columns == ["prediction", "prediction_"]
+    assert table["prediction"].to_list() == found.index.tolist()
+    assert table["prediction_"].to_list() == found["prediction"].tolist()
+
+
 def test_samples_have_the_moments_of_the_data(fitted):
     drawn = fitted.sample(2000)
     truth = cohort(80)["rna"]
@@ -222,7 +248,7 @@ def test_scores_hold_every_method_and_a_sentence(fitted):
     assert "lowest error" in fitted.scores_.sentence()
     new = {name: frame.loc["p080":] for name, frame in cohort(120).items()}
     old = {name: frame.loc[:"p079"] for name, frame in cohort(120).items()}
-    assert pv.Estimator(steps=150, members=3, latent=3).fit(old).score(new) > 0.8
+    assert pv.Estimator(**QUICK).fit(old).score(new) > 0.8
 
 
 # ---- scikit-learn --------------------------------------------------------------------------------------------
@@ -248,7 +274,7 @@ EXPECTED = {
             estimator, check, id=(check.func if isinstance(check, functools.partial) else check).__name__
         )
         for estimator, check in estimator_checks_generator(
-            pv.Estimator(steps=5, members=2, latent=2), expected_failed_checks=EXPECTED, mark="skip"
+            pv.Estimator(steps=1, members=2, latent=2), expected_failed_checks=EXPECTED, mark="skip"
         )
     ],
 )

@@ -24,7 +24,7 @@ def imputer() -> Imputer:
     seen["a"][30:] = False
     values = {name: np.where(seen[name], x, 0).astype(np.float32) for name, x in values.items()}
     made = Imputer(Tables(values, seen), designs(Settings, 40), 2, 0, torch.device("cpu"), ("y",))
-    return made.fit(lambda line: None)
+    return made.fit()
 
 
 def test_samples_without_another_modality_do_not_calibrate(imputer: Imputer) -> None:

@@ -10,6 +10,7 @@ import polyvae as pv
 from polyvae.imputation.members import Members, Schedule
 from polyvae.imputation.tables import Tables, patterns
 from polyvae.imputation.wide import Wide
+from polyvae.utils.progress import Silent
 
 
 def tables(n: int = 60, missing: float = 0.3, gaps: bool = False, seed: int = 0) -> Tables:
@@ -37,8 +38,30 @@ def members(entries: bool = False, name: str = "subset-poe", count: int = 3, **o
     return Members(name, specs, {"latent": 3, **options}, count, 0, torch.device("cpu"), Wide(tables()))
 
 
-def quiet(line: str) -> None:
-    pass
+class Recorded(Silent):
+    """Keeps what a reporter is given."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    def start(self, what: str, total: int | None, done: int = 0) -> None:
+        self.calls.append((what, total))
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        self.calls.append((steps, note))
+
+    def say(self, line: str) -> None:
+        self.calls.append((line,))
+
+
+def test_progress_is_one_bar_of_all_steps():
+    seen = Recorded()
+    found = members().fit(tables(), np.arange(60) % 3, Schedule(43, patience=99), seen, "vae")
+    first, *looks = seen.calls
+    assert first == ("training vae", 43)
+    assert sum(steps for steps, _ in looks) == 43
+    assert len(looks) == 22  # every second step, and the last
+    assert looks[-1][1] == f"unexplained variance {found.mean():.3f}"
 
 
 @pytest.mark.parametrize("gaps", [False, True])
@@ -46,8 +69,8 @@ def test_training_lowers_the_error_of_samples_left_out(gaps):
     data = tables(150, gaps=gaps)
     found = members(entries=gaps)
     fold = np.arange(150) % 3
-    short = members(entries=gaps).fit(data, fold, Schedule(1), quiet)
-    long = found.fit(data, fold, Schedule(300), quiet)
+    short = members(entries=gaps).fit(data, fold, Schedule(1))
+    long = found.fit(data, fold, Schedule(300))
     assert (long < 0.6 * short).all()
 
 
@@ -108,7 +131,7 @@ def test_a_member_does_not_see_its_fold():
     first, second = members(), members()
     for one, source in ((first, data), (second, disturbed)):
         one._left_out = lambda tables, fold: torch.zeros(3)  # type: ignore[method-assign]
-        one.fit(source, fold, Schedule(5, patience=99), quiet)
+        one.fit(source, fold, Schedule(5, patience=99))
     same = [
         torch.equal(a[0], b[0])
         for a, b in zip(first.parameters.values(), second.parameters.values(), strict=True)
@@ -127,7 +150,7 @@ def test_training_is_repeatable_and_leaves_the_generator_alone():
     data, fold = tables(), np.arange(60) % 3
     found = [members() for _ in range(2)]
     for one in found:
-        one.fit(data, fold, Schedule(20), quiet)
+        one.fit(data, fold, Schedule(20))
     assert all(torch.equal(a, b) for a, b in zip(*(one.state().values() for one in found), strict=True))
     assert torch.equal(before, torch.get_rng_state())
 
@@ -136,7 +159,7 @@ def test_training_is_repeatable_and_leaves_the_generator_alone():
 def test_other_models_take_the_place_of_members(name):
     data, fold = tables(40), np.arange(40) % 2
     found = members(name=name, count=2)
-    assert np.isfinite(found.fit(data, fold, Schedule(10), quiet)).all()
+    assert np.isfinite(found.fit(data, fold, Schedule(10))).all()
     assert all(np.isfinite(x).all() for x in found.predict(data).values())
     assert np.array_equal(found.predict(data)["a"], found.predict(data)["a"])
 
@@ -167,7 +190,7 @@ def test_a_member_that_leaves_out_nothing_to_score_is_trained_too(kind):
     found = members()
     before = {key: x.detach().clone() for key, x in found.parameters.items()}
     data, fold = without_scores(kind)
-    error = found.fit(data, fold, Schedule(30), quiet)
+    error = found.fit(data, fold, Schedule(30))
     assert np.isnan(error).all() if kind == "no fold" else np.isfinite(error).all()
     moved = torch.stack([(x - before[key]).abs().flatten(1).amax(1) for key, x in found.parameters.items()])
     assert (moved.amax(0) > 0.01).all()
@@ -176,7 +199,7 @@ def test_a_member_that_leaves_out_nothing_to_score_is_trained_too(kind):
 def test_a_constant_modality_has_no_part_in_the_error_of_samples_left_out():
     data = tables(60, missing=0)
     flat = Tables({**data.values, "c": np.zeros_like(data.values["c"])}, data.observed)
-    assert (members().fit(flat, np.arange(60) % 3, Schedule(5), quiet) < 3).all()
+    assert (members().fit(flat, np.arange(60) % 3, Schedule(5)) < 3).all()
 
 
 def test_a_single_modality_beside_a_target_is_scored_from_itself():
@@ -190,13 +213,13 @@ def test_a_single_modality_beside_a_target_is_scored_from_itself():
         {"a": data.values["a"], "b": np.zeros((100, 4), "f4")},
         {"a": data.observed["a"], "b": np.zeros((100, 4), bool)},
     )
-    assert (found.fit(part, np.arange(100) % 2, Schedule(200), quiet) < 0.8).all()
+    assert (found.fit(part, np.arange(100) % 2, Schedule(200)) < 0.8).all()
 
 
 def test_a_training_is_the_same_beside_inference_in_another_thread():
     data, fold, done = tables(), np.arange(60) % 3, threading.Event()
     alone, beside, other = members(), members(), members(name="mmvae+", latent=4)
-    alone.fit(data, fold, Schedule(60), quiet)
+    alone.fit(data, fold, Schedule(60))
 
     def infer() -> None:
         while not done.is_set():
@@ -206,7 +229,7 @@ def test_a_training_is_the_same_beside_inference_in_another_thread():
 
     thread = threading.Thread(target=infer)
     thread.start()
-    beside.fit(data, fold, Schedule(60), quiet)
+    beside.fit(data, fold, Schedule(60))
     done.set()
     thread.join()
     assert all(torch.equal(x, beside.parameters[key]) for key, x in alone.parameters.items())

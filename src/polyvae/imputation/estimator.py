@@ -154,9 +154,10 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 self.seed,
                 torch.device(self.device),
                 () if target is None else (TARGET,),
-            ).fit(report.say)
-        self._set(schema, imputer, target, Embedding.fit(imputer, self.latent))
-        self.scores_ = held_out(schema, imputer)
+            ).fit(report)
+            report.start("combining and scoring", None)
+            self._set(schema, imputer, target, Embedding.fit(imputer, self.latent))
+            self.scores_ = held_out(schema, imputer)
         self.seconds_ = time.monotonic() - start
         return self
 
@@ -314,31 +315,54 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "schema_")
         return np.array([f"z{column}" for column in range(self._embedding.width)], dtype=object)
 
-    def predict(self, X: Data) -> NDArray[Any]:
-        """The class or the number that ``y`` was in ``fit``, for each sample: [N]."""
-        return self._predicted(X)[0]
+    def predict(self, X: Data) -> Any:
+        """The class or the number that ``y`` was in ``fit``, for each sample.
 
-    def predict_proba(self, X: Data) -> NDArray[np.float64]:
-        """The probability of each class: [N, C], in the order of ``classes_``.
+        Args:
+            X: The data.
+
+        Returns:
+            Of arrays and MultimodalData an array [N]; of data frames a table of their library with the ids and the column "prediction",
+            and a row per sample (the union of their ids); of AnnData and MuData a copy with ``.obs["prediction"]``.
+
+        Raises:
+            InputError: ``fit`` was called without y.
+        """
+        given, values, _ = self._predicted(X)
+        return given.layout.prediction(values, given.data.ids, ["prediction"])
+
+    def predict_proba(self, X: Data) -> Any:
+        """The probability of each class, in the order of ``classes_``.
 
         They are the predicted indicators of the classes, clipped at 0 and scaled to add to 1, and are not calibrated.
+
+        Args:
+            X: The data.
+
+        Returns:
+            As of ``predict``, with a column for each class, which has its name; of arrays [N, C].
+
+        Raises:
+            InputError: ``fit`` was called without y, or with numbers.
         """
-        probabilities = self._predicted(X)[1]
+        given, _, probabilities = self._predicted(X)
         if probabilities is None:
             raise InputError("predict_proba: y was a number in fit; expected classes; use predict")
-        return probabilities
+        return given.layout.prediction(
+            probabilities, given.data.ids, [str(each) for each in self.classes_.tolist()]
+        )
 
-    def _predicted(self, X: Data) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
+    def _predicted(self, X: Data) -> tuple[Given, NDArray[Any], NDArray[np.float64] | None]:
         check_is_fitted(self, "schema_")
         if self._target is None:
             raise InputError("predict: fit was called without y; expected one; call fit(X, y)")
-        _, data = self._aligned(X)
+        given, data = self._aligned(X)
         predicted = np.zeros((len(data), self._target.width), np.float32)
         for rows, part in blocks(self.schema_, data):
             for found in self._imputer.impute(self._with_target(part)):
                 if found.name == TARGET:
                     predicted[rows[found.rows]] = found.values
-        return self._target.read(predicted)
+        return given, *self._target.read(predicted)
 
     def _with_target(self, part: Tables) -> Tables:
         return part if self._target is None else self._target.missing_beside(part)
@@ -381,8 +405,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 raise InputError(
                     "score: got y, and fit was called without y; expected one there; call fit(X, y)"
                 )
-            given = self._read(X, overlap=False)
-            return self._target.score(self.predict(X), y, given.data.ids, len(given.data))
+            given, values, _ = self._predicted(X)
+            return self._target.score(values, y, given.data.ids, len(given.data))
         found = self.scores(X).select(method="stack", score="r2", feature=None)
         if not len(found):
             raise InputError(

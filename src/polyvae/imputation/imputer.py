@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from polyvae.imputation.members import Members, Schedule
 from polyvae.imputation.simple import Spectra
 from polyvae.imputation.tables import Flags, Floats, Pattern, Tables, patterns
 from polyvae.imputation.wide import Wide
+from polyvae.utils.progress import Reporter
 from polyvae.utils.seeds import fold_in
 
 _PIECE = 2048  # samples that are imputed at a time
@@ -119,16 +119,14 @@ class Imputer:
         self._sample = np.sort(chosen)
         self._range = {name: _range(tables.values[name], tables.observed[name]) for name in tables.names}
 
-    def fit(self, say: Callable[[str], None]) -> Imputer:
+    def fit(self, report: Reporter | None = None) -> Imputer:
         """Train the ensembles.
 
         Args:
-            say: Receives lines of progress.
+            report: Receives the progress. None: it is not reported.
         """
         for design in self.designs:
-            self.ensembles[design.label].fit(
-                self.tables, self.fold, design.schedule, partial(_prefixed, say, design.label)
-            )
+            self.ensembles[design.label].fit(self.tables, self.fold, design.schedule, report, design.label)
         return self
 
     # ---- combinations ----------------------------------------------------------------------------------------
@@ -347,10 +345,6 @@ def _whole(tables: Tables, pattern: Pattern) -> Flags:
     """[N], whether all modalities of the pattern were observed."""
     whole: Flags = np.asarray(tables.mask[:, np.flatnonzero(pattern)].all(1), bool)
     return whole
-
-
-def _prefixed(say: Callable[[str], None], label: str, line: str) -> None:
-    say(f"{label}: {line}")
 
 
 def _range(values: Floats, observed: Flags) -> tuple[Floats, Floats]:

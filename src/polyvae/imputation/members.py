@@ -24,6 +24,7 @@ from polyvae.imputation.tables import Floats, Tables
 from polyvae.imputation.wide import Wide
 from polyvae.models import build
 from polyvae.training.scopes import one_at_a_time, threads
+from polyvae.utils.progress import Reporter, Silent
 from polyvae.utils.seeds import fold_in
 
 _HIDDEN = 0.5  # the largest share of the entries of a sample that training hides from the encoders
@@ -94,7 +95,12 @@ class Members:
     # ---- training --------------------------------------------------------------------------------------------
 
     def fit(
-        self, tables: Tables, fold: NDArray[np.intp], schedule: Schedule, say: Callable[[str], None]
+        self,
+        tables: Tables,
+        fold: NDArray[np.intp],
+        schedule: Schedule,
+        report: Reporter | None = None,
+        label: str = "members",
     ) -> NDArray[np.float64]:
         """Train all members.
 
@@ -104,7 +110,8 @@ class Members:
             tables: The training samples.
             fold: [N], the member that leaves out each sample.
             schedule: How to train.
-            say: Receives a line of progress at each look at the samples left out.
+            report: Receives the progress at each look at the samples left out. None: it is not reported.
+            label: The name of the members in it.
 
         Returns:
             [E], the mean over modalities of the fraction of variance unexplained when each modality of the samples left out is
@@ -114,10 +121,12 @@ class Members:
         rows = min(schedule.batch_size, tables.size)
         operations = 6 * rows * sum(value.numel() for value in self.parameters.values())
         with one_at_a_time, threads(1 if operations < _SMALL else None):
-            return self._fit(tables, fold, schedule, say)
+            report = report or Silent()
+            report.start(f"training {label}", schedule.steps)
+            return self._fit(tables, fold, schedule, report)
 
     def _fit(
-        self, tables: Tables, fold: NDArray[np.intp], schedule: Schedule, say: Callable[[str], None]
+        self, tables: Tables, fold: NDArray[np.intp], schedule: Schedule, report: Reporter
     ) -> NDArray[np.float64]:
         data = tables.batch(self.device, self.entries)
         self.batched = self._can_be_batched(data)
@@ -131,7 +140,7 @@ class Members:
         self.base.train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(fold_in(self.seed, "members"))
-            order, position, stale = self._order(kept, size), 0, 0
+            order, position, stale, shown = self._order(kept, size), 0, 0, 0
             for step in range(schedule.steps):
                 for group in optimizer.param_groups:
                     group["lr"] = schedule.lr * _rate(step, schedule.steps)
@@ -148,7 +157,8 @@ class Members:
                     stored[key] = torch.where(where, value.detach(), stored[key])
                 stale = 0 if bool(better.any()) else stale + 1
                 best = torch.where(better, error, best)
-                say(f"step {step + 1} of {schedule.steps}: unexplained {float(best.mean()):.3f}")
+                report.advance(step + 1 - shown, f"unexplained variance {float(best.mean()):.3f}")
+                shown = step + 1
                 late = schedule.max_seconds is not None and time.monotonic() - start > schedule.max_seconds
                 if stale >= schedule.patience or late:
                     break

@@ -135,6 +135,11 @@ class FrameLayout(Layout):
     def embedding(self, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
         return self._table(None, np.asarray(z), list(names), ids)
 
+    def prediction(self, values: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
+        taken = next(iter(self.forms.values())).id
+        columns = np.asarray(values).reshape(len(values), -1)
+        return self._table(None, columns, [f"{name}_" if name == taken else name for name in names], ids)
+
     def save(
         self,
         out: Path,

@@ -52,6 +52,20 @@ class Layout(ABC):
         """
 
     @abstractmethod
+    def prediction(self, values: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
+        """Predictions for each sample.
+
+        Args:
+            values: [N], or [N, C].
+            ids: N ids; None: the samples have none.
+            names: One name, or C names.
+
+        Returns:
+            Of arrays and MultimodalData the values; of data frames a table of their library; of AnnData and MuData a copy with columns of
+            ``.obs``.
+        """
+
+    @abstractmethod
     def save(
         self,
         out: Path,
@@ -90,7 +104,13 @@ def ordered(came: Sequence[str], columns: Sequence[str]) -> list[int]:
 
 
 class _Archives(Layout):
-    """Layouts whose results are written to an npz file."""
+    """Layouts whose results are arrays, and are written to an npz file."""
+
+    def embedding(self, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
+        return np.asarray(z)
+
+    def prediction(self, values: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
+        return values
 
     def save(
         self,
@@ -137,9 +157,6 @@ class ArrayLayout(_Archives):
             arrays[name] = x
         return next(iter(arrays.values())) if self.single and len(arrays) == 1 else arrays
 
-    def embedding(self, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
-        return np.asarray(z)
-
 
 class DataLayout(_Archives):
     """MultimodalData. Labels, groups, splits, card and seed are kept; results are in the units that ``values`` returns.
@@ -172,6 +189,3 @@ class DataLayout(_Archives):
             seed=data.seed,
             columns=names or None,
         )
-
-    def embedding(self, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
-        return np.asarray(z)

@@ -239,6 +239,9 @@ class AnnLayout(_Files):
         copy.obsm[KEY] = np.asarray(z)
         return copy
 
+    def prediction(self, values: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
+        return _noted(self.adata.copy(), values, names)
+
 
 class MuLayout(_Files):
     """MuData: results are a copy with ``.layers["imputed"]`` in each modality.
@@ -284,6 +287,17 @@ class MuLayout(_Files):
         copy = _copied(self.mdata)
         copy.obsm[KEY] = np.asarray(z)
         return copy
+
+    def prediction(self, values: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
+        return _noted(_copied(self.mdata), values, names)
+
+
+def _noted(copy: Any, values: NDArray[Any], names: Sequence[str]) -> Any:
+    """The copy with columns of obs: the name of a prediction, or "probability of CLASS"."""
+    columns = np.asarray(values).reshape(len(values), -1)
+    for name, column in zip(names, columns.T, strict=True):
+        copy.obs[name if values.ndim == 1 else f"probability of {name}"] = column
+    return copy
 
 
 def _copied(mdata: Any) -> Any:
