@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import warnings
@@ -14,6 +15,19 @@ import typer
 
 from polyvae import runs
 from polyvae.utils.errors import InputError
+
+
+def _level(text: str) -> float:
+    """A probability between 0 and 1 from text such as "0.9" or "90%"."""
+    number, percent, rest = text.strip().partition("%")
+    try:
+        level = float(number) / (100 if percent else 1)
+    except ValueError:
+        level = math.nan
+    if not 0 < level < 1 or rest:
+        raise typer.BadParameter(f"got {text!r}; expected a probability between 0 and 1; such as 0.9 or 90%")
+    return level
+
 
 FILES = {"ignore_unknown_options": True}  # --NAME FILE names a modality
 
@@ -122,7 +136,9 @@ def impute(
     interval: Annotated[
         float | None,
         typer.Option(
-            help="Write intervals too that cover with this probability, such as 0.9: NAME.low and NAME.high.",
+            parser=_level,
+            metavar="LEVEL",
+            help="Write intervals too that cover with this probability, such as 0.9 or 90%: NAME.low and NAME.high.",
             show_default=False,
         ),
     ] = None,

@@ -313,11 +313,12 @@ def _aligned(each: Features, data: MultimodalData, missing: str) -> tuple[Any, T
         return data.sparse[name] if name in data.sparse else data.values(name), gaps, ""
     place = {column: at for at, column in enumerate(given)}
     absent = [column for column in each.columns if column not in place]
-    if absent and (missing == "error" or len(absent) == size):
+    if len(absent) == size:
+        raise _no_columns(each, data)
+    if absent and missing == "error":
         raise InputError(
             f"modality {name!r}: got no {counted(len(absent), 'column', 'columns')} of {size} ({named(absent)}); expected those of the "
-            "training data; add them"
-            + (", or take them as missing (missing_columns='mask', --mask)" if len(absent) < size else "")
+            "training data; add them, or take them as missing (missing_columns='mask', --mask)"
         )
     unknown = sorted(set(given) - set(each.columns), key=place.__getitem__)
     lost = (
@@ -336,6 +337,22 @@ def _aligned(each: Features, data: MultimodalData, missing: str) -> tuple[Any, T
     if absent or gaps is not None:
         gaps = data.observed(name).index_select(1, index) & known
     return ordered, gaps, lost
+
+
+def _no_columns(each: Features, data: MultimodalData) -> InputError:
+    """The error where the data have no column of a modality: it is transposed, or another modality."""
+    given = data.columns[each.name]
+    known, ids = set(each.columns), [str(name) for name in data.ids or ()]
+    swapped = sum(name in known for name in ids)
+    if swapped > 1:
+        return InputError(
+            f"modality {each.name!r}: got the names of {counted(swapped, 'column', 'columns')} as ids of samples; expected a row for each "
+            "sample; transpose the table"
+        )
+    return InputError(
+        f"modality {each.name!r}: got {named(given, 3)} and none of the {counted(len(known), 'column', 'columns')} of the training data "
+        f"({named(each.columns, 3)}); expected all of them; is it another modality, or transposed?"
+    )
 
 
 def _row(data: MultimodalData, name: str, gaps: Tensor | None) -> Tensor:

@@ -168,17 +168,28 @@ def is_run(path: Path) -> bool:
     return (path / FIT).is_file() and not (path / "config.toml").exists()
 
 
+def runs_in(folder: Path) -> list[str]:
+    """The names of the runs in a folder."""
+    return [name for name in sorted(os.listdir(folder)) if is_run(folder / name)]
+
+
 def open_fitted(path: Path) -> FittedRun:
     """A run that ``fit_run`` wrote.
 
     Raises:
         InputError: There is none, or its files are damaged.
     """
-    if not is_run(path):
-        beside = path.absolute().parent
-        runs = (
-            [name for name in sorted(os.listdir(beside)) if is_run(beside / name)] if beside.is_dir() else []
+    if path.is_file():
+        raise InputError(
+            f"{short(str(path), 1000)}: got a file; expected a run of polyvae fit first, and the files after it; write RUN before FILES"
         )
+    if not is_run(path):
+        if path.is_dir() and (inside := runs_in(path)):
+            raise InputError(
+                f"{path}: got a directory that contains runs; expected one of them; {named([str(path / name) for name in inside])}"
+            )
+        beside = path.absolute().parent
+        runs = runs_in(beside) if beside.is_dir() else []
         what = "a directory that polyvae fit did not write" if path.is_dir() else "no such run"
         raise InputError(
             f"{short(str(path), 1000)}: got {what}; expected a run of polyvae fit; {short(nearest(path.name, runs), 200)}"
@@ -403,5 +414,6 @@ __all__ = [
     "open_fitted",
     "predict_run",
     "read_for",
+    "runs_in",
     "score_run",
 ]

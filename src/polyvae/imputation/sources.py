@@ -11,10 +11,12 @@ from polyvae.data.readers.columns import column_of, columns_of, plain
 from polyvae.data.readers.omics import ENDINGS as OMICS
 from polyvae.data.readers.omics import from_anndata, open_file
 from polyvae.data.readers.parts import text_of
-from polyvae.data.readers.writing import ENDINGS, ending, stem
+from polyvae.data.readers.writing import ENDINGS, SHEETS, ending, stem
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.text import named
 
 KNOWN = (*ENDINGS, *OMICS)
+_LISTED = 6  # columns that an error lists
 
 
 class Files(NamedTuple):
@@ -66,7 +68,7 @@ def files_of(words: Sequence[str], options: Sequence[str] = ()) -> Files:
             name, equals, file = word.lstrip("-").partition("=")
             if not equals:
                 file = rest.pop(0) if rest else ""
-            if not name or not word.startswith("--") or ending(Path(file)) not in KNOWN:
+            if not name or not word.startswith("--") or ending(Path(file)) not in (*KNOWN, *SHEETS):
                 known = [*options, *(f"--{key}" for key in paths)]
                 raise InputError(
                     f"{word}: got no option of this command, and no file after it ({file or 'nothing'!r}); expected --NAME FILE to name a "
@@ -140,10 +142,7 @@ def target_of(text: str, files: Files, id: Any = None) -> Y:
     if not owners and colon and column:
         owners, text = [files.paths.get(by_file, Path(by_file))], column
     if not owners:
-        known = [name for each in columns.values() for name in each]
-        raise InputError(
-            f"target: got {text!r}, a column of no file; expected a column, or FILE:COLUMN; {nearest(text, known[:1000])}"
-        )
+        raise _no_target(text, files, columns)
     found: dict[str, Any] = {}
     for path in owners:
         for key, value in column_of(path, text, id if isinstance(id, str) else None).items():
@@ -155,6 +154,21 @@ def target_of(text: str, files: Files, id: Any = None) -> Y:
                 )
             found[key] = value
     return Y(text, plain(found))
+
+
+def _no_target(text: str, files: Files, columns: Mapping[str, Sequence[str]]) -> InputError:
+    """The error where a target is no column: a file without its column, or another name."""
+    path = files.paths.get(text, Path(text))
+    if path.is_file():
+        own = columns_of(path)
+        return InputError(
+            f"target: got the file {text!r} without a column; expected FILE:COLUMN; such as {text}:{own[-1] if own else 'COLUMN'} "
+            f"(columns: {named(own)})"
+        )
+    known = [name for each in columns.values() for name in each]
+    hint = nearest(text, known[:1000])
+    few = hint if len(known) <= _LISTED or hint.startswith("did") else f"columns: {named(known)}"
+    return InputError(f"target: got {text!r}, a column of no file; expected a column, or FILE:COLUMN; {few}")
 
 
 def check_new(paths: Mapping[str, Path], out: Path) -> None:

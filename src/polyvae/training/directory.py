@@ -24,11 +24,14 @@ from polyvae.utils.files import (
 from polyvae.utils.locks import LOCK
 from polyvae.utils.partial import sweep
 from polyvae.utils.records import StoredEpoch
+from polyvae.utils.text import named
 
 _log = logging.getLogger("polyvae")
 
+CONFIG, FIT = "config.toml", "fit.json"
+"""What makes a directory a run: of ``fit``, or of ``polyvae fit``."""
 MADE = (
-    "config.toml",
+    CONFIG,
     "model.safetensors",
     "fitted_prior.safetensors",
     "history.jsonl",
@@ -50,7 +53,7 @@ class RunDirectory:
 
     def __init__(self, path: Path_) -> None:
         self.path = Path(path)
-        self.config = self.path / "config.toml"
+        self.config = self.path / CONFIG
         self.model = self.path / MODEL
         self.fitted_prior = self.path / "fitted_prior.safetensors"
         self.checkpoints = self.path / "checkpoints"
@@ -115,9 +118,7 @@ class RunDirectory:
         if not os.path.isdir(run.path):
             raise no_such_run(run.path)
         if not any(file.exists() for file in (run.config, run.model, run.history, run.checkpoints)):
-            raise InputError(
-                f"{run.path}: got a directory that is not a run; expected one with config.toml; check the path"
-            )
+            raise _not_a_run(run.path)
         run._sweep()
         return run
 
@@ -207,3 +208,23 @@ class RunDirectory:
 def _entries(folder: Path) -> list[Path]:
     """The entries of a folder; none where it does not exist. A file is its own entry, because it blocks the folder's name."""
     return list(folder.iterdir()) if folder.is_dir() else [folder] if folder.exists() else []
+
+
+def _not_a_run(path: Path) -> InputError:
+    """The error where a directory is not a run: it is one of polyvae fit, it contains runs, or it is something else."""
+    if (path / FIT).is_file():
+        return InputError(
+            f"{path}: got a run of polyvae fit; expected one of polyvae train; polyvae report, score, impute, embed and predict take it"
+        )
+    inside = [
+        str(path / name)
+        for name in sorted(os.listdir(path))
+        if any((path / name / file).is_file() for file in (CONFIG, FIT))
+    ]
+    if inside:
+        return InputError(
+            f"{path}: got a directory that is not a run, but contains some; expected one of them; {named(inside)}"
+        )
+    return InputError(
+        f"{path}: got a directory that is not a run; expected one with config.toml; check the path"
+    )

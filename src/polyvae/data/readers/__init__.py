@@ -21,8 +21,8 @@ from polyvae.data.readers.omics import from_anndata, from_mudata, is_anndata, is
 from polyvae.data.readers.parts import Nan, check_file
 from polyvae.data.readers.tables import from_tables
 from polyvae.data.readers.writing import ENDINGS as TABLES
-from polyvae.data.readers.writing import ending
-from polyvae.utils.errors import InputError, nearest
+from polyvae.data.readers.writing import ending, unknown_ending
+from polyvae.utils.errors import InputError
 
 __all__ = ["Given", "Layout", "read"]
 
@@ -126,8 +126,5 @@ def _file(path: Path, id: Any, common: dict[str, Any]) -> Given:
         return Given(*from_mudata(open_file(path), **common))
     if kind not in TABLES:
         check_file(path)
-        known = (*TABLES, *OMICS)
-        raise InputError(
-            f"{path}: got a file that ends in {kind!r}; expected one of {', '.join(known)}; {nearest(kind, known)}"
-        )
+        raise unknown_ending(path, (*TABLES, *OMICS))
     return Given(*from_tables(path, id=id, **common))

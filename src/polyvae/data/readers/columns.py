@@ -14,8 +14,9 @@ from polyvae.data.readers.omics import open_file
 from polyvae.data.readers.parts import check_file, check_given_ids
 from polyvae.data.readers.tables import has_index, read_parquet
 from polyvae.data.readers.text import header_and_rows
-from polyvae.data.readers.writing import ENDINGS, PARQUET, TEXT, ending
+from polyvae.data.readers.writing import ENDINGS, PARQUET, TEXT, ending, unknown_ending
 from polyvae.utils.errors import InputError, nearest, reading
+from polyvae.utils.text import named
 
 _MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-nan")
 
@@ -35,10 +36,7 @@ def columns_of(path: Path) -> list[str]:
     if kind in OMICS:
         return [str(name) for name in open_file(path).obs.columns]
     if kind not in ENDINGS:
-        known = (*ENDINGS, *OMICS)
-        raise InputError(
-            f"{path}: got a file that ends in {kind!r}; expected one of {', '.join(known)}; {nearest(kind, known)}"
-        )
+        raise unknown_ending(path, (*ENDINGS, *OMICS))
     return []
 
 
@@ -56,7 +54,9 @@ def column_of(path: Path, column: str, id: str | None = None) -> dict[str, Any]:
     names = columns_of(path)
     for wanted in (column, *([] if id is None else [id])):
         if wanted not in names:
-            raise InputError(f"{path}: there is no column {wanted!r}; {nearest(wanted, names)}")
+            hint = nearest(wanted, names)
+            few = hint if hint.startswith("did") else f"known: {named(names, 6)}"
+            raise InputError(f"{path}: there is no column {wanted!r}; {few}")
     kind = ending(path)
     if kind in OMICS:
         obs = open_file(path).obs

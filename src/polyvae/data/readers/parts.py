@@ -251,13 +251,14 @@ def _places(
 
 
 def _check_overlap(parts: Mapping[str, Part], places: Mapping[str, NDArray[np.int64]], count: int) -> None:
-    """Raises InputError where no sample has two modalities; warns of ids that differ in their spelling alone."""
+    """Raises InputError: a transposed table, no sample with two modalities. Warns of ids that differ in their spelling alone."""
+    _check_orientation(parts)
     seen = np.zeros(count, dtype=np.int64)
     for rows in places.values():
         seen[rows] += 1
     alike = _alike(parts)
-    hint = f"; {alike}" if alike else ""
     if int(seen.max()) < 2:
+        hint = "".join(f"; {text}" for text in (alike, _both_transposed(parts)) if text)
         first = {name: text_of((part.ids or [""])[0]) for name, part in parts.items()}
         raise InputError(
             f"data: got no sample with two modalities (first ids: {first}){hint}; expected ids in common; correct them, or choose the id "
@@ -265,6 +266,31 @@ def _check_overlap(parts: Mapping[str, Part], places: Mapping[str, NDArray[np.in
         )
     if alike:
         warnings.warn(f"data: {alike}; they are different samples here; correct the ids", stacklevel=4)
+
+
+def _check_orientation(parts: Mapping[str, Part]) -> None:
+    """Raises InputError where the columns of a table, rather than its rows, are samples of the others."""
+    ids = {name: {text_of(value) for value in part.ids or []} for name, part in parts.items()}
+    columns = {name: set(part.columns or ()) for name, part in parts.items()}
+    for name in parts:
+        others = set().union(*(own for other, own in ids.items() if other != name))
+        swapped = len(columns[name] & others)
+        if swapped > max(1, len(ids[name] & others)):
+            raise InputError(
+                f"modality {name!r}: got {swapped} ids of samples of the other modalities as names of columns; expected a row for each "
+                "sample; transpose the table"
+            )
+
+
+def _both_transposed(parts: Mapping[str, Part]) -> str:
+    """A hint where the tables have column names in common and no ids."""
+    common = set.intersection(*(set(part.columns or ()) for part in parts.values()))
+    if len(common) < 2:
+        return ""
+    return (
+        f"{counted(len(common), 'column name is', 'column names are')} in common ({named(sorted(common), 3)}): if columns are samples, "
+        "transpose the tables"
+    )
 
 
 def _alike(parts: Mapping[str, Part]) -> str:

@@ -18,7 +18,7 @@ from polyvae.data.readers.frames import Form, FrameLayout, by_index, frame_part,
 from polyvae.data.readers.layout import COLUMNS, IDS, LABELS, ArrayLayout, Ids
 from polyvae.data.readers.parts import Nan, Part, check_file, check_id, check_nan, joined
 from polyvae.data.readers.text import is_id, read_sheet
-from polyvae.data.readers.writing import ENDINGS, PARQUET, TEXT, ending, stem
+from polyvae.data.readers.writing import PARQUET, TEXT, ending, stem, unknown_ending
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.text import named
 
@@ -110,10 +110,7 @@ def _table(path: Path, id: Any, nan: Nan, label: str | None) -> tuple[Part, Form
         return sheet.part, Form(sheet.part.columns or (), False, None, sheet.id, sheet.place, None)
     if kind in PARQUET:
         return _parquet(path, id, nan, label)
-    raise InputError(
-        f"{path}: got a file that ends in {kind!r}; expected one of {', '.join((*TEXT, *PARQUET))} beside other tables; "
-        f"{nearest(kind, ENDINGS)}"
-    )
+    raise unknown_ending(path, (*TEXT, *PARQUET), "beside other tables")
 
 
 def library() -> str:

@@ -19,9 +19,27 @@ PARQUET = (".parquet", ".pq")
 ENDINGS = (*TEXT, *PARQUET, ".npz")
 
 
+SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+"""Endings of spreadsheets, which are not read."""
+
+
 def ending(path: Path) -> str:
     """The ending in lower case; without ".gz"."""
     return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def unknown_ending(path: Path, known: Sequence[str], where: str = "") -> InputError:
+    """The error for a file of another kind.
+
+    Args:
+        path: The file.
+        known: The endings that are read, or written.
+        where: Such as "beside other tables".
+    """
+    kind = ending(path)
+    remedy = "save each sheet as .csv" if kind in SHEETS else nearest(kind, known)
+    expected = f"expected one of {', '.join(known)}{f' {where}' if where else ''}"
+    return InputError(f"{path}: got a file that ends in {kind!r}; {expected}; {remedy}")
 
 
 def stem(path: Path) -> str:
@@ -51,9 +69,7 @@ def write_table(path: Path, values: NDArray[Any], columns: Sequence[str], ids: I
     elif kind in PARQUET:
         _write_parquet(path, values, columns, ids, id)
     else:
-        raise InputError(
-            f"{path}: got a file that ends in {kind!r}; expected one of {', '.join(ENDINGS)}; {nearest(kind, ENDINGS)}"
-        )
+        raise unknown_ending(path, ENDINGS)
 
 
 def _write_parquet(path: Path, values: NDArray[Any], columns: Sequence[str], ids: Ids, id: str) -> None:
