@@ -29,6 +29,37 @@ def test_skewed_amounts():
         pv.Estimator(**QUICK).fit(given)
 
 
+def test_codes_for_missing_values():
+    given = data(60)
+    given["a"] = np.round(given["a"] * 10 + 50)
+    given["a"][[3, 8, 9], 1] = -999
+    given["a"][[3, 8], 2] = 9999
+    given["a"][4, 3] = -99  # once
+    given["b"] = np.linspace(-9999, 9999, 180).reshape(60, 3)  # no gap
+    given["b"][:2, 0] = -9999
+    with pytest.warns(UserWarning, match="code for missing") as found:
+        pv.Estimator(**QUICK).fit(given)
+    (text,) = [str(each.message) for each in found if "code" in str(each.message)]
+    assert "modality 'a': 2 columns" in text
+    assert "a_1: -999 in 3 samples, a_2: 9999 in 2 samples" in text
+    assert "replace it by NaN" in text
+
+
+def test_one_table_under_two_names():
+    given = data()
+    given["c"] = given["a"].copy()
+    with pytest.warns(UserWarning, match="'a' and 'c': their values are the same"):
+        pv.Estimator(**QUICK).fit(given)
+
+
+def test_one_modality_alone():
+    with pytest.warns(UserWarning, match="no other to impute it from"):
+        pv.Estimator(**QUICK).fit(data()["a"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pv.Estimator(**QUICK).fit(data()["a"], data()["b"][:, 0])
+
+
 def test_few_samples_and_columns_without_a_value():
     given = data()
     given["b"][4:] = np.nan

@@ -6,6 +6,8 @@ import math
 from fractions import Fraction
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 from scipy import stats
 
@@ -87,12 +89,44 @@ def test_the_fraction_of_missing_information_is_that_of_the_missing_rows():
     assert pooled.standard_error[0] == pytest.approx(1 / math.sqrt(observed), rel=0.05)
 
 
+def test_names_of_parameters_are_kept_and_matched():
+    """Frames and Series give what arrays give, by name, whatever the order of the variances."""
+    rng = np.random.default_rng(0)
+    estimates, variances = rng.normal(size=(4, 3)), rng.uniform(0.5, 2, size=(4, 3))
+    expected, names = pool(estimates, variances, complete_df=20), ["intercept", "P53", "EGFR"]
+    frames = [pd.DataFrame(x, columns=names) for x in (estimates, variances)]
+    series = [[row for _, row in frame.iterrows()] for frame in frames]
+    turned = [row[::-1] for row in series[1]]
+    for q, u in (
+        frames,
+        series,
+        (frames[0], frames[1][names[::-1]]),
+        (series[0], turned),
+        (estimates, frames[1]),
+        (pl.DataFrame(estimates, names), variances),
+    ):
+        pooled = pool(q, u, complete_df=20)
+        for one, other in zip(
+            [*pooled, *pooled.interval(0.9)], [*expected, *expected.interval(0.9)], strict=True
+        ):
+            assert one.index.tolist() == names
+            assert np.array_equal(one.to_numpy(), other)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda: pool([[1.0]], [[1.0]]), ["at least 2"]),
         (lambda: pool([[1.0], [2.0]], [[1.0, 1.0], [1.0, 1.0]]), ["(2, 1)", "(2, 2)"]),
         (lambda: pool([1.0, np.nan], [1.0, 1.0]), ["not finite"]),
+        (
+            lambda: pool(pd.DataFrame({"a": [1.0, 2.0]}), pd.DataFrame({"b": [1.0, 1.0]})),
+            ["'a'", "'b'", "the same parameters"],
+        ),
+        (
+            lambda: pool([pd.Series([1.0], ["a"]), pd.Series([1.0], ["b"])], [[1.0], [1.0]]),
+            ["'a'", "'b'", "in each analysis"],
+        ),
         (lambda: pool([1.0, 2.0], [1.0, 0.0]), ["not positive"]),
         (lambda: pool([1.0, 2.0], [1.0, 1.0], complete_df=0), ["complete_df=0"]),
         (lambda: pool([1.0, 2.0], [1.0, 1.0], complete_df=[3, 4]), ["one per parameter"]),

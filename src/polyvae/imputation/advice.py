@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import numpy as np
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.schema import Schema
-from polyvae.imputation.tables import Tables
+from polyvae.imputation.tables import Flags, Floats, Tables
 from polyvae.utils.text import counted, named
 
 _FEW = 10
+_LISTED = 3  # columns that a warning lists with their values
 _SKEWED = 3.0  # the skewness of an exponential distribution is 2, that of a normal one 0
 _SHARE = 0.3  # of the columns
+_CODES = tuple(sign * float(digit * length) for sign in (-1, 1) for digit in "789" for length in (2, 3, 4, 5))
+"""Numbers that tables from surveys and instruments contain where nothing was measured."""
 
 
 def advise(schema: Schema, tables: Tables) -> None:
-    """Warn of modalities that few samples have, of columns without a value, and of strongly skewed amounts.
+    """Warn of modalities that few samples have, of columns without a value or with codes for missing values, of strongly skewed amounts,
+    of a single modality, and of one modality given twice.
 
     Args:
         schema: The schema of the training data.
-        tables: The training samples, standardised.
+        tables: The training samples, standardised; with the target, if there is one.
     """
+    if len(tables.names) == 1:
+        _warn(
+            f"data: one modality ({tables.names[0]!r}), so there is no other to impute it from; only missing entries are imputed, from the "
+            "other columns; fit several tables together to impute a whole one"
+        )
+    for first, second in itertools.combinations(schema.names, 2):
+        if _same(tables, first, second):
+            _warn(
+                f"modalities {first!r} and {second!r}: their values are the same, so each predicts the other without error; is it one file "
+                "under two names? leave one out"
+            )
     for name in schema.names:
         x, seen = tables.values[name], tables.observed[name]
         count = int(seen.any(1).sum())
@@ -36,12 +52,45 @@ def advise(schema: Schema, tables: Tables) -> None:
                 f"modality {name!r}: {counted(len(empty), 'column has', 'columns have')} no value ({named(empty)}); "
                 "they are filled with 0; leave them out"
             )
+        if coded := _coded(schema, name, x, seen):
+            shown = ", ".join(f"{column}: {code:g} in {n} samples" for column, code, n in coded[:_LISTED])
+            more = f" and {len(coded) - _LISTED} more" if len(coded) > _LISTED else ""
+            _warn(
+                f"modality {name!r}: {counted(len(coded), 'column has a value', 'columns have a value')} that repeats far outside the "
+                f"others ({shown}{more}) and looks like a code for missing; replace it by NaN"
+            )
         skewed = _skewed(schema, name, x, seen)
         if count >= _FEW and skewed > _SHARE * x.shape[1]:
             _warn(
                 f"modality {name!r}: {skewed} of {x.shape[1]} columns are strongly skewed amounts, as raw counts and concentrations are; "
                 "log2(x + 1) is usually predicted better"
             )
+
+
+def _same(tables: Tables, first: str, second: str) -> bool:
+    """Whether two modalities have the same values, of samples of which some differ."""
+    (a, b), (x, y) = ((part[name] for name in (first, second)) for part in (tables.observed, tables.values))
+    return a.shape == b.shape and bool(x.any()) and np.array_equal(a, b) and np.array_equal(x, y)
+
+
+def _coded(schema: Schema, name: str, x: Floats, seen: Flags) -> list[tuple[str, float, int]]:
+    """Column, code and the number of its samples, where the smallest or the largest value looks like a code for missing values.
+
+    It is a number such as −99 or 9999 that occurs twice or more; its distance to the other values is at least their range, and half its
+    size.
+    """
+    each, found = schema[name], []
+    for ends in (each.low, each.high):
+        for place in np.flatnonzero(np.isin(ends, _CODES)).tolist():
+            code, values = ends[place], schema.restore(name, x)[seen[:, place], place]
+            same = np.isclose(values, code, rtol=1e-5)
+            others = values[~same]
+            if same.sum() < 2 or not len(others):
+                continue
+            distance = float(np.abs(others - code).min())
+            if distance >= max(float(np.ptp(others)), abs(code) / 2):
+                found.append((each.columns[place], code, int(same.sum())))
+    return found
 
 
 def _skewed(schema: Schema, name: str, x: np.ndarray, seen: np.ndarray) -> int:

@@ -7,19 +7,22 @@ Missing Data, section 2.3 (fraction of missing information).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import importlib.util
+from typing import Any, NamedTuple
 
+import narwhals as nw
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from polyvae.utils.errors import InputError
+from polyvae.utils.text import named
 
 Floats = NDArray[np.float64]
 
 
 class Pooled(NamedTuple):
-    """Pooled parameters, [P] each.
+    """Pooled parameters, [P] each: arrays, or Series of pandas with the names of the parameters as their index.
 
     Attributes:
         estimate: The mean of the estimates.
@@ -34,12 +37,12 @@ class Pooled(NamedTuple):
         (array([2.]), array([1.354]))
     """
 
-    estimate: Floats
-    standard_error: Floats
-    degrees_of_freedom: Floats
-    missing_information: Floats
+    estimate: Any
+    standard_error: Any
+    degrees_of_freedom: Any
+    missing_information: Any
 
-    def interval(self, level: float = 0.95) -> tuple[Floats, Floats]:
+    def interval(self, level: float = 0.95) -> tuple[Any, Any]:
         """The confidence interval of each parameter.
 
         Args:
@@ -57,7 +60,7 @@ class Pooled(NamedTuple):
         return self.estimate - reach, self.estimate + reach
 
 
-def pool(estimates: ArrayLike, variances: ArrayLike, complete_df: ArrayLike | None = None) -> Pooled:
+def pool(estimates: Any, variances: Any, complete_df: ArrayLike | None = None) -> Pooled:
     """Pool the analyses of D imputed data sets.
 
     With W the mean of the variances, B the variance of the estimates over the data sets (denominator D − 1), T = W + (1 + 1/D) B and
@@ -70,16 +73,17 @@ def pool(estimates: ArrayLike, variances: ArrayLike, complete_df: ArrayLike | No
       returned.
 
     Args:
-        estimates: [D, P], the parameters of each analysis, such as regression coefficients; [D] for one parameter.
-        variances: [D, P], their squared standard errors.
+        estimates: [D, P], the parameters of each analysis, such as regression coefficients; [D] for one parameter. A data frame with a
+            column for each parameter, or a list of Series of pandas, names them.
+        variances: [D, P], their squared standard errors. Names are matched with those of the estimates.
         complete_df: Degrees of freedom if nothing were missing, such as n − p of a regression: a number or [P]. None: infinite.
 
     Returns:
-        The pooled parameters.
+        The pooled parameters, in the order of the estimates.
 
     Raises:
-        InputError: Fewer than two data sets, shapes that differ, values that are not finite, variances or degrees of freedom that are
-            not positive.
+        InputError: Names that differ, fewer than two data sets, shapes that differ, values that are not finite, variances or degrees of
+            freedom that are not positive.
 
     Example:
         >>> from polyvae.imputation.rubin import pool
@@ -87,6 +91,14 @@ def pool(estimates: ArrayLike, variances: ArrayLike, complete_df: ArrayLike | No
         >>> print(f"{low[0]:.2f} to {high[0]:.2f}")
         0.57 to 1.83
     """
+    names, estimates = _named(estimates)
+    others, variances = _named(variances)
+    if names is not None and others is not None:
+        if set(names) != set(others):
+            raise InputError(
+                f"pool: got estimates of {named(names)} and variances of {named(others)}; expected the same parameters; check the analyses"
+            )
+        variances = variances[:, [others.index(name) for name in names]]
     q, u = (np.asarray(given, np.float64) for given in (estimates, variances))
     if q.ndim == 1:
         q, u = q[:, None], u.reshape(len(u), -1) if u.ndim else u
@@ -109,7 +121,36 @@ def pool(estimates: ArrayLike, variances: ArrayLike, complete_df: ArrayLike | No
     if complete_df is not None:
         df = _small_sample(df, share, np.asarray(complete_df, np.float64))
     ratio = between / within
-    return Pooled(q.mean(0), np.sqrt(total), df, (ratio + 2 / (df + 3)) / (1 + ratio))
+    found = q.mean(0), np.sqrt(total), df, (ratio + 2 / (df + 3)) / (1 + ratio)
+    names = others if names is None else names
+    if names is None or importlib.util.find_spec("pandas") is None:
+        return Pooled(*found)
+    import pandas as pd
+
+    return Pooled(*(pd.Series(each, index=pd.Index(names)) for each in found))
+
+
+def _named(given: Any) -> tuple[list[Any] | None, Any]:
+    """The names of the parameters and their values [D, P]; None, and what was given, where they have no names.
+
+    Raises InputError: Series with other names in some analyses.
+    """
+    if nw.dependencies.is_pandas_dataframe(given):
+        return list(given.columns), given.to_numpy()
+    frame = nw.from_native(given, pass_through=True)
+    if isinstance(frame, nw.DataFrame):
+        return list(frame.columns), frame.to_numpy()
+    series = list(given) if isinstance(given, list | tuple) else []
+    if not series or not all(nw.dependencies.is_pandas_series(each) for each in series):
+        return None, given
+    names = series[0].index.tolist()
+    for each in series:
+        if len(set(names)) < len(names) or set(each.index) != set(names) or len(each) != len(names):
+            raise InputError(
+                f"pool: got parameters {named(names)} and {named(each.index.tolist())}; expected the same distinct names in each analysis; "
+                "check the analyses"
+            )
+    return names, np.stack([each.loc[names].to_numpy() for each in series])
 
 
 def _small_sample(df: Floats, share: Floats, complete: Floats) -> Floats:
