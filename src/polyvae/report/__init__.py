@@ -188,5 +188,5 @@ def _summary(model: MultimodalVAE) -> str:
 def _save(run: RunDirectory, figures: Sequence[Figure]) -> None:
     files: dict[str, bytes] = {}
     for figure in figures:
-        files |= {f"{figure.name}.svg": figure.svg, f"{figure.name}.png": figure.png}
+        files |= {f"{figure.name}.svg": figure.svg, f"{figure.name}.png": figure.png()}
     run.write_figures(files)

@@ -54,16 +54,30 @@ _LONG = 16  # the longest name in a figure, in characters
 
 
 class Figure(NamedTuple):
-    """A drawing. ``body`` is SVG for a page that defines the colours, ``svg`` and ``png`` are files; ``alt`` is a description in words."""
+    """A drawing. ``body`` is SVG for a page that defines the colours, ``svg`` is a file; ``alt`` is a description in words."""
 
     name: str
     width: int
     height: int
     body: str
     svg: bytes
-    png: bytes
+    canvas: Canvas
     alt: str
     caption: str = ""
+
+    def png(self) -> bytes:
+        """The drawing as a PNG file, which takes as long to make as the SVG: pages do not need it."""
+        import matplotlib
+
+        file = io.BytesIO()
+        with matplotlib.rc_context(_style(self.name)), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph")
+            self.canvas.savefig(file, format="png", dpi=144, facecolor="white")
+        return file.getvalue()
+
+
+def _style(name: str) -> Any:
+    return {**_STYLE, "svg.hashsalt": name}  # ids differ between figures, not between runs
 
 
 class Drawing:
@@ -73,8 +87,7 @@ class Drawing:
         import matplotlib
 
         self.name, self.width, self.height = name, round(width), round(height)
-        style: Any = {**_STYLE, "svg.hashsalt": name}  # ids differ between figures, not between runs
-        self._style = matplotlib.rc_context(style)
+        self._style = matplotlib.rc_context(_style(name))
 
     def __enter__(self) -> Self:
         from matplotlib.figure import Figure as Canvas
@@ -106,16 +119,15 @@ class Drawing:
             warnings.filterwarnings(
                 "ignore", message="Glyph"
             )  # the fonts of the page may have glyphs that this one lacks
-            svg, png = io.BytesIO(), io.BytesIO()
+            svg = io.BytesIO()
             self.canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-            self.canvas.savefig(png, format="png", dpi=144, facecolor="white")
         return Figure(
             self.name,
             self.width,
             self.height,
             _inline(svg.getvalue().decode()),
             svg.getvalue(),
-            png.getvalue(),
+            self.canvas,
             alt,
             caption,
         )
