@@ -90,10 +90,10 @@ def test_the_lines_about_tables_of_the_readme(folder: Path, tmp_path: Path) -> N
     assert [words[0] for words in shown] == ["fit", "impute", "embed", "predict", "score"]
     for words in shown:
         run(words, tmp_path)
-    (code,) = re.findall(r"```py\n(.*?)```", section, re.DOTALL)
+    code, target = re.findall(r"```py\n(.*?)```", section, re.DOTALL)
     frames = {
         name: pd.read_csv(folder / f"{name}.csv", index_col=0)
-        for name in ("mrna", "mirna", "protein", "new_mrna")
+        for name in ("mrna", "mirna", "protein", "new_mrna", "clinical")
     }
     import polyvae as pv
 
@@ -101,3 +101,43 @@ def test_the_lines_about_tables_of_the_readme(folder: Path, tmp_path: Path) -> N
     python(code, tmp_path, names)
     assert len(names["z"]) == 30  # type: ignore[arg-type]
     assert (tmp_path / "cohort.polyvae").exists()
+    python(target.replace("seed=0", "seed=0, members=2"), tmp_path, names)
+    subtype, probabilities = names["subtype"], names["probabilities"]
+    assert list(subtype.columns) == ["prediction"]  # type: ignore[attr-defined]
+    assert subtype.index.tolist() == frames["new_mrna"].index.tolist()  # type: ignore[attr-defined]
+    assert set(probabilities.columns) == set(frames["clinical"]["subtype"].dropna())  # type: ignore[attr-defined]
+
+
+def test_the_pooled_regression_of_the_page_about_data(tmp_path: Path) -> None:
+    """Outcome = 1 + 2 P53 − EGFR + noise, of which a quarter lacks the proteins: the coefficients, and information that is missing."""
+    import numpy as np
+    import pandas as pd
+
+    import polyvae as pv
+    from polyvae.imputation.rubin import Pooled
+
+    (code,) = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "your_data.md").read_text(), re.DOTALL)
+    rng = np.random.default_rng(0)
+    z, ids = rng.normal(size=(120, 2)), [f"p{i}" for i in range(120)]
+    protein = pd.DataFrame(z + 0.3 * rng.normal(size=z.shape), ids, ["P53", "EGFR"])
+    rna = pd.DataFrame(z @ rng.normal(size=(2, 6)) + 0.3 * rng.normal(size=(120, 6)), ids, list("abcdef"))
+    outcome = (1 + protein @ [2, -1]).to_numpy() + 0.5 * rng.normal(size=120)
+    frames = {"rna": rna, "protein": protein.iloc[30:]}
+    est = pv.Estimator(steps=20, members=2, latent=2, seed=0).fit(frames)
+    names: dict[str, object] = {
+        "est": est,
+        "frames": frames,
+        "outcome": outcome,
+        "np": np,
+        "pd": pd,
+        "pv": pv,
+    }
+    python(code, tmp_path, names)
+    pooled = names["pooled"]
+    assert isinstance(pooled, Pooled)
+    assert pooled.estimate.index.tolist() == ["intercept", "P53", "EGFR"]
+    assert np.abs(pooled.estimate - [1, 2, -1]).max() < 0.5
+    assert (pooled.missing_information > 0.02).all()
+    low, high = pooled.interval(0.95)
+    assert (low < pooled.estimate).all()
+    assert (high > pooled.estimate).all()
