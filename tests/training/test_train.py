@@ -300,7 +300,7 @@ def test_a_stream_that_ends_early_or_holds_empty_rows_is_refused() -> None:
         def __len__(self) -> int:
             return 100
 
-    with pytest.raises(pv.InputError, match="expected 100, as its length says"):
+    with pytest.raises(pv.InputError, match="expected 100, which is its length"):
         pv.fit(small_model(), Short(data, 7), epochs=1, **SETTINGS)
     empty = pv.MultimodalData(
         {"a": torch.zeros(9, 3), "b": torch.zeros(9, 2)}, mask=torch.arange(18).view(2, 9) % 9 > 0
