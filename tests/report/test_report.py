@@ -15,6 +15,7 @@ from polyvae.data import MultimodalData
 from polyvae.metrics import evaluate
 from polyvae.models import build
 from polyvae.report import number, write_report
+from polyvae.report.drawing import Figure
 from polyvae.report.gallery import stage
 from polyvae.report.measures import (
     _panel,
@@ -147,6 +148,13 @@ def test_every_figure_says_what_it_shows_and_is_kept(images):
         assert (page.parent / "figures" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.fixture
+def without_png(monkeypatch, images):
+    """PNG files are empty. They take half the time of a report, and those of ``images``, made before, are tested above."""
+    monkeypatch.setattr(Figure, "png", lambda figure: b"")
+
+
+@pytest.mark.usefixtures("without_png")
 def test_the_same_seed_draws_the_same_pictures(images):
     page, evaluation, data, model, prior = images
     files = [
@@ -184,6 +192,7 @@ def test_the_same_seed_draws_the_same_pictures(images):
         ),
     ],
 )
+@pytest.mark.usefixtures("without_png")
 def test_what_a_model_lacks_is_said_not_drawn(tmp_path, name, absent, present, sentence):
     data = vectors()
     page = write_report(tmp_path / "run", run_of(tmp_path / "run", name, data), data)
@@ -193,6 +202,7 @@ def test_what_a_model_lacks_is_said_not_drawn(tmp_path, name, absent, present, s
     assert sentence in Elements(page.read_text("utf-8")).words
 
 
+@pytest.mark.usefixtures("without_png")
 def test_two_vectors_without_labels_or_evaluation_make_a_page(tmp_path):
     data = vectors((ODD, "b"))
     words = Elements(
@@ -225,6 +235,7 @@ def test_the_page_says_whose_private_codes_were_shared(images):
         assert ("one draw for all of them" in said["Conditional generation"]) == shared
 
 
+@pytest.mark.usefixtures("without_png")
 def test_what_was_never_observed_is_no_source_and_the_real_evaluation_fits(tmp_path):
     """One of two modalities hidden in the data that is shown; numbers straight from evaluate."""
     whole = vectors(labels=torch.arange(64) % 3)
@@ -342,6 +353,7 @@ NEW = {
 }
 
 
+@pytest.mark.usefixtures("without_png")
 def test_sections_appear_with_their_numbers_and_say_them(images, tmp_path):
     page, small, data, model, prior = images
     assert not set(NEW) & set(Elements(page.read_text("utf-8")).ids)

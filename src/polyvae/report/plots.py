@@ -284,7 +284,7 @@ def pair_figure(name: str, title: str, pair: Pair, alt: str) -> Figure:
     """
     with Drawing(name, 310, 320) as drawing:
         left, first = 8 / drawing.width, 1 - 14 / drawing.height
-        heading = {"color": INK, "ha": "left", "va": "center", "fontsize": 11}
+        heading: dict[str, Any] = {"color": INK, "ha": "left", "va": "center", "fontsize": 11}
         drawing.canvas.text(left, first, short(pair.title, 38), **heading)
         drawing.canvas.text(
             left,

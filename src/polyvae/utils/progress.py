@@ -52,7 +52,7 @@ class Silent:
 
 
 class Shown:
-    """A Rich bar on a terminal. Elsewhere a line from time to time: after a second, then every few seconds, at last every ten."""
+    """A Rich bar on a terminal. Elsewhere a line from time to time: after a second, then ever more rarely, at last every ten seconds."""
 
     def __init__(self) -> None:
         self.console = Console(file=sys.stderr)
@@ -91,7 +91,7 @@ class Shown:
         if self.console.is_terminal:
             self.note = note or self.note
             self.bar.update(self.task, advance=steps, note=self.note)
-        elif (now := time.monotonic()) - self.last >= min(max(1.0, (now - self.began) / 10), 10.0):
+        elif (now := time.monotonic()) - self.last >= min(max(1.0, (now - self.began) / 3), 10.0):
             self.last = now
             place = f"{self.done}"
             if self.total is not None:

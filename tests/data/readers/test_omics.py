@@ -89,6 +89,20 @@ def test_embeddings_are_in_obsm():
     )
 
 
+def test_predictions_are_columns_of_obs():
+    both = cohort()
+    for given in (both, both.mod["rna"]):
+        layout, names = read(given).layout, given.obs_names.tolist()
+        kinds = np.array(["x", "y"])[np.arange(len(names)) % 2]
+        found = layout.prediction(kinds, None, ["prediction"])
+        assert found.obs["prediction"].tolist() == kinds.tolist()
+        assert found.obs_names.tolist() == names
+        chances = np.random.default_rng(0).random((len(names), 2))
+        found = layout.prediction(chances, None, ["x", "y"])
+        assert np.array_equal(found.obs[["probability of x", "probability of y"]].to_numpy(), chances)
+        assert "prediction" not in given.obs
+
+
 def test_anndata_with_obsm_and_layers():
     rna = cells("abc", ["g1", "g2"])
     rna.layers["log"] = rna.X.toarray() * 2
