@@ -89,7 +89,7 @@ def entropies(counts: Tensor) -> Tensor:
     """Entropy of each histogram in nats, with the correction of Miller and Madow: [..., C] -> [...]; 0 without observations."""
     total = counts.sum(-1, keepdim=True).clamp(min=1).double()
     share = counts / total
-    plain = -torch.special.xlogy(share, share).sum(-1)
+    plain: Tensor = -torch.special.xlogy(share, share).sum(-1)
     occurring = (counts > 0).sum(-1)
     return plain + (occurring - 1).clamp(min=0) / (2 * total.squeeze(-1))
 

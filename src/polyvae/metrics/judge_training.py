@@ -165,7 +165,7 @@ def train_judge(
         index = picked.to(device)
         images = data.values(name, rows[picked]).to(device, dtype)
         logits = judge(moved(images, recipe, draws).contiguous(memory_format=torch.channels_last))
-        loss = _loss(logits.split(heads.sizes, 1), truth[index].unbind(1), recipe.smoothing)
+        loss = _loss(torch.split(logits, heads.sizes, 1), truth[index].unbind(1), recipe.smoothing)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

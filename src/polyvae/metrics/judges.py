@@ -121,7 +121,7 @@ class Judges(Mapping[str, Reader]):
         flat = images.reshape(-1, *judge.shape).to(next(judge.parameters()).dtype)
         logits = torch.cat([judge(part) for part in torch.split(flat, batch_size)])
         sizes = [len(self.classes), *(self.attributes.values() if name in self.stated else ())]
-        best = [own.argmax(1) if own.shape[1] else None for own in logits.split(sizes, 1)]
+        best = [own.argmax(1) if own.shape[1] else None for own in torch.split(logits, sizes, 1)]
         found = [torch.full((len(flat),), -1, device=images.device) if own is None else own for own in best]
         if best[0] is not None:
             found[0] = self.classes.to(images.device)[found[0]]

@@ -42,6 +42,17 @@ class Nuisance(NamedTuple):
     turn: Floats
     hue: Floats
 
+    def rows(self, index: slice) -> Nuisance:
+        """Those of some images."""
+        return Nuisance(
+            self.pattern[index],
+            self.tints[index],
+            self.wave[index],
+            self.shift[index],
+            self.turn[index],
+            self.hue[index],
+        )
+
 
 class Drawing(NamedTuple):
     """``image`` [N, 3, S, S] and ``mask`` [N, 1, S, S] as bytes, 0 to 255 and 0 or 1."""
@@ -52,7 +63,7 @@ class Drawing(NamedTuple):
 
 def uniform(count: int, *key: int) -> Floats:
     """Numbers in [0, 1) that are a function of ``key`` alone: [count]."""
-    return (bits(count, *key) >> np.uint64(11)) * 2.0**-53
+    return (bits(count, *key) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def nuisance(background: Integers, *key: int) -> Nuisance:
@@ -82,7 +93,7 @@ def draw(classes: Mapping[str, Integers], free: Nuisance, side: int, *key: int) 
     for number, start in enumerate(range(0, count, _CHUNK)):
         rows = slice(start, start + _CHUNK)
         own = {name: x[rows] for name, x in classes.items()}
-        part = Nuisance(*(x[rows] for x in free))
+        part = free.rows(rows)
         cover = _cover(own, part, side)[:, None]
         behind, colour = _background(part, side), _colour(own["colour"], part.hue)[:, :, None, None]
         pixels = behind + (colour - behind) * cover + NOISE * _noise(behind.shape, *key, number)
@@ -116,11 +127,11 @@ def _cover(classes: Mapping[str, Integers], free: Nuisance, side: int) -> Floats
         distance[rows] = measure(x[rows], y[rows], radius)
     hollow = (classes["fill"] == 1)[:, None, None]
     distance = np.where(hollow, np.maximum(distance, -_OUTLINE - distance), distance)
-    return np.clip(0.5 - distance * side / 32, 0, 1)
+    return np.asarray(np.clip(0.5 - distance * side / 32, 0, 1))
 
 
 def _circle(x: Floats, y: Floats, radius: Floats) -> Floats:
-    return np.hypot(x, y) - radius
+    return np.asarray(np.hypot(x, y) - radius)
 
 
 def _square(x: Floats, y: Floats, radius: Floats) -> Floats:
@@ -165,4 +176,4 @@ def _colour(number: Integers, jitter: Floats) -> Floats:
 def _noise(shape: tuple[int, ...], *key: int) -> Floats:
     """Nearly normal numbers with mean 0 and standard deviation 1: sums of the four 16-bit parts of a word."""
     parts = bits(int(np.prod(shape)), *key).view(np.uint16).reshape(*shape, 4).sum(-1, dtype=np.int64)
-    return (parts - 2 * 65535) / (65536 / np.sqrt(3))
+    return np.asarray((parts - 2 * 65535) / (65536 / np.sqrt(3)))
