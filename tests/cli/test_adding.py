@@ -108,6 +108,7 @@ def test_the_page_s_commands_run(module, tmp_path, monkeypatch):
     [
         ('[model]\nname = "stranger:Model"', "model.name"),
         ('[[modality]]\nname = "m0"\nencoder = "stranger:encoder"', "modality.m0.encoder"),
+        ('[[modality]]\nname = "m1"\nlikelihood = "stranger:likelihood"', "modality.m1.likelihood"),
         ('[[modality]]\nname = "*"\ndecoder = "stranger:decoder"', "modality.*.decoder"),
     ],
 )

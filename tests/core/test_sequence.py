@@ -15,6 +15,7 @@ from polyvae import InputError, Modality
 from polyvae.core import noise
 from polyvae.core.likelihoods import LIKELIHOODS
 from polyvae.core.modality import ModalityNet
+from polyvae.testing import check_model
 
 pytestmark = pytest.mark.usefixtures("double")
 TEXTS = ("sequence", "tokens")
@@ -262,3 +263,18 @@ def test_models_train_on_images_and_captions(name, tmp_path):
     assert torch.equal(*made)
     decoded = again.modalities["caption"].likelihood.vocabulary.decode(made[1])
     assert [len(row) for row in decoded] == [2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("mmvae+", {}), ("mopoe", {}), ("mmvae+", {"K": 3, "objective": "dreg"}), ("idmvae", {})],
+)
+def test_the_laws_of_all_models_hold_with_sentences(name, options):
+    small = {"words": WORDS, "width": 0.03, "embedding": 4}
+    specs = [
+        Modality("n", (3,), params={"hidden": (6,)}),
+        Modality("said", (4,), "sequence", params={**small, "units": 5}),
+        Modality("other", (3,), "tokens", weight=0.7, params=small),
+    ]
+    check_model(name, modalities=specs, latent=2, **options)

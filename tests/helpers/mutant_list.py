@@ -6,7 +6,25 @@ from tests.helpers.mutants import Mutant
 
 LIKELIHOOD = "metrics/test_likelihood.py::test_errors_and_effective_samples_by_hand"
 
+SEQUENCE = "core/test_sequence.py"
+
 MUTANTS = [
+    # ---- core.likelihoods.sequence ----
+    *(
+        Mutant(f"core.likelihoods.sequence:{where}", old, new, by=SEQUENCE)
+        for where, old, new in (
+            ("SequenceLikelihood._log_p", "(1, 0)", "(0, 1)"),
+            ("SequenceLikelihood._log_p", "out.tanh()[None]", "out[None]"),
+            ("SequenceLikelihood._log_p", "torch.where(ids == PADDING, 0, each)", "each"),
+            ("SequenceLikelihood._log_p", "self.context(out).index_select(0, row)", "self.context(out)[:1]"),
+            ("SequenceLikelihood.written", "torch.where(ended, PADDING, END)", "END"),
+            ("SequenceLikelihood.written", "out.tanh()[None]", "out[None]"),
+            ("TokensLikelihood.entries", "torch.where(ids == PADDING, 0, each)", "each"),
+            ("TokensLikelihood.written", "torch.where(ended, PADDING, ids)", "ids"),
+            ("_chosen", "logits.double().softmax(-1)", "logits.double().sigmoid()"),
+            ("Text.invalid", "(ends > 0) & (x != PADDING)", "ends < 0"),
+        )
+    ),
     # ---- core.bounds ----
     Mutant("core.bounds:elbo", "log_weight.mean(0)", "log_weight.sum(0)"),
     Mutant(

@@ -91,10 +91,12 @@ def protocol(
         )
     lines.append(("Image quality", _quality(evaluation)))
     lines += [("Note", f"{note[:1].upper()}{note[1:]}.") for note in evaluation.get("notes") or ()]
+    sentences = any(net.likelihood.ids for net in model.modalities.values())
     lines.append(
         (
             "Pictures",
-            "Means of the likelihood, clamped to the range shown; samples are chosen at random.",
+            "Means of the likelihood, clamped to the range shown; samples are chosen at random."
+            + (" Of sentences: the most probable word at each position." if sentences else ""),
         )
     )
     lines.append(
