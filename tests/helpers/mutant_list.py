@@ -206,6 +206,8 @@ MUTANTS = [
         "q.components.scale.square()",
         by="models/test_hellinger.py::test_hellinger",
     ),
+    Mutant("core.aggregate:barycentre", "members + 1", "members"),
+    Mutant("core.aggregate:barycentre", "scale + prior.scale", "scale"),
     # ---- core.distributions ----
     Mutant("core.distributions:softplus_scale", "raw + math.log(math.e - 1)", "raw"),
     Mutant("core.distributions:exp_scale", "(raw / 2).exp()", "raw.exp()"),
@@ -576,6 +578,29 @@ MUTANTS = [
         "torch.stack(features).mean(0)",
     ),
     Mutant("models.parts.joint:joint_or_product", "experts.mask.all(0)", "experts.mask.any(0)"),
+    # ---- models.jnf ----
+    Mutant("models.jnf:JNF.bound", "warm * self.beta * kl - flows", "warm * self.beta * kl"),
+    Mutant("models.jnf:JNF.bound", "q.components.detach().log_prob(z.detach())", "q.components.log_prob(z)"),
+    Mutant("models.jnf:JNF.log_product", "1 - experts.mask.sum(0)", "-1"),
+    Mutant(
+        "models.parts.flows:ConditionalFlow.log_prob",
+        "expert.log_prob(base) + log_det",
+        "expert.log_prob(base)",
+    ),
+    Mutant("models.parts.hmc:hmc", "found - value", "value - found"),
+    Mutant("models.parts.hmc:hmc", "torch.where(moved, found, value)", "found"),
+    # ---- models.setfusion ----
+    Mutant(
+        "models.setfusion:SetFusion.bound",
+        "q.components[1].kl(q.components[0])",
+        "q.components[0].kl(q.components[1])",
+    ),
+    Mutant("models.setfusion:SetFusion.bound", "[members, ~members]", "[~members, members]"),
+    Mutant(
+        "models.setfusion:_Fusion.forward",
+        "torch.where(member[..., None], self.norm(hidden), 0)",
+        "self.norm(hidden)",
+    ),
     # ---- models.telbo ----
     Mutant(
         "models.telbo:TELBO.bound",

@@ -39,6 +39,8 @@ FIRST = {
 ALONE = {
     "core.recompute": ["core/test_recompute.py"],
     "models.parts.joint": ["models/test_jmvae.py"],
+    "models.parts.hmc": ["models/test_jnf.py"],
+    "models.parts.flows": ["models/test_jnf.py"],
 }
 
 
