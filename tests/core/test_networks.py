@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from polyvae import Modality, build
+from polyvae import Batch, InputError, Modality, build
 from polyvae.core.likelihoods import LIKELIHOODS, NormalLikelihood
 from polyvae.core.likelihoods.linear import distances, squares, squares_pay
 from polyvae.core.modality import ModalityNet
@@ -263,3 +263,35 @@ def test_no_warning_where_a_network_was_chosen_or_fits():
         Modality("x", (40, 2, 3)),
     ):
         build("vae", [spec], latent=2)
+
+
+@pytest.mark.parametrize("length", [1, 3, 7, 8, 13, 32, 50])
+def test_series_of_any_length_are_encoded_and_decoded(length):
+    encoder = NETWORKS["series"].encoder((2, length), 5, width=1 / 8)
+    decoder = NETWORKS["series"].decoder((5,), (2, length), width=1 / 8)
+    x = torch.randn(3, 2, length, requires_grad=True)
+    assert encoder(x).shape == (3, 5)
+    assert bool((gradients(encoder(x), [x])[0] != 0).flatten(1).any(0).all())  # every step is read
+    assert decoder(torch.randn(3, 5)).shape == (3, 2, length)
+
+
+def test_the_padding_of_a_series_has_no_influence():
+    """Lengths are entry masks: values behind the end of a series change neither the bound nor the latents."""
+    torch.manual_seed(0)
+    specs = [
+        Modality("audio", (2, 12), network="series", entries=True, params={"width": 0.2}),
+        Modality("n", 3),
+    ]
+    model = build("mmvae+", specs, latent=2)
+    length = torch.tensor([12, 5, 1, 8])
+    inside = (torch.arange(12) < length[:, None])[:, None].expand(4, 2, 12)
+    x, n = torch.randn(4, 2, 12), torch.randn(4, 3)
+    found = []
+    for fill in (0.0, 7.0):
+        batch = Batch.of({"audio": torch.where(inside, x, fill), "n": n}, entries={"audio": inside})
+        torch.manual_seed(1)
+        found.append((model(batch).value, model.embed(batch)))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    with pytest.raises(InputError, match="network 'series': got shape"):
+        build("mvae", [Modality("a", (3, 4, 4), network="series")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -32,6 +33,7 @@ def sentences(length: int, words: int) -> torch.Tensor:
 
 def made(name: str, length: int = 4, **options):
     torch.manual_seed(3)
+    options = {"units": 12, "embedding": 6} | options if name == "sequence" else options
     likelihood = LIKELIHOODS[name]((length,), words=WORDS, **options)
     for parameter in likelihood.parameters():
         torch.nn.init.normal_(parameter, std=0.7)
@@ -101,7 +103,7 @@ def test_a_sequence_is_the_product_of_its_words_by_hand():
 @pytest.mark.parametrize("name", TEXTS)
 def test_padding_and_other_rows_have_no_influence(name):
     """A sentence scores the same in longer rows and beside other sentences; its encoder input aside, nothing follows the end."""
-    short, x = made(name, 4), sentences(4, 3)[[0, 3, 30, 84]]
+    short, x = made(name, 4), sentences(4, 3)[[0, 3, 15, 84]]
     out = torch.randn(4, *short.output, requires_grad=True)
     alone = torch.cat([short.log_prob(out[row : row + 1], x[row : row + 1]) for row in range(4)])
     assert torch.allclose(short.log_prob(out, x), alone)
@@ -109,7 +111,7 @@ def test_padding_and_other_rows_have_no_influence(name):
     blank = short.log_prob(out, torch.zeros_like(x))
     assert blank.tolist() == [0] * 4
     if name == "sequence":
-        long = LIKELIHOODS[name]((9,), words=WORDS)
+        long = made(name, 9)
         long.load_state_dict(short.state_dict())
         ends = x[:3]  # those whose end is not forced in the short form
         assert torch.allclose(long.log_prob(out[:3], functional.pad(ends, (0, 5))), alone[:3])
@@ -166,15 +168,15 @@ def test_a_text_is_observed_as_a_whole():
     assert "whole sentences" in likelihood.invalid(x, gaps)
     assert likelihood.invalid(x, torch.ones(3, 1, dtype=torch.bool).expand(3, 4)) == ""
     out = torch.randn(3, *likelihood.output)
-    assert float(likelihood.log_prob(out, torch.where(gaps, x, 1e30), gaps)[1]) == 0
-    with pytest.raises(InputError, match="entries=True.*observed as a whole"):
+    assert float(likelihood.log_prob(out, torch.where(gaps, x, 1e30), gaps)[1].detach()) == 0
+    with pytest.raises(InputError, match=r"entries=True.*observed as a whole"):
         pv.MVAE([Modality("t", 4, "sequence", params={"words": WORDS}, entries=True)], latent=2)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({}, "no words|no.*words"),
+        ({}, "got no 'words' for likelihood 'sequence'"),
         ({"words": WORDS, "units": 0}, "units=0"),
         ({"words": ["b", "b"]}, "more than once"),
         ({"words": WORDS, "length": 3}, "unknown parameter 'length'"),
@@ -217,7 +219,7 @@ def test_ids_are_exact_in_every_precision():
     with torch.autocast("cpu", torch.bfloat16):
         first, second = model.embed(batch.observe("t"))
     assert not torch.equal(first, second)
-    with pytest.raises(InputError, match="'t': got ids up to 602 for a model in torch.bfloat16"):
+    with pytest.raises(InputError, match="got ids up to 602 for a model"):
         model.bfloat16().embed(batch)
 
 
@@ -244,7 +246,9 @@ def test_models_train_on_images_and_captions(name, tmp_path):
     torch.set_default_dtype(torch.float32)
     torch.manual_seed(0)
     data = tiny()
-    model = pv.build(name, data.modalities(), latent=4)
+    image, caption = data.modalities()
+    caption = replace(caption, params={**caption.params, "units": 16, "embedding": 8, "width": 0.1})
+    model = pv.build(name, [replace(image, params={"width": 0.2}), caption], latent=4)
     before = model(model.admit(data.take(slice(0, 24)))).value.mean()
     pv.fit(model, data, epochs=20, batch_size=24, lr=1e-2, show=False)
     model.eval()

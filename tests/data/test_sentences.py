@@ -55,7 +55,7 @@ def test_what_is_refused(sentences, options, says):
 @pytest.mark.slow
 def test_the_vocabulary_is_in_the_bundle(tmp_path):
     """A fresh process has the model's file alone, and writes sentences."""
-    ids, caption = pv.text(["a red dot.", "a blue dot."])
+    caption = pv.text(["a red dot.", "a blue dot."]).modality
     model = pv.MMVAEPlus([pv.Modality("image", (3, 8, 8)), caption], latent=2)
     pv.save_model(model, tmp_path / "model.safetensors")
     code = (

@@ -758,10 +758,66 @@ MUTANTS = [
         "metrics.generation:conditional", "batch.observe(*members)", "batch", by="metrics/test_coherence.py"
     ),
     Mutant("metrics.generation:_shared", "name not in members", "True", by="metrics/test_coherence.py"),
+    Mutant("metrics.reading:compared", "truth[key] >= 0", "truth[key] > -9", by="metrics/test_missing.py"),
+    Mutant("metrics.coherence:_free", "targets < 2", "False", by="metrics/test_missing.py"),
     Mutant(
-        "metrics.coherence:_accuracies", "labels.known(truth)", "truth > -9", by="metrics/test_missing.py"
+        "metrics.coherence:_given",
+        "{name: ~own for (name, own) in stated.items()}",
+        "{name: own for (name, own) in stated.items()}",
+        by="metrics/test_attributes.py",
     ),
-    Mutant("metrics.coherence:coherence", "len(targets) > 1", "True", by="metrics/test_missing.py"),
+    Mutant(
+        "metrics.coherence:_Agreement.add",
+        "(read == most) | ~states",
+        "read == most",
+        by="metrics/test_attributes.py",
+    ),
+    Mutant(
+        "metrics.reading:compared",
+        "(answer >= 0) & (truth[key] >= 0) & stated[key]",
+        "(answer >= 0) & (truth[key] >= 0)",
+        by="metrics/test_attributes.py",
+    ),
+    Mutant(
+        "metrics.attributes:entropies",
+        "2 * total.squeeze(-1)",
+        "total.squeeze(-1)",
+        by="metrics/test_attributes.py",
+    ),
+    Mutant(
+        "metrics.attributes:disagreements",
+        "counts * (counts - 1)",
+        "counts * counts",
+        by="metrics/test_attributes.py",
+    ),
+    Mutant(
+        "metrics.attributes:references",
+        "known[:, seen] == own[seen]",
+        "known[:, seen] >= 0",
+        by="metrics/test_attributes.py",
+    ),
+    Mutant(
+        "metrics.attributes:_one",
+        "~given & complete & (data.sum(1) > 1)",
+        "complete & (data.sum(1) > 1)",
+        by="metrics/test_attributes.py",
+    ),
+    Mutant(
+        "metrics.intervals:_linearised",
+        "above - ratio * below",
+        "above - ratio",
+        by="metrics/test_intervals.py",
+    ),
+    Mutant(
+        "metrics.intervals:wilson", "square / (4 * count)", "square / count", by="metrics/test_intervals.py"
+    ),
+    Mutant("data.sets.shapes:combined", "~held", "~held | held", by="data/test_shapes.py"),
+    Mutant(
+        "data.sets.shapes_grammar:_article",
+        "word[0] in 'aeiou'",
+        "word[0] in 'aeou'",
+        by="data/test_shapes.py",
+    ),
     Mutant(
         "metrics.coherence:unconditional",
         "context.seed('coherence/unconditional', stream)",
@@ -769,15 +825,21 @@ MUTANTS = [
         by="metrics/test_streams.py",
     ),
     Mutant(
-        "metrics.judges:_train",
-        "data.mask[data.names.index(name)] & labels.known(data.labels)",
-        "data.mask[data.names.index(name)]",
+        "metrics.judge_training:Heads.truth",
+        "torch.where(labels.known(y), torch.searchsorted(self.classes, y), missing)",
+        "torch.searchsorted(self.classes, y)",
         by="metrics/test_missing.py",
     ),
     Mutant(
+        "metrics.judge_training:Heads.truth",
+        "torch.where(said[attribute].cpu(), y, missing) if attribute in said else y",
+        "y",
+        by="metrics/test_attributes.py",
+    ),
+    Mutant(
         "metrics.judges:measured",
-        "seen & labels.known(test.labels).cpu()",
-        "seen",
+        "seen[-1] & known_labels(test.labels).cpu()",
+        "seen[-1]",
         by="metrics/test_missing.py",
     ),
     Mutant(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from polyvae.core.modality import Modality
 from polyvae.data import MultimodalData
-from polyvae.models import VAE
+from polyvae.models import MVAE, VAE
 from polyvae.models.bundles import (
     check_storable,
     check_trust,
@@ -159,6 +160,26 @@ def test_code_is_imported_only_from_trusted_packages(path, trust, fine):
         assert f"pass trust=['{path.partition(':')[0].partition('.')[0]}']" in message(
             check_trust, modality, trust
         )
+
+
+def test_a_likelihood_is_imported_only_from_trusted_packages(tmp_path):
+    """A model with a likelihood by import path is stored and loaded like one with a network of its own."""
+    own = Modality("a", (3,), likelihood="tests.helpers.own_likelihood:Rounded", params={"step": 0.5})
+    model = MVAE([own, Modality("b", (2,))], latent=2)
+    assert model.modalities["a"].likelihood.step == 0.5
+    save_model(model, tmp_path / "own.safetensors")
+    assert "pass trust=['tests']" in message(load_model, tmp_path / "own.safetensors")
+    assert load_model(tmp_path / "own.safetensors", trust=["tests"]).modalities["a"].likelihood.step == 0.5
+    for path, says in (
+        ("polyvae.core.modality:Modality", "not trusted"),
+        ("tests.helpers.own_likelihood:nothing", "not trusted"),
+    ):
+        assert says in message(check_trust, replace(own, likelihood=path), ())
+    for path, says in (
+        ("tests.helpers.own_likelihood:nothing", "cannot import"),
+        ("tests.helpers.own_likelihood:no_likelihood", "expected a polyvae.core.likelihoods.Likelihood"),
+    ):
+        assert says in message(MVAE, [replace(own, likelihood=path, params={})])
 
 
 def test_what_a_trusted_module_imported_is_out_of_reach():

@@ -24,6 +24,7 @@ from polyvae.utils.renamed import moved
 
 Factory = Callable[[tuple[int, ...], Any], nn.Module]
 ROLES = ("both", "input", "target")
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
@@ -397,7 +398,14 @@ def load_factory(spec: Modality, path: str) -> Callable[..., Any]:
 
 
 def _likelihood(spec: Modality, params: Mapping[str, Any]) -> Likelihood:
-    made = likelihood_maker(spec)(spec.shape, **params)
+    maker = likelihood_maker(spec)
+    for key, parameter in list(inspect.signature(maker).parameters.items())[1:]:
+        if parameter.default is parameter.empty and parameter.kind in _NAMED and key not in params:
+            raise InputError(
+                f"modality {spec.name!r}: got no {key!r} for likelihood {spec.likelihood!r}; expected it in params; "
+                f"add it, such as params={{{key!r}: ...}}"
+            )
+    made = maker(spec.shape, **params)
     if not isinstance(made, Likelihood):
         raise InputError(
             f"modality {spec.name!r}: got {type(made).__name__} from {spec.likelihood!r}; expected a "

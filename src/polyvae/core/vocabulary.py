@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import torch
 
+from polyvae.utils.arrays import numpy_array
 from polyvae.utils.errors import InputError, check_count, nearest
 
 PADDING, END, UNKNOWN, FIRST = 0, 1, 2, 3
@@ -108,9 +108,7 @@ class Vocabulary:
         """The number of ids: the words and three special ones."""
         return FIRST + len(self.words)
 
-    def encode(
-        self, sentences: Iterable[str], length: int, rows: Sequence[int] | None = None
-    ) -> NDArray[Any]:
+    def encode(self, sentences: Iterable[str], length: int, rows: Sequence[int] | None = None) -> Any:
         """Sentences as ids.
 
         Args:
@@ -119,7 +117,7 @@ class Vocabulary:
             rows: What the N sentences are called in errors; None: 0, 1, 2, ...
 
         Returns:
-            [N, L] whole numbers, in the smallest type for the vocabulary.
+            [N, L] whole numbers, a NumPy array of uint8, or int16 or int32 if the vocabulary needs it.
 
         Raises:
             InputError: A sentence without words, one that is too long, or one that is not a string.
@@ -128,10 +126,11 @@ class Vocabulary:
         given = _listed(sentences)
         called = range(len(given)) if rows is None else rows
         split = [_split(sentence, row, self.split) for row, sentence in zip(called, given, strict=True)]
-        kind = next(kind for kind in (np.uint8, np.int16, np.int32) if self.size - 1 <= np.iinfo(kind).max)
-        ids = np.zeros((len(split), length), kind)
+        kinds = (torch.uint8, torch.int16, torch.int32)
+        kind = next(kind for kind in kinds if self.size - 1 <= torch.iinfo(kind).max)
+        ids = []
         known: dict[str, int] = self.__dict__["_number"]
-        for place, (row, words) in enumerate(zip(called, split, strict=True)):
+        for row, words in zip(called, split, strict=True):
             if not words:
                 raise InputError(
                     f"vocabulary: got an empty sentence in row {row}; expected at least one word; mark the sample as missing"
@@ -141,15 +140,15 @@ class Vocabulary:
                     f"vocabulary: got a sentence of {len(words)} words in row {row}; expected at most {length - 1}, and the "
                     f"end, for length={length}; set length={len(words) + 1} or more, or shorten the sentence"
                 )
-            ids[place, : len(words)] = [known.get(word, UNKNOWN) for word in words]
-            ids[place, len(words)] = END
-        return ids
+            row_ids = [*(known.get(word, UNKNOWN) for word in words), END]
+            ids.append(row_ids + [PADDING] * (length - len(row_ids)))
+        return torch.tensor(ids, dtype=kind).view(-1, length).numpy()
 
-    def decode(self, ids: ArrayLike) -> list[Any]:
+    def decode(self, ids: Any) -> list[Any]:
         """Ids as sentences. What follows the end, and padding, are left out.
 
         Args:
-            ids: [N, L] whole numbers of any type.
+            ids: [N, L] whole numbers of any type, an array or a tensor.
 
         Returns:
             N sentences; nested lists of them if the ids have more axes, such as [K, N, L].
@@ -157,12 +156,12 @@ class Vocabulary:
         Raises:
             InputError: Ids that are not whole numbers of this vocabulary, or a single row.
         """
-        given = np.asarray(ids)
+        given = numpy_array("ids", ids)
         if given.ndim < 2:
             raise InputError(
                 f"vocabulary: got ids of shape {given.shape}; expected [N, L], a row per sentence; add an axis"
             )
-        wrong = ~((given >= 0) & (given < self.size) & (given == np.floor(given)))
+        wrong = ~((given >= 0) & (given < self.size) & (given % 1 == 0))
         if wrong.any():
             raise InputError(
                 f"vocabulary: got {given[wrong][0]!s} among the ids; expected whole numbers from 0 to {self.size - 1}; "
@@ -170,7 +169,7 @@ class Vocabulary:
             )
         if given.ndim > 2:
             return [self.decode(part) for part in given]
-        return [self._sentence(row) for row in given.astype(np.int64).tolist()]
+        return [self._sentence(row) for row in given.astype(int).tolist()]
 
     def _sentence(self, row: list[int]) -> str:
         row = row[: row.index(END)] if END in row else row

@@ -106,6 +106,10 @@ def check_attributes(
             raise InputError(
                 f"{what}: got {type(given).__name__}; expected a mapping by name; pass a dictionary"
             )
+    if "label" in (attributes or {}):
+        raise InputError(
+            "attributes: got the name 'label'; expected another, which differs from that of labels; rename it"
+        )
     values = {str(key): _labels(str(key), x, count) for key, x in (attributes or {}).items()}
     known = _classes(values, classes or {})
     for what, owners in (("said", said or {}), ("parsers", parsers or {})):

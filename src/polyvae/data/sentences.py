@@ -78,24 +78,27 @@ def text(
         if isinstance(sentences, Table)
         else np.array([is_missing(sentence) for sentence in given], dtype=bool)
     )
-    present = [sentence for sentence, gone in zip(given, missing, strict=True) if not gone]
-    if not present:
+    rows = np.flatnonzero(~missing).tolist()
+    if not rows:
         raise InputError(
             f"text: got {len(given)} rows without a sentence; expected at least one; check the column that was chosen"
         )
-    vocabulary = words if isinstance(words, Vocabulary) else None
-    if vocabulary is None:
-        vocabulary = Vocabulary.of(present, split) if words is None else Vocabulary(tuple(words), split)
-    for row in np.flatnonzero(~missing):
-        if not isinstance(given[row], str):
+    present: list[str] = []
+    for row in rows:
+        sentence = given[row]
+        if not isinstance(sentence, str):
             raise InputError(
-                f"text: got {type(given[row]).__name__} in row {row}; expected strings, or None where missing; convert it with str()"
+                f"text: got {type(sentence).__name__} in row {row}; expected strings, or None where missing; convert it with str()"
             )
+        present.append(sentence)
+    if isinstance(words, Vocabulary):
+        vocabulary = words
+    else:
+        vocabulary = Vocabulary.of(present, split) if words is None else Vocabulary(tuple(words), split)
     if length is None:
-        length = 1 + max(len(tokens_of(sentence, vocabulary.split)) for sentence in present)
-    rows = np.flatnonzero(~missing)
-    encoded = vocabulary.encode(present, max(2, length), rows.tolist())
-    ids = np.zeros((len(given), encoded.shape[1]), encoded.dtype)
+        length = max(2, 1 + max(len(tokens_of(sentence, vocabulary.split)) for sentence in present))
+    encoded = vocabulary.encode(present, length, rows)
+    ids = np.zeros((len(given), length), encoded.dtype)
     ids[rows] = encoded
     masked = np.ma.MaskedArray(ids, np.broadcast_to(missing[:, None], ids.shape))
     params = {"words": list(vocabulary.words), "split": vocabulary.split}

@@ -37,8 +37,9 @@ def attributes(context: Context, *, draws: int = 20, rows: int = 200) -> dict[st
 
     * ``attribute_accuracy``: of targets read by judges, the share of the stated attributes that are right; ``attribute_accuracy_all``
       of all attributes; ``attribute_exact`` the share of samples in which all that was stated is right.
-    * ``sentence_accuracy``: of targets that are parsed, the share of the attributes stated in them that are right; ``sentence_grammatical``;
-      ``sentence_exact`` the share that are grammatical and right in all they state; ``sentence_stated`` the share of attributes stated.
+    * ``sentence_accuracy``: of targets that are parsed, the share of the attributes stated in them that are right;
+      ``sentence_grammatical``; ``sentence_exact`` the share that are grammatical and right in all they state; ``sentence_stated`` the
+      share of attributes stated.
     * ``unsaid_entropy``, ``unsaid_diversity``: see the module; from ``draws`` draws for each of at most ``rows`` samples.
       ``unsaid_accuracy`` is the accuracy of what was stated, in the same draws.
 
@@ -186,7 +187,7 @@ def _unsaid(
         return {}
     part = subsample(data.rows(some), rows, seed)
     columns: dict[str, list[list[Tensor]]] = {target: [] for target in targets}
-    for batch, made, _ in generation.conditional(context, (name,), targets, seed, draws, part):
+    for batch, made in generation.conditional(context, (name,), targets, seed, draws, part):
         truth, stated = readers.truth(batch), readers.stated(batch, (name,))
         values = torch.stack([*truth.values()], 1)
         known = torch.stack([stated[key] for key in truth], 1)
@@ -248,7 +249,9 @@ def _table(
             counted.short(),
         )
 
-    for batch, made, rows in generation.conditional(context, (name,), targets, seed):
+    left = generation.observed_rows(context.data, (name,))
+    for batch, made in generation.conditional(context, (name,), targets, seed):
+        rows, left = left[: batch.size], left[batch.size :]
         truth, stated = readers.truth(batch), readers.stated(batch, (name,))
         every = dict.fromkeys(stated, torch.ones(batch.size, dtype=torch.bool))
         for target, x in made.items():

@@ -72,7 +72,11 @@ class Evaluation(Mapping[str, Any]):
         title = f"{self['model']}, {self['rows']} {self.get('part', 'held-out')} samples"
         table = Table("number", "value", title=title, caption=notes or None, caption_justify="left")
         for name, value in self.headline().items():
-            table.add_row(name.replace("_", " "), f"{value:.4g}" if abs(value) >= 10 else f"{value:.3f}")
+            shown = f"{value:.4g}" if abs(value) >= 10 else f"{value:.3f}"
+            ends = self.get("intervals", {}).get(name)
+            table.add_row(
+                name.replace("_", " "), f"{shown} [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else shown
+            )
         joint = self.get("log_likelihood_joint")
         if joint is not None:  # the bound is loose where few samples are effective
             table.add_row(

@@ -18,14 +18,10 @@ from polyvae.utils.seeds import fold_in
 
 
 class Given(NamedTuple):
-    """``batch``: the complete rows of samples in which all inputs are observed, and ``rows``, their numbers [B].
-
-    ``made``: name -> [K, B, *shape].
-    """
+    """``batch``: the complete rows of samples in which all inputs are observed. ``made``: name -> [K, B, *shape]."""
 
     batch: Batch
     made: dict[str, Tensor]
-    rows: Tensor
 
 
 @torch.no_grad()
@@ -45,8 +41,7 @@ def conditional(
     model, data = context.model, context.data if data is None else data
     lines = [data.names.index(name) for name in members]
     for number, batch in enumerate(data.batches(context.step(K))):
-        rows = batch.mask[lines].all(0).nonzero()[:, 0]
-        batch = batch.rows(rows)
+        batch = batch.rows(batch.mask[lines].all(0).nonzero()[:, 0])
         if not batch.size:
             continue
         with torch.random.fork_rng():
@@ -59,7 +54,6 @@ def conditional(
                 name: model.modalities.decode_one(name, draws.z, w, like=model.admit(batch))
                 for name in targets
             },
-            rows.cpu() + number * context.step(K),
         )
 
 
@@ -80,6 +74,12 @@ def unconditional(context: Context, prior: FittedPrior | None, seed: int) -> Ite
         w = _shared(model, w, ()) if context.config.protocol == "published" else w
         rows = (start + torch.arange(len(z))) % len(context.data)
         yield model.modalities.decode(z, w, like=model.admit(context.data.take(rows)) if counts else None)
+
+
+def observed_rows(data: MultimodalData, members: Sequence[str]) -> Tensor:
+    """The samples in which all ``members`` are observed, in the order of ``conditional``, on the host: [n]."""
+    lines = [data.names.index(name) for name in members]
+    return data.mask[lines].all(0).cpu().nonzero()[:, 0]
 
 
 def even(model: MultimodalVAE) -> bool:

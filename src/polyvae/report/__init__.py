@@ -15,6 +15,7 @@ from polyvae.core.fitted import FittedPrior
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
 from polyvae.metrics import Evaluation
+from polyvae.report.attributes import attributes_section
 from polyvae.report.compare import Contender, labels, write_comparison
 from polyvae.report.drawing import Figure
 from polyvae.report.gallery import stage
@@ -34,6 +35,7 @@ SECTIONS: tuple[Callable[[Page], Section | None], ...] = (
     unconditional_section,
     coherence_section,
     histogram_section,
+    attributes_section,
     quality_section,
     reconstruction_section,
     learning_section,
@@ -46,6 +48,8 @@ SECTIONS: tuple[Callable[[Page], Section | None], ...] = (
 # Key of the evaluation -> headline numbers that a section shows when the key is present; they get no card.
 _SHOWN = {
     "unconditional_histogram": ("unconditional_entropy",),
+    "attributes": ("attribute_", "sentence_"),
+    "unsaid": ("unsaid_",),
     "probes": ("probe_",),
     "units": ("active_units_", "kl_"),
     "gradients": ("gradient_",),

@@ -18,6 +18,7 @@ from polyvae.report.drawing import MUTED, SERIES, Drawing, Figure, label_width, 
 from polyvae.report.tiles import Look, look_of, look_of_text, outline, tile
 
 _GAP, _SPACE = 3, 14  # pixels between tiles, and between groups of them
+_ROW = 960  # pixels of a row with sentences, about the width of the page
 _MOST = 6  # the largest number of modalities in a grid
 _CROSS, _OWN, _FITTED = (
     21,
@@ -70,9 +71,11 @@ class Scene:
         """The width of the widest tile of the targets, in pixels."""
         return max(map(self.wide, self.targets), default=self.side)
 
-    def fitting(self, tiles: int) -> int:
-        """How many tiles of the widest target take the place of so many squares."""
-        return max(5, min(tiles, round(tiles * self.side / max(1, self.across))))
+    def fitting(self, tiles: int, others: int = 0) -> int:
+        """How many tiles of the widest target fit into a row beside ``others``: ``tiles``, or fewer where sentences would be too small."""
+        if self.across <= self.side:
+            return tiles
+        return max(3, min(tiles, int(_ROW // (self.across + _GAP)) - others))
 
     def title(self, row: int) -> str:
         """The title of a sample."""
@@ -229,8 +232,9 @@ def show(scene: Scene, label: str, draws: int = 10) -> Shown:
 
 def _count(scene: Scene) -> int:
     """The number of draws of each target that fit into a row."""
-    squares = sum(scene.wide(name) / scene.side for name in scene.targets)
-    return max(2, min(6, int(20 / max(1, squares))))
+    if scene.across <= scene.side:
+        return max(2, min(6, 20 // max(1, len(scene.targets))))
+    return max(2, min(6, int(_ROW // sum(scene.wide(name) + _GAP for name in scene.targets))))
 
 
 def _columns(scene: Scene, start: float, count: int) -> tuple[dict[str, float], float]:
@@ -331,7 +335,7 @@ def beside_fresh(scene: Scene, runs: Sequence[Shown], prior: str) -> list[Figure
 def traverse(scene: Scene, through: str, steps: int = 11) -> Figure:
     """From the posterior mean of the first sample to that of the second, in z or in w; the other is fixed at the first."""
     model, side, wide = scene.model, scene.side, scene.across
-    steps = scene.fitting(steps)
+    steps = scene.fitting(steps, others=2)
     latents = model.embed(scene.batch.rows(torch.tensor([0, 1], device=scene.batch.device)), private=True)
     z, w = latents[:, : model.shared], latents[:, model.shared :]
     share = torch.linspace(0, 1, steps, dtype=latents.dtype, device=latents.device)[:, None]

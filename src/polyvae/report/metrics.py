@@ -34,6 +34,60 @@ KNOWN = {
         "The same, with z from a density fitted after training; a constant output would score 1.",
         "higher",
     ),
+    "joint_coherence": Metric(
+        "joint coherence",
+        "Modalities generated together given one input: how often they agree on what this input leaves open (with labels alone: on the "
+        "class); a constant output would score 1.",
+        "higher",
+    ),
+    "joint_entropy": Metric(
+        "class entropy of what is generated together",
+        "Of what the modalities agree on. 1: all classes equally frequent; 0: one class only.",
+    ),
+    "unconditional_exact": Metric(
+        "unconditional draws that agree in everything",
+        "The share of draws from p(z) whose modalities agree in every attribute that two of them state.",
+        "higher",
+    ),
+    "unconditional_exact_fitted": Metric(
+        "… with the fitted prior", "The same, with z from a density fitted after training.", "higher"
+    ),
+    "attribute_accuracy": Metric(
+        "stated attributes right",
+        "Of images generated given another modality: the share of the attributes that it states.",
+        "higher",
+    ),
+    "attribute_accuracy_all": Metric(
+        "all attributes right", "The same for every attribute, stated or not: what was not stated is a guess."
+    ),
+    "attribute_exact": Metric(
+        "images right in everything stated",
+        "The share of generated images in which every stated attribute is right.",
+        "higher",
+    ),
+    "sentence_accuracy": Metric(
+        "attributes right in sentences",
+        "Of the attributes that generated sentences state, the share that is right.",
+        "higher",
+    ),
+    "sentence_exact": Metric(
+        "exact sentences", "Grammatical, and right in everything that they state.", "higher"
+    ),
+    "sentence_grammatical": Metric(
+        "grammatical sentences", "According to the grammar of the data.", "higher"
+    ),
+    "sentence_stated": Metric("attributes that sentences state", "The share of all attributes."),
+    "unsaid_entropy": Metric(
+        "entropy of what was not stated",
+        "Over draws given one input, relative to that of the data. 1: as varied as the data; 0: always the same.",
+    ),
+    "unsaid_diversity": Metric(
+        "diversity of what was not stated",
+        "How often two draws given one input differ, relative to two samples of the data. 1: as varied as the data; 0: always the same.",
+    ),
+    "unsaid_accuracy": Metric(
+        "… what was stated, in the same draws", "The share of the stated attributes that are right.", "higher"
+    ),
     "judge_agreement": Metric(
         "judges agree on real data",
         "How often all judges agree on a real held-out sample: the reference for coherence.",
@@ -123,6 +177,7 @@ KNOWN = {
 
 # For numbers that are not in KNOWN: the first pattern that occurs in the name decides.
 _WORDS: tuple[tuple[str, Better], ...] = (
+    (r"^coherence_\d+_inputs$", "higher"),
     (r"^real_|entropy|agreement|diversity", ""),
     (r"distance|error|(^|_)[fk]id(_|$)", "lower"),
     (r"coherence|log_likelihood|precision|recall|coverage|accuracy", "higher"),
@@ -204,8 +259,19 @@ def classes(evaluation: Mapping[str, Any]) -> int:
     return len(evaluation.get("unconditional_histogram") or {})
 
 
+def interval(name: str, evaluation: Mapping[str, Any]) -> str:
+    """The interval of a headline number in words, such as "95 % interval 0.810 to 0.850"; empty if there is none."""
+    ends = (evaluation.get("intervals") or {}).get(name)
+    return f"95 % interval {number(ends[0])} to {number(ends[1])}" if ends else ""
+
+
 def worth(name: str, evaluation: Mapping[str, Any]) -> list[str]:
-    """What to compare a number with: the accuracy of judges, chance, errors, effective sample size."""
+    """What to compare a number with: its interval, the accuracy of judges, chance, errors, effective sample size."""
+    ends = interval(name, evaluation)
+    return ([ends] if ends else []) + _beside(name, evaluation)
+
+
+def _beside(name: str, evaluation: Mapping[str, Any]) -> list[str]:
     if quality(name):
         nets = list(
             dict.fromkeys(((evaluation.get("quality_settings") or {}).get("features") or {}).values())

@@ -83,6 +83,7 @@ def coherence_section(page: Page) -> Section:
             "of the sample. Last row: the same judges on real held-out images, an upper limit in practice.",
         )
     ]
+    tables = [_pairs(matrix, values.get("coherence_intervals") or {})]
     kinds = values.get("judge_kind") or {}
     judges = (
         Table(
@@ -109,7 +110,27 @@ def coherence_section(page: Page) -> Section:
             )
         )
     lead = "The share of generated images that a judge assigns to the class of the observed sample."
-    return Section("coherence", title, lead, figures, [judges] if judges else [], wide=False)
+    if values.get("judge_accuracy_by_attribute"):
+        lead = (
+            "The share of the attributes stated by the observed modality that are right in the generated one."
+        )
+    return Section("coherence", title, lead, figures, [*tables, *([judges] if judges else [])], wide=False)
+
+
+def _pairs(matrix: Mapping[str, Any], intervals: Mapping[str, Any]) -> Table:
+    """The cells of the matrix with their intervals."""
+    rows = []
+    for observed, row in matrix.items():
+        for target, value in row.items():
+            ends = intervals.get(observed, {}).get(target)
+            rows.append(
+                (
+                    f"{observed} → {target}",
+                    number(value),
+                    f"{number(ends[0])} to {number(ends[1])}" if ends else "–",
+                )
+            )
+    return Table(("observed → generated", "coherence", "95 % interval"), rows)
 
 
 def histogram_section(page: Page) -> Section:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:  # matplotlib takes a third of a second that only drawing shou
     from matplotlib.axes import Axes
 
 
-_WIDE = 140  # pixels of a tile with a sentence
-_FONT, _LINE, _LETTER = 7.5, 9.5, 4.4  # pixels: size of the letters, height of a line, mean width of a letter
+_TALL, _WIDE = 60, 130  # pixels of a tile with a sentence
+_FONT, _LINE, _LETTER = 9, 11, 5.2  # pixels: size of the letters, height of a line, mean width of a letter
 
 
 class Look(NamedTuple):
@@ -37,7 +37,7 @@ class Look(NamedTuple):
 
 def look_of_text(vocabulary: Vocabulary) -> Look:
     """How sentences are shown."""
-    return Look("text", 0.0, 1.0, 48, vocabulary, _WIDE)
+    return Look("text", 0.0, 1.0, _TALL, vocabulary, _WIDE)
 
 
 def look_of(shape: Sequence[int], likelihood: str, values: Tensor) -> Look | None:

@@ -227,7 +227,7 @@ class Plan:
         judged = [
             cell
             for cell in cells
-            if {"coherence", "quality", "all"} & {*cell.config.evaluate.metrics}
+            if {"coherence", "attributes", "quality", "all"} & {*cell.config.evaluate.metrics}
             or cell.config.evaluate.curve_seconds is not None
         ]
         for key in dict.fromkeys(data_key(cell.config) for cell in judged):

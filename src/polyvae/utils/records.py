@@ -114,6 +114,7 @@ class StoredLikelihood(Record):
 
 
 _Numbers = dict[str, float | None]
+_Ends = Annotated[list[float], Field(min_length=2, max_length=2)]
 _Table = dict[str, dict[str, float | None]]
 
 
@@ -137,6 +138,10 @@ class StoredEvaluation(Record):
     judge_kind: dict[str, Any] | None = None
     coherence_matrix: _Table | None = None
     coherence_by_observed: _Numbers | None = None
+    coherence_intervals: dict[str, dict[str, _Ends]] | None = None
+    intervals: dict[str, _Ends] | None = None
+    attributes: dict[str, dict[str, dict[str, Any]]] | None = None
+    unsaid: dict[str, dict[str, dict[str, Any]]] | None = None
     unconditional_histogram: _Numbers | None = None
     unconditional_histogram_fitted: _Numbers | None = None
     quality: dict[str, Any] | None = None

@@ -1,6 +1,8 @@
-"""Convolutional networks for series [channels, time]: sensors, audio frames. Lengths that differ are entry masks, with padding unobserved."""
+"""Convolutional networks for series [channels, time]: sensors, audio frames. Lengths that differ are entry masks: padding is unobserved."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -51,7 +53,7 @@ def series_encoder(in_shape: tuple[int, ...], out: int, *, width: float = 1.0) -
         _Padded(short << (len(channels) - 1)),
         nn.Conv1d(in_shape[0], channels[0], 5, padding=2),
     ]
-    for a, b in zip(channels[:-1], channels[1:], strict=True):
+    for a, b in pairwise(channels):
         layers += [nn.ReLU(), nn.Conv1d(a, b, 4, 2, 1)]
     return nn.Sequential(
         *layers,

@@ -34,7 +34,7 @@ class BagOfWords(nn.Module):
         super().__init__()
         self.words = nn.Embedding(size, embedding)
         self.first, self.second = (nn.Embedding(size, embedding) if order else None for _ in range(2))
-        self.position = nn.Parameter(torch.randn(length - 1, _HEADS)) if order else None
+        self.position = nn.Embedding(length - 1, _HEADS) if order else None
         self.layers = nn.Sequential(*layers([embedding * (2 + _HEADS if order else 1), *sizes]))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class BagOfWords(nn.Module):
         if self.first is not None and self.second is not None and self.position is not None:
             pairs = (self.first(ids[:, :-1]) + self.second(ids[:, 1:])).relu() * word[:, :-1]  # [B, L - 1, E]
             parts += [pairs.sum(1) / count]
-            parts += [(self.position.T @ pairs).flatten(1) / len(self.position) ** 0.5]
+            parts += [(self.position.weight.T @ pairs).flatten(1) / pairs.shape[1] ** 0.5]
         found: Tensor = self.layers(torch.cat(parts, -1))
         return found
 

@@ -91,16 +91,9 @@ def shapes_captions(
 
 
 def pairs(part: str, count: int, side: int, style: Style, seed: int) -> Pairs:
-    """The pairs of one part. Combinations of attributes are balanced to within one pair, and in random order."""
+    """The pairs of one part of the data."""
     key = seed, _PARTS[part]
-    combinations = np.stack(np.unravel_index(np.arange(960), [len(own) for own in ATTRIBUTES.values()]))
-    held = np.array(UNSEEN)[combinations[0]] == combinations[1]
-    rows = np.flatnonzero({"unseen": held, "judges": np.ones_like(held)}.get(part, ~held))
-    rows = rows[permutation(len(rows), *key, 0)]  # so that a last incomplete round is a random part of them
-    places = np.arange(count) % len(rows)
-    chosen = combinations[:, rows[places[permutation(count, *key, 1)]]]
-    classes = dict(zip(ATTRIBUTES, chosen, strict=True))
-    said = _said(count, style, *key)
+    classes, said = combined(part, count, seed), stated(count, style, *key)
     choices = (
         (bits(count * (len(ATTRIBUTES) + 4), *key, 3) >> np.uint64(8)).astype(np.int64).reshape(count, -1)
     )
@@ -117,7 +110,19 @@ def pairs(part: str, count: int, side: int, style: Style, seed: int) -> Pairs:
     return Pairs(classes, said, sentences, draw(classes, free, side, *key, 5), factors)
 
 
-def _said(count: int, style: Style, *key: int) -> dict[str, NDArray[np.bool_]]:
+def combined(part: str, count: int, seed: int) -> dict[str, NDArray[np.int64]]:
+    """The attributes of the samples of a part: name -> [N]. Combinations are balanced to within one, and in random order."""
+    key = seed, _PARTS[part]
+    every = np.stack(np.unravel_index(np.arange(960), [len(own) for own in ATTRIBUTES.values()]))
+    held = np.array(UNSEEN)[every[0]] == every[1]
+    rows = np.flatnonzero({"unseen": held, "judges": np.ones_like(held)}.get(part, ~held))
+    rows = rows[permutation(len(rows), *key, 0)]  # so that a last incomplete round is a random part of them
+    chosen = every[:, rows[(np.arange(count) % len(rows))[permutation(count, *key, 1)]]]
+    return dict(zip(ATTRIBUTES, chosen, strict=True))
+
+
+def stated(count: int, style: Style, *key: int) -> dict[str, NDArray[np.bool_]]:
+    """Which attributes the captions state: name -> [N]."""
     if style != "partial":
         return {name: np.ones(count, dtype=bool) for name in ATTRIBUTES}
     full = uniform(count, *key, 2, 0) < FULL

@@ -1,0 +1,52 @@
+"""Sentences in a report and beside generated samples."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import torch
+
+import polyvae as pv
+from polyvae.report.gallery import cross_generation, stage, traverse, unconditional
+from polyvae.runs import write_sentences
+
+SAID = ["a small red dot & a <large> one.", "two blue dots", "nothing"]
+
+
+def small():
+    torch.manual_seed(0)
+    ids, caption = pv.text([SAID[row % 3] for row in range(12)])
+    data = pv.MultimodalData(
+        {"image": np.random.default_rng(0).random((12, 3, 8, 8), np.float32), "caption": ids},
+        modalities=[pv.Modality("image", (3, 8, 8)), caption],
+    )
+    return pv.MMVAEPlus(data.modalities(), latent=2).eval(), data
+
+
+def test_grids_show_the_sentences_themselves():
+    model, data = small()
+    scene = stage(model, data, None, 0)
+    assert scene.inputs == scene.targets == ["image", "caption"]
+    assert scene.wide("caption") > scene.wide("image")
+    figure = cross_generation(scene)
+    words = figure.body.replace("\n", " ")
+    for part in ("nothing", "two blue dots"):
+        assert part in words
+    assert figure.width <= 1200
+    for other in (unconditional(scene, False), traverse(scene, "z")):
+        assert other.width <= 1100
+
+
+def test_generated_sentences_are_a_table(tmp_path):
+    model, data = small()
+    torch.manual_seed(1)
+    made = model.generate(data.take([0, 1]).observe("image"), K=2)
+    assert write_sentences(tmp_path / "s.csv", model, made) == 4
+    with (tmp_path / "s.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["modality", "draw", "sample", "sentence"]
+    decoded = model.modalities["caption"].likelihood.vocabulary.decode(made["caption"])
+    assert rows == [["caption", str(k), str(n), decoded[k][n]] for k in range(2) for n in range(2)]
+    assert write_sentences(tmp_path / "none.csv", model, {"image": made["image"]}) == 0
+    assert not (tmp_path / "none.csv").exists()
