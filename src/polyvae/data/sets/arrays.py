@@ -56,7 +56,8 @@ def shrunk(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     step = old // side
     shape = (len(images), side, step, side, step, *images.shape[3:])
     total = images.reshape(shape).sum((2, 4), dtype=np.uint32)
-    return ((2 * total + step * step) // (2 * step * step)).astype(np.uint8)
+    made: NDArray[np.uint8] = ((2 * total + step * step) // (2 * step * step)).astype(np.uint8)
+    return made
 
 
 def check_side(name: str, side: object, whole: int) -> None:
