@@ -47,7 +47,7 @@ def unknown_ending(path: Path, known: Sequence[str], where: str = "") -> InputEr
 
 def stem(path: Path) -> str:
     """The name of a file without its ending."""
-    return path.name[: -len(path.suffix)] if path.suffix.lower() != ".gz" else Path(path.stem).stem
+    return path.stem if path.suffix.lower() != ".gz" else Path(path.stem).stem
 
 
 def target(out: Path, name: str, kind: str, count: int) -> Path:
