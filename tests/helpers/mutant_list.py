@@ -824,9 +824,9 @@ MUTANTS = [
         by="metrics/test_quality.py",
     ),
     # ---- core.fitted ----
-    Mutant("core.fitted:FittedMixture.fit", "matrices.sqrt()", "matrices", by="core/test_fitted.py"),
+    Mutant("core.fitted.mixture:_mixture", "matrices.sqrt()", "matrices", by="core/test_fitted.py"),
     Mutant(
-        "core.fitted:FittedFlow.fit",
+        "core.fitted.flow:FittedFlow.fit",
         "prior.load_state_dict(state)",
         "prior.state_dict()",
         by="core/test_fitted.py",

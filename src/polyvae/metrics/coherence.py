@@ -27,6 +27,8 @@ _SUBSETS = 64  # the largest number of observed sets for each number of inputs
 def coherence(context: Context) -> dict[str, Any]:
     """Conditional coherence (with its matrix, and by number of observed modalities) and unconditional coherence (with its histogram).
 
+    With a fitted prior, unconditional coherence is also computed for draws from it. If it is over all latents and has conditional draws,
+    so is conditional coherence, with the private latents of what is not observed drawn from it.
     The held-out accuracies of the judges are included for comparison. Samples without a label are left out. Agreement needs two judges:
     with one, it would be 1 for any model, so it is absent. Empty if there are no judges for the decoded modalities.
     """
@@ -47,23 +49,14 @@ def coherence(context: Context) -> dict[str, Any]:
         for size in sizes
         for members in _some(list(combinations(inputs, size)), context.seed("coherence/sets", size))
     ]
-    context.report.start("coherence", len(sets) + 1)
-    matrix: dict[str, dict[str, float]] = {name: {} for name in inputs}
-    by_number: dict[str, list[float]] = {}
-    for number, members in enumerate(sets):
-        found = _accuracies(
-            context,
-            judges,
-            members,
-            [name for name in targets if name not in members],
-            context.seed("coherence/conditional", number),
-        )
-        by_number.setdefault(str(len(members)), []).extend(found.values())
-        if len(members) == 1:
-            matrix[members[0]] = found
-        context.report.advance()
-    pairs = [value for row in matrix.values() for value in row.values()]
-    result: dict[str, Any] = {"conditional_coherence": _mean(pairs)} if pairs else {}
+    fitted = generation.conditional_prior(context)
+    context.report.start("coherence", len(sets) * (1 if fitted is None else 2) + 1)
+    result: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
+    for suffix, prior in ({"": None} | ({"_fitted": fitted} if fitted is not None else {})).items():
+        pairs, matrix, by_number = _conditional(context, judges, targets, inputs, sets, prior)
+        result |= {f"conditional_coherence{suffix}": _mean(pairs)} if pairs else {}
+        tables |= {f"coherence_matrix{suffix}": matrix, f"coherence_by_observed{suffix}": by_number}
     priors = {"": None} | ({"_fitted": context.prior} if context.prior is not None else {})
     drawn = {
         suffix: unconditional(context, judges, targets, prior, number)
@@ -81,8 +74,7 @@ def coherence(context: Context) -> dict[str, Any]:
     result |= {
         "judge_accuracy": judges.accuracy,
         "judge_kind": judges.kinds,
-        "coherence_matrix": matrix,
-        "coherence_by_observed": {size: _mean(values) for size, values in by_number.items() if values},
+        **tables,
         "judges": judges.source,
     }
     for suffix, (_, histogram) in drawn.items():
@@ -117,16 +109,45 @@ def entropy(counts: list[int]) -> float:
     return -sum(n / total * math.log(n / total) for n in counts if n) / math.log(len(counts))
 
 
+def _conditional(
+    context: Context,
+    judges: Judges,
+    targets: list[str],
+    inputs: list[str],
+    sets: list[tuple[str, ...]],
+    prior: FittedPrior | None,
+) -> tuple[list[float], dict[str, dict[str, float]], dict[str, float]]:
+    """The accuracies of all pairs, their matrix, and their means by number of observed modalities."""
+    matrix: dict[str, dict[str, float]] = {name: {} for name in inputs}
+    by_number: dict[str, list[float]] = {}
+    for number, members in enumerate(sets):
+        found = _accuracies(
+            context,
+            judges,
+            members,
+            [name for name in targets if name not in members],
+            context.seed("coherence/conditional", number),
+            prior,
+        )
+        by_number.setdefault(str(len(members)), []).extend(found.values())
+        if len(members) == 1:
+            matrix[members[0]] = found
+        context.report.advance()
+    pairs = [value for row in matrix.values() for value in row.values()]
+    return pairs, matrix, {size: _mean(values) for size, values in by_number.items() if values}
+
+
 def _accuracies(
     context: Context,
     judges: Judges,
     members: tuple[str, ...],
     targets: list[str],
     seed: int,
+    prior: FittedPrior | None,
 ) -> dict[str, float]:
     right = dict.fromkeys(targets, 0)
     count = 0
-    for batch, made in generation.conditional(context, members, targets, seed):
+    for batch, made in generation.conditional(context, members, targets, seed, prior=prior):
         truth = batch.extra["labels"]
         seen = labels.known(truth)
         for name, images in made.items():

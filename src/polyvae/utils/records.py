@@ -136,7 +136,9 @@ class StoredEvaluation(Record):
     judge_accuracy: _Numbers | None = None
     judge_kind: dict[str, Any] | None = None
     coherence_matrix: _Table | None = None
+    coherence_matrix_fitted: _Table | None = None
     coherence_by_observed: _Numbers | None = None
+    coherence_by_observed_fitted: _Numbers | None = None
     unconditional_histogram: _Numbers | None = None
     unconditional_histogram_fitted: _Numbers | None = None
     quality: dict[str, Any] | None = None
