@@ -147,7 +147,7 @@ class FittedMixture(FittedPrior):
         return self.loc[choice] + _scaled(self.scale_tril, choice, eps)
 
     def complete(self, x: Tensor, observed: Tensor) -> Tensor:
-        patterns, which = observed.unique(dim=0, return_inverse=True)
+        patterns, which = torch.unique(observed, dim=0, return_inverse=True)
         rows = [(which == number).nonzero()[:, 0] for number in range(len(patterns))]
         known = list(columns_of(patterns, self.blocks))
         parts = [self.given(x[index], here) for index, here in zip(rows, known, strict=True)]
@@ -190,7 +190,8 @@ class FittedMixture(FittedPrior):
         each = _log_density(
             self.scale_tril, _white(self.scale_tril, z.reshape(-1, 1, self.latent) - self.loc)
         )
-        return (each + self.weights.log()).logsumexp(-1).view(z.shape[:-1])
+        log_prob: Tensor = (each + self.weights.log()).logsumexp(-1)
+        return log_prob.view(z.shape[:-1])
 
 
 def _mixture(x: Tensor, components: int, covariance: str, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -225,17 +226,14 @@ def _white(tril: Tensor, gap: Tensor) -> Tensor:
 
 def _log_density(tril: Tensor, white: Tensor) -> Tensor:
     """Log-density of each component: [C, A, A], [N, C, A] -> [N, C]."""
-    return (
-        -0.5 * white.square().sum(-1)
-        - tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        - 0.5 * white.shape[-1] * math.log(2 * math.pi)
-    )
+    log_scale: Tensor = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return -0.5 * white.square().sum(-1) - log_scale - 0.5 * white.shape[-1] * math.log(2 * math.pi)
 
 
 def _scaled(tril: Tensor, choice: Tensor, eps: Tensor) -> Tensor:
     """tril_c eps with the component c of each row: [C, U, U], [N], [N, U] -> [N, U]. No matrix is copied for each row."""
     out = torch.zeros_like(eps)
-    for c in choice.unique().tolist():
+    for c in torch.unique(choice).tolist():
         rows = (choice == c).nonzero()[:, 0]
         out[rows] = eps[rows] @ tril[c].T
     return out

@@ -97,23 +97,21 @@ class FittedScore(FittedPrior):
 
     @classmethod
     def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        loc, scale = checked_tensors(tensors, *tensors, "loc", "scale")[-2:]
+        loc, scale = checked_tensors(tensors, "loc", "scale")
+        checked_tensors(tensors, *tensors)
         if loc.ndim != 1 or loc.shape != scale.shape or not bool((scale > 0).all()):
             raise misfit(f"loc {tuple(loc.shape)} and scale {tuple(scale.shape)}", "[D] both, scale positive")
         blocks = stored_blocks(settings, len(loc))
-        sizes = {key: settings.get(key) for key in ("hidden", "layers", "steps")}
-        for key, value in sizes.items():
-            # Each layer has tensors, and each hidden unit a row, so a small file cannot ask for a large network.
-            most = {"hidden": max(len(x) for x in tensors.values()), "layers": len(tensors)}.get(key, 2**62)
-            if type(value) is not int or not 1 <= value <= most:
-                raise misfit(f"{key}={value!r}", "a whole number, 1 or more, as in the tensors stored")
+        # Each layer has tensors, and each hidden unit numbers, so a small file cannot ask for a large network.
+        hidden = _whole(settings, "hidden", max(x.numel() for x in tensors.values()))
+        layers = _whole(settings, "layers", len(tensors))
         with torch.device("meta"):
-            expected = _ScoreNet(blocks, sizes["hidden"], sizes["layers"]).state_dict(prefix="net.")
+            expected = _ScoreNet(blocks, hidden, layers).state_dict(prefix="net.")
         if {key: x.shape for key, x in expected.items()} != {
             key: x.shape for key, x in tensors.items() if key not in ("loc", "scale")
         }:
             raise misfit("tensors of another network", "those of its hidden units, layers and blocks")
-        prior = cls(loc, scale, **sizes, blocks=blocks)
+        prior = cls(loc, scale, hidden, layers, _whole(settings, "steps", 2**62), blocks)
         prior.load_state_dict(dict(tensors))
         return prior.requires_grad_(False)
 
@@ -212,6 +210,14 @@ def subsets(rows: int, blocks: Sequence[int], generator: torch.Generator) -> Ten
     code = torch.where(torch.rand(rows, 1, generator=generator) < CLEAN, code, 0)
     out[:, filled] = (code >> torch.arange(len(filled))) % 2 == 1
     return out
+
+
+def _whole(settings: Mapping[str, Any], key: str, most: int) -> int:
+    """A stored whole number from 1 to ``most``."""
+    value = settings.get(key)
+    if type(value) is not int or not 1 <= value <= most:
+        raise misfit(f"{key}={value!r}", "a whole number, 1 or more, as in the tensors stored")
+    return value
 
 
 def _average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
