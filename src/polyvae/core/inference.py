@@ -199,7 +199,7 @@ class Inference(nn.Module, ABC):
         latents = torch.cat([draws.z, draws.w], -1)  # [K, B, D + W]
         known = inferred[rows].expand(K, -1, -1).flatten(0, 1)
         completed = prior.complete(latents[:, rows].flatten(0, 1), known)
-        latents[:, rows] = completed.view(K, len(rows), -1)
+        latents[:, rows] = completed.view(K, len(rows), sum(self.blocks))
         return self._split(latents)
 
     @torch.no_grad()

@@ -118,6 +118,7 @@ def _conditional(
     prior: FittedPrior | None,
 ) -> tuple[list[float], dict[str, dict[str, float]], dict[str, float]]:
     """The accuracies of all pairs, their matrix, and their means by number of observed modalities."""
+    stream = "coherence/conditional" if prior is None else "coherence/conditional/fitted"
     matrix: dict[str, dict[str, float]] = {name: {} for name in inputs}
     by_number: dict[str, list[float]] = {}
     for number, members in enumerate(sets):
@@ -126,7 +127,7 @@ def _conditional(
             judges,
             members,
             [name for name in targets if name not in members],
-            context.seed("coherence/conditional", number),
+            context.seed(stream, number),
             prior,
         )
         by_number.setdefault(str(len(members)), []).extend(found.values())

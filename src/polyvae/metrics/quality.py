@@ -108,7 +108,8 @@ def _given(
         for name, side in sides.items()
         if context.config.protocol == "published" or name != observed
     }
-    seed = context.seed("quality/conditional", number)
+    name = "quality/conditional" if prior is None else "quality/conditional/fitted"
+    seed = context.seed(name, number)
     stream = generation.conditional(context, (observed,), list(targets), seed, prior=prior)
     total = int(context.data.mask[context.data.names.index(observed)].sum())
     images = ({name: x[0] for name, x in given.made.items()} for given in stream)

@@ -221,7 +221,8 @@ def _shrunk(weights: Tensor, loc: Tensor, tril: Tensor, held: Tensor) -> tuple[T
 
 def _white(tril: Tensor, gap: Tensor) -> Tensor:
     """tril⁻¹ gap: [C, A, A], [N, C, A] -> [N, C, A]."""
-    return torch.linalg.solve_triangular(tril, gap.permute(1, 2, 0), upper=False).permute(2, 0, 1)
+    solved: Tensor = torch.linalg.solve_triangular(tril, gap.permute(1, 2, 0), upper=False)
+    return solved.permute(2, 0, 1)
 
 
 def _log_density(tril: Tensor, white: Tensor) -> Tensor:
