@@ -831,6 +831,36 @@ MUTANTS = [
         "prior.state_dict()",
         by="core/test_fitted.py",
     ),
+    Mutant(
+        "core.fitted.mixture:FittedMixture.given",
+        "_log_density(first, white) + self.weights.double().log()",
+        "0 * _log_density(first, white) + self.weights.double().log()",
+        by="core/test_fitted_all.py",
+    ),
+    Mutant(
+        "core.fitted.score:FittedScore.loss",
+        "error.mean(-1) / (1 - share)",
+        "error.mean(-1)",
+        by="core/test_fitted_all.py",
+    ),
+    Mutant(
+        "core.fitted.score:marginal",
+        "-0.25 * t.square()",
+        "-0.5 * t.square()",
+        by="core/test_fitted_all.py",
+    ),
+    Mutant(
+        "core.fitted.score:FittedScore._reverse",
+        "torch.where(observed, 0, t)",
+        "t.expand(*observed.shape)",
+        by="core/test_fitted_all.py",
+    ),
+    Mutant(
+        "metrics.context:complete_rows",
+        "rows[private].all(0) & rows.any(0)",
+        "rows.any(0)",
+        by="core/test_fitted_all.py",
+    ),
     # ---- report ----
     Mutant(
         "report.measures:_panel",

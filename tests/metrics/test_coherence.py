@@ -139,7 +139,7 @@ def test_the_shared_w_of_the_published_protocol_is_not_the_posterior_s(data):
         assert bool((b == c).all()) is (protocol == "published")
 
 
-@pytest.mark.parametrize("kind", ["gmm", "mld"])
+@pytest.mark.parametrize("kind", ["gmm", pytest.param("mld", marks=pytest.mark.slow)])
 def test_independent_vaes_agree_with_a_prior_that_is_fitted_to_all_latents(data, judges, kind):
     """Every modality shows the sign of its own w, and all have the class of the sample: chance alone, 1 with conditional draws."""
     specs = [
@@ -154,7 +154,7 @@ def test_independent_vaes_agree_with_a_prior_that_is_fitted_to_all_latents(data,
     ]
     found = evaluate(
         build("vae", specs, latent=1).eval(),
-        data,
+        data.test.rows(slice(0, 400)),
         metrics=["coherence", "quality"],
         judges=judges,
         fitted_prior={"kind": kind, "latents": "all", "components": 2, "steps": 150},
@@ -162,7 +162,7 @@ def test_independent_vaes_agree_with_a_prior_that_is_fitted_to_all_latents(data,
         measures="frechet",
         show=False,
     )
-    assert found["conditional_coherence"] == pytest.approx(0.5, abs=0.05)
+    assert found["conditional_coherence"] == pytest.approx(0.5, abs=0.06)
     assert found["unconditional_coherence"] == pytest.approx(0.25, abs=0.1)
     least = 1 if kind == "gmm" else 0.95
     assert found["conditional_coherence_fitted"] >= least
