@@ -346,7 +346,7 @@ MUTANTS = [
         "log_q",
     ),
     Mutant("core.inference:Inference._defended", "p_w.where(prior, q_w)", "q_w"),
-    Mutant("core.inference:Inference.draw", "self._draw_z(q, K)", "self._draw_z(q, 1).expand(K, -1, -1)"),
+    Mutant("core.inference:Inference._draw", "self._draw_z(q, K)", "self._draw_z(q, 1).expand(K, -1, -1)"),
     Mutant("core.inference:Inference._draw_z", "torch.where(q.observed[:, None], z, from_prior)", "z"),
     # ---- models.vae ----
     Mutant("models.vae:VAE.bound", "self.scored(q_w).columns(w)", "q_w.columns(w)"),

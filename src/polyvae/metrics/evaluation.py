@@ -112,7 +112,8 @@ def evaluate(
         show: Whether to show progress.
         **settings: The fields of ``polyvae.config.EvaluateConfig``, where each is described: ``metrics``, ``draws``, ``seed``,
             ``protocol``, ``inputs``, ``measures``, ``features``, ``likelihood_samples``, ``likelihood_rows``,
-            ``likelihood_conditional``, and ``fitted_prior`` such as ``{"kind": "gmm", "components": 20}``.
+            ``likelihood_conditional``, and ``fitted_prior`` such as ``{"kind": "gmm", "components": 20}`` or
+            ``{"kind": "mld", "latents": "all"}``.
 
     Returns:
         The numbers by name. ``protocol`` describes the choices behind them; ``notes`` lists what to know about these data: what was

@@ -237,7 +237,7 @@ class _ScoreNet(nn.Module):
         self.time = nn.Sequential(
             nn.Linear(2 * len(blocks), hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
         )
-        self.first = nn.Linear(sum(blocks), hidden)
+        self.first = nn.Linear(2 * sum(blocks), hidden)
         self.layers = nn.ModuleList([_Residual(hidden) for _ in range(layers)])
         self.last = nn.Sequential(nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, sum(blocks)))
         for parameter in self.last[2].parameters():
@@ -245,7 +245,9 @@ class _ScoreNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         s = marginal(t).s
-        time, h = self.time(torch.cat([t, s], -1)), self.first(x)
+        fixed = columns_of(t == 0, self.blocks)
+        h = self.first(torch.cat([torch.where(fixed, 0, x), torch.where(fixed, x, 0)], -1))
+        time = self.time(torch.cat([t, s], -1))
         for layer in self.layers:
             h = layer(h, time)
         out: Tensor = self.last(h) - columns_of(s, self.blocks) * x
