@@ -57,8 +57,8 @@ class FittedScore(FittedPrior):
     (MustaphaBounoua/MLD, mm_sde.py).
 
     Differs from the authors' code: S is drawn for each row, not for a batch. The network is a residual network without U-shape. −s(t) x_t,
-    the prediction for a standard normal x, is added to its output, and s(t) to its input. The average of the parameters starts with
-    smaller factors. There is no resampling (RePaint) in conditional draws.
+    the prediction for a standard normal x, is added to its output. s(t) is part of its input, and clean columns have weights of their own.
+    The average of the parameters starts with smaller factors. There is no resampling (RePaint) in conditional draws.
 
     Args:
         loc: Means of the latents, [D].
