@@ -260,7 +260,7 @@ def test_draws_are_made_in_one_module():
         name: found
         for name in FILES
         if name.split("/")[0] in ("core", "models")
-        and MODULES[name] not in {"core.noise", *STARTS}
+        and part(name) not in {"core.noise", *STARTS}
         and (found := calls(TREES[name]) & banned)
     }
     assert not wrong
@@ -271,7 +271,7 @@ def test_the_core_needs_torch_alone():
     for name in FILES:
         if name.split("/")[0] in ("core", "models"):
             others = outside(TREES[name]) - sys.stdlib_module_names - {"polyvae", "torch"}
-            others -= {"sklearn", "zuko"} if MODULES[name] in STARTS else set()
+            others -= {"sklearn", "zuko"} if part(name) in STARTS else set()
             others -= {"zuko"} if MODULES[name] == "models.parts.flows" else set()
             if others:
                 wrong[name] = others

@@ -157,19 +157,27 @@ class TrainConfig(Section):
 
 
 class FittedPriorConfig(Section):
-    """The density that is fitted to posterior draws of z after training."""
+    """The distribution that is fitted to posterior draws of the latents after training."""
 
-    kind: Literal["gmm", "flow"] = Field(
-        default="gmm", description='"gmm": a Gaussian mixture; "flow": a normalising flow (by zuko).'
+    kind: Literal["gmm", "flow", "mld"] = Field(
+        default="gmm",
+        description='"gmm": a Gaussian mixture; "flow": a normalising flow (by zuko); "mld": a score network (latent diffusion).',
+    )
+    latents: Literal["z", "all"] = Field(
+        default="z",
+        description='"z": the shared latent; "all": also the private latents, with conditional draws of those that were not inferred '
+        '(not with "flow").',
     )
     components: int = Field(
         default=20,
         ge=0,
-        description="Components of the Gaussian mixture; 0: no prior of either kind is fitted.",
+        description="Components of the Gaussian mixture; 0: no prior of any kind is fitted.",
     )
     covariance: Literal["full", "diag"] = Field(
-        default="full", description="Covariance of each Gaussian component."
+        default="full",
+        description="Covariance of each Gaussian component; over all latents, full ones are shrunk towards their diagonals.",
     )
+    steps: _Count = Field(default=4000, description="Training steps of the score network.")
     transforms: _Count = Field(default=3, description="Spline transforms of the flow.")
     seed: _Seed = Field(default=0, description="Seed of the posterior draws and of the fit.")
 

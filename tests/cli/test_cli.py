@@ -17,13 +17,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import polyvae as pv
 from polyvae import runs
 from polyvae.cli import main
 from polyvae.config import read_config
+from polyvae.core.fitted import FittedMixture
 from polyvae.models import model_class, options_of
 from polyvae.training.directory import RunDirectory
+from polyvae.utils.files import save_tensors
 from tests.helpers.cli import SMALL, polyvae, train_judges_briefly
 
 
@@ -90,11 +93,14 @@ def test_evaluate_sample_and_report_follow(
         "evaluate.likelihood_samples=50",
         "--set",
         "evaluate.draws=500",
+        "--set",
+        "evaluate.fitted_prior.latents=all",
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((run / "evaluation.json").read_text())
     for name in (
         "conditional_coherence",
+        "conditional_coherence_fitted",
         "unconditional_coherence",
         "unconditional_coherence_fitted",
         "judge_agreement",
@@ -113,6 +119,7 @@ def test_evaluate_sample_and_report_follow(
         ((), (7, 3, 16, 16)),
         (("--prior", "fitted"), (7, 3, 16, 16)),
         (("--given", "m1", "-k", "2"), (2, 7, 3, 16, 16)),
+        (("--given", "m1", "--prior", "fitted"), (1, 7, 3, 16, 16)),
     ):
         done = polyvae("sample", run, "-n", "7", "-o", tmp_path / "new.npz", *words)
         assert done.returncode == 0, done.stderr
@@ -123,6 +130,12 @@ def test_evaluate_sample_and_report_follow(
     done = polyvae("report", run)
     assert done.returncode == 0, done.stderr
     assert f"{found['conditional_coherence']:.3f}"[1:] in (run / "report.html").read_text()
+
+    only_z = FittedMixture.fit(torch.randn(20, 4), 2)
+    save_tensors(RunDirectory(run).fitted_prior, only_z.state_dict(), only_z.settings)
+    done = polyvae("sample", run, "--given", "m1", "--prior", "fitted", "-o", tmp_path / "new.npz")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "is over z alone; expected one over all latents" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -218,9 +218,11 @@ def test_without_zuko_one_line_says_what_to_install(monkeypatch):
 
 def test_the_kind_is_a_setting():
     assert read_config(None, ["evaluate.fitted_prior.kind=flow"]).evaluate.fitted_prior.kind == "flow"
-    with pytest.raises(InputError, match=r"evaluate.fitted_prior.kind: got 'flo'; expected 'gmm' or 'flow'"):
+    with pytest.raises(
+        InputError, match=r"evaluate.fitted_prior.kind: got 'flo'; expected 'gmm', 'flow' or 'mld'"
+    ):
         read_config(None, ["evaluate.fitted_prior.kind=flo"])
-    assert set(FITTED) == set(KINDS)
+    assert set(FITTED) == {*KINDS, "mld"}
     with pytest.raises(InputError, match="unknown kind 'flo'"):
         fit_prior(*some("mmvae"), kind="flo")
 

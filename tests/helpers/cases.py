@@ -47,7 +47,7 @@ OPTIONS = {
     "jnf": [{"hidden": (5,), "transforms": 2, "joint_width": 6, "steps": 2, "leapfrog": 2}],
     "set-fusion": [
         {"width": 8},
-        {"pool": "attention", "variant": "mixture", "width": 8, "blocks": 1, "K": 2, "beta": 2.5},
+        {"pool": "attention", "variant": "mixture", "width": 8, "depth": 1, "K": 2, "beta": 2.5},
     ],
     "dmvae": [
         {},

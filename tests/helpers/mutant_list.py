@@ -366,7 +366,7 @@ MUTANTS = [
         "log_q",
     ),
     Mutant("core.inference:Inference._defended", "p_w.where(prior, q_w)", "q_w"),
-    Mutant("core.inference:Inference.draw", "self._draw_z(q, K)", "self._draw_z(q, 1).expand(K, -1, -1)"),
+    Mutant("core.inference:Inference._draw", "self._draw_z(q, K)", "self._draw_z(q, 1).expand(K, -1, -1)"),
     Mutant("core.inference:Inference._draw_z", "torch.where(q.observed[:, None], z, from_prior)", "z"),
     # ---- models.vae ----
     Mutant("models.vae:VAE.bound", "self.scored(q_w).columns(w)", "q_w.columns(w)"),
@@ -935,12 +935,42 @@ MUTANTS = [
         by="metrics/test_quality.py",
     ),
     # ---- core.fitted ----
-    Mutant("core.fitted:FittedMixture.fit", "matrices.sqrt()", "matrices", by="core/test_fitted.py"),
+    Mutant("core.fitted.mixture:_mixture", "matrices.sqrt()", "matrices", by="core/test_fitted.py"),
     Mutant(
-        "core.fitted:FittedFlow.fit",
+        "core.fitted.flow:FittedFlow.fit",
         "prior.load_state_dict(state)",
         "prior.state_dict()",
         by="core/test_fitted.py",
+    ),
+    Mutant(
+        "core.fitted.mixture:FittedMixture.given",
+        "_log_density(first, white) + self.weights.double().log()",
+        "0 * _log_density(first, white) + self.weights.double().log()",
+        by="core/test_fitted_all.py",
+    ),
+    Mutant(
+        "core.fitted.score:FittedScore.loss",
+        "error.mean(-1) / (1 - share)",
+        "error.mean(-1)",
+        by="core/test_fitted_all.py",
+    ),
+    Mutant(
+        "core.fitted.score:marginal",
+        "-0.25 * t.square()",
+        "-0.5 * t.square()",
+        by="core/test_fitted_all.py",
+    ),
+    Mutant(
+        "core.fitted.score:FittedScore._reverse",
+        "torch.where(observed, 0, t)",
+        "t.expand(*observed.shape)",
+        by="core/test_fitted_all.py",
+    ),
+    Mutant(
+        "metrics.context:complete_rows",
+        "rows[private].all(0) & rows.any(0)",
+        "rows.any(0)",
+        by="core/test_fitted_all.py",
     ),
     # ---- report ----
     Mutant(

@@ -137,3 +137,54 @@ def test_the_shared_w_of_the_published_protocol_is_not_the_posterior_s(data):
         for other in (b, c):
             assert float((other > 0).double().mean()) == pytest.approx(0.5, abs=0.05)
         assert bool((b == c).all()) is (protocol == "published")
+
+
+@pytest.mark.parametrize("kind", ["gmm", pytest.param("mld", marks=pytest.mark.slow)])
+def test_independent_vaes_agree_with_a_prior_that_is_fitted_to_all_latents(data, judges, kind):
+    """Every modality shows the sign of its own w, and all have the class of the sample: chance alone, 1 with conditional draws."""
+    specs = [
+        Modality(
+            name,
+            (1, 8, 8),
+            encoder=lambda shape, out: Signs(0, out),
+            decoder=lambda shape, out: Signs(0, out),
+            private=1,
+        )
+        for name in NAMES
+    ]
+    found = evaluate(
+        build("vae", specs, latent=1).eval(),
+        data.test.rows(slice(0, 400)),
+        metrics=["coherence", "quality"],
+        judges=judges,
+        fitted_prior={"kind": kind, "latents": "all", "components": 2, "steps": 150},
+        draws=300,
+        measures="frechet",
+        show=False,
+    )
+    assert found["conditional_coherence"] == pytest.approx(0.5, abs=0.06)
+    assert found["unconditional_coherence"] == pytest.approx(0.25, abs=0.1)
+    least = 1 if kind == "gmm" else 0.95
+    assert found["conditional_coherence_fitted"] >= least
+    assert found["unconditional_coherence_fitted"] >= least
+    assert set(found["coherence_by_observed_fitted"]) == {"1", "2"}
+    assert min(found["coherence_by_observed_fitted"].values()) >= least
+    assert set(found["coherence_matrix_fitted"]["a"]) == {"b", "c"}
+    assert found["conditional_frechet_distance_fitted"] == pytest.approx(
+        found["conditional_frechet_distance"], abs=0.3
+    )
+
+
+def test_a_prior_without_conditional_draws_has_no_conditional_coherence(data, judges):
+    found = evaluate(
+        model_of({"a": 0, "b": 0, "c": 1}),
+        data,
+        metrics=["coherence"],
+        judges=judges,
+        fitted_prior={"kind": "flow", "latents": "all", "transforms": 1},
+        draws=20,
+        inputs=1,
+        show=False,
+    )
+    assert "conditional_coherence_fitted" not in found
+    assert any("'flow' has no conditional draws" in note for note in found["notes"])

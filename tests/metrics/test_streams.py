@@ -43,7 +43,7 @@ def test_no_two_draws_of_an_evaluation_start_from_one_state(monkeypatch):
         judges=known,
         metrics=["all"],
         draws=30,
-        fitted_prior={"components": 2},
+        fitted_prior={"components": 2, "latents": "all"},
         likelihood_samples=20,
         likelihood_rows=5,
         show=False,

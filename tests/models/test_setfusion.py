@@ -117,7 +117,7 @@ def test_subsets_have_uniform_sizes():
             {"pool": "attention", "width": 6},
             "set-fusion: got width=6 with heads=4; expected heads that divide",
         ),
-        ({"blocks": 0}, "set-fusion: got blocks=0; expected"),
+        ({"depth": 0}, "set-fusion: got depth=0; expected"),
     ],
 )
 def test_a_set_fusion_that_cannot_be(options, message):

@@ -202,6 +202,33 @@ def test_what_a_model_lacks_is_said_not_drawn(tmp_path, name, absent, present, s
     assert sentence in Elements(page.read_text("utf-8")).words
 
 
+def test_a_prior_of_all_latents_lets_independent_vaes_generate_across_modalities(tmp_path):
+    """Its draws and its numbers are shown; of the model's own there are no conditional draws."""
+    data = vectors()
+    model = run_of(tmp_path / "run", "vae", data)
+    prior = FittedMixture.fit(torch.randn(64, sum(model.blocks)), 2, blocks=model.blocks)
+    matrix = {"a": {"b": 0.8125}, "b": {"a": 0.75}}
+    evaluation = small_evaluation(("a", "b")) | {
+        "fitted_prior": prior.summary,
+        "conditional_coherence_fitted": 0.78125,
+        "coherence_matrix_fitted": matrix,
+        "coherence_by_observed_fitted": {"1": 0.78125, "2": 0.9},
+        "coherence_by_observed": {"1": 0.1, "2": 0.1},
+    }
+    page = write_report(tmp_path / "run", model, data, evaluation, prior=prior)
+    drawn = {file.stem for file in (tmp_path / "run" / "figures").iterdir()}
+    assert {"cross_generation_fitted", "unconditional_fitted", "coherence_matrix_fitted"} <= drawn
+    assert "cross_generation" not in drawn
+    found = Elements(page.read_text("utf-8"))
+    assert "all latents from the fitted prior" in found.words
+    assert "vae has no shared latent (D = 0): all information passes through the fitted prior" in found.words
+    assert "Gaussian mixture, 2 components, full, over all latents" in found.words
+    labels = " ".join(attributes.get("aria-label") or "" for _, attributes in found.tags)
+    assert "a to b 0.812; b to a 0.750" in labels
+    assert "with the fitted prior 1: 0.781, 2: 0.900" in labels
+    assert number(0.78125) in found.words
+
+
 @pytest.mark.usefixtures("without_png")
 def test_two_vectors_without_labels_or_evaluation_make_a_page(tmp_path):
     data = vectors((ODD, "b"))

@@ -20,7 +20,6 @@ from polyvae.cli import tables
 from polyvae.cli.listing import described, list_datasets, list_models
 from polyvae.config import RunConfig, read_config
 from polyvae.core.fitted import FittedPrior
-from polyvae.core.vae import MultimodalVAE
 from polyvae.data.custom import is_import, is_path
 from polyvae.models import model_class
 from polyvae.models.bundles import load_model
@@ -195,7 +194,7 @@ def sample(
             f"sample: got -k {draws} without --given; expected a modality to condition on; set the number of new samples with -n"
         )
     model = load_model(run, trust or ())
-    fitted = _prior_of(prior, directory, config.model.name, model)
+    fitted = _prior_of(prior, directory, bool(given))
     torch.manual_seed(seed)
     if given:
         test = runs.data_of(config, trust or ())[0].test
@@ -204,7 +203,7 @@ def sample(
                 f"sample: got -n {count} with --given; expected at most {len(test)}, the number of test samples"
             )
         batch = test.take(slice(0, count)).observe(*given)
-        made = model.generate(batch, K=draws, sample=noise)
+        made = model.generate(batch, K=draws, sample=noise, prior=fitted)
     else:
         made = model.sample(count, fitted, sample=noise)
     write_npz(out, {name: x.cpu().numpy() for name, x in made.items()})
@@ -364,20 +363,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _prior_of(prior: str, run: RunDirectory, name: str, model: MultimodalVAE) -> FittedPrior | None:
-    """The prior to sample from: None for that of the model."""
+def _prior_of(prior: str, run: RunDirectory, given: bool) -> FittedPrior | None:
+    """The prior to sample from, if ``given`` conditionally: None for that of the model."""
     if prior not in ("own", "fitted"):
         raise InputError(f"sample: got --prior {prior!r}; expected 'own' or 'fitted'")
     if prior == "own":
         return None
-    if not model.shared:
-        raise InputError(
-            f"sample: {name} has no shared latent, so no prior can be fitted; expected --prior own"
-        )
     fitted = runs.fitted_prior(run)
+    again = f"polyvae evaluate {run.path} --set evaluate.fitted_prior.latents=all"
     if fitted is None:
         raise InputError(
-            f"sample: {run.path} has no fitted prior; expected fitted_prior.safetensors; make it with: polyvae evaluate {run.path}"
+            f"sample: {run.path} has no fitted prior; expected fitted_prior.safetensors; make it with: polyvae evaluate {run.path}, "
+            f"or without a shared latent: {again}"
+        )
+    if given and fitted.latents == "z":
+        raise InputError(
+            f"sample: got --given and --prior fitted, but the fitted prior of {run.path} is over z alone; expected one over all latents; "
+            f"fit it with: {again}"
         )
     return fitted
 

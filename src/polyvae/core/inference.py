@@ -39,6 +39,18 @@ class Draws(NamedTuple):
     log_q: Tensor
 
 
+class Latents(NamedTuple):
+    """Values of all latents.
+
+    Attributes:
+        z: The shared latents, [..., B, D].
+        w: The private latents, [..., B, W].
+    """
+
+    z: Tensor
+    w: Tensor
+
+
 class Estimate(NamedTuple):
     """An estimate of a log-likelihood in nats.
 
@@ -92,6 +104,11 @@ class Inference(nn.Module, ABC):
     def shared(self) -> int:
         """Columns of z, D."""
         return self.prior.z().mean.shape[-1]
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Columns of z, then columns of each w_m: the blocks of a prior that is fitted to all latents."""
+        return self.shared, *(span.stop - span.start for span in self.modalities.columns)
 
     @property
     def specs(self) -> list[Modality]:
@@ -152,12 +169,39 @@ class Inference(nn.Module, ABC):
             ``z`` [K, B, D], ``w`` [K, B, W] and ``log_q`` [K, B].
         """
         check_count("draw", "K", K)
+        return self._draw(self.admit(batch), K)[0]
+
+    @torch.no_grad()
+    def draw_latents(self, batch: Batch, K: int = 1, prior: FittedPrior | None = None) -> Latents:
+        """Draw all latents given what was observed; with a fitted prior, conditional draws of what was not inferred.
+
+        z and the private latents of observed modalities are drawn from the posterior, as by ``draw``. With
+        ``prior``, the others are then drawn from its distribution given these. A sample of which nothing was
+        observed has unconditional draws.
+
+        Args:
+            batch: The data.
+            K: Draws per sample.
+            prior: A prior that was fitted to all latents; None: the same latents as ``draw``.
+
+        Returns:
+            ``z`` [K, B, D] and ``w`` [K, B, W].
+
+        Raises:
+            InputError: The prior is over other latents, or has no conditional draws.
+        """
+        check_count("draw_latents", "K", K)
+        if prior is None:
+            return Latents(*self.draw(batch, K)[:2])
+        self._check_conditional("draw_latents", prior)
         batch = self.admit(batch)
-        experts = self.experts(batch)
-        z, log_q = self.draw_shared(batch, experts, K)
-        q_w = self.private(batch, experts, z, self.prior.w(z))
-        w = q_w.rsample(None, "w", "KBW")
-        return Draws(z, w, log_q + q_w.log_prob(w))
+        draws, inferred = self._draw(batch, K)
+        rows = (~inferred[:, torch.tensor(self.blocks, device=inferred.device) > 0]).any(-1).nonzero()[:, 0]
+        latents = torch.cat([draws.z, draws.w], -1)  # [K, B, D + W]
+        known = inferred[rows].expand(K, -1, -1).flatten(0, 1)
+        completed = prior.complete(latents[:, rows].flatten(0, 1), known)
+        latents[:, rows] = completed.view(K, len(rows), sum(self.blocks))
+        return self._split(latents)
 
     def draw_shared(self, batch: Batch, experts: Experts, K: int) -> tuple[Tensor, Tensor]:
         """Draw z given what was observed, and its log-density.
@@ -176,6 +220,29 @@ class Inference(nn.Module, ABC):
         q = self.posterior(batch, experts)
         z = self._draw_z(q, K)
         return z, self._log_q_z(q, z)
+
+    @torch.no_grad()
+    def draw_prior(self, n: int, prior: FittedPrior | None = None) -> Latents:
+        """Draw all latents unconditionally.
+
+        Args:
+            n: Number of draws.
+            prior: A fitted prior from which z is drawn, and w if it was fitted to all latents; otherwise w is
+                drawn from p(w | z). None: the prior of the model.
+
+        Returns:
+            ``z`` [n, D] and ``w`` [n, W].
+
+        Raises:
+            InputError: The fitted prior is over other latents.
+        """
+        check_count("draw_prior", "n", n)
+        if prior is not None:
+            self._check_prior("draw_prior", prior)
+            if prior.latents == "all":
+                return self._split(prior.draw(n))
+        z = (self.prior if prior is None else prior).draw(n)
+        return Latents(z, self.prior.w(z).rsample(None, "w", "BW"))
 
     @torch.no_grad()
     def embed(self, batch: Batch, private: bool = False) -> Tensor:
@@ -200,7 +267,12 @@ class Inference(nn.Module, ABC):
 
     @torch.no_grad()
     def generate(
-        self, batch: Batch, K: int = 1, sample: bool = False, resample: bool = False
+        self,
+        batch: Batch,
+        K: int = 1,
+        sample: bool = False,
+        resample: bool = False,
+        prior: FittedPrior | None = None,
     ) -> dict[str, Tensor]:
         """Generate every modality given what was observed.
 
@@ -210,19 +282,28 @@ class Inference(nn.Module, ABC):
             sample: Draw from the likelihood; otherwise return its mean.
             resample: Draw 32 K (at least 256) latents from a defended proposal and resample K of them by
                 importance weights. This brings them closer to the exact posterior.
+            prior: A prior that was fitted to all latents. Latents of missing modalities are drawn from it,
+                given those that were inferred (see ``draw_latents``).
 
         Returns:
             name -> [K, B, *shape], for every modality that is decoded. Counts of a modality that was observed have the
             library size of their sample, also at missing entries; those of a missing modality have the likelihood's own.
 
         Raises:
-            InputError: ``resample`` with a model that has no joint density.
+            InputError: ``resample`` with a model that has no joint density or with ``prior``; a prior over
+                other latents or without conditional draws.
         """
         check_count("generate", "K", K)
+        if prior is not None:
+            if resample:
+                raise InputError(
+                    "generate: got prior and resample=True; expected one of them; leave resample out"
+                )
+            self._check_conditional("generate", prior)
         if resample:
             self._check_density("generate")
         batch = self.admit(batch, values=True)
-        z, w = self._resampled(batch, K) if resample else self.draw(batch, K)[:2]
+        z, w = self._resampled(batch, K) if resample else self.draw_latents(batch, K, prior)
         return self.modalities.decode(z, w, sample, like=batch)
 
     @torch.no_grad()
@@ -231,8 +312,8 @@ class Inference(nn.Module, ABC):
 
         Args:
             n: Number of samples.
-            prior: A fitted prior from which z is drawn; None: the prior of the model. w is drawn from
-                p(w | z).
+            prior: A fitted prior from which z is drawn, and w if it was fitted to all latents; otherwise w is
+                drawn from p(w | z). None: the prior of the model.
             sample: Draw from the likelihood; otherwise return its mean.
 
         Returns:
@@ -242,14 +323,9 @@ class Inference(nn.Module, ABC):
             InputError: The fitted prior has a different number of columns.
         """
         check_count("sample", "n", n)
-        if prior is not None and prior.latent != self.shared:
-            raise InputError(
-                f"sample: got a fitted prior over {prior.latent} columns; expected the {self.shared} shared "
-                f"columns of {self.name}; "
-                f"{'fit it to this model' if self.shared else 'sample from its own prior'}"
-            )
-        z = (self.prior if prior is None else prior).draw(n)
-        return self.decode(z, self.prior.w(z).rsample(None, "w", "BW"), sample)
+        if prior is not None:
+            self._check_prior("sample", prior)
+        return self.decode(*self.draw_prior(n, prior), sample)
 
     def log_likelihood(self, batch: Batch, z: Tensor, w: Tensor, decoded: Tensor | None = None) -> Tensor:
         """log p(x_m | z, w_m) in nats, unweighted.
@@ -318,6 +394,50 @@ class Inference(nn.Module, ABC):
                 f"{what}: got {self.name}, a model without a joint density; expected a model whose facts "
                 "include one; compare coherence, or generate without resample"
             )
+
+    def _check_prior(self, what: str, prior: FittedPrior) -> None:
+        if prior.latents == "all" and prior.blocks != self.blocks:
+            raise InputError(
+                f"{what}: got a fitted prior over blocks of {list(prior.blocks)} columns; expected "
+                f"{list(self.blocks)}, those of z and of each private latent of {self.name}; fit it to this model"
+            )
+        if prior.latents == "z" and prior.latent != self.shared:
+            raise InputError(
+                f"{what}: got a fitted prior over {prior.latent} columns; expected the {self.shared} shared "
+                f"columns of {self.name}; "
+                + (
+                    "fit it to this model"
+                    if self.shared
+                    else "sample from its own prior, or fit one with latents='all'"
+                )
+            )
+
+    def _check_conditional(self, what: str, prior: FittedPrior) -> None:
+        if prior.latents == "z":
+            raise InputError(
+                f"{what}: got a fitted prior over z alone; expected one over all latents, because z is inferred; "
+                "fit one with latents='all'"
+            )
+        self._check_prior(what, prior)
+        if not prior.conditional:
+            raise InputError(
+                f"{what}: got a fitted prior of kind {prior.kind!r}, which has no conditional draws; expected "
+                "'gmm' or 'mld'; fit one of these with latents='all'"
+            )
+
+    def _draw(self, batch: Batch, K: int) -> tuple[Draws, Tensor]:
+        """Draws [K, B, ...], and which blocks (z, then each w_m) were inferred, [B, G] bool."""
+        experts = self.experts(batch)
+        z, log_q = self.draw_shared(batch, experts, K)
+        q_w = self.private(batch, experts, z, self.prior.w(z))
+        w = q_w.rsample(None, "w", "KBW")
+        seen = torch.zeros_like(batch.mask)
+        seen[self.modalities.encoded_rows] = experts.mask
+        inferred = torch.cat([experts.mask.any(0)[None], seen]).T
+        return Draws(z, w, log_q + q_w.log_prob(w)), inferred
+
+    def _split(self, latents: Tensor) -> Latents:
+        return Latents(latents[..., : self.shared], latents[..., self.shared :])
 
     def _complete(self, batch: Batch) -> Batch:
         like = next(iter(batch.data.values()))

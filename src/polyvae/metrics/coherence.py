@@ -122,6 +122,9 @@ class _Given(NamedTuple):
 def coherence(context: Context) -> dict[str, Any]:
     """Conditional coherence (with its matrix, and by number of observed modalities), joint and unconditional coherence.
 
+    With a fitted prior, unconditional coherence is also computed for draws from it. If it is over all latents and has conditional draws,
+    so are conditional and joint coherence, with the private latents of what is not observed drawn from it.
+
     ``intervals`` contains the interval of 95 % of each number (see ``intervals``), ``coherence_intervals`` those of the matrix. The
     held-out accuracies of the judges are included for comparison. Samples without a label are left out. Agreement needs two modalities
     that can be read: with one, it would be 1 for any model, so it is absent. Empty if no decoded modality can be read.
@@ -143,17 +146,20 @@ def coherence(context: Context) -> dict[str, Any]:
         for size in sizes
         for members in _some(list(combinations(inputs, size)), context.seed("coherence/sets", size))
     ]
-    context.report.start("coherence", len(sets) + 1)
-    given: dict[tuple[str, ...], _Given] = {}
-    for number, members in enumerate(sets):
-        others = [name for name in targets if name not in members]
-        given[members] = _given(
-            context, readers, members, others, context.seed("coherence/conditional", number)
-        )
-        context.report.advance()
-    result, intervals = _conditional(given, inputs)
-    more, ends = _joint(given, inputs, len(targets))
-    result, intervals = result | more, intervals | ends
+    fitted = generation.conditional_prior(context)
+    context.report.start("coherence", len(sets) * (1 if fitted is None else 2) + 1)
+    result: dict[str, Any] = {}
+    intervals: dict[str, list[float]] = {}
+    for suffix, prior in ({"": None} | ({"_fitted": fitted} if fitted is not None else {})).items():
+        stream = "coherence/conditional" if prior is None else "coherence/conditional/fitted"
+        given: dict[tuple[str, ...], _Given] = {}
+        for number, members in enumerate(sets):
+            others = [name for name in targets if name not in members]
+            given[members] = _given(context, readers, members, others, context.seed(stream, number), prior)
+            context.report.advance()
+        for more, ends in (_conditional(given, inputs), _joint(given, inputs, len(targets))):
+            result |= {f"{name}{suffix}": value for name, value in more.items()}
+            intervals |= {f"{name}{suffix}": value for name, value in ends.items()}
     priors = {"": None} | ({"_fitted": context.prior} if context.prior is not None else {})
     for number, (suffix, prior) in enumerate(priors.items()):
         more, ends = _free(unconditional(context, readers, targets, prior, number), suffix, len(targets))
@@ -189,7 +195,12 @@ def entropy(counts: list[int]) -> float:
 
 
 def _given(
-    context: Context, readers: Readers, members: tuple[str, ...], targets: list[str], seed: int
+    context: Context,
+    readers: Readers,
+    members: tuple[str, ...],
+    targets: list[str],
+    seed: int,
+    prior: FittedPrior | None,
 ) -> _Given:
     count = len(context.data)
     right = {name: torch.zeros(count, dtype=torch.int16) for name in targets}
@@ -197,7 +208,7 @@ def _given(
     joint = _Agreement(readers.attributes)
     agree, together = torch.zeros(2, count, dtype=torch.int16)
     left = generation.observed_rows(context.data, members)
-    for batch, made in generation.conditional(context, members, targets, seed):
+    for batch, made in generation.conditional(context, members, targets, seed, prior=prior):
         rows, left = left[: batch.size], left[batch.size :]
         truth, stated = readers.truth(batch), readers.stated(batch, members)
         answers = {name: readers.read(name, x[0]) for name, x in made.items()}

@@ -9,7 +9,7 @@ from typing import Unpack
 import torch
 
 from polyvae.config import EvaluateConfig, EvaluateSettings
-from polyvae.core.fitted import FITTED, FittedFlow, FittedMixture, FittedPrior
+from polyvae.core.fitted import FITTED, FittedFlow, FittedMixture, FittedPrior, FittedScore
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
 from polyvae.metrics.features import FeatureNet
@@ -17,6 +17,8 @@ from polyvae.metrics.judges import Judges
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.progress import Reporter, Silent
 from polyvae.utils.seeds import fold_in
+
+LATENTS = ("z", "all")
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,32 @@ def subsample(data: MultimodalData, rows: int, seed: int) -> MultimodalData:
 
 @torch.no_grad()
 def posterior_samples(
-    model: MultimodalVAE, data: MultimodalData, seed: int = 0, limit: int = 20_000
+    model: MultimodalVAE, data: MultimodalData, seed: int = 0, limit: int = 20_000, latents: str = "z"
 ) -> torch.Tensor:
-    """One posterior draw of z for each of the first ``limit`` samples of ``data``: [N, D]."""
+    """One posterior draw of z, or of "all" latents, for each of the first ``limit`` samples of ``data``: [N, D] or [N, D + W].
+
+    For all latents, these are the first complete samples (see ``complete_rows``).
+    """
+    rows = torch.arange(len(data)) if latents == "z" else complete_rows(model, data)
     with torch.random.fork_rng():
         torch.manual_seed(fold_in(seed, "fitted prior"))
-        return torch.cat([model.draw(batch).z[0] for batch in data.rows(slice(0, limit)).batches(1000)])
+        draws = [model.draw(batch) for batch in data.rows(rows[:limit]).batches(1000)]
+    if latents == "z":
+        return torch.cat([draw.z[0] for draw in draws])
+    return torch.cat([torch.cat([draw.z[0], draw.w[0]], -1) for draw in draws])
+
+
+def complete_rows(model: MultimodalVAE, data: MultimodalData) -> torch.Tensor:
+    """The samples in which every encoded modality with private latents is observed, and at least one modality is encoded: [N] int64.
+
+    Only there are all latents inferred. Elsewhere some would be draws from the prior, unrelated to the rest.
+    """
+    mask = {name: row.cpu() for name, row in zip(data.names, data.mask, strict=True)}
+    missing = torch.zeros(len(data), dtype=torch.bool)
+    encoded = [net for net in model.modalities.values() if net.encoder is not None]
+    rows = torch.stack([mask.get(net.spec.name, missing) for net in encoded])
+    private = torch.tensor([net.private > 0 for net in encoded])
+    return (rows[private].all(0) & rows.any(0)).nonzero()[:, 0]
 
 
 def check_finite(what: str, x: torch.Tensor) -> None:
@@ -136,49 +158,72 @@ def fit_prior(
     seed: int = 0,
     kind: str = "gmm",
     transforms: int = 3,
+    latents: str = "z",
+    steps: int = 4000,
 ) -> FittedPrior:
-    """Fit a density over the shared latent z to draws from the aggregate posterior.
+    """Fit a distribution of the latents to draws from the aggregate posterior.
 
-    The result replaces the prior of the model in ``model.sample(n, prior)``. A posterior draw is taken for each of the first 20,000
-    samples.
+    Over z, the result replaces p(z) in ``model.sample(n, prior)``. A posterior draw is taken for each of the first 20,000 samples.
+
+    Over all latents [z, w_1, ..., w_M], it replaces p(z) p(w | z), and ``model.generate(batch, prior=prior)`` draws the private latents of
+    missing modalities given z and those of the observed ones. Models without a shared latent can so generate across modalities. It is
+    fitted to complete samples only, those in which every modality with private latents is observed.
 
     Args:
-        model: A trained model with a shared latent.
+        model: A trained model.
         data: The training data.
         components: The number of components of the Gaussian mixture.
-        covariance: "full" or "diag", the covariance of each Gaussian component.
+        covariance: "full" or "diag", the covariance of each Gaussian component. Over all latents, full covariances are shrunk towards
+            their diagonals, as far as the likelihood of held-out draws increases.
         seed: Seed of the posterior draws and of the fit.
-        kind: "gmm" for a Gaussian mixture, "flow" for a normalising flow (needs the extra ``flow``).
+        kind: "gmm" for a Gaussian mixture, "flow" for a normalising flow (needs the extra ``flow``; no conditional draws), "mld" for a
+            score network (multimodal latent diffusion).
         transforms: The number of spline transforms of the flow.
+        latents: "z" or "all".
+        steps: The number of training steps of the score network.
 
     Returns:
-        The fitted density, on the device of the model.
+        The fitted prior, on the device of the model.
 
     Raises:
-        InputError: If the model has no shared latent, the kind is unknown, an option is not valid, or there are too few samples.
+        InputError: If the model has no shared latent (with ``latents="z"``), a kind is unknown, an option is not valid, or there are too
+            few samples.
 
     References:
         Ghosh, P., Sajjadi, M. S. M., Vergari, A., Black, M., & Schölkopf, B. (2020). From variational to deterministic autoencoders. ICLR.
+        Bounoua, M., Franzese, G., & Michiardi, P. (2024). Multi-modal latent diffusion. Entropy, 26(4), 320.
 
     Example:
         >>> import polyvae as pv
         >>> data = pv.load_dataset("polydigits")
         >>> model = pv.build("mmvae+", data.modalities(), latent=2).eval()
-        >>> prior = pv.fit_prior(model, data.train.rows(slice(0, 200)), components=2)
+        >>> prior = pv.fit_prior(model, data.train.rows(slice(0, 200)), components=2, latents="all")
         >>> model.sample(4, prior)["m0"].shape[0]
         4
+        >>> model.generate(data.test.take([0, 1, 2]).observe("m0"), prior=prior)["m1"].shape[:2]
+        torch.Size([1, 3])
     """
-    if model.shared == 0:
+    if latents not in LATENTS:
+        raise InputError(f"fitted prior: unknown latents {latents!r}; {nearest(latents, LATENTS)}")
+    if model.shared == 0 and latents == "z":
         raise InputError(
-            f"fitted prior: {model.name} has no shared latent; expected one or more latent dimensions; sample from the prior of the model"
+            f"fitted prior: {model.name} has no shared latent; expected one or more latent dimensions; sample from the prior of the "
+            "model, or fit one with latents='all'"
         )
     if kind not in FITTED:
         raise InputError(f"fitted prior: unknown kind {kind!r}; {nearest(kind, FITTED)}")
-    z = posterior_samples(model, data, seed)
-    check_finite("fitted prior", z)
-    prior = (
-        FittedFlow.fit(z, transforms, seed)
-        if kind == "flow"
-        else FittedMixture.fit(z, components, covariance, seed)
-    )
+    if latents == "all" and not len(complete_rows(model, data)):
+        raise InputError(
+            "fitted prior: got no complete sample; expected samples in which every modality with private latents is observed; fit one "
+            "with latents='z'"
+        )
+    x = posterior_samples(model, data, seed, latents=latents)
+    check_finite("fitted prior", x)
+    blocks = model.blocks if latents == "all" else None
+    if kind == "flow":
+        prior: FittedPrior = FittedFlow.fit(x, transforms, seed, blocks=blocks)
+    elif kind == "mld":
+        prior = FittedScore.fit(x, steps, seed, blocks)
+    else:
+        prior = FittedMixture.fit(x, components, covariance, seed, blocks)
     return prior.to(next(model.parameters()).device)

@@ -18,7 +18,7 @@ from polyvae.metrics.attributes import attributes
 from polyvae.metrics.checklist import checklist
 from polyvae.metrics.coherence import coherence
 from polyvae.metrics.conflict import conflict
-from polyvae.metrics.context import Context, fit_prior
+from polyvae.metrics.context import Context, complete_rows, fit_prior
 from polyvae.metrics.features import FeatureNet, load_feature_net
 from polyvae.metrics.judges import Judges, judgeable, judged, teachable
 from polyvae.metrics.latents import latents
@@ -118,7 +118,8 @@ def evaluate(
         show: Whether to show progress.
         **settings: The fields of ``polyvae.config.EvaluateConfig``, where each is described: ``metrics``, ``draws``, ``seed``,
             ``protocol``, ``inputs``, ``measures``, ``features``, ``likelihood_samples``, ``likelihood_rows``,
-            ``likelihood_conditional``, and ``fitted_prior`` such as ``{"kind": "gmm", "components": 20}``.
+            ``likelihood_conditional``, and ``fitted_prior`` such as ``{"kind": "gmm", "components": 20}`` or
+            ``{"kind": "mld", "latents": "all"}``.
 
     Returns:
         The numbers by name. ``protocol`` describes the choices behind them; ``notes`` lists what to know about these data: what was
@@ -242,17 +243,31 @@ def _fitted_prior(
 ) -> FittedPrior | None:
     """The prior that the configuration asks for; None, where there is nothing to fit, or too little."""
     wanted = config.fitted_prior
-    if not wanted.components or not model.shared or train is None:
+    if not wanted.components or train is None or (wanted.latents == "z" and not model.shared):
         return None
-    few, least = min(wanted.components, max(1, len(train) // 20)), FITTED[wanted.kind].least
-    if len(train) < least:
-        say(
-            f"no fitted prior: {wanted.kind!r} needs {least} training samples or more, got {len(train)}; it is left out"
-        )
+    rows = len(train) if wanted.latents == "z" else len(complete_rows(model, train))
+    which = "training samples" if wanted.latents == "z" else "complete training samples"
+    few, least = min(wanted.components, max(1, rows // 20)), FITTED[wanted.kind].least
+    if rows < least:
+        say(f"no fitted prior: {wanted.kind!r} needs {least} {which} or more, got {rows}; it is left out")
         return None
     if few < wanted.components and wanted.kind == "gmm":
-        say(f"fitted prior: {few} components instead of {wanted.components}, for {len(train)} samples")
-    return fit_prior(model, train, few, wanted.covariance, wanted.seed, wanted.kind, wanted.transforms)
+        say(f"fitted prior: {few} components instead of {wanted.components}, for {rows} samples")
+    if wanted.latents == "all" and rows < len(train):
+        say(
+            f"fitted prior: fitted to the {rows:,} of {len(train):,} training samples in which all private latents are inferred"
+        )
+    return fit_prior(
+        model,
+        train,
+        few,
+        wanted.covariance,
+        wanted.seed,
+        wanted.kind,
+        wanted.transforms,
+        wanted.latents,
+        wanted.steps,
+    )
 
 
 def available(config: EvaluateConfig, load: bool = True) -> tuple[list[str], FeatureNet | None]:

@@ -33,11 +33,12 @@ def conditional(
     seed: int,
     K: int = 1,
     data: MultimodalData | None = None,
+    prior: FittedPrior | None = None,
 ) -> Iterator[Given]:
     """K means of the likelihood of ``targets`` given ``members``, for each sample of ``data`` (None: the held-out data).
 
-    There is one posterior draw for each mean. The private latents of ``members`` are from the posterior, the others from p(w | z). Counts
-    have the library size of their sample, to which they are compared.
+    There is one posterior draw for each mean. The private latents of ``members`` are from the posterior, the others from p(w | z), or with
+    ``prior`` from that fitted prior given the former and z. Counts have the library size of their sample, to which they are compared.
     """
     model, data = context.model, context.data if data is None else data
     lines = [data.names.index(name) for name in members]
@@ -47,14 +48,12 @@ def conditional(
             continue
         with torch.random.fork_rng():
             torch.manual_seed(fold_in(seed, "conditional", number))
-            draws = model.draw(batch.observe(*members), K)
-        w = _shared(model, draws.w, members) if context.config.protocol == "published" else draws.w
+            z, w = model.draw_latents(batch.observe(*members), K, prior)
+        if context.config.protocol == "published" and prior is None:
+            w = _shared(model, w, members)
         yield Given(
             batch,
-            {
-                name: model.modalities.decode_one(name, draws.z, w, like=model.admit(batch))
-                for name in targets
-            },
+            {name: model.modalities.decode_one(name, z, w, like=model.admit(batch)) for name in targets},
         )
 
 
@@ -62,18 +61,18 @@ def conditional(
 def unconditional(context: Context, prior: FittedPrior | None, seed: int) -> Iterator[dict[str, Tensor]]:
     """Means of the likelihood of every modality for unconditional draws, in batches: name -> [n, *shape].
 
-    z is drawn from ``prior`` (None: that of the model), w from p(w | z). Counts have the library sizes of held-out samples, one after the
-    other, because a judge has learnt to read counts of these sizes.
+    z is drawn from ``prior`` (None: that of the model), w from it as well if it is over all latents, else from p(w | z). Counts have the
+    library sizes of held-out samples, one after the other, because a judge has learnt to read counts of these sizes.
     """
     model, step = context.model, context.step()
     counts = any(isinstance(net.likelihood, Counts) for net in model.modalities.values())
     for start in range(0, context.config.draws, step):
         with torch.random.fork_rng():
             torch.manual_seed(fold_in(seed, "unconditional", start))
-            z = (model.prior if prior is None else prior).draw(min(step, context.config.draws - start))
-            w = model.prior.w(z).rsample(None, "w", "BW")
-        w = _shared(model, w, ()) if context.config.protocol == "published" else w
-        rows = (start + torch.arange(len(z))) % len(context.data)
+            z, w = model.draw_prior(min(step, context.config.draws - start), prior)
+        if context.config.protocol == "published" and (prior is None or prior.latents == "z"):
+            w = _shared(model, w, ())
+        rows = (start + torch.arange(len(w))) % len(context.data)
         yield model.modalities.decode(z, w, like=model.admit(context.data.take(rows)) if counts else None)
 
 
@@ -81,6 +80,19 @@ def observed_rows(data: MultimodalData, members: Sequence[str]) -> Tensor:
     """The samples in which all ``members`` are observed, in the order of ``conditional``, on the host: [n]."""
     lines = [data.names.index(name) for name in members]
     return data.mask[lines].all(0).cpu().nonzero()[:, 0]
+
+
+def conditional_prior(context: Context) -> FittedPrior | None:
+    """The fitted prior, if it draws private latents given others; None otherwise, or if the model has no private latents."""
+    prior = context.prior
+    if prior is None or prior.latents == "z" or not len(context.model.owner):
+        return None
+    if not prior.conditional:
+        context.note(
+            f"conditional generation with the fitted prior: {prior.kind!r} has no conditional draws; it is left out"
+        )
+        return None
+    return prior
 
 
 def even(model: MultimodalVAE) -> bool:

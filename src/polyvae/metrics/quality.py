@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polyvae.core.fitted import FittedPrior
 from polyvae.data import MultimodalData
 from polyvae.metrics import generation
 from polyvae.metrics.context import Context
@@ -32,7 +33,7 @@ _Numbers = dict[str, float]
 def quality(
     context: Context, *, kept: int = 5_000, subsets: int = 50, subset_size: int = 1_000
 ) -> dict[str, Any]:
-    """``unconditional_*``, ``unconditional_*_fitted``, ``conditional_*`` and ``real_*``; ``quality`` has the details by modality or pair.
+    """``unconditional_*``, ``conditional_*`` (both also with ``_fitted``) and ``real_*``; ``quality`` has the details by modality or pair.
 
     * is frechet_distance, kernel_distance, precision, recall, density, coverage; fid and kid with the standard Inception weights. Headline
     numbers are means over modalities, or over pairs. Protocol "sound": input and target differ; judges and other feature networks see
@@ -61,7 +62,10 @@ def quality(
     priors = {"unconditional": None} | (
         {"unconditional_fitted": context.prior} if context.prior is not None else {}
     )
-    context.report.start("quality", 1 + len(priors) + len(inputs) + (context.train is not None))
+    given: dict[str, FittedPrior | None] = {"conditional": None}
+    if (fitted := generation.conditional_prior(context)) is not None:
+        given["conditional_fitted"] = fitted
+    context.report.start("quality", 1 + len(priors) + len(given) * len(inputs) + (context.train is not None))
     device = next(model.parameters()).device
     kept = kept if context.config.measures == "all" else 0
     sides = {
@@ -76,26 +80,11 @@ def quality(
         stream = generation.unconditional(context, prior, context.seed("quality/unconditional", number))
         found[suffix] = _judged(sides, stream, dict.fromkeys(sides, context.config.draws))
         context.report.advance()
-    found["conditional"] = {}
-    for number, observed in enumerate(inputs):
-        targets = {
-            name: side
-            for name, side in sides.items()
-            if context.config.protocol == "published" or name != observed
-        }
-        stream = (
-            given.made
-            for given in generation.conditional(
-                context, (observed,), list(targets), context.seed("quality/conditional", number)
-            )
-        )
-        total = int(context.data.mask[context.data.names.index(observed)].sum())
-        found["conditional"][observed] = _judged(
-            targets,
-            ({name: x[0] for name, x in made.items()} for made in stream),
-            dict.fromkeys(targets, total),
-        )
-        context.report.advance()
+    for suffix, prior in given.items():
+        found[suffix] = {}
+        for number, observed in enumerate(inputs):
+            found[suffix][observed] = _given(context, sides, observed, number, prior)
+            context.report.advance()
     if context.train is not None:
         found["real"] = {
             name: numbers for name, side in sides.items() if (numbers := side.floor(name, context.train))
@@ -111,6 +100,23 @@ def quality(
     if isinstance(context.features, Inception):
         about["weights_sha256"] = context.features.digest
     return _headlines(found) | {"quality": found, "quality_settings": about}
+
+
+def _given(
+    context: Context, sides: Mapping[str, _Side], observed: str, number: int, prior: FittedPrior | None
+) -> dict[str, _Numbers]:
+    """The numbers of what is generated given one modality, by modality. ``number`` is that of the stream of draws."""
+    targets = {
+        name: side
+        for name, side in sides.items()
+        if context.config.protocol == "published" or name != observed
+    }
+    name = "quality/conditional" if prior is None else "quality/conditional/fitted"
+    seed = context.seed(name, number)
+    stream = generation.conditional(context, (observed,), list(targets), seed, prior=prior)
+    total = int(context.data.mask[context.data.names.index(observed)].sum())
+    images = ({name: x[0] for name, x in given.made.items()} for given in stream)
+    return _judged(targets, images, dict.fromkeys(targets, total))
 
 
 class _Side:
@@ -298,7 +304,7 @@ def _headlines(found: Mapping[str, Any]) -> _Numbers:
     for kind, by in found.items():
         cells = (
             [cell for row in by.values() for cell in row.values()]
-            if kind == "conditional"
+            if kind.startswith("conditional")
             else list(by.values())
         )
         head, _, tail = kind.partition("_")

@@ -59,7 +59,7 @@ class SetFusion(MultimodalVAE):
         pool: "sum" or "attention".
         variant: "conditional" or "mixture".
         width: Width of the hidden layers and of the pooled features.
-        blocks: Blocks of self-attention, for "attention".
+        depth: Blocks of self-attention, for "attention".
         heads: Heads of each; they divide the width.
         scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
 
@@ -82,12 +82,12 @@ class SetFusion(MultimodalVAE):
         pool: str = "sum",
         variant: str = "conditional",
         width: int = 128,
-        blocks: int = 2,
+        depth: int = 2,
         heads: int = 4,
         scale_map: str = "softplus",
     ) -> None:
         super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=None)
-        for key, count in (("K", K), ("width", width), ("blocks", blocks), ("heads", heads)):
+        for key, count in (("K", K), ("width", width), ("depth", depth), ("heads", heads)):
             check_count(self.name, key, count)
         for key, value, known in (("pool", pool, POOLS), ("variant", variant, VARIANTS)):
             if value not in known:
@@ -98,9 +98,9 @@ class SetFusion(MultimodalVAE):
                 "change one of them"
             )
         self.K, self.pool, self.variant = K, pool, variant
-        self.width, self.blocks, self.heads = width, blocks, heads
+        self.width, self.depth, self.heads = width, depth, heads
         self.facts = self.facts._replace(bound=variant == "mixture")
-        self.fusion = _Fusion(latent, width, blocks if pool == "attention" else 0, heads)
+        self.fusion = _Fusion(latent, width, depth if pool == "attention" else 0, heads)
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
         return self._mixture(experts, everything(experts.mask))

@@ -376,14 +376,14 @@ def _samples(runs: Sequence[Contender], part: MultimodalData, seed: int) -> list
             run.model.train(training)
     scene = max(scenes, key=lambda one: len(one.inputs))
     made = (
-        _given_section(scene, shown),
+        _given_section(scene, scenes, shown),
         _fresh_section(scene, shown, "own"),
         _fresh_section(scene, shown, "fitted"),
     )
     return [section for section in made if section]
 
 
-def _given_section(scene: Scene, shown: Sequence[Shown]) -> Section:
+def _given_section(scene: Scene, scenes: Sequence[Scene], shown: Sequence[Shown]) -> Section:
     title = "Conditional generation"
     if not scene.inputs or not scene.targets or not any(run.given for run in shown):
         return Section(
@@ -392,6 +392,11 @@ def _given_section(scene: Scene, shown: Sequence[Shown]) -> Section:
             "Left out: no modality is observed, has an effect on others, and can be shown as a small picture.",
         )
     lead = "The generated modalities should agree with the observed one in what is shared, and vary in everything else."
+    passing = [
+        run.label for run, one in zip(shown, scenes, strict=True) if run.given and not one.model.shared
+    ]
+    if passing:
+        lead += f" {', '.join(passing)}: no shared latent (D = 0); all information passes through the fitted prior."
     without = [run.label for run in shown if not run.given]
     if without:
         lead += (
@@ -408,7 +413,7 @@ def _fresh_section(scene: Scene, shown: Sequence[Shown], prior: str) -> Section 
     lead = (
         "z is drawn from the prior of each model. Within a column, modalities should agree; along a row, draws should differ."
         if prior == "own"
-        else "z is drawn from the density that was fitted after training."
+        else "z, or all latents, are drawn from the distribution that was fitted after training."
     )
     without = [run.label for run in shown if run.label not in having]
     if without:

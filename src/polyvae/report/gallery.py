@@ -53,6 +53,18 @@ class Scene:
         return [name for name in self.looks if self.model.modalities[name].decoder is not None][:_MOST]
 
     @property
+    def fitted(self) -> bool:
+        """Whether there is a fitted prior to draw from; one over z alone needs a shared latent."""
+        return self.prior is not None and (self.model.shared > 0 or self.prior.latents == "all")
+
+    @property
+    def conditional(self) -> FittedPrior | None:
+        """The fitted prior, if it draws the private latents of missing modalities; else None."""
+        prior = self.prior
+        usable = prior is not None and prior.latents == "all" and prior.conditional and len(self.model.owner)
+        return prior if usable else None
+
+    @property
     def mixed(self) -> bool:
         """Whether the posterior is a mixture, so that a draw chooses a component."""
         return len(self.model.posterior(self.batch, self.model.experts(self.batch)).weights) > 1
@@ -123,20 +135,24 @@ def _choose(model: MultimodalVAE, data: MultimodalData, seed: int, samples: int)
     return torch.tensor(chosen)
 
 
-def cross_generation(scene: Scene) -> Figure:
-    """Rows: an observed value of each input; columns: several draws of each target given that value alone."""
+def cross_generation(scene: Scene, prior: FittedPrior | None = None) -> Figure:
+    """Rows: an observed value of each input; columns: several draws of each target given that value alone.
+
+    With ``prior``, the private latents of what is not observed are drawn from it.
+    """
+    name = "cross_generation" if prior is None else "cross_generation_fitted"
     inputs, targets, side = scene.inputs, scene.targets, scene.side
     count = _count(scene)
     left = label_width(inputs)
     starts, end = _columns(scene, left + max(map(scene.wide, inputs)) + 2 * _SPACE, count)
     block = len(inputs) * (side + _GAP) + 38
-    with Drawing("cross_generation", end, 30 + block * scene.batch.size) as drawing:
+    with Drawing(name, end, 30 + block * scene.batch.size) as drawing:
         board = drawing.board()
         board.text(left, 12, "observed", color=MUTED, va="center", fontsize=10)
         for target in targets:
             board.text(starts[target], 12, short(target), va="center")
         for number, observed in enumerate(inputs):
-            made = _given(scene, observed, number, count)
+            made = _given(scene, observed, number, count, prior)
             present = scene.batch.mask[list(scene.model.modalities).index(observed)]
             for row in range(scene.batch.size):
                 y = 30 + row * block + 24 + number * (side + _GAP)
@@ -158,7 +174,12 @@ def cross_generation(scene: Scene) -> Figure:
             f"Grid of generated values. Rows: {len(inputs)} observed modalities of each of: {what}. "
             f"Columns: {count} draws of each of {', '.join(targets)}.",
             f"Each row shows one observed value, and {count} draws of every modality given this value alone. Along a row, what is shared "
-            "should stay the same, and the rest should vary. Framed: the reconstruction of the observed modality.",
+            "should stay the same, and the rest should vary. Framed: the reconstruction of the observed modality."
+            + (
+                ""
+                if prior is None
+                else " Private latents of the others are drawn from the fitted prior, given the observed one."
+            ),
         )
 
 
@@ -178,7 +199,7 @@ def unconditional(scene: Scene, fitted: bool, draws: int = 20) -> Figure:
         board.text(
             left,
             12,
-            f"{'z' if scene.model.shared else 'private latents'} from {kind}",
+            f"{_drawn(scene, fitted)} from {kind}",
             color=MUTED,
             va="center",
             fontsize=10,
@@ -191,10 +212,19 @@ def unconditional(scene: Scene, fitted: bool, draws: int = 20) -> Figure:
         return drawing.done(f"{draws} draws from {kind}, one per column, with {', '.join(names)} stacked.")
 
 
-def _given(scene: Scene, observed: str, number: int, count: int) -> dict[str, Tensor]:
+def _drawn(scene: Scene, fitted: bool) -> str:
+    """Which latents are drawn from the prior that is shown."""
+    if fitted and scene.prior is not None and scene.prior.latents == "all":
+        return "all latents"
+    return "z" if scene.model.shared else "private latents"
+
+
+def _given(
+    scene: Scene, observed: str, number: int, count: int, prior: FittedPrior | None = None
+) -> dict[str, Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(mix(scene.seed, _CROSS, number))
-        return scene.model.generate(scene.batch.observe(observed), count)
+        return scene.model.generate(scene.batch.observe(observed), count, prior=prior)
 
 
 def _fresh(scene: Scene, fitted: bool, draws: int) -> dict[str, Tensor]:
@@ -215,14 +245,18 @@ class Shown(NamedTuple):
 
 
 def show(scene: Scene, label: str, draws: int = 10) -> Shown:
-    """The draws for ``beside`` and ``beside_fresh``. A model without a shared latent has no conditional draws."""
+    """The draws for ``beside`` and ``beside_fresh``.
+
+    A model without a shared latent has conditional draws only from a prior that is fitted to all latents.
+    """
     count = _count(scene)
-    inputs = scene.inputs if scene.model.shared else []
-    priors = {"own": False} | ({"fitted": True} if scene.model.shared and scene.prior is not None else {})
+    prior = None if scene.model.shared else scene.conditional
+    inputs = scene.inputs if scene.model.shared or prior is not None else []
+    priors = {"own": False} | ({"fitted": True} if scene.fitted else {})
     return Shown(
         label,
         {
-            observed: _given(scene, observed, number, count)
+            observed: _given(scene, observed, number, count, prior)
             for number, observed in enumerate(scene.inputs)
             if observed in inputs
         },

@@ -153,6 +153,7 @@ _KINDS = {
     "unconditional": "prior of the model",
     "unconditional_fitted": "fitted prior",
     "conditional": "given another modality",
+    "conditional_fitted": "given another modality, fitted prior",
     "real": "real training images",
 }
 
@@ -165,7 +166,7 @@ def quality_section(page: Page) -> Section | None:
     if not kinds:
         return None
     nets = settings.get("features") or {}
-    by_modality = {kind: found[kind] for kind in kinds if kind != "conditional"}
+    by_modality = {kind: found[kind] for kind in kinds if not kind.startswith("conditional")}
     measures = list(
         dict.fromkeys(
             key

@@ -24,6 +24,11 @@ KNOWN = {
         "Given one modality, how often a generated one shows the same class, according to a judge (a classifier used for evaluation).",
         "higher",
     ),
+    "conditional_coherence_fitted": Metric(
+        "… with the fitted prior",
+        "The same, with the private latents of what is not observed drawn from a distribution fitted to all latents after training.",
+        "higher",
+    ),
     "unconditional_coherence": Metric(
         "unconditional coherence",
         "With z drawn from p(z), how often all modalities show the same class; a constant output would score 1.",
@@ -31,7 +36,7 @@ KNOWN = {
     ),
     "unconditional_coherence_fitted": Metric(
         "… with the fitted prior",
-        "The same, with z from a density fitted after training; a constant output would score 1.",
+        "The same, with the latents from a distribution fitted after training; a constant output would score 1.",
         "higher",
     ),
     "joint_coherence": Metric(
@@ -217,7 +222,9 @@ def metric(name: str) -> Metric:
     found = _QUALITY.fullmatch(name)
     if found:
         kind, measure, fitted = found.groups()
-        of = "real training images" if kind == "real" else "fitted prior" if fitted else kind
+        of = "real training images" if kind == "real" else kind
+        if fitted:
+            of = "fitted prior" if kind == "unconditional" else f"{kind}, fitted prior"
         better: Better = (
             "higher"
             if measure in ("precision", "recall", "coverage")
@@ -295,11 +302,11 @@ def _beside(name: str, evaluation: Mapping[str, Any]) -> list[str]:
     found = [
         f"{which} on real images {number(sum(accuracy) / len(accuracy))}, weakest {number(min(accuracy))}"
     ]
-    if name == "unconditional_coherence_fitted" and evaluation.get("fitted_prior"):
+    if name.endswith("coherence_fitted") and evaluation.get("fitted_prior"):
         found.insert(0, str(evaluation["fitted_prior"]))
     if known and name.startswith("unconditional"):
         # All judges agree by chance: C classes, M judges, C · C^-M.
         found.append(f"chance {known ** (1 - len(accuracy)):.2g}")
-    elif known and name == "conditional_coherence":
+    elif known and name.startswith("conditional_coherence"):
         found.append(f"chance {number(1 / known)}")
     return found

@@ -56,7 +56,13 @@ def protocol(
                 "Conditional generation",
                 f"One posterior draw of z per sample given what is observed{component}; "
                 f"{_private(model)}{', one draw for all of them' if shared and len(model.owner) else ''}; "
-                "the mean of the likelihood, not a draw from it.",
+                "the mean of the likelihood, not a draw from it."
+                + (
+                    " With the fitted prior, the private latents of unobserved modalities are drawn from it, given z and those of the "
+                    "observed ones."
+                    if "conditional_coherence_fitted" in evaluation
+                    else ""
+                ),
             ),
             (
                 "Inputs and targets",
@@ -74,9 +80,9 @@ def protocol(
             ),
             (
                 "Unconditional generation",
-                f"{_draws(evaluation)}z from p(z), or from a density fitted after training to one "
+                f"{_draws(evaluation)}z from p(z), or from a distribution fitted after training to one "
                 f"posterior draw per training sample ({evaluation.get('fitted_prior') or 'none was fitted'}); "
-                f"{_fresh(shared) if len(model.owner) else ''}the mean of the likelihood. "
+                f"{_fresh(shared, evaluation) if len(model.owner) else ''}the mean of the likelihood. "
                 "A draw counts if all judges assign the same class.",
             ),
         ]
@@ -122,8 +128,12 @@ def _private(model: MultimodalVAE) -> str:
     return "private latents of unobserved modalities from p(w)"
 
 
-def _fresh(shared: bool) -> str:
-    return f"w from p(w), {'one draw for all modalities' if shared else 'one draw for each modality'}; "
+def _fresh(shared: bool, evaluation: Mapping[str, Any]) -> str:
+    fitted = "over all latents" in str(evaluation.get("fitted_prior"))
+    return (
+        f"w from p(w){' (with the fitted prior, from it)' if fitted else ''}, "
+        f"{'one draw for all modalities' if shared else 'one draw for each modality'}; "
+    )
 
 
 def _quality(evaluation: Mapping[str, Any]) -> str:

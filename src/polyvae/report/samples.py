@@ -9,11 +9,13 @@ from polyvae.report.sections import Page, Section
 def cross_section(page: Page) -> Section:
     """Every modality, generated given each one."""
     title = "Conditional generation"
-    if not page.model.shared:
+    prior = page.scene.conditional
+    if not page.model.shared and prior is None:
         return Section(
             "cross",
             title,
-            f"Left out: {page.model.name} has no shared latent (D = 0), so no information passes between modalities.",
+            f"Left out: {page.model.name} has no shared latent (D = 0), so no information passes between modalities. A prior fitted "
+            'to all latents can pass it: evaluate with fitted_prior.latents = "all".',
         )
     if not page.scene.inputs or not page.scene.targets:
         return Section(
@@ -22,7 +24,10 @@ def cross_section(page: Page) -> Section:
             "Left out: no modality is both observed and of a shape that a small picture can show.",
         )
     lead = "The generated modalities should agree with the observed one in what is shared, and vary in everything else."
-    return Section("cross", title, lead, [cross_generation(page.scene)])
+    if not page.model.shared:
+        lead += f" {page.model.name} has no shared latent (D = 0): all information passes through the fitted prior."
+    kinds = ([None] if page.model.shared else []) + ([prior] if prior is not None else [])
+    return Section("cross", title, lead, [cross_generation(page.scene, kind) for kind in kinds])
 
 
 def unconditional_section(page: Page) -> Section:
@@ -34,15 +39,16 @@ def unconditional_section(page: Page) -> Section:
         )
     lead = "Each column is one draw of all modalities. Within a column, modalities should agree; along a row, draws should differ."
     if not page.model.shared:
-        lead += f" {page.model.name} has no shared latent (D = 0): its modalities are drawn independently, and there is no fitted prior."
-    elif scene.prior is None:
+        lead += (
+            f" {page.model.name} has no shared latent (D = 0): its own prior draws modalities independently."
+        )
+    if not scene.fitted:
         lead += " There is no fitted prior, so only the prior of the model is shown."
-    fitted = page.model.shared > 0 and scene.prior is not None
     return Section(
         "unconditional",
         title,
         lead,
-        [unconditional(scene, which) for which in ([False, True] if fitted else [False])],
+        [unconditional(scene, which) for which in ([False, True] if scene.fitted else [False])],
     )
 
 

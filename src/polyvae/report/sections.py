@@ -63,26 +63,11 @@ def coherence_section(page: Page) -> Section:
             "Left out: the evaluation has no coherence (it needs labelled images and two modalities).",
         )
     accuracy = values.get("judge_accuracy") or {}
-    columns = [name for name in page.model.modalities if any(name in row for row in matrix.values())]
-    figures = [
-        heat_map(
-            "coherence_matrix",
-            matrix,
-            list(matrix),
-            columns,
-            (1 / max(page.classes, 2), 1.0),
-            accuracy,
-            "real images",
-            "Heat map of conditional coherence, observed modality by generated one: "
-            + "; ".join(
-                f"{observed} to {target} {value:.3f}"
-                for observed, row in matrix.items()
-                for target, value in row.items()
-            ),
-            "Rows: the observed modality. Columns: the generated modality, with the share of images that its judge assigns to the class "
-            "of the sample. Last row: the same judges on real held-out images, an upper limit in practice.",
+    figures = [_matrix(page, "coherence_matrix", "")]
+    if any((values.get("coherence_matrix_fitted") or {}).values()):
+        figures.append(
+            _matrix(page, "coherence_matrix_fitted", " With private latents from the fitted prior.")
         )
-    ]
     tables = [_pairs(matrix, values.get("coherence_intervals") or {})]
     kinds = values.get("judge_kind") or {}
     judges = (
@@ -95,17 +80,23 @@ def coherence_section(page: Page) -> Section:
     )
     by_number = values.get("coherence_by_observed") or {}
     if len(by_number) > 1:
+        fitted = values.get("coherence_by_observed_fitted") or {}
         chance = 1 / page.classes if page.classes else None
         figures.append(
             bars(
                 "coherence_by_observed",
-                {"coherence": by_number},
+                {"coherence": by_number} | ({"with the fitted prior": fitted} if fitted else {}),
                 chance,
                 "chance",
                 "modalities observed",
                 1.0,
                 "Bars of coherence by number of observed modalities: "
-                + ", ".join(f"{n}: {value:.3f}" for n, value in by_number.items()),
+                + ", ".join(f"{n}: {value:.3f}" for n, value in by_number.items())
+                + (
+                    f"; with the fitted prior {', '.join(f'{n}: {value:.3f}' for n, value in fitted.items())}"
+                    if fitted
+                    else ""
+                ),
                 "By the number of observed modalities. A rise: the model combines modalities. A flat line: one expert dominates.",
             )
         )
@@ -131,6 +122,28 @@ def _pairs(matrix: Mapping[str, Any], intervals: Mapping[str, Any]) -> Table:
                 )
             )
     return Table(("observed → generated", "coherence", "95 % interval"), rows)
+
+
+def _matrix(page: Page, name: str, how: str) -> Figure:
+    """The heat map of a table of conditional coherence."""
+    matrix = page.evaluation[name]
+    return heat_map(
+        name,
+        matrix,
+        list(matrix),
+        [column for column in page.model.modalities if any(column in row for row in matrix.values())],
+        (1 / max(page.classes, 2), 1.0),
+        page.evaluation.get("judge_accuracy") or {},
+        "real images",
+        "Heat map of conditional coherence, observed modality by generated one: "
+        + "; ".join(
+            f"{observed} to {target} {value:.3f}"
+            for observed, row in matrix.items()
+            for target, value in row.items()
+        ),
+        "Rows: the observed modality. Columns: the generated modality, with the share of images that its judge assigns to the class "
+        f"of the sample. Last row: the same judges on real held-out images, an upper limit in practice.{how}",
+    )
 
 
 def histogram_section(page: Page) -> Section:

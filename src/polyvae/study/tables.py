@@ -169,7 +169,11 @@ def title_of(column: str) -> str:
     )
 
 
-_OF_FITTED = ("unconditional_coherence_fitted", "unconditional_entropy_fitted")
+_OF_FITTED = (
+    "conditional_coherence_fitted",
+    "unconditional_coherence_fitted",
+    "unconditional_entropy_fitted",
+)
 
 
 def value_text(value: Any) -> str:

@@ -137,11 +137,13 @@ class StoredEvaluation(Record):
     judge_accuracy: _Numbers | None = None
     judge_kind: dict[str, Any] | None = None
     coherence_matrix: _Table | None = None
+    coherence_matrix_fitted: _Table | None = None
     coherence_by_observed: _Numbers | None = None
     coherence_intervals: dict[str, dict[str, _Ends]] | None = None
     intervals: dict[str, _Ends] | None = None
     attributes: dict[str, dict[str, dict[str, Any]]] | None = None
     unsaid: dict[str, dict[str, dict[str, Any]]] | None = None
+    coherence_by_observed_fitted: _Numbers | None = None
     unconditional_histogram: _Numbers | None = None
     unconditional_histogram_fitted: _Numbers | None = None
     quality: dict[str, Any] | None = None

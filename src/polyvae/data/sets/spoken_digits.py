@@ -141,7 +141,7 @@ def log_mel(sound: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray
     most = mel.max()
     if most <= 0:
         return np.zeros_like(mel)
-    return np.clip(1 + 10 * np.log10(np.maximum(mel / most, 10 ** (-RANGE / 10))) / RANGE, 0, 1)
+    return np.asarray(np.clip(1 + 10 * np.log10(np.maximum(mel / most, 10 ** (-RANGE / 10))) / RANGE, 0, 1))
 
 
 def _clips(root: Path) -> Clips:

@@ -84,7 +84,8 @@ def spread(latent: int, pairs: int, like: Tensor) -> Tensor:
 
     They are normal quantiles of a Sobol sequence, and their negatives.
     """
-    u = torch.quasirandom.SobolEngine(latent, scramble=True, seed=0).draw(pairs).to(like)
+    sobol = torch.quasirandom.SobolEngine(latent, scramble=True, seed=0)  # type: ignore[no-untyped-call]
+    u = sobol.draw(pairs).to(like)
     points = math.sqrt(2) * torch.erfinv((2 * u - 1).clamp(-0.999, 0.999))
     points = points / points.square().mean(0).sqrt()
     return torch.cat([points, -points])

@@ -1,0 +1,267 @@
+"""A score network as fitted prior: multimodal latent diffusion (MLD)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from polyvae.core import noise
+from polyvae.core.fitted.base import (
+    FittedPrior,
+    check_samples,
+    checked_tensors,
+    columns_of,
+    misfit,
+    stored_blocks,
+)
+
+BETA = (0.1, 20.0)  # the noise rate β(t) at t = 0 and t = 1, between which it is linear
+EULER = 250  # steps from t = 1 to t = 0
+CLEAN = 0.2  # probability that a subset of the blocks stays clean in training
+AVERAGE = 0.999  # of the moving average of the parameters
+
+
+class Marginal(NamedTuple):
+    """x_t = m x + s ε given x, with ε standard normal."""
+
+    m: Tensor
+    s: Tensor
+
+
+def rate(t: Tensor) -> Tensor:
+    """β(t), linear between its values at 0 and 1."""
+    return BETA[0] + t * (BETA[1] - BETA[0])
+
+
+def marginal(t: Tensor) -> Marginal:
+    """The marginal of dx = −½ β(t) x dt + β(t)^½ dW at time t, given x at time 0: m = exp(−½ ∫β), s² = 1 − m²."""
+    log_m = -0.25 * t.square() * (BETA[1] - BETA[0]) - 0.5 * t * BETA[0]
+    return Marginal(log_m.exp(), (-torch.expm1(2 * log_m)).sqrt())
+
+
+class FittedScore(FittedPrior):
+    """A score network over the standardised latents, trained by denoising (MLD).
+
+    x_t = m(t) x + s(t) ε, with m and s those of a variance-preserving diffusion, t uniform in (0, 1). With probability 0.2 a random
+    subset S of the blocks, not empty and not all, stays clean, and its time is 0. The network f predicts −ε, so that f / s(t) is the score:
+
+        L = E (1 + d_S / (D − d_S)) Σ_{columns outside S} (f(x_t, t) + ε)²,  d_S the columns in S
+
+    Draws follow the reverse diffusion from t = 1 to 0 in 250 Euler steps. Blocks that are observed stay at their values, with time 0.
+
+    Bounoua, Franzese & Michiardi, Multi-Modal Latent Diffusion, Entropy 26(4):320, 2024. The formulas follow the public code
+    (MustaphaBounoua/MLD, mm_sde.py).
+
+    Differs from the authors' code: S is drawn for each row, not for a batch. The network is a residual network without U-shape. −s(t) x_t,
+    the prediction for a standard normal x, is added to its output. s(t) is part of its input, and clean columns have weights of their own.
+    The average of the parameters starts with smaller factors. There is no resampling (RePaint) in conditional draws.
+
+    Args:
+        loc: Means of the latents, [D].
+        scale: Their standard deviations, [D].
+        hidden: Hidden units.
+        layers: Residual layers.
+        steps: Training steps, for the record.
+        blocks: Columns of z and of each w_m; None: all columns are of z.
+        seed: Seed of the initial parameters.
+    """
+
+    kind = "mld"
+    least = 20
+    conditional = True
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        hidden: int = 256,
+        layers: int = 3,
+        steps: int = 4000,
+        blocks: Sequence[int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("loc", loc)
+        self.register_buffer("scale", scale)
+        self.latent = len(loc)
+        self.describe(f"score network, {steps} steps", blocks, hidden=hidden, layers=layers, steps=steps)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.net = _ScoreNet(self.blocks, hidden, layers).to(loc)
+
+    @classmethod
+    def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        loc, scale = checked_tensors(tensors, "loc", "scale")
+        checked_tensors(tensors, *tensors)
+        if loc.ndim != 1 or loc.shape != scale.shape or not bool((scale > 0).all()):
+            raise misfit(f"loc {tuple(loc.shape)} and scale {tuple(scale.shape)}", "[D] both, scale positive")
+        blocks = stored_blocks(settings, len(loc))
+        # Each layer has tensors, and each hidden unit numbers, so a small file cannot ask for a large network.
+        hidden = _whole(settings, "hidden", max(x.numel() for x in tensors.values()))
+        layers = _whole(settings, "layers", len(tensors))
+        with torch.device("meta"):
+            expected = _ScoreNet(blocks, hidden, layers).state_dict(prefix="net.")
+        if {key: x.shape for key, x in expected.items()} != {
+            key: x.shape for key, x in tensors.items() if key not in ("loc", "scale")
+        }:
+            raise misfit("tensors of another network", "those of its hidden units, layers and blocks")
+        prior = cls(loc, scale, hidden, layers, _whole(settings, "steps", 2**62), blocks)
+        prior.load_state_dict(dict(tensors))
+        return prior.requires_grad_(False)
+
+    @classmethod
+    @torch.enable_grad()
+    def fit(
+        cls,
+        z: Tensor,
+        steps: int = 4000,
+        seed: int = 0,
+        blocks: Sequence[int] | None = None,
+        hidden: int = 256,
+        layers: int = 3,
+        batch_size: int = 256,
+        lr: float = 1e-3,
+    ) -> Self:
+        """Train the score network; its parameters are a moving average over the training.
+
+        Args:
+            z: Draws, [N, D].
+            steps: Training steps.
+            seed: Seed of parameters, batches and noise.
+            blocks: Columns of z and of each w_m; None: all columns are of z.
+            hidden: Hidden units.
+            layers: Residual layers.
+            batch_size: Draws in one step.
+            lr: Learning rate at the start; it falls to 0 along a cosine.
+
+        Raises:
+            InputError: No columns (D = 0), or fewer than 20 draws.
+        """
+        check_samples(z, cls.least, "", "give more data")
+        z, generator = z.detach(), torch.Generator().manual_seed(seed)
+        prior = cls(z.mean(0), z.std(0).clamp(min=1e-6), hidden, layers, steps, blocks, seed)
+        x = (z - prior.loc) / prior.scale
+        averaged = AveragedModel(prior.net, avg_fn=_average)
+        optimizer = torch.optim.Adam(prior.net.parameters(), lr=lr)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _ in range(steps):
+            rows = torch.randint(len(x), (batch_size,), generator=generator).to(x.device)
+            optimizer.zero_grad()
+            prior.loss(x[rows], generator).mean().backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(prior.net.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            averaged.update_parameters(prior.net)
+        prior.net.load_state_dict(averaged.module.state_dict())
+        return prior.requires_grad_(False)
+
+    def loss(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """The denoising loss of standardised latents, per column: [B, D] -> [B]."""
+        t = torch.rand(len(x), 1, generator=generator).clamp(min=1e-6).to(x)
+        eps = torch.randn(x.shape, generator=generator).to(x)
+        clean = subsets(len(x), self.blocks, generator).to(x.device)
+        fixed = columns_of(clean, self.blocks)
+        at = marginal(t)
+        noisy = torch.where(fixed, x, at.m * x + at.s * eps)
+        error = torch.where(fixed, 0, self.net(noisy, torch.where(clean, 0, t)) + eps).square()
+        share = fixed.to(x).mean(-1)  # 1 + d_S / (D − d_S) = 1 / (1 − d_S / D)
+        return error.mean(-1) / (1 - share)
+
+    def draw(self, n: int) -> Tensor:
+        start = self.loc.expand(n, -1)
+        return self._reverse(start, torch.zeros((n, len(self.blocks)), dtype=torch.bool, device=start.device))
+
+    def complete(self, x: Tensor, observed: Tensor) -> Tensor:
+        return self._reverse(x, observed)
+
+    @torch.no_grad()
+    def _reverse(self, given: Tensor, observed: Tensor) -> Tensor:
+        """The reverse diffusion dx = −½ β x dt − β · score dt + β^½ dW, from t = 1 to 0, of the blocks not observed."""
+        fixed = columns_of(observed, self.blocks)
+        clean = (given - self.loc) / self.scale
+        if bool((observed == observed[:1]).all()):
+            observed = observed[:1]  # one pattern: the layers for the time run on one row
+        x = noise.normal(tuple(given.shape), given, "prior.z", "BD")
+        step = 1 / EULER
+        for number in range(EULER, 0, -1):
+            x = torch.where(fixed, clean, x)
+            t = x.new_full((1, 1), number / EULER)
+            beta, score = rate(t), self.net(x, torch.where(observed, 0, t)) / marginal(t).s
+            x = x + step * beta * (0.5 * x + score)
+            if number > 1:
+                x = x + (step * beta).sqrt() * noise.normal(tuple(x.shape), x, "prior.z", "BD")
+        return torch.where(fixed, given, self.loc + self.scale * x)
+
+
+def subsets(rows: int, blocks: Sequence[int], generator: torch.Generator) -> Tensor:
+    """The blocks that stay clean, for each row: [rows, G] bool.
+
+    With probability 0.2, a subset of the blocks that have columns: neither none of these nor all, each equally probable. Else none.
+    """
+    filled = [g for g, size in enumerate(blocks) if size]
+    out = torch.zeros((rows, len(blocks)), dtype=torch.bool)
+    if len(filled) < 2:
+        return out
+    code = torch.randint(1, 2 ** len(filled) - 1, (rows, 1), generator=generator)
+    code = torch.where(torch.rand(rows, 1, generator=generator) < CLEAN, code, 0)
+    out[:, filled] = (code >> torch.arange(len(filled))) % 2 == 1
+    return out
+
+
+def _whole(settings: Mapping[str, Any], key: str, most: int) -> int:
+    """A stored whole number from 1 to ``most``."""
+    value = settings.get(key)
+    if type(value) is not int or not 1 <= value <= most:
+        raise misfit(f"{key}={value!r}", "a whole number, 1 or more, as in the tensors stored")
+    return value
+
+
+def _average(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+    """A moving average whose factor starts small, so that it does not remember the initial parameters."""
+    n = float(count)
+    return torch.lerp(current, averaged, min(AVERAGE, (1 + n) / (10 + n)))
+
+
+class _ScoreNet(nn.Module):
+    """−ε from noisy latents [N, D] and the time of each block [N, G]."""
+
+    def __init__(self, blocks: Sequence[int], hidden: int, layers: int) -> None:
+        super().__init__()
+        self.blocks = tuple(blocks)
+        self.time = nn.Sequential(
+            nn.Linear(2 * len(blocks), hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU()
+        )
+        self.first = nn.Linear(2 * sum(blocks), hidden)
+        self.layers = nn.ModuleList([_Residual(hidden) for _ in range(layers)])
+        self.last = nn.Sequential(nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, sum(blocks)))
+        for parameter in self.last[2].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        s = marginal(t).s
+        fixed = columns_of(t == 0, self.blocks)
+        h = self.first(torch.cat([torch.where(fixed, 0, x), torch.where(fixed, x, 0)], -1))
+        time = self.time(torch.cat([t, s], -1))
+        for layer in self.layers:
+            h = layer(h, time)
+        out: Tensor = self.last(h) - columns_of(s, self.blocks) * x
+        return out
+
+
+class _Residual(nn.Module):
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([nn.LayerNorm(hidden), nn.LayerNorm(hidden)])
+        self.linears = nn.ModuleList([nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)])
+        self.time = nn.Linear(hidden, hidden)
+
+    def forward(self, h: Tensor, time: Tensor) -> Tensor:
+        inner = self.linears[0](nn.functional.silu(self.norms[0](h))) + self.time(time)
+        out: Tensor = h + self.linears[1](nn.functional.silu(self.norms[1](inner)))
+        return out
