@@ -30,17 +30,18 @@ def test_missing_entries_have_the_error_of_the_exact_conditional():
 def test_the_noise_is_found():
     x, _, _, noise = world(2000, 0.0)
     fitted = Factors(x, np.ones_like(x, bool), 2)
-    assert fitted.noise == pytest.approx(noise**2, rel=0.15)
+    assert fitted.noises == pytest.approx(np.full(8, noise**2), rel=0.15)
 
 
 def test_draws_have_the_covariance_of_the_exact_conditional():
-    x, _, covariance, _ = world(3000, 0.0)
-    fitted = Factors(x, np.ones_like(x, bool), 2)
+    x, _, covariance, noise = world(3000, 0.0)
+    fitted = Factors(x, np.ones_like(x, bool), 2, each=True)
+    assert fitted.noises == pytest.approx(np.full(8, noise**2), rel=0.15)
     rng, known = np.random.default_rng(1), np.arange(8) >= 6
     seen, n = np.tile(known, (20_000, 1)), 20_000
     drawn = fitted.draw(seen, slice(0, 6), rng.normal(size=(n, 5)))
     assert fitted.variance(seen[:2], slice(0, 6))[0] == pytest.approx(drawn.var(0), rel=0.05, abs=1e-3)
-    drawn = drawn + np.sqrt(fitted.noise) * rng.normal(size=(n, 6))
+    drawn = drawn + np.sqrt(fitted.noises[:6]) * rng.normal(size=(n, 6))
     cross = covariance[:6, 6:]
     exact = covariance[:6, :6] - cross @ np.linalg.solve(covariance[6:, 6:], cross.T)
     assert np.abs(np.cov(drawn.T) - exact).max() < 0.08 * np.diag(exact).max()

@@ -6,7 +6,7 @@ non-negative least squares on their predictions of samples left out. The residua
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,8 +31,8 @@ class Known(NamedTuple):
         fold: [n], the fold in which each sample is left out.
         matched: [n] bool, whether all modalities of the pattern were observed.
         by_members: Name -> the predictions of samples left out, by the members of each ensemble, [n, F].
-        typical: [F], the variance that factors leave the entries of a sample given its other entries, a mean over calibration samples;
-            None for predictions from other modalities alone.
+        typical: Returns [F], the variance that factors leave the entries of a sample given its other entries, a mean over calibration
+            samples; None for predictions from other modalities alone.
     """
 
     rows: NDArray[np.intp]
@@ -42,7 +42,7 @@ class Known(NamedTuple):
     fold: NDArray[np.intp]
     matched: Flags
     by_members: Mapping[str, Floats]
-    typical: NDArray[np.float64] | None = None
+    typical: Callable[[], NDArray[np.float64]] | None = None
 
 
 class Combination:

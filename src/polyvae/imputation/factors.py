@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from polyvae.imputation.tables import Flags, Floats
 
 _STEPS = 40
+_LEAST = 0.005  # the smallest variance of the noise of a column, of which 1 is the variance
 _PIECE = 2**24  # numbers of the second moments that are computed at a time
 
 
@@ -22,13 +23,18 @@ class Factors:
         seen: [N, P] bool.
         count: Columns of u.
         shrink: Precision of the prior on W.
+        each: A variance of the noise for each column, as in factor analysis (Rubin & Thayer 1982), instead of one for all.
+
+    Attributes:
+        weights: W, [P, C].
+        noises: [P], the variance of the noise of each column.
     """
 
-    def __init__(self, x: Floats, seen: Flags, count: int, shrink: float = 1.0) -> None:
+    def __init__(self, x: Floats, seen: Flags, count: int, shrink: float = 1.0, each: bool = False) -> None:
         draws = np.random.default_rng(0).standard_normal((x.shape[1], count))
         self.weights = 0.1 * draws
-        self.noise = 1.0
-        total = max(1, int(seen.sum()))
+        self.noises = np.ones(x.shape[1])
+        number, squares = seen.sum(0), (x.astype(np.float64) ** 2).sum(0)
         for _ in range(_STEPS):
             first = np.zeros((x.shape[1], count))
             second = np.zeros((x.shape[1], count * count))
@@ -38,11 +44,14 @@ class Factors:
                 first += x[rows].T.astype(np.float64) @ mean
                 second += seen[rows].T.astype(np.float64) @ moments.reshape(len(mean), -1)
             square = second.reshape(-1, count, count)
-            penalty = shrink * self.noise * np.eye(count)
+            penalty = shrink * self.noises[:, None, None] * np.eye(count)
             self.weights = np.asarray(np.linalg.solve(square + penalty, first[..., None])[..., 0], np.float64)
-            error = float((x.astype(np.float64) ** 2).sum()) - 2 * float((first * self.weights).sum())
-            error += float(np.einsum("pi,pij,pj->", self.weights, square, self.weights))
-            self.noise = max(error / total, 1e-6)
+            errors = squares - 2 * (first * self.weights).sum(1)
+            errors += np.einsum("pi,pij,pj->p", self.weights, square, self.weights)
+            if each:  # a column whose noise vanished would be a factor of its own
+                self.noises = np.maximum(errors / np.maximum(number, 1), _LEAST)
+            else:
+                self.noises[:] = max(float(errors.sum()) / max(1, int(number.sum())), 1e-6)
 
     def predict(self, x: Floats, seen: Flags) -> Floats:
         """E[x | observed entries], for every entry: [N, P]."""
@@ -77,13 +86,14 @@ class Factors:
     def _posterior(self, x: Floats, seen: Flags) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """E[u] [B, C] and Cov[u] [B, C, C] given the observed entries."""
         covariance = self._covariance(seen)
-        mean = np.einsum("bij,bj->bi", covariance, (x @ self.weights) / self.noise)
+        mean = np.einsum("bij,bj->bi", covariance, x @ (self.weights / self.noises[:, None]))
         return mean, covariance
 
     def _covariance(self, seen: Flags) -> NDArray[np.float64]:
+        """Cov[u] [B, C, C] given the observed entries."""
         count = self.weights.shape[1]
         outer = (self.weights[:, :, None] * self.weights[:, None]).reshape(len(self.weights), -1)
-        precision = (seen @ outer).reshape(-1, count, count) / self.noise + np.eye(count)
+        precision = (seen @ (outer / self.noises[:, None])).reshape(-1, count, count) + np.eye(count)
         return np.asarray(np.linalg.inv(precision), np.float64)
 
 

@@ -344,16 +344,16 @@ def _joint_residual(
     residuals = np.sort(found.combination.residuals, axis=0)  # NaN last
     if not len(residuals):
         return np.zeros_like(found.values)
-    model, (seen, columns) = imputer.factors(), found.given
+    model, (seen, columns), typical = imputer.spread(), found.given, found.combination.typical()
     count = (~np.isnan(residuals)).sum(0)
     square = np.nansum(residuals.astype(np.float64) ** 2, 0) / np.maximum(count, 1)
-    noise = np.maximum(square - found.combination.typical, 1e-6)
+    noise = np.maximum(square - typical, 1e-6)
     variance = model.variance(seen, columns) + noise
     drawn = model.draw(seen, columns, u) + np.sqrt(noise) * other.standard_normal(found.values.shape)
     rank = ndtr(drawn / np.sqrt(variance))
     place = np.minimum((rank * count).astype(np.intp), np.maximum(count - 1, 0))
     chosen = np.take_along_axis(residuals, place, 0)
-    scale = np.sqrt(variance / (found.combination.typical + noise))
+    scale = np.sqrt(variance / (typical + noise))
     return np.where(count > 0, chosen * scale, 0).astype(np.float32)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,6 +125,7 @@ class Imputer:
         self._gammas: dict[str, tuple[float, ...]] = {}
         self._spectra: tuple[Any, Spectra] = None, {}
         self._factors: dict[int | None, Factors] = {}
+        self._spread: Factors | None = None
         widest = max(x.shape[1] for x in tables.values.values())
         largest = min(_LARGEST_CALIBRATION, _LARGEST_TABLE // widest)
         chosen = np.random.default_rng(fold_in(seed, "calibration")).permutation(size)[:largest]
@@ -220,13 +222,16 @@ class Imputer:
             fold,
             _whole(part, pattern),
             {**by_members, "factors": factors},
-            self._typical(given.rows(slice(_TYPICAL)), hidden[:_TYPICAL], name),
+            cache(
+                partial(
+                    self._typical, *self._entries_of(given.rows(slice(_TYPICAL)), name), hidden[:_TYPICAL]
+                )
+            ),
         )
 
-    def _typical(self, given: Tables, hidden: Flags, name: str) -> NDArray[np.float64]:
+    def _typical(self, seen: Flags, columns: slice, hidden: Flags) -> NDArray[np.float64]:
         """[F], the mean over samples of the variance that factors leave their hidden entries (all entries of columns without any)."""
-        seen, columns = self._entries_of(given, name)
-        variance = self.factors().variance(seen, columns)
+        variance = self.spread().variance(seen, columns)
         weight = np.where(hidden.any(0), hidden, True)
         return np.asarray((variance * weight).sum(0) / np.maximum(weight.sum(0), 1), np.float64)
 
@@ -261,14 +266,23 @@ class Imputer:
         if left_out not in self._factors:
             if left_out is not None:
                 self.factors()  # chooses their number
-            x, seen = _joined(
-                self.tables.rows(self._sample),
-                [each for each in self.tables.names if each not in self.targets],
-            )
+            x, seen = self._described()
             kept = np.ones(len(x), bool) if left_out is None else self.fold[self._sample] != left_out
             count = self._factor_count(x, seen) if left_out is None else self._factors[None].weights.shape[1]
             self._factors[left_out] = Factors(x[kept], seen[kept], count)
         return self._factors[left_out]
+
+    def spread(self) -> Factors:
+        """Factors with a noise for each column, from which draws are made: made once, at their first use."""
+        if self._spread is None:
+            x, seen = self._described()
+            self._spread = Factors(x, seen, self.factors().weights.shape[1], each=True)
+        return self._spread
+
+    def _described(self) -> tuple[Floats, Flags]:
+        """The calibration samples in all modalities that are encoded, side by side."""
+        names = [each for each in self.tables.names if each not in self.targets]
+        return _joined(self.tables.rows(self._sample), names)
 
     def _factor_count(self, x: Floats, seen: Flags) -> int:
         """The number of factors that predicts entries best which were hidden from the fit."""

@@ -42,7 +42,7 @@ class Wide:
 
     def __init__(self, tables: Tables) -> None:
         self.bases: dict[str, Basis] = {}
-        self.spans: dict[str, list[Floats | None]] = {}
+        self.spans: dict[str, list[tuple[Floats, Floats] | None]] = {}
         for name, x in tables.values.items():
             if x.shape[1] <= WIDE:
                 continue
@@ -75,7 +75,8 @@ class Wide:
         for name, spans in self.spans.items():
             span = spans[member]
             if span is not None:
-                values[name] = (tables.values[name] @ span) @ span.T
+                mean, axes = span
+                values[name] = mean + ((tables.values[name] - mean) @ axes) @ axes.T
         return Tables(values, tables.observed)
 
     def size(self, name: str, columns: int) -> int:
@@ -100,8 +101,11 @@ class Wide:
         return result
 
 
-def _span(x: Floats) -> Floats | None:
-    """An orthonormal basis of the rows of x [n, C]: [C, r]. None: they span all C dimensions."""
-    w, v = np.linalg.eigh(x.T.astype(np.float64) @ x)
+def _span(x: Floats) -> tuple[Floats, Floats] | None:
+    """The mean of the rows of x [n, C], and an orthonormal basis of their differences from it: [C] and [C, r]. None: r is C."""
+    if not len(x):
+        return np.zeros(x.shape[1], np.float32), np.zeros((x.shape[1], 0), np.float32)
+    mean = x.mean(0, dtype=np.float64)
+    w, v = np.linalg.eigh((x - mean).T @ (x - mean))
     kept = w > max(float(w[-1]), 0.0) * 1e-8
-    return None if kept.all() else v[:, kept].astype(np.float32)
+    return None if kept.all() else (mean.astype(np.float32), v[:, kept].astype(np.float32))
