@@ -64,7 +64,7 @@ class Features(Record):
             values: In units.
         """
         scaled = (values - np.asarray(self.center)) / np.asarray(self.scale)
-        return np.clip(scaled, -_LARGEST, _LARGEST)  # beyond, float32 is infinite
+        return np.asarray(np.clip(scaled, -_LARGEST, _LARGEST))  # beyond, float32 is infinite
 
     @model_validator(mode="after")
     def _lengths(self) -> Features:
