@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.schema import Schema
@@ -128,7 +129,7 @@ def advise_of_training_samples(known: Tables, given: Tables, names: tuple[str, .
 
 def _digests(tables: Tables, name: str) -> list[bytes | None]:
     """A digest of the values of each sample; None where one is missing."""
-    whole = tables.observed[name].all(1)
+    whole: NDArray[np.bool_] = np.asarray(tables.observed[name].all(1), bool)
     found: list[bytes | None] = []
     for rows, part in pieces(tables.values[name]):
         found += [

@@ -76,7 +76,7 @@ class Wide:
             span = spans[member]
             if span is not None:
                 mean, axes = span
-                values[name] = mean + ((tables.values[name] - mean) @ axes) @ axes.T
+                values[name] = np.asarray(mean + ((tables.values[name] - mean) @ axes) @ axes.T, np.float32)
         return Tables(values, tables.observed)
 
     def size(self, name: str, columns: int) -> int:
