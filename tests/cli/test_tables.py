@@ -243,7 +243,7 @@ def test_existing_results_are_replaced_on_request_alone(cohort: Path, tmp_path: 
         (["fit", "rna.csv", "--out", "y", "--set", "network=3"], "network=3"),
         (["fit", "rna.csv", "--out", "y", "--set", "target=abc"], "target='abc'"),
         (["fit", "rna.csv", "--out", "y", "--set", "model=3"], "model=3"),
-        (["fit", "rna.csv", "--out", "y", "--model", "mmvaeplus+"], "did you mean"),
+        (["fit", "rna.csv", "protein.csv", "--out", "y", "--model", "mmvaeplus+"], "did you mean"),
         (["fit", "rna.csv", "--out", "y", "--target", "nothing"], "a column of no file"),
         (["fit", "rna.csv", "--out", "y", "--target", "clinical.csv:grup"], "did you mean 'group'"),
         (["fit", "rna.csv", "--out", "y", "--id", "patients"], "did you mean 'patient'"),
