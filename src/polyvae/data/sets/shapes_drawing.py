@@ -141,7 +141,7 @@ def _square(x: Floats, y: Floats, radius: Floats) -> Floats:
 def _triangle(x: Floats, y: Floats, radius: Floats) -> Floats:
     inner = 0.64 * radius  # of the inscribed circle
     y = y - inner / 2  # the middle of its height is the centre of the shape
-    return np.maximum(y, np.abs(x) * np.sqrt(0.75) - y / 2) - inner
+    return np.asarray(np.maximum(y, np.abs(x) * np.sqrt(0.75) - y / 2) - inner)
 
 
 def _cross(x: Floats, y: Floats, radius: Floats) -> Floats:
