@@ -277,6 +277,19 @@ def test_an_error_of_grammar_or_of_fact_is_counted_as_what_it_is(monkeypatch, sh
     assert (found["sentence_grammatical"], found["sentence_stated"]) == (1, pytest.approx(1 / 6))
 
 
+def test_sentences_that_state_nothing_leave_nothing_to_agree_on(monkeypatch, data, judges, model):
+    def unconditional(context, prior, seed):
+        yield dict.fromkeys("ab", images(*torch.zeros(2, 5)))
+
+    monkeypatch.setattr(generation, "unconditional", unconditional)
+    monkeypatch.setattr(
+        Readers, "read", lambda self, name, x: {key: torch.full((len(x),), -1) for key in SIZES}
+    )
+    monkeypatch.setattr(generation, "conditional", lambda *given, **named: iter(()))
+    found = coherence(Context.of(model, data.test, judges, draws=5))
+    assert [name for name, value in found.items() if isinstance(value, float)] == []
+
+
 # ---- judges --------------------------------------------------------------------------------------------------------------------------
 
 

@@ -283,7 +283,8 @@ def _joint(
 
 def _free(found: _Agreement, suffix: str, targets: int) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """The numbers of unconditional draws."""
-    result: dict[str, Any] = {f"unconditional_entropy{suffix}": found.entropy()}
+    spread = found.entropy()
+    result: dict[str, Any] = {f"unconditional_entropy{suffix}": spread} if math.isfinite(spread) else {}
     plain = [*found.classes] == ["label"]
     if plain:
         result[f"unconditional_histogram{suffix}"] = found.histogram("label")
