@@ -196,6 +196,15 @@ def test_options_that_are_refused(options, message):
         made(**options)
 
 
+def test_terms_sum_to_the_objective_with_a_weight():
+    model, batch = made("abc", own_weight=2.5, cross_experts="one", beta=0.7)
+    value, terms = model(batch, 0.5)
+    signs = {name: -0.35 if name.startswith("kl/") else 1.0 for name in terms}
+    total = sum(signs[name] * term for name, term in terms.items())
+    assert "own_weight" in terms
+    torch.testing.assert_close(total, value.detach(), rtol=1e-12, atol=1e-12)
+
+
 def test_a_weight_makes_it_no_bound():
     assert made(corrected=True)[0].facts.bound
     assert not made(corrected=True, own_weight=2.0)[0].facts.bound

@@ -57,7 +57,8 @@ class MMVAEPlus(MultimodalVAE):
         cross_experts       "one": (|A| − 1) s_n log p(x_n | z^{mk}, w̃_n^{mk}) for one m ≠ n per sample and n,
                             drawn uniformly, and 0 for the others: unbiased for the sum over all of them
 
-    With λ ≠ 1, L is a reweighted objective and no bound on log p(X), for any r. With a conditional prior it
+    With λ ≠ 1, L is a reweighted objective and no bound on log p(X), for any r; the term "own_weight" is what
+    λ adds. With a conditional prior it
     is what it was, for another model: p(z) Π_m p(w_m | z) p(x_m | z, w_m).
 
     ``detach_own`` is from Märtens & Yau, Disentangling shared and private latent factors in multimodal
@@ -215,10 +216,11 @@ class MMVAEPlus(MultimodalVAE):
         kl_z = self.scored(q).log_prob(z) - self.prior.z().log_prob(z)
         kl_w = self.sampled_kl(qr_w, p_w, w, counted)
         kl = {"kl/z": kl_z, "kl/w": kl_w}
-        own_weighted = log_x * log_x.new_full((), self.own_weight).where(own_x[:, None], 1)  # λ where n = m
-        # Σ_m weights_m estimator_k(Σ_n λ s_n log p(x_n | ·) − β [kl_z + kl_w]), weights 1/|A|
+        # Σ_m weights_m estimator_k(Σ_n λ s_n log p(x_n | ·) − β [kl_z + kl_w]), weights 1/|A|, λ = 1 for n ≠ m
+        own_weighted = log_x * log_x.new_full((), self.own_weight).where(own_x[:, None], 1)
         value = self.bound_of(source.weights, own_weighted, kl, warm * self.beta, {z: None, w: counted}).value
-        return Bound(value, self.terms(source.weights, log_x, kl))
+        more = {} if self.own_weight == 1 else {"own_weight": self.weighted(own_weighted - log_x)}
+        return Bound(value, self.terms(source.weights, log_x, {**kl, **more}))
 
     def r(self, p_w: Diagonal) -> Diagonal:
         """The auxiliary priors r_n(w_n), in the order of the columns of w, else p(w): [..., B, W]."""
