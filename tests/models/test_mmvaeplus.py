@@ -55,7 +55,7 @@ def test_mmvaeplus(world, options):
 
     def log_p_w(n: int, z, w) -> float:
         """log p(w_n | z), from the weights of its network."""
-        if not model.conditional_prior:
+        if not model.conditional_prior or n not in model.encoded:
             return hand.log(w, 0, 1)
         first, _, last = model.modalities[hand.names[n]].parts["prior"]
         hidden = np.maximum(first.weight.detach().numpy() @ z + first.bias.detach().numpy(), 0)

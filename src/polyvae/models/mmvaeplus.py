@@ -101,7 +101,8 @@ class MMVAEPlus(MultimodalVAE):
         own_weight: λ, the factor of the own reconstruction.
         cross_experts: Cross-reconstruct each modality from "all" other experts, or from "one" per sample
             (with "elbo"). Of M modalities, 2 M terms are decoded instead of M².
-        conditional_prior: p(w_m | z) with location and scale from a network of one hidden layer of 128.
+        conditional_prior: p(w_m | z) with location and scale from a network of one hidden layer of 128, for
+            modalities that are encoded.
         family: The family of experts and priors, "normal" or "laplace".
         scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
 
@@ -177,7 +178,7 @@ class MMVAEPlus(MultimodalVAE):
         self.K, self.objective, self.cross, self.corrected = K, objective, cross, corrected
         self.source_experts, self.private_prior = source_experts, private_prior
         self.prior_components, self.conditional_prior = prior_components, conditional_prior
-        if conditional_prior and len(self.owner):
+        if conditional_prior:
             self.prior = given_z(self, latent)
         self.detach_own, self.own_weight = detach_own, own_weight
         self.cross_experts = cross_experts
@@ -268,7 +269,9 @@ class MMVAEPlus(MultimodalVAE):
 
 
 def given_z(model: MultimodalVAE, latent: int, hidden: int = 128) -> ConditionalPrior:
-    """p(w_m | z) with location and scale from a network of one hidden layer for each modality: its part "prior".
+    """p(w_m | z) with location and scale from a network of one hidden layer: the part "prior" of each encoded modality.
+
+    The private latent of a modality that is never encoded has no posterior to learn p(w_m | z) from, and remains independent of z.
 
     Args:
         model: The model, with the prior whose p(z) remains.
@@ -276,10 +279,13 @@ def given_z(model: MultimodalVAE, latent: int, hidden: int = 128) -> Conditional
         hidden: Size of the hidden layer.
     """
     assert isinstance(model.prior, StandardPrior | MixturePrior)
-    nets = [net for net in model.modalities.values() if net.private]
-    for net in nets:
-        net.parts["prior"] = nn.Sequential(*layers([latent, hidden, 2 * net.private]))
-    return ConditionalPrior(model.prior, [net.parts["prior"] for net in nets])
+    maps = []
+    for m in model.encoded:
+        net = model.modalities.at(m)
+        if net.private:
+            net.parts["prior"] = nn.Sequential(*layers([latent, hidden, 2 * net.private]))
+            maps.append((net.parts["prior"], model.columns[m]))
+    return ConditionalPrior(model.prior, maps)
 
 
 def auxiliary_priors(model: MultimodalVAE, raw_r: Tensor | None, p_w: Diagonal) -> Diagonal:
