@@ -55,7 +55,7 @@ def test_mmvaeplus(world, options):
 
     def log_p_w(n: int, z, w) -> float:
         """log p(w_n | z), from the weights of its network."""
-        if not model.conditional_prior:
+        if not model.conditional_prior or n not in model.encoded:
             return hand.log(w, 0, 1)
         first, _, last = model.modalities[hand.names[n]].parts["prior"]
         hidden = np.maximum(first.weight.detach().numpy() @ z + first.bias.detach().numpy(), 0)
@@ -194,6 +194,15 @@ def test_one_cross_expert_is_an_unbiased_estimate():
 def test_options_that_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         made(**options)
+
+
+def test_terms_sum_to_the_objective_with_a_weight():
+    model, batch = made("abc", own_weight=2.5, cross_experts="one", beta=0.7)
+    value, terms = model(batch, 0.5)
+    signs = {name: -0.35 if name.startswith("kl/") else 1.0 for name in terms}
+    total = sum(signs[name] * term for name, term in terms.items())
+    assert "own_weight" in terms
+    torch.testing.assert_close(total, value.detach(), rtol=1e-12, atol=1e-12)
 
 
 def test_a_weight_makes_it_no_bound():

@@ -117,12 +117,12 @@ class ConditionalPrior(nn.Module):
     """p(z) of a base prior, and p(w_m | z) with a learnt location and scale: private latents that depend on the shared one.
 
     Args:
-        base: The prior whose p(z) it has.
-        maps: Of every modality with private latents, a module [N, D] -> [N, 2 W_m], locations and raw scales. It is registered with the
-            modality, not here.
+        base: The prior whose p(z) it has, and whose p(w_m) the modalities without a network have.
+        maps: A module [N, D] -> [N, 2 W_m], locations and raw scales, with its columns of w, for each modality that has one. The modules
+            are registered with the modalities, not here.
     """
 
-    def __init__(self, base: StandardPrior | MixturePrior, maps: Sequence[nn.Module]) -> None:
+    def __init__(self, base: StandardPrior | MixturePrior, maps: Sequence[tuple[nn.Module, slice]]) -> None:
         super().__init__()
         self.base, self.maps = base, tuple(maps)
 
@@ -132,13 +132,13 @@ class ConditionalPrior(nn.Module):
 
     def w(self, z: Tensor) -> Diagonal:
         """p(w | z): [..., B, D] -> [..., B, W]."""
-        flat = z.flatten(0, -2)
-        outputs = [g(flat).to(z.dtype).chunk(2, -1) for g in self.maps]
-        loc, raw = (
-            torch.cat(parts, -1).view(*z.shape[:-1], self.base.private)
-            for parts in zip(*outputs, strict=True)
-        )
-        return self.base.family(loc, softplus_scale(raw))
+        unit = self.base.w(z)
+        loc, scale, flat = unit.loc.clone(), unit.scale.clone(), z.flatten(0, -2)
+        for g, span in self.maps:
+            parts = g(flat).to(z.dtype).chunk(2, -1)
+            shift, raw = (part.view(*z.shape[:-1], -1) for part in parts)
+            loc[..., span], scale[..., span] = shift, softplus_scale(raw)
+        return self.base.family(loc, scale)
 
     def draw(self, n: int) -> Tensor:
         """n draws of z: [n, D]."""

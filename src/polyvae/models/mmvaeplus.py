@@ -57,7 +57,8 @@ class MMVAEPlus(MultimodalVAE):
         cross_experts       "one": (|A| − 1) s_n log p(x_n | z^{mk}, w̃_n^{mk}) for one m ≠ n per sample and n,
                             drawn uniformly, and 0 for the others: unbiased for the sum over all of them
 
-    With λ ≠ 1, L is a reweighted objective and no bound on log p(X), for any r. With a conditional prior it
+    With λ ≠ 1, L is a reweighted objective and no bound on log p(X), for any r; the term "own_weight" is what
+    λ adds. With a conditional prior it
     is what it was, for another model: p(z) Π_m p(w_m | z) p(x_m | z, w_m).
 
     ``detach_own`` is from Märtens & Yau, Disentangling shared and private latent factors in multimodal
@@ -100,7 +101,8 @@ class MMVAEPlus(MultimodalVAE):
         own_weight: λ, the factor of the own reconstruction.
         cross_experts: Cross-reconstruct each modality from "all" other experts, or from "one" per sample
             (with "elbo"). Of M modalities, 2 M terms are decoded instead of M².
-        conditional_prior: p(w_m | z) with location and scale from a network of one hidden layer of 128.
+        conditional_prior: p(w_m | z) with location and scale from a network of one hidden layer of 128, for
+            modalities that are encoded.
         family: The family of experts and priors, "normal" or "laplace".
         scale_map: The map from network outputs to scales, "softplus", "exp" or "softmax".
 
@@ -176,7 +178,7 @@ class MMVAEPlus(MultimodalVAE):
         self.K, self.objective, self.cross, self.corrected = K, objective, cross, corrected
         self.source_experts, self.private_prior = source_experts, private_prior
         self.prior_components, self.conditional_prior = prior_components, conditional_prior
-        if conditional_prior and len(self.owner):
+        if conditional_prior:
             self.prior = given_z(self, latent)
         self.detach_own, self.own_weight = detach_own, own_weight
         self.cross_experts = cross_experts
@@ -215,10 +217,11 @@ class MMVAEPlus(MultimodalVAE):
         kl_z = self.scored(q).log_prob(z) - self.prior.z().log_prob(z)
         kl_w = self.sampled_kl(qr_w, p_w, w, counted)
         kl = {"kl/z": kl_z, "kl/w": kl_w}
-        own_weighted = log_x * log_x.new_full((), self.own_weight).where(own_x[:, None], 1)  # λ where n = m
-        # Σ_m weights_m estimator_k(Σ_n λ s_n log p(x_n | ·) − β [kl_z + kl_w]), weights 1/|A|
+        # Σ_m weights_m estimator_k(Σ_n λ s_n log p(x_n | ·) − β [kl_z + kl_w]), weights 1/|A|, λ = 1 for n ≠ m
+        own_weighted = log_x * log_x.new_full((), self.own_weight).where(own_x[:, None], 1)
         value = self.bound_of(source.weights, own_weighted, kl, warm * self.beta, {z: None, w: counted}).value
-        return Bound(value, self.terms(source.weights, log_x, kl))
+        more = {} if self.own_weight == 1 else {"own_weight": self.weighted(own_weighted - log_x)}
+        return Bound(value, self.terms(source.weights, log_x, {**kl, **more}))
 
     def r(self, p_w: Diagonal) -> Diagonal:
         """The auxiliary priors r_n(w_n), in the order of the columns of w, else p(w): [..., B, W]."""
@@ -266,7 +269,9 @@ class MMVAEPlus(MultimodalVAE):
 
 
 def given_z(model: MultimodalVAE, latent: int, hidden: int = 128) -> ConditionalPrior:
-    """p(w_m | z) with location and scale from a network of one hidden layer for each modality: its part "prior".
+    """p(w_m | z) with location and scale from a network of one hidden layer: the part "prior" of each encoded modality.
+
+    The private latent of a modality that is never encoded has no posterior to learn p(w_m | z) from, and remains independent of z.
 
     Args:
         model: The model, with the prior whose p(z) remains.
@@ -274,10 +279,13 @@ def given_z(model: MultimodalVAE, latent: int, hidden: int = 128) -> Conditional
         hidden: Size of the hidden layer.
     """
     assert isinstance(model.prior, StandardPrior | MixturePrior)
-    nets = [net for net in model.modalities.values() if net.private]
-    for net in nets:
-        net.parts["prior"] = nn.Sequential(*layers([latent, hidden, 2 * net.private]))
-    return ConditionalPrior(model.prior, [net.parts["prior"] for net in nets])
+    maps = []
+    for m in model.encoded:
+        net = model.modalities.at(m)
+        if net.private:
+            net.parts["prior"] = nn.Sequential(*layers([latent, hidden, 2 * net.private]))
+            maps.append((net.parts["prior"], model.columns[m]))
+    return ConditionalPrior(model.prior, maps)
 
 
 def auxiliary_priors(model: MultimodalVAE, raw_r: Tensor | None, p_w: Diagonal) -> Diagonal:
