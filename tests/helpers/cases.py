@@ -44,7 +44,7 @@ OPTIONS = {
     "mmvm": [{}, {"divergence": "pairwise", "K": 2, "prior_share": 0.2}, {"anneal": True, "beta": 2.5}],
     "jmvae": [{}, {"alpha": 0.5, "K": 2, "beta": 2.5}],
     "telbo": [{}, {"gamma": 3.0, "K": 2, "beta": 2.5}],
-    "jnf": [{"hidden": (5,), "transforms": 2, "joint_width": 6, "steps": 2, "leapfrog": 2}],
+    "jnf": [{"hidden": (), "transforms": 1, "joint_width": 6, "steps": 2, "leapfrog": 2}],
     "set-fusion": [
         {"width": 8},
         {"pool": "attention", "variant": "mixture", "width": 8, "depth": 1, "K": 2, "beta": 2.5},

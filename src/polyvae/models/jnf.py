@@ -119,8 +119,8 @@ class JNF(MultimodalVAE):
     # ---- inference -----------------------------------------------------------------------------------------
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        q = self._product(experts)
         complete = experts.mask.all(0)  # [B]
+        q = self._product(experts._replace(mask=experts.mask & ~complete))
         if bool(complete.any()):
             whole = self.joint.of_observed(self, batch, experts.mask)
             q = whole.where(complete[:, None], q)
