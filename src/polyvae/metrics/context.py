@@ -19,6 +19,7 @@ from polyvae.utils.progress import Reporter, Silent
 from polyvae.utils.seeds import fold_in
 
 LATENTS = ("z", "all")
+_DRAWS = 10  # posterior draws of each sample for a score network
 
 
 @dataclass(frozen=True)
@@ -112,19 +113,23 @@ def subsample(data: MultimodalData, rows: int, seed: int) -> MultimodalData:
 
 @torch.no_grad()
 def posterior_samples(
-    model: MultimodalVAE, data: MultimodalData, seed: int = 0, limit: int = 20_000, latents: str = "z"
+    model: MultimodalVAE,
+    data: MultimodalData,
+    seed: int = 0,
+    limit: int = 20_000,
+    latents: str = "z",
+    K: int = 1,
 ) -> torch.Tensor:
-    """One posterior draw of z, or of "all" latents, for each of the first ``limit`` samples of ``data``: [N, D] or [N, D + W].
+    """K posterior draws of z, or of "all" latents, for each of the first ``limit`` samples of ``data``: [K N, D] or [K N, D + W].
 
     For all latents, these are the first complete samples (see ``complete_rows``).
     """
     rows = torch.arange(len(data)) if latents == "z" else complete_rows(model, data)
     with torch.random.fork_rng():
         torch.manual_seed(fold_in(seed, "fitted prior"))
-        draws = [model.draw(batch) for batch in data.rows(rows[:limit]).batches(1000)]
-    if latents == "z":
-        return torch.cat([draw.z[0] for draw in draws])
-    return torch.cat([torch.cat([draw.z[0], draw.w[0]], -1) for draw in draws])
+        draws = [model.draw(batch, K) for batch in data.rows(rows[:limit]).batches(1000)]
+    parts = [draw.z if latents == "z" else torch.cat([draw.z, draw.w], -1) for draw in draws]
+    return torch.cat([part.flatten(0, 1) for part in parts])
 
 
 def complete_rows(model: MultimodalVAE, data: MultimodalData) -> torch.Tensor:
@@ -167,7 +172,8 @@ def fit_prior(
 
     Over all latents [z, w_1, ..., w_M], it replaces p(z) p(w | z), and ``model.generate(batch, prior=prior)`` draws the private latents of
     missing modalities given z and those of the observed ones. Models without a shared latent can so generate across modalities. It is
-    fitted to complete samples only, those in which every modality with private latents is observed.
+    fitted to complete samples only, those in which every modality with private latents is observed. A score network is fitted to ten
+    posterior draws of each sample.
 
     Args:
         model: A trained model.
@@ -217,7 +223,8 @@ def fit_prior(
             "fitted prior: got no complete sample; expected samples in which every modality with private latents is observed; fit one "
             "with latents='z'"
         )
-    x = posterior_samples(model, data, seed, latents=latents)
+    # A score network that sees one draw of each sample, and sees it unchanged in clean blocks, learns the samples by heart.
+    x = posterior_samples(model, data, seed, latents=latents, K=_DRAWS if kind == "mld" else 1)
     check_finite("fitted prior", x)
     blocks = model.blocks if latents == "all" else None
     if kind == "flow":
