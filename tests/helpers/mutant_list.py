@@ -1261,9 +1261,9 @@ MUTANTS = [
     ),
     Mutant("imputation.members:Members._fit", "fold != e", "fold == fold", by="imputation/test_members.py"),
     Mutant(
-        "imputation.factors:Factors._posterior",
-        "(seen @ outer).reshape(-1, count, count) / self.noise + np.eye(count)",
-        "(seen @ outer).reshape(-1, count, count) + np.eye(count)",
+        "imputation.factors:Factors._covariance",
+        "outer / self.noises[:, None]",
+        "outer",
         by="imputation/test_factors.py",
     ),
     Mutant(
@@ -1271,9 +1271,21 @@ MUTANTS = [
     ),
     Mutant(
         "imputation.filling:canonical",
-        "pattern[:, row].tobytes() + digests[row]",
-        "str(row).encode()",
+        "sorted(range(len(data)), key=found.__getitem__)",
+        "range(len(data))",
         by="imputation/test_estimator.py",
+    ),
+    Mutant(
+        "imputation.filling:_joint_residual",
+        "model.draw(seen, columns, u) + ",
+        "",
+        by="imputation/test_estimator.py",
+    ),
+    Mutant(
+        "imputation.spool:Matrix.read",
+        "result[order] = held",
+        "result[:] = held",
+        by="imputation/test_streaming.py",
     ),
     Mutant(
         "imputation.filling:_Put.__call__",
