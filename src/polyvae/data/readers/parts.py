@@ -251,14 +251,13 @@ def _places(
 
 
 def _check_overlap(parts: Mapping[str, Part], places: Mapping[str, NDArray[np.int64]], count: int) -> None:
-    """Raises InputError: a transposed table, no sample with two modalities. Warns of ids that differ in their spelling alone."""
-    _check_orientation(parts)
+    """Raises InputError where no sample has two modalities; warns of transposed tables and of ids that differ in their spelling alone."""
     seen = np.zeros(count, dtype=np.int64)
     for rows in places.values():
         seen[rows] += 1
-    alike = _alike(parts)
+    alike, turned = _alike(parts), _transposed(parts)
     if int(seen.max()) < 2:
-        hint = "".join(f"; {text}" for text in (alike, _both_transposed(parts)) if text)
+        hint = "".join(f"; {text}" for text in (alike, turned or _both_transposed(parts)) if text)
         first = {name: text_of((part.ids or [""])[0]) for name, part in parts.items()}
         raise InputError(
             f"data: got no sample with two modalities (first ids: {first}){hint}; expected ids in common; correct them, or choose the id "
@@ -266,20 +265,19 @@ def _check_overlap(parts: Mapping[str, Part], places: Mapping[str, NDArray[np.in
         )
     if alike:
         warnings.warn(f"data: {alike}; they are different samples here; correct the ids", stacklevel=4)
+    if turned:
+        warnings.warn(f"data: {turned}", stacklevel=4)
 
 
-def _check_orientation(parts: Mapping[str, Part]) -> None:
-    """Raises InputError where the columns of a table, rather than its rows, are samples of the others."""
+def _transposed(parts: Mapping[str, Part]) -> str:
+    """A hint where the columns of a table, and none of its rows, are samples of the others."""
     ids = {name: {text_of(value) for value in part.ids or []} for name, part in parts.items()}
-    columns = {name: set(part.columns or ()) for name, part in parts.items()}
-    for name in parts:
+    for name, part in parts.items():
         others = set().union(*(own for other, own in ids.items() if other != name))
-        swapped = len(columns[name] & others)
-        if swapped > max(1, len(ids[name] & others)):
-            raise InputError(
-                f"modality {name!r}: got {swapped} ids of samples of the other modalities as names of columns; expected a row for each "
-                "sample; transpose the table"
-            )
+        swapped = len(others.intersection(part.columns or ()))
+        if swapped > 1 and not ids[name] & others:
+            return f"modality {name!r} has {swapped} ids of samples of the others as names of columns, and none as a row: transpose the table"
+    return ""
 
 
 def _both_transposed(parts: Mapping[str, Part]) -> str:
