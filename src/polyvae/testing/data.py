@@ -85,7 +85,7 @@ def data_indexing(data: MultimodalData) -> None:
 
 
 def data_rows(data: MultimodalData) -> None:
-    """Ids, groups and factors move with their samples."""
+    """Ids, groups, factors and attributes move with their samples."""
     order = torch.randperm(len(data))[:_ROWS]
     part = data.rows(order)
     if data.ids is not None:
@@ -107,6 +107,18 @@ def data_rows(data: MultimodalData) -> None:
                 torch.equal(part.factors[name][key], x[order]),
                 "rows",
                 f"factor {key!r} of {name!r} is not that of its samples",
+            )
+    for name, x in data.attributes.items():
+        hold(
+            torch.equal(part.attributes[name], x[order]),
+            "rows",
+            f"attribute {name!r} is not that of its samples",
+        )
+        for owner, own in data.said.items():
+            hold(
+                torch.equal(part.said[owner][name], own[name][order]),
+                "rows",
+                f"what {owner!r} states of {name!r} is not that of its samples",
             )
 
 
