@@ -510,7 +510,7 @@ MUTANTS = [
         "q_w.where(torch.ones_like(own), self._cross_w(q_w, p_w))",
     ),
     Mutant("models.mmvaeplus:MMVAEPlus.bound", "own_x if self.detach_own else None", "None"),
-    Mutant("models.mmvaeplus:MMVAEPlus.bound", "self.own_weight", "1.0"),
+    Mutant("models.mmvaeplus:MMVAEPlus.bound", "log_x.new_full((), self.own_weight)", "log_x.new_ones(())"),
     Mutant("models.mmvaeplus:MMVAEPlus._shares", "source.active & ~own_x", "source.active.expand_as(own_x)"),
     Mutant("models.mmvaeplus:MMVAEPlus._shares", "cross.sum(1, keepdim=True)", "cross.any(1, keepdim=True)"),
     Mutant("core.modalities:Modalities.log_likelihood", "z.detach()", "z"),
