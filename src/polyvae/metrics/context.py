@@ -223,7 +223,7 @@ def fit_prior(
             "fitted prior: got no complete sample; expected samples in which every modality with private latents is observed; fit one "
             "with latents='z'"
         )
-    # A score network that sees one draw of each sample, and sees it unchanged in clean blocks, learns the samples by heart.
+    # Clean blocks enter a score network without noise. With several draws, their values do not identify a training sample.
     x = posterior_samples(model, data, seed, latents=latents, K=_DRAWS if kind == "mld" else 1)
     check_finite("fitted prior", x)
     blocks = model.blocks if latents == "all" else None
