@@ -47,7 +47,8 @@ class Grid(NamedTuple):
 
     def crop(self) -> list[nn.Module]:
         """A layer that removes the margins; none where there are none."""
-        return [nn.ZeroPad2d(tuple(-size for size in self.margins))] if any(self.margins) else []
+        left, right, top, bottom = self.margins
+        return [nn.ZeroPad2d((-left, -right, -top, -bottom))] if any(self.margins) else []
 
 
 def grid(network: str, shape: tuple[int, ...], halvings: int | None = None) -> Grid:

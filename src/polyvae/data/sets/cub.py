@@ -253,7 +253,7 @@ def _captions(path: Path, gzip_packed: bool) -> dict[str, list[str]]:
         if gzip_packed:
             with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
                 content = file.read(_MOST)
-        found = json.loads(content)
+        found: dict[str, list[str]] = json.loads(content)
     sound = isinstance(found, dict) and all(
         isinstance(said, list)
         and said

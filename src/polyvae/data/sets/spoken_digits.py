@@ -93,13 +93,13 @@ def spoken_digits(
         audio.append(rows[base[0]])
         image.append(digits.images[base[1]])
         label.append(digit)
-    row = np.concatenate(audio)
+    chosen = np.concatenate(audio)
     speakers = sorted(set(clips.speaker))
     return MultimodalData(
-        {"audio": sound[row], "image": np.concatenate(image)[:, None]},
-        entries={"audio": np.repeat(heard[row][:, None], bands, 1)},
+        {"audio": sound[chosen], "image": np.concatenate(image)[:, None]},
+        entries={"audio": np.repeat(heard[chosen][:, None], bands, 1)},
         labels=np.concatenate(label),
-        factors={"audio": {"speaker": np.array([speakers.index(name) for name in clips.speaker])[row]}},
+        factors={"audio": {"speaker": np.array([speakers.index(name) for name in clips.speaker])[chosen]}},
         splits={"train": range(train), "test": range(train, train + test)},
         modalities=[
             Modality("audio", (bands, frames), network="series", params={"scale": 0.1}),

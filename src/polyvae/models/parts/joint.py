@@ -58,7 +58,7 @@ class JointNetwork(nn.Module):
             observed: [E, B], what was observed of the encoded modalities.
         """
         if batch.complete:
-            return self(model, batch, slice(None))
+            return self.forward(model, batch, slice(None))
         modalities, total = model.modalities, None
         for m, row in zip(modalities.encoded, observed, strict=True):
             if modalities.dense:
