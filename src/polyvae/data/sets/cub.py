@@ -211,14 +211,14 @@ def _subset(folder: Path, side: int, captions: int, cropped: bool) -> _Birds:
             f"{folder / _SUBSET[0]}: {which}: got shape {arrays[which].shape}; expected (N, 64, 64, 3); put a sound copy there"
         )
     names, pixels = arrays["name"].tolist(), shrunk(arrays[which], side).transpose(0, 3, 1, 2)
-    told = _captions(folder / _SUBSET[1], gzip_packed=False)
+    paired = _captions(folder / _SUBSET[1], gzip_packed=False)
     apart = {
         name: said
         for name, said in _captions(folder / _SUBSET[2], gzip_packed=True).items()
-        if name not in told
+        if name not in paired
     }
     place = {name: row for row, name in enumerate(names)}
-    strange = [name for name in told if name not in place]
+    strange = [name for name in paired if name not in place]
     if strange:
         raise InputError(
             f"{folder / _SUBSET[1]}: {strange[0]}: got captions of a photo that is not in {_SUBSET[0]}; expected only those; put "
@@ -228,7 +228,7 @@ def _subset(folder: Path, side: int, captions: int, cropped: bool) -> _Birds:
     sentences: list[str | None] = []
     photo: list[str] = []
     for name in [*names, *sorted(apart.keys() - place.keys())]:
-        own: Sequence[str | None] = told.get(name, apart.get(name, []))[:captions] or [None]
+        own: Sequence[str | None] = paired.get(name, apart.get(name, []))[:captions] or [None]
         rows += [place.get(name)] * len(own)
         sentences += own
         photo += [name] * len(own)
