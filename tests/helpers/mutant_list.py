@@ -1277,8 +1277,8 @@ MUTANTS = [
     ),
     Mutant(
         "imputation.filling:_joint_residual",
-        "model.draw(seen, columns, u) + ",
-        "",
+        "model.draw(seen, columns, u) + np.sqrt(noise) * other.standard_normal(found.values.shape)",
+        "np.sqrt(noise) * other.standard_normal(found.values.shape)",
         by="imputation/test_estimator.py",
     ),
     Mutant(
