@@ -228,7 +228,7 @@ def test_existing_results_are_replaced_on_request_alone(cohort: Path, tmp_path: 
         (["evaluate", "."], "contains some; expected one of them; 'run'"),
         (["report", "."], "contains some; expected one of them; 'run'"),
         (["evaluate", "run"], "got a run of polyvae fit"),
-        (["fit", "rna.csv", "turned.csv", "--out", "y"], "transpose the table"),
+        (["fit", "rna.csv", "turned.csv", "--out", "y"], "transpose it"),
         (["fit", "rna.csv", "--out", "y", "--target", "clinical.csv"], "such as clinical.csv:remark"),
         (["embed", "run", "rna.csv", "-o", "rna.csv", "--force"], "read as output"),
         (["embed", "run", "rna.csv", "-o", "z.xlsx"], "ends in '.xlsx'"),

@@ -99,7 +99,7 @@ def test_a_transposed_table_among_others_gives_a_warning():
     ids = [f"p{row}" for row in range(4)]
     rna, protein = (pd.DataFrame(np.ones((4, 2)), ids, list(names)) for names in ("ab", "cd"))
     lipid = pd.DataFrame(np.ones((3, 4)), list("xyz"), ids)
-    with pytest.warns(UserWarning, match=r"'lipid' has 4 ids of samples .*: transpose the table"):
+    with pytest.warns(UserWarning, match=r"'lipid' has 4 ids of samples .*: transpose it"):
         pv.MultimodalData.from_frames({"rna": rna, "protein": protein, "lipid": lipid})
     with pytest.raises(pv.InputError, match=r"4 column names are in common .*transpose the tables"):
         pv.MultimodalData.from_frames({"rna": rna.T, "lipid": lipid})

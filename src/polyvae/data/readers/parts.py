@@ -276,10 +276,7 @@ def _transposed(parts: Mapping[str, Part]) -> str:
         others = set().union(*(own for other, own in ids.items() if other != name))
         swapped = len(others.intersection(part.columns or ()))
         if swapped > 1 and not ids[name] & others:
-            return (
-                f"modality {name!r} has {swapped} ids of samples of the others as names of columns, and none as a row: "
-                "transpose the table"
-            )
+            return f"modality {name!r} has {swapped} ids of samples of the others as names of columns, and none as a row: transpose it"
     return ""
 
 
