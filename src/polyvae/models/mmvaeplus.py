@@ -59,7 +59,8 @@ class MMVAEPlus(MultimodalVAE):
 
     With λ ≠ 1, L is a reweighted objective and no bound on log p(X), for any r; the term "own_weight" is what
     λ adds. With a conditional prior it
-    is what it was, for another model: p(z) Π_m p(w_m | z) p(x_m | z, w_m).
+    is what it was, for another model: p(z) Π_m p(w_m | z) p(x_m | z, w_m). The larger z, the more of what is
+    private p(w_m | z) then takes from it, and the less do the draws for one z differ.
 
     ``detach_own`` is from Märtens & Yau, Disentangling shared and private latent factors in multimodal
     Variational Autoencoders, PMLR 240, 2024 (kasparmartens/shared-private-multimodalVAE). Their code has 0 in
