@@ -20,7 +20,7 @@ from tests.helpers.cohorts import read_csv
 ROOT = Path(__file__).parent.parent
 TUTORIAL = (ROOT / "docs" / "tutorials" / "cohort.md").read_text()
 README = (ROOT / "README.md").read_text()
-BRIEF = ["--set", "steps=20", "-q"]
+BRIEF = ["--set", "steps=20", "--set", "members=2", "-q"]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def python(code: str, folder: Path, names: dict[str, object]) -> str:
     os.chdir(folder)
     try:
         with contextlib.redirect_stdout(out):
-            exec(code.replace("seed=0", "seed=0, steps=20"), names)
+            exec(code.replace("seed=0", "seed=0, steps=20, members=2"), names)
     finally:
         os.chdir(here)
     return out.getvalue()
@@ -101,7 +101,7 @@ def test_the_lines_about_tables_of_the_readme(folder: Path, tmp_path: Path) -> N
     python(code, tmp_path, names)
     assert len(names["z"]) == 30  # type: ignore[arg-type]
     assert (tmp_path / "cohort.polyvae").exists()
-    python(target.replace("seed=0", "seed=0, members=2"), tmp_path, names)
+    python(target, tmp_path, names)
     subtype, probabilities = names["subtype"], names["probabilities"]
     assert list(subtype.columns) == ["prediction"]  # type: ignore[attr-defined]
     assert subtype.index.tolist() == frames["new_mrna"].index.tolist()  # type: ignore[attr-defined]
