@@ -348,7 +348,9 @@ MUTANTS = [
         "log_q",
     ),
     Mutant("core.inference:Inference._defended", "p_w.where(prior, q_w)", "q_w"),
-    Mutant("core.inference:Inference.draw", "self._draw_z(q, K)", "self._draw_z(q, 1).expand(K, -1, -1)"),
+    Mutant(
+        "core.inference:Inference.draw_shared", "self._draw_z(q, K)", "self._draw_z(q, 1).expand(K, -1, -1)"
+    ),
     Mutant("core.inference:Inference._draw_z", "torch.where(q.observed[:, None], z, from_prior)", "z"),
     # ---- models.vae ----
     Mutant("models.vae:VAE.bound", "self.scored(q_w).columns(w)", "q_w.columns(w)"),
@@ -555,7 +557,11 @@ MUTANTS = [
     ),
     Mutant("models.parts.joint:joint_or_product", "experts.mask.all(0)", "experts.mask.any(0)"),
     # ---- models.jnf ----
-    Mutant("models.jnf:JNF.bound", "warm * self.beta * kl - flows", "warm * self.beta * kl"),
+    Mutant(
+        "models.jnf:JNF.bound",
+        "self.weighted(log_x) - warm * self.beta * kl - flows",
+        "self.weighted(log_x) - warm * self.beta * kl",
+    ),
     Mutant("models.jnf:JNF.bound", "q.components.detach().log_prob(z.detach())", "q.components.log_prob(z)"),
     Mutant("models.jnf:JNF.log_product", "1 - experts.mask.sum(0)", "-1"),
     Mutant(
