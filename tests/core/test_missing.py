@@ -51,7 +51,7 @@ def test_a_row_of_which_nothing_was_observed_is_counted_and_refused_however_it_w
         pv.fit(model, data, epochs=1, show=False)
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS.keys() - {"sequence", "tokens"})
+@pytest.mark.parametrize("likelihood", sorted(LIKELIHOODS.keys() - {"sequence", "tokens"}))
 def test_entries_that_are_all_missing_are_a_missing_modality(likelihood):
     first = Modality("x", (2, 3), likelihood, params=SMALL)
     for entries in (False, True):
