@@ -114,7 +114,9 @@ def test_import_paths_of_the_old_layout(old, new):
     assert moved(old) == new
 
 
-@pytest.mark.parametrize("kind", sorted(NETWORKS.keys() - {"series", "text"}))  # which are newer than the move
+@pytest.mark.parametrize(
+    "kind", sorted(NETWORKS.keys() - {"series", "text"})
+)  # which are newer than the move
 def test_every_factory_is_found_under_its_old_path(kind):
     for factory in NETWORKS[kind][:2]:
         old = f"{factory.__module__}:{factory.__name__}".replace("polyvae.core.", "polyvae.")

@@ -118,6 +118,16 @@ _Ends = Annotated[list[float], Field(min_length=2, max_length=2)]
 _Table = dict[str, dict[str, float | None]]
 
 
+class Agreed(Record):
+    """On which share of the unconditional draws all modalities agree about an attribute."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=True)
+
+    agreement: float
+    interval: _Ends
+    entropy: float
+
+
 class StoredEvaluation(Record):
     """An evaluation: what the pages read of it. Further keys, and numbers that are not finite, are allowed."""
 
@@ -144,6 +154,8 @@ class StoredEvaluation(Record):
     attributes: dict[str, dict[str, dict[str, Any]]] | None = None
     unsaid: dict[str, dict[str, dict[str, Any]]] | None = None
     coherence_by_observed_fitted: _Numbers | None = None
+    unconditional_by_attribute: dict[str, Agreed] | None = None
+    unconditional_by_attribute_fitted: dict[str, Agreed] | None = None
     unconditional_histogram: _Numbers | None = None
     unconditional_histogram_fitted: _Numbers | None = None
     quality: dict[str, Any] | None = None
