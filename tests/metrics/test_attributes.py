@@ -343,6 +343,13 @@ def test_the_right_answers_of_heads(data):
     assert torch.equal(heads.truth(data, "a")[:, 2], data.attributes["colour"])
 
 
+def test_a_judge_that_reads_no_attribute_is_none(data, judges):
+    """That of an image whose said attributes are none, such as a plain background, and which has labels."""
+    own = Judges(dict(judges), judges.classes, {}, None, "", 0.0, attributes=SIZES)
+    own.stated = {"a": tuple(SIZES), "b": ()}
+    assert Readers(data, own).names == ("a",)
+
+
 def test_data_with_labels_alone_have_one_attribute(data, judges):
     plain = MultimodalData({"a": data.values("a")}, labels=data.attributes["shape"])
     own = Judges({"a": Pixels()}, torch.arange(2), {"a": 1.0}, None, "by hand", 0.0)
