@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from polyvae import Modality, build
@@ -31,6 +33,15 @@ def test_coherence_of_attributes_is_no_coherence_of_classes():
     assert "class of the sample" in words(
         coherence_section(page({"coherence_matrix": values["coherence_matrix"]}))
     )
+
+
+def test_a_missing_label_is_no_class():
+    scene = page({}).scene
+    assert scene.title(1) == "sample 2"
+    assert [dataclasses.replace(scene, labels=[-1, 3]).title(row) for row in (0, 1)] == [
+        "sample 1",
+        "sample 2, class 3",
+    ]
 
 
 def test_unconditional_draws_of_attributes_have_a_table():
