@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from polyvae import InputError, MultimodalData
+from polyvae.data.readers.layout import DataLayout
 from polyvae.testing import check_data
 
 COUNT = 120
@@ -56,6 +57,17 @@ def test_they_follow_the_samples(data):
     assert batch.extra["attributes"].tolist() == [[1, 1], [0, 2]]
     assert batch.extra["said"].tolist() == [[[False, False]], [[False, False]]]
     assert "attributes" not in batch.data
+
+
+def test_completed_data_keep_them(data):
+    columns = {"b": ("0", "1")}
+    back = DataLayout(data).back({"b": np.zeros((COUNT, 2))}, columns)
+    assert back.names == ("b",)
+    assert torch.equal(back.attributes["size"], data.attributes["size"])
+    assert (back.classes, back.parsers) == (data.classes, {})
+    assert torch.equal(back.said["b"]["size"], data.said["b"]["size"])
+    other = DataLayout(data).back({"a": np.zeros((COUNT, 2))}, {"a": ("0", "1")})
+    assert (list(other.attributes), other.said) == (["colour", "size"], {})
 
 
 def test_what_is_said_leaves_with_its_modality(data):

@@ -35,6 +35,10 @@ def test_what_is_shared_is_shared_and_nothing_else(shared):
     assert list(data.names) == [*NAMES, *common]
     for name in common:
         assert torch.equal(data.values(name).argmax(1), data.attributes[name])
+        assert {key: bool(x.all()) for key, x in data.said[name].items()} == {
+            key: key == name for key in common
+        }
+    assert list(data.said) == common
     own = [name for name in ("digit", "quadrant") if name not in common]
     assert all(list(data.factors[view]) == own for view in NAMES) if own else not data.factors
     for name in own:

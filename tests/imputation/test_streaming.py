@@ -155,6 +155,22 @@ def test_bad_files_end_in_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["rna.csv"]
 
 
+def test_an_error_closes_what_was_opened(
+    fitted: tuple[pv.Estimator, Path], small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Open files would keep the temporary folder on Windows."""
+    closed: list[str] = []
+    for kind in (streaming.Index, streaming.Matrix):
+        monkeypatch.setattr(
+            kind, "close", lambda self, close=kind.close: (closed.append(type(self).__name__), close(self))
+        )
+    lines = [f"p{i},1,2,3,4,{5 if i < 9 else 'x'}" for i in range(10)]
+    (tmp_path / "rna.csv").write_text("\n".join(["patient,rna_0,rna_1,rna_2,rna_3,rna_4", *lines]))
+    with pytest.raises(pv.InputError, match="got text in 1 of 5 columns"):
+        fitted[0].impute_to(tmp_path / "out", [tmp_path / "rna.csv"])
+    assert closed == ["Index", "Matrix"]
+
+
 def test_other_kinds_of_files_are_refused(fitted: tuple[pv.Estimator, Path], tmp_path: Path) -> None:
     estimator, folder = fitted
     np.savez(tmp_path / "rna.npz", rna=np.ones((3, 5)))

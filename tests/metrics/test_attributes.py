@@ -84,7 +84,7 @@ def model():
 def generator(monkeypatch, make) -> None:
     """Replace conditional generation: ``make(shape, colour, said, K)`` -> classes [K, B] of shape and colour for each target."""
 
-    def conditional(context, members, targets, seed, K=1, data=None):
+    def conditional(context, members, targets, seed, K=1, data=None, prior=None):
         data = context.data if data is None else data
         draws = torch.Generator().manual_seed(seed)
         said = (
@@ -212,6 +212,12 @@ def test_unconditional_agreement_counts_attributes_and_draws(monkeypatch, data, 
     assert found["unconditional_by_attribute"]["shape"]["agreement"] == 1
     assert found["unconditional_entropy"] == pytest.approx(1, abs=0.01)
     assert "unconditional_histogram" not in found
+    # One modality alone agrees with itself in any model.
+    alone = Judges({"a": Pixels()}, torch.zeros(0, dtype=torch.int64), {"a": 1.0}, None, "", 0.0)
+    alone.attributes, alone.stated = dict(SIZES), {"a": tuple(SIZES)}
+    own = coherence(Context.of(model, data.test, alone, draws=4000))["unconditional_by_attribute"]["shape"]
+    assert own["entropy"] == pytest.approx(1, abs=0.01)
+    assert not {"agreement", "interval"} & set(own)
 
 
 def test_entropy_and_disagreement_are_their_formulas():
@@ -246,7 +252,7 @@ def shapes():
 def sentences(monkeypatch, shapes, change) -> dict:
     """The metric where the sentence generated for each image is its caption, changed."""
 
-    def conditional(context, members, targets, seed, K=1, data=None):
+    def conditional(context, members, targets, seed, K=1, data=None, prior=None):
         data = context.data if data is None else data
         own = [change(caption) for caption in VOCABULARY.decode(data.values("caption").numpy())]
         ids = torch.from_numpy(VOCABULARY.encode(own, LENGTH))[None].float()
@@ -335,6 +341,13 @@ def test_the_right_answers_of_heads(data):
     assert bool((truth[:, 0] == -1).all())
     assert torch.equal(truth[:, 2] >= 0, data.said["hint"]["colour"])
     assert torch.equal(heads.truth(data, "a")[:, 2], data.attributes["colour"])
+
+
+def test_a_judge_that_reads_no_attribute_is_none(data, judges):
+    """That of an image whose said attributes are none, such as a plain background, and which has labels."""
+    own = Judges(dict(judges), judges.classes, {}, None, "", 0.0, attributes=SIZES)
+    own.stated = {"a": tuple(SIZES), "b": ()}
+    assert Readers(data, own).names == ("a",)
 
 
 def test_data_with_labels_alone_have_one_attribute(data, judges):

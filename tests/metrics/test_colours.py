@@ -96,6 +96,20 @@ def test_agreement_and_its_value_in_other_pairs():
         colour_agreement(images, colours[:2])
 
 
+def test_captions_of_one_photo_are_one_group():
+    """Each photo three times: the interval is that of the photos, and no photo meets a colour of its own."""
+    images = torch.stack([plain(name) for name in ("red", "red", "blue", "black")])
+    colours = torch.tensor([COLOURS.index(name) for name in ("red", "blue", "blue", "white")])
+    once = colour_agreement(images, colours)
+    groups = torch.arange(4).repeat(3) * 7
+    thrice = colour_agreement(images.repeat(3, 1, 1, 1), colours.repeat(3), groups)
+    assert thrice["images"] == 3 * once["images"]
+    for key in ("share", "shuffled"):
+        assert thrice[key] == pytest.approx(once[key])
+    assert thrice["interval"] == pytest.approx(once["interval"])
+    assert colour_agreement(images, colours, torch.zeros(4))["shuffled"] != once["shuffled"]
+
+
 def test_the_protocol_with_a_model():
     """100 images of each colour that the vocabulary names; the first ten of each are the published 80."""
     words = ["this", "bird", "is", "completely", "red", "gray", "black"]

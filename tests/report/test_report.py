@@ -274,6 +274,12 @@ def test_the_page_says_whose_private_codes_were_shared(images):
         assert ("w from p(w), one draw for all modalities" in said["Unconditional generation"]) == shared
         assert ("w from p(w), one draw for each modality" in said["Unconditional generation"]) != shared
         assert ("one draw for all of them" in said["Conditional generation"]) == shared
+        assert "to one posterior draw per training sample (" in said["Unconditional generation"]
+    changes = {"fitted_prior": "score network, 9 steps, over all latents", "unconditional_by_attribute": {}}
+    said = dict(protocol(judged, data.test, evaluation | changes, mixed=True, config="", seed=0))
+    text = said["Unconditional generation"]
+    assert "to ten posterior draws per complete training sample (score network" in text
+    assert "The share of attributes in which all modalities agree that state them" in text
 
 
 @pytest.mark.usefixtures("without_png")

@@ -101,6 +101,19 @@ class Spool:
         check_id(how.id)
         check_nan(how.nan)
         self.folder, self.index, self.columns = folder, Index(folder / "index"), dict[str, Column]()
+        try:
+            self._join(files, how, kept, check)
+        except BaseException:
+            self.close()  # an open file cannot be removed on Windows
+            raise
+
+    def _join(
+        self,
+        files: Mapping[str, Path],
+        how: Reading,
+        kept: Sequence[str],
+        check: Callable[[MultimodalData], None],
+    ) -> None:
         sheets = {name: table_parts(path, how.id, how.nan, how.label, BLOCK) for name, path in files.items()}
         widths = {name: sheet.columns for name, sheet in sheets.items() if sheet.columns}
         if not widths:

@@ -92,17 +92,17 @@ class _Agreement:
         known = [name for name in self.classes if bool(torch.cat(self.counted[name]).any())]
         return _mean([entropy([*self.histogram(name).values()]) for name in known])
 
-    def by_attribute(self) -> dict[str, Any]:
-        """Attribute -> agreement, entropy and histogram of those that were compared."""
+    def by_attribute(self, agreement: bool = True) -> dict[str, Any]:
+        """Attribute -> agreement (if it is asked for), entropy and histogram of those that were compared."""
         found = {}
         for name in self.classes:
             agree, counted = torch.cat(self.agree[name]), torch.cat(self.counted[name])
             estimate = shares(agree[None], counted[None])
             if estimate is not None:
                 histogram = self.histogram(name)
+                shown = {"agreement": estimate.value, "interval": estimate.interval} if agreement else {}
                 found[name] = {
-                    "agreement": estimate.value,
-                    "interval": estimate.interval,
+                    **shown,
                     "entropy": entropy([*histogram.values()]),
                     "histogram": histogram,
                 }
@@ -289,7 +289,7 @@ def _free(found: _Agreement, suffix: str, targets: int) -> tuple[dict[str, Any],
     if plain:
         result[f"unconditional_histogram{suffix}"] = found.histogram("label")
     else:
-        result[f"unconditional_by_attribute{suffix}"] = found.by_attribute()
+        result[f"unconditional_by_attribute{suffix}"] = found.by_attribute(agreement=targets > 1)
     if targets < 2:
         return result, {}
     numbers = {"coherence": found.estimate()} | ({} if plain else {"exact": found.exact()})

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from polyvae.core.likelihoods.sequence import Text
 from polyvae.core.vae import MultimodalVAE
 from polyvae.core.vocabulary import tokens_of
 from polyvae.data import MultimodalData
-from polyvae.metrics.intervals import wilson
+from polyvae.metrics.intervals import shares
 from polyvae.utils.errors import InputError, check_count, nearest
 from polyvae.utils.seeds import fold_in
 
@@ -90,16 +91,18 @@ def named_colours(sentences: Sequence[str]) -> Tensor:
     return torch.tensor(found, dtype=torch.long)
 
 
-def colour_agreement(images: Tensor, colours: Tensor) -> dict[str, Any]:
+def colour_agreement(images: Tensor, colours: Tensor, groups: Tensor | None = None) -> dict[str, Any]:
     """The share of images that agree with a colour, and the share that would if the same images and colours were paired at random.
 
     Args:
         images: [N, 3, H, W] in [0, 1].
         colours: [N], numbers in COLOURS; samples with −1 are left out.
+        groups: [N] integers, equal for samples that depend on each other, such as several captions of one photo. The interval is that
+            of independent groups, and samples of one group are never paired at random. None: each sample is a group.
 
     Returns:
-        "share" with its "interval" of 95 %, "shuffled" (the exact mean over all pairs of an image and another sample's colour), the number
-        of "images", and "unclassified", the share of pixels that belong to no class. Empty where no sample has a colour.
+        "share" with its "interval" of 95 %, "shuffled" (the exact mean over all pairs of an image and the colour of another sample), the
+        number of "images", and "unclassified", the share of pixels that belong to no class. Empty where no sample has a colour.
 
     Raises:
         InputError: Images of another shape, or another number of colours.
@@ -119,19 +122,31 @@ def colour_agreement(images: Tensor, colours: Tensor) -> dict[str, Any]:
             "colour for each image"
         )
     kept = colours >= 0
+    groups = (torch.arange(len(colours), device=colours.device) if groups is None else groups)[kept]
     images, colours = images[kept], colours[kept]
     count = len(images)
     if not count:
         return {}
     shown = frequent_colours(images)
     agree = shown.gather(1, colours[:, None])[:, 0]
-    right = int(agree.sum())
-    pairs = int((shown.sum(0) * torch.bincount(colours, minlength=len(COLOURS))).sum())
+    named = torch.nn.functional.one_hot(colours, len(COLOURS))
+    group = torch.unique(groups, return_inverse=True)[1]
+
+    def summed(x: Tensor) -> Tensor:
+        """By group: [N, ...] -> [G, ...]."""
+        start = torch.zeros(int(group.max()) + 1, *x.shape[1:], dtype=torch.long, device=x.device)
+        return start.index_add(0, group, x.long())
+
+    sizes = summed(torch.ones_like(colours))
+    estimate = shares(summed(agree)[None], sizes[None])
+    assert estimate is not None
+    pairs = int((shown.sum(0) * named.sum(0)).sum()) - int((summed(shown) * summed(named)).sum())
+    most = count * count - int(sizes.square().sum())
     nothing = sum(int((pixel_colours(part) < 0).sum()) for part in torch.split(images, _CHUNK))
     return {
-        "share": right / count,
-        "interval": [*wilson(right / count, count)],
-        "shuffled": (pairs - right) / (count * (count - 1)) if count > 1 else float("nan"),
+        "share": estimate.value,
+        "interval": estimate.interval,
+        "shuffled": pairs / most if most else float("nan"),
         "images": count,
         "unclassified": nothing / images[:, 0].numel(),
     }
@@ -206,7 +221,10 @@ def colour_coherence(
         if len(pairs)
         else torch.zeros(0, dtype=torch.long)
     )
-    real = colour_agreement(data.values(image, pairs).cpu(), said) if len(pairs) else {}
+    groups = None
+    if data.groups is not None:
+        groups = torch.from_numpy(np.unique(data.groups, return_inverse=True)[1])[pairs.cpu()]
+    real = colour_agreement(data.values(image, pairs).cpu(), said, groups) if len(pairs) else {}
     return {
         "generated": colour_agreement(made.flatten(0, 1), colours.repeat(each)),
         "published": colour_agreement(made[:10].flatten(0, 1), colours.repeat(10)),

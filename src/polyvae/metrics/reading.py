@@ -37,7 +37,7 @@ class Readers:
             known = {} if judges is None else {"label": judges.classes}
         self.attributes: dict[str, Tensor] = known
         self._sentences = {} if self.plain else _sentences(data)
-        judged = () if judges is None else [name for name in judges if self.plain or name in judges.stated]
+        judged = () if judges is None else [name for name in judges if self.plain or judges.stated.get(name)]
         self.names = tuple(name for name in data.names if name in self._sentences or name in judged)
 
     def parsed(self, name: str) -> bool:

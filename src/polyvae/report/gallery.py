@@ -91,7 +91,8 @@ class Scene:
 
     def title(self, row: int) -> str:
         """The title of a sample."""
-        return f"sample {row + 1}" if self.labels is None else f"sample {row + 1}, class {self.labels[row]}"
+        label = -1 if self.labels is None else self.labels[row]  # below 0: missing
+        return f"sample {row + 1}" if label < 0 else f"sample {row + 1}, class {label}"
 
 
 def stage(

@@ -80,10 +80,13 @@ def protocol(
             ),
             (
                 "Unconditional generation",
-                f"{_draws(evaluation)}z from p(z), or from a distribution fitted after training to one "
-                f"posterior draw per training sample ({evaluation.get('fitted_prior') or 'none was fitted'}); "
+                f"{_draws(evaluation)}z from p(z), or from a distribution fitted after training to {_fitted_to(evaluation)}; "
                 f"{_fresh(shared, evaluation) if len(model.owner) else ''}the mean of the likelihood. "
-                "A draw counts if all judges assign the same class.",
+                + (
+                    "The share of attributes in which all modalities agree that state them."
+                    if "unconditional_by_attribute" in evaluation
+                    else "A draw counts if all judges assign the same class."
+                ),
             ),
         ]
     if evaluation.get("log_likelihood_joint"):
@@ -126,6 +129,12 @@ def _private(model: MultimodalVAE) -> str:
     if model.options.get("private_prior") == "auxiliary":
         return "private latents of unobserved modalities from the auxiliary priors r(w)"
     return "private latents of unobserved modalities from p(w)"
+
+
+def _fitted_to(evaluation: Mapping[str, Any]) -> str:
+    summary = str(evaluation.get("fitted_prior") or "none was fitted")
+    draws = "ten posterior draws" if summary.startswith("score network") else "one posterior draw"
+    return f"{draws} per {'complete ' if 'over all latents' in summary else ''}training sample ({summary})"
 
 
 def _fresh(shared: bool, evaluation: Mapping[str, Any]) -> str:

@@ -13,6 +13,11 @@ from polyvae.report.figures import bars, heat_map
 from polyvae.report.gallery import Scene
 from polyvae.report.metrics import classes, number
 
+_CONSTANT = (
+    "A constant output always agrees, so agreement is meaningful only together with the classes that were drawn. "
+    "Normalised class entropy: 1 if all classes are equally frequent, 0 if there is only one."
+)
+
 
 class Table(NamedTuple):
     """``header`` and ``rows`` of text. The first column is the name of the row. ``prose``: the last column contains sentences."""
@@ -101,11 +106,16 @@ def coherence_section(page: Page) -> Section:
             )
         )
     lead = "The share of generated images that a judge assigns to the class of the observed sample."
-    if values.get("judge_accuracy_by_attribute"):
+    if _by_attribute(values):
         lead = (
             "The share of the attributes stated by the observed modality that are right in the generated one."
         )
     return Section("coherence", title, lead, figures, [*tables, *([judges] if judges else [])], wide=False)
+
+
+def _by_attribute(values: Mapping[str, Any]) -> bool:
+    """Whether coherence is of several attributes, and not of labels."""
+    return "unconditional_by_attribute" in values
 
 
 def _pairs(matrix: Mapping[str, Any], intervals: Mapping[str, Any]) -> Table:
@@ -127,6 +137,11 @@ def _pairs(matrix: Mapping[str, Any], intervals: Mapping[str, Any]) -> Table:
 def _matrix(page: Page, name: str, how: str) -> Figure:
     """The heat map of a table of conditional coherence."""
     matrix = page.evaluation[name]
+    share = (
+        "the share of the attributes stated by the observed one that are right"
+        if _by_attribute(page.evaluation)
+        else "the share of images that its judge assigns to the class of the sample"
+    )
     return heat_map(
         name,
         matrix,
@@ -141,14 +156,19 @@ def _matrix(page: Page, name: str, how: str) -> Figure:
             for observed, row in matrix.items()
             for target, value in row.items()
         ),
-        "Rows: the observed modality. Columns: the generated modality, with the share of images that its judge assigns to the class "
-        f"of the sample. Last row: the same judges on real held-out images, an upper limit in practice.{how}",
+        f"Rows: the observed modality. Columns: the generated modality, with {share}. "
+        f"Last row: the same judges on real held-out images, an upper limit in practice.{how}",
     )
 
 
 def histogram_section(page: Page) -> Section:
     """The classes of the unconditional draws."""
     title, values = "Classes of unconditional draws", page.evaluation
+    if _by_attribute(values):
+        table = _agreements(values)
+        if not table.rows:
+            return Section("classes", title, "Left out: no attribute was read in unconditional draws.")
+        return Section("classes", title, _CONSTANT, tables=[table])
     found = [
         (label, suffix, _shares(values, suffix))
         for label, suffix in (("prior of the model", ""), ("fitted prior", "_fitted"))
@@ -192,11 +212,26 @@ def histogram_section(page: Page) -> Section:
         ),
         "Share of draws on which all judges agree, by class. The bars of a prior add up to its unconditional coherence.",
     )
-    lead = (
-        "A constant output always agrees, so agreement is meaningful only together with the classes that were drawn. "
-        "Normalised class entropy: 1 if all classes are equally frequent, 0 if there is only one."
+    return Section("classes", title, _CONSTANT, [figure], [table])
+
+
+def _agreements(values: Mapping[str, Any]) -> Table:
+    """Agreement of unconditional draws and its entropy, by prior and attribute; agreement is absent where one modality can be read."""
+    rows = []
+    for label, suffix in (("prior of the model", ""), ("fitted prior", "_fitted")):
+        for name, own in (values.get(f"unconditional_by_attribute{suffix}") or {}).items():
+            ends = own.get("interval")
+            rows.append(
+                (
+                    f"{label}: {name}",
+                    number(_float(own, "agreement")),
+                    f"{number(ends[0])} to {number(ends[1])}" if ends else "–",
+                    number(own["entropy"]),
+                )
+            )
+    return Table(
+        ("prior and attribute", "all modalities agree", "95 % interval", "class entropy (normalised)"), rows
     )
-    return Section("classes", title, lead, [figure], [table])
 
 
 def _agreements(prior: str, found: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -159,7 +159,7 @@ class ArrayLayout(_Archives):
 
 
 class DataLayout(_Archives):
-    """MultimodalData. Labels, groups, splits, card and seed are kept; results are in the units that ``values`` returns.
+    """MultimodalData. Labels, attributes, groups, splits, card and seed are kept; results are in the units that ``values`` returns.
 
     Args:
         data: What came in.
@@ -188,4 +188,8 @@ class DataLayout(_Archives):
             card=data.card,
             seed=data.seed,
             columns=names or None,
+            attributes=data.attributes,
+            classes=data.classes,
+            said={name: own for name, own in data.said.items() if name in plain},
+            parsers={name: parser for name, parser in data.parsers.items() if name in plain},
         )

@@ -299,6 +299,10 @@ def _data(
         labels=facts[common[0]][0][0],
         attributes={name: facts[name][0][0] for name in common},
         classes={name: facts[name][1] for name in common},
+        # A modality of labels states itself alone.
+        said={name: {name: np.ones(len(facts[name][0][0]), dtype=bool)} for name in common}
+        if as_modalities
+        else None,
         factors={view: {name: facts[name][0][place] for name in own} for place, view in enumerate(NAMES)}
         if own
         else None,
