@@ -202,20 +202,6 @@ def test_what_a_model_lacks_is_said_not_drawn(tmp_path, name, absent, present, s
     assert sentence in Elements(page.read_text("utf-8")).words
 
 
-def test_agreement_of_unconditional_draws_is_shown_by_attribute(tmp_path):
-    """Data with attributes have no histogram of one label."""
-    data = vectors()
-    model = run_of(tmp_path / "run", "mvae", data)
-    agreed = {"colour": {"agreement": 0.8125, "interval": [0.75, 0.875], "entropy": 0.9375}}
-    evaluation = small_evaluation(("a", "b")) | {"unconditional_by_attribute": agreed}
-    evaluation.pop("unconditional_histogram", None)
-    evaluation.pop("unconditional_histogram_fitted", None)
-    page = write_report(tmp_path / "run", model, data, evaluation)
-    words = Elements(page.read_text("utf-8")).words
-    assert "colour" in words
-    assert f"{number(0.8125)} ({number(0.75)} to {number(0.875)})" in words
-
-
 def test_a_prior_of_all_latents_lets_independent_vaes_generate_across_modalities(tmp_path):
     """Its draws and its numbers are shown; of the model's own there are no conditional draws."""
     data = vectors()

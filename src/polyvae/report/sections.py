@@ -175,18 +175,7 @@ def histogram_section(page: Page) -> Section:
         if values.get(f"unconditional_histogram{suffix}")
     ]
     if not found:
-        tables = [
-            _agreements(label, values[f"unconditional_by_attribute{suffix}"])
-            for label, suffix in (("prior of the model", ""), ("fitted prior", "_fitted"))
-            if values.get(f"unconditional_by_attribute{suffix}")
-        ]
-        lead = (
-            "The share of draws in which all modalities state the same class of an attribute. A constant output always agrees, so it is "
-            "meaningful only together with the entropy of the classes that were drawn: 1 if all are equally frequent, 0 if there is one."
-            if tables
-            else "Left out: the evaluation has no unconditional coherence."
-        )
-        return Section("classes", title, lead, tables=tables)
+        return Section("classes", title, "Left out: the evaluation has no unconditional coherence.")
     table = Table(
         ("prior", "all judges agree", "class entropy (normalised)"),
         [
@@ -232,19 +221,6 @@ def _agreements(values: Mapping[str, Any]) -> Table:
     return Table(
         ("prior and attribute", "all modalities agree", "95 % interval", "class entropy (normalised)"), rows
     )
-
-
-def _agreements(prior: str, found: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Agreement of unconditional draws by attribute."""
-    rows = [
-        (
-            name,
-            f"{number(own['agreement'])} ({number(own['interval'][0])} to {number(own['interval'][1])})",
-            number(own["entropy"]),
-        )
-        for name, own in found.items()
-    ]
-    return Table((prior, "all agree", "entropy (normalised)"), rows)
 
 
 def likelihood_section(page: Page) -> Section:

@@ -123,9 +123,9 @@ class Agreed(Record):
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=True)
 
-    agreement: float
-    interval: _Ends
     entropy: float
+    agreement: float | None = None
+    interval: _Ends | None = None
 
 
 class StoredEvaluation(Record):
