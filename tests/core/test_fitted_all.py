@@ -183,6 +183,19 @@ def test_with_the_exact_score_draws_follow_the_exact_conditional(double):
         )
 
 
+def test_a_block_without_columns_does_not_count():
+    """z of a model with private latents alone, or a modality without private latents: whether it was observed has no influence."""
+    torch.manual_seed(3)
+    prior = FittedScore(torch.zeros(3), torch.ones(3), hidden=8, layers=1, blocks=(0, 1, 2))
+    for parameter in prior.net.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    x, found = torch.ones(4, 3), []
+    for first in (False, True):
+        torch.manual_seed(4)
+        found.append(prior.complete(x, torch.tensor([[first, True, False]]).expand(4, -1)))
+    assert torch.equal(*found)
+
+
 @pytest.mark.slow
 def test_a_trained_network_draws_near_the_exact_conditional():
     torch.manual_seed(2)

@@ -204,6 +204,14 @@ def test_draws_do_not_depend_on_the_other_samples(linear):
     torch.testing.assert_close(again[:, 0], z[:, 2])
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_chains_compute_gradients_where_the_caller_has_none(linear, mode):
+    model, batch, _ = linear
+    with mode():
+        found = model.generate(batch.rows(slice(1, 3)), 2)
+    assert all(x.isfinite().all() for x in found.values())
+
+
 @pytest.mark.parametrize("scale", [0.05, 1.0])
 def test_chains_adapt_their_steps(scale):
     """Also where the first step size is far too large; starts are far off."""

@@ -169,12 +169,14 @@ class JNF(MultimodalVAE):
 
     def _chains(self, experts: Experts, eps: Tensor) -> Tensor:
         """Draws from products of flows by Hamiltonian Monte Carlo, which starts at the normal approximation: [K, B, D]."""
-        experts = experts._replace(z=experts.z.detach())
-        with torch.no_grad():
-            q = self._product(experts)
-        # In coordinates in which the approximation is standard normal, one step size suits all columns.
-        u = hmc(lambda u: self.log_product(q.loc + q.scale * u, experts), eps, self.steps, self.leapfrog)
-        return q.loc + q.scale * u
+        # Chains need gradients, which tensors made in inference mode do not have, but copies of them do.
+        with torch.inference_mode(False):
+            given = Experts(experts.z.map(lambda x: x.detach().clone()), experts.w, experts.mask.clone())
+            with torch.no_grad():
+                q = self._product(given)
+            # In coordinates in which the approximation is standard normal, one step size suits all columns.
+            u = hmc(lambda u: self.log_product(q.loc + q.scale * u, given), eps, self.steps, self.leapfrog)
+            return q.loc + q.scale * u
 
     def log_product(self, z: Tensor, experts: Experts) -> Tensor:
         """log [p(z)^{1−|S|} Π_{m∈S} q_m(z | x_m)], S what was observed: [K, B, D] -> [K, B].

@@ -184,6 +184,8 @@ class FittedScore(FittedPrior):
     def _reverse(self, given: Tensor, observed: Tensor) -> Tensor:
         """The reverse diffusion dx = −½ β x dt − β · score dt + β^½ dW, from t = 1 to 0, of the blocks not observed."""
         fixed = columns_of(observed, self.blocks)
+        # In training, a block without columns is never clean, so its time is that of the noise here, too.
+        observed = observed & torch.tensor(self.blocks, device=observed.device).bool()
         clean = (given - self.loc) / self.scale
         if bool((observed == observed[:1]).all()):
             observed = observed[:1]  # one pattern: the layers for the time run on one row
