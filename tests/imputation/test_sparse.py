@@ -7,7 +7,7 @@ from scipy import sparse
 
 import polyvae as pv
 from polyvae.data.schema import Schema
-from polyvae.imputation.advice import advise_of_training_samples
+from polyvae.imputation.advice import advise, advise_of_training_samples
 from polyvae.imputation.filling import canonical, whole
 from polyvae.imputation.tables import SparseRows
 from polyvae.utils.files import load_tensors, save_tensors
@@ -42,6 +42,7 @@ def test_rows_are_those_of_the_dense_table():
     assert np.array_equal(found[0].rows(slice(None)).values["counts"], dense)
 
 
+@pytest.mark.slow
 def test_an_estimator_of_sparse_counts_is_that_of_dense_ones(tmp_path):
     _, b, _ = counts()
     fitted = [pv.Estimator(steps=10, members=2, latent=2, seed=0).fit(data(dense)) for dense in (False, True)]
@@ -68,6 +69,23 @@ def test_an_estimator_of_sparse_counts_is_that_of_dense_ones(tmp_path):
         with pytest.raises(pv.InputError, match="write it again") as problem:
             pv.Estimator.load(tmp_path / "forged.polyvae")
         assert "\n" not in str(problem.value)
+
+
+def test_advice_reads_sparse_tables_as_dense_ones():
+    """Two tables of one shape, one of them with a code for missing values."""
+    x = counts()[0]
+    coded = np.where(np.arange(WIDTH) == 5, np.where(np.arange(N)[:, None] < 3, 999, x), x)
+    for other, says in ((x, ["their values are the same"]), (coded, ["999 in 3 samples"])):
+        found = []
+        for kind in (sparse.csr_array, np.asarray):
+            two = pv.MultimodalData({"one": kind(x), "other": kind(other.astype("f4"))})
+            schema = Schema.fit(two)
+            tables = whole(schema, schema.align(two), canonical(schema, two))
+            with pytest.warns(UserWarning, match="modalit") as caught:
+                advise(schema, tables)
+            found.append([str(each.message) for each in caught])
+        assert found[0] == found[1]
+        assert all(any(part in line for line in found[0]) for part in says)
 
 
 @pytest.mark.slow

@@ -73,7 +73,14 @@ def advise(schema: Schema, tables: Tables) -> None:
 def _same(tables: Tables, first: str, second: str) -> bool:
     """Whether two modalities have the same values, of samples of which some differ."""
     (a, b), (x, y) = ((part[name] for name in (first, second)) for part in (tables.observed, tables.values))
-    return a.shape == b.shape and bool(x.any()) and np.array_equal(a, b) and np.array_equal(x, y)
+    if a.shape != b.shape or not np.array_equal(a, b):
+        return False
+    some = False
+    for (_, one), (_, other) in zip(pieces(x), pieces(y), strict=True):
+        if not np.array_equal(one, other):
+            return False
+        some = some or bool(one.any())
+    return some
 
 
 def _coded(schema: Schema, name: str, x: Floats, seen: Flags) -> list[tuple[str, float, int]]:
@@ -83,9 +90,16 @@ def _coded(schema: Schema, name: str, x: Floats, seen: Flags) -> list[tuple[str,
     size.
     """
     each, found = schema[name], []
-    for ends in (each.low, each.high):
-        for place in np.flatnonzero(np.isin(ends, _CODES)).tolist():
-            code, values = ends[place], schema.restore(name, x)[seen[:, place], place]
+    suspects = [
+        (place, ends[place])
+        for ends in (each.low, each.high)
+        for place in np.flatnonzero(np.isin(ends, _CODES)).tolist()
+    ]
+    some = sorted({place for place, _ in suspects})
+    if some:
+        columns = np.concatenate([schema.restore(name, part)[:, some] for _, part in pieces(x)])
+        for place, code in suspects:
+            values = columns[seen[:, place], some.index(place)]
             same = np.isclose(values, code, rtol=1e-5)
             others = values[~same]
             if same.sum() < 2 or not len(others):
