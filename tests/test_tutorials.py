@@ -116,7 +116,8 @@ def test_the_pooled_regression_of_the_page_about_data(tmp_path: Path) -> None:
     import polyvae as pv
     from polyvae.imputation.rubin import Pooled
 
-    (code,) = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "your_data.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "your_data.md").read_text(), re.DOTALL)
+    (code,) = (block for block in blocks if "pv.pool" in block)
     rng = np.random.default_rng(0)
     z, ids = rng.normal(size=(120, 2)), [f"p{i}" for i in range(120)]
     protein = pd.DataFrame(z + 0.3 * rng.normal(size=z.shape), ids, ["P53", "EGFR"])

@@ -141,7 +141,7 @@ def test_rows_by_position(tmp_path: Path) -> None:
         ("patient,rna_0,rna_1,rna_2,rna_3,rna_4\np1,1,2,3,4\n", "got 5 cells in line 2"),
         ("patient,rna_0,rna_1,rna_2,rna_3,rna_4\np1,1,2,3,4,inf\n", "1 infinite value"),
         ("number,rna_0,rna_1,rna_2,rna_3,rna_4\n" + "1,1,2,3,4,5\n", "got numbers in the first column"),
-        ("a,b\n1,2\n", "got no 5 columns of 5"),
+        ("a,b\n1,2\n", "none of the 5 columns"),
         ("", "empty file"),
     ],
 )

@@ -45,6 +45,19 @@ class Known(NamedTuple):
     typical: Callable[[], NDArray[np.float64]] | None = None
 
 
+class Once:
+    """A value that is computed when it is first used. Unlike a function with ``functools.cache``, it can be pickled."""
+
+    def __init__(self, make: Callable[[], NDArray[np.float64]]) -> None:
+        self.make = make
+        self.value: NDArray[np.float64] | None = None
+
+    def __call__(self) -> NDArray[np.float64]:
+        if self.value is None:
+            self.value = self.make()
+        return self.value
+
+
 class Combination:
     """The methods that predict one modality from a pattern of others, their weights and the residuals of samples left out.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from polyvae.core.modality import Modality
-from polyvae.imputation.combine import Combination, Known
+from polyvae.imputation.combine import Combination, Known, Once
 from polyvae.imputation.factors import Factors
 from polyvae.imputation.members import Members, Schedule
 from polyvae.imputation.simple import Spectra
@@ -222,7 +222,7 @@ class Imputer:
             fold,
             _whole(part, pattern),
             {**by_members, "factors": factors},
-            cache(
+            Once(
                 partial(
                     self._typical, *self._entries_of(given.rows(slice(_TYPICAL)), name), hidden[:_TYPICAL]
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,10 +58,15 @@ def check_same(
             notes.append(f"train.{key} is {got!r} from here on (it was {expected!r})")
         else:
             pairs.append((f"train.{key}", got, expected))
+    # A run that began before an option existed had what is now its default.
+    options = {
+        key: kept["options"].get(key, parameter.default)
+        for key, parameter in inspect.signature(type(model)).parameters.items()
+    }
     pairs += [
-        (f"model.{key}", value, kept["options"].get(key))
+        (f"model.{key}", value, options.get(key))
         for key, value in model.options.items()
-        if key != "max_rows" and value != kept["options"].get(key)
+        if key != "max_rows" and value != options.get(key)
     ]
     pairs += [("model", model.name, kept["model"])] if model.name != kept["model"] else []
     pairs += _modalities(kept["modalities"], check_storable(model)["modalities"])
