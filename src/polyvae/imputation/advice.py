@@ -72,7 +72,8 @@ def advise(schema: Schema, tables: Tables) -> None:
 
 def _same(tables: Tables, first: str, second: str) -> bool:
     """Whether two modalities have the same values, of samples of which some differ."""
-    (a, b), (x, y) = ((part[name] for name in (first, second)) for part in (tables.observed, tables.values))
+    a, b = tables.observed[first], tables.observed[second]
+    x, y = tables.values[first], tables.values[second]
     if a.shape != b.shape or not np.array_equal(a, b):
         return False
     some = False
