@@ -191,6 +191,10 @@ def test_wrong_parameters_are_answered_in_one_line(options, says):
 def test_networks_of_numbers_do_not_read_ids():
     with pytest.raises(InputError, match="ids are no quantities"):
         pv.MVAE([Modality("t", 4, "tokens", "mlp", params={"words": WORDS})], latent=2)
+    own = Modality("t", 4, "tests.helpers.own_likelihood:sentence", params={"words": WORDS})
+    with pytest.raises(InputError, match=r"got network 'mlp' for likelihood 'tests.* ids are no quantities"):
+        pv.MVAE([own], latent=2)
+    assert pv.MVAE([replace(own, network="text")], latent=2).modalities["t"].likelihood.ids
     with pytest.raises(InputError, match="network 'text'"):
         pv.MVAE([Modality("t", 4, "normal", "text")], latent=2)
     with pytest.raises(InputError, match="meme: got modality 't'"):

@@ -45,6 +45,7 @@ def test_decode_inverts_encode():
         (lambda: Vocabulary(("A",)), "'A' as a word"),
         (lambda: Vocabulary(("a b",)), "'a b' as a word"),
         (lambda: Vocabulary(("ab",), "characters"), "'ab' as a word"),
+        (lambda: Vocabulary.of(["acgt" * 300]), "a word of 1,200 characters"),
         (lambda: Vocabulary("abc"), "words of type str"),
         (lambda: Vocabulary(("a",), "letters"), "unknown split"),
         (lambda: Vocabulary.of("a b"), "got str"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from polyvae.core.likelihoods import NormalLikelihood
+from polyvae.core.likelihoods import LIKELIHOODS, NormalLikelihood
 
 
 class Rounded(NormalLikelihood):
@@ -18,3 +18,8 @@ class Rounded(NormalLikelihood):
 
 def no_likelihood(shape):
     return shape
+
+
+def sentence(shape, words):
+    """A function, not a class, that makes a likelihood of ids."""
+    return LIKELIHOODS["tokens"](shape, words=words)

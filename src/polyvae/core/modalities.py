@@ -299,11 +299,14 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
 
     def members(self, q: Mixture) -> Tensor:
         """[M, 1, V, B] bool: each component decodes its members and every target."""
-        active = q.membership.any(1)
-        decoded = [
-            q.membership[:, self.encoded.index(m)] if m in self.encoded else active for m in range(len(self))
+        return self.by_modality(q.membership, q.membership.any(1))[:, None]
+
+    def by_modality(self, membership: Tensor, others: Tensor) -> Tensor:
+        """The components that each modality is a member of: [V, E, B] -> [M, V, B] bool; ``others`` [V, B] for targets."""
+        rows = [
+            membership[:, self.encoded.index(m)] if m in self.encoded else others for m in range(len(self))
         ]
-        return torch.stack(decoded)[:, None]
+        return torch.stack(rows)
 
     def weigh(self, log_x: Tensor) -> Tensor:
         """s_m log p(x_m | ·): [M, ...] -> [M, ...]."""

@@ -416,6 +416,8 @@ def _likelihood(spec: Modality, params: Mapping[str, Any]) -> Likelihood:
             f"modality {spec.name!r}: got entries=True for likelihood {spec.likelihood!r}; expected False, because a text is "
             "observed as a whole or not at all; mark the sample as missing in mask"
         )
+    if made.ids and not _of_ids(spec):
+        _check_reader(spec)
     if spec.role == "input":
         made.requires_grad_(False)  # never used, and distributed training waits for every gradient
     return made
@@ -466,16 +468,22 @@ def _parameters(spec: Modality) -> tuple[dict[str, Any], dict[str, Any]]:
                 f"{nearest(key, sorted(likelihood | network))}"
             )
     _check_network_parameters(spec)
-    reader = spec.encoder if spec.encoder is not None else _network_name(spec)
-    if spec.role != "target" and _of_ids(spec) and reader in NETWORKS and reader != "text":
-        raise InputError(
-            f"modality {spec.name!r}: got network {reader!r} for likelihood {spec.likelihood!r}, whose ids are no quantities; "
-            "expected 'text', 'auto' or a user-defined encoder; change it"
-        )
+    if _of_ids(spec):
+        _check_reader(spec)
     return (
         {key: value for key, value in spec.params.items() if key in likelihood},
         {key: value for key, value in spec.params.items() if key in network},
     )
+
+
+def _check_reader(spec: Modality) -> None:
+    """Raises InputError: an encoder of numbers for ids."""
+    reader = spec.encoder if spec.encoder is not None else _network_name(spec)
+    if spec.role != "target" and reader in NETWORKS and reader != "text":
+        raise InputError(
+            f"modality {spec.name!r}: got network {reader!r} for likelihood {spec.likelihood!r}, whose ids are no quantities; "
+            "expected 'text' or a user-defined encoder; change it"
+        )
 
 
 def _check_network_parameters(spec: Modality) -> None:

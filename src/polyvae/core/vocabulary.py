@@ -17,6 +17,7 @@ import torch
 
 from polyvae.utils.arrays import numpy_array
 from polyvae.utils.errors import InputError, check_count, nearest
+from polyvae.utils.records import LONGEST
 
 PADDING, END, UNKNOWN, FIRST = 0, 1, 2, 3
 Split = Literal["words", "characters"]
@@ -40,7 +41,8 @@ class Vocabulary:
         split: "words" or "characters".
 
     Raises:
-        InputError: No words, a repeated word, one that the rule would split or change, or an unknown rule.
+        InputError: No words, a repeated word, one that the rule would split or change, one of more than 1,000
+            characters, or an unknown rule.
 
     Example:
         >>> from polyvae.core.vocabulary import Vocabulary
@@ -74,6 +76,11 @@ class Vocabulary:
                 raise InputError(
                     f"vocabulary: got {word!r:.60} as a word; expected one that split={self.split!r} leaves as it is; "
                     "Vocabulary.of(sentences) makes such words"
+                )
+            if len(word) > LONGEST:  # a bundle with such a word could not be read
+                raise InputError(
+                    f"vocabulary: got a word of {len(word):,} characters, {word[:20]!r}...; expected at most {LONGEST:,}; split "
+                    "strings without spaces with split='characters', or shorten it"
                 )
         twice = [word for word, times in Counter(self.words).items() if times > 1]
         if twice:

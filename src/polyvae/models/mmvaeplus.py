@@ -242,13 +242,7 @@ class MMVAEPlus(MultimodalVAE):
 
     def _own_terms(self, source: Mixture) -> Tensor:
         """Whether a component contains the expert of the modality that is reconstructed: [M, V, B] bool."""
-        none = torch.zeros_like(source.membership[:, 0])
-        return torch.stack(
-            [
-                source.membership[:, self.encoded.index(m)] if m in self.encoded else none
-                for m in range(len(self.modalities))
-            ]
-        )
+        return self.modalities.by_modality(source.membership, torch.zeros_like(source.membership[:, 0]))
 
     def _shares(self, source: Mixture, own_x: Tensor) -> Tensor:
         """The number of components that each term represents, if one expert per sample cross-reconstructs: [M, V, B].

@@ -112,7 +112,7 @@ class SetFusion(MultimodalVAE):
         q = self._mixture(experts, torch.cat([subset, whole]))  # S, and A
         z = q.stratified(self.K)  # [K, 2, B, D]
         conditional = self.variant == "conditional"
-        members = self._decoded(subset)  # [M, B]
+        members = self.modalities.by_modality(subset, torch.zeros_like(subset[:, 0]))[:, 0]  # [M, B]
         decoded = torch.stack(
             [members, ~members] if conditional else [~members | members, members & ~members], 1
         )
@@ -138,15 +138,6 @@ class SetFusion(MultimodalVAE):
         like = torch.empty((), device=mask.device)
         share = noise.uniform((mask.shape[1],), like, "share", "B")
         return mask & (noise.uniform((1, *mask.shape), like, "subset", "VEB") < share)
-
-    def _decoded(self, subset: Tensor) -> Tensor:
-        """The modalities whose experts are members: [1, E, B] -> [M, B] bool."""
-        none = torch.zeros_like(subset[0, 0])
-        rows = [
-            subset[0, self.encoded.index(m)] if m in self.encoded else none
-            for m in range(len(self.modalities))
-        ]
-        return torch.stack(rows)
 
 
 class _Fusion(nn.Module):

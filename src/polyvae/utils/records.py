@@ -16,7 +16,7 @@ from polyvae.utils.errors import InputError
 
 _LEAST = 100_000
 """A number in a file may be as large as this, or as a tensor beside it is long."""
-_LONGEST = 1000
+LONGEST = 1000
 """Characters of a text in a file."""
 
 Count = Annotated[int, Field(ge=0)]
@@ -237,9 +237,9 @@ def check_sizes(where: str, values: Any, most: int) -> None:
             f"{where}: got {reprlib.repr(values)}; expected at most {most:,}, as the tensors beside it are; "
             "write the file again"
         )
-    if isinstance(values, str) and len(values) > _LONGEST:
+    if isinstance(values, str) and len(values) > LONGEST:
         raise InputError(
-            f"{where}: got text of {len(values):,} characters; expected at most {_LONGEST:,}; write the file again"
+            f"{where}: got text of {len(values):,} characters; expected at most {LONGEST:,}; write the file again"
         )
     if isinstance(values, Mapping):
         for key, value in values.items():
