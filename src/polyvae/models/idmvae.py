@@ -55,7 +55,8 @@ class IDMVAE(MMVAEPlus):
     samples with both modalities (in g, with this modality) are negatives and partners of each other.
 
     Differs from the authors' code (chatzikon/IDMVAE): missing modalities are supported. Their diffusion
-    prior is not included; fit a prior after training.
+    prior is not included; fit a prior after training. Sentences are encoded again as the most probable words, through
+    which no gradient flows to their decoder.
 
     Exempt from the laws of ``polyvae.testing``:
     as in MMVAE+, the scales of r get no gradient with one modality, or with one column under the

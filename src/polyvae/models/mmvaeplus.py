@@ -56,6 +56,7 @@ class MMVAEPlus(MultimodalVAE):
         conditional_prior   p(w_n | z) = N(μ_n(z), σ_n(z)²) in place of p(w_n), in training and generation
         cross_experts       "one": (|A| − 1) s_n log p(x_n | z^{mk}, w̃_n^{mk}) for one m ≠ n per sample and n,
                             drawn uniformly, and 0 for the others: unbiased for the sum over all of them
+                            (for a target, which has no expert, |A| in place of |A| − 1)
 
     With λ ≠ 1, L is a reweighted objective and no bound on log p(X), for any r; the term "own_weight" is what
     λ adds. With a conditional prior it
