@@ -70,9 +70,9 @@ def test_sentences_are_encoded_like_those_of_a_model_or_a_modality():
         assert made.modality == spec
         assert made.ids.shape == (1, 5)
         assert made.vocabulary.decode(made.ids) == ["a blue dot"]
-    with pytest.raises(pv.InputError, match="2 modalities of text.*said, other"):
+    with pytest.raises(pv.InputError, match=r"2 modalities of text.*said, other"):
         pv.text(["a"], like=model)
-    with pytest.warns(UserWarning, match="6 words.*'u', 'v', 'w', 'x', 'y', ...;"):
+    with pytest.warns(UserWarning, match=r"6 words.*'u', 'v', 'w', 'x', 'y', \.\.\.;"):
         assert pv.text(["u v", "w x", "a y z y"], like=spec).ids[2].tolist() == [3, 2, 2, 2, 1]
 
 
