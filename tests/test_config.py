@@ -117,7 +117,7 @@ def test_the_defaults_are_those_of_the_design():
     )
     evaluate = config.evaluate
     assert (evaluate.metrics, evaluate.likelihood_samples, evaluate.likelihood_rows) == (
-        ["coherence", "likelihood"],
+        ["coherence", "attributes", "likelihood"],
         1000,
         200,
     )

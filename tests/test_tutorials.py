@@ -142,3 +142,22 @@ def test_the_pooled_regression_of_the_page_about_data(tmp_path: Path) -> None:
     low, high = pooled.interval(0.95)
     assert (low < pooled.estimate).all()
     assert (high > pooled.estimate).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*validation")
+def test_the_recipe_from_a_sentence_to_images_and_back(tmp_path: Path) -> None:
+    import numpy as np
+    import pandas as pd
+
+    import polyvae as pv
+
+    _, fit, recipe = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "your_data.md").read_text(), re.DOTALL)
+    images = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), np.uint8)
+    frame = pd.DataFrame({"caption": ["A red circle.", "a blue square", None, "Two dots."] * 5})
+    names: dict[str, object] = {"images": images, "frame": frame, "pv": pv}
+    python(fit.replace("epochs=20", "epochs=1, show=False"), tmp_path, names)
+    python(recipe, tmp_path, names)
+    made, captions = names["images"], names["captions"]
+    assert tuple(made.shape) == (4, 1, 3, 32, 32)  # type: ignore[attr-defined]
+    assert [len(draw) for draw in captions] == [4] * 5  # type: ignore[attr-defined]
+    assert all(isinstance(said, str) for draw in captions for said in draw)  # type: ignore[attr-defined]

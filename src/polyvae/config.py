@@ -186,7 +186,8 @@ class EvaluateConfig(Section):
     """How a trained model is evaluated: the table ``[evaluate]``, and the keyword arguments of ``evaluate``."""
 
     metrics: Annotated[list[str], _Listed] = Field(
-        default=["coherence", "likelihood"], description='Names in METRICS, or ["all"].'
+        default=["coherence", "attributes", "likelihood"],
+        description='Names in METRICS, or ["all"]. Data without attributes have no numbers of "attributes".',
     )
     likelihood_samples: int = Field(
         default=1000, ge=20, description="Importance samples of each log-likelihood."

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from polyvae.config import EvaluateConfig, RunConfig, assignment, check_options, read_config
+from polyvae.core.batch import Batch
 from polyvae.core.fitted import FITTED, FittedPrior
 from polyvae.core.likelihoods import Text
 from polyvae.core.modality import Modality
@@ -229,10 +230,13 @@ def compare_runs(
         )
 
 
-def write_sentences(path: Path, model: MultimodalVAE, made: Mapping[str, Tensor]) -> int:
+def write_sentences(
+    path: Path, model: MultimodalVAE, made: Mapping[str, Tensor], given: Batch | None = None
+) -> int:
     """Write what was generated of text modalities, name -> [n, L] or [K, n, L], as a table with a row for each sentence.
 
-    Returns the number of sentences; without any there is no file.
+    If sentences are observed in ``given``, the column "given" has those of each sample. Returns the number of sentences; without any
+    there is no file.
     """
     rows = []
     for name, x in made.items():
@@ -241,10 +245,26 @@ def write_sentences(path: Path, model: MultimodalVAE, made: Mapping[str, Tensor]
             draws = likelihood.vocabulary.decode((x if x.ndim == 3 else x[None]).cpu().numpy())
             rows += [(name, k, n, one) for k, draw in enumerate(draws) for n, one in enumerate(draw)]
     if rows:
+        inputs = [] if given is None else _given_sentences(model, given)
+        head = ("modality", "draw", "sample", "sentence", *(["given"] if inputs else []))
         table = io.StringIO(newline="")
-        csv.writer(table).writerows([("modality", "draw", "sample", "sentence"), *rows])
+        csv.writer(table).writerows([head, *((*row, *inputs[row[2] : row[2] + 1]) for row in rows)])
         write_atomic(path, table.getvalue().encode())
     return len(rows)
+
+
+def _given_sentences(model: MultimodalVAE, batch: Batch) -> list[str]:
+    """The observed sentences of each sample, empty where there are none; no rows if no sentence is observed."""
+    said: list[list[str]] = [[] for _ in range(batch.size)]
+    for m, name in enumerate(batch.names):
+        likelihood = model.modalities[name].likelihood
+        if isinstance(likelihood, Text):
+            rows = batch.mask[m].nonzero().flatten().tolist()
+            for row, one in zip(
+                rows, likelihood.vocabulary.decode(batch.data[name][rows].cpu().numpy()), strict=True
+            ):
+                said[row].append(one)
+    return [" / ".join(own) for own in said] if any(said) else []
 
 
 def stored_evaluation(run: RunDirectory) -> dict[str, Any] | None:

@@ -253,11 +253,19 @@ def test_a_flat_network_for_an_image_is_no_surprise(shape):
         build("vae", [Modality("x", shape)], latent=2)
 
 
+def test_a_grey_image_without_channels_is_no_surprise():
+    with pytest.warns(UserWarning, match=r"flat network for samples of shape \(28, 28\).*add a channel axis"):
+        build("vae", [Modality("x", (28, 28))], latent=2)
+
+
 @pytest.mark.filterwarnings("error")
 def test_no_warning_where_a_network_was_chosen_or_fits():
     for spec in (
         Modality("x", (12, 20, 20), network="mlp"),
         Modality("x", (3, 16, 16)),
+        Modality("x", (28, 28), network="mlp"),
+        Modality("x", (20, 30), likelihood="categorical"),
+        Modality("x", (4, 100)),
         Modality("x", (3, 64, 64), params={"width": 0.1}),
         Modality("x", (3, 33, 47), params={"width": 0.1}),
         Modality("x", (40, 2, 3)),

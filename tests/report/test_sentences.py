@@ -48,5 +48,14 @@ def test_generated_sentences_are_a_table(tmp_path):
     assert head == ["modality", "draw", "sample", "sentence"]
     decoded = model.modalities["caption"].likelihood.vocabulary.decode(made["caption"])
     assert rows == [["caption", str(k), str(n), decoded[k][n]] for k in range(2) for n in range(2)]
+    given = data.take([0, 1]).observe("caption")
+    assert write_sentences(tmp_path / "g.csv", model, made, given) == 4
+    with (tmp_path / "g.csv").open(newline="") as file:
+        beside = list(csv.reader(file))
+    assert beside[0] == [*head, "given"]
+    assert [row[:4] for row in beside[1:]] == rows
+    assert [row[4] for row in beside[1:]] == 2 * [SAID[0], SAID[1]]
+    assert write_sentences(tmp_path / "i.csv", model, made, data.take([0, 1]).observe("image")) == 4
+    assert (tmp_path / "i.csv").read_text() == (tmp_path / "s.csv").read_text()
     assert write_sentences(tmp_path / "none.csv", model, {"image": made["image"]}) == 0
     assert not (tmp_path / "none.csv").exists()

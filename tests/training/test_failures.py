@@ -265,6 +265,20 @@ def test_data_far_from_their_likelihood_are_one_warning(
         assert "MultimodalData(..., scale={'a': " in found[0]
 
 
+def test_images_of_bytes_are_to_be_divided_by_255() -> None:
+    images = torch.randint(
+        0, 256, (4, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    specs = [pv.Modality("a", (1, 8, 8), network="mlp", params={"hidden": [4]})]
+    with pytest.warns(UserWarning, match=r"scale=\{'a': 1/255\}"):
+        pv.fit(
+            pv.VAE(specs, latent=2),
+            pv.MultimodalData({"a": images}, modalities=specs),
+            epochs=1,
+            **(SETTINGS | {"lr": 1e-6, "validation": 0.0}),
+        )
+
+
 def test_counts_and_scaled_bytes_are_no_warning() -> None:
     draws = torch.Generator().manual_seed(0)
     counts = torch.randint(0, 5000, (40, 4), generator=draws)

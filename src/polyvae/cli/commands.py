@@ -170,7 +170,7 @@ def sample(
     ] = 16,
     out: Annotated[
         Path,
-        typer.Option("-o", help="An .npz file: one array per modality; sentences also in a .csv beside it."),
+        typer.Option("-o", help="NAME.npz: one array per modality; sentences also in NAME_sentences.csv."),
     ] = Path("samples.npz"),
     prior: Annotated[
         str, typer.Option(help="own (the prior of the model), or fitted (by evaluate).")
@@ -196,6 +196,7 @@ def sample(
     model = load_model(run, trust or ())
     fitted = _prior_of(prior, directory, bool(given))
     torch.manual_seed(seed)
+    batch = None
     if given:
         test = runs.data_of(config, trust or ())[0].test
         if count > len(test):
@@ -208,7 +209,7 @@ def sample(
         made = model.sample(count, fitted, sample=noise)
     write_npz(out, {name: x.cpu().numpy() for name, x in made.items()})
     typer.echo(f"written: {out} ({', '.join(f'{name} {tuple(x.shape)}' for name, x in made.items())})")
-    count = runs.write_sentences(readable := out.with_name(f"{out.stem}_sentences.csv"), model, made)
+    count = runs.write_sentences(readable := out.with_name(f"{out.stem}_sentences.csv"), model, made, batch)
     if count:
         typer.echo(f"written: {readable} ({counted(count, 'sentence', 'sentences')})")
 

@@ -139,7 +139,8 @@ class Inference(nn.Module, ABC):
             if tuple(x.shape[1:]) != shape:
                 raise InputError(
                     f"modality {name!r}: got samples of shape {tuple(x.shape[1:])}; expected {shape}; "
-                    "reshape them, or change the shape of the Modality"
+                    + ("resize them" if _differ_in_size(tuple(x.shape[1:]), shape) else "reshape them")
+                    + ", or change the shape of the Modality"
                 )
         like = next(self.parameters())
         if tuple(batch.data) != tuple(self.modalities):
@@ -540,3 +541,8 @@ class Inference(nn.Module, ABC):
             part = w[..., span]
             parts.append(part.gather(0, choice.expand(-1, -1, part.shape[2])))
         return z[:K], torch.cat(parts, -1)
+
+
+def _differ_in_size(given: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether these are images of the same channels in two sizes."""
+    return len(given) == len(expected) >= 3 and given[0] == expected[0]

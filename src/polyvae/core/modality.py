@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from polyvae.core.distributions import FAMILIES, SCALES, Diagonal
-from polyvae.core.likelihoods import LIKELIHOODS, Likelihood, Scaled
+from polyvae.core.likelihoods import LIKELIHOODS, Likelihood, OneHot, Scaled
 from polyvae.core.networks import NETWORKS, auto
 from polyvae.core.networks.kinds import Branches
 from polyvae.core.networks.mlp import LinearDecoder
@@ -179,6 +179,8 @@ class ModalityNet(nn.Module):
         self.parts = nn.ModuleDict()
         if spec.network == "auto" and _looks_like_image(spec.shape) and _network_name(spec) == "mlp":
             _warn_of_flat_network(spec, sum(parameter.numel() for parameter in self.parameters()))
+        if spec.network == "auto" and _looks_grey(spec.shape) and not isinstance(self.likelihood, OneHot):
+            _warn_of_no_channels(spec)
         self.register_buffer("centre", torch.zeros(spec.shape) if spec.entries else None)
 
     def encode(self, x: Tensor, entries: Tensor | None = None) -> Encoded:
@@ -432,6 +434,19 @@ def _of_ids(spec: Modality) -> bool:
 def _looks_like_image(shape: tuple[int, ...]) -> bool:
     """Whether a sample has three or four axes, of which all but one are at least 8."""
     return len(shape) in (3, 4) and sorted(shape)[1] >= 8
+
+
+def _looks_grey(shape: tuple[int, ...]) -> bool:
+    """Whether a sample has the shape of an image without channels."""
+    return len(shape) == 2 and min(shape) >= 8 and max(shape) <= 512
+
+
+def _warn_of_no_channels(spec: Modality) -> None:
+    warnings.warn(
+        f"modality {spec.name!r}: network='auto' made a flat network for samples of shape {spec.shape}; expected (1, height, width) "
+        "of a grey image for a convolutional one; add a channel axis, as x[:, None] does, or choose a network",
+        stacklevel=4,
+    )
 
 
 def _warn_of_flat_network(spec: Modality, parameters: int) -> None:

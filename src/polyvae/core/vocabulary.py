@@ -145,7 +145,7 @@ class Vocabulary:
             if len(words) >= length:
                 raise InputError(
                     f"vocabulary: got a sentence of {len(words)} words in row {row}; expected at most {length - 1}, and the "
-                    f"end, for length={length}; set length={len(words) + 1} or more, or shorten the sentence"
+                    f"end, for length={length}; shorten the sentence, or set length={len(words) + 1} or more for a new model"
                 )
             row_ids = [*(known.get(word, UNKNOWN) for word in words), END]
             ids.append(row_ids + [PADDING] * (length - len(row_ids)))

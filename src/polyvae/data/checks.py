@@ -98,8 +98,10 @@ def check_ids(ids: Any, count: int) -> list[Hashable] | None:
     return given
 
 
-def check_specs(modalities: Sequence[Modality] | None, data: Mapping[str, Tensor]) -> tuple[Modality, ...]:
-    """One specification per array, in the order of the arrays."""
+def check_specs(
+    modalities: Sequence[Modality] | None, data: Mapping[str, Tensor], own: Mapping[str, Modality]
+) -> tuple[Modality, ...]:
+    """One specification per array, in the order of the arrays. ``own``: those of arrays that come with one."""
     for name, x in data.items():
         if x.ndim < 2:
             raise InputError(
@@ -107,9 +109,9 @@ def check_specs(modalities: Sequence[Modality] | None, data: Mapping[str, Tensor
                 "give a column of numbers the shape [N, 1]"
             )
     if modalities is None:
-        return tuple(Modality(name, tuple(x.shape[1:])) for name, x in data.items())
-    given = {spec.name: spec for spec in modalities}
-    if len(given) != len(modalities):
+        return tuple(own.get(name) or Modality(name, tuple(x.shape[1:])) for name, x in data.items())
+    given = {**own, **{spec.name: spec for spec in modalities}}
+    if len({spec.name for spec in modalities}) != len(modalities):
         raise InputError(
             f"modalities: got a name twice among {[spec.name for spec in modalities]}; expected one specification per array; "
             "rename one"

@@ -29,6 +29,7 @@ from polyvae.data.checks import (
     check_specs,
     row_numbers,
 )
+from polyvae.data.sentences import unpacked
 from polyvae.data.sources import Readers
 from polyvae.data.sparse import check_sparse, dense_rows
 from polyvae.data.splits import check_groups, check_splits, check_straddling, drawn
@@ -48,7 +49,7 @@ class MultimodalData(Readers, Attributed):
         data: Name -> array [N, *shape]. The order of the names is that of the M axis. What a NumPy masked array or a pandas object marks
             as missing is a missing entry. A SciPy sparse matrix stays sparse, and rows become dense as they are taken. Arrays are copied,
             with zeros where values are missing; only files of integers that ``numpy.load(..., mmap_mode="c")`` maps, with nothing
-            missing, stay on disk.
+            missing, stay on disk. What ``polyvae.text`` returns is a value too: its ids, with its specification.
         mask: Which modalities were observed: [M, N] bool, or name -> [N]. None: all. Rows of which nothing was observed are allowed
             here, and refused by ``fit``.
         entries: For modalities with missing entries, name -> [N, *shape] bool: which entries were observed. A row without any lacks the
@@ -113,6 +114,7 @@ class MultimodalData(Readers, Attributed):
         parsers: Mapping[str, str] | None = None,
     ) -> None:
         check_mapping("data", data)
+        data, own = unpacked(data)
         named: dict[str, object] = {
             "entries": entries,
             "splits": splits,
@@ -155,7 +157,7 @@ class MultimodalData(Readers, Attributed):
         self._splits = check_splits(splits, count)
         check_straddling(self._splits, self.groups)
         whole = {name: torch.empty(()).expand(x.shape) for name, x in self._sparse.items()}
-        self._specs = check_specs(modalities, {**stored.data, **whole})
+        self._specs = check_specs(modalities, {**stored.data, **whole}, own)
         check_precision(stored)
         self.scale = check_scale(scale, stored.names)
         self.columns = check_columns(columns, {spec.name: spec.shape for spec in self._specs})

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from polyvae.config import EvaluateConfig
 from polyvae.data import MultimodalData
 from polyvae.metrics import generation
 from polyvae.metrics.context import Context, subsample
@@ -56,9 +57,11 @@ def attributes(context: Context, *, draws: int = 20, rows: int = 200) -> dict[st
         if net.encoder is not None and name in context.data.names
     ]
     if readers.plain or not targets:
-        context.report.say(
-            "no attributes: the data have labels alone, or nothing that can be read; it is left out"
-        )
+        # By default it is among the metrics of all data, of which most have no attributes.
+        if not readers.plain or context.config.metrics != EvaluateConfig().metrics:
+            context.report.say(
+                "no attributes: the data have labels alone, or nothing that can be read; it is left out"
+            )
         return {}
     context.report.start("attributes", 2 * len(inputs))
     table: dict[str, dict[str, _Numbers]] = {}

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
+from torch import Tensor
+
 from polyvae.config import TrainConfig
 from polyvae.core.batch import Batch
 from polyvae.core.likelihoods.continuous import Scaled
@@ -108,7 +110,8 @@ def check_batch(model: MultimodalVAE, batch: Batch, scale: bool = False) -> None
 
 def warn_of_scale(model: MultimodalVAE, batch: Batch) -> None:
     """Warn once where real values are far from the scale of their likelihood and of untrained networks, such as images in 0..255."""
-    far = {}
+    far: dict[str, float] = {}
+    factors: dict[str, str] = {}
     for m, (name, net) in enumerate(model.modalities.items()):
         if not isinstance(net.likelihood, Scaled):
             continue
@@ -117,11 +120,17 @@ def warn_of_scale(model: MultimodalVAE, batch: Batch) -> None:
         size = float(x.double().square().mean().sqrt()) if x.numel() else 0.0
         if size > _LARGE or size > _WIDE * (net.likelihood.fixed or 1.0):
             far[name] = size
+            factors[name] = "1/255" if _bytes(x) else f"{1 / size:.2g}"
     if far:
         found = ", ".join(f"{name!r} {size:.3g}" for name, size in far.items())
-        scale = ", ".join(f"{name!r}: {1 / size:.2g}" for name, size in far.items())
+        scale = ", ".join(f"{name!r}: {factor}" for name, factor in factors.items())
         warnings.warn(
             f"fit: got values whose root mean square is {found}, far from the scale of their likelihood; expected about 1, because "
             f"networks start near 0; standardise them, give MultimodalData(..., scale={{{scale}}}), or choose a likelihood of counts",
             stacklevel=2,
         )
+
+
+def _bytes(x: Tensor) -> bool:
+    """Whether these are images of 8 bits: [N, *shape] of two axes or more, with whole numbers from 0 to 255."""
+    return x.ndim > 2 and bool(((x >= 0) & (x <= 255) & (x % 1 == 0)).all())

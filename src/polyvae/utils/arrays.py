@@ -132,7 +132,23 @@ def _dense(what: str, x: Tensor) -> Tensor:
 
 
 def _not_numbers(what: str, x: Any, problem: Exception) -> InputError:
+    if _strings(x):
+        return InputError(
+            f"{what}: got strings; expected numbers, [B, *shape]; encode sentences with polyvae.text, and categories as columns of 0 and 1"
+        )
+    if isinstance(x, tuple) and x and isinstance(x[0], np.ma.MaskedArray):
+        return InputError(
+            f"{what}: got {type(x).__name__}; expected numbers, [B, *shape]; give its ids alone, x.ids"
+        )
     return InputError(
         f"{what}: got {type(x).__name__}; expected numbers, [B, *shape]; convert it to an array of numbers first "
         f"({' '.join(str(problem).split())[:200]})"
     )
+
+
+def _strings(x: Any) -> bool:
+    """Whether this is a column with strings."""
+    values = x.to_numpy() if isinstance(x, Table) else x
+    if isinstance(values, np.ndarray):
+        values = values.tolist() if values.ndim == 1 and values.dtype.kind in "OUT" else ()
+    return isinstance(values, list | tuple) and any(isinstance(value, str) for value in values)

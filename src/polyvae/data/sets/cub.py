@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from polyvae.core.modality import Modality
 from polyvae.core.vocabulary import tokens_of
 from polyvae.data.multimodal import MultimodalData
-from polyvae.data.sentences import text
+from polyvae.data.sentences import column
 from polyvae.data.sets.archive import read_image
 from polyvae.data.sets.arrays import check_side, npz, shrunk
 from polyvae.data.sets.captions import cut, frequent
@@ -106,7 +106,7 @@ def cub(
     sentences = [None if said is None else cut(said, length) for said in birds.sentences]
     training = [said for row in birds.splits["train"] if (said := sentences[row]) is not None]
     vocabulary = frequent(training, least)
-    ids, caption = text(sentences, vocabulary, length)
+    ids, caption = column(sentences, vocabulary, length)
     return MultimodalData(
         {"image": birds.image, "caption": ids},
         mask=None

@@ -8,7 +8,7 @@ import numpy as np
 
 from polyvae.core.modality import Modality
 from polyvae.data.multimodal import MultimodalData
-from polyvae.data.sentences import text
+from polyvae.data.sentences import column
 from polyvae.data.sets.arrays import check_side, npz, shrunk
 from polyvae.data.sets.captions import cut, frequent
 from polyvae.utils.errors import InputError, check_count
@@ -54,7 +54,7 @@ def emoji(*, root: Path, side: int = SIDE, length: int = 16, least: int = 1, see
     test = np.array([group in held for group in groups])
     sentences = [cut(said, length) for said in arrays["caption"].tolist()]
     training = [said for said, away in zip(sentences, test, strict=True) if said is not None and not away]
-    ids, caption = text(sentences, frequent(training, least), length)
+    ids, caption = column(sentences, frequent(training, least), length)
     inside = shrunk(silhouette, side) > (127 if silhouette.max() > 1 else 0)
     return MultimodalData(
         {
