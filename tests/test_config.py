@@ -169,7 +169,7 @@ def test_overrides_win_and_are_read_as_toml_or_else_as_text(tmp_path):
         ),
         (
             "[evaluate]\nmetrics = 'coherence'",
-            ('evaluate.metrics: got \'coherence\'; expected a list such as metrics = ["coherence", "li',),
+            ('evaluate.metrics: got \'coherence\'; expected a list such as metrics = ["coherence", "at',),
         ),
         ("[data]\nonly = 'm0'", ("data.only: got 'm0'; expected a list such as only = [\"m0\"]",)),
         ("[data]\nonly = true", ("data.only: got True; expected a list such as only = [true]",)),

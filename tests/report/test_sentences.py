@@ -54,7 +54,7 @@ def test_generated_sentences_are_a_table(tmp_path):
         beside = list(csv.reader(file))
     assert beside[0] == [*head, "given"]
     assert [row[:4] for row in beside[1:]] == rows
-    assert [row[4] for row in beside[1:]] == 2 * [SAID[0], SAID[1]]
+    assert [row[4] for row in beside[1:]] == 2 * ["a small red dot & a < large > one.", SAID[1]]
     assert write_sentences(tmp_path / "i.csv", model, made, data.take([0, 1]).observe("image")) == 4
     assert (tmp_path / "i.csv").read_text() == (tmp_path / "s.csv").read_text()
     assert write_sentences(tmp_path / "none.csv", model, {"image": made["image"]}) == 0
