@@ -37,7 +37,11 @@ def _headlines(values: Mapping[str, Any]) -> Table:
             (
                 metric(name).title,
                 number(values[name]),
-                ". ".join(part[:1].upper() + part[1:] for part in (*worth(name, values), metric(name).meaning) if part),
+                ". ".join(
+                    part[:1].upper() + part[1:]
+                    for part in (*worth(name, values), metric(name).meaning)
+                    if part
+                ),
             )
             for name in dict.fromkeys([*KNOWN, *values])
             if name.startswith(("attribute_", "sentence_", "unsaid_")) and isinstance(values.get(name), float)
@@ -73,7 +77,11 @@ def _pair(observed: str, target: str, found: Mapping[str, Any]) -> Table:
         (f"{observed} → {target}", *(title for _, title in columns)),
         rows,
         f"The numbers are shares of samples, with intervals of 95 %.{''.join(whole)}"
-        + (" Most frequent class: the share right if the class most frequent in training is always guessed." if "chance" in found else ""),
+        + (
+            " Most frequent class: the share right if the class most frequent in training is always guessed."
+            if "chance" in found
+            else ""
+        ),
     )
 
 

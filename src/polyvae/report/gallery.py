@@ -138,7 +138,11 @@ def _named(data: MultimodalData) -> Sequence[str]:
         return ()
     labels = data.labels.cpu()
     return next(
-        (data.classes[name] for name, x in data.attributes.items() if torch.equal(x.cpu().to(labels), labels)),
+        (
+            data.classes[name]
+            for name, x in data.attributes.items()
+            if torch.equal(x.cpu().to(labels), labels)
+        ),
         (),
     )
 

@@ -70,9 +70,7 @@ def _beyond(page: Page) -> str:
     """Where training ended within an epoch: the steps of the model itself."""
     if page.step is None or page.step <= int(page.history[-1]["step"]):
         return ""
-    return (
-        f" These are of the last complete epoch. Training ended within the next one: the model was trained for {page.step:,} steps."
-    )
+    return f" These are of the last complete epoch. Training ended within the next one: the model was trained for {page.step:,} steps."
 
 
 def curve_figures(label: str, curve: Sequence[Mapping[str, Any]]) -> list[Figure]:

@@ -73,7 +73,11 @@ def protocol(
             (
                 "Averages",
                 "For a pair, or a set and a target: over samples with equal weights; classes are not balanced. "
-                + ("Of each sample, the attributes that count have equal weights. " if by_attribute(evaluation) else "")
+                + (
+                    "Of each sample, the attributes that count have equal weights. "
+                    if by_attribute(evaluation)
+                    else ""
+                )
                 + "Over pairs, and over sets and targets: the arithmetic mean.",
             ),
             (

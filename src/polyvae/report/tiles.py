@@ -17,7 +17,10 @@ if TYPE_CHECKING:  # matplotlib takes a third of a second that only drawing shou
 
 
 _TALL, _WIDE, _FONT = 60, 130, 9  # pixels of a tile with a sentence, and of its letters
-_LINE, _LETTER = 1.22, 0.58  # height of a line and mean width of a letter, relative to the size of the letters
+_LINE, _LETTER = (
+    1.22,
+    0.58,
+)  # height of a line and mean width of a letter, relative to the size of the letters
 LARGE = 88  # pixels of a tile where few modalities share a page
 
 
