@@ -46,11 +46,12 @@ def protocol(
         model
     )  # one draw of w for all modalities that are not observed
     component = ", from one component of the mixture, drawn independently for each sample" if mixed else ""
+    heads = ", with a head for each attribute" if by_attribute(evaluation) else ""
     if evaluation.get("judges"):
         lines += [
             (
                 "Judges",
-                f"One classifier per image modality{', with a head for each attribute' if by_attribute(evaluation) else ''}, in evaluation mode (no dropout; batch norm uses running "
+                f"One classifier per image modality{heads}, in evaluation mode (no dropout; batch norm uses running "
                 f"averages): {evaluation['judges']}. Their input is the decoder output, neither clamped nor rounded to bytes.",
             ),
             (
