@@ -267,7 +267,7 @@ def test_the_page_says_whose_private_codes_were_shared(images):
     said = dict(protocol(judged, data.test, evaluation | changes, mixed=True, config="", seed=0))
     text = said["Unconditional generation"]
     assert "to ten posterior draws per complete training sample (score network" in text
-    assert "The share of attributes in which all modalities agree that state them" in text
+    assert "the share of attributes in which all modalities that state them agree" in text
 
 
 @pytest.mark.usefixtures("without_png")
