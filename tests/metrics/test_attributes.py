@@ -9,7 +9,7 @@ from polyvae import Modality, MultimodalData, build, load_dataset
 from polyvae.data.sets.shapes import VOCABULARY
 from polyvae.data.sets.shapes_grammar import LENGTH
 from polyvae.metrics import Context, Judges, evaluate, generation, train_judges
-from polyvae.metrics.attributes import attributes, disagreements, entropies, references
+from polyvae.metrics.attributes import attributes, disagreements, entropies, most_frequent, references
 from polyvae.metrics.coherence import coherence
 from polyvae.metrics.generation import Given
 from polyvae.metrics.judge_training import Heads, Reader
@@ -122,6 +122,20 @@ def half_uniform(shape, colour, said, K, draws):
     """Two of four colours, which are 1/2 of the entropy and 2/3 of the disagreement of four."""
     drawn = torch.randint(2, (K, len(shape)), generator=draws)
     return alike(shape.expand(K, -1), torch.where(said, colour, drawn))
+
+
+def test_chance_is_the_share_of_the_class_most_frequent_in_training(monkeypatch, data, judges, model):
+    """In training, shape 1 and colour 3 are the most frequent. In the test part, their shares are 1/2 and 1/4."""
+    generator(monkeypatch, constant)
+    keep = torch.tensor([row for row in range(400) if row % 8 not in (0, 2, 4)])
+    train = data.train.rows(keep)
+    assert most_frequent(train) == {"shape": 1, "colour": 3}
+    found = attributes(Context.of(model, data.test, judges, train=train))
+    assert found["attributes"]["a"]["b"]["chance"]["shape"]["share"] == 1 / 2
+    assert found["attributes"]["a"]["b"]["chance"]["colour"]["share"] == 1 / 4
+    # Of the four pairs of input and target, a and b state both attributes, and the hint states the colour in half of its samples.
+    whole, half = (1 / 2 + 1 / 4) / 2, (1 / 2 + 1 / 4 / 2) / (1 + 1 / 2)
+    assert found["attribute_chance"] == pytest.approx((2 * whole + 2 * half) / 4)
 
 
 @pytest.mark.parametrize(

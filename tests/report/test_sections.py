@@ -9,14 +9,17 @@ import torch
 from polyvae import Modality, build
 from polyvae.core.batch import Batch
 from polyvae.report.gallery import Scene
-from polyvae.report.sections import Page, Section, coherence_section, histogram_section
+from polyvae.report.learning import learning_section
+from polyvae.report.metrics import KNOWN, metric, span, worth
+from polyvae.report.sections import Page, Section, coherence_section, histogram_section, likelihood_section
 
 
-def page(evaluation) -> Page:
+def page(evaluation, *more, **fields) -> Page:
     torch.manual_seed(0)
-    model = build("mvae", [Modality("image", 2), Modality("caption", 2)], latent=2).eval()
-    batch = Batch.of({name: torch.zeros(2, 2) for name in ("image", "caption")})
-    return Page(Scene(model, batch, None, {}, None, 0), evaluation, [])
+    names = ("image", "caption", *more)
+    model = build("mvae", [Modality(name, 2) for name in names], latent=2).eval()
+    batch = Batch.of({name: torch.zeros(2, 2) for name in names})
+    return Page(Scene(model, batch, None, {}, None, 0), evaluation, fields.pop("history", []), **fields)
 
 
 def words(section: Section) -> str:
@@ -27,12 +30,64 @@ def words(section: Section) -> str:
 def test_coherence_of_attributes_is_no_coherence_of_classes():
     """Captions are parsed, so there need be no judge."""
     values = {"coherence_matrix": {"image": {"caption": 0.5}}, "unconditional_by_attribute": {}}
-    text = words(coherence_section(page(values)))
+    text = words(coherence_section(page(values, "mask")))
     assert "the share of the attributes stated by the observed one that are right" in text
     assert "class of" not in text
     assert "class of the sample" in words(
-        coherence_section(page({"coherence_matrix": values["coherence_matrix"]}))
+        coherence_section(page({"coherence_matrix": values["coherence_matrix"]}, "mask"))
     )
+
+
+def test_a_map_of_two_modalities_would_repeat_the_table():
+    matrix = {"image": {"caption": 0.5}, "caption": {"image": 0.25}}
+    values = {"coherence_matrix": matrix, "coherence_matrix_fitted": {"image": {"caption": 0.75}}}
+    two, three = (coherence_section(page(values, *more)) for more in ((), ("mask",)))
+    assert [figure.name for figure in two.figures] == []
+    assert [[row[:2] for row in table.rows] for table in two.tables] == [
+        [("image → caption", "0.500"), ("caption → image", "0.250")],
+        [("image → caption", "0.750")],
+    ]
+    assert [figure.name for figure in three.figures] == ["coherence_matrix", "coherence_matrix_fitted"]
+
+
+def test_cards_of_attributes_do_not_speak_of_a_class_of_the_sample():
+    values = {"unconditional_by_attribute": {}}
+    for name in ("conditional_coherence", "unconditional_coherence", "unconditional_coherence_fitted"):
+        assert "share of" in metric(name, values).meaning
+        assert "same class" in metric(name, {}).meaning or "Conditional coherence" in metric(name, {}).meaning
+        assert "class" not in metric(name, values).meaning.replace("classifier", "")
+    assert not [name for name, about in KNOWN.items() if about.title.startswith("…")]
+
+
+def test_accuracy_of_attributes_has_chance_beside_it():
+    assert worth("attribute_accuracy", {"attribute_chance": 0.25}) == ["most frequent class 0.250"]
+    assert worth("attribute_accuracy", {}) == []
+
+
+def test_ends_of_intervals_have_three_decimals():
+    assert span([2.7e-20, 0.00038]) == "0.000 to 0.000"
+    assert span([0.81, 12.34]) == "0.810 to 12.3"
+
+
+def test_a_likelihood_of_few_effective_samples_is_flagged():
+    line = {"mean": -1.0, "standard_error": 0.1, "sampling_error": 0.1, "effective_samples": 9.9, "rows": 5}
+    fine = line | {"effective_samples": 10.0}
+    values = {"log_likelihood_joint": line, "log_likelihood_samples": 100}
+    section = likelihood_section(page(values | {"log_likelihood_by_modality": {"image": fine}}))
+    assert [row[4] for row in section.tables[0].rows] == ["9.9 of 100 (not reliable)", "10.0 of 100"]
+    assert "fewer than 10 effective samples" in section.lead
+    assert any("not reliable" in part for part in worth("log_likelihood", values))
+    values["log_likelihood_joint"] = fine
+    assert "not reliable" not in likelihood_section(page(values)).lead
+    assert not any("not reliable" in part for part in worth("log_likelihood", values))
+
+
+def test_steps_are_those_of_the_model():
+    record = {"step": 400, "seconds": 55.0, "train": {"bound": -1.0}}
+    leads = [learning_section(page({}, history=[record], step=step)).lead for step in (None, 400, 429)]
+    assert leads[0] == leads[1] == "1 epochs, 400 steps, 55 seconds of training."
+    assert "was trained for 429 steps" in leads[2]
+    assert "trained for 7 steps" in learning_section(page({}, step=7)).lead
 
 
 def test_a_missing_label_is_no_class():
@@ -42,6 +97,8 @@ def test_a_missing_label_is_no_class():
         "sample 1",
         "sample 2, class 3",
     ]
+    named = dataclasses.replace(scene, labels=[-1, 3], classes=["disc", "box", "plus", "triangle"])
+    assert [named.title(row) for row in (0, 1)] == ["sample 1", "sample 2: triangle"]
 
 
 def test_unconditional_draws_of_attributes_have_a_table():

@@ -30,12 +30,29 @@ def test_grids_show_the_sentences_themselves():
     assert scene.inputs == scene.targets == ["image", "caption"]
     assert scene.wide("caption") > scene.wide("image")
     figure = cross_generation(scene)
+    assert scene.side == 88  # eleven pixels for each of the image
+    assert "given" in figure.body
     words = figure.body.replace("\n", " ")
     for part in ("nothing", "two blue dots"):
         assert part in words
     assert figure.width <= 1200
     for other in (unconditional(scene, False), traverse(scene, "z")):
         assert other.width <= 1100
+
+
+def test_samples_are_named_after_the_attribute_that_is_the_label():
+    _, data = small()
+    rows = torch.arange(12) % 2
+    names = {"size": ["small", "large"], "shape": ["disc", "box"]}
+    data = pv.MultimodalData(
+        dict(data.take(slice(None)).data),
+        labels=rows,
+        attributes={"size": 1 - rows, "shape": rows},
+        classes=names,
+        modalities=data.modalities(),
+    )
+    scene = stage(pv.MMVAEPlus(data.modalities(), latent=2).eval(), data, None, 0, samples=2)
+    assert {scene.title(row).partition(": ")[2] for row in (0, 1)} == {"disc", "box"}
 
 
 def test_generated_sentences_are_a_table(tmp_path):

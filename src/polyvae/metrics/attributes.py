@@ -37,10 +37,11 @@ def attributes(context: Context, *, draws: int = 20, rows: int = 200) -> dict[st
     Headline numbers are means over pairs of input and target:
 
     * ``attribute_accuracy``: of targets read by judges, the share of the stated attributes that are right; ``attribute_accuracy_all``
-      of all attributes; ``attribute_exact`` the share of samples in which all that was stated is right.
+      of all attributes; ``attribute_exact`` the share of samples in which all that was stated is right; ``attribute_chance`` the
+      accuracy, of what ``attribute_accuracy`` counts, of always guessing the class that is most frequent in the training part.
     * ``sentence_accuracy``: of targets that are parsed, the share of the attributes stated in them that are right;
       ``sentence_grammatical``; ``sentence_exact`` the share that are grammatical and right in all they state; ``sentence_stated`` the
-      share of attributes stated.
+      share of attributes stated; ``sentence_chance`` as above.
     * ``unsaid_entropy``, ``unsaid_diversity``: see the module; from ``draws`` draws for each of at most ``rows`` samples.
       ``unsaid_accuracy`` is the accuracy of what was stated, in the same draws.
 
@@ -108,6 +109,12 @@ def disagreements(counts: Tensor) -> Tensor:
 def histograms(answers: Tensor, classes: int) -> Tensor:
     """How often each class occurs along the first axis: [K, B] -> [B, C]; −1 is not counted."""
     return torch.stack([(answers == label).sum(0) for label in range(classes)], -1)
+
+
+def most_frequent(data: MultimodalData) -> dict[str, int]:
+    """Attribute -> its most frequent class, the first of those equally frequent; attributes without a known value are left out."""
+    known = {name: x[x >= 0].cpu() for name, x in data.attributes.items()}
+    return {name: int(torch.bincount(values).argmax()) for name, values in known.items() if len(values)}
 
 
 def references(data: MultimodalData, truth: Tensor, stated: Tensor, place: int, classes: int) -> Tensor:
@@ -252,6 +259,7 @@ def _table(
             counted.short(),
         )
 
+    usual = most_frequent(context.train or context.data)
     left = generation.observed_rows(context.data, (name,))
     for batch, made in generation.conditional(context, (name,), targets, seed):
         rows, left = left[: batch.size], left[batch.size :]
@@ -262,6 +270,7 @@ def _table(
             found, all_of = compared(answers, truth, stated), compared(answers, truth, every)
             for key in answers:
                 note(target, f"said/{key}", rows, found.right[key], found.counted[key])
+                note(target, f"chance/{key}", rows, truth[key] == usual.get(key, -1), found.counted[key])
                 note(target, f"all/{key}", rows, all_of.right[key], all_of.counted[key])
                 note(target, f"stated/{key}", rows, answers[key] >= 0, every[key])
             right = torch.stack([found.right[key] | ~found.counted[key] for key in answers]).all(0)
@@ -273,7 +282,7 @@ def _table(
             note(target, "exact", rows, right, some)
     for target, own in columns.items():
         kind = "sentence" if readers.parsed(target) else "attribute"
-        wanted = {"accuracy": "said/", "exact": "exact"}
+        wanted = {"accuracy": "said/", "chance": "chance/", "exact": "exact"}
         wanted |= (
             {"grammatical": "grammatical", "stated": "stated/"}
             if kind == "sentence"
@@ -288,7 +297,7 @@ def _table(
 
 
 def _numbers(columns: dict[str, tuple[Tensor, Tensor]]) -> _Numbers:
-    """ "said", "all" and "stated" by attribute, "exact" and "grammatical": shares with their intervals."""
+    """ "said", "chance", "all" and "stated" by attribute, "exact" and "grammatical": shares with their intervals."""
     found: _Numbers = {}
     for key, (right, counted) in columns.items():
         estimate = shares(right[None], counted[None])

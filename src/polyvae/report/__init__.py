@@ -112,6 +112,7 @@ def write_report(
                 stage(model, part, prior, seed),
                 evaluation or {},
                 [r for r in run.read_history() if "train" in r],
+                run.last_step(),
             )
             sections = [section for make in SECTIONS if (section := make(page)) is not None]
             how = protocol(model, part, page.evaluation, mixed=page.scene.mixed, config=config, seed=seed)
@@ -156,8 +157,9 @@ def _cards(page: Page) -> list[Card]:
         and not name.startswith("real_")
     ]
     return [
-        Card(number(values[name]), metric(name).title, metric(name).meaning, " · ".join(worth(name, values)))
+        Card(number(values[name]), about.title, about.meaning, " · ".join(worth(name, values)))
         for name in names
+        for about in [metric(name, values)]
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from polyvae.report.metrics import KNOWN, interval, metric, number
+from polyvae.report.metrics import KNOWN, metric, number, span, worth
 from polyvae.report.sections import Page, Section, Table
 
 
@@ -37,7 +37,11 @@ def _headlines(values: Mapping[str, Any]) -> Table:
             (
                 metric(name).title,
                 number(values[name]),
-                ". ".join(part for part in (interval(name, values), metric(name).meaning) if part),
+                ". ".join(
+                    part[:1].upper() + part[1:]
+                    for part in (*worth(name, values), metric(name).meaning)
+                    if part
+                ),
             )
             for name in dict.fromkeys([*KNOWN, *values])
             if name.startswith(("attribute_", "sentence_", "unsaid_")) and isinstance(values.get(name), float)
@@ -51,6 +55,7 @@ def _pair(observed: str, target: str, found: Mapping[str, Any]) -> Table:
         (key, title)
         for key, title in (
             ("said", "stated and right"),
+            ("chance", "most frequent class"),
             ("all", "right, stated or not"),
             ("stated", "stated in what was generated"),
         )
@@ -61,14 +66,22 @@ def _pair(observed: str, target: str, found: Mapping[str, Any]) -> Table:
         for name in dict.fromkeys(name for key, _ in columns for name in found[key])
     ]
     whole = [
-        f"{title} {_share(found[key])}"
-        for key, title in (("exact", "right in everything stated"), ("grammatical", "grammatical"))
+        f" {title}: {_share(found[key])}."
+        for key, title in (
+            ("exact", f"Share of samples of “{target}” with everything stated right"),
+            ("grammatical", "Share of sentences that are grammatical"),
+        )
         if key in found
     ]
     return Table(
         (f"{observed} → {target}", *(title for _, title in columns)),
         rows,
-        f"Shares with intervals of 95 %. {'; '.join(whole)}." if whole else "Shares with intervals of 95 %.",
+        f"The numbers are shares of samples, with intervals of 95 %.{''.join(whole)}"
+        + (
+            " Most frequent class: the share right if the class most frequent in training is always guessed."
+            if "chance" in found
+            else ""
+        ),
     )
 
 
@@ -88,7 +101,8 @@ def _unsaid(unsaid: Mapping[str, Any], settings: Mapping[str, Any]) -> Table:
     return Table(
         ("not stated", "entropy, relative", "diversity, relative", "samples"),
         rows,
-        f"Relative to the training samples that agree in what was stated{draws}; with intervals of 95 %. 1: as varied as the data.",
+        f"The numbers are relative to the training samples that agree in what was stated{draws}; with intervals of 95 %. 1: as varied as "
+        "the data.",
     )
 
 
@@ -97,4 +111,4 @@ def _share(found: Mapping[str, Any] | None) -> str:
 
 
 def _number(value: float, ends: Sequence[float]) -> str:
-    return f"{number(value)} ({number(ends[0])} to {number(ends[1])})"
+    return f"{number(value)} ({span(ends)})"

@@ -18,7 +18,8 @@ from polyvae.report.drawing import MUTED, SERIES, Drawing, Figure, label_width, 
 from polyvae.report.tiles import Look, look_of, look_of_text, outline, tile
 
 _GAP, _SPACE = 3, 14  # pixels between tiles, and between groups of them
-_ROW = 960  # pixels of a row with sentences, about the width of the page
+_ROW = 960  # pixels of a row with sentences or large tiles, about the width of the page
+_FEW = 3  # the largest number of modalities whose tiles are large
 _MOST = 6  # the largest number of modalities in a grid
 _CROSS, _OWN, _FITTED = (
     21,
@@ -29,7 +30,10 @@ _CROSS, _OWN, _FITTED = (
 
 @dataclass(frozen=True)
 class Scene:
-    """A model in evaluation mode, a few held-out samples ``batch`` with their ``labels``, and how each modality is shown."""
+    """A model in evaluation mode, a few held-out samples ``batch`` with their ``labels``, and how each modality is shown.
+
+    ``classes`` are the names of the labels; without them, a label is shown as its number.
+    """
 
     model: MultimodalVAE
     batch: Batch
@@ -37,6 +41,7 @@ class Scene:
     looks: dict[str, Look]
     prior: FittedPrior | None
     seed: int
+    classes: Sequence[str] = ()
 
     @property
     def inputs(self) -> list[str]:
@@ -83,16 +88,24 @@ class Scene:
         """The width of the widest tile of the targets, in pixels."""
         return max(map(self.wide, self.targets), default=self.side)
 
+    @property
+    def few(self) -> bool:
+        """Whether tiles are large, or wide for sentences, so that a row has few of them."""
+        return self.across > self.side or len(self.model.modalities) <= _FEW
+
     def fitting(self, tiles: int, others: int = 0) -> int:
-        """How many tiles of the widest target fit into a row beside ``others``: ``tiles``, or fewer where sentences would be too small."""
-        if self.across <= self.side:
+        """How many tiles of the widest target fit into a row beside ``others``: ``tiles``, or fewer where they would be too small."""
+        if not self.few:
             return tiles
         return max(3, min(tiles, int(_ROW // (self.across + _GAP)) - others))
 
     def title(self, row: int) -> str:
         """The title of a sample."""
         label = -1 if self.labels is None else self.labels[row]  # below 0: missing
-        return f"sample {row + 1}" if label < 0 else f"sample {row + 1}, class {label}"
+        if label < 0:
+            return f"sample {row + 1}"
+        named = label < len(self.classes)
+        return f"sample {row + 1}: {self.classes[label]}" if named else f"sample {row + 1}, class {label}"
 
 
 def stage(
@@ -105,18 +118,32 @@ def stage(
     rows = _choose(model, data, seed, samples)
     batch = model.admit(data.take(rows))
     few = data.rows(slice(0, 512)).take(slice(None))
-    looks = {}
+    looks, large = {}, len(model.modalities) <= _FEW
     for name, net in model.modalities.items():
         seen = few.data[name][few.mask[few.names.index(name)]] if name in few.names else torch.zeros(0)
         look = (
-            look_of_text(net.likelihood.vocabulary)
+            look_of_text(net.likelihood.vocabulary, large)
             if isinstance(net.likelihood, Text)
-            else look_of(net.spec.shape, net.spec.likelihood, seen)
+            else look_of(net.spec.shape, net.spec.likelihood, seen, large)
         )
         if look is not None:
             looks[name] = look
-    return Scene(
-        model, batch, None if data.labels is None else data.labels[rows].tolist(), looks, prior, seed
+    labels = None if data.labels is None else data.labels[rows].tolist()
+    return Scene(model, batch, labels, looks, prior, seed, _named(data))
+
+
+def _named(data: MultimodalData) -> Sequence[str]:
+    """The names of the labels: the classes of the attribute that is the label, if one is."""
+    if data.labels is None:
+        return ()
+    labels = data.labels.cpu()
+    return next(
+        (
+            data.classes[name]
+            for name, x in data.attributes.items()
+            if torch.equal(x.cpu().to(labels), labels)
+        ),
+        (),
     )
 
 
@@ -143,8 +170,8 @@ def cross_generation(scene: Scene, prior: FittedPrior | None = None) -> Figure:
     """
     name = "cross_generation" if prior is None else "cross_generation_fitted"
     inputs, targets, side = scene.inputs, scene.targets, scene.side
+    left = label_width([*inputs, "given"])
     count = _count(scene)
-    left = label_width(inputs)
     starts, end = _columns(scene, left + max(map(scene.wide, inputs)) + 2 * _SPACE, count)
     block = len(inputs) * (side + _GAP) + 38
     with Drawing(name, end, 30 + block * scene.batch.size) as drawing:
@@ -157,7 +184,8 @@ def cross_generation(scene: Scene, prior: FittedPrior | None = None) -> Figure:
             present = scene.batch.mask[list(scene.model.modalities).index(observed)]
             for row in range(scene.batch.size):
                 y = 30 + row * block + 24 + number * (side + _GAP)
-                board.text(left - 10, y + side / 2, short(observed), ha="right", va="center")
+                given = f"given\n{short(observed)}"
+                board.text(left - 10, y + side / 2, given, ha="right", va="center")
                 if not bool(present[row]):
                     board.text(left + side / 2, y + side / 2, "–", ha="center", va="center", color=MUTED)
                     continue
@@ -267,9 +295,10 @@ def show(scene: Scene, label: str, draws: int = 10) -> Shown:
 
 def _count(scene: Scene) -> int:
     """The number of draws of each target that fit into a row."""
-    if scene.across <= scene.side:
+    if not scene.few:
         return max(2, min(6, 20 // max(1, len(scene.targets))))
-    return max(2, min(6, int(_ROW // sum(scene.wide(name) + _GAP for name in scene.targets))))
+    room = _ROW - scene.across - 4 * _SPACE  # beside the observed value
+    return max(2, min(4, int(room // sum(scene.wide(name) + _GAP for name in scene.targets))))
 
 
 def _columns(scene: Scene, start: float, count: int) -> tuple[dict[str, float], float]:

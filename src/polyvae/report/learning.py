@@ -17,7 +17,8 @@ def learning_section(page: Page) -> Section:
     """The bound and its terms over seconds and steps."""
     title, records = "Training", page.history
     if not records:
-        return Section("learning", title, f"Left out: {NO_HISTORY}")
+        taken = f" The model was trained for {page.step:,} steps." if page.step else ""
+        return Section("learning", title, f"Left out: {NO_HISTORY}{taken}")
     seconds, steps = [float(r["seconds"]) for r in records], [int(r["step"]) for r in records]
     kinds = [kind for kind in ("train", "validation") if all(kind in r for r in records)]
 
@@ -60,9 +61,16 @@ def learning_section(page: Page) -> Section:
     return Section(
         "learning",
         title,
-        f"{len(records)} epochs, {steps[-1]:,} steps, {seconds[-1]:,.0f} seconds of training.",
+        f"{len(records)} epochs, {steps[-1]:,} steps, {seconds[-1]:,.0f} seconds of training.{_beyond(page)}",
         figures,
     )
+
+
+def _beyond(page: Page) -> str:
+    """Where training ended within an epoch: the steps of the model itself."""
+    if page.step is None or page.step <= int(page.history[-1]["step"]):
+        return ""
+    return f" These are of the last complete epoch. Training ended within the next one: the model was trained for {page.step:,} steps."
 
 
 def curve_figures(label: str, curve: Sequence[Mapping[str, Any]]) -> list[Figure]:

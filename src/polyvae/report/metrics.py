@@ -25,8 +25,9 @@ KNOWN = {
         "higher",
     ),
     "conditional_coherence_fitted": Metric(
-        "… with the fitted prior",
-        "The same, with the private latents of what is not observed drawn from a distribution fitted to all latents after training.",
+        "conditional coherence, fitted prior",
+        "Conditional coherence with the private latents of what is not observed drawn from a distribution fitted to all latents after "
+        "training.",
         "higher",
     ),
     "unconditional_coherence": Metric(
@@ -35,8 +36,9 @@ KNOWN = {
         "higher",
     ),
     "unconditional_coherence_fitted": Metric(
-        "… with the fitted prior",
-        "The same, with the latents from a distribution fitted after training; a constant output would score 1.",
+        "unconditional coherence, fitted prior",
+        "With the latents from a distribution fitted after training, how often all modalities show the same class; a constant output "
+        "would score 1.",
         "higher",
     ),
     "joint_coherence": Metric(
@@ -55,7 +57,10 @@ KNOWN = {
         "higher",
     ),
     "unconditional_exact_fitted": Metric(
-        "… with the fitted prior", "The same, with z from a density fitted after training.", "higher"
+        "unconditional draws that agree in everything, fitted prior",
+        "The share of draws, with z from a density fitted after training, whose modalities agree in every attribute that two of them "
+        "state.",
+        "higher",
     ),
     "attribute_accuracy": Metric(
         "stated attributes right",
@@ -64,6 +69,10 @@ KNOWN = {
     ),
     "attribute_accuracy_all": Metric(
         "all attributes right", "The same for every attribute, stated or not: what was not stated is a guess."
+    ),
+    "attribute_chance": Metric(
+        "stated attributes right, by chance",
+        "Of the same attributes, the share that is right if the class most frequent in training is always guessed.",
     ),
     "attribute_exact": Metric(
         "images right in everything stated",
@@ -74,6 +83,10 @@ KNOWN = {
         "attributes right in sentences",
         "Of the attributes that generated sentences state, the share that is right.",
         "higher",
+    ),
+    "sentence_chance": Metric(
+        "attributes right in sentences, by chance",
+        "Of the same attributes, the share that is right if the class most frequent in training is always guessed.",
     ),
     "sentence_exact": Metric(
         "exact sentences", "Grammatical, and right in everything that they state.", "higher"
@@ -91,7 +104,9 @@ KNOWN = {
         "How often two draws given one input differ, relative to two samples of the data. 1: as varied as the data; 0: always the same.",
     ),
     "unsaid_accuracy": Metric(
-        "… what was stated, in the same draws", "The share of the stated attributes that are right.", "higher"
+        "stated attributes right, in the draws of what was not",
+        "The share of the stated attributes that are right in the draws from which the diversity of what was not stated is taken.",
+        "higher",
     ),
     "judge_agreement": Metric(
         "judges agree on real data",
@@ -102,8 +117,8 @@ KNOWN = {
         "Of unconditional draws. 1: all classes equally frequent; 0: one class only.",
     ),
     "unconditional_entropy_fitted": Metric(
-        "… with the fitted prior",
-        "Of unconditional draws. 1: all classes equally frequent; 0: one class only.",
+        "class entropy (normalised), fitted prior",
+        "Of unconditional draws with latents from the fitted prior. 1: all classes equally frequent; 0: one class only.",
     ),
     "log_likelihood": Metric(
         "log-likelihood",
@@ -180,6 +195,23 @@ KNOWN = {
     "kl_w": Metric("KL of w", "From the prior, in nats per sample, summed over modalities."),
 }
 
+# Instead of those above, for data with attributes: coherence is of attributes, and not of one class.
+_ATTRIBUTES = {
+    "conditional_coherence": "Given one modality, the share of the attributes it states that are right in a generated one. Images are "
+    "read by judges (classifiers used for evaluation), sentences by a parser.",
+    "conditional_coherence_fitted": "The share of the stated attributes that are right in a generated modality, with the private latents "
+    "of what is not observed drawn from a distribution fitted to all latents after training.",
+    "unconditional_coherence": "With z drawn from p(z), the share of attributes in which all modalities that state them agree; a constant "
+    "output would score 1.",
+    "unconditional_coherence_fitted": "With the latents from a distribution fitted after training, the share of attributes in which all "
+    "modalities that state them agree; a constant output would score 1.",
+    "unconditional_entropy": "Of each attribute in unconditional draws, mean over attributes. 1: all its classes equally frequent; 0: one "
+    "class only.",
+    "unconditional_entropy_fitted": "Of each attribute in unconditional draws from the fitted prior, mean over attributes. 1: all its "
+    "classes equally frequent; 0: one class only.",
+}
+UNRELIABLE = 10  # effective samples below which an importance-sampled likelihood is not reliable
+
 # For numbers that are not in KNOWN: the first pattern that occurs in the name decides.
 _WORDS: tuple[tuple[str, Better], ...] = (
     (r"^coherence_\d+_inputs$", "higher"),
@@ -215,8 +247,16 @@ def quality(name: str) -> str | None:
     return found[2] if found else None
 
 
-def metric(name: str) -> Metric:
-    """The metric with this name; if it is not known, what can be derived from the name."""
+def by_attribute(evaluation: Mapping[str, Any]) -> bool:
+    """Whether coherence is of several attributes, and not of labels."""
+    return "unconditional_by_attribute" in evaluation
+
+
+def metric(name: str, evaluation: Mapping[str, Any] | None = None) -> Metric:
+    """The metric with this name, as measured in ``evaluation``; if it is not known, what can be derived from the name."""
+    if name in _ATTRIBUTES and evaluation and by_attribute(evaluation):
+        title = KNOWN[name].title.replace("class entropy", "entropy of attributes")
+        return KNOWN[name]._replace(title=title, meaning=_ATTRIBUTES[name])
     if name in KNOWN:
         return KNOWN[name]
     found = _QUALITY.fullmatch(name)
@@ -266,10 +306,20 @@ def classes(evaluation: Mapping[str, Any]) -> int:
     return len(evaluation.get("unconditional_histogram") or {})
 
 
+def span(ends: Sequence[float]) -> str:
+    """The ends of an interval, such as "0.810 to 0.850", with three decimals however small they are."""
+    return " to ".join(number(end, 3 if abs(end) < 10 else None) for end in ends)
+
+
 def interval(name: str, evaluation: Mapping[str, Any]) -> str:
     """The interval of a headline number in words, such as "95 % interval 0.810 to 0.850"; empty if there is none."""
     ends = (evaluation.get("intervals") or {}).get(name)
-    return f"95 % interval {number(ends[0])} to {number(ends[1])}" if ends else ""
+    return f"95 % interval {span(ends)}" if ends else ""
+
+
+def unreliable(line: Mapping[str, Any]) -> bool:
+    """Whether a likelihood has too few effective samples."""
+    return float(line["effective_samples"]) < UNRELIABLE
 
 
 def worth(name: str, evaluation: Mapping[str, Any]) -> list[str]:
@@ -287,10 +337,15 @@ def _beside(name: str, evaluation: Mapping[str, Any]) -> list[str]:
     known, accuracy = classes(evaluation), list((evaluation.get("judge_accuracy") or {}).values())
     joint = evaluation.get("log_likelihood_joint")
     if name == "log_likelihood" and joint:
+        few = [f"not reliable: fewer than {UNRELIABLE} effective samples"] if unreliable(joint) else []
         return [
             f"standard error {number(joint['standard_error'])}",
             f"effective samples {joint['effective_samples']:.1f} of {evaluation.get('log_likelihood_samples', 0):,}",
+            *few,
         ]
+    chance = {"attribute_accuracy": "attribute_chance", "sentence_accuracy": "sentence_chance"}.get(name)
+    if chance and isinstance(evaluation.get(chance), float):
+        return [f"most frequent class {number(evaluation[chance])}"]
     if not ("coherence" in name or name == "judge_agreement") or not accuracy:
         return []
     kinds = list((evaluation.get("judge_kind") or {}).values())

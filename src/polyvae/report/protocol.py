@@ -9,6 +9,7 @@ from typing import Any
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
 from polyvae.metrics.generation import even
+from polyvae.report.metrics import by_attribute
 
 
 def protocol(
@@ -45,11 +46,12 @@ def protocol(
         model
     )  # one draw of w for all modalities that are not observed
     component = ", from one component of the mixture, drawn independently for each sample" if mixed else ""
+    heads = ", with a head for each attribute" if by_attribute(evaluation) else ""
     if evaluation.get("judges"):
         lines += [
             (
                 "Judges",
-                f"One classifier per image modality, in evaluation mode (no dropout; batch norm uses running "
+                f"One classifier per image modality{heads}, in evaluation mode (no dropout; batch norm uses running "
                 f"averages): {evaluation['judges']}. Their input is the decoder output, neither clamped nor rounded to bytes.",
             ),
             (
@@ -71,8 +73,13 @@ def protocol(
             ),
             (
                 "Averages",
-                "For a pair, or a set and a target: over samples with equal weights; classes are not balanced. Over pairs, and over "
-                "sets and targets: the arithmetic mean.",
+                "For a pair, or a set and a target: over samples with equal weights; classes are not balanced. "
+                + (
+                    "Of each sample, the attributes that count have equal weights. "
+                    if by_attribute(evaluation)
+                    else ""
+                )
+                + "Over pairs, and over sets and targets: the arithmetic mean.",
             ),
             (
                 "Samples",
@@ -83,8 +90,8 @@ def protocol(
                 f"{_draws(evaluation)}z from p(z), or from a distribution fitted after training to {_fitted_to(evaluation)}; "
                 f"{_fresh(shared, evaluation) if len(model.owner) else ''}the mean of the likelihood. "
                 + (
-                    "The share of attributes in which all modalities agree that state them."
-                    if "unconditional_by_attribute" in evaluation
+                    "The number is the share of attributes in which all modalities that state them agree."
+                    if by_attribute(evaluation)
                     else "A draw counts if all judges assign the same class."
                 ),
             ),

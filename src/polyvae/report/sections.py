@@ -11,11 +11,18 @@ from polyvae.core.vae import MultimodalVAE
 from polyvae.report.drawing import Figure
 from polyvae.report.figures import bars, heat_map
 from polyvae.report.gallery import Scene
-from polyvae.report.metrics import classes, number
+from polyvae.report.metrics import UNRELIABLE, by_attribute, classes, number, span, unreliable
 
 _CONSTANT = (
     "A constant output always agrees, so agreement is meaningful only together with the classes that were drawn. "
     "Normalised class entropy: 1 if all classes are equally frequent, 0 if there is only one."
+)
+
+
+_CONSTANT_ATTRIBUTES = (
+    "Share of attributes in which all modalities that state them agree. A constant output always agrees, so agreement is meaningful only "
+    "together with the classes of each attribute that were drawn. Normalised class entropy: 1 if all classes of an attribute are equally "
+    "frequent, 0 if there is only one."
 )
 
 
@@ -41,11 +48,12 @@ class Section(NamedTuple):
 
 @dataclass(frozen=True)
 class Page:
-    """What sections are made from. ``evaluation`` is empty if there was none."""
+    """What sections are made from. ``evaluation`` is empty if there was none. ``step``: that of the last checkpoint, if there is one."""
 
     scene: Scene
     evaluation: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
+    step: int | None = None
 
     @property
     def model(self) -> MultimodalVAE:
@@ -68,12 +76,17 @@ def coherence_section(page: Page) -> Section:
             "Left out: the evaluation has no coherence (it needs labelled images and two modalities).",
         )
     accuracy = values.get("judge_accuracy") or {}
-    figures = [_matrix(page, "coherence_matrix", "")]
-    if any((values.get("coherence_matrix_fitted") or {}).values()):
-        figures.append(
-            _matrix(page, "coherence_matrix_fitted", " With private latents from the fitted prior.")
-        )
-    tables = [_pairs(matrix, values.get("coherence_intervals") or {})]
+    figures, tables = [], [_pairs(matrix, values.get("coherence_intervals") or {})]
+    large = len(page.model.modalities) > 2  # a map of two pairs repeats the table
+    if large:
+        figures.append(_matrix(page, "coherence_matrix", ""))
+    fitted = values.get("coherence_matrix_fitted") or {}
+    if any(fitted.values()):
+        how = "With private latents from the fitted prior."
+        if large:
+            figures.append(_matrix(page, "coherence_matrix_fitted", f" {how}"))
+        else:
+            tables.append(_pairs(fitted, {})._replace(caption=how))
     kinds = values.get("judge_kind") or {}
     judges = (
         Table(
@@ -106,16 +119,12 @@ def coherence_section(page: Page) -> Section:
             )
         )
     lead = "The share of generated images that a judge assigns to the class of the observed sample."
-    if _by_attribute(values):
+    if by_attribute(values):
         lead = (
-            "The share of the attributes stated by the observed modality that are right in the generated one."
+            "The share of the attributes stated by the observed modality that are right in the generated one. Images are read by judges, "
+            "sentences by a parser."
         )
     return Section("coherence", title, lead, figures, [*tables, *([judges] if judges else [])], wide=False)
-
-
-def _by_attribute(values: Mapping[str, Any]) -> bool:
-    """Whether coherence is of several attributes, and not of labels."""
-    return "unconditional_by_attribute" in values
 
 
 def _pairs(matrix: Mapping[str, Any], intervals: Mapping[str, Any]) -> Table:
@@ -128,7 +137,7 @@ def _pairs(matrix: Mapping[str, Any], intervals: Mapping[str, Any]) -> Table:
                 (
                     f"{observed} → {target}",
                     number(value),
-                    f"{number(ends[0])} to {number(ends[1])}" if ends else "–",
+                    span(ends) if ends else "–",
                 )
             )
     return Table(("observed → generated", "coherence", "95 % interval"), rows)
@@ -139,7 +148,7 @@ def _matrix(page: Page, name: str, how: str) -> Figure:
     matrix = page.evaluation[name]
     share = (
         "the share of the attributes stated by the observed one that are right"
-        if _by_attribute(page.evaluation)
+        if by_attribute(page.evaluation)
         else "the share of images that its judge assigns to the class of the sample"
     )
     return heat_map(
@@ -164,11 +173,11 @@ def _matrix(page: Page, name: str, how: str) -> Figure:
 def histogram_section(page: Page) -> Section:
     """The classes of the unconditional draws."""
     title, values = "Classes of unconditional draws", page.evaluation
-    if _by_attribute(values):
-        table = _agreements(values)
+    if by_attribute(values):
+        title, table = "Attributes of unconditional draws", _agreements(values)
         if not table.rows:
             return Section("classes", title, "Left out: no attribute was read in unconditional draws.")
-        return Section("classes", title, _CONSTANT, tables=[table])
+        return Section("classes", title, _CONSTANT_ATTRIBUTES, tables=[table])
     found = [
         (label, suffix, _shares(values, suffix))
         for label, suffix in (("prior of the model", ""), ("fitted prior", "_fitted"))
@@ -214,7 +223,7 @@ def _agreements(values: Mapping[str, Any]) -> Table:
                 (
                     f"{label}: {name}",
                     number(_float(own, "agreement")),
-                    f"{number(ends[0])} to {number(ends[1])}" if ends else "–",
+                    span(ends) if ends else "–",
                     number(own["entropy"]),
                 )
             )
@@ -246,7 +255,7 @@ def likelihood_section(page: Page) -> Section:
         (
             name,
             *(number(line[key], 2) for key in ("mean", "standard_error", "sampling_error")),
-            f"{line['effective_samples']:.1f} of {samples:,}",
+            f"{line['effective_samples']:.1f} of {samples:,}{' (not reliable)' if unreliable(line) else ''}",
             f"{line['rows']:,}",
         )
         for name, line in lines
@@ -260,6 +269,8 @@ def likelihood_section(page: Page) -> Section:
         "samples",
     )
     lead = "Estimated by importance sampling: a lower bound in expectation, which is loose where the effective sample size is small."
+    if any(unreliable(line) for _, line in lines):
+        lead += f" With fewer than {UNRELIABLE} effective samples, an estimate is not reliable: more importance samples are needed."
     if values.get("log_likelihood_by_condition"):
         lead += " A conditional log-likelihood is the difference of two estimates, so it is not a bound."
     return Section("likelihood", title, lead, tables=[Table(header, rows)])

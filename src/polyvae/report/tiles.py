@@ -16,15 +16,19 @@ if TYPE_CHECKING:  # matplotlib takes a third of a second that only drawing shou
     from matplotlib.axes import Axes
 
 
-_TALL, _WIDE = 60, 130  # pixels of a tile with a sentence
-_FONT, _LINE, _LETTER = 9, 11, 5.2  # pixels: size of the letters, height of a line, mean width of a letter
+_TALL, _WIDE, _FONT = 60, 130, 9  # pixels of a tile with a sentence, and of its letters
+_LINE, _LETTER = (
+    1.22,
+    0.58,
+)  # height of a line and mean width of a letter, relative to the size of the letters
+LARGE = 88  # pixels of a tile where few modalities share a page
 
 
 class Look(NamedTuple):
     """How values of a modality are shown.
 
     As images, lines or bars, scaled from ``low`` to ``high``, or as sentences of a ``vocabulary``. ``side``: pixels of a tile, which is a
-    square; ``wide``: its width, if it is none.
+    square; ``wide``: its width, if it is none; ``font``: size of its letters.
     """
 
     kind: Literal["image", "line", "bars", "text"]
@@ -33,15 +37,19 @@ class Look(NamedTuple):
     side: int
     vocabulary: Vocabulary | None = None
     wide: int | None = None
+    font: int = _FONT
 
 
-def look_of_text(vocabulary: Vocabulary) -> Look:
-    """How sentences are shown."""
-    return Look("text", 0.0, 1.0, _TALL, vocabulary, _WIDE)
+def look_of_text(vocabulary: Vocabulary, large: bool = False) -> Look:
+    """How sentences are shown. ``large``: few modalities share the page."""
+    tall, wide, font = (LARGE, 118, 11) if large else (_TALL, _WIDE, _FONT)
+    return Look("text", 0.0, 1.0, tall, vocabulary, wide, font)
 
 
-def look_of(shape: Sequence[int], likelihood: str, values: Tensor) -> Look | None:
+def look_of(shape: Sequence[int], likelihood: str, values: Tensor, large: bool = False) -> Look | None:
     """How a modality is shown, scaled by observed ``values``; None if a small tile cannot show it.
+
+    ``large``: few modalities share the page.
 
     Images whose range is [0, 1] keep it, so that different runs are comparable.
     """
@@ -53,16 +61,17 @@ def look_of(shape: Sequence[int], likelihood: str, values: Tensor) -> Look | Non
     if len(shape) == 1:
         return Look("bars" if likelihood == "categorical" and shape[0] <= 32 else "line", low, high, 48)
     if len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3)):
-        large = max(shape[-2:])
+        pixels, aim = max(shape[-2:]), LARGE if large else 34
         # Whole multiples of a small image keep its pixels square.
-        return Look("image", low, high, large * max(1, round(34 / large)) if large <= 48 else 56)
+        side = pixels * max(1, round(aim / pixels)) if pixels <= 48 else LARGE if large else 56
+        return Look("image", low, high, side)
     return None
 
 
 def tile(ax: Axes, look: Look, value: Tensor, x: float, y: float, side: float, muted: bool = False) -> None:
     """One value of one modality, in a square of a board; a sentence, in a rectangle ``look.wide`` wide."""
     if look.vocabulary is not None:
-        _sentence(ax, look.vocabulary, value, x, y, look.wide or side, side, muted)
+        _sentence(ax, look.vocabulary, value, x, y, look.wide or side, side, look.font, muted)
         return
     scaled = ((value.detach().double().cpu().numpy() - look.low) / (look.high - look.low)).clip(0, 1)
     colour = MUTED if muted else ACCENT
@@ -104,23 +113,32 @@ def outline(ax: Axes, x: float, y: float, width: float, height: float, colour: s
 
 
 def _sentence(
-    ax: Axes, vocabulary: Vocabulary, value: Tensor, x: float, y: float, wide: float, tall: float, muted: bool
+    ax: Axes,
+    vocabulary: Vocabulary,
+    value: Tensor,
+    x: float,
+    y: float,
+    wide: float,
+    tall: float,
+    font: int,
+    muted: bool,
 ) -> None:
     sentence: str = vocabulary.decode(value.detach().cpu().numpy()[None])[0]
     outline(ax, x, y, wide, tall, RULE)
     lines = textwrap.wrap(
         sentence or "(empty)",
-        int((wide - 8) / _LETTER),
-        max_lines=max(1, int((tall - 4) / _LINE)),
+        int((wide - 8) / (_LETTER * font)),
+        max_lines=max(1, int((tall - 4) / (_LINE * font))),
         placeholder=" …",
     )
-    top = y + (tall - _LINE * len(lines)) / 2
+    line_height = _LINE * font
+    top = y + (tall - line_height * len(lines)) / 2
     for number, line in enumerate(lines):
         ax.text(
             x + 4,
-            top + _LINE * (number + 0.5),
+            top + line_height * (number + 0.5),
             line,
-            fontsize=_FONT,
+            fontsize=font,
             va="center",
             color=MUTED if muted or not sentence else INK,
         )

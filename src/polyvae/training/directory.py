@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,15 @@ class RunDirectory:
             else:
                 _log.warning("%s: line %d is torn, skipped", self.history, number)
         return records
+
+    def last_step(self) -> int | None:
+        """The step of the last checkpoint, by its name; None without one. The checkpoint is not read."""
+        steps = [
+            int(found[1])
+            for file in self.checkpoints.glob("step-*.safetensors")
+            if (found := re.fullmatch(r"step-(\d+)\.safetensors", file.name))
+        ]
+        return max(steps, default=None)
 
     def cut_history(self, step: int) -> None:
         """Drop the records whose "step" is above ``step``, and incomplete lines; records without "step" stay."""
