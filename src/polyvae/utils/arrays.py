@@ -134,7 +134,8 @@ def _dense(what: str, x: Tensor) -> Tensor:
 def _not_numbers(what: str, x: Any, problem: Exception) -> InputError:
     if _strings(x):
         return InputError(
-            f"{what}: got strings; expected numbers, [B, *shape]; encode sentences with polyvae.text, and categories as columns of 0 and 1"
+            f"{what}: got {type(x).__name__} of strings; expected numbers, [B, *shape]; "
+            "encode sentences with polyvae.text, categories as columns of 0, 1"
         )
     if isinstance(x, tuple) and x and isinstance(x[0], np.ma.MaskedArray):
         return InputError(
