@@ -214,6 +214,7 @@ def test_a_trained_network_draws_near_the_exact_conditional():
         )
 
 
+@pytest.mark.slow
 def test_a_short_training_learns_which_way_two_blocks_depend():
     """Correlation .9: given 1, the mean is near .9, and given −1 near −.9."""
     torch.manual_seed(3)
