@@ -92,7 +92,7 @@ def generator(monkeypatch, make) -> None:
         )
         made = make(data.attributes["shape"], data.attributes["colour"], said, K, draws)
         found = {name: images(*made[name]) for name in targets if name in made}
-        yield Given(data.take(slice(None)), found)
+        yield Given(data.take(slice(None)), found, torch.arange(len(data)))
 
     monkeypatch.setattr(generation, "conditional", conditional)
 
@@ -270,7 +270,8 @@ def sentences(monkeypatch, shapes, change) -> dict:
         data = context.data if data is None else data
         own = [change(caption) for caption in VOCABULARY.decode(data.values("caption").numpy())]
         ids = torch.from_numpy(VOCABULARY.encode(own, LENGTH))[None].float()
-        yield Given(data.take(slice(None)), {"caption": ids} if "caption" in targets else {})
+        made = {"caption": ids} if "caption" in targets else {}
+        yield Given(data.take(slice(None)), made, torch.arange(len(data)))
 
     monkeypatch.setattr(generation, "conditional", conditional)
     model = build("mvae", shapes.modalities(), latent=2).eval()

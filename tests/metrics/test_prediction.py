@@ -80,7 +80,9 @@ def test_the_class_is_that_of_the_average_over_draws(monkeypatch):
     monkeypatch.setattr(
         generation,
         "conditional",
-        lambda *a, **k: iter([generation.Given(batch, {"label": shares[:, None].expand(-1, 30, -1)})]),
+        lambda *a, **k: iter(
+            [generation.Given(batch, {"label": shares[:, None].expand(-1, 30, -1)}, torch.arange(30))]
+        ),
     )
     truth = batch.data["label"].argmax(-1)
     assert prediction(Context.of(model, data))["label_accuracy"] == float((truth == 1).double().mean())

@@ -197,7 +197,7 @@ def _unsaid(
         return {}
     part = subsample(data.rows(some), rows, seed)
     columns: dict[str, list[list[Tensor]]] = {target: [] for target in targets}
-    for batch, made in generation.conditional(context, (name,), targets, seed, draws, part):
+    for batch, made, _ in generation.conditional(context, (name,), targets, seed, draws, part):
         truth, stated = readers.truth(batch), readers.stated(batch, (name,))
         values = torch.stack([*truth.values()], 1)
         known = torch.stack([stated[key] for key in truth], 1)
@@ -260,9 +260,7 @@ def _table(
         )
 
     usual = most_frequent(context.train or context.data)
-    left = generation.observed_rows(context.data, (name,))
-    for batch, made in generation.conditional(context, (name,), targets, seed):
-        rows, left = left[: batch.size], left[batch.size :]
+    for batch, made, rows in generation.conditional(context, (name,), targets, seed):
         truth, stated = readers.truth(batch), readers.stated(batch, (name,))
         every = dict.fromkeys(stated, torch.ones(batch.size, dtype=torch.bool))
         for target, x in made.items():

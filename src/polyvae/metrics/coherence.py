@@ -207,9 +207,7 @@ def _given(
     counted = {name: torch.zeros(count, dtype=torch.int16) for name in targets}
     joint = _Agreement(readers.attributes)
     agree, together = torch.zeros(2, count, dtype=torch.int16)
-    left = generation.observed_rows(context.data, members)
-    for batch, made in generation.conditional(context, members, targets, seed, prior=prior):
-        rows, left = left[: batch.size], left[batch.size :]
+    for batch, made, rows in generation.conditional(context, members, targets, seed, prior=prior):
         truth, stated = readers.truth(batch), readers.stated(batch, members)
         answers = {name: readers.read(name, x[0]) for name, x in made.items()}
         for name, own in answers.items():

@@ -19,10 +19,17 @@ from polyvae.utils.seeds import fold_in
 
 
 class Given(NamedTuple):
-    """``batch``: the complete rows of samples in which all inputs are observed. ``made``: name -> [K, B, *shape]."""
+    """Some samples in which all inputs are observed, and what is generated for them.
+
+    Attributes:
+        batch: The samples, complete.
+        made: name -> [K, B, *shape].
+        rows: Their places in the data, on the host: [B].
+    """
 
     batch: Batch
     made: dict[str, Tensor]
+    rows: Tensor
 
 
 @torch.no_grad()
@@ -42,8 +49,11 @@ def conditional(
     """
     model, data = context.model, context.data if data is None else data
     lines = [data.names.index(name) for name in members]
+    start = 0
     for number, batch in enumerate(data.batches(context.step(K))):
-        batch = batch.rows(batch.mask[lines].all(0).nonzero()[:, 0])
+        index = batch.mask[lines].all(0).nonzero()[:, 0]
+        rows, start = start + index.cpu(), start + batch.size
+        batch = batch.rows(index)
         if not batch.size:
             continue
         with torch.random.fork_rng():
@@ -54,6 +64,7 @@ def conditional(
         yield Given(
             batch,
             {name: model.modalities.decode_one(name, z, w, like=model.admit(batch)) for name in targets},
+            rows,
         )
 
 
@@ -74,12 +85,6 @@ def unconditional(context: Context, prior: FittedPrior | None, seed: int) -> Ite
             w = _shared(model, w, ())
         rows = (start + torch.arange(len(w))) % len(context.data)
         yield model.modalities.decode(z, w, like=model.admit(context.data.take(rows)) if counts else None)
-
-
-def observed_rows(data: MultimodalData, members: Sequence[str]) -> Tensor:
-    """The samples in which all ``members`` are observed, in the order of ``conditional``, on the host: [n]."""
-    lines = [data.names.index(name) for name in members]
-    return data.mask[lines].all(0).cpu().nonzero()[:, 0]
 
 
 def conditional_prior(context: Context) -> FittedPrior | None:

@@ -33,7 +33,7 @@ def prediction(context: Context) -> dict[str, Any]:
     found: dict[str, dict[str, float]] = {name: {} for name in labels}
     for number, (key, members) in enumerate({"all": inputs, **{name: [name] for name in inputs}}.items()):
         right, counted = dict.fromkeys(labels, 0), dict.fromkeys(labels, 0)
-        for batch, made in generation.conditional(
+        for batch, made, _ in generation.conditional(
             context, members, labels, context.seed("prediction", number), K=10
         ):
             for name, shares in made.items():

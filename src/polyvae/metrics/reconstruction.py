@@ -150,7 +150,7 @@ def _errors(
     seed: int,
 ) -> dict[str, _Numbers]:
     sums = {name: torch.zeros(5, dtype=torch.float64) for name in targets}
-    for batch, made in generation.conditional(context, (observed,), targets, seed):
+    for batch, made, _ in generation.conditional(context, (observed,), targets, seed):
         for name, images in made.items():
             y = images[0].cpu().double()
             x = batch.data[name].cpu().double()
@@ -181,7 +181,7 @@ def _diversity(
     seed: int,
 ) -> _Numbers:
     sums, count = dict.fromkeys(targets, 0.0), 0
-    for batch, made in generation.conditional(context, (observed,), targets, seed, draws, data):
+    for batch, made, _ in generation.conditional(context, (observed,), targets, seed, draws, data):
         for name, images in made.items():
             sums[name] += float(pairwise(images).sum())
         count += batch.size
