@@ -15,6 +15,7 @@ def test_words_are_ordered_by_frequency_then_alphabet():
     found = Vocabulary.of(["b a, b", "c A"])
     assert found.words == ("a", "b", ",", "c")
     assert Vocabulary.of(["b a, b", "c A"], most=2).words == ("a", "b")
+    assert Vocabulary.of(["b a, b", "c a a"], least=2).words == ("a", "b")
     assert found.size == 7
 
 
@@ -50,6 +51,7 @@ def test_decode_inverts_encode():
         (lambda: Vocabulary(("a",), "letters"), "unknown split"),
         (lambda: Vocabulary.of("a b"), "got str"),
         (lambda: Vocabulary.of(["a"], most=0), "most=0"),
+        (lambda: Vocabulary.of(["a b"], least=2), "no word that occurs 2 times"),
         (lambda: WORDS.encode(["a", "a a a"], 3), "3 words in row 1; expected at most 2"),
         (lambda: WORDS.encode([" "], 3), "empty sentence in row 0"),
         (lambda: WORDS.encode(["a", None], 3), "missing sentence in row 1"),

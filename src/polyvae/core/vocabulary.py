@@ -90,13 +90,16 @@ class Vocabulary:
         object.__setattr__(self, "_number", {word: FIRST + i for i, word in enumerate(self.words)})
 
     @classmethod
-    def of(cls, sentences: Iterable[str], split: Split = "words", most: int | None = None) -> Vocabulary:
+    def of(
+        cls, sentences: Iterable[str], split: Split = "words", most: int | None = None, least: int = 1
+    ) -> Vocabulary:
         """The words of these sentences, by decreasing frequency, equally frequent ones in alphabetical order.
 
         Args:
             sentences: The sentences, of the training data alone where others are to be predicted.
             split: "words" or "characters".
             most: Keep this many words at most; None: all. The others become unknown words.
+            least: Keep the words that occur at least this often.
 
         Raises:
             InputError: An unknown rule, a sentence that is not a string, or no words.
@@ -104,10 +107,16 @@ class Vocabulary:
         check_split(split)
         if most is not None:
             check_count("vocabulary", "most", most)
+        check_count("vocabulary", "least", least)
         counts: Counter[str] = Counter()
         for row, sentence in enumerate(_listed(sentences)):
             counts.update(_split(sentence, row, split))
-        ranked = sorted(counts, key=lambda word: (-counts[word], word))
+        kept = [word for word, times in counts.items() if times >= least]
+        if counts and not kept:
+            raise InputError(
+                f"vocabulary: got no word that occurs {least} times; expected some; take a smaller least"
+            )
+        ranked = sorted(kept, key=lambda word: (-counts[word], word))
         return cls(tuple(ranked[:most]), split)
 
     @property

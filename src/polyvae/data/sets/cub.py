@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.core.modality import Modality
-from polyvae.core.vocabulary import tokens_of
+from polyvae.core.vocabulary import Vocabulary, tokens_of
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.sentences import column
 from polyvae.data.sets.archive import read_image
 from polyvae.data.sets.arrays import check_side, npz, shrunk
-from polyvae.data.sets.captions import cut, frequent
+from polyvae.data.sets.captions import cut
 from polyvae.data.sets.files import cache_folder
 from polyvae.data.sets.memory import Bytes, mapped
 from polyvae.utils.errors import InputError, check_count, nearest, reading
@@ -105,7 +105,7 @@ def cub(
         birds = _subset(folder, side, captions, cropped)
     sentences = [None if said is None else cut(said, length) for said in birds.sentences]
     training = [said for row in birds.splits["train"] if (said := sentences[row]) is not None]
-    vocabulary = frequent(training, least)
+    vocabulary = Vocabulary.of(training, least=least)
     ids, caption = column(sentences, vocabulary, length)
     return MultimodalData(
         {"image": birds.image, "caption": ids},

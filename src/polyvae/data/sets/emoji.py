@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from polyvae.core.modality import Modality
+from polyvae.core.vocabulary import Vocabulary
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.sentences import column
 from polyvae.data.sets.arrays import check_side, npz, shrunk
-from polyvae.data.sets.captions import cut, frequent
+from polyvae.data.sets.captions import cut
 from polyvae.utils.errors import InputError, check_count
 from polyvae.utils.seeds import permutation
 
@@ -54,7 +55,7 @@ def emoji(*, root: Path, side: int = SIDE, length: int = 16, least: int = 1, see
     test = np.array([group in held for group in groups])
     sentences = [cut(said, length) for said in arrays["caption"].tolist()]
     training = [said for said, away in zip(sentences, test, strict=True) if said is not None and not away]
-    ids, caption = column(sentences, frequent(training, least), length)
+    ids, caption = column(sentences, Vocabulary.of(training, least=least), length)
     inside = shrunk(silhouette, side) > (127 if silhouette.max() > 1 else 0)
     return MultimodalData(
         {
