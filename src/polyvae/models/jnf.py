@@ -57,8 +57,9 @@ class JNF(MultimodalVAE):
     Differs from the paper and from the authors' code (AgatheSenellart/MultiVae): both stages are trained at once. The
     parameters of the stages are disjoint, so the first one is unchanged (unless gradients are clipped by their common
     norm), and the flows follow the joint posterior as it converges. The code divides by p(z) once for every subset, which
-    is right for |S| = 2 only, starts chains at draws of the experts, not of the flows, and has a fixed step size. Its
-    flows depend on x_m by μ_m and σ_m only (``conditional=False``). DCCA features, an option of the paper, are left out.
+    is right for |S| = 2 only. Its chains start at draws of the experts and have a fixed step size; here, they start at draws of
+    the normal approximation, and adapt it. Its flows depend on x_m by μ_m and σ_m only (``conditional=False``). DCCA
+    features, an option of the paper, are left out.
 
     Exempt from the laws of ``polyvae.testing``:
     the bound is nested; inference is not, because what is all of the modalities depends on the model.

@@ -33,28 +33,27 @@ def hmc(log_density: Callable[[Tensor], Tensor], start: Tensor, steps: int, leap
         [K, B, D], without gradients.
     """
     largest = _LENGTH / leapfrog
-    with torch.inference_mode(False):
-        u = start.detach().clone()
-        value, slope = _slope(log_density, u)
-        log_step = torch.full_like(value, math.log(largest))
-        for step in range(steps):
-            jitter = 0.5 + noise.uniform(tuple(value.shape), value, "hmc.length", "KB")
-            size = (log_step.exp() * jitter)[..., None]
-            momentum = noise.normal(tuple(u.shape), u, "hmc.momentum", "KBD")
-            at, gradient, speed = u, slope, momentum
-            for _ in range(leapfrog):
-                speed = speed + size / 2 * gradient
-                at = at + size * speed
-                found, gradient = _slope(log_density, at)
-                speed = speed + size / 2 * gradient
-            energy = found - value - (speed.square() - momentum.square()).sum(-1) / 2
-            chance = torch.where(energy.isfinite(), energy, -torch.inf).clamp(max=0).exp()
-            moved = noise.uniform(tuple(value.shape), value, "hmc.accept", "KB") < chance
-            u, slope = (torch.where(moved[..., None], *pair) for pair in ((at, u), (gradient, slope)))
-            value = torch.where(moved, found, value)
-            if 3 * step < 2 * steps:
-                log_step = log_step + (chance - _TARGET) * (step + 1) ** -0.6
-                log_step = log_step.clamp(max=math.log(largest))
+    u = start.detach().clone()
+    value, slope = _slope(log_density, u)
+    log_step = torch.full_like(value, math.log(largest))
+    for step in range(steps):
+        jitter = 0.5 + noise.uniform(tuple(value.shape), value, "hmc.length", "KB")
+        size = (log_step.exp() * jitter)[..., None]
+        momentum = noise.normal(tuple(u.shape), u, "hmc.momentum", "KBD")
+        at, gradient, speed = u, slope, momentum
+        for _ in range(leapfrog):
+            speed = speed + size / 2 * gradient
+            at = at + size * speed
+            found, gradient = _slope(log_density, at)
+            speed = speed + size / 2 * gradient
+        energy = found - value - (speed.square() - momentum.square()).sum(-1) / 2
+        chance = torch.where(energy.isfinite(), energy, -torch.inf).clamp(max=0).exp()
+        moved = noise.uniform(tuple(value.shape), value, "hmc.accept", "KB") < chance
+        u, slope = (torch.where(moved[..., None], *pair) for pair in ((at, u), (gradient, slope)))
+        value = torch.where(moved, found, value)
+        if 3 * step < 2 * steps:
+            log_step = log_step + (chance - _TARGET) * (step + 1) ** -0.6
+            log_step = log_step.clamp(max=math.log(largest))
     return u
 
 
