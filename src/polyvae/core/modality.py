@@ -426,7 +426,7 @@ def _likelihood(spec: Modality, params: Mapping[str, Any]) -> Likelihood:
 
 
 def _of_ids(spec: Modality) -> bool:
-    """Whether values are ids, as far as the class of the likelihood says so."""
+    """Whether values are ids, as far as the class of the likelihood declares it."""
     maker = likelihood_maker(spec)
     return isinstance(maker, type) and issubclass(maker, Likelihood) and maker.ids
 

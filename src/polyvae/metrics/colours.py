@@ -2,7 +2,7 @@
 
 Each pixel belongs to one of eight classes by hue, saturation and value, or to none. An image agrees with a colour if the colour is one of
 the two most frequent classes of its pixels. Backgrounds count, and real photos agree with their own captions in few cases, so a number
-says little by itself: beside it stand the value of real pairs (the ceiling) and that of the same images and colours in other pairs.
+alone means little: beside it stand the value of real pairs (the ceiling) and that of the same images and colours in other pairs.
 
 References:
     Palumbo, E., Daunhawer, I., & Vogt, J. E. (2023). MMVAE+: Enhancing the generative quality of multimodal VAEs without compromises. ICLR.

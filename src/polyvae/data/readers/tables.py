@@ -173,7 +173,7 @@ def table_parts(path: Path, id: Any, nan: Nan, label: str | None, count: int) ->
     frames = _frames(path, count)
     first = next(frames, None)
     if first is None:
-        part, form = _table(path, id, nan, label)  # which says what is wrong with an empty table
+        part, form = _table(path, id, nan, label)  # which raises the error for an empty table
         return Sheets(tuple(part.columns or ()), form.id, iter([part]))
     part, form = _frame(path, first, id, nan, label)
     rest = (_frame(path, frame, id, nan, label)[0] for frame in frames)
