@@ -10,7 +10,7 @@ from polyvae import Modality, build
 from polyvae.core.batch import Batch
 from polyvae.report.gallery import Scene
 from polyvae.report.learning import learning_section
-from polyvae.report.metrics import KNOWN, metric, span, worth
+from polyvae.report.metrics import KNOWN, by_size, metric, span, worth
 from polyvae.report.sections import Page, Section, coherence_section, histogram_section, likelihood_section
 
 
@@ -113,3 +113,12 @@ def test_unconditional_draws_of_attributes_have_a_table():
         ("fitted prior: size", "–", "–", "0.500"),
     ]
     assert "no attribute was read" in histogram_section(page({"unconditional_by_attribute": {}})).lead
+
+
+def test_numbers_with_a_fitted_prior_and_by_size_have_titles_of_their_own():
+    assert metric("joint_coherence_fitted").title == "joint coherence, fitted prior"
+    assert metric("joint_coherence_fitted").meaning.startswith(metric("joint_coherence").meaning)
+    assert metric("coherence_3_inputs_fitted").title == "coherence given 3, fitted prior"
+    assert metric("coherence_3_inputs").better == "higher"
+    assert by_size("coherence_3_inputs")
+    assert not by_size("joint_coherence")

@@ -21,7 +21,7 @@ from polyvae.report.drawing import Figure
 from polyvae.report.gallery import stage
 from polyvae.report.learning import learning_section
 from polyvae.report.measures import conflict_section, latents_section, quality_section, reconstruction_section
-from polyvae.report.metrics import KNOWN, metric, number, quality, worth
+from polyvae.report.metrics import KNOWN, by_size, metric, number, quality, worth
 from polyvae.report.protocol import protocol
 from polyvae.report.samples import cross_section, traversal_section, unconditional_section
 from polyvae.report.sections import Page, Section, coherence_section, histogram_section, likelihood_section
@@ -155,6 +155,7 @@ def _cards(page: Page) -> list[Card]:
         and not name.startswith(elsewhere)
         and (not values.get("quality") or quality(name) in (None, "frechet_distance", "fid"))
         and not name.startswith("real_")
+        and not by_size(name)
     ]
     return [
         Card(number(values[name]), about.title, about.meaning, " · ".join(worth(name, values)))

@@ -216,10 +216,10 @@ def _reached(names: Sequence[str], runs: Sequence[Contender]) -> list[tuple[str,
 
 
 def _measured(name: str, runs: Sequence[Contender]) -> Row:
-    known = metric(name)
+    measured = [run.evaluation for run in runs if isinstance(run.evaluation.get(name), float)]
+    known = metric(name, measured[0] if measured else None)
     values = [run.evaluation.get(name) for run in runs]
     marks = best([value if isinstance(value, float) else None for value in values], known.better)
-    title = known.title.replace("… with the", f"{metric(name.removesuffix('_fitted')).title},")
     meaning = f"{known.meaning} Better: {known.better}.".strip() if known.better else known.meaning
     cells = [
         _value(value)._replace(
@@ -230,11 +230,11 @@ def _measured(name: str, runs: Sequence[Contender]) -> Row:
     beside = {cell.beside for cell in cells if cell.exact}
     if len(beside) == 1:  # the same for all runs, so it is given once
         return Row(
-            title,
+            known.title,
             [cell._replace(beside="") for cell in cells],
             " ".join(part for part in (meaning, *beside) if part),
         )
-    return Row(title, cells, meaning)
+    return Row(known.title, cells, meaning)
 
 
 def _value(value: Any) -> Cell:

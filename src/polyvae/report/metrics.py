@@ -214,11 +214,12 @@ UNRELIABLE = 10  # effective samples below which an importance-sampled likelihoo
 
 # For numbers that are not in KNOWN: the first pattern that occurs in the name decides.
 _WORDS: tuple[tuple[str, Better], ...] = (
-    (r"^coherence_\d+_inputs$", "higher"),
     (r"^real_|entropy|agreement|diversity", ""),
     (r"distance|error|(^|_)[fk]id(_|$)", "lower"),
     (r"coherence|log_likelihood|precision|recall|coverage|accuracy", "higher"),
 )
+_FITTED = "Private latents of what is not observed are drawn from a distribution fitted to all latents after training."
+_SIZED = re.compile(r"coherence_(\d+)_inputs(_fitted)?")
 _QUALITY = re.compile(
     "(unconditional|conditional|real)_(frechet_distance|kernel_distance|fid|kid|precision|recall|density|coverage)"
     "(_fitted)?"
@@ -247,6 +248,11 @@ def quality(name: str) -> str | None:
     return found[2] if found else None
 
 
+def by_size(name: str) -> bool:
+    """Whether a number is the coherence for one number of inputs, of which a curve shows all."""
+    return _SIZED.fullmatch(name) is not None
+
+
 def by_attribute(evaluation: Mapping[str, Any]) -> bool:
     """Whether coherence is of several attributes, and not of labels."""
     return "unconditional_by_attribute" in evaluation
@@ -259,6 +265,14 @@ def metric(name: str, evaluation: Mapping[str, Any] | None = None) -> Metric:
         return KNOWN[name]._replace(title=title, meaning=_ATTRIBUTES[name])
     if name in KNOWN:
         return KNOWN[name]
+    of_known = name.removesuffix("_fitted")
+    if of_known in KNOWN:
+        known = metric(of_known, evaluation)
+        return known._replace(title=f"{known.title}, fitted prior", meaning=f"{known.meaning} {_FITTED}")
+    sized = _SIZED.fullmatch(name)
+    if sized:
+        title = f"coherence given {sized[1]}" + (", fitted prior" if sized[2] else "")
+        return Metric(title, "Conditional coherence given this number of modalities.", "higher")
     found = _QUALITY.fullmatch(name)
     if found:
         kind, measure, fitted = found.groups()

@@ -103,7 +103,7 @@ def coherence_section(page: Page) -> Section:
         figures.append(
             bars(
                 "coherence_by_observed",
-                {"coherence": by_number} | ({"with the fitted prior": fitted} if fitted else {}),
+                {"coherence": by_number} | ({"fitted prior": fitted} if fitted else {}),
                 chance,
                 "chance",
                 "modalities observed",
