@@ -162,7 +162,7 @@ def test_real_diversity_estimates_the_mean_over_all_pairs(world):
 
 def test_w_of_what_is_not_observed_is_fresh_and_of_what_is_observed_the_posterior_s(world):
     context = Context.of(copying(), world.test)
-    for batch, made in conditional(context, ("a",), ("a", "b"), seed=1, K=2):
+    for batch, made, _ in conditional(context, ("a",), ("a", "b"), seed=1, K=2):
         assert torch.allclose(made["a"], batch.data["a"].expand(2, -1, -1), atol=1e-4)
         w = made["b"] - 2 * batch.data["a"]
         assert abs(float(w.mean())) < 0.1
@@ -175,7 +175,7 @@ def test_a_seed_repeats_and_leaves_the_generator_alone(world):
     context = Context.of(copying(), world.test)
     state = torch.get_rng_state()
     one, other = (
-        torch.cat([made["b"] for _, made in conditional(context, ("a",), ("b",), seed=5)], 1)
+        torch.cat([made["b"] for _, made, _ in conditional(context, ("a",), ("b",), seed=5)], 1)
         for _ in range(2)
     )
     assert torch.equal(one, other)
@@ -186,7 +186,7 @@ def test_sizes_bound_how_much_is_decoded_at_a_time(world):
     model = copying()
     context = Context.of(model, world.test, batch_size=500, values=600, draws=700)
     assert (context.rows, context.step(), context.step(5)) == (300, 300, 60)
-    sizes = [made["b"].shape[:2] for _, made in conditional(context, ("a",), ("b",), seed=0, K=5)]
+    sizes = [made["b"].shape[:2] for _, made, _ in conditional(context, ("a",), ("b",), seed=0, K=5)]
     assert sizes == [(5, 60)] * 50
     assert [len(made["a"]) for made in unconditional(context, None, 0)] == [300, 300, 100]
     assert Context.of(model, world.test).step() == 1000
