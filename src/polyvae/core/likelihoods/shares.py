@@ -71,7 +71,9 @@ class BetaLikelihood(Concentrated):
     )
 
     def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
+        # Where a modality was not observed, x is 0: the term is removed later, but its gradient has to be a number.
         x = x if observed is None else torch.where(observed, x, 0.5)
+        x = x.clamp(_TINY, 1 - torch.finfo(x.dtype).eps / 2)
         phi, alpha, beta, log_alpha, log_beta = self.parameters_of(out)
         log_x, log_rest = x.log(), torch.log1p(-x)
         # α − φ x, from the smaller of x and 1 − x, which has more digits.
@@ -123,7 +125,7 @@ class BetaBinomialLikelihood(Concentrated):
         return self.total
 
     def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        x = x if observed is None else torch.where(observed, x, 0)
+        x = (x if observed is None else torch.where(observed, x, 0)).clamp(0, self.total)
         phi, alpha, beta, log_alpha, log_beta = self.parameters_of(out)
         n = torch.full_like(phi, self.total)
         rest, both, log_both = n - x, n + phi, (n + phi).log()
