@@ -227,8 +227,16 @@ SECOND = (
 )
 
 
-@pytest.mark.parametrize("law", [law_missing, law_entries, law_per_sample])
-@pytest.mark.parametrize("specs", [FIRST[:2], FIRST[2:], SECOND])
+@pytest.mark.parametrize(
+    ("law", "specs"),
+    [
+        (law_missing, FIRST),
+        (law_missing, SECOND),
+        (law_entries, FIRST),
+        (law_entries, SECOND),
+        (law_per_sample, FIRST[:2]),
+    ],
+)
 def test_models_of_these_likelihoods_obey_the_laws_of_missing_data(law, specs):
     law(lambda specs: build("mvae", specs, latent=2), specs)
 
