@@ -57,7 +57,8 @@ def test_beta_integrates_to_one_and_starts_uniform():
     likelihood.raw_concentration.data.fill_(1.2)
 
     def density(x):
-        return likelihood.log_prob(torch.full((len(x), 1), 0.4), torch.as_tensor(x)[:, None]).exp().detach()
+        out = torch.full((len(x), 1), 0.4)
+        return likelihood.log_prob(out, torch.as_tensor(x)[:, None]).exp().detach().numpy()
 
     assert integrate.fixed_quad(density, 0, 1, n=200)[0] == pytest.approx(1, abs=1e-6)
 

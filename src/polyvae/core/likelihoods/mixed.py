@@ -20,12 +20,18 @@ _EXAMPLE = '[["normal", 5], ["bernoulli", 2], ["categorical", 3], ["ordinal", 1,
 
 
 class Part(NamedTuple):
-    """One part: its likelihood, its columns, and where its decoder outputs are."""
+    """One part: its number, its likelihood, its columns, and where its decoder outputs are."""
 
+    number: int
     name: str
     likelihood: Likelihood
     columns: slice
     output: slice
+
+    @property
+    def where(self) -> str:
+        """The part by its number, its name and its columns."""
+        return _where(self.number, self.name, self.columns)
 
     def decoded(self, out: Tensor) -> Tensor:
         """The decoder outputs of this part: [..., *output]."""
@@ -84,9 +90,11 @@ class MixedLikelihood(Likelihood):
     def each(self) -> Iterator[Part]:
         """The parts, in the order of their columns."""
         start = 0
-        for name, likelihood, columns in zip(self.names, self.parts, self.spans, strict=True):
+        for number, (name, likelihood, columns) in enumerate(
+            zip(self.names, self.parts, self.spans, strict=True)
+        ):
             size = prod(likelihood.output)
-            yield Part(name, likelihood, columns, slice(start, start + size))
+            yield Part(number, name, likelihood, columns, slice(start, start + size))
             start += size
 
     @property
@@ -118,18 +126,15 @@ class MixedLikelihood(Likelihood):
 
     def mean(self, out: Tensor, library: Tensor | None = None) -> Tensor:
         return torch.cat(
-            [
-                part.likelihood.mean(part.decoded(out), _library(library, number))
-                for number, part in enumerate(self.each())
-            ],
+            [part.likelihood.mean(part.decoded(out), _library(library, part.number)) for part in self.each()],
             -1,
         )
 
     def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
         return torch.cat(
             [
-                part.likelihood.sample(part.decoded(out), _library(library, number))
-                for number, part in enumerate(self.each())
+                part.likelihood.sample(part.decoded(out), _library(library, part.number))
+                for part in self.each()
             ],
             -1,
         )
@@ -149,11 +154,11 @@ class MixedLikelihood(Likelihood):
         return torch.cat([part.likelihood.features(x[..., part.columns]) for part in self.each()], -1)
 
     def invalid(self, x: Tensor, observed: Tensor) -> str:
-        for number, part in enumerate(self.each()):
+        for part in self.each():
             own, seen = x[:, part.columns], observed[:, part.columns]
             problem = part.likelihood.invalid(own, seen) if bool(seen.any()) else ""
             if problem:
-                return f"in {_where(number, part.name, part.columns)} {problem}; {part.likelihood.remedy}"
+                return f"in {part.where} {problem}; {part.likelihood.remedy}"
         return ""
 
     def counted(self, observed: Tensor) -> Tensor:
