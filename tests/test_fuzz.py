@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from polyvae import LIKELIHOODS, MODELS, Batch, InputError, Modality, MultimodalData, build
 from polyvae.cli import main
 from polyvae.config import read_config
+from tests.helpers.likelihoods import fitting, required
 
 CHECKS = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 FIXTURE = [*CHECKS, HealthCheck.function_scoped_fixture]
@@ -54,20 +55,7 @@ def values(kind: str, likelihood: str, shape: tuple[int, ...], rows: int, seed: 
     random = np.random.default_rng(seed)
     x = random.normal(size=(rows, *shape))
     if kind == "fit":
-        if likelihood == "bernoulli":
-            return random.random((rows, *shape)) < 0.5
-        if likelihood in ("categorical", "segmentation"):
-            axis = 1 if likelihood == "segmentation" else len(shape)
-            chosen = np.expand_dims(
-                random.integers(0, shape[axis - 1], np.delete([rows, *shape], axis)), axis
-            )
-            steps = np.arange(shape[axis - 1]).reshape(
-                [-1 if d == axis else 1 for d in range(len(shape) + 1)]
-            )
-            return (chosen == steps).astype(float)
-        if "poisson" in likelihood or "binomial" in likelihood:
-            return random.integers(0, 1000, (rows, *shape))
-        return x
+        return fitting(likelihood, shape, rows, random)
     if kind == "large":
         return x * 1e12
     if kind == "tiny":
@@ -88,15 +76,18 @@ def problems(draw):
     count = draw(st.integers(1, 4))
     specs = []
     for m in range(count):
+        shape, likelihood = draw(SHAPES), draw(st.sampled_from(sorted(LIKELIHOODS)))
+        # Without what a likelihood requires, it is refused; with it now and then only, hardly any model would be built.
+        own = {} if draw(st.integers(0, 7)) == 0 else required(likelihood, shape[-1])
         specs.append(
             {
                 "name": draw(st.sampled_from(["rna", "a.b", "type", "values", "0", "é"])) + str(m),
-                "shape": draw(SHAPES),
-                "likelihood": draw(st.sampled_from(sorted(LIKELIHOODS))),
+                "shape": shape,
+                "likelihood": likelihood,
                 "role": draw(st.sampled_from(["both", "both", "both", "input", "target", "source"])),
                 "private": draw(st.sampled_from([None] * 8 + [0, 1])),
                 "weight": draw(st.sampled_from([1.0, 1.0, 0.5, 0.0])),
-                "params": draw(st.sampled_from([{}, {}, {}, {"hidden": [4]}, {"width": 0.1}])),
+                "params": draw(st.sampled_from([{}, {}, {}, {"hidden": [4]}, {"width": 0.1}])) | own,
             }
         )
     return {

@@ -10,6 +10,7 @@ from scipy import stats
 from polyvae import InputError
 from polyvae.core.likelihoods import LIKELIHOODS
 from polyvae.core.likelihoods.linear import squares
+from tests.helpers.likelihoods import NUMBERS, required
 
 pytestmark = pytest.mark.usefixtures("double")
 
@@ -29,6 +30,66 @@ def test_continuous_likelihoods_are_scipys(name, scipys, scale):
     assert torch.equal(likelihood.mean(out), out)
     draws = likelihood.sample(torch.zeros(20000, 2, 3)).detach()
     assert stats.kstest(draws[:, 1, 2].numpy(), scipys(0, width[1, 2]).cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("scale", [0.75, "learned", "per_entry"])
+@pytest.mark.parametrize("df", [1.5, 30.0, "learned"])
+def test_student_t_is_scipys(scale, df):
+    likelihood = LIKELIHOODS["student_t"]((2, 3), scale, df)
+    assert df != "learned" or float(likelihood.df.detach()) == pytest.approx(4)
+    for parameter in likelihood.parameters():
+        parameter.data.normal_()
+    width = (torch.as_tensor(likelihood.scale) * torch.ones(2, 3)).detach().numpy()
+    law = stats.t(float(likelihood.df.detach()), 0, width)
+    out, x = torch.randn(4, 5, 2, 3), 5 * torch.randn(5, 2, 3)
+    expected = law.logpdf((x - out).numpy())
+    assert likelihood.entries(out, x).detach().numpy() == pytest.approx(expected)
+    assert likelihood.log_prob(out, x).detach().numpy() == pytest.approx(expected.sum((-1, -2)))
+    assert torch.equal(likelihood.mean(out), out)
+    draws = likelihood.sample(torch.zeros(20000, 2, 3)).detach()
+    assert (
+        stats.kstest(draws[:, 1, 2].numpy(), lambda t: stats.t(law.args[0], 0, width[1, 2]).cdf(t)).pvalue
+        > 1e-4
+    )
+
+
+def test_student_t_with_many_degrees_of_freedom_is_normal_in_float32():
+    x = torch.linspace(-5, 5, 11, dtype=torch.float32)
+    for df in (1e6, 1e12, 1e30):
+        found = LIKELIHOODS["student_t"]((11,), 1.0, df).entries(torch.zeros(11, dtype=torch.float32), x)
+        torch.testing.assert_close(
+            found.double(), torch.as_tensor(stats.norm.logpdf(x.numpy())), rtol=1e-5, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("df", [1, 0.5, "free", float("inf"), True])
+def test_degrees_of_freedom_that_cannot_be_are_refused(df):
+    with pytest.raises(InputError, match=f"got df={df!r}; expected a finite number above 1"):
+        LIKELIHOODS["student_t"]((2,), 1.0, df)
+
+
+EXTREME = [
+    ("student_t", {"scale": "learned", "df": "learned"}, [-3.0, 0.0, 1e30]),
+    ("beta", {}, [1e-30, 0.5, 1 - 6e-8]),
+    ("beta_binomial", {"total": 20}, [0.0, 7.0, 20.0]),
+    ("ordinal", {"levels": 5}, [0.0, 2.0, 4.0]),
+    ("discretised_logistic", {}, [0.0, 0.2, 1.0]),
+]
+
+
+@pytest.mark.parametrize(("name", "params", "values"), EXTREME)
+@pytest.mark.parametrize("size", [0.0, 50.0, 1e4, 1e20])
+def test_extreme_decoder_outputs_are_finite_in_float32(name, params, values, size):
+    """Values, gradients and means are finite, and draws are possible values."""
+    likelihood = LIKELIHOODS[name]((3,), **params).float()
+    x = torch.tensor([values], dtype=torch.float32)
+    for out in (torch.full((1, 3), sign * size, dtype=torch.float32, requires_grad=True) for sign in (-1, 1)):
+        total = likelihood.log_prob(out, x)
+        total.sum().backward()
+        gradients = [out.grad, *(parameter.grad for parameter in likelihood.parameters())]
+        assert all(bool(part.isfinite().all()) for part in (total, *gradients, likelihood.mean(out)))
+        draws = likelihood.sample(out.detach().expand(200, 3))
+        assert likelihood.invalid(draws, torch.ones(200, 3, dtype=torch.bool)) == ""
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -72,10 +133,10 @@ def test_categorical_is_the_log_softmax_at_its_class():
     assert (np.abs(draws.mean(0).numpy() - chance) <= 5 * np.sqrt(chance * (1 - chance) / 4000)).all()
 
 
-@pytest.mark.parametrize("name", sorted(LIKELIHOODS.keys() - {"sequence", "tokens"}))
+@pytest.mark.parametrize("name", sorted(set(NUMBERS) - {"mixed"}))
 def test_unobserved_entries_are_absent(name):
     """The likelihood of some entries is that of a datum which has only those; no gradient comes from the others."""
-    likelihood = LIKELIHOODS[name]((2, 4))
+    likelihood = LIKELIHOODS[name]((2, 4), **required(name))
     out = torch.randn(5, *likelihood.output, requires_grad=True)
     x = likelihood.sample(torch.randn(5, *likelihood.output)).detach()
     observed = torch.rand(5, 2, 4) < 0.6

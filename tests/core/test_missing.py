@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 import polyvae as pv
-from polyvae import LIKELIHOODS, Batch, InputError, Modality, MultimodalData, build
+from polyvae import Batch, InputError, Modality, MultimodalData, build
 from polyvae.models.bundles import describe_modality, load_model, read_modality, save_model
 from polyvae.testing import example_data, example_model, law_agree
+from tests.helpers.likelihoods import NUMBERS, required
 
 SMALL = {"hidden": (4,)}
 
@@ -51,9 +52,10 @@ def test_a_row_of_which_nothing_was_observed_is_counted_and_refused_however_it_w
         pv.fit(model, data, epochs=1, show=False)
 
 
-@pytest.mark.parametrize("likelihood", sorted(LIKELIHOODS.keys() - {"sequence", "tokens"}))
+@pytest.mark.parametrize("likelihood", NUMBERS)
 def test_entries_that_are_all_missing_are_a_missing_modality(likelihood):
-    first = Modality("x", (2, 3), likelihood, params=SMALL)
+    shape = (6,) if likelihood == "mixed" else (2, 3)
+    first = Modality("x", shape, likelihood, params=SMALL | required(likelihood, shape[-1]))
     for entries in (False, True):
         specs = [replace(first, entries=entries), Modality("y", 2, params=SMALL)]
         law_agree(lambda specs: build("mmvae", specs, latent=2), specs)

@@ -224,7 +224,7 @@ def test_ids_are_exact_in_every_precision():
     with torch.autocast("cpu", torch.bfloat16):
         first, second = model.embed(batch.observe("t"))
     assert not torch.equal(first, second)
-    with pytest.raises(InputError, match="got ids up to 602 for a model"):
+    with pytest.raises(InputError, match="got whole numbers up to 602 for a model"):
         model.bfloat16().embed(batch)
 
 

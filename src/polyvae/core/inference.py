@@ -452,11 +452,11 @@ class Inference(nn.Module, ABC):
         return Batch(data, mask, batch.entries, batch.extra, batch.complete and len(masks) == len(data))
 
     def _check_exact(self, dtype: torch.dtype) -> None:
-        """Ids are numbers of the model's dtype; one of few digits would turn some into others."""
+        """Ids and ranks are numbers of the model's dtype; one of few digits would turn some into others."""
         for name, net in self.modalities.items():
             if net.likelihood.largest > 2 / torch.finfo(dtype).eps:
                 raise InputError(
-                    f"modality {name!r}: got ids up to {net.likelihood.largest} for a model in {dtype}, which rounds them; "
+                    f"modality {name!r}: got whole numbers up to {net.likelihood.largest} for a model in {dtype}, which rounds them; "
                     "expected a model in float32 or float64; convert it with model.float() (training in bf16 keeps it so)"
                 )
 

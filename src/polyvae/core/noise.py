@@ -140,6 +140,14 @@ def gamma(concentration: Tensor, name: str, axes: str) -> Tensor:
     return _keep(name, axes, law.sample())
 
 
+def binomial(count: float, chance: Tensor, name: str, axes: str) -> Tensor:
+    """Numbers of successes out of ``count``, one for each chance. The number itself is fed or recorded."""
+    if _fed.get() is not None:
+        return _fetch(name, axes, tuple(chance.shape), chance)
+    chance = chance.detach()
+    return _keep(name, axes, torch.binomial(torch.full_like(chance, count), chance))
+
+
 def choice(weights: Tensor, count: int, name: str, axes: str) -> Tensor:
     """Draws of an index into the first axis of ``weights``, with replacement.
 

@@ -6,22 +6,18 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
+import torch
 
 from polyvae.config import TrainConfig
 from polyvae.core.batch import Batch
-from polyvae.core.likelihoods.continuous import Scaled
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data.loaders import Loader, SliceLoader
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.suitable import unsuited
 from polyvae.utils.errors import InputError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-_LARGE = 20  # of values, absolutely
-_WIDE = 300  # of values, in scales of the likelihood
 
 
 class Inputs(NamedTuple):
@@ -82,7 +78,7 @@ def inputs_of(
         for number, batch in enumerate(() if part is None else part.batches(4096)):
             admitted = model.admit(batch, values=True)
             if number == 0 and part is data:
-                warn_of_scale(model, admitted)
+                warn_of_values(model, admitted)
     model.modalities.centre(model.admit(batch) for batch in data.batches(4096))
     loader = SliceLoader(
         data,
@@ -95,11 +91,20 @@ def inputs_of(
     return Inputs(loader, validation, len(data), data.digest(), streamed=False)
 
 
-def check_batch(model: MultimodalVAE, batch: Batch, scale: bool = False) -> None:
-    """Check a batch of a stream in the first epoch, as MultimodalData is checked before training; its ``scale`` is checked once."""
+def check_batch(model: MultimodalVAE, batch: Batch, values: bool = False) -> None:
+    """Check a batch of a stream in the first epoch, as MultimodalData is checked before training.
+
+    Args:
+        model: The model.
+        batch: The batch.
+        values: Also warn of values that do not suit their likelihood.
+
+    Raises:
+        InputError: As ``inputs_of``.
+    """
     admitted = model.admit(batch, values=True)
-    if scale:
-        warn_of_scale(model, admitted)
+    if values:
+        warn_of_values(model, admitted)
     empty = int((~batch.mask.any(0)).sum())
     if empty:
         raise InputError(
@@ -108,29 +113,12 @@ def check_batch(model: MultimodalVAE, batch: Batch, scale: bool = False) -> None
         )
 
 
-def warn_of_scale(model: MultimodalVAE, batch: Batch) -> None:
-    """Warn once where real values are far from the scale of their likelihood and of untrained networks, such as images in 0..255."""
-    far: dict[str, float] = {}
-    factors: dict[str, str] = {}
-    for m, (name, net) in enumerate(model.modalities.items()):
-        if not isinstance(net.likelihood, Scaled):
-            continue
-        x = batch.data[name][batch.mask[m]]
-        x = x if name not in batch.entries else x[batch.entries[name][batch.mask[m]]]
-        size = float(x.double().square().mean().sqrt()) if x.numel() else 0.0
-        if size > _LARGE or size > _WIDE * (net.likelihood.fixed or 1.0):
-            far[name] = size
-            factors[name] = "1/255" if _bytes(x) else f"{1 / size:.2g}"
-    if far:
-        found = ", ".join(f"{name!r} {size:.3g}" for name, size in far.items())
-        scale = ", ".join(f"{name!r}: {factor}" for name, factor in factors.items())
-        warnings.warn(
-            f"fit: got values whose root mean square is {found}, far from the scale of their likelihood; expected about 1, because "
-            f"networks start near 0; standardise them, give MultimodalData(..., scale={{{scale}}}), or choose a likelihood of counts",
-            stacklevel=2,
-        )
-
-
-def _bytes(x: Tensor) -> bool:
-    """Whether these are images of 8 bits: [N, *shape] of two axes or more, with whole numbers from 0 to 255."""
-    return x.ndim > 2 and bool(((x >= 0) & (x <= 255) & (x % 1 == 0)).all())
+def warn_of_values(model: MultimodalVAE, batch: Batch) -> None:
+    """Warn of each modality whose values are possible but improbable under its likelihood, or on another scale."""
+    for row, (name, net) in zip(batch.mask, model.modalities.items(), strict=True):
+        x = batch.data[name][row]
+        entries = batch.entries.get(name)
+        observed = torch.ones_like(x, dtype=torch.bool) if entries is None else entries[row]
+        problem = unsuited(name, net.likelihood, x, observed, net.decoder is not None)
+        if problem:
+            warnings.warn(f"fit: {problem}", stacklevel=2)

@@ -204,7 +204,7 @@ class _Training:
             before = state.step
             for batch in loader.epoch(epoch, start):
                 if self.inputs.streamed and epoch == 0:
-                    check_batch(self.model, batch, scale=state.step == 0)
+                    check_batch(self.model, batch, values=state.step == 0)
                 self._step(module, optimizer, batch)
                 state.step += 1
                 state.elapsed = time.monotonic() - began

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import reprlib
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -53,10 +54,14 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_ ]", "", name.lower().replace("+", "plus"))
 
 
-def check_count(where: str, key: str, value: object, least: int = 1) -> None:
-    """Raises InputError unless ``value`` is a whole number, of Python or NumPy, of at least ``least``."""
+def check_count(where: str, key: str, value: object, least: int = 1, most: int | None = None) -> None:
+    """Raises InputError unless ``value`` is a whole number, of Python or NumPy, of at least ``least`` and at most ``most``."""
     if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
         raise InputError(f"{where}: got {key}={value!r}; expected a whole number, {least} or more")
+    if most is not None and int(value) > most:
+        raise InputError(
+            f"{where}: got {key}={reprlib.repr(value)}; expected a whole number from {least} to {most:,}"
+        )
 
 
 @contextmanager

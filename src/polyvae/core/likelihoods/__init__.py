@@ -7,7 +7,7 @@ Example:
     >>> import torch
     >>> from polyvae import LIKELIHOODS
     >>> sorted(LIKELIHOODS)[:3]
-    ['bernoulli', 'categorical', 'laplace']
+    ['bernoulli', 'beta', 'beta_binomial']
     >>> likelihood = LIKELIHOODS["normal"]((2, 3), scale=0.5)
     >>> out, x = torch.zeros(4, 2, 3), torch.zeros(4, 2, 3)
     >>> likelihood.log_prob(out, x).shape
@@ -17,31 +17,21 @@ Example:
 from __future__ import annotations
 
 from polyvae.core.likelihoods.base import Entrywise, Likelihood
-from polyvae.core.likelihoods.continuous import LaplaceLikelihood, NormalLikelihood, Scaled
-from polyvae.core.likelihoods.counts import (
-    NegativeBinomialLikelihood,
-    PoissonLikelihood,
-    ZeroInflatedNegativeBinomialLikelihood,
-)
-from polyvae.core.likelihoods.discrete import (
-    BernoulliLikelihood,
-    CategoricalLikelihood,
-    OneHot,
-    SegmentationLikelihood,
-)
-from polyvae.core.likelihoods.sequence import SequenceLikelihood, Text, TokensLikelihood
+from polyvae.core.likelihoods.continuous import NormalLikelihood, Scaled
+from polyvae.core.likelihoods.discrete import OneHot
+from polyvae.core.likelihoods.mixed import MixedLikelihood
+from polyvae.core.likelihoods.plain import PLAIN
+from polyvae.core.likelihoods.sequence import Text
 
-LIKELIHOODS: dict[str, type[Likelihood]] = {
-    "normal": NormalLikelihood,
-    "laplace": LaplaceLikelihood,
-    "bernoulli": BernoulliLikelihood,
-    "categorical": CategoricalLikelihood,
-    "segmentation": SegmentationLikelihood,
-    "poisson": PoissonLikelihood,
-    "negative_binomial": NegativeBinomialLikelihood,
-    "zero_inflated_negative_binomial": ZeroInflatedNegativeBinomialLikelihood,
-    "sequence": SequenceLikelihood,
-    "tokens": TokensLikelihood,
-}
+LIKELIHOODS: dict[str, type[Likelihood]] = {**PLAIN, "mixed": MixedLikelihood}
 
-__all__ = ["LIKELIHOODS", "Entrywise", "Likelihood", "NormalLikelihood", "OneHot", "Scaled", "Text"]
+__all__ = [
+    "LIKELIHOODS",
+    "Entrywise",
+    "Likelihood",
+    "MixedLikelihood",
+    "NormalLikelihood",
+    "OneHot",
+    "Scaled",
+    "Text",
+]

@@ -1,4 +1,4 @@
-"""Likelihoods of real values: normal and Laplace, with a scale that does not depend on the latents."""
+"""Likelihoods of real values: normal, Laplace and Student's t, with a scale that does not depend on the latents."""
 
 from __future__ import annotations
 
@@ -15,51 +15,40 @@ from polyvae.core import noise
 from polyvae.core.distributions import softplus_scale
 from polyvae.core.likelihoods import linear
 from polyvae.core.likelihoods.base import Likelihood
+from polyvae.core.likelihoods.special import HALF_LOG_TWO_PI, stirling
 from polyvae.utils.errors import InputError, is_number
 
-_LOG_TWO_PI = math.log(2 * math.pi)
 _SMALL = 0.1  # a scale below which rounding errors of squares of the size of the data's variance count
 _TINY = torch.finfo(torch.float32).tiny
 
 
-class Scaled(Likelihood):
-    """A location from the decoder and a scale that does not depend on the latents.
+class WithScale(Likelihood):
+    """A scale that does not depend on the latents.
 
     Args:
         shape: Shape of one sample.
         scale: A positive number, "learned" (one parameter for the modality) or "per_entry" (one parameter for each entry). Learned scales
-            start at 1.
+            start at ``start``.
 
     Attributes:
-        power: The distance of an entry is |x − out| to this power; 0: the distance has another form.
+        start: Where learned scales start.
 
     Raises:
         InputError: A scale that is none of these.
     """
 
-    power: ClassVar[int] = 0
+    start: ClassVar[float] = 1.0
 
     def __init__(self, shape: tuple[int, ...], scale: float | str = 1.0) -> None:
         super().__init__(shape)
-        valid = (
-            scale in ("learned", "per_entry") if isinstance(scale, str) else is_number(scale) and scale > 0
-        )
-        if not valid:
-            raise InputError(
-                f"likelihood: got scale={scale!r}; expected a finite number above 0, 'learned' or 'per_entry'"
-            )
-        self.fixed = None if isinstance(scale, str) else float(scale)
-        self.raw_scale = (
-            None
-            if self.fixed is not None
-            else nn.Parameter(torch.zeros(shape if scale == "per_entry" else ()))
-        )
+        self.fixed, self.raw_scale = fixed_or_learned("scale", scale, shape)
 
     @property
     def scale(self) -> Tensor | float:
         """The given number, or the learned scale; broadcasts against [..., *shape]."""
         if self.raw_scale is not None:
-            return softplus_scale(self.raw_scale)
+            scale = softplus_scale(self.raw_scale)
+            return scale if self.start == 1 else self.start * scale
         assert self.fixed is not None
         return self.fixed
 
@@ -67,6 +56,33 @@ class Scaled(Likelihood):
     def one_scale(self) -> bool:
         """Whether all entries have the same scale."""
         return self.raw_scale is None or self.raw_scale.ndim == 0
+
+
+def fixed_or_learned(
+    key: str, value: float | str, shape: tuple[int, ...]
+) -> tuple[float | None, nn.Parameter | None]:
+    """A positive number, or a parameter of zeros: one ("learned"), or one for each entry ("per_entry").
+
+    Raises InputError: a value that is none of these.
+    """
+    valid = value in ("learned", "per_entry") if isinstance(value, str) else is_number(value) and value > 0
+    if not valid:
+        raise InputError(
+            f"likelihood: got {key}={value!r}; expected a finite number above 0, 'learned' or 'per_entry'"
+        )
+    if not isinstance(value, str):
+        return float(value), None
+    return None, nn.Parameter(torch.zeros(shape if value == "per_entry" else ()))
+
+
+class Scaled(WithScale):
+    """A location from the decoder and a scale that does not depend on the latents: arguments as in ``WithScale``.
+
+    Attributes:
+        power: The distance of an entry is |x − out| to this power; 0: the distance has another form.
+    """
+
+    power: ClassVar[int] = 0
 
     @abstractmethod
     def distance(self, out: Tensor, x: Tensor) -> Tensor:
@@ -142,7 +158,7 @@ class NormalLikelihood(Scaled):
         return functional.mse_loss(out, x.expand_as(out), reduction="none")
 
     def density(self, distance: Tensor, scale: Tensor | float, count: Tensor | int) -> Tensor:
-        return distance * (-0.5 / scale**2) - count * (_log(scale) + 0.5 * _LOG_TWO_PI)
+        return distance * (-0.5 / scale**2) - count * (_log(scale) + HALF_LOG_TWO_PI)
 
     def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
         return out + self.scale * noise.normal(tuple(out.shape), out, "x", "")
@@ -162,6 +178,60 @@ class LaplaceLikelihood(Scaled):
 
     def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
         return out + self.scale * noise.laplace(tuple(out.shape), out, "x", "")
+
+
+class StudentTLikelihood(Scaled):
+    """x = out + scale t, with t of Student's t distribution: outliers pull the location less than under a normal likelihood.
+
+    The variance is scale² df / (df − 2) for df above 2, else infinite.
+
+    Args:
+        shape: Shape of one sample.
+        scale: As in ``Scaled``.
+        df: Degrees of freedom, a number above 1, below which there is no mean; or "learned": one parameter for the modality, which starts
+            at 4 and is above 1.
+
+    Raises:
+        InputError: As in ``Scaled``, or degrees of freedom that are neither.
+    """
+
+    def __init__(self, shape: tuple[int, ...], scale: float | str = 1.0, df: float | str = 4.0) -> None:
+        super().__init__(shape, scale)
+        if df != "learned" and not (is_number(df) and float(df) > 1):
+            raise InputError(
+                f"likelihood 'student_t': got df={df!r}; expected a finite number above 1 (at 1 and below there is no mean), or 'learned'"
+            )
+        self.fixed_df = None if isinstance(df, str) else float(df)
+        self.raw_df = nn.Parameter(torch.zeros(())) if isinstance(df, str) else None
+
+    @property
+    def df(self) -> Tensor:
+        """The degrees of freedom, []."""
+        if self.raw_df is None:
+            return torch.tensor(self.fixed_df, dtype=torch.float64)
+        return 1 + 3 * softplus_scale(self.raw_df)
+
+    def distance(self, out: Tensor, x: Tensor) -> Tensor:
+        # ½ (df + 1) log(1 + t²), for t² that overflows as well.
+        df = self.df.to(out)
+        t = (x - out).abs() / (self.scale * df.sqrt())
+        near = t < 1
+        small, large = torch.where(near, t, 0), torch.where(near, 1, t)
+        log = torch.where(
+            near, torch.log1p(small.square()), 2 * large.log() + torch.log1p((1 / large).square())
+        )
+        return 0.5 * (df + 1) * log
+
+    def density(self, distance: Tensor, scale: Tensor | float, count: Tensor | int) -> Tensor:
+        # log Γ((df + 1)/2) − log Γ(df/2) − ½ log(π df), by Stirling's remainders: for many degrees of freedom the terms cancel.
+        half = self.df / 2
+        peak = half * torch.log1p(0.5 / half) - 0.5 + stirling(half + 0.5) - stirling(half) - HALF_LOG_TWO_PI
+        return -distance + count * (peak.to(distance) - _log(scale))
+
+    def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
+        half = (self.df / 2).to(out)
+        width = (noise.gamma(half.expand_as(out), "x.rate", "") / half).sqrt()
+        return out + self.scale * noise.normal(tuple(out.shape), out, "x", "") / width
 
 
 def _log(x: Tensor | float) -> Tensor | float:

@@ -14,14 +14,12 @@ from torch.nn import functional
 
 from polyvae.core import noise
 from polyvae.core.distributions import softplus_scale
+from polyvae.core.likelihoods import special
 from polyvae.core.likelihoods.base import Entrywise, offending
 from polyvae.utils.errors import InputError, is_number
 
 _TWO_PI = 2 * math.pi
-_HALF_LOG_TWO_PI = 0.5 * math.log(_TWO_PI)
 _LARGEST = 80.0  # a log-mean above it has no finite mean in float32
-_NEAR, _TERMS = 0.1, 6  # where the series of a deviance is used, and its terms: the rest is below 1e-12 of it
-_SERIES_FROM = 16.0  # where Stirling's series is used: its rest is below 1e-15
 
 
 class Counts(Entrywise):
@@ -186,8 +184,8 @@ def poisson(x: Tensor, log_mean: Tensor) -> Tensor:
     """
     mean = log_mean.clamp(max=_LARGEST).exp()
     some, positive = x > 0, torch.where(x > 0, x, 1)
-    deviance = _deviance(positive, positive - mean, positive.log() - log_mean)
-    log_mass = -_stirling(positive) - deviance - 0.5 * (_TWO_PI * positive).log()
+    deviance = special.deviance(positive, positive - mean, positive.log() - log_mean)
+    log_mass = -special.stirling(positive) - deviance - 0.5 * (_TWO_PI * positive).log()
     return torch.where(some, log_mass, -mean)
 
 
@@ -202,8 +200,10 @@ def negative_binomial(x: Tensor, log_mean: Tensor, dispersion: Tensor) -> Tensor
     log_shift = torch.log1p(mean / dispersion) - torch.log1p(positive / dispersion)  # log (θ + μ) / (θ + x)
     change = dispersion * ((positive - mean) / (dispersion + mean))
     log_ratio = positive.log() - log_mean + log_shift
-    deviance = _deviance(dispersion, -change, log_shift) + _deviance(positive, change, log_ratio)
-    remainder = _stirling(total) - _stirling(dispersion) - _stirling(positive)
+    deviance = special.deviance(dispersion, -change, log_shift) + special.deviance(
+        positive, change, log_ratio
+    )
+    remainder = special.stirling(total) - special.stirling(dispersion) - special.stirling(positive)
     peak = -torch.log1p(positive / dispersion) - 0.5 * (_TWO_PI * positive * (dispersion / total)).log()
     return torch.where(some, remainder - deviance + peak, -dispersion * torch.log1p(mean / dispersion))
 
@@ -213,32 +213,6 @@ def zero_inflated(x: Tensor, log_mass: Tensor, logit: Tensor) -> Tensor:
     kept = log_mass - functional.softplus(logit)
     zero = torch.logaddexp(kept, functional.logsigmoid(logit)).clamp(max=0)
     return torch.where(x == 0, zero, kept)
-
-
-def _deviance(a: Tensor, change: Tensor, log_ratio: Tensor) -> Tensor:
-    """a log(a / m) − a + m for m = a − ``change`` and ``log_ratio`` = log(a / m), without cancellation where m is close to a."""
-    v = change / (2 * a - change)  # (a − m) / (a + m), and log(a / m) = 2 artanh v
-    near = v.abs() < _NEAR
-    v = torch.where(near, v, 0)
-    square = v.square()
-    series = torch.zeros_like(v)
-    for power in range(_TERMS, 0, -1):
-        series = square * (series + 1 / (2 * power + 1))
-    return torch.where(near, change * v + 2 * a * v * series, a * log_ratio - change)
-
-
-def _stirling(n: Tensor) -> Tensor:
-    """The remainder of Stirling's formula, log n! − (n + ½) log n + n − ½ log 2π, for n > 0."""
-    large = n >= _SERIES_FROM
-    inverse = 1 / torch.where(large, n, _SERIES_FROM)
-    square = inverse.square()
-    series = inverse * (
-        1 / 12 - square * (1 / 360 - square * (1 / 1260 - square * (1 / 1680 - square / 1188)))
-    )
-    small = torch.where(large, 1, n)
-    return torch.where(
-        large, series, torch.lgamma(small + 1) - (small + 0.5) * small.log() + small - _HALF_LOG_TWO_PI
-    )
 
 
 def draw_poisson(log_mean: Tensor) -> Tensor:
