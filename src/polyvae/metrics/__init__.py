@@ -9,11 +9,13 @@ Example:
     ['coherence', 'attributes', 'likelihood', 'quality', 'reconstruction', 'latents', 'conflict', 'prediction']
 """
 
+from polyvae.metrics.explained import VarianceExplained
 from polyvae.metrics.context import Context, fit_prior, posterior_samples
 from polyvae.metrics.evaluation import METRICS, Evaluation, available, evaluate, judges_of
 from polyvae.metrics.features import FeatureNet
 from polyvae.metrics.judges import Judges, train_judges
 from polyvae.metrics.released import judges_for
+from polyvae.metrics.variance import variance_explained
 
 __all__ = [
     "METRICS",
@@ -21,6 +23,7 @@ __all__ = [
     "Evaluation",
     "FeatureNet",
     "Judges",
+    "VarianceExplained",
     "available",
     "evaluate",
     "fit_prior",
@@ -28,4 +31,5 @@ __all__ = [
     "judges_of",
     "posterior_samples",
     "train_judges",
+    "variance_explained",
 ]
