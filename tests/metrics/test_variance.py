@@ -39,7 +39,9 @@ def test_it_is_the_closed_form_of_a_linear_world():
     fitted = (joined - np.concatenate(world.b)) @ gain.T @ loadings.T + np.concatenate(world.b)
     whole = explained_variance_score(joined, fitted, multioutput="raw_values")
     assert np.concatenate([found.r2[m][2] for m in "abc"]) == pytest.approx(whole, rel=1e-9)
-    assert found.value("b") == pytest.approx(1 - np.diag(np.cov(joined - fitted, rowvar=False))[2:4].sum() / np.diag(S)[2:4].sum())
+    assert found.value("b") == pytest.approx(
+        1 - np.diag(np.cov(joined - fitted, rowvar=False))[2:4].sum() / np.diag(S)[2:4].sum()
+    )
     assert found.features["b"] == ("b0", "b1")
     assert np.isnan(found.value("b", "private"))
     assert found.value("b", "shared") == found.value("b", "all")
@@ -83,7 +85,13 @@ def test_private_latents_and_the_parts():
     for m, name in enumerate("abc"):
         truth = x[name].numpy()
         by_w, by_z = w[:, [m]] @ world.C[m].T, z @ world.A[m].T
-        for what, fitted in (("private", by_w), ("shared", by_z), ("all", by_w + by_z), (f"{name}.w0", by_w), ("z0", by_z)):
+        for what, fitted in (
+            ("private", by_w),
+            ("shared", by_z),
+            ("all", by_w + by_z),
+            (f"{name}.w0", by_w),
+            ("z0", by_z),
+        ):
             expected = explained_variance_score(truth, fitted, multioutput="variance_weighted")
             assert found.value(name, what) == pytest.approx(expected, rel=1e-9)
     assert np.isnan(found.value("a", "b.w0"))
@@ -95,7 +103,9 @@ def test_the_metric_is_json_and_has_headline_numbers():
     context = Context.of(model, in_columns(world, x))
     found = variance(context)
     assert {name for name, value in found.items() if isinstance(value, float)} == {
-        "variance_explained", "variance_explained_shared", "variance_explained_others",
+        "variance_explained",
+        "variance_explained_shared",
+        "variance_explained_others",
     }
     details = json.loads(json.dumps(found["variance"], allow_nan=False))
     assert details["rows"] == 80
@@ -115,11 +125,22 @@ def test_pooled_r2_is_that_of_all_features_together():
 
 
 def test_a_name_that_is_unknown_is_refused_with_the_nearest():
-    table = VarianceExplained(("z0",), ("all",), {"rna": ("TP53",)}, {"rna": np.array([[0.6], [0.7]])}, {"rna": np.ones(1)})
-    for arguments, hint in ((("rn", "z0"), "did you mean 'rna'"), (("rna", "z1"), "did you mean 'z0'"), (("rna", "z0", "TP5"), "'TP53'")):
+    table = VarianceExplained(
+        ("z0",), ("all",), {"rna": ("TP53",)}, {"rna": np.array([[0.6], [0.7]])}, {"rna": np.ones(1)}
+    )
+    for arguments, hint in (
+        (("rn", "z0"), "did you mean 'rna'"),
+        (("rna", "z1"), "did you mean 'z0'"),
+        (("rna", "z0", "TP5"), "'TP53'"),
+    ):
         with pytest.raises(pv.InputError, match=hint):
             table.value(*arguments)
-    assert table.to_columns() == {"modality": ["rna", "rna"], "feature": [None, None], "latent": ["z0", "all"], "r2": [0.6, 0.7]}
+    assert table.to_columns() == {
+        "modality": ["rna", "rna"],
+        "feature": [None, None],
+        "latent": ["z0", "all"],
+        "r2": [0.6, 0.7],
+    }
     assert table.to_columns(features=True)["feature"] == ["TP53", "TP53"]
 
 

@@ -123,7 +123,9 @@ class VarianceExplained:
             rows.append([PARTS[name] if name in self.parts else name, *shown])
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         return "\n".join(
-            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+            "  ".join(
+                [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+            )
             for row in rows
         )
 
@@ -164,7 +166,9 @@ class VarianceExplained:
 
     def _known(self, kind: str, name: str, names: Sequence[str]) -> str:
         if name not in names:
-            raise InputError(f"variance explained: {name!r} is not a {kind} of this table; {nearest(name, names)}")
+            raise InputError(
+                f"variance explained: {name!r} is not a {kind} of this table; {nearest(name, names)}"
+            )
         return name
 
 

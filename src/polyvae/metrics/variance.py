@@ -17,7 +17,7 @@ uncorrelated with each of them. With a nonlinear decoder they need not add up, b
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from polyvae.core.batch import Batch
+from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
 from polyvae.metrics.context import Context, subsample
@@ -48,9 +49,16 @@ def variance(context: Context, *, rows: int = ROWS) -> dict[str, Any]:
     samples are used, chosen at random, and fewer if there are many latent dimensions.
     """
     model = context.model
-    rows = max(100, min(rows, _DECODED // (model.shared + max((net.private for net in model.modalities.values()), default=0) + 4)))
+    rows = max(
+        100,
+        min(
+            rows,
+            _DECODED
+            // (model.shared + max((net.private for net in model.modalities.values()), default=0) + 4),
+        ),
+    )
     few = subsample(context.data, rows, context.seed("variance/rows"))
-    if not _explained(model, few) or len(few) < 2:
+    if not decoded_values(model, few) or len(few) < 2:
         return {}
     for name in few.names:
         if name in model.modalities and model.modalities[name].likelihood.ids:
@@ -61,7 +69,9 @@ def variance(context: Context, *, rows: int = ROWS) -> dict[str, Any]:
         values = [value for name in found.modalities if not np.isnan(value := found.value(name, part))]
         if values:
             means["variance_explained" + ("" if part == "all" else f"_{part}")] = sum(values) / len(values)
-    return means | {"variance": summary(found, [spec.name for spec in model.specs if len(spec.shape) == 1], len(few))}
+    return means | {
+        "variance": summary(found, [spec.name for spec in model.specs if len(spec.shape) == 1], len(few))
+    }
 
 
 def summary(found: VarianceExplained, flat: Sequence[str], rows: int) -> dict[str, Any]:
@@ -76,12 +86,24 @@ def summary(found: VarianceExplained, flat: Sequence[str], rows: int) -> dict[st
 
     return {
         "rows": rows,
-        "parts": {name: finite({what: found.value(name, what) for what in found.parts}) for name in found.modalities},
+        "parts": {
+            name: finite({what: found.value(name, what) for what in found.parts}) for name in found.modalities
+        },
         "latents": {name: found.by_latent(name) for name in found.modalities},
-        "top": {latent: [list(each) for each in part.top(latent, _TOP)] for latent in found.active()} if named else {},
+        "top": {latent: [list(each) for each in part.top(latent, _TOP)] for latent in found.active()}
+        if named
+        else {},
         "features": {
             name: {
-                what: finite(dict(zip(found.features[name], found.r2[name][len(found.latents) + at].tolist(), strict=True)))
+                what: finite(
+                    dict(
+                        zip(
+                            found.features[name],
+                            found.r2[name][len(found.latents) + at].tolist(),
+                            strict=True,
+                        )
+                    )
+                )
                 for at, what in enumerate(found.parts)
                 if what in ("all", "others")
             }
@@ -131,12 +153,25 @@ def variance_explained(
     """
     check_ready("variance explained", model, data)
     check_count("variance explained", "batch_size", batch_size)
-    names = _explained(model, data)
+    names = decoded_values(model, data)
     if not names:
         raise InputError(
             "variance explained: got no modality that is decoded into values; expected one with a likelihood of values; ids of words have "
             "no variance"
         )
+    return explained(model, data, names, seed, batch_size)
+
+
+@torch.no_grad()
+def explained(
+    model: MultimodalVAE,
+    data: MultimodalData,
+    names: Sequence[str],
+    seed: int,
+    batch_size: int = 1000,
+    alone: bool = True,
+) -> VarianceExplained:
+    """The table for these modalities; without ``alone``, of the parts only."""
     z, w = latent_means(model, data, batch_size)
     latents = [f"z{at}" for at in range(z.shape[1])]
     spans = dict(zip(model.modalities, model.columns, strict=True))
@@ -148,7 +183,7 @@ def variance_explained(
         span, D = spans[name], z.shape[1]
         table = np.full((len(latents) + len(parts), moments.width), np.nan)
         seen = model.modalities[name].seen
-        for at in (*range(seen), *range(D + span.start, D + span.stop)):
+        for at in (*range(seen), *range(D + span.start, D + span.stop)) if alone else ():
             table[at] = moments.r2(*_alone(z, w, [at]))
         if D or span.stop > span.start:
             table[-4] = moments.r2(z, w)
@@ -159,15 +194,15 @@ def variance_explained(
         if any(net.encoder is not None and other != name for other, net in model.modalities.items()):
             table[-1] = moments.from_others(fold_in(seed, "variance", names.index(name)))
         r2[name], deviations[name] = table, moments.deviations.numpy()
-        features[name] = feature_names(data, model, name)
+        features[name] = feature_names(data.columns, model.modalities[name].spec)
     return VarianceExplained(tuple(latents), parts, features, r2, deviations)
 
 
-def feature_names(data: MultimodalData, model: MultimodalVAE, name: str) -> tuple[str, ...]:
+def feature_names(columns: Mapping[str, Sequence[str]], spec: Modality) -> tuple[str, ...]:
     """The names of the features of a modality; of those without, their indices, such as "3" or "0,5,5"."""
-    if name in data.columns:
-        return tuple(str(each) for each in data.columns[name])
-    return tuple(",".join(map(str, index)) for index in np.ndindex(*model.modalities[name].spec.shape))
+    if spec.name in columns:
+        return tuple(str(each) for each in columns[spec.name])
+    return tuple(",".join(map(str, index)) for index in np.ndindex(*spec.shape))
 
 
 def check_ready(where: str, model: object, data: object, least: int = 2) -> None:
@@ -178,7 +213,9 @@ def check_ready(where: str, model: object, data: object, least: int = 2) -> None
             "Estimator has a method of this name"
         )
     if model.training:
-        raise InputError(f"{where}: the model is in training mode; expected evaluation mode; call model.eval() first")
+        raise InputError(
+            f"{where}: the model is in training mode; expected evaluation mode; call model.eval() first"
+        )
     if len(data) < least:
         raise InputError(f"{where}: got {len(data)} samples; expected {least} or more; add samples")
 
@@ -189,7 +226,7 @@ def latent_means(model: MultimodalVAE, data: MultimodalData, batch_size: int = 1
     return both[:, : model.shared], both[:, model.shared :]
 
 
-def _explained(model: MultimodalVAE, data: MultimodalData) -> list[str]:
+def decoded_values(model: MultimodalVAE, data: MultimodalData) -> list[str]:
     """The modalities of the data that are decoded into values with a variance."""
     return [
         name
@@ -257,7 +294,10 @@ class _Moments:
     def _decode(self, z: Tensor, w: Tensor, batch: Batch) -> Tensor:
         like = next(self.model.parameters())
         out = self.model.modalities.decode_one(
-            self.name, z.to(like.device, like.dtype), w.to(like.device, like.dtype), like=self.model.admit(batch)
+            self.name,
+            z.to(like.device, like.dtype),
+            w.to(like.device, like.dtype),
+            like=self.model.admit(batch),
         )
         return out.flatten(1).double().cpu()
 
@@ -279,7 +319,9 @@ def expected(model: MultimodalVAE, given: Batch, name: str, seed: int, like: Bat
     library = None if like is None else model.admit(like)
     if len(q.weights) == 1 and span.stop == span.start:
         both = model.embed(given, private=True)
-        return model.modalities.decode_one(name, both[:, : model.shared], both[:, model.shared :], like=library)
+        return model.modalities.decode_one(
+            name, both[:, : model.shared], both[:, model.shared :], like=library
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         z, w = model.draw_latents(given, _DRAWS)
