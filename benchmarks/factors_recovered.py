@@ -2,9 +2,9 @@
 
     python -m benchmarks.factors_recovered [--mofa-python PATH] [--samples 400] [--seed 0] [--out runs/factors.json]
 
-The cohort is made as in MOFA's own simulations (Argelaguet et al. 2018): x_m = z W_m' + noise, with normal factors z, normal loadings in the
-modalities in which a factor is active, and zero loadings in the others. The truth about variance is exact: factor k explains
-Σ_f w_fk² / Σ_f (Σ_l w_fl² + s²) of a modality. A recovered factor is matched with a true one by their absolute correlation.
+The cohort is made as in MOFA's own simulations (Argelaguet et al. 2018): x_m = z W_m' + noise, with normal factors z, normal loadings in
+the modalities in which a factor is active, and zero loadings in the others. The truth about variance is exact: factor k explains Σ_f w_fk²
+/ Σ_f (Σ_l w_fl² + s²) of a modality. A recovered factor is matched with a true one by their absolute correlation.
 
 MOFA runs in its own interpreter (``--mofa-python``; by default this one), and a line says so where mofapy2 is not installed.
 """

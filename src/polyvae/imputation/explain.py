@@ -1,13 +1,13 @@
 """What the embedding of an estimator explains of each feature, and how its outputs depend on the inputs.
 
-The embedding z is a linear map of what the members expect of all features, x̂ = mean + z axesᵀ (see ``embedding``), so the share of a feature's
-variance that column k explains is
+The embedding z is a linear map of what the members expect of all features, x̂ = mean + z axesᵀ (see ``embedding``), so the share of a
+feature's variance that column k explains is
 
     R²_k = a_k (2 Cov(z_k, x) − Cov(z_k, x̂)) / Var(x),
 
-for its loading a_k, over the samples in which the feature was observed. The shares add up to 1 − Var(x − x̂) / Var(x). Where the columns are
-uncorrelated, R²_k is 1 − Var(x − z_k a_k) / Var(x), that of one factor in MOFA. Training samples are embedded by the members that left them
-out, given everything that was observed of them, the feature included.
+for its loading a_k, over the samples in which the feature was observed. The shares add up to 1 − Var(x − x̂) / Var(x). Where the columns
+are uncorrelated, R²_k is 1 − Var(x − z_k a_k) / Var(x), that of one factor in MOFA. Training samples are embedded by the members that left
+them out, given everything that was observed of them, the feature included.
 """
 
 from __future__ import annotations

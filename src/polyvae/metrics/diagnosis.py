@@ -1,8 +1,8 @@
 """Diagnosis: which modality is ignored, collapsed, or in conflict, by which number, and what to do about it.
 
-Each check compares a number with a threshold. A modality has one finding for its decoder or else one for its encoder, the first that applies,
-because the others follow from it. What the model reaches is compared with ridge regression on the same samples (in five folds): a modality
-that no method predicts from the others has nothing to share, which is not a fault of the model.
+Each check compares a number with a threshold. A modality has one finding for its decoder or else one for its encoder, the first that
+applies, because the others follow from it. What the model reaches is compared with ridge regression on the same samples (in five folds): a
+modality that no method predicts from the others has nothing to share, which is not a fault of the model.
 """
 
 from __future__ import annotations
@@ -118,10 +118,10 @@ def diagnose(
 ) -> Diagnosis:
     """Find what is wrong with a trained model, by modality.
 
-    The checks are: z is not used; a decoder ignores the latents; a modality has nothing in common with the others; an encoder says nothing of
-    z, or is ignored by the joint posterior; private latents contain what should be shared; generation from the other modalities is worse than
-    ridge regression; gradients of two modalities are opposed; one modality dominates the others; overfitting; data on a scale that does not
-    fit the likelihood. At most 1,000 samples of each part are used, chosen at random.
+    The checks are: z is not used; a decoder ignores the latents; a modality has nothing in common with the others; an encoder says nothing
+    of z, or is ignored by the joint posterior; private latents contain what should be shared; generation from the other modalities is worse
+    than ridge regression; gradients of two modalities are opposed; one modality dominates the others; overfitting; data on a scale that
+    does not fit the likelihood. At most 1,000 samples of each part are used, chosen at random.
 
     Args:
         model: A trained model in evaluation mode.
@@ -130,9 +130,9 @@ def diagnose(
         seed: The seed of the choice of samples and of all draws.
 
     Returns:
-        The findings, each with its number, its threshold and a remedy, and the numbers of all modalities in ``measures``: "kl" of the expert
-        of each modality, its "influence" on the joint posterior, "r2" given everything, "r2 shared" from z alone, "r2 others" from the other
-        modalities and "r2 ridge" by ridge regression, "nats" per sample, and its "share" of the gradient norm.
+        The findings, each with its number, its threshold and a remedy, and the numbers of all modalities in ``measures``: "kl" of the
+        expert of each modality, its "influence" on the joint posterior, "r2" given everything, "r2 shared" from z alone, "r2 others" from
+        the other modalities and "r2 ridge" by ridge regression, "nats" per sample, and its "share" of the gradient norm.
 
     Raises:
         InputError: The model is in training mode, or there are fewer than two samples.

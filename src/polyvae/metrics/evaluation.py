@@ -19,7 +19,7 @@ from polyvae.metrics.checklist import checklist
 from polyvae.metrics.coherence import coherence
 from polyvae.metrics.conflict import conflict
 from polyvae.metrics.context import Context, complete_rows, fit_prior
-from polyvae.metrics.diagnosis import diagnosis
+from polyvae.metrics.diagnosis import Finding, diagnosis
 from polyvae.metrics.features import FeatureNet, load_feature_net
 from polyvae.metrics.judges import Judges, judgeable, judged, teachable
 from polyvae.metrics.latents import latents
@@ -74,7 +74,8 @@ class Evaluation(Mapping[str, Any]):
 
     def table(self) -> Table:
         """The headline numbers and the accuracies of the judges, for a terminal."""
-        notes = "\n".join(self.get("notes", ()))
+        findings = [str(Finding(**each)) for each in self.get("diagnosis", {}).get("findings", ())]
+        notes = "\n".join([*self.get("notes", ()), *findings])
         title = f"{self['model']}, {self['rows']} {self.get('part', 'held-out')} samples"
         table = Table("number", "value", title=title, caption=notes or None, caption_justify="left")
         for name, value in self.headline().items():

@@ -8,8 +8,8 @@ was observed of the sample. Over the samples in which x_f was observed,
 A constant offset of a feature does not count, as with the intercept of a factor model. A latent dimension is judged alone: x̂_f is decoded
 with all other dimensions at their means over the samples. With a linear decoder this is the R² of one factor and its loadings, as in MOFA
 (Argelaguet et al. 2018), and the R² of dimensions add up to that of all where the dimensions are uncorrelated and the residual is
-uncorrelated with each of them. With a nonlinear decoder they need not add up, because dimensions interact. "shared" keeps w at its mean, and
-"private" keeps z at its mean.
+uncorrelated with each of them. With a nonlinear decoder they need not add up, because dimensions interact. "shared" keeps w at its mean,
+and "private" keeps z at its mean.
 
 "others" is of another kind: a modality predicted from the other ones. It is 1 − Σ (x_f − x̂_f)² / Σ (x_f − x̄_f)², so an offset counts.
 """
@@ -42,7 +42,7 @@ _VALUES = 2**22  # values of one modality that are decoded together
 
 
 def variance(context: Context, *, rows: int = ROWS) -> dict[str, Any]:
-    """``variance_explained`` by all latents, ``_shared`` by z, ``_private`` by w, ``_others`` from the other modalities: means over modalities.
+    """``variance_explained`` by all latents, ``_shared`` by z, ``_private`` by w, ``_others`` from other modalities: means over modalities.
 
     ``variance`` has the details: by modality and part, by modality and latent dimension, the features of which a dimension explains most,
     and, for each feature of modalities of at most 1,000, its R² from all latents and from the other modalities. At most ``rows`` held-out
