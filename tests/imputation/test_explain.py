@@ -26,7 +26,7 @@ def fitted() -> tuple[pv.Estimator, dict[str, np.ndarray]]:
     x["a"][10, 2] = np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return pv.Estimator(steps=150, members=2, latent=4, seed=0).fit(x), x
+        return pv.Estimator(steps=60, members=2, latent=4, seed=0).fit(x), x
 
 
 def test_shares_are_the_r2_of_single_factors_where_factors_are_uncorrelated():
@@ -81,8 +81,8 @@ def test_the_table_of_the_training_samples(fitted, rotation):
     for name in found.modalities:
         shares = found.by_latent(name)
         assert sum(shares.values()) == pytest.approx(found.value(name), rel=1e-6)
-    assert found.value("a") > 0.5
-    assert found.value("a", "others", "2") == estimator.scores_.value("a", "stack", "r2", feature="2")
+    assert found.value("a") > 0.3
+    assert found.value("a", "others", "a_2") == estimator.scores_.value("a", "stack", "r2", feature="a_2")
     assert found.factors.shape == (80, len(found.latents))
     if rotation == "varimax":
         assert found.latents[0] == "f0"
@@ -100,19 +100,19 @@ def test_attributions_add_up_to_the_change_of_transform(fitted):
     """From the means of the training data, to which standardised zeros correspond."""
     estimator, x = fitted
     complete = {name: value[11:30] for name, value in x.items()}
-    found = estimator.attribute(complete, "z0")
+    found = estimator.attribute(complete, "z0", steps=16)
     z = estimator.transform(complete)[:, 0]
     assert found.output.numpy() == pytest.approx(z, abs=1e-3)
     total = sum(part.sum(1) for part in found.values.values()).numpy()
     assert total == pytest.approx(z - found.baseline.numpy(), abs=0.02 * z.std())
     middle = {each.name: np.asarray(each.center, np.float64)[None] for each in estimator.schema_.modalities}
     assert found.baseline.numpy()[0] == pytest.approx(estimator.transform(middle)[0, 0], abs=1e-3)
-    assert found.features["a"] == ("0", "1", "2", "3", "4", "5")
+    assert found.features["a"] == tuple(f"a_{at}" for at in range(6))
 
 
 def test_attributions_of_an_imputed_feature(fitted):
     estimator, x = fitted
-    found = estimator.attribute(x, ("b", 1))
+    found = estimator.attribute({name: value[:20] for name, value in x.items()}, ("b", 1), steps=16)
     assert list(found.values) == ["a", "c"]
     assert found.by_modality()["a"] > 0.8  # c is noise
     assert bool((found.values["a"][10, 2] == 0).all())

@@ -62,10 +62,10 @@ def test_attributions_add_up_to_the_change_of_the_output(of):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.5 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    found = attribute(model, data, of, to=["a", "b"], steps=300)
+    found = attribute(model, data, of, to=["a", "b"], steps=100)
     total = sum(x.sum(1) for x in found.values.values())
     assert total.numpy() == pytest.approx(
-        (found.output - found.baseline).numpy(), abs=1e-2 * float(found.output.std())
+        (found.output - found.baseline).numpy(), abs=3e-2 * float(found.output.std())
     )
     for m, name in enumerate("ab"):
         assert (found.values[name][~data.mask[m]] == 0).all()

@@ -16,7 +16,7 @@ PARTS: Mapping[str, str] = {
     "all": "all latents",
     "shared": "z alone",
     "private": "w alone",
-    "others": "from the other modalities",
+    "others": "given the others",
 }
 SHOWN = 0.01
 """A latent dimension that explains less than this share of the variance of every modality is not shown in tables."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from polyvae.metrics.explained import PARTS, SHOWN, VarianceExplained
+from polyvae.metrics.explained import PARTS, SHOWN
+from polyvae.report.drawing import Figure
 from polyvae.report.figures import heat_map
 from polyvae.report.metrics import number
 from polyvae.report.sections import Page, Section, Table
@@ -24,100 +25,100 @@ def variance_section(page: Page) -> Section | None:
     found = page.evaluation.get("variance")
     if not found:
         return None
-    shares, parts = found["latents"], found["parts"]
-    others = {name: by["others"] for name, by in parts.items() if "others" in by}
+    parts = {key: {n: by[key] for n, by in found["parts"].items() if key in by} for key in PARTS}
     lead = (
         "R² of the means decoded with one latent dimension at its posterior mean and all others at their means over "
-        f"{found['rows']:,} held-out samples. Below: R² with z alone, with w alone, with all latents, and of each modality predicted from "
-        "the others. With a nonlinear decoder the dimensions need not add up."
+        f"{found['rows']:,} held-out samples. With a nonlinear decoder the dimensions need not add up to “{PARTS['all']}”. Last row: R² of "
+        "each modality predicted from the others."
     )
-    return _section(
-        shares,
-        {key: {n: by[key] for n, by in parts.items() if key in by} for key in PARTS},
-        others,
-        found["top"],
-        lead,
+    figure, shown = _map("variance_explained", found["latents"], parts, "latent dimension")
+    return Section(
+        "variance", "Variance explained", lead, [figure], _features(shown, found["top"], "latent dimension")
     )
 
 
 def cohort_variance_section(view: View) -> Section | None:
-    """Variance explained by column of the embedding and modality, of an estimator."""
-    table = view.estimator.variance_explained()
-    shares = {name: table.by_latent(name) for name in table.modalities}
-    if not any(shares.values()):
+    """Variance explained by column of the embedding and modality, of an estimator; and by the same columns, rotated."""
+    own = view.estimator.variance_explained()
+    turned = view.estimator.variance_explained(rotation="varimax")
+    if not turned.latents:
         return None
-    parts = {
-        key: {name: value for name in table.modalities if not np.isnan(value := table.value(name, key))}
-        for key in table.parts
-    }
+    figures, shown = [], list[str]()
+    for name, table, title in (
+        ("variance_explained", own, "column of the embedding"),
+        ("variance_rotated", turned, "rotated factor"),
+    ):
+        shares = {modality: table.by_latent(modality) for modality in table.modalities}
+        parts = {
+            key: {
+                modality: value
+                for modality in table.modalities
+                if not np.isnan(value := table.value(modality, key))
+            }
+            for key in table.parts
+        }
+        figure, shown = _map(name, shares, parts, title)
+        figures.append(figure)
     lead = (
         "The share of each column of the embedding in the variance of each modality, whose features are standardised. Training samples are "
-        "embedded by the members that left them out, given all that was measured. The columns add up to “all latents”. Last row: R² of "
-        "each modality predicted from the others."
+        "embedded by the members that left them out, given all that was measured. The columns are principal components, in which factors "
+        "of similar strength are mixed; rotated by varimax, each feature depends on few of them. Both add up to “all latents”. Last row: "
+        "R² of each modality predicted from the others."
     )
-    return _section(shares, parts, parts.get("others", {}), _top(table), lead)
+    top = {name: turned.top(name, _TOP) for name in shown}
+    return Section(
+        "variance", "Variance explained", lead, figures, _features(shown, top, "rotated factor"), wide=False
+    )
 
 
-def _top(table: VarianceExplained) -> dict[str, list[tuple[str, str, float]]]:
-    return {name: table.top(name, _TOP) for name in table.active()}
-
-
-def _section(
-    shares: Mapping[str, Mapping[str, float]],
-    parts: Mapping[str, Mapping[str, float]],
-    others: Mapping[str, float],
-    top: Mapping[str, Sequence[Sequence[Any]]],
-    lead: str,
-) -> Section:
-    modalities = list(shares)
+def _map(
+    name: str, shares: Mapping[str, Mapping[str, float]], parts: Mapping[str, Mapping[str, float]], title: str
+) -> tuple[Figure, list[str]]:
+    """The heat map of R², latent dimension by modality, and the dimensions that it shows."""
     largest: dict[str, float] = {}
     for by in shares.values():
         for latent, value in by.items():
             largest[latent] = max(value, largest.get(latent, value))
     active = [latent for latent, value in largest.items() if value >= SHOWN]
-    if len(active) > _ROWS:
-        kept = sorted(active, key=lambda latent: -largest[latent])[:_ROWS]
-        active = [latent for latent in active if latent in kept]
-    rows = {latent: {name: by[latent] for name, by in shares.items() if latent in by} for latent in active}
+    kept = sorted(active, key=lambda latent: -largest[latent])[:_ROWS]
+    active = [latent for latent in active if latent in kept]
+    rows = {latent: {each: by[latent] for each, by in shares.items() if latent in by} for latent in active}
     below = {PARTS[key]: dict(by) for key, by in parts.items() if key not in ("all", "others") and by}
-    below |= {PARTS["all"]: dict(parts.get("all", {}))}
+    below[PARTS["all"]] = dict(parts.get("all", {}))
     hidden = len(largest) - len(active)
-    more = (
-        f" {counted(hidden, 'dimension', 'dimensions')} not shown, each below {SHOWN:.0%} or among the smallest."
-        if hidden
-        else ""
-    )
+    more = f" Not shown: {counted(hidden, 'dimension', 'dimensions')} of less." if hidden else ""
     said = "; ".join(
-        f"{latent}: " + ", ".join(f"{n} {value:.3f}" for n, value in by.items())
+        f"{latent}: " + ", ".join(f"{each} {value:.3f}" for each, value in by.items())
         for latent, by in rows.items()
     )
     figure = heat_map(
-        "variance_explained",
+        name,
         rows | below,
         [*rows, *below],
-        modalities,
+        list(shares),
         (0.0, 1.0),
-        others or None,
+        parts.get("others") or None,
         PARTS["others"],
-        f"Heat map of R² by latent dimension and modality. {said}.",
-        f"R² by latent dimension and modality.{more}",
+        f"Heat map of R² by {title} and modality. {said}.",
+        f"R² by {title} and modality.{more}",
         above="modality",
     )
-    tables = []
-    listed = [latent for latent in active if top.get(latent)][:_LISTED]
-    if listed:
-        lines = [
-            [
-                latent,
-                ", ".join(
-                    f"{feature} ({name}) {number(float(value), 2)}"
-                    for name, feature, value in top[latent][:_TOP]
-                ),
-            ]
-            for latent in listed
+    return figure, active
+
+
+def _features(latents: Sequence[str], top: Mapping[str, Sequence[Sequence[Any]]], title: str) -> list[Table]:
+    """The features of which each latent dimension explains most."""
+    rows = [
+        [
+            latent,
+            ", ".join(
+                f"{feature} ({name}) {number(float(value), 2)}" for name, feature, value in top[latent][:_TOP]
+            ),
         ]
-        tables.append(Table(["latent", "features of which it explains most, with R²"], lines, prose=True))
-    return Section("variance", "Variance explained", lead, [figure], tables)
+        for latent in list(latents)[:_LISTED]
+        if top.get(latent)
+    ]
+    return [Table([title, "features of which it explains most, with R²"], rows, prose=True)] if rows else []
 
 
 def diagnosis_section(page: Page) -> Section | None:
