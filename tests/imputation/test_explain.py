@@ -26,7 +26,7 @@ def fitted() -> tuple[pv.Estimator, dict[str, np.ndarray]]:
     x["a"][10, 2] = np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return pv.Estimator(steps=60, members=2, latent=4, seed=0).fit(x), x
+        return pv.Estimator(steps=150, members=2, latent=4, seed=0).fit(x), x
 
 
 def test_shares_are_the_r2_of_single_factors_where_factors_are_uncorrelated():

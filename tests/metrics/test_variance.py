@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import explained_variance_score
+from torch import nn
 
 import polyvae as pv
 from polyvae import MultimodalData
@@ -95,6 +97,38 @@ def test_private_latents_and_the_parts():
             expected = explained_variance_score(truth, fitted, multioutput="variance_weighted")
             assert found.value(name, what) == pytest.approx(expected, rel=1e-9)
     assert np.isnan(found.value("a", "b.w0"))
+
+
+class Product(nn.Module):
+    """(1 + z0) (2 − z1), in which the share of z0 depends on where z1 is kept."""
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return (1 + z[:, :1]) * (2 - z[:, 1:])
+
+
+def test_with_a_nonlinear_decoder_the_others_are_kept_at_their_means():
+    world = World(latent=2)
+    specs = world.modalities()
+    specs[1] = replace(
+        specs[1], name="b", decoder=lambda in_shape, out: Product(), shape=(1,), encoder=None, role="target"
+    )
+    model = pv.build("mvae", specs, latent=2).double().eval()
+    x = {
+        **world.data(100),
+        "b": torch.randn(100, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
+    }
+    data = in_columns(world, {name: value + 3 for name, value in x.items()})  # the means of z are not 0
+    found, (z, _) = variance_explained(model, data), latent_means(model, data)
+    assert abs(z.mean(0)).min() > 0.3
+    truth = data.values("b")[:, 0].numpy()
+    for latent, fitted in (
+        ("z0", (1 + z[:, 0]) * (2 - z[:, 1].mean())),
+        ("z1", (1 + z[:, 0].mean()) * (2 - z[:, 1])),
+        ("all", (1 + z[:, 0]) * (2 - z[:, 1])),
+    ):
+        assert found.value("b", latent) == pytest.approx(
+            explained_variance_score(truth, fitted.numpy()), rel=1e-9
+        )
 
 
 def test_the_metric_is_json_and_has_headline_numbers():
