@@ -392,7 +392,10 @@ def _generation(
         return []
     if model.modalities[name].private and r2 - shared > BEHIND:
         what = "its private latents contain what should be shared: R² from the others, minus that of ridge regression"
-        return [Finding(what, name, behind, -BEHIND, "give it fewer private latents, or z more dimensions")]
+        remedy = "give it fewer private latents, or z more dimensions"
+        if not model.shared:
+            remedy = "the model has no z: generate with a prior that is fitted to all latents (fit_prior(..., latents='all'))"
+        return [Finding(what, name, behind, -BEHIND, remedy)]
     what = (
         "it is generated worse than by ridge regression: R² from the others, minus that of ridge regression"
     )
