@@ -25,7 +25,7 @@ from polyvae.core.likelihoods import LIKELIHOODS
 from polyvae.core.modality import Modality
 from polyvae.core.networks import NETWORKS
 from polyvae.data import DATASETS, MultimodalData, load_dataset, text
-from polyvae.metrics import METRICS, evaluate, fit_prior
+from polyvae.metrics import METRICS, attribute, diagnose, evaluate, fit_prior, variance_explained
 from polyvae.models import MMVAE, MODELS, MVAE, VAE, MMVAEPlus, MoPoE, build, cite
 from polyvae.models.bundles import load_model, save_model
 from polyvae.training.loop import fit
@@ -51,8 +51,10 @@ __all__ = [
     "Modality",
     "MultimodalData",
     "Normal",
+    "attribute",
     "build",
     "cite",
+    "diagnose",
     "evaluate",
     "fit",
     "fit_prior",
@@ -62,6 +64,7 @@ __all__ = [
     "pool",
     "save_model",
     "text",
+    "variance_explained",
 ]
 
 

@@ -1329,4 +1329,51 @@ MUTANTS = [
         "decoding.all(latents, rows)",
         by="models/test_subsetpoe.py",
     ),
+    # ---- understanding: variance explained, attribution, matching, diagnosis ----
+    *(
+        Mutant(where, old, new, by=by)
+        for where, old, new, by in (
+            (
+                "metrics.variance:_Moments.r2",
+                "second - first.square() / self.count.clamp(min=1)",
+                "second",
+                "metrics/test_variance.py",
+            ),
+            (
+                "metrics.variance:_alone",
+                "both.mean(0, keepdim=True)",
+                "0 * both.mean(0, keepdim=True)",
+                "metrics/test_variance.py",
+            ),
+            (
+                "metrics.explained:pooled",
+                "r2[known] * variance[known]",
+                "r2[known]",
+                "metrics/test_variance.py",
+            ),
+            ("metrics.matching:match", "tied / 2", "0 * tied", "metrics/test_matching.py"),
+            (
+                "metrics.matching:match",
+                "(k - closer) / (tied + 1)",
+                "(k - closer - 1) / (tied + 1)",
+                "metrics/test_matching.py",
+            ),
+            ("metrics.attribution:integrate", "weights / 2", "weights", "metrics/test_attribution.py"),
+            ("metrics.attribution:integrate", "(nodes + 1) / 2", "nodes", "metrics/test_attribution.py"),
+            ("imputation.explain:shares_of", "2 * centred", "1 * centred", "imputation/test_explain.py"),
+            (
+                "imputation.explain:varimax",
+                "turned**3",
+                "turned**2",
+                "imputation/test_explain.py",
+            ),
+            ("metrics.diagnosis:_decoder", "ridge < SHARED", "ridge > SHARED", "metrics/test_diagnosis.py"),
+            (
+                "metrics.diagnosis:_generation",
+                "r2 - shared > BEHIND",
+                "r2 - shared < BEHIND",
+                "metrics/test_diagnosis.py",
+            ),
+        )
+    ),
 ]

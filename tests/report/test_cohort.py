@@ -71,7 +71,18 @@ def test_the_page_asks_for_nothing_from_outside(page: str) -> None:
 
 def test_it_shows_every_section_and_the_scores(run: FittedRun, page: str) -> None:
     found, scores = Elements(page), run.estimator.scores_
-    for anchor in ("samples", "scores", "features", "calibration", "embedding", "pairs", "target", "made"):
+    for anchor in (
+        "samples",
+        "scores",
+        "features",
+        "calibration",
+        "embedding",
+        "variance",
+        "pairs",
+        "target",
+        "diagnosis",
+        "made",
+    ):
         assert anchor in found.ids
     for name in run.estimator.schema_.names:
         assert name in found.words

@@ -37,9 +37,7 @@ class Embedding(NamedTuple):
     @classmethod
     def fit(cls, imputer: Imputer, width: int) -> Embedding:
         """The components of the training samples, at most ``width`` of them."""
-        columns = sum(x.shape[1] for x in imputer.tables.values.values())
-        step = -(-imputer.tables.size // min(_SAMPLES, max(1000, _CELLS // columns)))
-        expected = _joined(imputer, _members(imputer).predict(imputer.tables.rows(slice(None, None, step))))
+        expected = joined(imputer, members_of(imputer).predict(imputer.tables.rows(sampled(imputer))))
         pca = components(expected, width)
         return cls(pca.mean_.astype(np.float32), pca.components_.T.astype(np.float32))
 
@@ -52,7 +50,7 @@ class Embedding(NamedTuple):
         """The embedding of samples, [N, D]."""
         tables = imputer.admit(tables)
         return np.concatenate(
-            [self._project(imputer, _members(imputer).predict(part)) for part in _pieces(tables)]
+            [self._project(imputer, members_of(imputer).predict(part)) for part in _pieces(tables)]
         )
 
     def spread(self, imputer: Imputer, tables: Tables, seed: int) -> Floats:
@@ -64,19 +62,27 @@ class Embedding(NamedTuple):
         drawn = [
             self._project(imputer, each)
             for number in range(_DRAWS)
-            for each in _members(imputer).expected(part, fold_in(seed, "embedding", number))
+            for each in members_of(imputer).expected(part, fold_in(seed, "embedding", number))
         ]
         return np.asarray(np.std(drawn, axis=0, ddof=1), np.float32)
 
     def _project(self, imputer: Imputer, expected: Mapping[str, Floats]) -> Floats:
-        return np.asarray((_joined(imputer, expected) - self.mean) @ self.axes, np.float32)
+        return np.asarray((joined(imputer, expected) - self.mean) @ self.axes, np.float32)
 
 
-def _members(imputer: Imputer) -> Members:
+def sampled(imputer: Imputer) -> slice:
+    """The training samples whose expected values are computed together: all, or every n-th of many."""
+    columns = sum(x.shape[1] for x in imputer.tables.values.values())
+    return slice(None, None, -(-imputer.tables.size // min(_SAMPLES, max(1000, _CELLS // columns))))
+
+
+def members_of(imputer: Imputer) -> Members:
+    """The ensemble whose expected values are embedded."""
     return next(iter(imputer.ensembles.values()))
 
 
-def _joined(imputer: Imputer, expected: Mapping[str, Floats]) -> Floats:
+def joined(imputer: Imputer, expected: Mapping[str, Floats]) -> Floats:
+    """The expected values of all modalities that are encoded, side by side: [N, P]."""
     names = [name for name in imputer.tables.names if name not in imputer.targets]
     return np.concatenate([expected[name] for name in names], 1)
 

@@ -19,7 +19,9 @@ from polyvae.data.readers import Given, read
 from polyvae.data.schema import Schema
 from polyvae.imputation import storing
 from polyvae.imputation.advice import advise, advise_of_classes, advise_of_training_samples, warn_of_infinite
+from polyvae.imputation.diagnosis import diagnose
 from polyvae.imputation.embedding import Embedding
+from polyvae.imputation.explain import attribute, variance_explained
 from polyvae.imputation.filling import Kind, Statistic, Wanted, blocks, canonical, fill, whole
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.recipe import designs
@@ -28,6 +30,9 @@ from polyvae.imputation.scoring import held_out, on_hidden, on_new
 from polyvae.imputation.streaming import Reading, impute_files
 from polyvae.imputation.tables import Tables
 from polyvae.imputation.target import TARGET, Target
+from polyvae.metrics.attribution import STEPS, Attribution
+from polyvae.metrics.diagnosis import Diagnosis
+from polyvae.metrics.explained import VarianceExplained
 from polyvae.utils.errors import InputError, check_count, is_number, reading
 from polyvae.utils.progress import reporter
 
@@ -460,6 +465,73 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 "scores_"
             )
         return float(np.mean([row.value for row in found.rows]))
+
+    # ---- understanding ---------------------------------------------------------------------------------------
+
+    def variance_explained(
+        self, X: Data = None, *, rotation: Literal["none", "varimax"] = "none"
+    ) -> VarianceExplained:
+        """R² by column of the embedding, modality and feature.
+
+        The embedding is a linear map of what the members of the VAE expect of all features. The share of a column in the variance of a
+        feature is its loading times (2 Cov(z, x) − Cov(z, x̂)) / Var(x), over the samples in which the feature was observed; shares add up
+        to 1 − Var(x − x̂) / Var(x), the part "all". Where columns are uncorrelated, as they nearly are, a share is the R² of one factor as
+        in MOFA. The part "others" is the held-out R² of a feature predicted from the other modalities. A modality is that of its
+        standardised features, pooled.
+
+        Args:
+            X: Samples. None: the training samples, each embedded by the member that left it out.
+            rotation: "none" for the columns of ``transform``, z0, z1, ...; "varimax" for the columns that explain 1 % of a modality or
+                more, rotated so that each feature depends on few of them: f0, f1, ...
+
+        Returns:
+            The table. Its ``factors`` are the values of the columns; of training samples in an order that does not depend on that of X in
+            ``fit``.
+
+        Raises:
+            InputError: Data that do not fit the training data, or another rotation.
+        """
+        if rotation not in ("none", "varimax"):
+            raise InputError(
+                f"variance explained: got rotation={rotation!r}; expected 'none' or 'varimax'; choose one"
+            )
+        check_is_fitted(self, "schema_")
+        tables = None if X is None else self._in_order(X)
+        return variance_explained(
+            self.schema_, self._imputer, self._embedding, self.scores_, tables, rotation == "varimax"
+        )
+
+    def attribute(self, X: Data, of: Any, *, to: Any = None, steps: int = STEPS) -> Attribution:
+        """Attribute a column of the embedding, or an imputed feature, to the inputs by integrated gradients.
+
+        The output is that of the members of the VAE, at their posterior means: exactly the column of ``transform`` for members with one
+        component and no private latents, as the default ones have; for a feature, the VAE's part of what ``impute`` combines, without
+        ridge and neighbours. The baseline is the mean of the training data.
+
+        Args:
+            X: The samples.
+            of: A column such as "z0", or a modality and one of its features: ("protein", "CD3").
+            to: The modalities that are the inputs; the others are taken as missing. None: all, but for the modality of the feature.
+            steps: Nodes of the quadrature.
+
+        Returns:
+            The attributions of each sample, in units of the output. They add up to the output minus its value at the baseline.
+
+        Raises:
+            InputError: Data that do not fit the training data, or an unknown column, modality or feature.
+        """
+        check_count("attribute", "steps", steps)
+        tables = self._in_order(X)
+        return attribute(self.schema_, self._imputer, self._embedding, tables, of, to, steps)
+
+    def diagnose(self) -> Diagnosis:
+        """What is wrong with the fit, if anything: each finding names the modality, a number with its threshold, and a remedy."""
+        check_is_fitted(self, "schema_")
+        return diagnose(self.schema_, self._imputer, self.scores_)
+
+    def _in_order(self, X: Data) -> Tables:
+        _, data = self._aligned(X)
+        return self._with_target(whole(self.schema_, data, np.arange(len(data))))
 
     # ---- files -----------------------------------------------------------------------------------------------
 

@@ -351,6 +351,10 @@ class Members:
             {key: value[member] for key, value in self.buffers.items()},
         )
 
+    def call(self, member: int, what: Callable[..., Any], *arguments: Any) -> Any:
+        """``what(model, *arguments)`` with one member as the model; gradients pass to the arguments, and to no parameter."""
+        return _call(self.base, *self._of(member), what, *arguments)
+
     # ---- as a file -------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:

@@ -6,26 +6,41 @@ tables are nested.
 Example:
     >>> import polyvae as pv
     >>> list(pv.METRICS)
-    ['coherence', 'attributes', 'likelihood', 'quality', 'reconstruction', 'latents', 'conflict', 'prediction']
+    ['coherence', 'attributes', 'likelihood', 'quality', 'reconstruction', 'latents', 'conflict', 'prediction', 'variance', 'matching',
+    'diagnosis']
 """
 
+from polyvae.metrics.attribution import Attribution, attribute
 from polyvae.metrics.context import Context, fit_prior, posterior_samples
+from polyvae.metrics.diagnosis import Diagnosis, Finding, diagnose
 from polyvae.metrics.evaluation import METRICS, Evaluation, available, evaluate, judges_of
+from polyvae.metrics.explained import VarianceExplained
 from polyvae.metrics.features import FeatureNet
 from polyvae.metrics.judges import Judges, train_judges
+from polyvae.metrics.matching import Matching, match
 from polyvae.metrics.released import judges_for
+from polyvae.metrics.variance import variance_explained
 
 __all__ = [
     "METRICS",
+    "Attribution",
     "Context",
+    "Diagnosis",
     "Evaluation",
     "FeatureNet",
+    "Finding",
     "Judges",
+    "Matching",
+    "VarianceExplained",
+    "attribute",
     "available",
+    "diagnose",
     "evaluate",
     "fit_prior",
     "judges_for",
     "judges_of",
+    "match",
     "posterior_samples",
     "train_judges",
+    "variance_explained",
 ]

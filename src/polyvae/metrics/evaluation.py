@@ -19,14 +19,17 @@ from polyvae.metrics.checklist import checklist
 from polyvae.metrics.coherence import coherence
 from polyvae.metrics.conflict import conflict
 from polyvae.metrics.context import Context, complete_rows, fit_prior
+from polyvae.metrics.diagnosis import Finding, diagnosis
 from polyvae.metrics.features import FeatureNet, load_feature_net
 from polyvae.metrics.judges import Judges, judgeable, judged, teachable
 from polyvae.metrics.latents import latents
 from polyvae.metrics.likelihood import likelihood
+from polyvae.metrics.matching import matching
 from polyvae.metrics.prediction import prediction
 from polyvae.metrics.quality import quality
 from polyvae.metrics.reconstruction import reconstruction
 from polyvae.metrics.released import judges_for, released
+from polyvae.metrics.variance import variance
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.progress import reporter
 
@@ -39,6 +42,9 @@ METRICS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "latents": latents,
     "conflict": conflict,
     "prediction": prediction,
+    "variance": variance,
+    "matching": matching,
+    "diagnosis": diagnosis,
 }
 """Name -> a function from the evaluation context to numbers by name; floats at the top level are headline numbers."""
 
@@ -68,7 +74,8 @@ class Evaluation(Mapping[str, Any]):
 
     def table(self) -> Table:
         """The headline numbers and the accuracies of the judges, for a terminal."""
-        notes = "\n".join(self.get("notes", ()))
+        findings = [str(Finding(**each)) for each in self.get("diagnosis", {}).get("findings", ())]
+        notes = "\n".join([*self.get("notes", ()), *findings])
         title = f"{self['model']}, {self['rows']} {self.get('part', 'held-out')} samples"
         table = Table("number", "value", title=title, caption=notes or None, caption_justify="left")
         for name, value in self.headline().items():

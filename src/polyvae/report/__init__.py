@@ -26,6 +26,7 @@ from polyvae.report.protocol import protocol
 from polyvae.report.samples import cross_section, traversal_section, unconditional_section
 from polyvae.report.sections import Page, Section, coherence_section, histogram_section, likelihood_section
 from polyvae.report.templates import render
+from polyvae.report.understanding import diagnosis_section, variance_section
 from polyvae.training.directory import RunDirectory
 
 __all__ = ["Contender", "labels", "number", "write_comparison", "write_report"]
@@ -40,9 +41,11 @@ SECTIONS: tuple[Callable[[Page], Section | None], ...] = (
     reconstruction_section,
     learning_section,
     traversal_section,
+    variance_section,
     latents_section,
     likelihood_section,
     conflict_section,
+    diagnosis_section,
 )
 
 # Key of the evaluation -> headline numbers that a section shows when the key is present; they get no card.
@@ -53,6 +56,7 @@ _SHOWN = {
     "probes": ("probe_",),
     "units": ("active_units_", "kl_"),
     "gradients": ("gradient_",),
+    "variance": ("variance_explained",),
     "reconstruction": ("reconstruction_error", "cross_reconstruction_error", "diversity"),
 }
 

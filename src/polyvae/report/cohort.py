@@ -15,6 +15,7 @@ from polyvae.report.held import calibration_section, embedding_section, pairs_se
 from polyvae.report.metrics import number
 from polyvae.report.tables import View, features_section, samples_section, scores_section
 from polyvae.report.templates import render
+from polyvae.report.understanding import cohort_diagnosis_section, cohort_variance_section
 from polyvae.utils.files import write_atomic
 from polyvae.utils.text import counted
 
@@ -46,8 +47,10 @@ def write_fit_report(run: FittedRun) -> Path:
         features_section,
         calibration_section,
         embedding_section,
+        cohort_variance_section,
         pairs_section,
         target_section,
+        cohort_diagnosis_section,
     )
     sections = [section for make in makers if (section := make(view)) is not None]
     now = datetime.now().astimezone()

@@ -149,6 +149,29 @@ KNOWN = {
     "cross_reconstruction_error_relative": Metric(
         "cross-reconstruction error, relative", "1: no better than the mean of the training data.", "lower"
     ),
+    "variance_explained": Metric(
+        "variance explained", "R² of the means decoded from all latents; mean over modalities.", "higher"
+    ),
+    "variance_explained_shared": Metric(
+        "variance explained by z", "The same with every w at its mean.", "higher"
+    ),
+    "variance_explained_private": Metric("variance explained by w", "The same with z at its mean."),
+    "variance_explained_others": Metric(
+        "variance explained from the others",
+        "R² of each modality predicted from the other ones; mean over modalities.",
+        "higher",
+    ),
+    "foscttm": Metric(
+        "FOSCTTM",
+        "Given z of a sample from one modality, the fraction of samples of another modality that are closer than its own match. 0: none; "
+        "0.5: at random.",
+        "lower",
+    ),
+    "recall_at_10": Metric(
+        "recall at 10",
+        "How often the match of a sample in another modality is among its 10 nearest; it depends on the number of samples.",
+        "higher",
+    ),
     "diversity": Metric(
         "diversity of draws", "Distance between two draws given one sample, root mean square per entry."
     ),

@@ -1,0 +1,250 @@
+"""What the embedding of an estimator explains of each feature, and how its outputs depend on the inputs.
+
+The embedding z is a linear map of what the members expect of all features, x̂ = mean + z axesᵀ (see ``embedding``), so the share of a
+feature's variance that column k explains is
+
+    R²_k = a_k (2 Cov(z_k, x) − Cov(z_k, x̂)) / Var(x),
+
+for its loading a_k, over the samples in which the feature was observed. The shares add up to 1 − Var(x − x̂) / Var(x). Where the columns
+are uncorrelated, R²_k is 1 − Var(x − z_k a_k) / Var(x), that of one factor in MOFA. Training samples are embedded by the members that left
+them out, given everything that was observed of them, the feature included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polyvae.core.batch import Batch
+from polyvae.core.vae import MultimodalVAE
+from polyvae.data.schema import Schema
+from polyvae.imputation.embedding import Embedding, joined, members_of, sampled
+from polyvae.imputation.imputer import Imputer
+from polyvae.imputation.members import Members
+from polyvae.imputation.scores import Scores
+from polyvae.imputation.tables import Doubles, Tables
+from polyvae.metrics.attribution import Attribution, checked, column_of, integrate
+from polyvae.metrics.explained import VarianceExplained
+from polyvae.utils.errors import InputError, nearest
+
+_TURNS = 500  # iterations of varimax, at most
+
+
+# ---- variance explained ------------------------------------------------------------------------------------------
+
+
+def variance_explained(
+    schema: Schema,
+    imputer: Imputer,
+    embedding: Embedding,
+    scores: Scores,
+    tables: Tables | None = None,
+    rotate: bool = False,
+) -> VarianceExplained:
+    """R² by column of the embedding, modality and feature.
+
+    Args:
+        schema: The names of modalities and features.
+        imputer: The members and the training samples.
+        embedding: The embedding.
+        scores: Held-out scores, from which the part "others" is taken.
+        tables: New samples. None: the training samples, each embedded by the member that left it out.
+        rotate: Rotate the columns that explain 1 % of a modality or more by varimax.
+    """
+    if tables is None:
+        rows = sampled(imputer)
+        tables = imputer.tables.rows(rows)
+        expected = members_of(imputer).predict_left_out(tables, imputer.fold[rows])
+    else:
+        tables = imputer.admit(tables)
+        expected = members_of(imputer).predict(tables)
+    z = (joined(imputer, expected) - embedding.mean).astype(np.float64) @ embedding.axes.astype(np.float64)
+    loadings = embedding.axes.astype(np.float64)
+    names = [f"z{column}" for column in range(embedding.width)]
+    others = {name: _others(schema, scores, name) for name in schema.names}
+    found = _table(schema, tables, names, z, loadings, others)
+    if not rotate:
+        return found
+    kept = [names.index(name) for name in found.active()]
+    if kept:
+        size = np.maximum(z[:, kept].std(0), 1e-12)
+        turn = varimax(loadings[:, kept] * size)
+        z, loadings = (z[:, kept] / size) @ turn, loadings[:, kept] * size @ turn
+        order = np.argsort(-(loadings**2).sum(0), kind="stable")
+        sign = np.sign(loadings[np.abs(loadings).argmax(0), np.arange(len(kept))])[order]
+        z, loadings = z[:, order] * sign, loadings[:, order] * sign
+        names = [f"f{column}" for column in range(len(kept))]
+    return _table(schema, tables, names, z, loadings, others)
+
+
+def _table(
+    schema: Schema,
+    tables: Tables,
+    names: Sequence[str],
+    z: Doubles,
+    loadings: Doubles,
+    others: Mapping[str, Doubles],
+) -> VarianceExplained:
+    r2, variance, start = {}, {}, 0
+    for name in schema.names:
+        width = tables.values[name].shape[1]
+        own = loadings[start : start + width]
+        start += width
+        shares, variance[name] = shares_of(
+            z, own, tables.values[name].astype(np.float64), tables.observed[name]
+        )
+        r2[name] = np.concatenate([shares, shares.sum(0)[None], others[name][None]])
+    features = {name: tuple(map(str, schema[name].columns)) for name in schema.names}
+    return VarianceExplained(tuple(names), ("all", "others"), features, r2, variance, z)
+
+
+def shares_of(z: Doubles, loadings: Doubles, x: Doubles, seen: NDArray[np.bool_]) -> tuple[Doubles, Doubles]:
+    """The share of each column of z [N, K] with loadings [F, K] in the variance of x [N, F], and its sum of squares: [K, F], [F].
+
+    NaN for a feature that does not vary, or was not observed twice.
+    """
+    count = np.maximum(seen.sum(0), 1)
+    centred = np.where(seen, x - np.where(seen, x, 0).sum(0) / count, 0)
+    fitted = z @ loadings.T
+    target = 2 * centred - np.where(
+        seen, fitted - np.where(seen, fitted, 0).sum(0) / count, 0
+    )  # sums to 0 in each column
+    total = (centred**2).sum(0)
+    varies = (seen.sum(0) > 1) & (total > 1e-9 * count)
+    shares = loadings.T * (z.T @ target) / np.where(varies, total, 1)
+    return np.where(varies, shares, np.nan), np.where(varies, total, 0)
+
+
+def varimax(loadings: Doubles) -> Doubles:
+    """The rotation [K, K] that maximises the variance of the squared loadings [P, K] of each column (Kaiser 1958)."""
+    turn = np.eye(loadings.shape[1])
+    last = 0.0
+    for _ in range(_TURNS):
+        turned = loadings @ turn
+        u, s, v = np.linalg.svd(loadings.T @ (turned**3 - turned * (turned**2).mean(0)))
+        turn = u @ v
+        if s.sum() <= last * (1 + 1e-10):
+            break
+        last = float(s.sum())
+    return turn
+
+
+def _others(schema: Schema, scores: Scores, name: str) -> Doubles:
+    """The held-out R² of each feature given the other modalities, [F]; NaN where there is none."""
+    found = {
+        row.feature: row.value
+        for row in scores.rows
+        if (row.modality, row.pattern, row.method, row.score) == (name, None, "stack", "r2")
+        and row.feature is not None
+    }
+    return np.array([found.get(column, np.nan) for column in schema[name].columns], np.float64)
+
+
+# ---- attribution -------------------------------------------------------------------------------------------------
+
+
+def attribute(
+    schema: Schema,
+    imputer: Imputer,
+    embedding: Embedding,
+    tables: Tables,
+    of: Any,
+    to: Sequence[str] | None,
+    steps: int,
+) -> Attribution:
+    """Integrated gradients of a column of the embedding, or of the ensemble's prediction of a feature; see ``Estimator.attribute``."""
+    label, own, read = _output(schema, imputer, embedding, of)
+    encoded = [name for name in schema.names if name not in imputer.targets]
+    chosen = (
+        [name for name in encoded if name != own] if to is None else [to] if isinstance(to, str) else list(to)
+    )
+    for name in chosen:
+        if name not in encoded:
+            raise InputError(f"attribute: {name!r} is not a modality; {nearest(str(name), encoded)}")
+    if not chosen:
+        raise InputError("attribute: got one modality; expected another as input; name it in to=")
+    tables = imputer.admit(tables).only(tuple(name in chosen for name in tables.names))
+    ends = {name: torch.from_numpy(np.ascontiguousarray(tables.values[name])).double() for name in chosen}
+    starts = {name: torch.zeros_like(x) for name, x in ends.items()}
+    values, first, last = integrate(partial(_predicted, imputer, tables, read), starts, ends, steps)
+    return checked(
+        Attribution(
+            label, values, last, first, {name: tuple(map(str, schema[name].columns)) for name in chosen}
+        ),
+        steps,
+    )
+
+
+def _output(schema: Schema, imputer: Imputer, embedding: Embedding, of: Any) -> tuple[str, str | None, Any]:
+    """The label, the modality whose feature it is, and the function of what the members expect."""
+    if isinstance(of, str):
+        latents = [f"z{column}" for column in range(embedding.width)]
+        if of not in latents:
+            raise InputError(f"attribute: {of!r} is not a column of the embedding; {nearest(of, latents)}")
+        column = latents.index(of)
+        axis, mean = (
+            torch.from_numpy(part).double() for part in (embedding.axes[:, column].copy(), embedding.mean)
+        )
+        names = [name for name in imputer.tables.names if name not in imputer.targets]
+        return of, None, lambda expected: (torch.cat([expected[name] for name in names], 1) - mean) @ axis
+    if not isinstance(of, tuple) or len(of) != 2 or of[0] not in schema.names:
+        raise InputError(
+            f"attribute: got of={of!r}; expected a column of the embedding such as 'z0', or (modality, feature); modalities: "
+            f"{', '.join(schema.names)}"
+        )
+    name, each = of[0], schema[of[0]]
+    features = tuple(map(str, each.columns))
+    at = column_of("attribute", of[1], features, (len(features),))
+    scale, centre = float(each.scale[at]), float(each.center[at])
+    return f"{name} {features[at]}", name, lambda expected: expected[name][:, at] * scale + centre
+
+
+def _predicted(imputer: Imputer, tables: Tables, read: Any, values: Mapping[str, Tensor]) -> Tensor:
+    """``read`` of the mean over members of what they expect, with gradients: name -> [B, F] -> [B]."""
+    members = members_of(imputer)
+    total: dict[str, Tensor] = {}
+    for member in range(members.count):
+        for name, x in _expected(members, member, tables, values).items():
+            total[name] = total[name] + x if member else x
+    output: Tensor = read({name: x / members.count for name, x in total.items()})
+    return output
+
+
+def _expected(
+    members: Members, member: int, tables: Tables, values: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """What one member expects of all modalities at its posterior means, with gradients in the standardised ``values``."""
+    wide, device = members.wide, members.device
+    coordinates, seen = {}, {}
+    for name in tables.names:
+        observed = torch.from_numpy(np.ascontiguousarray(tables.observed[name]))
+        x = torch.where(observed, values[name].float(), 0) if name in values else torch.zeros(observed.shape)
+        if name in wide.bases:
+            basis = wide.bases[name]
+            x = (x @ torch.from_numpy(basis.axes)) / float(basis.scale)
+            span = wide.spans[name][member]
+            if span is not None:
+                mean, axes = (torch.from_numpy(part) for part in span)
+                x = mean + (x - mean) @ axes @ axes.T
+            observed = observed.any(1, keepdim=True).expand(x.shape)
+        coordinates[name], seen[name] = x.to(device), observed.to(device)
+    mask = torch.stack([each.any(1) for each in seen.values()])
+    batch = Batch(coordinates, mask, seen if members.entries else {}, {}, False)
+    found = members.call(member, _at_means, batch)
+    result = {name: x.cpu().double() for name, x in found.items()}
+    for name, basis in wide.bases.items():
+        result[name] = (result[name] * float(basis.scale)) @ torch.from_numpy(basis.axes).double().T
+    return result
+
+
+def _at_means(model: MultimodalVAE, batch: Batch) -> dict[str, Tensor]:
+    experts = model.experts(batch)
+    q = model.posterior(batch, experts)
+    z = torch.where(q.observed[:, None], q.mean, model.prior.z().mean)
+    return model.modalities.decode(z, model.private(batch, experts, z, model.prior.w(z)).mean)
