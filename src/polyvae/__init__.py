@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from polyvae import models
 from polyvae.core.batch import Batch
+from polyvae.core.covariates import Covariate
 from polyvae.core.distributions import Laplace, Mixture, Normal
 from polyvae.core.likelihoods import LIKELIHOODS
 from polyvae.core.modality import Modality
@@ -42,6 +43,7 @@ __all__ = [
     "NETWORKS",
     "VAE",
     "Batch",
+    "Covariate",
     "Estimator",
     "InputError",
     "Laplace",
