@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from polyvae.utils.arrays import numpy_array, whole_array
 from polyvae.utils.errors import InputError, is_number, nearest
-
-_TRUTH = ("False", "True")
+from polyvae.utils.levels import column
 
 
 class Covariates(NamedTuple):
@@ -152,7 +147,7 @@ def covariates_of(given: object, count: int, device: torch.device | str = "cpu")
     for name, x in given.items():
         if not isinstance(name, str) or not name:
             raise InputError(f"covariates: got name {name!r}; expected a non-empty string; name it")
-        found, names = _column(f"covariate {name!r}", x, count)
+        found, names = column(f"covariate {name!r}", x, count)
         values[name] = torch.from_numpy(found).to(device)
         if names is not None:
             levels[name] = names
@@ -281,66 +276,3 @@ def _check_levels(name: str, own: Sequence[Covariate], found: Covariates) -> Non
                     f"covariate {covariate!r} of modality {name!r}: unknown level {level!r}; {nearest(level, levels)}; add a new level "
                     "to a trained model with polyvae.extend"
                 )
-
-
-def _column(what: str, x: Any, count: int) -> tuple[NDArray[Any], tuple[str, ...] | None]:
-    """[count] float64, or int64 and the names of the levels."""
-    if isinstance(x, str | bool) or is_number(x):
-        x = [x] * count
-    ordered = _categories(x)
-    given = numpy_array(what, _present(what, x))
-    if given.shape != (count,):
-        raise InputError(
-            f"{what}: got shape {given.shape}; expected ({count},), one per sample; check which rows they belong to"
-        )
-    if given.dtype.kind == "O":
-        kinds = {type(value) for value in given.tolist()}
-        if kinds <= {str}:
-            given = given.astype(str)
-        elif kinds <= {bool, np.bool_}:
-            given = given.astype(bool)
-        elif kinds <= {int, float} and ordered is None:
-            given = given.astype(np.float64)
-        elif ordered is None:
-            raise InputError(
-                f"{what}: got values of types {', '.join(sorted(kind.__name__ for kind in kinds))}; expected texts, booleans or "
-                "numbers, and none missing; convert them, and give missing ones a level of their own"
-            )
-    if ordered is None and given.dtype.kind in "iuf":
-        return _numbers(what, given), None
-    if ordered is None and given.dtype.kind not in "UTb":
-        raise InputError(f"{what}: got {given.dtype}; expected texts, booleans or numbers; convert them")
-    texts = [str(value) for value in given.tolist()]
-    names = ordered or (_TRUTH if given.dtype.kind == "b" else tuple(sorted(set(texts))))
-    place = {name: at for at, name in enumerate(names)}
-    return np.array([place[text] for text in texts], dtype=np.int64), names
-
-
-def _numbers(what: str, given: NDArray[Any]) -> NDArray[Any]:
-    bad = int((~np.isfinite(given)).sum())
-    if bad:
-        raise InputError(
-            f"{what}: got {bad} values that are NaN or infinite; expected finite numbers; fill them in, such as with their mean"
-        )
-    return given.astype(np.float64)
-
-
-def _present(what: str, x: Any) -> Any:
-    """``x``, none of which is missing."""
-    values = x.tolist() if isinstance(x, np.ndarray) and x.dtype.kind == "O" else x
-    if isinstance(values, list | tuple):
-        missing = sum(value is None or (isinstance(value, float) and math.isnan(value)) for value in values)
-        if missing:
-            raise InputError(
-                f"{what}: got {missing} missing values; expected one for each sample; give missing levels a name such as 'unknown', "
-                "and fill in missing numbers"
-            )
-        return np.asarray(values, dtype=object) if any(isinstance(v, str) for v in values) else values
-    return whole_array(what, x)
-
-
-def _categories(x: Any) -> tuple[str, ...] | None:
-    """The levels of a Categorical of pandas, in its order; None: ``x`` is none."""
-    dtype = getattr(x, "dtype", None)
-    categories = getattr(dtype, "categories", None)
-    return None if categories is None else tuple(str(level) for level in categories)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from polyvae.core.aggregate import Experts
 from polyvae.core import covariates as conditioning
+from polyvae.core.aggregate import Experts
 from polyvae.core.batch import Batch
 from polyvae.core.distributions import Diagonal, Mixture
 from polyvae.core.modality import Encoded, ModalityNet, fewest_rows
@@ -163,9 +163,7 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         beside = self.covariates(m, batch, x)
         with fewest_rows(net.parts[part], len(x), counted):
             output: Tensor = net.parts[part](
-                net.encoder_input(
-                    net.features(x, entries), entries, None if beside is None else beside[rows]
-                )
+                net.encoder_input(net.features(x, entries), entries, None if beside is None else beside[rows])
             )
         return output
 

@@ -27,6 +27,7 @@ from polyvae.utils.renamed import moved
 
 Factory = Callable[[tuple[int, ...], Any], nn.Module]
 ROLES = ("both", "input", "target")
+COLUMNS = "covariates"  # of a decoder factory: how many of its last inputs are covariates, for one that has to tell them apart
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
@@ -200,9 +201,7 @@ class ModalityNet(nn.Module):
             _warn_of_no_channels(spec)
         self.register_buffer("centre", torch.zeros(spec.shape) if spec.entries else None)
 
-    def encode(
-        self, x: Tensor, entries: Tensor | None = None, covariates: Tensor | None = None
-    ) -> Encoded:
+    def encode(self, x: Tensor, entries: Tensor | None = None, covariates: Tensor | None = None) -> Encoded:
         """The experts q(z | x_m) and q(w_m | x_m).
 
         Args:
@@ -508,7 +507,7 @@ def _parameters(spec: Modality) -> tuple[dict[str, Any], dict[str, Any]]:
     for chosen in (_network_name(spec), spec.encoder, spec.decoder):
         if isinstance(chosen, str) and chosen in NETWORKS:
             for factory in NETWORKS[chosen][:2]:
-                network |= set(inspect.signature(factory).parameters) - {"in_shape", "out"}
+                network |= set(inspect.signature(factory).parameters) - {"in_shape", "out", COLUMNS}
     for key in spec.params:
         if key not in likelihood | network:
             raise InputError(
@@ -590,6 +589,8 @@ def _encoder(spec: Modality, heads: tuple[int, int], params: Mapping[str, Any]) 
 def _decoder(spec: Modality, latents: int, output: tuple[int, ...], params: Mapping[str, Any]) -> nn.Module:
     factory, _, accepted = _factory(spec, spec.decoder, 1)
     options = {key: value for key, value in params.items() if key in accepted}
+    if COLUMNS in accepted:
+        options[COLUMNS] = conditioning.width(spec.covariates)
     return _built(spec, "decoder", factory((latents,), output, **options))
 
 
