@@ -29,6 +29,7 @@ from polyvae.data import DATASETS, MultimodalData, load_dataset, text
 from polyvae.metrics import METRICS, evaluate, fit_prior
 from polyvae.models import MMVAE, MODELS, MVAE, VAE, MMVAEPlus, MoPoE, build, cite
 from polyvae.models.bundles import load_model, save_model
+from polyvae.training.extending import extend
 from polyvae.training.loop import fit
 from polyvae.utils.errors import InputError
 
@@ -56,6 +57,7 @@ __all__ = [
     "build",
     "cite",
     "evaluate",
+    "extend",
     "fit",
     "fit_prior",
     "load_dataset",

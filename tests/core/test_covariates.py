@@ -162,7 +162,8 @@ def test_encoders_get_the_columns_along_the_first_axis_and_decoders_after_the_la
     net = model.modalities["image"]
     columns = torch.tensor([[0.0, 1.0]])
     beside = net.encoder_input(torch.full((1, 3, 4, 4), 7.0), None, columns)[0]
-    assert beside[:3].unique().tolist() == [7] and beside[3].unique().tolist() == [0]
+    assert beside[:3].unique().tolist() == [7]
+    assert beside[3].unique().tolist() == [0]
     assert beside[4].unique().tolist() == [1]
     given = Batch.of({"image": torch.zeros(1, 3, 4, 4)}, covariates={"batch": "b"})
     latents = model.modalities.latents(0, torch.ones(5, 1, 2), torch.ones(5, 1, 0), given)
@@ -188,7 +189,8 @@ def test_every_network_reads_covariates(spec):
     other = batch.with_covariates({"age": 3.0})
     observed = batch.mask[0]
     same = (model.embed(batch) == model.embed(other)).all(1)
-    assert not same[observed].any() and same[~observed].all()
+    assert not same[observed].any()
+    assert same[~observed].all()
     changed = model.generate(batch, covariates={"batch": "b"})
     assert changed["m"].shape == (1, batch.size, *spec["shape"])
 

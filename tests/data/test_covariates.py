@@ -44,7 +44,8 @@ def test_the_digest_depends_on_covariates():
         MultimodalData({"a": np.zeros((2, 1))}, covariates=given).digest()
         for given in (None, {"batch": ["x", "y"]}, {"batch": ["x", "z"]}, {"batch": ["y", "x"]})
     }
-    assert len(digests) == 4 and plain.digest() in digests
+    assert len(digests) == 4
+    assert plain.digest() in digests
 
 
 def test_levels_and_scales_are_those_of_the_training_part():

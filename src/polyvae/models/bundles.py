@@ -325,7 +325,7 @@ def check_storable(model: MultimodalVAE) -> dict[str, Any]:
 
 
 def describe_modality(modality: Modality) -> dict[str, Any]:
-    """A ``[[modality]]`` table: every field but those that are None, ``entries`` only where it is True, and ``covariates`` only where there are any.
+    """A ``[[modality]]`` table: every field but those that are None, and but ``entries`` and ``covariates`` that are not set.
 
     Raises InputError: a factory without an import path.
     """
