@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from polyvae import models
 from polyvae.core.batch import Batch
+from polyvae.core.covariates import Covariate
 from polyvae.core.distributions import Laplace, Mixture, Normal
 from polyvae.core.likelihoods import LIKELIHOODS
 from polyvae.core.modality import Modality
@@ -28,6 +29,7 @@ from polyvae.data import DATASETS, MultimodalData, load_dataset, text
 from polyvae.metrics import METRICS, attribute, diagnose, evaluate, fit_prior, variance_explained
 from polyvae.models import MMVAE, MODELS, MVAE, VAE, MMVAEPlus, MoPoE, build, cite
 from polyvae.models.bundles import load_model, save_model
+from polyvae.training.extending import extend
 from polyvae.training.loop import fit
 from polyvae.utils.errors import InputError
 
@@ -42,6 +44,7 @@ __all__ = [
     "NETWORKS",
     "VAE",
     "Batch",
+    "Covariate",
     "Estimator",
     "InputError",
     "Laplace",
@@ -56,6 +59,7 @@ __all__ = [
     "cite",
     "diagnose",
     "evaluate",
+    "extend",
     "fit",
     "fit_prior",
     "load_dataset",

@@ -94,6 +94,7 @@ class ModalityConfig(Section):
     encoder: str | None = None
     decoder: str | None = None
     entries: bool | None = None
+    covariates: list[str | dict[str, Any]] | None = None
 
     @property
     def changes(self) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def modalities_of(config: RunConfig, data: MultimodalData) -> list[Modality]:
             )
         for name in specs if table.name == "*" else [table.name]:
             specs[name] = dataclasses.replace(specs[name], **table.changes)
-    return list(specs.values())
+    return data.resolved(list(specs.values()))
 
 
 def model_of(config: RunConfig, data: MultimodalData) -> MultimodalVAE:

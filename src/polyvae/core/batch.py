@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from polyvae.core.covariates import Covariates, covariates_of
 from polyvae.utils.arrays import observed_tensor, whole_tensor
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import counted, table
@@ -28,9 +29,10 @@ class Batch(NamedTuple):
         mask: [M, B] bool, True where the modality was observed.
         entries: name -> [B, *shape] bool, True where the entry was observed; only for modalities with
             missing entries.
-        extra: Anything that belongs to the samples and is never an input: ids, labels, covariates.
+        extra: Anything that belongs to the samples and is never an input: ids, labels.
         complete: Everything is observed, as known on the host. Then nothing has to be gathered, and no
             device is waited for.
+        covariates: What the networks of modalities that declare it are conditioned on, known for every sample.
 
     Example:
         >>> import torch
@@ -50,6 +52,7 @@ class Batch(NamedTuple):
     entries: Mapping[str, Tensor] = {}
     extra: Mapping[str, Any] = {}
     complete: bool = False
+    covariates: Covariates = Covariates()
 
     @classmethod
     def of(
@@ -57,6 +60,7 @@ class Batch(NamedTuple):
         data: Mapping[str, Any],
         mask: Tensor | Mapping[str, Any] | None = None,
         entries: Mapping[str, Any] | None = None,
+        covariates: Mapping[str, Any] | Covariates | None = None,
         **extra: Any,
     ) -> Batch:
         """Validate data and set missing values to zero.
@@ -69,6 +73,7 @@ class Batch(NamedTuple):
             mask: [M, B] bool, with rows in the order of ``data``, or name -> [B]; None: all observed.
             entries: name -> array [B, *shape] of bool, True where the entry was observed. A sample in which
                 none is True lacks the modality.
+            covariates: name -> [B], or one value for all: texts, booleans or a Categorical of pandas, which are levels, or numbers.
             **extra: Anything that belongs to the samples.
 
         Returns:
@@ -76,7 +81,7 @@ class Batch(NamedTuple):
 
         Raises:
             InputError: No modality, no rows, different numbers of rows, a mask of the wrong shape or
-                type, or an observed value that is not finite.
+                type, an observed value that is not finite, or a missing covariate.
         """
         check_mapping("batch", data)
         if not data:
@@ -111,7 +116,8 @@ class Batch(NamedTuple):
                     "as observed; expected finite values; mark them as missing in mask= or entries="
                 )
             filled[name] = torch.where(observed, x, torch.zeros((), dtype=x.dtype, device=x.device))
-        return cls(filled, present, entry_masks, dict(extra), bool(present.all()))
+        known = covariates_of(covariates, count, device) if covariates else Covariates()
+        return cls(filled, present, entry_masks, dict(extra), bool(present.all()), known)
 
     def __repr__(self) -> str:
         observed = self.mask.sum(1).tolist()
@@ -126,7 +132,9 @@ class Batch(NamedTuple):
         ]
         size = counted(self.size, "sample", "samples")
         head = f"Batch: {size}, {counted(len(rows), 'modality', 'modalities')}, on {self.device}"
-        return "\n".join([head, *table(rows), *([f"  extra: {', '.join(self.extra)}"] if self.extra else [])])
+        more = {"covariates": self.covariates.values, "extra": self.extra}
+        lines = [f"  {what}: {', '.join(names)}" for what, names in more.items() if names]
+        return "\n".join([head, *table(rows), *lines])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -162,6 +170,21 @@ class Batch(NamedTuple):
         self._known(names)
         return self.observe(*(name for name in self.data if name not in names))
 
+    def with_covariates(self, covariates: Mapping[str, Any]) -> Batch:
+        """The same samples with other values of these covariates; further covariates are kept.
+
+        Args:
+            covariates: name -> [B], or one value for all samples.
+
+        Raises:
+            InputError: Another number of values, or a missing value.
+        """
+        given, own = covariates_of(covariates, self.size, self.device), self.covariates
+        kept = {name: levels for name, levels in own.levels.items() if name not in given.values}
+        return self._replace(
+            covariates=Covariates({**own.values, **given.values}, {**kept, **given.levels}, own.rows)
+        )
+
     def only(self, mask: Tensor) -> Batch:
         """The batch with everything missing that ``mask`` [M, B] does not mark as observed."""
         return self._where(self.mask & mask, False)
@@ -183,6 +206,7 @@ class Batch(NamedTuple):
             {name: x[index] for name, x in self.entries.items()},
             take,
             self.complete,
+            self.covariates.at(index) if self.covariates.values else self.covariates,
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
@@ -197,6 +221,7 @@ class Batch(NamedTuple):
             {name: x.to(device, non_blocking=True) for name, x in self.entries.items()},
             {name: x.to(device) if isinstance(x, Tensor) else x for name, x in self.extra.items()},
             self.complete,
+            self.covariates.to(device, dtype) if self.covariates.values else self.covariates,
         )
 
     def _shown_entries(self, name: str, count: int) -> str:
@@ -219,7 +244,7 @@ class Batch(NamedTuple):
             data[name] = torch.where(observed, x, torch.zeros((), dtype=x.dtype, device=x.device))
             if name in self.entries:
                 entries[name] = self.entries[name] & observed
-        return Batch(data, mask, entries, self.extra, complete)
+        return Batch(data, mask, entries, self.extra, complete, self.covariates)
 
 
 def _percent(part: int, whole: int) -> str:

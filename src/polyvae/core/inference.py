@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from polyvae.core import covariates as conditioning
 from polyvae.core import noise
 from polyvae.core.aggregate import Experts
 from polyvae.core.batch import Batch
@@ -142,6 +143,9 @@ class Inference(nn.Module, ABC):
                     + ("resize them" if _differ_in_size(tuple(x.shape[1:]), shape) else "reshape them")
                     + ", or change the shape of the Modality"
                 )
+        if self.modalities.conditioned:
+            declared = {name: net.covariates for name, net in self.modalities.items()}
+            conditioning.check_known(self.name, declared, batch.covariates)
         like = next(self.parameters())
         if tuple(batch.data) != tuple(self.modalities):
             batch = self._complete(batch)
@@ -274,6 +278,7 @@ class Inference(nn.Module, ABC):
         sample: bool = False,
         resample: bool = False,
         prior: FittedPrior | None = None,
+        covariates: Mapping[str, Any] | None = None,
     ) -> dict[str, Tensor]:
         """Generate every modality given what was observed.
 
@@ -285,6 +290,8 @@ class Inference(nn.Module, ABC):
                 importance weights. This brings them closer to the exact posterior.
             prior: A prior that was fitted to all latents. Latents of missing modalities are drawn from it,
                 given those that were inferred (see ``draw_latents``).
+            covariates: name -> [B], or one value for all: values that the decoders are given in place of the samples' own, such as
+                {"batch": "b"}, for what the samples would be in batch b. The latents are inferred given their own values.
 
         Returns:
             name -> [K, B, *shape], for every modality that is decoded. Counts of a modality that was observed have the
@@ -292,7 +299,7 @@ class Inference(nn.Module, ABC):
 
         Raises:
             InputError: ``resample`` with a model that has no joint density or with ``prior``; a prior over
-                other latents or without conditional draws.
+                other latents or without conditional draws; a level that is not known.
         """
         check_count("generate", "K", K)
         if prior is not None:
@@ -305,10 +312,17 @@ class Inference(nn.Module, ABC):
             self._check_density("generate")
         batch = self.admit(batch, values=True)
         z, w = self._resampled(batch, K) if resample else self.draw_latents(batch, K, prior)
-        return self.modalities.decode(z, w, sample, like=batch)
+        like = batch if covariates is None else self.admit(batch.with_covariates(covariates))
+        return self.modalities.decode(z, w, sample, like=like)
 
     @torch.no_grad()
-    def sample(self, n: int, prior: FittedPrior | None = None, sample: bool = False) -> dict[str, Tensor]:
+    def sample(
+        self,
+        n: int,
+        prior: FittedPrior | None = None,
+        sample: bool = False,
+        covariates: Mapping[str, Any] | None = None,
+    ) -> dict[str, Tensor]:
         """Generate new samples of every modality (unconditional generation).
 
         Args:
@@ -316,6 +330,7 @@ class Inference(nn.Module, ABC):
             prior: A fitted prior from which z is drawn, and w if it was fitted to all latents; otherwise w is
                 drawn from p(w | z). None: the prior of the model.
             sample: Draw from the likelihood; otherwise return its mean.
+            covariates: name -> [n], or one value for all; the first level and the mean of those that are not named.
 
         Returns:
             name -> [n, *shape], for every modality that is decoded.
@@ -326,7 +341,7 @@ class Inference(nn.Module, ABC):
         check_count("sample", "n", n)
         if prior is not None:
             self._check_prior("sample", prior)
-        return self.decode(*self.draw_prior(n, prior), sample)
+        return self.decode(*self.draw_prior(n, prior), sample, covariates)
 
     def log_likelihood(self, batch: Batch, z: Tensor, w: Tensor, decoded: Tensor | None = None) -> Tensor:
         """log p(x_m | z, w_m) in nats, unweighted.
@@ -342,9 +357,26 @@ class Inference(nn.Module, ABC):
         """
         return self.modalities.log_likelihood(batch, z, w, decoded)
 
-    def decode(self, z: Tensor, w: Tensor, sample: bool = False) -> dict[str, Tensor]:
-        """Decode latents: [..., D], [..., W] -> name -> [..., *shape], for every modality that is decoded."""
-        return self.modalities.decode(z, w, sample)
+    def decode(
+        self, z: Tensor, w: Tensor, sample: bool = False, covariates: Mapping[str, Any] | None = None
+    ) -> dict[str, Tensor]:
+        """Decode latents.
+
+        Args:
+            z: The shared latents, [..., D].
+            w: The private latents, [..., W].
+            sample: Draw from the likelihood; otherwise return its mean.
+            covariates: name -> one value for all, or a value for each of the last leading axis of the latents; the first
+                level and the mean of those that are not named.
+
+        Returns:
+            name -> [..., *shape], for every modality that is decoded.
+
+        Raises:
+            InputError: A level that is not known.
+        """
+        like = None if covariates is None else self._with_reference(z, covariates)
+        return self.modalities.decode(z, w, sample, like)
 
     @torch.no_grad()
     def log_marginal(
@@ -449,7 +481,23 @@ class Inference(nn.Module, ABC):
             )
         nothing = torch.zeros(batch.size, dtype=torch.bool, device=batch.device)
         mask = torch.stack([masks.get(name, nothing) for name in self.modalities])
-        return Batch(data, mask, batch.entries, batch.extra, batch.complete and len(masks) == len(data))
+        return batch._replace(data=data, mask=mask, complete=batch.complete and len(masks) == len(data))
+
+    def _with_reference(self, z: Tensor, covariates: Mapping[str, Any]) -> Batch:
+        """Samples of which nothing but covariates is known, one for each of the last leading axis of z."""
+        rows = z.shape[-2] if z.ndim > 1 else 1
+        declared = [one for net in self.modalities.values() for one in net.covariates]
+        usual = {
+            one.name: one.mean if one.levels is None else one.levels[0]
+            for one in reversed(declared)
+            if one.name not in covariates
+        }
+        given = conditioning.covariates_of({**usual, **covariates}, rows, z.device)
+        conditioning.check_known(
+            self.name, {name: net.covariates for name, net in self.modalities.items()}, given
+        )
+        nothing = torch.zeros(len(self.modalities), rows, dtype=torch.bool, device=z.device)
+        return Batch({}, nothing, covariates=given)
 
     def _check_exact(self, dtype: torch.dtype) -> None:
         """Ids and ranks are numbers of the model's dtype; one of few digits would turn some into others."""

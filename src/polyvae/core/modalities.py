@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from polyvae.core import covariates as conditioning
 from polyvae.core.aggregate import Experts
 from polyvae.core.batch import Batch
 from polyvae.core.distributions import Diagonal, Mixture
@@ -80,6 +81,30 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         assert isinstance(net, ModalityNet)
         return net
 
+    # ---- covariates ----------------------------------------------------------------------------------------
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether any modality declares covariates."""
+        return any(net.covariates for net in self.values())
+
+    def covariates(self, m: int, batch: Batch | None, like: Tensor, rows: int = 1) -> Tensor | None:
+        """The columns of the covariates of modality number m, [B, C]; None where it declares none.
+
+        Args:
+            m: The number of the modality.
+            batch: Samples that were admitted. None: ``rows`` samples at the first level of each covariate, and at the mean.
+            like: A tensor of the dtype and device of the result.
+            rows: The number of samples without a batch.
+        """
+        declared = self.at(m).covariates
+        if not declared:
+            return None
+        if batch is None:
+            return conditioning.reference(declared, rows, like)
+        found, name = conditioning.columns(declared, batch.covariates, like.dtype), self._names[m]
+        return found[batch.covariates.rows[name]] if name in batch.covariates.rows else found
+
     # ---- encode --------------------------------------------------------------------------------------------
 
     def encode(self, batch: Batch) -> Experts:
@@ -90,8 +115,9 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         for m in self.encoded:
             name, net = self._names[m], self.at(m)
             x, entries = batch.data[name], batch.entries.get(name)
+            given = self.covariates(m, batch, x)
             if batch.complete or self.dense:
-                encoded = net.encode(x, entries)
+                encoded = net.encode(x, entries, given)
                 row = batch.mask[m][:, None]
                 z.append(
                     encoded.z if batch.complete else encoded.z.where(row, family.unit((), encoded.z.loc))
@@ -104,7 +130,11 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
                 assert net.encoder is not None
                 with fewest_rows(net.encoder, len(index), counted):
                     encoded = net.encode(
-                        x.index_select(0, index), None if entries is None else entries.index_select(0, index)
+                        x.index_select(0, index),
+                        *(
+                            None if each is None else each.index_select(0, index)
+                            for each in (entries, given)
+                        ),
                     )
                 expert = _placed(expert, index, encoded.z, counted)
                 w[m] = _placed(w[m], index, encoded.w, counted)
@@ -131,13 +161,20 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         net, x = self.at(m), batch.data[self._names[m]][rows]
         given = batch.entries.get(self._names[m])
         entries = None if given is None else given[rows]
+        beside = self.covariates(m, batch, x)
         with fewest_rows(net.parts[part], len(x), counted):
-            output: Tensor = net.parts[part](net.encoder_input(net.features(x, entries), entries))
+            output: Tensor = net.parts[part](
+                net.encoder_input(net.features(x, entries), entries, None if beside is None else beside[rows])
+            )
         return output
 
     def encode_features(self, name: str, features: Tensor) -> Encoded:
-        """The experts of one modality given its features, [B, *shape], such as pseudo-inputs."""
-        return self[name].encode_features(features)
+        """The experts of one modality given its features, [B, *shape], such as pseudo-inputs.
+
+        Covariates are at their first level and their mean.
+        """
+        given = self.covariates(self._names.index(name), None, features, len(features))
+        return self[name].encode_features(features, None, given)
 
     @torch.no_grad()
     def centre(self, batches: Iterable[Batch]) -> None:
@@ -166,16 +203,41 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             total, count = sums[name]
             centre.copy_(total / count.clamp(min=1))
 
-    def encode_mean(self, name: str, z: Tensor, w: Tensor) -> Encoded:
-        """Decode one modality and encode its mean: z [N, D], w [N, W_m] -> experts of N rows."""
-        net = self[name]
-        return net.encode(net.mean(torch.cat([z, w], -1)))
+    def encode_mean(self, name: str, z: Tensor, w: Tensor, batch: Batch, rows: Tensor) -> Encoded:
+        """Decode one modality and encode its mean: z [N, D], w [N, W_m] -> experts of N rows.
+
+        Args:
+            name: The modality.
+            z: Shared latents.
+            w: Private latents of the modality.
+            batch: Samples whose covariates both are conditioned on.
+            rows: [N], the samples of these.
+        """
+        net, given = self[name], self.covariates(self._names.index(name), batch, z)
+        given = None if given is None else given[rows]
+        parts = [z, w] if given is None else [z, w, given]
+        return net.encode(net.mean(torch.cat(parts, -1)), None, given)
 
     # ---- decode --------------------------------------------------------------------------------------------
 
-    def latents(self, m: int, z: Tensor, w: Tensor) -> Tensor:
-        """The input of the decoder of modality m: the columns of z that it sees, then w_m."""
-        return torch.cat([z[..., : self.at(m).seen], w[..., self.columns[m]]], -1)
+    def latents(
+        self, m: int, z: Tensor, w: Tensor, batch: Batch | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """The input of the decoder of modality m: the columns of z that it sees, w_m, and its covariates.
+
+        Args:
+            m: The number of the modality.
+            z: [..., B, D].
+            w: [..., B, W].
+            batch: Samples whose covariates are conditioned on; None: their first levels and means.
+            rows: [B], the samples of ``batch``; None: the samples in order.
+        """
+        parts = [z[..., : self.at(m).seen], w[..., self.columns[m]]]
+        given = self.covariates(m, batch, z)
+        if given is not None:
+            given = given if rows is None else given.index_select(0, rows)
+            parts.append(given[0] if z.ndim == 1 else given.expand(*z.shape[:-1], -1))
+        return torch.cat(parts, -1)
 
     def decode(
         self, z: Tensor, w: Tensor, sample: bool = False, like: Batch | None = None
@@ -186,8 +248,8 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             z: The shared latents.
             w: The private latents.
             sample: Draw from the likelihood instead of taking its mean.
-            like: Samples whose library sizes generated counts have, where they were observed. None, and
-                elsewhere: the likelihood's own.
+            like: Samples whose covariates are conditioned on, and whose library sizes generated counts have, where they were
+                observed. None: the first levels and means of covariates, and, as elsewhere, the likelihood's own library size.
         """
         return {
             name: self.decode_one(name, z, w, sample, like)
@@ -199,7 +261,7 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         self, name: str, z: Tensor, w: Tensor, sample: bool = False, like: Batch | None = None
     ) -> Tensor:
         """The mean of one modality, or a draw from its likelihood: [..., D], [..., W] -> [..., *shape]."""
-        net, latents = self[name], self.latents(self._names.index(name), z, w)
+        net, latents = self[name], self.latents(self._names.index(name), z, w, like)
         if like is None or name not in like.data:
             return net.generate(latents, sample)
         x = like.data[name]
@@ -255,7 +317,7 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             terms.append(
                 self._term(
                     decoding,
-                    self.latents(m, seen, w),
+                    self.latents(m, seen, w, batch, None if rows is None else rows[m]),
                     None if batch.complete and decoded is None else counted,
                     None if rows is None else rows[m],
                 )

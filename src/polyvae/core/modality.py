@@ -14,9 +14,12 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from polyvae.core import covariates as conditioning
+from polyvae.core.covariates import Covariate
 from polyvae.core.distributions import FAMILIES, SCALES, Diagonal
 from polyvae.core.likelihoods import LIKELIHOODS, Likelihood, OneHot, Scaled
 from polyvae.core.networks import NETWORKS, auto
+from polyvae.core.networks.conditioned import ConditionedReader, features_for
 from polyvae.core.networks.kinds import Branches
 from polyvae.core.networks.mlp import LinearDecoder
 from polyvae.utils.errors import InputError, check_count, is_number, nearest
@@ -24,6 +27,7 @@ from polyvae.utils.renamed import moved
 
 Factory = Callable[[tuple[int, ...], Any], nn.Module]
 ROLES = ("both", "input", "target")
+COLUMNS = "covariates"  # of a decoder factory: how many of its last inputs are covariates, for one that has to tell them apart
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
@@ -54,6 +58,11 @@ class Modality:
             input is twice as long: the values, less their means over the observed training entries and 0
             where missing, then 1 where an entry was observed and 0 where it was not. ``fit`` computes
             the means. Otherwise missing entries are zeros to the encoder.
+        covariates: What its encoder and its decoder are conditioned on: names of covariates, whose levels and scales
+            ``data.modalities()`` reads from the data, or Covariate. The C columns of these are the last ones of what a
+            decoder is given, ``in_shape`` (latents + C,). An encoder is given them at the end of the first axis,
+            ``in_shape`` (shape[0] + C, *shape[1:]), constant along other axes: further features of a table, further
+            channels of an image. Of token ids, a perceptron joins them to what the encoder found in the ids.
 
     Raises:
         InputError: An empty name, a shape without positive sizes, an unknown likelihood or role, or a
@@ -76,6 +85,7 @@ class Modality:
     encoder: str | Factory | None = None
     decoder: str | Factory | None = None
     entries: bool = False
+    covariates: tuple[Covariate | str, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"modality {self.name!r}"
@@ -122,6 +132,7 @@ class Modality:
                 f"{where}: got entries={self.entries!r}; expected True (entries may be missing inside samples) or "
                 "False; a mask of entries belongs to the data"
             )
+        object.__setattr__(self, "covariates", conditioning.check_covariates(where, self.covariates))
         for side, given in (("encoder", self.encoder), ("decoder", self.decoder)):
             if isinstance(given, nn.Module) or not (
                 given is None or isinstance(given, str) or callable(given)
@@ -142,7 +153,8 @@ class Encoded(NamedTuple):
 class ModalityNet(nn.Module):
     """The encoder, the decoder and the likelihood of one modality.
 
-    The latents of a modality are the columns of z that its decoder sees, followed by w_m.
+    The latents of a modality are the columns of z that its decoder sees, followed by w_m, and by the columns of
+    its covariates if it declares any.
 
     Args:
         spec: The specification of the modality.
@@ -157,6 +169,7 @@ class ModalityNet(nn.Module):
             network, the map from z to w_m).
         centre: [*shape], the means of the encoder's features over the observed training entries, for a
             modality with ``entries``.
+        covariates: The covariates that encoder and decoder are conditioned on.
     """
 
     centre: Tensor | None
@@ -168,13 +181,18 @@ class ModalityNet(nn.Module):
         self.spec = spec
         self.seen, self.private, self.expert = seen, private, seen if expert else 0
         self.family, self.scale = FAMILIES[posterior], SCALES[scale]
+        self.covariates = conditioning.ready(f"modality {spec.name!r}", spec.covariates)
         likelihood, network = _parameters(spec)
         self.likelihood = _likelihood(spec, likelihood)
         self.encoder = (
             _encoder(spec, (2 * self.expert, 2 * private), network) if spec.role != "target" else None
         )
         self.decoder = (
-            _decoder(spec, seen + private, self.likelihood.output, network) if spec.role != "input" else None
+            _decoder(
+                spec, seen + private + conditioning.width(spec.covariates), self.likelihood.output, network
+            )
+            if spec.role != "input"
+            else None
         )
         self.parts = nn.ModuleDict()
         if spec.network == "auto" and _looks_like_image(spec.shape) and _network_name(spec) == "mlp":
@@ -183,12 +201,13 @@ class ModalityNet(nn.Module):
             _warn_of_no_channels(spec)
         self.register_buffer("centre", torch.zeros(spec.shape) if spec.entries else None)
 
-    def encode(self, x: Tensor, entries: Tensor | None = None) -> Encoded:
+    def encode(self, x: Tensor, entries: Tensor | None = None, covariates: Tensor | None = None) -> Encoded:
         """The experts q(z | x_m) and q(w_m | x_m).
 
         Args:
             x: [B, *shape].
             entries: [B, *shape] bool, the observed entries; None: all.
+            covariates: [B, C], the columns of its covariates; None: it declares none.
 
         Returns:
             ``z`` [B, D], of location 0 and scale 1 where the encoder has no expert of z, and ``w`` [B,
@@ -202,13 +221,15 @@ class ModalityNet(nn.Module):
                 f"modality {self.spec.name!r} is a target, which is decoded and never encoded; expected role "
                 "'both' or 'input'; change its role"
             )
-        return self.encode_features(self.features(x, entries), entries)
+        return self.encode_features(self.features(x, entries), entries, covariates)
 
-    def encode_features(self, features: Tensor, entries: Tensor | None = None) -> Encoded:
-        """The experts given features [B, *shape] and which entries of them were observed; None: all."""
+    def encode_features(
+        self, features: Tensor, entries: Tensor | None = None, covariates: Tensor | None = None
+    ) -> Encoded:
+        """The experts given features [B, *shape], which entries of them were observed (None: all), and covariates [B, C]."""
         assert self.encoder is not None
         with fewest_rows(self.encoder, len(features)):
-            out = self.encoder(self.encoder_input(features, entries))
+            out = self.encoder(self.encoder_input(features, entries, covariates))
         sizes = [self.expert, self.expert, self.private, self.private]
         if out.shape != (len(features), sum(sizes)):
             raise InputError(
@@ -236,12 +257,23 @@ class ModalityNet(nn.Module):
         features = self.likelihood.features(torch.where(entries, x, 0))
         return features if self.centre is None else torch.where(entries, features, self.centre)
 
-    def encoder_input(self, features: Tensor, entries: Tensor | None) -> Tensor:
-        """The features, and beside them which entries were observed if the modality declares ``entries``."""
-        if self.centre is None:
-            return features
-        observed = torch.ones_like(features) if entries is None else entries.to(features.dtype)
-        return torch.cat([features - self.centre, observed], 1)
+    def encoder_input(
+        self, features: Tensor, entries: Tensor | None, covariates: Tensor | None = None
+    ) -> Tensor:
+        """The features, and beside them which entries were observed if the modality declares ``entries``, and its covariates."""
+        parts = [features]
+        if self.centre is not None:
+            observed = torch.ones_like(features) if entries is None else entries.to(features.dtype)
+            parts = [features - self.centre, observed]
+        if self.covariates:
+            if covariates is None:
+                raise InputError(
+                    f"modality {self.spec.name!r}: got no covariates; expected the {conditioning.width(self.covariates)} columns of "
+                    "its covariates; pass covariates= to encode, or call the methods of the model, which read them from the batch"
+                )
+            shape = features.shape[2:]
+            parts.append(covariates.view(*covariates.shape, *[1] * len(shape)).expand(-1, -1, *shape))
+        return torch.cat(parts, 1) if len(parts) > 1 else features
 
     def decode(self, latents: Tensor) -> Tensor:
         """The parameters of the likelihood, by one decoder call: [..., B, C] -> [..., B, *output].
@@ -475,7 +507,7 @@ def _parameters(spec: Modality) -> tuple[dict[str, Any], dict[str, Any]]:
     for chosen in (_network_name(spec), spec.encoder, spec.decoder):
         if isinstance(chosen, str) and chosen in NETWORKS:
             for factory in NETWORKS[chosen][:2]:
-                network |= set(inspect.signature(factory).parameters) - {"in_shape", "out"}
+                network |= set(inspect.signature(factory).parameters) - {"in_shape", "out", COLUMNS}
     for key in spec.params:
         if key not in likelihood | network:
             raise InputError(
@@ -542,15 +574,23 @@ def _factory(spec: Modality, override: str | Factory | None, index: int) -> tupl
 def _encoder(spec: Modality, heads: tuple[int, int], params: Mapping[str, Any]) -> nn.Module:
     factory, separate, accepted = _factory(spec, spec.encoder, 0)
     options = {key: value for key, value in params.items() if key in accepted}
-    shape = (2 * spec.shape[0], *spec.shape[1:]) if spec.entries else spec.shape
-    if params.get("separate", separate) and all(heads):
-        return Branches(*(_built(spec, "encoder", factory(shape, out, **options)) for out in heads))
-    return _built(spec, "encoder", factory(shape, sum(heads), **options))
+    columns = conditioning.width(spec.covariates)
+    reads = bool(columns) and (_of_ids(spec) or (spec.encoder is None and _network_name(spec) == "text"))
+    first = (2 if spec.entries else 1) * spec.shape[0] + (0 if reads else columns)
+    outs = heads if params.get("separate", separate) and all(heads) else (sum(heads),)
+    built = []
+    for out in outs:
+        size = features_for(out) if reads else out
+        network = _built(spec, "encoder", factory((first, *spec.shape[1:]), size, **options))
+        built.append(ConditionedReader(network, columns, size, out) if reads else network)
+    return built[0] if len(built) == 1 else Branches(*built)
 
 
 def _decoder(spec: Modality, latents: int, output: tuple[int, ...], params: Mapping[str, Any]) -> nn.Module:
     factory, _, accepted = _factory(spec, spec.decoder, 1)
     options = {key: value for key, value in params.items() if key in accepted}
+    if COLUMNS in accepted:
+        options[COLUMNS] = conditioning.width(spec.covariates)
     return _built(spec, "decoder", factory((latents,), output, **options))
 
 

@@ -29,6 +29,7 @@ from polyvae.data.checks import (
     check_specs,
     row_numbers,
 )
+from polyvae.data.covariates import Conditioned
 from polyvae.data.sentences import unpacked
 from polyvae.data.sources import Readers
 from polyvae.data.sparse import check_sparse, dense_rows
@@ -40,7 +41,7 @@ from polyvae.utils.text import counted, table
 Rows = Tensor | NDArray[Any] | Sequence[int] | slice
 
 
-class MultimodalData(Readers, Attributed):
+class MultimodalData(Readers, Attributed, Conditioned):
     """N samples in M modalities, in memory on one device.
 
     An object is never modified: every method returns new data.
@@ -72,6 +73,8 @@ class MultimodalData(Readers, Attributed):
         said: Modality -> attribute -> [N] bool, whether this modality of the sample states the attribute, as a caption may. An attribute
             that is not named is not stated. A modality that is not named states all attributes.
         parsers: Modality of text -> name of the function in ``polyvae.data.PARSERS`` that finds attributes in its sentences.
+        covariates: Name -> [N], what modalities may be conditioned on (``modalities(covariates=...)``): texts, booleans or a Categorical
+            of pandas are levels; other values, also integers, are numbers. None may be missing.
 
     Warns:
         UserWarning: Columns in double precision whose variance would be lost in the single precision of a model.
@@ -112,6 +115,7 @@ class MultimodalData(Readers, Attributed):
         classes: Mapping[str, Sequence[str]] | None = None,
         said: Mapping[str, Mapping[str, Any]] | None = None,
         parsers: Mapping[str, str] | None = None,
+        covariates: Mapping[str, Any] | None = None,
     ) -> None:
         check_mapping("data", data)
         data, own = unpacked(data)
@@ -145,7 +149,7 @@ class MultimodalData(Readers, Attributed):
                     f"entries: got a mask for modality {name!r}, which is sparse; expected none; make the modality dense"
                 )
         aside |= {name: x[:, :0] for name, x in files.items()}
-        stored = Batch.of({name: aside.get(name, x) for name, x in data.items()}, mask, entries)
+        stored = Batch.of({name: aside.get(name, x) for name, x in data.items()}, mask, entries, covariates)
         stored = stored._replace(data={name: files.get(name, x) for name, x in stored.data.items()})
         count, device = stored.size, stored.device
         extra = {} if labels is None else {"labels": check_labels(labels, count)}
@@ -177,13 +181,14 @@ class MultimodalData(Readers, Attributed):
             rows.append((spec.name, str(spec.shape), spec.likelihood, share))
         size = counted(len(self), "sample", "samples")
         head = f"MultimodalData: {size}, {counted(len(rows), 'modality', 'modalities')}"
+        known = self._shown_covariates()
         parts = ", ".join(f"{name} {len(rows)}" for name, rows in self._splits.items()) or "none"
         labels = (
             "none"
             if self.labels is None
             else f"{np.unique(self.labels[self.labels >= 0].cpu().numpy()).size} classes"
         )
-        return "\n".join([head, *table(rows), f"  splits: {parts}; labels: {labels}"])
+        return "\n".join([head, *table(rows), f"  splits: {parts}; labels: {labels}{known}"])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -229,10 +234,12 @@ class MultimodalData(Readers, Attributed):
         """The specifications. Modalities with missing entries declare them (``entries=True``).
 
         Args:
-            **overrides: Fields of Modality to set for all, such as ``data.modalities(private=32)``.
+            **overrides: Fields of Modality to set for all, such as ``data.modalities(private=32)``, or
+                ``data.modalities(covariates=("batch",))``. The levels of a covariate, its mean and its standard deviation are those of
+                the split "train", if there is one.
 
         Raises:
-            InputError: An unknown field, with the nearest known one.
+            InputError: An unknown field or covariate, with the nearest known one.
         """
         fields = {field.name for field in dataclasses.fields(Modality)} - {"name", "shape"}
         for key in overrides:
@@ -241,7 +248,10 @@ class MultimodalData(Readers, Attributed):
                     f"modalities: {key!r} is not a field that can be set for all; {nearest(key, fields)}"
                 )
         gaps = {name: {"entries": True} for name in self._stored.entries}
-        return [dataclasses.replace(spec, **{**gaps.get(spec.name, {}), **overrides}) for spec in self._specs]
+        specs = [
+            dataclasses.replace(spec, **{**gaps.get(spec.name, {}), **overrides}) for spec in self._specs
+        ]
+        return self.resolved(specs)
 
     # Rows
 
@@ -272,6 +282,7 @@ class MultimodalData(Readers, Attributed):
             {name: x.index_select(0, index) for name, x in stored.entries.items()},
             {name: x.index_select(0, index) for name, x in stored.extra.items()},
             whole,
+            stored.covariates.at(index) if stored.covariates.values else stored.covariates,
         )
         return self._scaled(self._filled(batch, index))
 
@@ -410,6 +421,7 @@ class MultimodalData(Readers, Attributed):
                 {name: gap for name, gap in stored.entries.items() if name in chosen},
                 extra,
                 bool(mask.all()),
+                stored.covariates,
             )
         )
         other._named = named
@@ -541,7 +553,7 @@ class MultimodalData(Readers, Attributed):
         }
         # Without names the digest is as it was before there were any.
         about |= {"columns": self.columns} if self.columns else {}
-        about |= facts(self._named)
+        about |= facts(self._named) | self._facts_of_covariates()
         state.update(json.dumps(about, sort_keys=True, default=str).encode())
         stored = self._stored
         for name, x in [
@@ -549,6 +561,7 @@ class MultimodalData(Readers, Attributed):
             ("mask", stored.mask),
             *stored.entries.items(),
             *stored.extra.items(),
+            *stored.covariates.values.items(),
         ]:
             state.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
             state.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -567,7 +580,7 @@ class MultimodalData(Readers, Attributed):
     ) -> MultimodalData:
         """The same samples with other values, which are valid; labels, ids, groups, splits and the scale of sparse modalities are kept."""
         named, extra = kept(self._named, self._stored.extra, stored.names)
-        other = self._like(stored._replace(extra=extra))
+        other = self._like(stored._replace(extra=extra, covariates=self._stored.covariates))
         other._named = named
         other._specs, other.columns, other._sparse = tuple(specs), dict(columns), dict(sparse)
         other.scale = {name: factor for name, factor in self.scale.items() if name in sparse}

@@ -325,7 +325,7 @@ def check_storable(model: MultimodalVAE) -> dict[str, Any]:
 
 
 def describe_modality(modality: Modality) -> dict[str, Any]:
-    """A ``[[modality]]`` table: every field but those that are None, and ``entries`` only where it is True.
+    """A ``[[modality]]`` table: every field but those that are None, and but ``entries`` and ``covariates`` that are not set.
 
     Raises InputError: a factory without an import path.
     """
@@ -334,6 +334,9 @@ def describe_modality(modality: Modality) -> dict[str, Any]:
     }
     table |= {"shape": list(modality.shape), "params": dict(modality.params)}
     table["entries"] = modality.entries or None  # older versions do not know the key
+    table["covariates"] = [
+        one if isinstance(one, str) else one.described() for one in modality.covariates
+    ] or None
     for side in ("encoder", "decoder"):
         if callable(table[side]):
             table[side] = _import_path(f"modality {modality.name!r}: {side}", table[side])

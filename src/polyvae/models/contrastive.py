@@ -289,6 +289,7 @@ class Contrastive(MultimodalVAE):
             mask,
             Gathered(batch.entries, by_name),
             complete=batch.complete and len(mask) == 2,
+            covariates=batch.covariates._replace(rows=by_name),
         )
         encoded = rows[self.encoded]
         position = torch.arange(len(encoded), device=batch.device)[:, None]

@@ -144,19 +144,26 @@ class IDMVAE(MMVAEPlus):
             name, span = self.specs[m].name, self.columns[m]
             rows = experts.mask[i].nonzero()[:, 0]
             if self.specs[m].role == "both" and len(rows):
-                mixed = self._encode_mixed(name, z[i, rows], w[rows, span])
+                mixed = self._encode_mixed(name, z[i, rows], w[rows, span], batch, rows)
                 x_z = self._contrast(experts.z.loc[i, rows], mixed.z.loc[: len(rows)])
                 x_w = self._contrast(experts.w.loc[rows, span], mixed.w.loc[len(rows) :])
                 augmentation = augmentation.index_put((rows,), 0.5 * (x_z + x_w), accumulate=True)
         return Regularisers(cross_view, augmentation)
 
-    def _encode_mixed(self, name: str, z: Tensor, w: Tensor) -> Encoded:
+    def _encode_mixed(self, name: str, z: Tensor, w: Tensor, batch: Batch, rows: Tensor) -> Encoded:
         """The experts of generated data in which z and w come from different samples.
 
         The first N rows are those of E[x | z, w'], where w' belongs to the sample before. The last N
         rows are those of E[x | z', w]. All are computed in one call: rows [N, ...] -> [2N, ...].
+        Covariates are those of each row's own sample.
         """
-        return self.modalities.encode_mean(name, torch.cat([z, z.roll(1, 0)]), torch.cat([w.roll(1, 0), w]))
+        return self.modalities.encode_mean(
+            name,
+            torch.cat([z, z.roll(1, 0)]),
+            torch.cat([w.roll(1, 0), w]),
+            batch,
+            torch.cat([rows, rows]),
+        )
 
     def _contrast(self, a: Tensor, b: Tensor) -> Tensor:
         """The share of each sample in X(a, b): rows [N, D], [N, D] -> [N]; 0 for a single pair."""

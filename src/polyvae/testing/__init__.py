@@ -5,7 +5,8 @@
     check_model(MyModel, K=3)                    # a class, a name in MODELS, or a callable (modalities, **options) -> model
 
 Each law is a function ``law_...(make, modalities)`` of a factory ``make(modalities) -> model`` and the modalities of a small example. It
-raises AssertionError with one line that names the law. A model is exempt from a law only by its ``facts``. Everything is computed in
+raises AssertionError with one line that names the law. ``law_covariates`` gives the modalities covariates by itself, and is no part of
+``check_model``. A model is exempt from a law only by its ``facts``. Everything is computed in
 float64 on the CPU, with perturbed parameters and systematically masked data; the state of torch's global generator is restored.
 """
 
@@ -30,6 +31,7 @@ from polyvae.testing.laws.computing import (
     law_terms,
     law_trains,
 )
+from polyvae.testing.laws.covariates import law_covariates
 from polyvae.testing.laws.missing import (
     law_agree,
     law_empty,
@@ -43,6 +45,7 @@ from polyvae.testing.laws.missing import (
 )
 from polyvae.testing.laws.storing import law_options, law_storage, law_toml
 from polyvae.testing.worlds import (
+    conditioned,
     default_worlds,
     example_batch,
     example_data,
@@ -90,6 +93,7 @@ __all__ = [
     "LOADER_LAWS",
     "check_data",
     "check_model",
+    "conditioned",
     "default_worlds",
     "example_batch",
     "example_data",
@@ -98,6 +102,7 @@ __all__ = [
     "law_agree",
     "law_bound",
     "law_complete",
+    "law_covariates",
     "law_decodes",
     "law_empty",
     "law_entries",

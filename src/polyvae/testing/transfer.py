@@ -57,6 +57,7 @@ def same_model(law: str, what: str, first: MultimodalVAE, second: MultimodalVAE,
         {name: batch.data[name] for name in second.modalities},
         batch.mask[where.modalities],
         {name: observed for name, observed in batch.entries.items() if name in second.modalities},
+        covariates=batch.covariates,
     )
     draws = record(first, batch)
     a, _ = step(first, batch, draws)

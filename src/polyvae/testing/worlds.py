@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from polyvae.core import noise
 from polyvae.core.batch import Batch
+from polyvae.core.covariates import Covariate, Covariates
 from polyvae.core.modality import Modality, ModalityNet
 from polyvae.core.noise import Draw
 from polyvae.core.vae import MultimodalVAE
@@ -45,6 +46,15 @@ def labels_world() -> tuple[Modality, ...]:
         replace(b, role="input"),
         replace(c, role="target"),
         replace(d, role="input"),
+    )
+
+
+def conditioned(specs: Sequence[Modality]) -> tuple[Modality, ...]:
+    """The modalities, of which all but the last are conditioned on a batch and an age, the second on the age alone."""
+    batch, age = Covariate("batch", ("a", "b", "c")), Covariate("age", mean=0.1, scale=0.7)
+    return tuple(
+        spec if m and m == len(specs) - 1 else replace(spec, covariates=(age,) if m == 1 else (batch, age))
+        for m, spec in enumerate(specs)
     )
 
 
@@ -122,7 +132,20 @@ def example_batch(model: MultimodalVAE, entries: bool = True) -> Batch:
         data = example_data(model, mask.shape[1])
         first = next(iter(data))
         observed = {first: torch.rand(data[first].shape) < 0.7} if entries else {}
-    return Batch.of(data, mask, observed)
+    return Batch.of(data, mask, observed, example_covariates(model, mask.shape[1]))
+
+
+def example_covariates(model: MultimodalVAE, size: int) -> Covariates:
+    """Values of the covariates that the modalities declare: each level in turn, and numbers that differ."""
+    declared = {one.name: one for net in model.modalities.values() for one in net.covariates}
+    turn = torch.arange(size)
+    return Covariates(
+        {
+            name: turn.double().sin() if one.levels is None else turn % len(one.levels)
+            for name, one in declared.items()
+        },
+        {name: one.levels for name, one in declared.items() if one.levels is not None},
+    )
 
 
 def example_data(model: MultimodalVAE, size: int) -> dict[str, Tensor]:

@@ -51,6 +51,7 @@ class StoredModality(Record):
     encoder: str | None = None
     decoder: str | None = None
     entries: bool = False
+    covariates: list[str | dict[str, Any]] = []
 
 
 class StoredConfig(Record):

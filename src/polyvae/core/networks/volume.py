@@ -78,23 +78,35 @@ class PyramidEncoder(nn.Module):
 
 
 class PyramidDecoder(nn.Module):
-    """[N, D] -> [N, C, *sizes]: from the coarsest level up; each result is concatenated with the latents of the next finer level."""
+    """[N, D] -> [N, C, *sizes]: from the coarsest level up; each result is concatenated with the latents of the next finer level.
 
-    def __init__(self, channels: int, shapes: list[tuple[int, ...]]) -> None:
+    Covariates, further columns of the input, add a learnt map to the coarsest level and are channels of the last layer: between them,
+    instance normalisation would remove what is constant over an image.
+    """
+
+    def __init__(self, channels: int, shapes: list[tuple[int, ...]], covariates: int = 0) -> None:
         super().__init__()
+        self.covariates = covariates
         self.shapes, self.dims = shapes, len(shapes[0]) - 1
         latents = [shape[0] for shape in shapes]
         self.blocks = nn.ModuleList(
             _block(self.dims, a + b, 2 * a, a, bias=a == latents[0]) for a, b in pairwise(latents)
         )
-        self.last = _CONV[self.dims](latents[0], channels, 1)
+        self.last = _CONV[self.dims](latents[0] + covariates, channels, 1)
+        self.map = nn.Linear(covariates, prod(shapes[-1]), bias=False) if covariates else None
 
     def forward(self, latents: Tensor) -> Tensor:
-        parts = torch.split(latents, [prod(shape) for shape in self.shapes], -1)
+        latents, given = latents.tensor_split([latents.shape[1] - self.covariates], 1)
+        parts = list(torch.split(latents, [prod(shape) for shape in self.shapes], -1))
+        if self.map is not None:
+            parts[-1] = parts[-1] + self.map(given)
         *finer, x = (part.view(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True))
         for block, level in zip(reversed(self.blocks), reversed(finer), strict=True):
             x = functional.interpolate(x, level.shape[2:], mode=_LINEAR[self.dims], align_corners=False)
             x = block(torch.cat([x, level], 1))
+        if self.map is not None:
+            beside = given.view(*given.shape, *[1] * self.dims).expand(-1, -1, *x.shape[2:])
+            x = torch.cat([x, beside], 1)
         out: Tensor = self.last(x)
         return out
 
@@ -105,7 +117,12 @@ def volume_encoder(in_shape: tuple[int, ...], out: int, *, width: float = 1.0, l
 
 
 def volume_decoder(
-    in_shape: tuple[int, ...], out: tuple[int, ...], *, width: float = 1.0, levels: int = 4
+    in_shape: tuple[int, ...],
+    out: tuple[int, ...],
+    *,
+    width: float = 1.0,
+    levels: int = 4,
+    covariates: int = 0,
 ) -> nn.Module:
-    """[N, D] -> [N, C, *sizes]."""
-    return PyramidDecoder(out[0], _checked(out, in_shape[0], width, levels))
+    """[N, D + covariates] -> [N, C, *sizes]; the last columns are ``covariates``, which the modality gives."""
+    return PyramidDecoder(out[0], _checked(out, in_shape[0] - covariates, width, levels), covariates)

@@ -19,6 +19,7 @@ from polyvae.testing.worlds import (
     dense,
     difference,
     example_batch,
+    example_covariates,
     example_data,
     example_model,
     full_name,
@@ -272,7 +273,7 @@ def law_complete(make: Make, specs: Sequence[Modality]) -> None:
     """The fast path for complete data, which gathers no rows, is equal to the general one."""
     model = example_model(make, specs)
     with repeatable():
-        batch = Batch.of(example_data(model, 4))
+        batch = Batch.of(example_data(model, 4), covariates=example_covariates(model, 4))
     draws = record(model, batch)
     (value, gradients), (again, others) = (
         step(model, batch, draws),

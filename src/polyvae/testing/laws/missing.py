@@ -18,6 +18,7 @@ from polyvae.testing.worlds import (
     dense,
     difference,
     example_batch,
+    example_covariates,
     example_data,
     example_model,
     full_name,
@@ -52,6 +53,7 @@ def law_missing(make: Make, specs: Sequence[Modality]) -> None:
         {name: torch.where(inside[name], x, torch.nan) for name, x in clean.data.items()},
         clean.mask,
         clean.entries,
+        clean.covariates,
     )
     for what, batch in (
         ("random values", clean._replace(data=noisy)),
@@ -91,7 +93,8 @@ def law_entries(make: Make, specs: Sequence[Modality]) -> None:
         w = torch.randn(2, 5, len(model.owner), dtype=torch.float64)
     for name in observed:
         observed[name][0] = False
-    log_x = model.log_likelihood(Batch.of(data, None, observed), z, w)
+    batch = Batch.of(data, None, observed, example_covariates(model, 5))
+    log_x = model.log_likelihood(batch, z, w)
     for m, (name, net) in enumerate(model.modalities.items()):
         if net.decoder is None:
             hold(
@@ -102,7 +105,7 @@ def law_entries(make: Make, specs: Sequence[Modality]) -> None:
             continue
         counted = net.likelihood.counted(observed[name])
         each = net.likelihood.entries(
-            net.decode(model.modalities.latents(m, z, w)), torch.where(counted, data[name], 0), counted
+            net.decode(model.modalities.latents(m, z, w, batch)), torch.where(counted, data[name], 0), counted
         )
         by_hand = (each * counted).flatten(2).sum(-1)
         hold(
@@ -124,6 +127,7 @@ def law_agree(make: Make, specs: Sequence[Modality]) -> None:
             & masked.entries.get(name, torch.ones_like(x, dtype=torch.bool))
             for row, (name, x) in zip(masked.mask, masked.data.items(), strict=True)
         },
+        masked.covariates,
     )
     draws = record(model, masked)
     (value, gradients), (other, others) = step(model, masked, draws), step(model, by_entries, draws)

@@ -1,0 +1,87 @@
+"""A value for each sample, as numbers, or as the levels that it takes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyvae.utils.arrays import Table, numpy_array, whole_array
+from polyvae.utils.errors import InputError, is_number
+
+_TRUTH = ("False", "True")
+
+
+def column(what: str, x: Any, count: int) -> tuple[NDArray[Any], tuple[str, ...] | None]:
+    """Values of ``count`` samples: [count] float64, or int64 numbers of levels and the names of these.
+
+    Args:
+        what: Subject of the error.
+        x: [count] or one value for all. Texts, booleans and a Categorical of pandas are levels.
+        count: The number of samples.
+
+    Raises:
+        InputError: Another number of values, a missing value, or values that are neither texts nor numbers.
+    """
+    if isinstance(x, str | bool) or is_number(x):
+        x = [x] * count
+    ordered = _categories(x)
+    given = numpy_array(what, _present(what, x))
+    if given.shape != (count,):
+        raise InputError(
+            f"{what}: got shape {given.shape}; expected ({count},), one per sample; check which rows they belong to"
+        )
+    if given.dtype.kind == "O":
+        kinds = {type(value) for value in given.tolist()}
+        if kinds <= {str}:
+            given = given.astype(str)
+        elif kinds <= {bool, np.bool_}:
+            given = given.astype(bool)
+        elif kinds <= {int, float} and ordered is None:
+            given = given.astype(np.float64)
+        elif ordered is None:
+            raise InputError(
+                f"{what}: got values of types {', '.join(sorted(kind.__name__ for kind in kinds))}; expected texts, booleans or "
+                "numbers, and none missing; convert them, and give missing ones a level of their own"
+            )
+    if ordered is None and given.dtype.kind in "iuf":
+        return _numbers(what, given), None
+    if ordered is None and given.dtype.kind not in "UTb":
+        raise InputError(f"{what}: got {given.dtype}; expected texts, booleans or numbers; convert them")
+    texts = [str(value) for value in given.tolist()]
+    names = ordered or (_TRUTH if given.dtype.kind == "b" else tuple(sorted(set(texts))))
+    place = {name: at for at, name in enumerate(names)}
+    return np.array([place[text] for text in texts], dtype=np.int64), names
+
+
+def _numbers(what: str, given: NDArray[Any]) -> NDArray[Any]:
+    bad = int((~np.isfinite(given)).sum())
+    if bad:
+        raise InputError(
+            f"{what}: got {bad} values that are NaN or infinite; expected finite numbers; fill them in, such as with their mean"
+        )
+    return given.astype(np.float64)
+
+
+def _present(what: str, x: Any) -> Any:
+    """``x``, none of which is missing."""
+    values = x.tolist() if isinstance(x, np.ndarray) and x.dtype.kind == "O" else x
+    if isinstance(values, list | tuple):
+        missing = sum(value is None or (isinstance(value, float) and math.isnan(value)) for value in values)
+        if missing:
+            raise InputError(
+                f"{what}: got {missing} missing values; expected one for each sample; give missing levels a name such as 'unknown', "
+                "and fill in missing numbers"
+            )
+        return np.asarray(values, dtype=object) if any(isinstance(v, str) for v in values) else values
+    return whole_array(what, x)
+
+
+def _categories(x: Any) -> tuple[str, ...] | None:
+    """The levels of a Categorical of pandas, in its order; None: ``x`` is none."""
+    if not isinstance(x, Table):
+        return None
+    categories = getattr(getattr(x, "dtype", None), "categories", None)
+    return None if categories is None else tuple(str(level) for level in categories)
