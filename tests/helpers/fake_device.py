@@ -115,6 +115,10 @@ class FakeTensor(Tensor):
     def __format__(self, spec: str) -> str:
         return format(self.item() if self.ndim == 0 else repr(self), spec)
 
+    def __getitem__(self, index: Any) -> Any:
+        parts = index if isinstance(index, tuple) else (index,)
+        return super().__getitem__(tuple(torch.tensor(x) if isinstance(x, list) else x for x in parts))
+
     def new_tensor(self, data: Any, **options: Any) -> Tensor:
         return torch.tensor(data, **{"dtype": self.dtype, "device": self.device, **options})
 
