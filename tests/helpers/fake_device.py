@@ -48,18 +48,47 @@ _FROM_LISTS = (torch.tensor, torch.as_tensor, torch.asarray)
 _KEY = "AutocastPrivateUse1"
 
 # As torch's autocast of the CPU.
-_LOWER = """
-    addbmm addmm baddbmm bmm conv1d conv2d conv3d conv_tbc conv_transpose1d conv_transpose2d.input conv_transpose3d.input linear matmul mm
-    prelu scaled_dot_product_attention
-""".split()
-_FULL = "binary_cross_entropy cdist mse_loss prod prod.dim_int smooth_l1_loss huber_loss".split()
-_WIDEST = "cat index_copy stack".split()
+_LOWER = [
+    "addbmm",
+    "addmm",
+    "baddbmm",
+    "bmm",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_tbc",
+    "conv_transpose1d",
+    "conv_transpose2d.input",
+    "conv_transpose3d.input",
+    "linear",
+    "matmul",
+    "mm",
+    "prelu",
+    "scaled_dot_product_attention",
+]
+_FULL = ["binary_cross_entropy", "cdist", "mse_loss", "prod", "prod.dim_int", "smooth_l1_loss", "huber_loss"]
+_WIDEST = ["cat", "index_copy", "stack"]
 
 # Otherwise composed of operations that change the size of their output in place.
-_FACTORIES = """
-    arange arange.start arange.start_step eye eye.m full linspace ones rand randint randint.low randn randperm scalar_tensor tril_indices
-    triu_indices zeros
-""".split()
+_FACTORIES = [
+    "arange",
+    "arange.start",
+    "arange.start_step",
+    "eye",
+    "eye.m",
+    "full",
+    "linspace",
+    "ones",
+    "rand",
+    "randint",
+    "randint.low",
+    "randn",
+    "randperm",
+    "scalar_tensor",
+    "tril_indices",
+    "triu_indices",
+    "zeros",
+]
 
 
 class Wait(NamedTuple):
@@ -230,7 +259,9 @@ def _count(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: 
 class _FromLists(TorchFunctionMode):
     """``torch.tensor(list, device=DEVICE)``, which reaches no device that is written in Python."""
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         kwargs = kwargs or {}
         device = kwargs.get("device")
         if func not in _FROM_LISTS or device is None or torch.device(device).type != NAME:

@@ -195,7 +195,9 @@ class Batch(NamedTuple):
             {name: x[index] for name, x in self.entries.items()},
             take,
             self.complete,
-            OnHost(self.known.mask[:, index]) if self.known is not None and isinstance(index, slice) else None,
+            OnHost(self.known.mask[:, index])
+            if self.known is not None and isinstance(index, slice)
+            else None,
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:

@@ -103,7 +103,9 @@ class DMVAE(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         beta = warm * self.beta
-        membership = torch.cat([everything(experts.observed), singles(experts.observed)])  # [V, E, B], V = 1 + E
+        membership = torch.cat(
+            [everything(experts.observed), singles(experts.observed)]
+        )  # [V, E, B], V = 1 + E
         components = type(experts.z).cat([self.posterior(batch, experts).components, experts.z], 0)
         q = joint(components, membership)  # [V, B, D]
         z = q.stratified(self.K)  # [K, V, B, D]

@@ -177,7 +177,9 @@ class JNF(MultimodalVAE):
         """Draws from products of flows by Hamiltonian Monte Carlo, which starts at the normal approximation: [K, B, D]."""
         # Chains need gradients, which tensors made in inference mode do not have, but copies of them do.
         with torch.inference_mode(False):
-            given = Experts(experts.z.map(lambda x: x.detach().clone()), experts.w, experts.mask.clone(), experts.known)
+            given = Experts(
+                experts.z.map(lambda x: x.detach().clone()), experts.w, experts.mask.clone(), experts.known
+            )
             with torch.no_grad():
                 q = self._product(given)
             # In coordinates in which the approximation is standard normal, one step size suits all columns.

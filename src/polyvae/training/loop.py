@@ -456,7 +456,9 @@ def validate(
             with autocast() if autocast is not None else torch.autocast("cpu", enabled=False):
                 bound = model(batch)
             terms = {"bound": bound.value, **bound.terms}
-            totals = torch.stack([(x if x.device.type == "mps" else x.double()).sum() for x in terms.values()])
+            totals = torch.stack(
+                [(x if x.device.type == "mps" else x.double()).sum() for x in terms.values()]
+            )
             names, sums = list(terms), totals if sums is None else sums + totals
         torch.set_rng_state(state)
         model.train(training)
