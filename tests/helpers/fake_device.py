@@ -49,21 +49,8 @@ _KEY = "AutocastPrivateUse1"
 
 # As torch's autocast of the CPU.
 _LOWER = [
-    "addbmm",
-    "addmm",
-    "baddbmm",
-    "bmm",
-    "conv1d",
-    "conv2d",
-    "conv3d",
-    "conv_tbc",
-    "conv_transpose1d",
-    "conv_transpose2d.input",
-    "conv_transpose3d.input",
-    "linear",
-    "matmul",
-    "mm",
-    "prelu",
+    *("addbmm", "addmm", "baddbmm", "bmm", "conv1d", "conv2d", "conv3d", "conv_tbc", "conv_transpose1d"),
+    *("conv_transpose2d.input", "conv_transpose3d.input", "linear", "matmul", "mm", "prelu"),
     "scaled_dot_product_attention",
 ]
 _FULL = ["binary_cross_entropy", "cdist", "mse_loss", "prod", "prod.dim_int", "smooth_l1_loss", "huber_loss"]
@@ -71,23 +58,8 @@ _WIDEST = ["cat", "index_copy", "stack"]
 
 # Otherwise composed of operations that change the size of their output in place.
 _FACTORIES = [
-    "arange",
-    "arange.start",
-    "arange.start_step",
-    "eye",
-    "eye.m",
-    "full",
-    "linspace",
-    "ones",
-    "rand",
-    "randint",
-    "randint.low",
-    "randn",
-    "randperm",
-    "scalar_tensor",
-    "tril_indices",
-    "triu_indices",
-    "zeros",
+    *("arange", "arange.start", "arange.start_step", "eye", "eye.m", "full", "linspace", "ones", "rand"),
+    *("randint", "randint.low", "randn", "randperm", "scalar_tensor", "tril_indices", "triu_indices", "zeros"),
 ]
 
 
