@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -24,7 +25,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+import polyvae
+
 NAME = "fakegpu"
+PACKAGE = str(Path(polyvae.__file__).parent)
 DEVICE = f"{NAME}:0"
 
 _READS = {
@@ -59,7 +63,16 @@ _WIDEST = ["cat", "index_copy", "stack"]
 # Otherwise composed of operations that change the size of their output in place.
 _FACTORIES = [
     *("arange", "arange.start", "arange.start_step", "eye", "eye.m", "full", "linspace", "ones", "rand"),
-    *("randint", "randint.low", "randn", "randperm", "scalar_tensor", "tril_indices", "triu_indices", "zeros"),
+    *(
+        "randint",
+        "randint.low",
+        "randn",
+        "randperm",
+        "scalar_tensor",
+        "tril_indices",
+        "triu_indices",
+        "zeros",
+    ),
 ]
 
 
@@ -137,95 +150,112 @@ class FakeTensor(Tensor):
 def _run(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """An operation of which an argument or the result is on the device."""
     name = func.overloadpacket.__name__
+    tensors = list(_tensors((*args, *kwargs.values())))
     device = kwargs.get("device")
-    result = _on_device(args, kwargs) if device is None else torch.device(device).type == NAME
-    generator = kwargs.get("generator")
-    if generator is not None and result:
-        raise RuntimeError(
-            f"expected a {NAME!r} device type for generator but found {generator.device.type!r}"
-        )
-    _check(name, args, kwargs)
-    _count(name, args, kwargs, result)
-    inner_kwargs = {key: _inner(value) for key, value in kwargs.items()}
-    if device is not None:
-        inner_kwargs["device"] = torch.device("cpu")
-    inner_kwargs |= {"non_blocking": False} if kwargs.get("non_blocking") else {}
-    out = func(*_inner(args), **inner_kwargs)
+    here = any(isinstance(x, FakeTensor) for x in tensors)
+    result = here if device is None else torch.device(device).type == NAME
+    if kwargs.get("generator") is not None and result:
+        kind = kwargs["generator"].device.type
+        raise RuntimeError(f"expected a {NAME!r} device type for generator but found {kind!r}")
+    if here:
+        _check(name, args, tensors)
+    if _found:
+        _count(name, args, kwargs, result)
+    inner = {key: _inner(value) for key, value in kwargs.items()}
+    inner |= {"device": torch.device("cpu")} if device is not None else {}
+    inner |= {"non_blocking": False} if kwargs.get("non_blocking") else {}
+    out = func(*_inner(args), **inner)
     if name == "_to_copy" and not result:
-        return out.clone()
-    written = [x for x, spec in zip(args, func._schema.arguments, strict=False) if _writes(spec)]
-    written += [kwargs[spec.name] for spec in func._schema.arguments if _writes(spec) and spec.name in kwargs]
+        return out
+    places, same = _written(func)
+    if not places:
+        return _wrapped(out) if result else out
+    given = dict(zip(same, args, strict=False)) | dict(kwargs)
+    written = [given[key] for key in places if key in given]
     if any(isinstance(x, FakeTensor) and x.shape != x.inner.shape for x in written):
         raise NotImplementedError(f"{NAME}: {func} changes the size of a tensor in place")
-    if written and len(func._schema.returns) == len(written) and all(map(_writes, func._schema.returns)):
+    returns = func._schema.returns
+    if len(returns) == len(written) and all(map(_writes, returns)):
         return written[0] if len(written) == 1 else tuple(written)
-    return tree_map(lambda x: FakeTensor(x) if isinstance(x, Tensor) else x, out) if result else out
+    return _wrapped(out) if result else out
+
+
+@cache
+def _written(func: Any) -> tuple[list[str], list[str]]:
+    """The names of the arguments that an operation writes to, and of all its arguments."""
+    arguments = func._schema.arguments
+    return [spec.name for spec in arguments if _writes(spec)], [spec.name for spec in arguments]
 
 
 def _writes(spec: Any) -> bool:
     return spec.alias_info is not None and spec.alias_info.is_write
 
 
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
 def _inner(value: Any) -> Any:
-    return tree_map(lambda x: x.inner if isinstance(x, FakeTensor) else x, value)
+    if isinstance(value, FakeTensor):
+        return value.inner
+    return type(value)(map(_inner, value)) if isinstance(value, list | tuple) else value
 
 
-def _on_device(args: Any, kwargs: Any) -> bool:
-    """Whether the result is: where the first tensor is, for an operation without a device of its own."""
-    return any(isinstance(x, FakeTensor) for x in tree_flatten((args, dict(kwargs)))[0])
+def _wrapped(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return FakeTensor(value)
+    return type(value)(map(_wrapped, value)) if isinstance(value, list | tuple) else value
 
 
-def _check(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+def _check(name: str, args: tuple[Any, ...], tensors: list[Tensor]) -> None:
     """Raises RuntimeError, as for a GPU, where devices are mixed."""
     if name in _COPIES or name == "_pack_padded_sequence":
         return
-    tensors = [x for x in tree_flatten((args, dict(kwargs)))[0] if isinstance(x, Tensor)]
     if name in _INDEXING and isinstance(args[0], FakeTensor):
-        tensors = [args[0], *args[2:3]] if name != "index" else []
-        tensors = [x for x in tensors if isinstance(x, Tensor)]
-    on = [isinstance(x, FakeTensor) for x in tensors]
-    if any(on) and any(not here and x.ndim for here, x in zip(on, tensors, strict=True)):
+        tensors = [] if name == "index" else [args[0], args[2]]  # indices may be on the host
+    if any(not isinstance(x, FakeTensor) and x.ndim for x in tensors):
         raise RuntimeError(
             f"Expected all tensors to be on the same device, but found at least two devices, {DEVICE} and cpu! ({name})"
         )
 
 
 def _count(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: bool) -> None:
-    if not _found:
-        return
     what = name if name in _READS else ""
     if name in _COPIES:
-        source = args[1] if name == "copy_" else args[0]
+        source, flag = (args[1], args[2:3]) if name == "copy_" else (args[0], ())
         target = isinstance(args[0], FakeTensor) if name == "copy_" else result
-        blocking = not (kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2]))
+        blocking = not (kwargs.get("non_blocking") or any(flag))
         if isinstance(source, FakeTensor) and not target:
             what = "copy to the host"
-        # The value of a tensor without axes is an argument of the operation.
+        # A number that is written into a tensor is an argument of the operation.
         elif not isinstance(source, FakeTensor) and target and blocking and (name != "copy_" or source.ndim):
             what = "copy to the device"
     if name in _INDEXING:
         index = [x for x in args[1] if x is not None]
         masks = any(x.dtype in (torch.bool, torch.uint8) for x in index)
-        scalar = name != "index" and masks and len(index) == 1 and args[2].ndim == 0
-        what = f"{name} by a mask" if masks and not scalar else what
-        what = (
-            f"{name} by a tensor of the host"
-            if any(not isinstance(x, FakeTensor) and x.ndim for x in index)
-            else what
-        )
-    if name == "repeat_interleave" and kwargs.get("output_size") is None and isinstance(args[0], FakeTensor):
+        filled = name != "index" and masks and len(index) == 1 and args[2].ndim == 0
+        if any(not isinstance(x, FakeTensor) and x.ndim for x in index):
+            what = f"{name} by a tensor of the host"
+        elif masks and not filled:
+            what = f"{name} by a mask"
+    if name == "repeat_interleave" and kwargs.get("output_size") is None:
         what = name
     if what:
-        where = next(
-            (
-                f"{x.filename.split('polyvae/')[-1]}:{x.lineno}"
-                for x in reversed(traceback.extract_stack())
-                if "polyvae/" in x.filename and "/tests/" not in x.filename
-            ),
-            "",
-        )
         for found in _found:
-            found.append(Wait(what, where))
+            found.append(Wait(what, _where()))
+
+
+def _where() -> str:
+    """The innermost line of the package."""
+    for frame, line in traceback.walk_stack(None):
+        name = frame.f_code.co_filename
+        if f"{PACKAGE}/" in name:
+            return f"{name.split(f'{PACKAGE}/')[-1]}:{line}"
+    return ""
 
 
 class _FromLists(TorchFunctionMode):
