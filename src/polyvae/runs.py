@@ -29,6 +29,7 @@ from polyvae.training.directory import RunDirectory
 from polyvae.training.history import History
 from polyvae.training.loop import Watch, fit
 from polyvae.training.store import check_trained_on
+from polyvae.utils.devices import device_of
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.files import load_tensors, save_tensors, short, write_atomic
 from polyvae.utils.progress import reporter
@@ -135,14 +136,15 @@ def evaluate_run(
     show: bool = True,
     trust: Sequence[str] = (),
     data: MultimodalData | None = None,
+    device: torch.device | str = "cpu",
 ) -> Evaluation:
     """Evaluate a trained run on the test part; write ``evaluation.json`` and ``fitted_prior.safetensors``.
 
     ``overrides`` changes settings of the evaluation. ``trust``: see ``load_model``. ``data``: the data that the run was trained on, where
-    they were given in Python; raises InputError if they are others.
+    they were given in Python; raises InputError if they are others. ``device``: where to compute.
     """
     run, config = open_run(path)
-    model = load_model(run.path, trust)
+    model = load_model(run.path, trust, device)
     if config.train.max_rows is not None:
         model.max_rows = config.train.max_rows  # memory that training did not have, evaluation does not have
     data, train = _handed(run, model, config, data, trust)
@@ -152,15 +154,21 @@ def evaluate_run(
         "evaluation.json", dict(result) | {"settings": settings.model_dump(exclude={"curve_seconds"})}
     )
     if result.prior is not None:
-        save_tensors(run.fitted_prior, result.prior.state_dict(), result.prior.settings)
+        save_tensors(run.fitted_prior, result.prior.cpu().state_dict(), result.prior.settings)
     return result
 
 
-def report_run(path: str | Path, trust: Sequence[str] = (), data: MultimodalData | None = None) -> Path:
+def report_run(
+    path: str | Path,
+    trust: Sequence[str] = (),
+    data: MultimodalData | None = None,
+    device: torch.device | str = "cpu",
+) -> Path:
     """Write ``report.html`` of the run, with its evaluation if there is one; also of a run of ``polyvae fit``.
 
-    ``data``: see ``evaluate_run``; a run of ``polyvae fit`` needs none.
+    ``data`` and ``device``: see ``evaluate_run``; a run of ``polyvae fit`` needs none.
     """
+    device_of("report", device)
     if (Path(path) / "fit.json").is_file() and not (Path(path) / "config.toml").exists():
         from polyvae.imputation.runs import open_fitted  # seconds of import
         from polyvae.report.cohort import write_fit_report
@@ -169,7 +177,7 @@ def report_run(path: str | Path, trust: Sequence[str] = (), data: MultimodalData
     run, config = open_run(path)
     evaluation = stored_evaluation(run)
     run.read_history()  # before the data are read
-    model, prior = load_model(run.path, trust), fitted_prior(run)
+    model, prior = load_model(run.path, trust, device), fitted_prior(run)
     data, _ = _handed(run, model, config, data, trust)
     with reading(
         f"{run.path}: evaluation.json or history.jsonl",
@@ -194,7 +202,10 @@ def _handed(
 
 
 def compare_runs(
-    paths: Sequence[str | Path], out: str | Path | None = None, trust: Sequence[str] = ()
+    paths: Sequence[str | Path],
+    out: str | Path | None = None,
+    trust: Sequence[str] = (),
+    device: torch.device | str = "cpu",
 ) -> Path:
     """Write one page that compares runs on one data set; by default ``comparison.html`` next to the first run.
 
@@ -212,7 +223,7 @@ def compare_runs(
     contenders = [
         Contender(
             name,
-            load_model(run.path, trust),
+            load_model(run.path, trust, device),
             config.model_dump(),
             stored_evaluation(run) or {},
             run.read_history(),

@@ -308,7 +308,7 @@ MUTANTS = [
     ),
     Mutant(
         "core.vae:MultimodalVAE.decode_members",
-        "self.modalities.members(q)",
+        "self.modalities.members(q.table)",
         "q.active[None, None]",
         by="models/test_mvae.py",
     ),

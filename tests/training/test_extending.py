@@ -30,7 +30,9 @@ def cohort(levels, seed=0, extra=False, **settings) -> MultimodalData:
     }
     if extra:
         data["atac"] = factors @ maps.normal(size=(2, 5)) + 0.1 * draws.normal(size=(128, 5))
-    return MultimodalData(data, covariates={"batch": batch}, factors={"rna": {"f": factors[:, 0]}}, **settings)
+    return MultimodalData(
+        data, covariates={"batch": batch}, factors={"rna": {"f": factors[:, 0]}}, **settings
+    )
 
 
 def trained(name="mvae", epochs=2, **options):

@@ -47,6 +47,7 @@ Trust = Annotated[
     list[str] | None,
     typer.Option("--trust", metavar="PACKAGE", help="A package whose code the run may import; repeatable."),
 ]
+Device = Annotated[str, typer.Option("--device", help="Where to compute: auto, cpu, cuda or mps.")]
 # An empty metavar: by default the help would show flags as if they took a value, "--quiet <bool>".
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="Print only the result.")]
 
@@ -151,11 +152,15 @@ def train(
 
 
 @app.command(epilog="Example: `polyvae evaluate runs/mine`")
-def evaluate(run: Run, settings: Set = None, trust: Trust = None, quiet: Quiet = False) -> None:
+def evaluate(
+    run: Run, settings: Set = None, trust: Trust = None, device: Device = "cpu", quiet: Quiet = False
+) -> None:
     """Evaluate a trained run on held-out data; writes evaluation.json."""
     _, config = runs.open_run(run)
     changed = read_config(RunDirectory(run).config, settings or []).evaluate if settings else config.evaluate
-    result = runs.evaluate_run(run, overrides=changed.model_dump(), show=not quiet, trust=trust or ())
+    result = runs.evaluate_run(
+        run, overrides=changed.model_dump(), show=not quiet, trust=trust or (), device=device
+    )
     Console().print(result.table())
     typer.echo(f"written: {RunDirectory(run).evaluation}")
 
@@ -184,6 +189,7 @@ def sample(
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     trust: Trust = None,
+    device: Device = "cpu",
 ) -> None:
     """Generate samples of every modality, unconditionally or given some modalities of test samples."""
     directory, config = runs.open_run(run)
@@ -193,8 +199,9 @@ def sample(
         raise InputError(
             f"sample: got -k {draws} without --given; expected a modality to condition on; set the number of new samples with -n"
         )
-    model = load_model(run, trust or ())
+    model = load_model(run, trust or (), device)
     fitted = _prior_of(prior, directory, bool(given))
+    fitted = None if fitted is None else fitted.to(next(model.parameters()).device)
     torch.manual_seed(seed)
     batch = None
     if given:
@@ -207,7 +214,8 @@ def sample(
         made = model.generate(batch, K=draws, sample=noise, prior=fitted)
     else:
         made = model.sample(count, fitted, sample=noise)
-    write_npz(out, {name: x.cpu().numpy() for name, x in made.items()})
+    made = {name: x.cpu() for name, x in made.items()}
+    write_npz(out, {name: x.numpy() for name, x in made.items()})
     typer.echo(f"written: {out} ({', '.join(f'{name} {tuple(x.shape)}' for name, x in made.items())})")
     count = runs.write_sentences(readable := out.with_name(f"{out.stem}_sentences.csv"), model, made, batch)
     if count:
@@ -235,14 +243,16 @@ def report(
         ),
     ] = None,
     trust: Trust = None,
+    device: Device = "cpu",
 ) -> None:
     """Write report.html of a run, or one page that compares several runs; each page is one file."""
     if len(run) == 1 and out is not None:
         raise InputError(
             f"report: got -o {out} with one run; expected two or more runs; the report of one run is {run[0]}/report.html"
         )
+    several, given = len(run) > 1, trust or ()
     typer.echo(
-        f"written: {runs.report_run(run[0], trust or ()) if len(run) == 1 else runs.compare_runs(run, out, trust or ())}"
+        f"written: {runs.compare_runs(run, out, given, device) if several else runs.report_run(run[0], given, device=device)}"
     )
 
 

@@ -49,6 +49,7 @@ Mask = Annotated[
     bool, typer.Option("--mask", help="Take features that the files lack as missing, instead of an error.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what polyvae wrote there.")]
+Device = Annotated[str, typer.Option("--device", help="Where to compute: auto, cpu, cuda or mps.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the result.")]
 
 
@@ -151,16 +152,19 @@ def impute(
     ] = None,
     id: Id = None,
     mask: Mask = False,
+    device: Device = "cpu",
     force: Force = False,
 ) -> None:
     """Fill in the missing modalities and entries of samples; what was measured is not changed."""
     from polyvae.imputation import runs as fitted  # seconds of import
     from polyvae.imputation.sources import files_of
 
-    given = files_of(files, ("--out", "--interval", "--draws", "--format", "--id", "--mask", "--force"))
+    given = files_of(
+        files, ("--out", "--interval", "--draws", "--format", "--id", "--mask", "--device", "--force")
+    )
     with _messages():
         written = fitted.impute_run(
-            fitted.open_fitted(run), given, out,
+            fitted.open_fitted(run, device), given, out,
             interval=interval, draws=draws, format=format, id=id, mask=mask, force=force,
         )  # fmt: skip
     for path in written:
@@ -178,15 +182,18 @@ def embed(
     ] = False,
     id: Id = None,
     mask: Mask = False,
+    device: Device = "cpu",
     force: Force = False,
 ) -> None:
     """Write the embedding of samples given what was observed of each."""
     from polyvae.imputation import runs as fitted  # seconds of import
     from polyvae.imputation.sources import files_of
 
-    given = files_of(files, ("--out", "--std", "--id", "--mask", "--force"))
+    given = files_of(files, ("--out", "--std", "--id", "--mask", "--device", "--force"))
     with _messages():
-        path = fitted.embed_run(fitted.open_fitted(run), given, out, std=std, id=id, mask=mask, force=force)
+        path = fitted.embed_run(
+            fitted.open_fitted(run, device), given, out, std=std, id=id, mask=mask, force=force
+        )
     typer.echo(f"written: {path}")
 
 
@@ -196,26 +203,27 @@ def predict(
     out: Annotated[Path, typer.Option("-o", "--out", help="A csv or tsv file.", show_default=False)],
     id: Id = None,
     mask: Mask = False,
+    device: Device = "cpu",
     force: Force = False,
 ) -> None:
     """Write the predicted target of samples; of classes also their probabilities."""
     from polyvae.imputation import runs as fitted  # seconds of import
     from polyvae.imputation.sources import files_of
 
-    given = files_of(files, ("--out", "--id", "--mask", "--force"))
+    given = files_of(files, ("--out", "--id", "--mask", "--device", "--force"))
     with _messages():
-        path = fitted.predict_run(fitted.open_fitted(run), given, out, id=id, mask=mask, force=force)
+        path = fitted.predict_run(fitted.open_fitted(run, device), given, out, id=id, mask=mask, force=force)
     typer.echo(f"written: {path}")
 
 
-def score(run: Fitted, files: Data, id: Id = None, mask: Mask = False) -> None:
+def score(run: Fitted, files: Data, id: Id = None, mask: Mask = False, device: Device = "cpu") -> None:
     """Score new samples: each modality is hidden in turn and predicted from the others."""
     from polyvae.imputation import runs as fitted  # seconds of import
     from polyvae.imputation.sources import files_of
 
-    given = files_of(files, ("--id", "--mask"))
+    given = files_of(files, ("--id", "--mask", "--device"))
     with _messages():
-        opened = fitted.open_fitted(run)
+        opened = fitted.open_fitted(run, device)
         found = fitted.score_run(opened, given, id=id, mask=mask)
     if len(found.scores):
         typer.echo(f"{found.scores.table()}\n\n{found.scores.sentence()}")

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from polyvae.core import noise
+from polyvae.core.batch import moved
 from polyvae.core.distributions import Diagonal, Mixture, Normal
 
 
@@ -32,14 +33,24 @@ class Experts(NamedTuple):
         z: The experts of the shared latent, [E, B, D].
         w: The experts of all private latents, [B, W].
         mask: [E, B] bool, which encoded modalities were observed.
+        known: The mask on the host, if the experts are on a device and the host knows it.
     """
 
     z: Diagonal
     w: Diagonal
     mask: Tensor
+    known: Tensor | None = None
+
+    @property
+    def observed(self) -> Tensor:
+        """The mask from which tables of subsets are made: on the host if it is known there."""
+        return self.mask if self.known is None else self.known
 
 
 # ---- tables of subsets: mask [E, B] -> membership [V, E, B] --------------------------------------------
+#
+# A table of ``Experts.observed`` is on the host where that is. ``joint`` moves it to the components, and then no device is waited for to
+# find the rows to decode.
 
 POWERSET_LIMIT = 255  # components; above it, subsets are drawn in training and fixed in inference
 _DIGITS = 8  # 2^8 - 1 = 255
@@ -72,7 +83,7 @@ def powerset(mask: Tensor) -> Tensor:
         for size in range(1, E + 1)
         for members in combinations(range(E), size)
     ]
-    member = torch.tensor(rows, device=mask.device)  # [V, E]
+    member = moved(torch.tensor(rows), mask.device)  # [V, E]
     complete = (~member[:, :, None] | mask).all(1)  # [V, B]
     return member[:, :, None] & complete[:, None]
 
@@ -282,18 +293,20 @@ def uniform_weights(membership: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def joint(components: Diagonal, membership: Tensor) -> Mixture:
-    """A mixture of components with equal weights."""
-    return Mixture(components, uniform_weights(membership, components.loc.dtype), membership)
+    """A mixture of components with equal weights; ``membership`` may be on the host."""
+    here = moved(membership, components.loc.device)
+    return Mixture(components, uniform_weights(here, components.loc.dtype), here, membership)
 
 
 def mixture_of_experts(experts: Experts) -> Mixture:
     """One component per observed modality."""
-    return joint(experts.z, singles(experts.mask))
+    return joint(experts.z, singles(experts.observed))
 
 
 def mixture_of_products(experts: Experts, membership: Tensor, prior: Diagonal | None = None) -> Mixture:
-    """One component per row of a table, each the product of its experts."""
-    return joint(product_of_experts(experts.z, membership, prior), membership)
+    """One component per row of a table, which may be on the host; each is the product of its experts."""
+    here = moved(membership, experts.z.loc.device)
+    return joint(product_of_experts(experts.z, here, prior), membership)
 
 
 def hoelder_pool(experts: Experts) -> Mixture:

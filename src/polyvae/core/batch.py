@@ -14,6 +14,13 @@ from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import counted, table
 
 
+class OnHost:
+    """The mask [M, B] of a batch on a device, as known on the host. As no tensor, nothing moves it to the device with the batch."""
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+
+
 class Batch(NamedTuple):
     """B samples in M modalities. Missing data is expressed by the mask and the entry masks alone.
 
@@ -33,6 +40,8 @@ class Batch(NamedTuple):
         complete: Everything is observed, as known on the host. Then nothing has to be gathered, and no
             device is waited for.
         covariates: What the networks of modalities that declare it are conditioned on, known for every sample.
+        known: The mask on the host, if the batch is on a device and the host knows it; then no device is
+            waited for to find the rows that were observed.
 
     Example:
         >>> import torch
@@ -53,6 +62,7 @@ class Batch(NamedTuple):
     extra: Mapping[str, Any] = {}
     complete: bool = False
     covariates: Covariates = Covariates()
+    known: OnHost | None = None
 
     @classmethod
     def of(
@@ -158,8 +168,10 @@ class Batch(NamedTuple):
             InputError: An unknown modality, with the nearest known one.
         """
         self._known(names)
-        keep = torch.tensor([name in names for name in self.data], device=self.device)
-        return self._where(keep[:, None] & self.mask, self.complete and len(set(names)) == len(self.data))
+        keep = torch.tensor([name in names for name in self.data])[:, None]
+        known = None if self.known is None else OnHost(keep & self.known.mask)
+        complete = self.complete and len(set(names)) == len(self.data)
+        return self._where(moved(keep, self.device) & self.mask, complete)._replace(known=known)
 
     def drop(self, *names: str) -> Batch:
         """Condition on all modalities except these.
@@ -207,6 +219,9 @@ class Batch(NamedTuple):
             take,
             self.complete,
             self.covariates.at(index) if self.covariates.values else self.covariates,
+            OnHost(self.known.mask[:, index])
+            if self.known is not None and isinstance(index, slice)
+            else None,
         )
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
@@ -215,13 +230,19 @@ class Batch(NamedTuple):
         def move(x: Tensor) -> Tensor:
             return x.to(device, dtype, non_blocking=True)
 
+        on_host = torch.device(device).type == "cpu"
+        known = OnHost(self.mask) if self.device.type == "cpu" and not self.complete else self.known
         return Batch(
             {name: move(x) for name, x in self.data.items()},
             self.mask.to(device, non_blocking=True),
             {name: x.to(device, non_blocking=True) for name, x in self.entries.items()},
-            {name: x.to(device) if isinstance(x, Tensor) else x for name, x in self.extra.items()},
+            {
+                name: x.to(device, non_blocking=True) if isinstance(x, Tensor) else x
+                for name, x in self.extra.items()
+            },
             self.complete,
             self.covariates.to(device, dtype) if self.covariates.values else self.covariates,
+            None if on_host else known,
         )
 
     def _shown_entries(self, name: str, count: int) -> str:
@@ -245,6 +266,11 @@ class Batch(NamedTuple):
             if name in self.entries:
                 entries[name] = self.entries[name] & observed
         return Batch(data, mask, entries, self.extra, complete, self.covariates)
+
+
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on ``device``, without waiting for the device where that is safe."""
+    return x.to(device, non_blocking=device.type != "mps")  # MPS may read x after it is freed
 
 
 def _percent(part: int, whole: int) -> str:

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from polyvae.core import noise
+from polyvae.core.batch import moved
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 _FLOOR = 1e-6  # keeps scales from underflowing to 0; all maps still give exactly 1 at raw 0
@@ -239,6 +240,7 @@ class Mixture(NamedTuple):
         weights: [V, B], positive for the active components of a sample and 0 for the others. They sum to 1, or to 0 where nothing was
             observed (the prior is then the posterior).
         membership: [V, E, B] bool, the experts that make up a component.
+        known: The membership on the host, if the host knows it. A component is then active where it has a member.
 
     Example:
         >>> import torch
@@ -256,6 +258,12 @@ class Mixture(NamedTuple):
     components: Diagonal
     weights: Tensor
     membership: Tensor
+    known: Tensor | None = None
+
+    @property
+    def table(self) -> Tensor:
+        """The membership: on the host if it is known there."""
+        return self.membership if self.known is None else self.known
 
     @property
     def active(self) -> Tensor:
@@ -281,11 +289,14 @@ class Mixture(NamedTuple):
 
         A sample's active components come first, in their order.
         """
-        count = max(1, int(self.active.sum(0).max()))
+        active = self.active if self.known is None else self.known.any(1)
+        count = max(1, int(active.sum(0).max()))
         if count == len(self.weights):
             return self
-        chosen = self.active.int().argsort(dim=0, descending=True, stable=True)[:count]  # [V', B]
-        return Mixture(self.pick(chosen), self.weights.gather(0, chosen), self.memberships(chosen))
+        chosen = active.int().argsort(dim=0, descending=True, stable=True)[:count]  # [V', B]
+        known = None if self.known is None else _memberships(self.known, chosen)
+        chosen = moved(chosen, self.weights.device)
+        return Mixture(self.pick(chosen), self.weights.gather(0, chosen), self.memberships(chosen), known)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats: [..., V', B, D] -> [..., V', B]; 0 where nothing was observed."""
@@ -309,8 +320,12 @@ class Mixture(NamedTuple):
 
     def memberships(self, choice: Tensor) -> Tensor:
         """The experts that make up the chosen components: [K, B] -> [K, E, B] bool."""
-        columns = torch.arange(choice.shape[1], device=choice.device)
-        return self.membership.permute(0, 2, 1)[choice, columns].permute(0, 2, 1)
+        return _memberships(self.membership, choice)
+
+
+def _memberships(membership: Tensor, choice: Tensor) -> Tensor:
+    columns = torch.arange(choice.shape[1], device=choice.device)
+    return membership.permute(0, 2, 1)[choice, columns].permute(0, 2, 1)
 
 
 def mixture_log_prob(components: Diagonal, weights: Tensor, z: Tensor) -> Tensor:

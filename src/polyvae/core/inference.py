@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from polyvae.core import covariates as conditioning
 from polyvae.core import noise
 from polyvae.core.aggregate import Experts
-from polyvae.core.batch import Batch
+from polyvae.core.batch import Batch, moved
 from polyvae.core.distributions import Diagonal, Mixture
 from polyvae.core.facts import Facts
 from polyvae.core.fitted import FittedPrior
@@ -149,12 +149,12 @@ class Inference(nn.Module, ABC):
         like = next(self.parameters())
         if tuple(batch.data) != tuple(self.modalities):
             batch = self._complete(batch)
-        if any(x.dtype != like.dtype for x in batch.data.values()) or batch.device != like.device:
+        if any(x.dtype != like.dtype for x in batch.data.values()):
             self._check_exact(like.dtype)
-            batch = batch.to(like.device, like.dtype)
+            batch = batch.to(batch.device, like.dtype)
         if values:
-            self._check_values(batch)
-        return batch
+            self._check_values(batch)  # before it is moved: on a GPU every check would be waited for
+        return batch if batch.device == like.device else batch.to(like.device)
 
     def experts(self, batch: Batch) -> Experts:
         """The experts of all encoded modalities, one encoder call each."""
@@ -201,7 +201,7 @@ class Inference(nn.Module, ABC):
         self._check_conditional("draw_latents", prior)
         batch = self.admit(batch)
         draws, inferred = self._draw(batch, K)
-        rows = (~inferred[:, torch.tensor(self.blocks, device=inferred.device) > 0]).any(-1).nonzero()[:, 0]
+        rows = (~inferred[:, moved(torch.tensor(self.blocks), inferred.device) > 0]).any(-1).nonzero()[:, 0]
         latents = torch.cat([draws.z, draws.w], -1)  # [K, B, D + W]
         known = inferred[rows].expand(K, -1, -1).flatten(0, 1)
         completed = prior.complete(latents[:, rows].flatten(0, 1), known)
@@ -521,7 +521,8 @@ class Inference(nn.Module, ABC):
 
     def _draw_z(self, q: Mixture, K: int) -> Tensor:
         z = q.pick(q.choose(K)).rsample(None, "z", "KBD")
-        if bool(q.observed.all()):
+        observed = q.observed if q.known is None else q.known.any(1).any(0)
+        if bool(observed.all()):
             return z
         from_prior = self.prior.draw(K * z.shape[1]).view_as(z)
         return torch.where(q.observed[:, None], z, from_prior)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from polyvae.core import covariates as conditioning
 from polyvae.core.aggregate import Experts
-from polyvae.core.batch import Batch
-from polyvae.core.distributions import Diagonal, Mixture
+from polyvae.core.batch import Batch, moved
+from polyvae.core.distributions import Diagonal
 from polyvae.core.modality import Encoded, ModalityNet, fewest_rows
 from polyvae.core.recompute import Decoding, plan
 from polyvae.utils.errors import nearest
@@ -110,6 +110,7 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
     def encode(self, batch: Batch) -> Experts:
         """One encoder call per encoded modality, on the samples in which it was observed."""
         family, like = self.at(0).family, next(iter(batch.data.values()))
+        rows = self.observed(batch)
         z: list[Diagonal] = []
         w = [family.unit((batch.size, net.private), like) for net in self.values()]
         for m in self.encoded:
@@ -124,22 +125,33 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
                 )
                 w[m] = encoded.w if batch.complete else encoded.w.where(row, family.unit((), encoded.w.loc))
                 continue
-            index, counted = self.observed_rows(batch.mask[m])
+            index, counted = self.observed_rows(rows[m], like.device)
             expert = family.unit((batch.size, net.seen), like)
             if len(index):
                 assert net.encoder is not None
                 with fewest_rows(net.encoder, len(index), counted):
                     encoded = net.encode(
                         x.index_select(0, index),
-                        *(
-                            None if each is None else each.index_select(0, index)
-                            for each in (entries, given)
-                        ),
+                        *(None if each is None else each.index_select(0, index) for each in (entries, given)),
                     )
                 expert = _placed(expert, index, encoded.z, counted)
                 w[m] = _placed(w[m], index, encoded.w, counted)
             z.append(expert)
-        return Experts(family.stack(z), family.cat(w), batch.mask.index_select(0, self.encoded_rows))
+        observed = batch.mask.index_select(0, self.encoded_rows)
+        return Experts(
+            family.stack(z), family.cat(w), observed, None if rows is batch.mask else rows[self.encoded]
+        )
+
+    def observed(self, batch: Batch) -> Tensor:
+        """The mask from which rows and tables of subsets are made, [M, B]: on the host, unless ``dense``.
+
+        The device is waited for only where the host does not know the mask.
+        """
+        if self.dense or batch.device.type == "cpu":
+            return batch.mask
+        if batch.complete:
+            return torch.ones(batch.mask.shape, dtype=torch.bool)
+        return batch.mask.cpu() if batch.known is None else batch.known.mask
 
     def encode_with(
         self, part: str, batch: Batch, rows: Tensor | slice, counted: bool = True
@@ -285,9 +297,9 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             z: [..., B, D].
             w: [..., B, W].
             decoded: [M, ..., B] bool, the terms to compute; None: all. Terms that were not observed are
-                never computed.
+                never computed. No device is waited for if these are on the host.
             rows: [M, B'], the samples of ``batch`` that the last axis of the latents refers to; None:
-                the samples in order.
+                the samples in order. They may be on the host.
             importance: The gradients of these terms will be weights that are normalised over the first
                 axis, K. If few of the weights are not negligible, only their rows are part of the
                 backward pass (``core.recompute``).
@@ -297,19 +309,16 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             [M, ..., B], 0 for terms that were not computed.
         """
         lead = z.shape[:-1]
-        decoded = None if decoded is None else decoded.expand(len(self), *lead)
         selective: frozenset[str] = frozenset()
         if importance and rows is None:
             selective = plan(self, self._weighted, batch, z, w, decoded)
-        position = {name: m for m, name in enumerate(batch.data)}
+        counted = self._counted(batch, decoded, rows, lead, bool(selective))
+        rows = None if rows is None else moved(rows, z.device)
         terms = []
         for m, (name, net) in enumerate(self.items()):
             if net.decoder is None:
                 terms.append(z.new_zeros(lead))
                 continue
-            observed = batch.mask[position[name]]
-            observed = (observed if rows is None else observed[rows[m]]).expand(lead)
-            counted = observed if decoded is None else observed & decoded[m]
             decoding = Decoding(
                 net, batch.data[name], batch.entries.get(name), self.max_rows, name in selective
             )
@@ -318,11 +327,42 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
                 self._term(
                     decoding,
                     self.latents(m, seen, w, batch, None if rows is None else rows[m]),
-                    None if batch.complete and decoded is None else counted,
+                    None if counted is None else counted[m].expand(lead),
                     None if rows is None else rows[m],
                 )
             )
         return torch.stack(terms)
+
+    def _counted(
+        self,
+        batch: Batch,
+        decoded: Tensor | None,
+        rows: Tensor | None,
+        lead: torch.Size,
+        selective: bool,
+    ) -> list[Tensor] | None:
+        """The terms to compute of each modality, which broadcast against [..., B], on the host unless all rows are decoded; None: all."""
+        if batch.complete and decoded is None:
+            return None
+        here = self.dense and self.max_rows is None and not selective
+        if decoded is not None:
+            each = decoded.shape[1:] if decoded.ndim > len(lead) else decoded.shape
+            decoded = decoded.expand(len(self), *each)
+        if decoded is not None and batch.complete:
+            counted = list(decoded)
+        else:
+            on_host = not here and (decoded is None or decoded.device.type == "cpu")
+            mask = self.observed(batch) if on_host else batch.mask
+            place = {name: m for m, name in enumerate(batch.data)}
+            counted = [mask[place[name]] for name in self]
+            if rows is not None:
+                rows = rows.to(mask.device)
+                counted = [row[index] for row, index in zip(counted, rows, strict=True)]
+            if decoded is not None:
+                counted = [row & some for row, some in zip(counted, decoded, strict=True)]
+        if here or counted[0].device.type == "cpu":
+            return counted
+        return list(torch.stack(counted).cpu())  # one wait for all modalities
 
     def _weighted(self, batch: Batch, z: Tensor, w: Tensor, decoded: Tensor | None) -> Tensor:
         return self.weigh(self.log_likelihood(batch, z, w, decoded)).sum(0)
@@ -340,7 +380,7 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         if counted is None:
             index, valid = torch.arange(lead.numel(), device=latents.device), True
         else:
-            index, valid = self.observed_rows(counted.flatten())
+            index, valid = self.observed_rows(counted.flatten(), latents.device)
         if len(index):
             column = index % lead[-1]
             assert decoding.net.decoder is not None
@@ -359,9 +399,9 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         none = torch.zeros_like(membership[:, :1])
         return torch.cat([membership, none], 1)[:, self._expert_of].transpose(1, 2)
 
-    def members(self, q: Mixture) -> Tensor:
-        """[M, 1, V, B] bool: each component decodes its members and every target."""
-        return self.by_modality(q.membership, q.membership.any(1))[:, None]
+    def members(self, membership: Tensor) -> Tensor:
+        """Each component decodes its members and every target: [V, E, B] -> [M, 1, V, B] bool."""
+        return self.by_modality(membership, membership.any(1))[:, None]
 
     def by_modality(self, membership: Tensor, others: Tensor) -> Tensor:
         """The components that each modality is a member of: [V, E, B] -> [M, V, B] bool; ``others`` [V, B] for targets."""
@@ -380,16 +420,18 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         """Sums of private columns by modality: [..., W] -> [M, ...]."""
         return torch.stack([columns[..., span].sum(-1) for span in self.columns])
 
-    def observed_rows(self, counted: Tensor) -> tuple[Tensor, bool]:
-        """The indices at which ``counted`` [N] is True, and whether these rows count.
+    def observed_rows(self, counted: Tensor, device: torch.device) -> tuple[Tensor, bool]:
+        """The indices, on ``device``, at which ``counted`` [N] is True, and whether these rows count.
+
+        No device is waited for if ``counted`` is on the host.
 
         In training, a modality without such a row gets one row that does not count, because distributed
         training waits for a gradient of every parameter.
         """
         index = counted.nonzero()[:, 0]
         if self.training and not len(index):
-            return index.new_zeros(1), False
-        return index, True
+            return torch.zeros(1, dtype=torch.long, device=device), False
+        return moved(index, device), True
 
 
 def placed(base: Tensor, index: Tensor, rows: Tensor, counted: bool) -> Tensor:

@@ -290,7 +290,7 @@ class MultimodalVAE(Inference, ABC):
         Returns:
             [M, K, V, B].
         """
-        return self.modalities.log_likelihood(batch, z, z[..., :0], self.modalities.members(q))
+        return self.modalities.log_likelihood(batch, z, z[..., :0], self.modalities.members(q.table))
 
     def scored(self, q: _Density) -> _Density:
         """A posterior for evaluating densities in the objective: for "dreg", with constant parameters."""

@@ -20,7 +20,7 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from polyvae.core.batch import Batch
+from polyvae.core.batch import Batch, moved
 from polyvae.data.multimodal import MultimodalData
 from polyvae.utils.errors import InputError
 from polyvae.utils.seeds import fold_in
@@ -81,13 +81,13 @@ class SliceLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = self.order(epoch)
-        rows = order.to(self.data.device, non_blocking=True)
+        rows = torch.split(moved(order, self.data.device), self.batch_size)
         whole = torch.split(~self._gaps[order], self.batch_size)
         # Computed before the epoch: step by step it would cost as much as gathering a small batch.
         known = [True] * len(whole) if not self._gaps.any() else [bool(part.all()) for part in whole]
-        for step, index in enumerate(torch.split(rows, self.batch_size)):
+        for step, on_host in enumerate(torch.split(order, self.batch_size)):
             if step >= start:
-                yield self.data.gather(index, known[step])
+                yield self.data.gather(rows[step], known[step], on_host)
 
     def order(self, epoch: int) -> Tensor:
         """The row numbers that this rank visits in this epoch, in order, on the host."""

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyvae.core.batch import Batch, check_mapping, check_name
+from polyvae.core.batch import Batch, OnHost, check_mapping, check_name, moved
 from polyvae.core.modality import Modality
 from polyvae.data import hiding
 from polyvae.data.attributes import Attributed, check_attributes, facts, kept
@@ -168,7 +168,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
         self.card = dict(card or {})
         self.seed, self.root = seed, root
         self.source: MultimodalData | None = None  # of a part: the data it is a part of
-        self._gaps = _gaps(stored)
+        self._gaps, self._on_host = _gaps(stored)
 
     def __len__(self) -> int:
         return self._stored.size
@@ -269,12 +269,13 @@ class MultimodalData(Readers, Attributed, Conditioned):
         """
         if isinstance(index, slice):
             part = self._filled(self._stored.rows(index), index)
-            return self._scaled(part._replace(complete=not self._gaps[index].any()))
+            part = part._replace(complete=not self._gaps[index].any())
+            return self._scaled(part._replace(known=self._known_of(index, part.complete)))
         rows = row_numbers(index, len(self))
-        return self.gather(rows.to(self.device, non_blocking=True), not bool(self._gaps[rows].any()))
+        return self.gather(moved(rows, self.device), not bool(self._gaps[rows].any()), rows)
 
-    def gather(self, index: Tensor, whole: bool) -> Batch:
-        """``take`` without checks: ``index`` int64 on the data's device; ``whole`` is the batch's ``complete``."""
+    def gather(self, index: Tensor, whole: bool, rows: Tensor) -> Batch:
+        """``take`` without checks: ``index`` int64 on the data's device, ``rows`` on the host; ``whole`` is the batch's ``complete``."""
         stored = self._stored
         batch = Batch(
             {name: x.index_select(0, index) for name, x in stored.data.items()},
@@ -283,8 +284,13 @@ class MultimodalData(Readers, Attributed, Conditioned):
             {name: x.index_select(0, index) for name, x in stored.extra.items()},
             whole,
             stored.covariates.at(index) if stored.covariates.values else stored.covariates,
+            self._known_of(rows, whole),
         )
-        return self._scaled(self._filled(batch, index))
+        return self._scaled(self._filled(batch, rows))
+
+    def _known_of(self, rows: Tensor | slice, whole: bool) -> OnHost | None:
+        """What the host knows of a batch on another device that is not ``whole``."""
+        return None if whole or self._on_host is None else OnHost(self._on_host[:, rows])
 
     def values(self, name: str, index: Tensor | None = None) -> Tensor:
         """One modality, scaled, zero where missing.
@@ -590,7 +596,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
     def _like(self, stored: Batch) -> MultimodalData:
         other = copy.copy(self)
         other._stored = stored
-        other._gaps = _gaps(stored)
+        other._gaps, other._on_host = _gaps(stored)
         return other
 
     def _filled(self, batch: Batch, index: Tensor | slice) -> Batch:
@@ -621,6 +627,7 @@ def _stays(x: Any) -> bool:
     return isinstance(x, np.memmap) and x.mode == "c" and x.dtype.kind in "iu" and x.ndim > 1
 
 
-def _gaps(batch: Batch) -> Tensor:
-    """Which rows lack a modality, on the host: [N] bool."""
-    return ~batch.mask.all(0).cpu()
+def _gaps(batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Which rows lack a modality, on the host: [N] bool; and the mask on the host, if the data are on another device."""
+    mask = batch.mask.cpu()
+    return ~mask.all(0), None if batch.device.type == "cpu" else mask

@@ -33,7 +33,8 @@ from polyvae.imputation.target import TARGET, Target
 from polyvae.metrics.attribution import STEPS, Attribution
 from polyvae.metrics.diagnosis import Diagnosis
 from polyvae.metrics.explained import VarianceExplained
-from polyvae.utils.errors import InputError, check_count, is_number, reading
+from polyvae.utils.devices import device_of
+from polyvae.utils.errors import InputError, check_count, is_number
 from polyvae.utils.progress import reporter
 
 Data = Any
@@ -156,7 +157,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 designs(self, tables.size),
                 self.members,
                 self.seed,
-                torch.device(self.device),
+                device_of("estimator", self.device),
                 () if target is None else (TARGET,),
             ).fit(report)
             report.start("combining and scoring", None)
@@ -201,8 +202,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 raise InputError(
                     f"estimator: got {name}={getattr(self, name)!r}; expected one of {', '.join(known)}; choose one"
                 )
-        with reading(f"estimator: device={self.device!r}", "the name of a device", "use 'cpu' or 'cuda'"):
-            torch.zeros(1, device=self.device).item()  # a known name need not be a device that is there
+        device_of("estimator", self.device)
         if self.max_seconds is not None and (not is_number(self.max_seconds) or self.max_seconds <= 0):
             raise InputError(
                 f"estimator: got max_seconds={self.max_seconds!r}; expected a number above 0; None sets no limit"
@@ -547,15 +547,20 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:
         """Read an estimator that ``save`` wrote. No code is imported and nothing is unpickled.
 
+        Args:
+            path: The file.
+            device: Where the members compute, such as "cuda". Results are on the host whatever it is.
+
         Raises:
-            InputError: Another file, or a damaged one.
+            InputError: Another file, or a damaged one; a device that is not there.
         """
+        there = device_of("load", device)
         stored = storing.load(path)
-        estimator = cls(**stored.params)
-        imputer = stored.imputer(designs(estimator, stored.tables.size))
+        estimator = cls(**stored.params, device=str(there))
+        imputer = stored.imputer(designs(estimator, stored.tables.size), there)
         estimator._set(stored.schema, imputer, stored.target, stored.embedding)
         estimator.scores_ = stored.scores
         return estimator

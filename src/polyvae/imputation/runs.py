@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from polyvae.config import assignment
 from polyvae.data.readers import Given
 from polyvae.data.readers.columns import columns_of
@@ -177,11 +179,15 @@ def runs_in(folder: Path) -> list[str]:
     return [name for name in sorted(os.listdir(folder)) if is_run(folder / name)]
 
 
-def open_fitted(path: Path) -> FittedRun:
+def open_fitted(path: Path, device: torch.device | str = "cpu") -> FittedRun:
     """A run that ``fit_run`` wrote.
 
+    Args:
+        path: The run directory.
+        device: Where the members compute.
+
     Raises:
-        InputError: There is none, or its files are damaged.
+        InputError: There is none, its files are damaged, or the device is not there.
     """
     if path.is_file():
         raise InputError(
@@ -204,7 +210,7 @@ def open_fitted(path: Path) -> FittedRun:
         )
     remedy = "fit it again with --force"
     record = FitRecord.check(read_object(path / FIT, remedy), str(path / FIT), remedy)
-    return FittedRun(path, Estimator.load(path / ESTIMATOR), record)
+    return FittedRun(path, Estimator.load(path / ESTIMATOR, device), record)
 
 
 # ---- results for files ---------------------------------------------------------------------------------------

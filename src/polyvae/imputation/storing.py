@@ -90,8 +90,8 @@ class Stored(NamedTuple):
     scores: Scores
     tensors: Mapping[str, Tensor]
 
-    def imputer(self, designs: Sequence[Design]) -> Imputer:
-        """The imputer, with the stored members. Raises InputError: tensors of other names or shapes."""
+    def imputer(self, designs: Sequence[Design], device: torch.device) -> Imputer:
+        """The imputer, with the stored members on ``device``. Raises InputError: tensors of other names or shapes."""
         targets = () if self.target is None else (TARGET,)
         count, seed = self.params["members"], self.params["seed"]
         with reading("estimator", "one that polyvae wrote", _REMEDY):
@@ -100,7 +100,7 @@ class Stored(NamedTuple):
                 design.label: self._state(design, count, specs(self.tables, design, targets, wide))
                 for design in designs
             }
-            made = Imputer(self.tables, designs, count, seed, torch.device("cpu"), targets, wide)
+            made = Imputer(self.tables, designs, count, seed, device, targets, wide)
             for label, members in made.ensembles.items():
                 members.restore(states[label])
         return made

@@ -30,6 +30,7 @@ from polyvae.metrics.quality import quality
 from polyvae.metrics.reconstruction import reconstruction
 from polyvae.metrics.released import judges_for, released
 from polyvae.metrics.variance import variance
+from polyvae.utils.devices import on_device
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.progress import reporter
 
@@ -107,6 +108,7 @@ def evaluate(
     train: MultimodalData | None = None,
     feature_net: FeatureNet | None = None,
     show: bool = True,
+    device: torch.device | str | None = None,
     **settings: Unpack[EvaluateSettings],
 ) -> Evaluation:
     """Evaluate a trained model on held-out data.
@@ -123,6 +125,8 @@ def evaluate(
         train: The training part, if it is not the one that belongs to ``data``.
         feature_net: A feature network for image quality, in place of the one that the setting ``features`` names.
         show: Whether to show progress.
+        device: Where to compute, such as "cuda"; None: where the model is. Afterwards the model and the fitted prior are where the model
+            was.
         **settings: The fields of ``polyvae.config.EvaluateConfig``, where each is described: ``metrics``, ``draws``, ``seed``,
             ``protocol``, ``inputs``, ``measures``, ``features``, ``likelihood_samples``, ``likelihood_rows``,
             ``likelihood_conditional``, and ``fitted_prior`` such as ``{"kind": "gmm", "components": 20}`` or
@@ -134,7 +138,7 @@ def evaluate(
 
     Raises:
         InputError: If the model or the data are of another type, a setting is unknown or not valid, a metric needs a package that is not
-            installed, the model is in training mode, or its weights are NaN or infinite.
+            installed, the model is in training mode, its weights are NaN or infinite, or the device is not there.
 
     References:
         Palumbo, E., Daunhawer, I., & Vogt, J. E. (2023). MMVAE+: Enhancing the generative quality of multimodal VAEs without
@@ -159,7 +163,7 @@ def evaluate(
     _check_weights(model)
     whole = data.source or data
     test = data.test if "test" in data.splits else data
-    with reporter(show) as report:
+    with reporter(show) as report, on_device("evaluate", model, device):
         notes: list[str] = []
 
         def note(line: str) -> None:
@@ -188,6 +192,7 @@ def evaluate(
             found = METRICS[name](context)
             intervals = {**values.get("intervals", {}), **found.get("intervals", {})}
             values |= found | ({"intervals": intervals} if intervals else {})
+    prior = None if prior is None else prior.to(next(model.parameters()).device)
     return Evaluation(values | {"notes": notes}, prior)
 
 

@@ -23,6 +23,7 @@ from polyvae.core.modality import Modality, likelihood_maker
 from polyvae.core.networks import NETWORKS
 from polyvae.core.vae import MultimodalVAE
 from polyvae.models import build, model_class, name_of, options_of
+from polyvae.utils.devices import device_of
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.files import Path_, json_text, load_tensors, save_tensors, short
 from polyvae.utils.records import StoredConfig, StoredModel, check_keywords, check_sizes
@@ -149,14 +150,14 @@ def load_model(path: Path_, trust: Sequence[str] = (), device: torch.device | st
         path: A bundle, or the run directory of a finished training.
         trust: The packages that may be imported for a user-defined model, encoder or decoder, which a bundle names by its import path.
             polyvae itself is always trusted.
-        device: Where the weights are put.
+        device: Where the weights are put, such as "cuda".
 
     Returns:
         The model, in evaluation mode and in the dtype in which it was stored.
 
     Raises:
         InputError: A missing, damaged or newer file; a run without a trained model; a package that is not trusted; weights that do not
-            fit the model that is described beside them.
+            fit the model that is described beside them; a device that is not there.
 
     Example:
         >>> import polyvae as pv
@@ -165,6 +166,7 @@ def load_model(path: Path_, trust: Sequence[str] = (), device: torch.device | st
         >>> pv.load_model("mvae.safetensors").name
         'mvae'
     """
+    there = device_of("load_model", device)
     bundle = load_bundle(path)
     config = StoredConfig.check(bundle.config, f"{path}: config", _REMEDY)
     longest = max((max(x.shape, default=1) for x in bundle.state.values()), default=1)
@@ -195,7 +197,7 @@ def load_model(path: Path_, trust: Sequence[str] = (), device: torch.device | st
         if rows is not None:
             model.max_rows = rows
         model.to(dtype).load_state_dict(state)
-    return model.to(device).eval()
+    return model.to(there).eval()
 
 
 def outline(

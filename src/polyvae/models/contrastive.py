@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from polyvae.core.aggregate import Experts
-from polyvae.core.batch import Batch
+from polyvae.core.batch import Batch, OnHost, moved
 from polyvae.core.bounds import Bound, iwae, log_over_components
 from polyvae.core.distributions import Diagonal, Mixture
 from polyvae.core.facts import Calls, Facts, Requirements
@@ -257,7 +257,7 @@ class Contrastive(MultimodalVAE):
         for block, related, mixed in zip(
             blocks, torch.split(log_p, sizes), torch.split(other, sizes), strict=True
         ):
-            rows, shape = block.first[0], block.first.shape
+            rows, shape = moved(block.first[0], total.device), block.first.shape
             if shape[0] > 1:
                 mixed = mixed.view(shape)[1:]  # [N, R]
                 # Rolled, column i contains the pairs with x_n of sample i.
@@ -267,8 +267,10 @@ class Contrastive(MultimodalVAE):
         return total
 
     def _blocks(self, batch: Batch) -> Iterator[Block]:
+        """The pairs of samples, on the host."""
+        mask = self.modalities.observed(batch)
         for m, n in self.pairs:
-            rows = (batch.mask[m] & batch.mask[n]).nonzero()[:, 0]  # [R]
+            rows = (mask[m] & mask[n]).nonzero()[:, 0]  # [R]
             shifts = range(min(self.negatives + 1, max(1, len(rows))))
             yield Block(m, n, rows.expand(len(shifts), -1), torch.stack([rows.roll(-s) for s in shifts]))
 
@@ -276,33 +278,38 @@ class Contrastive(MultimodalVAE):
         """Log importance weights of all pairs as one batch, [K, V, P], and the component weights [V, P]."""
         count = sum(block.first.numel() for block in blocks)
         # The sample that each value of a pair is taken from, [M, P].
-        rows = torch.zeros(len(batch.mask), count, dtype=torch.long, device=batch.device)
+        rows = torch.zeros(len(batch.mask), count, dtype=torch.long)
         mask = torch.zeros_like(rows, dtype=torch.bool)
         start = 0
         for m, n, first, second in blocks:
             span = slice(start, start := start + first.numel())
             rows[m, span], rows[n, span] = first.flatten(), second.flatten()
             mask[[m, n], span] = True
-        by_name = dict(zip(batch.data, rows, strict=True))
+        here = moved(rows, batch.device)
+        by_name = dict(zip(batch.data, here, strict=True))
         pairs = Batch(
             Gathered(batch.data, by_name),
-            mask,
+            moved(mask, batch.device),
             Gathered(batch.entries, by_name),
             complete=batch.complete and len(mask) == 2,
             covariates=batch.covariates._replace(rows=by_name),
+            known=None if batch.device.type == "cpu" else OnHost(mask),
         )
-        encoded = rows[self.encoded]
+        encoded = moved(rows[self.encoded], batch.device)
         position = torch.arange(len(encoded), device=batch.device)[:, None]
         columns = torch.arange(len(self.owner), device=batch.device)
         own = Experts(
-            experts.z[position, encoded], experts.w[rows[self.owner].T, columns], mask[self.encoded]
+            experts.z[position, encoded],
+            experts.w[here[self.owner].T, columns],
+            moved(mask[self.encoded], batch.device),
+            mask[self.encoded],
         )
         q = self.posterior(pairs, own).compact()
         z = q.stratified(self.K)  # [K, V, P, D]
         p_w = self.prior.w(z)
         q_w = self.private(pairs, own, z, p_w)
         w = q_w.rsample(name="w")
-        decoded = None if pairs.complete else mask[:, None, None] & q.active
+        decoded = None if pairs.complete else mask[:, None, None].to(q.table.device) & q.table.any(1)
         log_x = self.modalities.log_likelihood(batch, z, w, decoded, rows)  # [M, K, V, P]
         log_p, log_q = self.prior.z().log_prob(z) + p_w.log_prob(w), q.log_prob(z) + q_w.log_prob(w)
         return self.weighted(log_x) + log_p - log_q, q.weights

@@ -86,7 +86,7 @@ class CRMVAE(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        membership = torch.cat([everything(experts.mask), singles(experts.mask)])
+        membership = torch.cat([everything(experts.observed), singles(experts.observed)])
         q = mixture_of_products(experts, membership)  # [V, B, D], V = 1 + E
         z = q.stratified(self.K)  # [K, V, B, D]
         log_x = self.decode_members(batch, q, z)  # [M, K, V, B]

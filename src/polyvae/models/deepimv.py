@@ -113,13 +113,14 @@ class DeepIMV(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        mask = experts.mask & batch.mask[self.labels].any(0)
+        labels = torch.stack([self.modalities.observed(batch)[m] for m in self.labels]).any(0)
+        mask = experts.observed & labels
         membership = torch.cat([everything(mask), singles(mask)])  # [V, E, B], V = 1 + E
         components = type(experts.z).cat([self.posterior(batch, experts).components, experts.z], 0)
         q = joint(components, membership)  # [V, B, D]
         z = q.stratified(self.K)  # [K, V, B, D]
         together = self.decode_components(batch, q.weights[:1], z[:, :1])  # [M, K, 1, B]
-        alone = self._alone(batch, z[:, 1:], q.active[1:])  # [M, K, V − 1, B]
+        alone = self._alone(batch, z[:, 1:], membership[1:].any(1))  # [M, K, V − 1, B]
         kl = q.components.kl(self.p_z)  # [V, B]
         log_y = self.weighted(torch.cat([together, alone], 2)).mean(0)  # [V, B]
         elbo = torch.where(q.active, log_y - warm * self.beta * kl, 0)
@@ -137,5 +138,6 @@ class DeepIMV(MultimodalVAE):
             decoded = None if batch.complete else active[e]
             log_y = predictors.log_likelihood(batch, z_m, z_m[..., :0], decoded)
             inputs = z_m.new_zeros((len(self.encoded), *log_y.shape[1:]))
-            each.append(torch.cat([inputs, log_y])[self._order])
+            rows = [*inputs, *log_y]
+            each.append(torch.stack([rows[m] for m in self._order]))
         return torch.stack(each, 2)

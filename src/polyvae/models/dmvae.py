@@ -103,16 +103,18 @@ class DMVAE(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         beta = warm * self.beta
-        membership = torch.cat([everything(experts.mask), singles(experts.mask)])  # [V, E, B], V = 1 + E
+        membership = torch.cat(
+            [everything(experts.observed), singles(experts.observed)]
+        )  # [V, E, B], V = 1 + E
         components = type(experts.z).cat([self.posterior(batch, experts).components, experts.z], 0)
         q = joint(components, membership)  # [V, B, D]
         z = q.stratified(self.K)  # [K, V, B, D]
         q_w = self.private(batch, experts, z[:, 0], self.prior.w(z[:, 0]))
         w = q_w.rsample(name="w")  # [K, B, W]
         own = self.own(experts)  # [B, W]
-        decoded = q.active
+        decoded = q.table.any(1)  # [V, B]
         if self.variant == "published":
-            decoded = decoded & (torch.arange(len(decoded), device=z.device) > 0)[:, None]
+            decoded = decoded & (torch.arange(len(decoded), device=decoded.device) > 0)[:, None]
         w_v = w[:, None].expand(-1, len(q.active), -1, -1)  # [K, V, B, W]
         log_x = self.modalities.log_likelihood(batch, z, w_v, decoded)  # [M, K, V, B]
         times = 1 if self.variant == "paper" else experts.mask.sum(0)

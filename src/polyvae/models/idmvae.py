@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from polyvae.core.aggregate import Experts
-from polyvae.core.batch import Batch
+from polyvae.core.batch import Batch, moved
 from polyvae.core.bounds import Bound
 from polyvae.core.facts import Calls, Facts
 from polyvae.core.modality import Encoded, Modality
@@ -131,10 +131,11 @@ class IDMVAE(MMVAEPlus):
     def regularisers(self, batch: Batch, experts: Experts) -> Regularisers:
         """c and g as shares of the samples; their mean over a complete batch is the term of the authors."""
         cross_view = augmentation = experts.z.loc.new_zeros(batch.size)
+        mask = experts.observed
         others = (experts.mask.sum(0) - 1).clamp(min=1)
         for i, mean in enumerate(experts.z.loc):
             for j in range(i):
-                rows = (experts.mask[i] & experts.mask[j]).nonzero()[:, 0]
+                rows = moved((mask[i] & mask[j]).nonzero()[:, 0], mean.device)
                 # (i, j) and (j, i)
                 pair = 2 * self._contrast(mean[rows], experts.z.loc[j, rows]) / others[rows]
                 cross_view = cross_view.index_put((rows,), pair, accumulate=True)
@@ -142,7 +143,7 @@ class IDMVAE(MMVAEPlus):
         w = experts.w.rsample(None, "augmentation.w", "BW")
         for i, m in enumerate(self.encoded):
             name, span = self.specs[m].name, self.columns[m]
-            rows = experts.mask[i].nonzero()[:, 0]
+            rows = moved(mask[i].nonzero()[:, 0], experts.mask.device)
             if self.specs[m].role == "both" and len(rows):
                 mixed = self._encode_mixed(name, z[i, rows], w[rows, span], batch, rows)
                 x_z = self._contrast(experts.z.loc[i, rows], mixed.z.loc[: len(rows)])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polyvae.core import noise
 from polyvae.core.aggregate import Experts, everything, joint
-from polyvae.core.batch import Batch
+from polyvae.core.batch import Batch, moved
 from polyvae.core.bounds import Bound, over_components
 from polyvae.core.distributions import Diagonal, Mixture, Normal
 from polyvae.core.facts import Facts, Requirements
@@ -120,12 +120,14 @@ class JNF(MultimodalVAE):
     # ---- inference -----------------------------------------------------------------------------------------
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        complete = experts.mask.all(0)  # [B]
-        q = self._product(experts._replace(mask=experts.mask & ~complete))
+        complete = experts.observed.all(0)  # [B]
+        rest = experts.observed & ~complete
+        here = moved(rest, experts.mask.device)
+        q = self._product(experts._replace(mask=here, known=None if experts.known is None else rest))
         if bool(complete.any()):
-            whole = self.joint.of_observed(self, batch, experts.mask)
-            q = whole.where(complete[:, None], q)
-        return joint(q[None], everything(experts.mask))
+            whole = self.joint.of_observed(self, batch, experts.observed)
+            q = whole.where(moved(complete, here.device)[:, None], q)
+        return joint(q[None], everything(experts.observed))
 
     private = own_or_prior
 
@@ -140,25 +142,28 @@ class JNF(MultimodalVAE):
         Returns:
             z [K, B, D] and log q(z) [K, B], NaN for a product of flows.
         """
-        mask, unit = experts.mask, self.p_z
+        mask, unit = experts.observed, self.p_z
         eps = noise.normal((K, batch.size, self.latent), experts.z.loc, "z", "KBD")
         z, log_q = eps, unit.log_prob(eps)
         complete, count = mask.all(0), mask.sum(0)
         if bool(complete.any()):
             whole = self.joint.of_observed(self, batch, mask)
             drawn = whole.loc + whole.scale * eps
-            z = torch.where(complete[:, None], drawn, z)
-            log_q = torch.where(complete, whole.log_prob(drawn), log_q)
+            here = moved(complete, z.device)
+            z = torch.where(here[:, None], drawn, z)
+            log_q = torch.where(here, whole.log_prob(drawn), log_q)
         for e, flow in enumerate(self._flows):
-            index = (mask[e] & (count == 1) & ~complete).nonzero()[:, 0]
+            index = moved((mask[e] & (count == 1) & ~complete).nonzero()[:, 0], eps.device)
             if len(index):
                 expert = experts.z[e, index]
                 drawn = flow.push(eps[:, index], expert)
                 z = z.index_copy(1, index, drawn)
                 log_q = log_q.index_copy(1, index, flow.log_prob(drawn, expert))
-        index = ((count > 1) & ~complete).nonzero()[:, 0]
+        several = (count > 1) & ~complete
+        index = moved(several.nonzero()[:, 0], eps.device)
         if len(index):
-            some = Experts(experts.z[:, index], experts.w[index], mask[:, index])
+            known = None if experts.known is None else experts.known[:, several]
+            some = Experts(experts.z[:, index], experts.w[index], experts.mask[:, index], known)
             z = z.index_copy(1, index, self._chains(some, eps[:, index]))
             log_q = log_q.index_fill(1, index, torch.nan)
         return z, log_q
@@ -172,7 +177,9 @@ class JNF(MultimodalVAE):
         """Draws from products of flows by Hamiltonian Monte Carlo, which starts at the normal approximation: [K, B, D]."""
         # Chains need gradients, which tensors made in inference mode do not have, but copies of them do.
         with torch.inference_mode(False):
-            given = Experts(experts.z.map(lambda x: x.detach().clone()), experts.w, experts.mask.clone())
+            given = Experts(
+                experts.z.map(lambda x: x.detach().clone()), experts.w, experts.mask.clone(), experts.known
+            )
             with torch.no_grad():
                 q = self._product(given)
             # In coordinates in which the approximation is standard normal, one step size suits all columns.
@@ -188,11 +195,11 @@ class JNF(MultimodalVAE):
         """
         total = (1 - experts.mask.sum(0)) * self.p_z.log_prob(z)
         for e, flow in enumerate(self._flows):
-            row = experts.mask[e]
+            row = experts.observed[e]
             if bool(row.all()):
                 total = total + flow.log_prob(z, experts.z[e])
             elif bool(row.any()):
-                index = row.nonzero()[:, 0]
+                index = moved(row.nonzero()[:, 0], z.device)
                 each = flow.log_prob(z.index_select(1, index), experts.z[e, index])
                 total = total.index_add(1, index, each)
         return total
@@ -208,7 +215,7 @@ class JNF(MultimodalVAE):
         points = spread(self.latent, _PAIRS, experts.z.loc)[:, None]  # [P, 1, D]
         alone = (mask.sum(0) == 1)[:, None]
         for e, flow in enumerate(self._flows):
-            index = mask[e].nonzero()[:, 0]
+            index = moved(experts.observed[e].nonzero()[:, 0], mask.device)
             if len(index):
                 z = flow.push(points.expand(-1, len(index), -1), experts.z[e, index])  # [P, rows, D]
                 z = z.nan_to_num(_FAR, _FAR, -_FAR).clamp(-_FAR, _FAR)
@@ -223,8 +230,8 @@ class JNF(MultimodalVAE):
     # ---- training ------------------------------------------------------------------------------------------
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        components: Diagonal = self.joint.of_observed(self, batch, experts.mask)[None]
-        q = joint(components, everything(experts.mask))
+        components: Diagonal = self.joint.of_observed(self, batch, experts.observed)[None]
+        q = joint(components, everything(experts.observed))
         z = q.stratified(self.K)  # [K, 1, B, D]
         log_x = self.decode_components(batch, q.weights, z)  # [M, K, 1, B]
         kl = q.components.kl(self.p_z)[None]  # [1, 1, B]

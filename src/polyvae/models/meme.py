@@ -168,16 +168,17 @@ class MEME(MultimodalVAE):
         """log p(x | z), [M, K', V, B]. Fresh draws of a component decode the other modality only."""
         if self.variant == "sound":
             return self.decode_components(batch, q.weights, z)
-        weighted = torch.arange(self.K + _FRESH, device=batch.device) < self.K  # [K']
-        other = ~torch.eye(2, dtype=torch.bool, device=batch.device)
-        decoded = (other[:, None, :, None] | weighted[:, None, None]) & q.active
+        active = q.table.any(1)  # [V, B]
+        weighted = torch.arange(self.K + _FRESH, device=active.device) < self.K  # [K']
+        other = ~torch.eye(2, dtype=torch.bool, device=active.device)
+        decoded = (other[:, None, :, None] | weighted[:, None, None]) & active
         return self.modalities.log_likelihood(batch, z, z[..., :0], decoded)
 
     def _pseudo_log_prob(self, batch: Batch, z: Tensor) -> Tensor:
         """log p_u(z) where the other modality is missing, 0 elsewhere: z [K, V, B, D] -> [K, V, B]."""
-        components = []
+        components, mask = [], self.modalities.observed(batch)
         for v, other in enumerate(list(self.modalities)[::-1]):
-            index, counted = self.modalities.observed_rows(batch.mask[v] & ~batch.mask[1 - v])
+            index, counted = self.modalities.observed_rows(mask[v] & ~mask[1 - v], z.device)
             log_p_u = z.new_zeros(z.shape[2], len(z))  # [B, K]
             if len(index):
                 # In complete data no row counts, so one pseudo-input is enough.

@@ -83,7 +83,11 @@ class MVAE(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         membership = torch.cat(
-            [everything(experts.mask), singles(experts.mask), random_sizes(experts.mask, self.subsets)]
+            [
+                everything(experts.observed),
+                singles(experts.observed),
+                random_sizes(experts.observed, self.subsets),
+            ]
         )
         q = mixture_of_products(experts, membership, self.p_z)  # [V, B, D], V = 1 + E + subsets
         return sum_of_elbos(self, batch, q, warm * self.beta)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from polyvae.core import noise
 from polyvae.core.aggregate import Experts, everything, joint
-from polyvae.core.batch import Batch
+from polyvae.core.batch import Batch, moved
 from polyvae.core.bounds import Bound
 from polyvae.core.distributions import SCALES, Diagonal, Mixture, Normal
 from polyvae.core.facts import Facts
@@ -108,7 +108,7 @@ class SetFusion(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        subset, whole = self._subset(experts.mask), everything(experts.mask)  # [1, E, B]
+        subset, whole = self._subset(experts.observed), everything(experts.observed)  # [1, E, B]
         q = self._mixture(experts, torch.cat([subset, whole]))  # S, and A
         z = q.stratified(self.K)  # [K, 2, B, D]
         conditional = self.variant == "conditional"
@@ -124,13 +124,14 @@ class SetFusion(MultimodalVAE):
         if conditional:
             terms["kl/rest"] = torch.stack([none, rest])[None]
         # S may be empty: its term is then that of the prior, also where it decodes.
-        weights = whole.any(1).to(z.dtype).expand(2, -1)  # [2, B]
+        weights = moved(whole, z.device).any(1).to(z.dtype).expand(2, -1)  # [2, B]
         return self.bound_of(weights, log_x, terms, warm * self.beta)
 
     def _mixture(self, experts: Experts, membership: Tensor) -> Mixture:
-        loc, raw = self.fusion(experts.z, membership)  # [V, B, D]
+        here = moved(membership, experts.z.loc.device)
+        loc, raw = self.fusion(experts.z, here)  # [V, B, D]
         q = Normal(loc, SCALES[self.scale_map](raw))
-        return joint(q.where(membership.any(1)[..., None], Normal.unit(tuple(loc.shape), loc)), membership)
+        return joint(q.where(here.any(1)[..., None], Normal.unit(tuple(loc.shape), loc)), membership)
 
     def _subset(self, mask: Tensor) -> Tensor:
         """A random subset of what was observed, of uniform size from 0: [E, B] -> [1, E, B]."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from polyvae.core.aggregate import Experts, everything, joint, singles
-from polyvae.core.batch import Batch
+from polyvae.core.batch import Batch, moved
 from polyvae.core.bounds import Bound
 from polyvae.core.distributions import Mixture
 from polyvae.core.facts import Facts, Requirements
@@ -90,8 +90,10 @@ class TELBO(MultimodalVAE):
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
         together = self.posterior(batch, experts).components  # [1, B, D]
-        several = experts.mask.all(0) | (experts.mask.sum(0) > 1)  # [B]
-        membership = torch.cat([everything(experts.mask & several), singles(experts.mask)])  # [V, E, B]
+        observed = experts.observed
+        several = observed.all(0) | (observed.sum(0) > 1)  # [B]
+        membership = torch.cat([everything(observed & several), singles(observed)])  # [V, E, B]
         q = joint(type(together).cat([together, experts.z], 0), membership)  # [V, B, D], V = 1 + E
-        gamma = q.weights.new_tensor([1.0] + [self.gamma] * len(experts.mask))[:, None]  # [V, 1]
+        gamma = torch.tensor([1.0] + [self.gamma] * len(observed), dtype=q.weights.dtype)[:, None]  # [V, 1]
+        gamma = moved(gamma, q.weights.device)
         return sum_of_elbos(self, batch, q, warm * self.beta, gamma)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from polyvae.core.aggregate import Experts, everything, joint, singles
-from polyvae.core.batch import Batch
+from polyvae.core.batch import Batch, moved
 from polyvae.core.bounds import Bound
 from polyvae.core.distributions import Mixture
 from polyvae.core.facts import Facts, Requirements
@@ -155,11 +155,13 @@ class BiVCCA(MultimodalVAE):
         self.K, self.mu = K, mu
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        membership = singles(experts.mask)
-        share = experts.z.loc.new_tensor([self.mu, 1 - self.mu])[self.modalities.encoded_rows]
+        table = singles(experts.observed)
+        membership = moved(table, experts.mask.device)
+        each = [(self.mu, 1 - self.mu)[m] for m in self.encoded]
+        share = moved(torch.tensor(each, dtype=experts.z.loc.dtype), membership.device)
         weights = torch.where(membership.any(1), share[:, None], 0)  # [V, B]
         total = weights.sum(0)
-        return Mixture(experts.z, weights / torch.where(total > 0, total, 1), membership)
+        return Mixture(experts.z, weights / torch.where(total > 0, total, 1), membership, table)
 
     private = own_or_prior
 

@@ -154,6 +154,7 @@ class _Training:
         self.total = self.per_epoch * train.epochs if train.epochs is not None else sys.maxsize
         self.overflow: Tensor | None = None  # on the device: whether the norm of a gradient was not finite
         self.constants = constants(model)
+        self.note = ""  # the bound that was read last, for the progress line
 
     def go(
         self, resume: bool, run: RunConfig | None, interrupted: Callable[[], bool], watch: Watch | None
@@ -254,10 +255,9 @@ class _Training:
         try:
             bound = module(batch, _warm(train, state.step, self.per_epoch))
             loss = -bound.value.mean()
-            # A look at a GPU's value makes the host wait for it.
-            look = loss.device.type == "cpu" or state.step % _LOOK == 0 or self._last()
-            if look:
-                self._look(loss, bound)
+            on_host = loss.device.type == "cpu"
+            if on_host:
+                self._check_bound(bound, loss.item())
             if not loss.requires_grad:
                 raise InputError(
                     f"fit: got a bound without a gradient at step {state.step}; expected a parameter that requires one in every step; "
@@ -271,7 +271,11 @@ class _Training:
                 f"training: memory ran out at step {state.step}; expected room for a batch of {batch.size} samples; lower max_rows "
                 "(a resumed run accepts it), or start again with a smaller batch_size"
             ) from None
+        # A look at a GPU's value makes the host wait for it.
+        look = on_host or state.step % _LOOK == 0 or self._last()
         self._clip(optimizer, look)
+        if look:
+            self._look(bound, loss.detach())
         optimizer.step()
         if self._last():
             # Nothing that is not finite is validated, kept as the best, or stored.
@@ -279,18 +283,33 @@ class _Training:
             self._check_weights(f"after step {state.step}", optimizer if stored else None)
         optimizer.zero_grad()
         state.add({"bound": bound.value.detach(), **bound.terms}, batch.size)
-        self.report.advance(note=f"bound {-loss.item():.2f}" if loss.device.type == "cpu" else "")
+        self.report.advance(note=self.note)
 
     def _last(self) -> bool:
         """Whether the next step ends an epoch or writes a checkpoint."""
         after = self.state.step + 1
         return after % self.train.checkpoint_every == 0 or after % self.per_epoch == 0
 
-    def _look(self, loss: Tensor, bound: Bound) -> None:
-        finite = bool(loss.isfinite())
-        if finite and self.state.sums and loss.device.type != "cpu":
-            finite = bool(self.state.sums["total"].isfinite().all())  # the steps since the last look
-        if self._any(not finite):
+    def _look(self, bound: Bound, loss: Tensor) -> None:
+        """Check the gradients, and on a GPU the bound of this step and those since the last look, by one read."""
+        overflow: Tensor | float = False if self.overflow is None else self.overflow
+        if loss.device.type != "cpu":
+            earlier = self.state.sums.get("total", loss).isfinite().all()
+            flags = [earlier, torch.zeros_like(earlier) | overflow]
+            value, sound, overflow = torch.stack([loss, *(flag.to(loss.dtype) for flag in flags)]).tolist()
+            self._check_bound(bound, value, bool(sound))
+        if overflow:
+            gradients = {name: x.grad for name, x in self.model.named_parameters() if x.grad is not None}
+            where = unsound(gradients)
+            raise TrainingError(
+                f"training: the gradient is not finite at step {self.state.step}"
+                + (f"; the first is that of {where!r}" if where else "")
+                + f"; expected a finite norm; {_REMEDY}"
+            )
+
+    def _check_bound(self, bound: Bound, loss: float, sound: bool = True) -> None:
+        """Raises TrainingError unless the loss is finite, and the bounds of earlier steps are ``sound``, in all processes."""
+        if self._any(not (sound and math.isfinite(loss))):
             terms = [name for name, term in bound.terms.items() if not bool(term.isfinite().all())]
             weights = unsound(dict(self.model.named_parameters()))
             place = (
@@ -300,13 +319,14 @@ class _Training:
             )
             place = f"weight that is not finite is {weights!r}" if weights else place
             raise TrainingError(
-                f"training: the bound is {loss.item():.3g} at step {self.state.step}; the first {place}; expected finite values; {_REMEDY}"
+                f"training: the bound is {loss:.3g} at step {self.state.step}; the first {place}; expected finite values; {_REMEDY}"
             )
         if self.state.step == 0:
-            self.state.first = -loss.item()
+            self.state.first = -loss
+        self.note = f"bound {-loss:.2f}"
 
     def _clip(self, optimizer: Any, look: bool) -> None:
-        """Scale the gradients down, and look at their norm before it reaches the weights. All processes have the same gradients."""
+        """Scale the gradients down, and note whether their norm is finite. All processes have the same gradients."""
         clip, norm = self.train.clip, None
         if clip is not None:
             norm = self.fabric.clip_gradients(self.model, optimizer, max_norm=clip, error_if_nonfinite=False)
@@ -317,14 +337,6 @@ class _Training:
         if norm is not None:
             bad = ~norm.isfinite()
             self.overflow = bad if self.overflow is None else self.overflow | bad
-        if look and self.overflow is not None and bool(self.overflow):
-            gradients = {name: x.grad for name, x in self.model.named_parameters() if x.grad is not None}
-            where = unsound(gradients)
-            raise TrainingError(
-                f"training: the gradient is not finite at step {self.state.step}"
-                + (f"; the first is that of {where!r}" if where else "")
-                + f"; expected a finite norm; {_REMEDY}"
-            )
 
     def _check_weights(self, when: str, optimizer: Any = None) -> None:
         tensors = {name: x for name, x in self.model.state_dict().items() if name not in self.constants}
@@ -435,7 +447,7 @@ def validate(
     autocast: Callable[[], Any] | None = None,
 ) -> dict[str, float]:
     """The mean bound and its terms over ``data``, in nats per sample, in evaluation mode, with the same noise at every call."""
-    training, sums = model.training, dict[str, float]()
+    training, names, sums = model.training, list[str](), None
     with one_at_a_time:
         state = torch.get_rng_state()
         model.eval()
@@ -443,11 +455,15 @@ def validate(
         for batch in data.batches(batch_size):
             with autocast() if autocast is not None else torch.autocast("cpu", enabled=False):
                 bound = model(batch)
-            for name, term in {"bound": bound.value, **bound.terms}.items():
-                sums[name] = sums.get(name, 0.0) + float(term.double().sum())
+            terms = {"bound": bound.value, **bound.terms}
+            totals = torch.stack(
+                [(x if x.device.type == "mps" else x.double()).sum() for x in terms.values()]
+            )
+            names, sums = list(terms), totals if sums is None else sums + totals
         torch.set_rng_state(state)
         model.train(training)
-    return {name: value / len(data) for name, value in sums.items()}
+    means = [] if sums is None else sums.tolist()  # the host waits for a device once
+    return {name: value / len(data) for name, value in zip(names, means, strict=True)}
 
 
 def _settings(run: RunConfig | None, settings: Mapping[str, Any]) -> TrainConfig:

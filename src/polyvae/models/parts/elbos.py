@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from polyvae.core.aggregate import Experts
-from polyvae.core.batch import Batch
+from polyvae.core.batch import Batch, moved
 from polyvae.core.bounds import Bound
 from polyvae.core.distributions import Mixture
 from polyvae.core.vae import MultimodalVAE
@@ -42,10 +42,10 @@ def sum_of_elbos(
 
 def decodes(model: MultimodalVAE, batch: Batch, q: Mixture) -> Tensor:
     """Components from which something that was observed is decoded, their members or a target: [V, B] bool."""
-    decoded = torch.tensor(
-        [net.decoder is not None for net in model.modalities.values()], device=batch.device
+    decoded = moved(
+        torch.tensor([net.decoder is not None for net in model.modalities.values()]), batch.device
     )
-    return (model.modalities.members(q)[:, 0] & (batch.mask & decoded[:, None])[:, None]).any(0)
+    return (model.modalities.members(q.membership)[:, 0] & (batch.mask & decoded[:, None])[:, None]).any(0)
 
 
 def mean_of_elbos(model: MultimodalVAE, batch: Batch, experts: Experts, q: Mixture, beta: float) -> Bound:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from polyvae.core.aggregate import Experts, everything, mixture_of_products
-from polyvae.core.batch import Batch
+from polyvae.core.batch import Batch, moved
 from polyvae.core.distributions import SCALES, Mixture, Normal
 from polyvae.core.modalities import placed
 from polyvae.core.modality import another_encoder
@@ -55,7 +55,7 @@ class JointNetwork(nn.Module):
         Args:
             model: The model.
             batch: The data.
-            observed: [E, B], what was observed of the encoded modalities.
+            observed: [E, B], what was observed of the encoded modalities; no device is waited for if it is on the host.
         """
         if batch.complete:
             return self.forward(model, batch, slice(None))
@@ -63,9 +63,9 @@ class JointNetwork(nn.Module):
         for m, row in zip(modalities.encoded, observed, strict=True):
             if modalities.dense:
                 features = modalities.encode_part(m, "joint", batch, slice(None))
-                features = torch.where(row[:, None], features, 0)
+                features = torch.where(moved(row, batch.device)[:, None], features, 0)
             else:
-                index, counted = modalities.observed_rows(row)
+                index, counted = modalities.observed_rows(row, batch.device)
                 if not len(index):
                     continue
                 each = modalities.encode_part(m, "joint", batch, index, counted)
@@ -75,7 +75,7 @@ class JointNetwork(nn.Module):
             like = next(iter(batch.data.values()))
             return Normal.unit((batch.size, self.loc.out_features), like)
         q = self._of(model, batch, total)
-        return q.where(observed.any(0)[:, None], Normal.unit(tuple(q.loc.shape), q.loc))
+        return q.where(moved(observed.any(0), batch.device)[:, None], Normal.unit(tuple(q.loc.shape), q.loc))
 
     def _of(self, model: MultimodalVAE, batch: Batch, features: Tensor) -> Normal:
         hidden = features.relu()
@@ -90,10 +90,10 @@ def joint_or_product(model: MultimodalVAE, network: JointNetwork, batch: Batch, 
     The joint network is used where all encoded modalities were observed, and the product of the observed
     experts elsewhere.
     """
-    product = mixture_of_products(experts, everything(experts.mask))
+    product = mixture_of_products(experts, everything(experts.observed))
     if batch.complete:
         return product._replace(components=network(model, batch, slice(None))[None])
-    index, counted = model.modalities.observed_rows(experts.mask.all(0))
+    index, counted = model.modalities.observed_rows(experts.observed.all(0), batch.device)
     if not len(index):
         return product
     joint, rest = network(model, batch, index, counted), product.components[0]
