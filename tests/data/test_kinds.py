@@ -77,6 +77,7 @@ def test_what_is_inferred_can_be_overridden():
         ({"values": np.zeros(3)}, r"got values of shape \(3,\)"),
         ({"values": [["a", "b"]]}, r"got values of shape \(1, 2\); expected numbers"),
         ({"observed": np.ones((2, 2))}, r"got observed of shape \(2, 2\) and float64"),
+        ({"values": [[1.0, np.inf]]}, "got observed values that are infinite"),
         ({"groups": [(1, 3)]}, r"got the group \(1, 3\)"),
         ({"groups": [(0, 2), (1, 1)]}, "column 1 is in the group"),
         ({"groups": [(0, 2)], "ranks": {1: 3}}, "column 1 is in the group"),

@@ -100,7 +100,11 @@ def _table(values: Any, observed: Any) -> tuple[NDArray[np.float64], NDArray[np.
         raise InputError(
             f"infer_parts: got observed of shape {seen.shape} and {seen.dtype}; expected bool of shape {x.shape}, as values"
         )
-    return x, seen & np.isfinite(x)
+    if not bool(np.isfinite(x[seen]).all()):
+        raise InputError(
+            "infer_parts: got observed values that are infinite or NaN; expected numbers; mark them as missing in observed"
+        )
+    return x, seen
 
 
 def _starts(groups: Sequence[tuple[int, int]], columns: int, others: Mapping[int, Any]) -> dict[int, int]:
