@@ -25,6 +25,113 @@ MUTANTS = [
             ("Text.invalid", "(ends > 0) & (x != PADDING)", "ends < 0"),
         )
     ),
+    # ---- core.likelihoods of values with bounds, with outliers and of several kinds ----
+    *(
+        Mutant(f"core.likelihoods.{where}", old, new, by=f"core/test_{by}.py")
+        for by, where, old, new in (
+            (
+                "likelihoods",
+                "continuous:StudentTLikelihood.distance",
+                "0.5 * (df + 1) * log",
+                "0.5 * df * log",
+            ),
+            ("likelihoods", "continuous:StudentTLikelihood.distance", "2 * large.log()", "large.log()"),
+            ("likelihoods", "continuous:StudentTLikelihood.density", "half + 0.5", "half"),
+            ("likelihoods", "continuous:StudentTLikelihood.sample", "self.df / 2", "self.df"),
+            (
+                "shares",
+                "shares:BetaLikelihood.entries",
+                "deviance(beta, -change, log_beta - log_phi - log_rest)",
+                "0",
+            ),
+            (
+                "shares",
+                "shares:BetaLikelihood.entries",
+                "gamma_remainder(beta, log_beta)",
+                "gamma_remainder(alpha, log_alpha)",
+            ),
+            (
+                "mixed",
+                "shares:BetaLikelihood.entries",
+                "x.clamp(_TINY, 1 - torch.finfo(x.dtype).eps / 2)",
+                "x",
+            ),
+            (
+                "shares",
+                "shares:BetaBinomialLikelihood.entries",
+                "change = smaller / both",
+                "change = smaller / n",
+            ),
+            (
+                "shares",
+                "shares:BetaBinomialLikelihood.entries",
+                "factorial_remainder(rest)",
+                "factorial_remainder(x)",
+            ),
+            ("shares", "shares:BetaBinomialLikelihood.mean", "self.total * out.sigmoid()", "out.sigmoid()"),
+            ("shares", "shares:_log_gamma", "u.log() / concentration.clamp(min=_TINY)", "u.log()"),
+            (
+                "ordered",
+                "ordered:OrdinalLikelihood.entries",
+                "(rank - 1).clamp(min=0)",
+                "rank.clamp(max=inner - 1)",
+            ),
+            (
+                "ordered",
+                "ordered:OrdinalLikelihood.entries",
+                "place + rank.clamp(max=inner - 1)",
+                "rank.clamp(max=inner - 1)",
+            ),
+            (
+                "ordered",
+                "ordered:OrdinalLikelihood.mean",
+                "out[..., None] - self.thresholds",
+                "self.thresholds - out[..., None]",
+            ),
+            (
+                "ordered",
+                "ordered:OrdinalLikelihood.sample",
+                "u[..., None] >= (self.thresholds - out[..., None]).sigmoid()",
+                "u[..., None] >= self.thresholds.sigmoid()",
+            ),
+            ("ordered", "ordered:DiscretisedLogisticLikelihood.entries", "k == self.top", "k > self.top"),
+            (
+                "ordered",
+                "ordered:DiscretisedLogisticLikelihood._integral",
+                "slope / 24 / width",
+                "slope / 12 / width",
+            ),
+            (
+                "ordered",
+                "ordered:DiscretisedLogisticLikelihood._near",
+                "number = first",
+                "number = first * 0",
+            ),
+            (
+                "ordered",
+                "ordered:DiscretisedLogisticLikelihood.sample",
+                "k.round().clamp(0, self.top)",
+                "k.round().clamp(0, self.top - 1)",
+            ),
+            ("ordered", "special:log_between", "first | last", "first"),
+            ("mixed", "mixed:MixedLikelihood.log_prob", "total + own", "own"),
+            ("mixed", "mixed:MixedLikelihood.each", "start += size", "start += likelihood.shape[0]"),
+            (
+                "mixed",
+                "mixed:MixedLikelihood.counted",
+                "part.likelihood.counted(observed[..., part.columns])",
+                "observed[..., part.columns]",
+            ),
+            ("mixed", "mixed:MixedLikelihood.largest", "part.largest", "0"),
+            ("mixed", "mixed:_library", "library[..., number : number + 1]", "library[..., :1]"),
+            ("mixed", "mixed:MixedLikelihood.invalid", "bool(seen.any())", "False"),
+        )
+    ),
+    Mutant(
+        "data.suitable:_flat", "each.numel() * spread**2 / 2 >= _NATS", "False", by="data/test_suitable.py"
+    ),
+    Mutant("data.suitable:_discrete", "(rows == 1).all()", "(rows >= 0).all()", by="data/test_suitable.py"),
+    Mutant("data.kinds:_inferred", "spread >= _SPREAD[0]", "True", by="data/test_kinds.py"),
     # ---- core.bounds ----
     Mutant("core.bounds:elbo", "log_weight.mean(0)", "log_weight.sum(0)"),
     Mutant(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,8 @@ class Part(NamedTuple):
 
     def decoded(self, out: Tensor) -> Tensor:
         """The decoder outputs of this part: [..., *output]."""
-        return out[..., self.output].unflatten(-1, self.likelihood.output)
+        own = out[..., self.output]
+        return own.reshape(*own.shape[:-1], *self.likelihood.output)
 
 
 class MixedLikelihood(Likelihood):
@@ -87,11 +88,16 @@ class MixedLikelihood(Likelihood):
                 "each part, in their order; correct parts"
             )
 
+    @property
+    def likelihoods(self) -> list[Likelihood]:
+        """The likelihoods of the parts."""
+        return list(cast(Iterable[Likelihood], self.parts))
+
     def each(self) -> Iterator[Part]:
         """The parts, in the order of their columns."""
         start = 0
         for number, (name, likelihood, columns) in enumerate(
-            zip(self.names, self.parts, self.spans, strict=True)
+            zip(self.names, self.likelihoods, self.spans, strict=True)
         ):
             size = prod(likelihood.output)
             yield Part(number, name, likelihood, columns, slice(start, start + size))
@@ -99,15 +105,15 @@ class MixedLikelihood(Likelihood):
 
     @property
     def output(self) -> tuple[int, ...]:
-        return (sum(prod(part.output) for part in self.parts),)
+        return (sum(prod(part.output) for part in self.likelihoods),)
 
     @property
     def width(self) -> int:
-        return max(prod(self.output), *(part.width for part in self.parts))
+        return max(prod(self.output), *(part.width for part in self.likelihoods))
 
     @property
     def largest(self) -> int:
-        return max(part.largest for part in self.parts)
+        return max(part.largest for part in self.likelihoods)
 
     def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
         found = [
