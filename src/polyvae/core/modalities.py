@@ -131,10 +131,7 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
                 with fewest_rows(net.encoder, len(index), counted):
                     encoded = net.encode(
                         x.index_select(0, index),
-                        *(
-                            None if each is None else each.index_select(0, index)
-                            for each in (entries, given)
-                        ),
+                        *(None if each is None else each.index_select(0, index) for each in (entries, given)),
                     )
                 expert = _placed(expert, index, encoded.z, counted)
                 w[m] = _placed(w[m], index, encoded.w, counted)

@@ -6,7 +6,7 @@ tables are nested.
 Example:
     >>> import polyvae as pv
     >>> list(pv.METRICS)
-    ['coherence', 'attributes', 'likelihood', 'quality', 'reconstruction', 'latents', 'conflict', 'prediction']
+    ['coherence', 'attributes', 'likelihood', 'quality', 'reconstruction', 'latents', 'conflict', 'prediction', 'batches']
 """
 
 from polyvae.metrics.context import Context, fit_prior, posterior_samples

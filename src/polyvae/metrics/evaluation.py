@@ -23,6 +23,7 @@ from polyvae.metrics.features import FeatureNet, load_feature_net
 from polyvae.metrics.judges import Judges, judgeable, judged, teachable
 from polyvae.metrics.latents import latents
 from polyvae.metrics.likelihood import likelihood
+from polyvae.metrics.mixing import batches
 from polyvae.metrics.prediction import prediction
 from polyvae.metrics.quality import quality
 from polyvae.metrics.reconstruction import reconstruction
@@ -39,6 +40,7 @@ METRICS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "latents": latents,
     "conflict": conflict,
     "prediction": prediction,
+    "batches": batches,
 }
 """Name -> a function from the evaluation context to numbers by name; floats at the top level are headline numbers."""
 

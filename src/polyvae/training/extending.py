@@ -106,7 +106,9 @@ def _with_new_levels(spec: Modality, data: MultimodalData) -> Modality:
     added = []
     for name, known in levels.items():
         own = data.resolved([dataclasses.replace(spec, covariates=(name,))])[0].covariates[0]
-        new = tuple(level for level in (isinstance(own, Covariate) and own.levels) or () if level not in known)
+        new = tuple(
+            level for level in (isinstance(own, Covariate) and own.levels) or () if level not in known
+        )
         if new:
             added.append(Covariate(name, new))
     return dataclasses.replace(spec, covariates=(*spec.covariates, *added)) if added else spec
@@ -115,7 +117,11 @@ def _with_new_levels(spec: Modality, data: MultimodalData) -> Modality:
 def _block(name: str, old: Tensor, new: Tensor) -> tuple[slice, ...]:
     """Where the old tensor is inside the new one: at the beginning of the one axis that is longer."""
     longer = [a < b for a, b in zip(old.shape, new.shape, strict=False)]
-    if old.ndim != new.ndim or sum(longer) > 1 or any(a > b for a, b in zip(old.shape, new.shape, strict=True)):
+    if (
+        old.ndim != new.ndim
+        or sum(longer) > 1
+        or any(a > b for a, b in zip(old.shape, new.shape, strict=True))
+    ):
         raise InputError(
             f"extend: got a model whose {name!r} of shape {tuple(old.shape)} would be {tuple(new.shape)}; expected networks whose first "
             "layers have a column for each input; train a model of all data"
@@ -124,9 +130,7 @@ def _block(name: str, old: Tensor, new: Tensor) -> tuple[slice, ...]:
 
 
 @torch.no_grad()
-def _insert(
-    larger: MultimodalVAE, before: Mapping[str, Tensor], added: set[str], keep: bool = False
-) -> None:
+def _insert(larger: MultimodalVAE, before: Mapping[str, Tensor], added: set[str], keep: bool = False) -> None:
     """Copy the old tensors into the larger ones, whose new columns become 0 unless ``keep``.
 
     Networks of ``added`` modalities, and columns that only belong to these, keep their initial values.
