@@ -19,7 +19,7 @@ def example():
 
 
 def test_numbers_of_scib_metrics():
-    """scib-metrics 0.5, with exact neighbours, k = 90 and its own defaults, in single precision."""
+    """scib-metrics 0.5.10, with exact neighbours, k = 90 and its own defaults, in single precision."""
     x, classes, batches = example()
     expected = [1.957769751548767, 1.9506314992904663, 1.9511165618896484]
     assert lisi(x, batches)[:3] == pytest.approx(expected, rel=1e-6)
