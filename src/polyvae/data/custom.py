@@ -40,6 +40,7 @@ def from_files(
     overlap: bool = True,
     seed: int = 0,
     fractions: Mapping[str, float] | None = None,
+    covariates: Sequence[str] | str | None = None,
 ) -> MultimodalData:
     """Read files, and split the samples at random where the data have no splits.
 
@@ -53,7 +54,11 @@ def from_files(
         overlap: See ``MultimodalData.from_csv``.
         seed: The seed of the data, from which splits are drawn.
         fractions: See ``MultimodalData.split``.
+        covariates: Columns of obs of AnnData or MuData; or, for tables, the path of a csv or tsv file with ids in its first column and a
+            covariate in each other one.
     """
+    if isinstance(covariates, str) and root is not None:
+        covariates = str(root / covariates)
     paths = {**listed(name), **(listed(files) if files else {})}
     if files and len(paths) < 1 + len(listed(files)):
         raise InputError(
@@ -61,7 +66,7 @@ def from_files(
         )
     full = {key: path if root is None else root / path for key, path in paths.items()}
     given = next(iter(full.values())) if len(full) == 1 else full
-    data = read(given, id=id, nan=nan, labels=labels, overlap=overlap).data
+    data = read(given, id=id, nan=nan, labels=labels, overlap=overlap, covariates=covariates).data
     data.card = {"name": ", ".join(path.name for path in full.values()), **data.card}
     data.seed = seed
     return divided(data, fractions)

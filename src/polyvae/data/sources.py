@@ -38,7 +38,9 @@ class Readers:
             labels: A column of the frames, which is no feature then; a mapping from ids to classes; a pandas Series with ids as index; or
                 a sequence [N]. Classes that are text are numbered in alphabetical order, and named in ``card["classes"]``.
             overlap: Whether some sample must have two modalities, where there are two or more.
-            **settings: Further arguments of MultimodalData: modalities, groups, splits, card, seed.
+            **settings: Further arguments of MultimodalData: modalities, groups, splits, card, seed, and covariates: names of columns,
+                which are no features then; name -> a mapping from ids to values, a pandas Series or values [N]; a pandas DataFrame with
+                ids as index; or the path of a csv file with ids in its first column.
 
         Raises:
             InputError: No ids, repeated ids or columns, values that are not numbers, infinite or (unless allowed) missing; no overlap.
@@ -156,7 +158,8 @@ class Readers:
             nan: "error", or "missing" where NaN marks entries that were not measured.
             labels: A column of obs, a mapping from ids to classes, or a sequence [N].
             overlap: Whether some sample must have two modalities, where there are two or more.
-            **settings: Further arguments of MultimodalData: modalities, groups, splits, card, seed.
+            **settings: Further arguments of MultimodalData: modalities, groups, splits, card, seed, and covariates: columns of obs, or
+                values; see ``from_frames``.
 
         Raises:
             InputError: No AnnData, an unknown key, and what ``from_frames`` refuses.

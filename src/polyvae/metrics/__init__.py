@@ -7,7 +7,7 @@ Example:
     >>> import polyvae as pv
     >>> list(pv.METRICS)
     ['coherence', 'attributes', 'likelihood', 'quality', 'reconstruction', 'latents', 'conflict', 'prediction', 'variance', 'matching',
-    'diagnosis']
+    'diagnosis', 'batches']
 """
 
 from polyvae.metrics.attribution import Attribution, attribute

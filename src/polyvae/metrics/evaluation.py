@@ -25,6 +25,7 @@ from polyvae.metrics.judges import Judges, judgeable, judged, teachable
 from polyvae.metrics.latents import latents
 from polyvae.metrics.likelihood import likelihood
 from polyvae.metrics.matching import matching
+from polyvae.metrics.mixing import batches
 from polyvae.metrics.prediction import prediction
 from polyvae.metrics.quality import quality
 from polyvae.metrics.reconstruction import reconstruction
@@ -46,6 +47,7 @@ METRICS: dict[str, Callable[[Context], dict[str, Any]]] = {
     "variance": variance,
     "matching": matching,
     "diagnosis": diagnosis,
+    "batches": batches,
 }
 """Name -> a function from the evaluation context to numbers by name; floats at the top level are headline numbers."""
 

@@ -137,6 +137,10 @@ KNOWN = {
     "gradient_cosine": Metric(
         "mean cosine of gradients", "Between the gradients of two modalities with respect to z."
     ),
+    "clisi": Metric("separation of classes (cLISI)", "Of the labels among nearest neighbours.", "higher"),
+    "silhouette_label": Metric("silhouette of classes", "0 to 1; 0.5: classes overlap.", "higher"),
+    "nmi": Metric("NMI of classes", "Of the labels and the clusters of k-means.", "higher"),
+    "ari": Metric("ARI of classes", "Of the labels and the clusters of k-means; 0: by chance.", "higher"),
     "reconstruction_error": Metric(
         "reconstruction error", "Mean squared error per entry; mean over modalities.", "lower"
     ),
@@ -247,6 +251,8 @@ _QUALITY = re.compile(
     "(unconditional|conditional|real)_(frechet_distance|kernel_distance|fid|kid|precision|recall|density|coverage)"
     "(_fitted)?"
 )
+_MIXING = re.compile("(ilisi|silhouette_batch)_(.+)")
+_MIXED = {"ilisi": "iLISI", "silhouette_batch": "silhouette within classes"}
 _MEANINGS = {
     "frechet_distance": "Between Gaussians fitted to the features of generated and of real images.",
     "kernel_distance": "Squared maximum mean discrepancy of the features, cubic kernel.",
@@ -296,6 +302,9 @@ def metric(name: str, evaluation: Mapping[str, Any] | None = None) -> Metric:
     if sized:
         title = f"coherence given {sized[1]}" + (", fitted prior" if sized[2] else "")
         return Metric(title, "Conditional coherence given this number of modalities.", "higher")
+    mixed = _MIXING.fullmatch(name)
+    if mixed:
+        return Metric(f"mixing of {mixed[2]} ({_MIXED[mixed[1]]})", "0: apart; 1: mixed.", "higher")
     found = _QUALITY.fullmatch(name)
     if found:
         kind, measure, fitted = found.groups()

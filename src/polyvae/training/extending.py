@@ -156,7 +156,7 @@ def _only_new(larger: MultimodalVAE, before: Mapping[str, Tensor]) -> Iterator[N
             continue
         new = torch.ones_like(x, dtype=torch.bool)
         new[_block(name, before[name], x)] = False
-        handles.append(x.register_hook(partial(_masked, new)))
+        handles.append(x.register_hook(partial(_masked, new)))  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

@@ -45,7 +45,15 @@ class Given(NamedTuple):
     layout: Layout
 
 
-def read(x: Any, *, id: Any = None, nan: Nan = "missing", labels: Any = None, overlap: bool = True) -> Given:
+def read(
+    x: Any,
+    *,
+    id: Any = None,
+    nan: Nan = "missing",
+    labels: Any = None,
+    overlap: bool = True,
+    covariates: Any = None,
+) -> Given:
     """Read data of any supported kind.
 
     Args:
@@ -55,6 +63,7 @@ def read(x: Any, *, id: Any = None, nan: Nan = "missing", labels: Any = None, ov
         nan: "missing": NaN and null mark missing entries; "error": they are an error.
         labels: See ``MultimodalData.from_frames``.
         overlap: Whether some sample must have two modalities, where there are two or more.
+        covariates: See ``MultimodalData.from_frames``; not for MultimodalData, which have their own.
 
     Raises:
         InputError: Data of another kind, or what the readers of this kind refuse.
@@ -62,11 +71,12 @@ def read(x: Any, *, id: Any = None, nan: Nan = "missing", labels: Any = None, ov
     with warnings.catch_warnings():
         # A Schema standardises in float64, so that nothing is lost.
         warnings.filterwarnings("ignore", message="modality .* loses its variance in float32")
-        return _read(x, id, nan, labels, overlap)
+        return _read(x, id, nan, labels, overlap, covariates)
 
 
-def _read(x: Any, id: Any, nan: Nan, labels: Any, overlap: bool) -> Given:
+def _read(x: Any, id: Any, nan: Nan, labels: Any, overlap: bool, covariates: Any = None) -> Given:
     common: dict[str, Any] = {"nan": nan, "labels": labels, "overlap": overlap}
+    common |= {} if covariates is None else {"covariates": covariates}
     if isinstance(x, MultimodalData):
         return Given(x, DataLayout(x))
     if is_anndata(x):
@@ -85,7 +95,7 @@ def _read(x: Any, id: Any, nan: Nan, labels: Any, overlap: bool) -> Given:
         data, layout = from_arrays({TABLE: x}, **common)
         return Given(data, ArrayLayout(True, None, layout.shapes))
     if isinstance(x, SupportsArray) and np.asarray(x).ndim > 0:
-        return _read(np.asarray(x), id, nan, labels, overlap)
+        return _read(np.asarray(x), id, nan, labels, overlap, covariates)
     raise InputError(
         f"data: got {type(x).__name__}; expected data frames, arrays, AnnData, MuData, MultimodalData or paths of files, or a mapping from "
         "names to them; convert it first"

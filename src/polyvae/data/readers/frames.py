@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from polyvae.core.batch import check_mapping
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.covariates import Columns, merged, names_of, taken
 from polyvae.data.readers.layout import Ids, Layout, ordered
 from polyvae.data.readers.parts import (
     Nan,
@@ -62,9 +63,14 @@ def from_frames(
     if label is not None and all(label not in map(str, _columns(frame)) for frame in tables.values()):
         known = [str(name) for frame in tables.values() for name in _columns(frame)]
         raise InputError(f"labels: no table has a column {label!r}; {nearest(label, known)}")
+    names, found = names_of(settings.get("covariates")), dict[str, Columns]()
+    if names is not None:
+        tables, found = taken(tables, names)
     parts, forms = {}, {}
     for name, frame in tables.items():
         parts[name], forms[name] = frame_part(f"modality {name!r}", frame, id, nan, label)
+    if names is not None:
+        settings["covariates"] = merged(found, {name: part.ids for name, part in parts.items()})
     data = joined(parts, labels=None if label is not None else by_index(labels), overlap=overlap, **settings)
     kept = {name: form for name, form in forms.items() if name in data.names}
     return data, FrameLayout(kept or forms, single)

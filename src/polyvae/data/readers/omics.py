@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.covariates import of_obs
 from polyvae.data.readers.layout import Ids, Layout
 from polyvae.data.readers.parts import Nan, Part, check_columns, check_file, check_nan, checked, joined
 from polyvae.data.readers.writing import ending, write_table
@@ -83,7 +84,7 @@ def from_anndata(
         labels=_labels(adata.obs, labels),
         order=adata.obs_names.tolist(),
         overlap=overlap,
-        **settings,
+        **{**settings, "covariates": of_obs(adata.obs, settings.get("covariates"))},
     )
     return data, AnnLayout(adata, name if name in parts else None, keys)
 
@@ -117,7 +118,7 @@ def from_mudata(
         labels=_labels(mdata.obs, labels),
         order=mdata.obs_names.tolist(),
         overlap=overlap,
-        **settings,
+        **{**settings, "covariates": of_obs(mdata.obs, settings.get("covariates"))},
     )
     return data, MuLayout(mdata)
 

@@ -203,6 +203,10 @@ def joined(
     numbers, classes = numbered(labels if own is None else own, ids, count)
     if classes is not None:
         settings["card"] = {**(settings.get("card") or {}), "classes": classes}
+    if settings.get("covariates") is not None:
+        from polyvae.data.readers.covariates import aligned
+
+        settings["covariates"] = aligned(settings["covariates"], ids, count)
     columns = {name: part.columns for name, part in features.items() if part.columns is not None}
     return MultimodalData(
         values,
