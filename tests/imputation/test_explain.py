@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.sparse
 from sklearn.metrics import explained_variance_score
 
 import polyvae as pv
@@ -124,6 +125,26 @@ def test_attributions_of_an_imputed_feature(fitted):
     ):
         with pytest.raises(pv.InputError, match=message):
             estimator.attribute(x, of)
+
+
+@pytest.mark.slow
+def test_wide_sparse_tables_and_a_target():
+    """The members see principal components of a wide table; attributions are to its columns."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(60, 2))
+    wide = rng.poisson(np.exp(0.5 * z @ rng.normal(size=(2, 1100)) - 1)).astype(np.float32)
+    data = pv.MultimodalData({"wide": scipy.sparse.csr_matrix(wide), "b": z @ rng.normal(size=(2, 4))})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        estimator = pv.Estimator(steps=40, members=2, latent=3, seed=0).fit(data, z[:, 0] + 0.1)
+        some = data.rows(slice(0, 10))
+        found = estimator.attribute(some, "z0", steps=16)
+        table = estimator.variance_explained(data)
+    assert found.values["wide"].shape == (10, 1100)
+    assert found.output.numpy() == pytest.approx(np.asarray(estimator.transform(some))[:, 0], abs=5e-3)
+    assert found.error < 0.02
+    assert table.r2["wide"].shape == (5, 1100)
+    assert table.value("b") == pytest.approx(sum(table.by_latent("b").values()), rel=1e-6)
 
 
 def test_the_diagnosis_names_the_modality_of_noise(fitted):

@@ -11,6 +11,7 @@ import torch
 import polyvae as pv
 from polyvae import MultimodalData
 from polyvae.core.vae import MultimodalVAE
+from polyvae.metrics import Evaluation
 from polyvae.metrics.context import Context
 from polyvae.metrics.diagnosis import Diagnosis, Finding, diagnose, diagnosis
 from tests.helpers.worlds import World, raw
@@ -184,6 +185,18 @@ def test_the_metric_is_json():
     found = json.loads(json.dumps(diagnosis(Context.of(model, MultimodalData(x))), allow_nan=False))
     assert [each["modality"] for each in found["diagnosis"]["findings"]] == ["b"]
     assert found["diagnosis"]["measures"]["r2"]["a"] > 0.3
+
+
+def test_findings_are_lines_below_the_table_of_an_evaluation():
+    found = Finding(
+        "its decoder ignores the latents: R² given everything", "b", 0.0012, 0.02, "raise its weight"
+    )
+    values = {"model": "mvae", "rows": 9, "notes": ["a note"], "diagnosis": Diagnosis((found,)).asdict()}
+    line = (
+        "b: its decoder ignores the latents: R² given everything (0.0012; threshold 0.02); raise its weight"
+    )
+    assert str(found) == line
+    assert Evaluation(values).table().caption == f"a note\n{line}"
 
 
 def test_an_invalid_model_or_part_is_refused():

@@ -58,8 +58,8 @@ def test_the_map_shows_the_dimensions_that_explain_something_and_the_parts():
     ):
         assert f">{text}<" in figure.body, text
     assert ">z1<" not in figure.body
-    assert "1 dimension of less" in figure.caption
-    assert table.rows == [["z0", "TP53 (rna) 0.88, MYC (rna) 0.50"]]
+    assert "1 dimension below these" in figure.caption
+    assert table.rows == [["z0", "rna: TP53 0.88, MYC 0.50"]]
     assert "500 held-out samples" in section.lead
 
 
@@ -71,7 +71,7 @@ def test_findings_are_a_table_with_their_remedies():
         "image",
         "0.001",
         "0.020",
-        "its decoder ignores <z>. Remedy: raise its weight.",
+        "Its decoder ignores <z>. Remedy: raise its weight.",
     ]
     assert findings.rows[1][0] == "z"
     assert list(measures.header) == ["modality", "KL of its expert (nats)", "R², all given"]

@@ -531,7 +531,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _in_order(self, X: Data) -> Tables:
         _, data = self._aligned(X)
-        return self._with_target(whole(self.schema_, data, np.arange(len(data))))
+        part = whole(self.schema_, data, np.arange(len(data))).rows(slice(None))  # dense
+        return self._with_target(part)
 
     # ---- files -----------------------------------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ def matching(context: Context, *, rows: int = ROWS) -> dict[str, Any]:
             parts = [model.embed(batch.observe(name)).cpu() for batch in few.batches(context.batch_size)]
             embedded.append(torch.cat(parts))
             check_finite("matching", embedded[-1])
-        each = match(*embedded)
+        each = match(embedded[0], embedded[1])
         found.setdefault(a, {})[b] = {
             "foscttm": each.foscttm,
             "recall": {str(k): value for k, value in each.recall.items()},

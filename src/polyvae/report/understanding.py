@@ -12,11 +12,12 @@ from polyvae.report.drawing import Figure
 from polyvae.report.figures import heat_map
 from polyvae.report.metrics import number
 from polyvae.report.sections import Page, Section, Table
-from polyvae.report.tables import View
+from polyvae.report.tables import View, capital
 from polyvae.utils.text import counted
 
-_ROWS = 24  # latent dimensions in the heat map
+_ROWS = 16  # latent dimensions in the heat map
 _TOP = 6  # features listed for each
+_FULL = 0.2  # the smallest R² of the full tint
 _LISTED = 12  # latent dimensions whose features are listed
 
 
@@ -62,8 +63,8 @@ def cohort_variance_section(view: View) -> Section | None:
     lead = (
         "The share of each column of the embedding in the variance of each modality, whose features are standardised. Training samples are "
         "embedded by the members that left them out, given all that was measured. The columns are principal components, in which factors "
-        "of similar strength are mixed; rotated by varimax, each feature depends on few of them. Both add up to “all latents”. Last row: "
-        "R² of each modality predicted from the others."
+        "of similar strength are mixed; rotated by varimax, each feature depends on few of them. Columns that explain less than "
+        "1 % of every modality are not rotated, and not part of the second sum. Last row: R² of each modality predicted from the others."
     )
     top = {name: turned.top(name, _TOP) for name in shown}
     return Section(
@@ -82,11 +83,18 @@ def _map(
     active = [latent for latent, value in largest.items() if value >= SHOWN]
     kept = sorted(active, key=lambda latent: -largest[latent])[:_ROWS]
     active = [latent for latent in active if latent in kept]
-    rows = {latent: {each: by[latent] for each, by in shares.items() if latent in by} for latent in active}
-    below = {PARTS[key]: dict(by) for key, by in parts.items() if key not in ("all", "others") and by}
-    below[PARTS["all"]] = dict(parts.get("all", {}))
+    rows = {
+        latent: _rounded({each: by[latent] for each, by in shares.items() if latent in by})
+        for latent in active
+    }
+    below = {PARTS[key]: _rounded(by) for key, by in parts.items() if key not in ("all", "others") and by}
+    below[PARTS["all"]] = _rounded(parts.get("all", {}))
+    last = _rounded(parts.get("others", {}))
+    full = max(
+        (value for by in (*rows.values(), *below.values(), last) for value in by.values()), default=1.0
+    )
     hidden = len(largest) - len(active)
-    more = f" Not shown: {counted(hidden, 'dimension', 'dimensions')} of less." if hidden else ""
+    more = f" Not shown: {counted(hidden, 'dimension', 'dimensions')} below these." if hidden else ""
     said = "; ".join(
         f"{latent}: " + ", ".join(f"{each} {value:.3f}" for each, value in by.items())
         for latent, by in rows.items()
@@ -96,8 +104,8 @@ def _map(
         rows | below,
         [*rows, *below],
         list(shares),
-        (0.0, 1.0),
-        parts.get("others") or None,
+        (0.0, max(full, _FULL)),
+        last or None,
         PARTS["others"],
         f"Heat map of R² by {title} and modality. {said}.",
         f"R² by {title} and modality.{more}",
@@ -106,18 +114,20 @@ def _map(
     return figure, active
 
 
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    """Without a minus sign before 0.000."""
+    return {name: round(value, 3) or 0.0 for name, value in values.items()}
+
+
 def _features(latents: Sequence[str], top: Mapping[str, Sequence[Sequence[Any]]], title: str) -> list[Table]:
     """The features of which each latent dimension explains most."""
-    rows = [
-        [
-            latent,
-            ", ".join(
-                f"{feature} ({name}) {number(float(value), 2)}" for name, feature, value in top[latent][:_TOP]
-            ),
-        ]
-        for latent in list(latents)[:_LISTED]
-        if top.get(latent)
-    ]
+    rows = []
+    for latent in list(latents)[:_LISTED]:
+        by: dict[str, list[str]] = {}
+        for name, feature, value in list(top.get(latent, ()))[:_TOP]:
+            by.setdefault(str(name), []).append(f"{feature} {number(float(value), 2)}")
+        if by:
+            rows.append([latent, "; ".join(f"{name}: {', '.join(each)}" for name, each in by.items())])
     return [Table([title, "features of which it explains most, with R²"], rows, prose=True)] if rows else []
 
 
@@ -165,7 +175,7 @@ def _diagnosed(
                 each["modality"] or "z",
                 number(float(each["number"])),
                 number(float(each["threshold"])),
-                f"{each['what']}. Remedy: {each['remedy']}.",
+                f"{capital(each['what'])}. Remedy: {each['remedy']}.",
             ]
             for each in findings
         ]
@@ -181,4 +191,6 @@ def _diagnosed(
 def _shown(what: str, value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:,.0f}" if what == "samples" else number(value)
+    if what == "samples":
+        return f"{value:,.0f}"
+    return number(round(value, 3) or 0.0)
