@@ -110,6 +110,19 @@ class Hazards(NamedTuple):
                 rows.append(Row(TARGET, None, None, method_name(name), score, value, n))
         return Scores(rows)
 
+    def text(self) -> str:
+        """The C-index of the combination and of the best regression, for a terminal."""
+        scores = self.scores()
+        found = {row.method: row.value for row in scores.select(score="c_index").rows}
+        if not found:
+            return "no C-index: of no pair of samples it is known which event came first"
+        low, high = (scores.value(TARGET, STACK, f"c_index_{end}") for end in ("low", "high"))
+        best = max((name for name in found if name != STACK), key=lambda name: found[name])
+        return (
+            f"C-index of samples left out {found[STACK]:.3f} ({low:.3f} to {high:.3f}; {self.given.events} events); "
+            f"the best single method: {best}, {found[best]:.3f}"
+        )
+
 
 def method_name(name: str) -> str:
     """The name of a method in scores, by its input."""

@@ -49,8 +49,8 @@ class Outcome(NamedTuple):
         """Numbers with the ends of intervals, or whether each class is in the set; the most probable class always is."""
         if np.isinf(self.reach).any():
             warnings.warn(
-                "predict: intervals or sets are infinite where too few training samples of a pattern have a known y to calibrate them; a lower "
-                "probability needs fewer",
+                "predict: intervals or sets are infinite where too few training samples of a pattern have a known y to calibrate them; "
+                "a lower probability needs fewer",
                 stacklevel=3,
             )
         if target.classes is None or self.chances is None:

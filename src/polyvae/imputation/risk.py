@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -83,7 +83,7 @@ def cox_ridge(x: Floats, given: Survival, repeats: Sequence[NDArray[np.intp]]) -
 
 
 def _paths(z: Doubles, given: Survival, whole: Partial, fold: NDArray[np.intp], scale: float) -> Doubles:
-    """Of each penalty the gain in cross-validated likelihood over no regression, and the hazards of samples left out: [penalties, 1 + N]."""
+    """Of each penalty the gain in cross-validated likelihood, and the log relative hazards of samples left out: [penalties, 1 + N]."""
     found = np.zeros((len(_PENALTIES), 1 + len(z)))
     nothing = np.zeros(len(z))
     for e in np.unique(fold):

@@ -165,8 +165,8 @@ def values_of(y: Any, ids: Ids, count: int) -> tuple[NDArray[Any], NDArray[np.bo
         given = _column(np.asarray(y, dtype=object))
     if given.shape != (count,):
         raise InputError(
-            f"y: got shape {given.shape}; expected one value for each of {count} samples (or time and event, with target='time'); pass them in the "
-            "order of X"
+            f"y: got shape {given.shape}; expected one value for each of {count} samples (or time and event, with target='time'); "
+            "pass them in the order of X"
         )
     return given, np.array([_is_known(value) for value in given], dtype=bool)
 

@@ -50,8 +50,8 @@ class Times(NamedTuple):
             which = half[0] if ids is None else repr(ids[half[0]])
             lacking, there = ("event", "time") if has_time[half[0]] else ("time", "event")
             raise InputError(
-                f"y: got {there} without {lacking} for {counted(len(half), 'sample', 'samples')}, such as {which}; expected both or neither; "
-                "complete them, or leave both out"
+                f"y: got {there} without {lacking} for {counted(len(half), 'sample', 'samples')}, such as {which}; "
+                "expected both or neither; complete them, or leave both out"
             )
         if not has_time.any():
             raise InputError("y: got no known time; expected one for some samples; leave y out")

@@ -191,6 +191,8 @@ def target_section(view: View) -> Section | None:
     """How well the target is predicted; None where there is no target."""
     estimator = view.estimator
     target, imputer = estimator._target, estimator._imputer
+    if estimator._hazards is not None:
+        return survival_section(view, estimator._hazards)
     if target is None:
         return None
     combination = imputer.combination(imputer.others(TARGET), TARGET)
