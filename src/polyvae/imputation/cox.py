@@ -182,6 +182,14 @@ def breslow(given: Survival, eta: Doubles) -> Curve:
     return Curve(time[some], np.cumsum(events[some] / at_risk[some]))
 
 
+def kaplan_meier(given: Survival) -> tuple[Doubles, Doubles]:
+    """The estimate of P(T > t) by Kaplan & Meier (1958), from (0, 1) on: times and values."""
+    time, place = np.unique(given.time, return_inverse=True)
+    events = np.bincount(place, given.event, len(time))
+    at_risk = np.cumsum(np.bincount(place, minlength=len(time))[::-1])[::-1]
+    return np.r_[0.0, time], np.r_[1.0, np.cumprod(1 - events / at_risk)]
+
+
 class Concordance(NamedTuple):
     """Harrell's C: of the pairs of which it is known which event came first, how often the risk of that one was higher.
 

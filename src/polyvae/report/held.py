@@ -13,6 +13,7 @@ from polyvae.imputation.target import TARGET
 from polyvae.report.metrics import number
 from polyvae.report.plots import Pair, curves_figure, embedding_figure, pair_figure
 from polyvae.report.sections import Section, Table
+from polyvae.report.survival import survival_section
 from polyvae.report.tables import View, pattern_name, ranked
 from polyvae.utils.text import counted
 
@@ -192,7 +193,7 @@ def target_section(view: View) -> Section | None:
     estimator = view.estimator
     target, imputer = estimator._target, estimator._imputer
     if estimator._hazards is not None:
-        return survival_section(view, estimator._hazards)
+        return survival_section(estimator._hazards, view.target or "time")
     if target is None:
         return None
     combination = imputer.combination(imputer.others(TARGET), TARGET)
