@@ -71,10 +71,10 @@ class Hazards(NamedTuple):
         for name, x in _inputs(imputer, embedding, imputer.tables.rows(rows), imputer.fold[rows]).items():
             regressions[name], left_out[name] = cox_ridge(x, given, repeats)
         names = list(regressions)
-        every = np.stack([left_out[name] for name in names], 2)  # [n, repeats, inputs]
-        w = stacked(every.mean(1), given)
         means = {name: left_out[name].mean(1) for name in names}
-        stack = np.mean([_crossed(every[:, at], given, fold) for at, fold in enumerate(repeats)], 0)
+        every = np.stack(list(means.values()), 1)  # [n, inputs]
+        w = stacked(every, given)
+        stack = np.mean([_crossed(every, given, fold) for fold in repeats], 0)
         return cls(regressions, dict(zip(names, w.tolist(), strict=True)), given, {**means, STACK: stack})
 
     @property

@@ -52,7 +52,7 @@ def folds(given: Survival, seed: int) -> list[NDArray[np.intp]]:
 
 
 def cox_ridge(x: Floats, given: Survival, repeats: Sequence[NDArray[np.intp]]) -> tuple[Linear, Doubles]:
-    """Cox regression on principal components of x [N, P], at most 64 of them, with a ridge penalty.
+    """Cox regression on x [N, P], or on its first 64 principal components if it has more columns, with a ridge penalty.
 
     The penalty has the largest cross-validated partial likelihood (Verweij & van Houwelingen 1993): the sum over folds of the
     likelihood of all samples minus that of the samples that were fitted, both by the coefficients without the fold.
@@ -60,10 +60,10 @@ def cox_ridge(x: Floats, given: Survival, repeats: Sequence[NDArray[np.intp]]) -
     Returns:
         The regression on all samples, and the log relative hazards of samples left out, [N, repeats].
     """
-    pca = components(x, _COMPONENTS)
-    z = pca.transform(x).astype(np.float64)
+    centre = x.mean(0)
+    z, axes = _coordinates(x - centre)
     scale = given.events * float(z.var(0).mean())
-    none = Linear(pca.mean_.astype(np.float32), np.zeros(x.shape[1], np.float32))
+    none = Linear(centre, np.zeros(x.shape[1], np.float32))
     left_out = np.zeros((len(z), len(repeats)))
     if not scale > 0:
         return none, left_out
@@ -78,8 +78,20 @@ def cox_ridge(x: Floats, given: Survival, repeats: Sequence[NDArray[np.intp]]) -
     beta = None
     for penalty in _PENALTIES[: best + 1]:
         beta = cox(z, whole, penalty * scale, beta)
-    weights = (pca.components_.T.astype(np.float64) @ beta).astype(np.float32)
-    return Linear(none.centre, weights), paths[best, :, 1:].T
+    assert beta is not None
+    weights = beta if axes is None else axes @ beta
+    return Linear(centre, weights.astype(np.float32)), paths[best, :, 1:].T
+
+
+def _coordinates(x: Floats) -> tuple[Doubles, Doubles | None]:
+    """Centred x, or its principal components where it has more columns, and their axes (None: x itself).
+
+    The penalty is the same for every rotation, so few columns need none.
+    """
+    if x.shape[1] <= _COMPONENTS:
+        return x.astype(np.float64), None
+    axes = components(x, _COMPONENTS).components_.T.astype(np.float64)
+    return x.astype(np.float64) @ axes, axes
 
 
 def _paths(z: Doubles, given: Survival, whole: Partial, fold: NDArray[np.intp], scale: float) -> Doubles:

@@ -168,7 +168,7 @@ def values_of(y: Any, ids: Ids, count: int) -> tuple[NDArray[Any], NDArray[np.bo
             f"y: got shape {given.shape}; expected one value for each of {count} samples (or time and event, with target='time'); "
             "pass them in the order of X"
         )
-    return given, np.array([_is_known(value) for value in given], dtype=bool)
+    return given, np.array([is_known(value) for value in given], dtype=bool)
 
 
 def _column(values: NDArray[Any]) -> NDArray[Any]:
@@ -176,7 +176,8 @@ def _column(values: NDArray[Any]) -> NDArray[Any]:
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
-def _is_known(value: Any) -> bool:
+def is_known(value: Any) -> bool:
+    """Whether a value is not missing."""
     same = value == value  # not so of NaN and NaT; neither true nor false of pandas' NA
     return value is not None and isinstance(same, bool | np.bool_) and bool(same)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from polyvae.imputation.cox import Survival
 from polyvae.imputation.tables import Doubles, Flags
-from polyvae.imputation.target import Ids, is_number, plain_value, values_of
+from polyvae.imputation.target import Ids, is_known, is_number, plain_value, values_of
 from polyvae.utils.errors import InputError
 from polyvae.utils.text import counted
 
@@ -148,7 +148,7 @@ def _named(names: Sequence[str], columns: Sequence[Any]) -> _Pair:
 
 def _is_event(column: Any) -> bool:
     values = list(column.values()) if isinstance(column, Mapping) else np.asarray(column, object).ravel()
-    known = [value for value in map(plain_value, values) if value is not None and value == value]
+    known = [value for value in map(plain_value, values) if is_known(value)]
     return bool(known) and all(
         str(value).lower() in _TEXTS if isinstance(value, str) else is_number(value, True) and value in (0, 1)
         for value in known
