@@ -193,7 +193,7 @@ def target_section(view: View) -> Section | None:
     estimator = view.estimator
     target, imputer = estimator._target, estimator._imputer
     if estimator._hazards is not None:
-        return survival_section(estimator._hazards, view.target or "time")
+        return survival_section(estimator._hazards, (view.target or "time").partition(",")[0])
     if target is None:
         return None
     combination = imputer.combination(imputer.others(TARGET), TARGET)
