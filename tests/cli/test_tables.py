@@ -156,6 +156,18 @@ def test_embed_predict_and_score(cohort: Path, tmp_path: Path) -> None:
     assert "accuracy of group: 0." in done.stdout or "accuracy of group: 1." in done.stdout
 
 
+def test_predictions_with_sets_of_classes(cohort: Path, tmp_path: Path) -> None:
+    done = polyvae("predict", "run", "rna.csv", "--interval", "80%", "-o", tmp_path / "sets.csv", cwd=cohort)
+    assert done.returncode == 0, done.stderr
+    names, found = read_csv(tmp_path / "sets.csv")
+    assert names == ["patient", "group", "p(high)", "p(low)", "set"]
+    assert {cells[-1] for cells in found.values()} <= {"high", "low", "high|low"}
+    assert all(cells[0] in cells[-1].split("|") for cells in found.values())
+    done = polyvae("predict", "run", "rna.csv", "--times", "3", "-o", tmp_path / "no.csv", cwd=cohort)
+    assert done.returncode == 2
+    assert "got times" in done.stderr
+
+
 def test_a_target_in_a_table_is_no_feature(tmp_path: Path) -> None:
     write_cohort(tmp_path)
     header, rows = read_csv(tmp_path / "rna.csv")
@@ -174,6 +186,44 @@ def test_a_target_in_a_table_is_no_feature(tmp_path: Path) -> None:
     done = polyvae("predict", "run", "protein.csv", "-o", "y.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert read_csv(tmp_path / "y.csv")[0] == ["patient", "dose"]
+
+
+def test_a_time_to_an_event_is_predicted_and_is_no_feature(tmp_path: Path) -> None:
+    write_cohort(tmp_path, 40)
+    header, rows = read_csv(tmp_path / "protein.csv")
+    times = {
+        name: [*cells, str(100 - 2 * at), str(at % 3 % 2) if at else ""]
+        for at, (name, cells) in enumerate(rows.items())
+    }
+    first = next(iter(times))
+    times[first][-2] = ""
+    write_csv(tmp_path / "protein.csv", [*header, "days", "died"], times)
+    files = ["rna.csv", "protein.csv"]
+    for target in ("protein.csv:days,dies", "days,protein_1", "rna.csv:days,died"):
+        done = polyvae("fit", *files, "--target", target, "--out", "no", "-q", *QUICK, cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+    done = polyvae("fit", *files, "--target", "days,died", "--out", "run", "-q", *QUICK, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "days,died: C-index of samples left out" in done.stdout
+    estimator = pv.Estimator.load(tmp_path / "run" / "estimator.polyvae")
+    assert not {"days", "died"} & {name for own in estimator.schema_.columns.values() for name in own}
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "Risk and days" in page
+    assert "Cox of rna" in page
+    words = ["--interval", "0.5", "--times", "10,20.5", "-o", "risk.csv"]
+    done = polyvae("predict", "run", *files, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    names, found = read_csv(tmp_path / "risk.csv")
+    assert names == ["patient", "risk", "median", "lower", "upper", "S(10)", "S(20.5)"]
+    frames = {name.removesuffix(".csv"): tmp_path / name for name in files}
+    with pytest.warns(UserWarning, match="days"):
+        expected = estimator.predict(frames)
+    assert float(found[first][0]) == pytest.approx(expected["risk"].loc[first])
+    done = polyvae("score", "run", *files, cwd=tmp_path)
+    assert "C-index of days,died: 0." in done.stdout
+    done = polyvae("predict", "run", *files, "--times", "soon", "-o", "no.csv", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
 def test_existing_results_are_replaced_on_request_alone(cohort: Path, tmp_path: Path) -> None:

@@ -110,3 +110,48 @@ def test_forged_tensors_are_refused_in_one_line(stored, tmp_path, key, value):
     with pytest.raises(pv.InputError) as problem:
         pv.Estimator.load(tmp_path / "f.polyvae")
     assert "\n" not in str(problem.value)
+
+
+# ---- time to event -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stored_times(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    data = {"a": rng.normal(size=(30, 4)), "b": rng.normal(size=(30, 3))}
+    y = np.stack([rng.exponential(size=30), np.arange(30) % 4 > 0], 1)
+    path = tmp_path_factory.mktemp("times") / "e.polyvae"
+    pv.Estimator(steps=1, members=2, latent=2, target="time").fit(data, y).save(path)
+    return load_tensors(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("inputs", []),
+        ("inputs", ["a", "b"]),
+        ("inputs", 5),
+        ("weights", [1.0]),
+        ("weights", [-1.0] * 5),
+        ("hazards.time", torch.zeros(30)),
+        ("hazards.time", torch.full((30,), -1.0, dtype=torch.float64)),
+        ("hazards.time", torch.full((30,), float("nan"), dtype=torch.float64)),
+        ("hazards.event", torch.zeros(30, dtype=torch.bool)),
+        ("hazards.event", torch.ones(29, dtype=torch.bool)),
+        ("hazards.left_out", torch.zeros(5, 30, dtype=torch.float64)),
+        ("hazards.0.weights", torch.zeros(4)),
+        ("hazards.2.centre", torch.zeros(7)),
+        ("hazards.4.weights", torch.zeros(1)),
+    ],
+)
+def test_forged_hazards_are_refused_in_one_line(stored_times, tmp_path, key, value):
+    tensors, metadata = stored_times
+    metadata = copy.deepcopy(metadata)
+    if key in metadata["hazards"]:
+        metadata["hazards"][key] = value
+    else:
+        tensors = {**tensors, key: value}
+    save_tensors(tmp_path / "f.polyvae", tensors, metadata)
+    with pytest.raises(pv.InputError) as problem:
+        pv.Estimator.load(tmp_path / "f.polyvae")
+    assert "\n" not in str(problem.value)

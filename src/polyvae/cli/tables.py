@@ -14,7 +14,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from polyvae import runs
-from polyvae.utils.errors import InputError
+from polyvae.utils.errors import InputError, reading
 
 
 def _level(text: str) -> float:
@@ -27,6 +27,12 @@ def _level(text: str) -> float:
     if not 0 < level < 1 or rest:
         raise typer.BadParameter(f"got {text!r}; expected a probability between 0 and 1; such as 0.9 or 90%")
     return level
+
+
+def _times(text: str | None) -> list[float]:
+    """Numbers from text such as "365,730"."""
+    with reading(f"--times {text}", "numbers with commas between them", "such as 365,730"):
+        return [float(part) for part in text.split(",")] if text is not None else []
 
 
 FILES = {"ignore_unknown_options": True}  # --NAME FILE names a modality
@@ -64,7 +70,8 @@ def fit(
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="A class or a number of each sample, to predict: a column of a table, or FILE:COLUMN.",
+            help="A class or a number of each sample, to predict: a column of a table, or FILE:COLUMN. Of a time to event two: "
+            "FILE:TIME,EVENT, where the event is 1 if it was observed and 0 if the time is censored.",
             show_default=False,
         ),
     ] = None,
@@ -118,6 +125,8 @@ def fit(
             given, out, estimator, target=target, force=force, command=shlex.join(["polyvae", *sys.argv[1:]])
         )
         typer.echo(f"{run.estimator.scores_.table()}\n\n{run.estimator.scores_.sentence()}")
+        if run.estimator._hazards is not None:
+            typer.echo(f"\n{run.record.target}: {run.estimator._hazards.text()}")
         page = runs.report_run(out)
     typer.echo(f"the report: {page}")
 
@@ -201,18 +210,39 @@ def predict(
     run: Fitted,
     files: Data,
     out: Annotated[Path, typer.Option("-o", "--out", help="A csv or tsv file.", show_default=False)],
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            parser=_level,
+            metavar="LEVEL",
+            help="Write intervals of numbers or sets of classes too that cover with this probability, such as 0.9 or 90%; of times "
+            "quantiles of the survival curve.",
+            show_default=False,
+        ),
+    ] = None,
+    times: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T1,T2,...",
+            help="Write the probabilities too that an event comes later than these times.",
+            show_default=False,
+        ),
+    ] = None,
     id: Id = None,
     mask: Mask = False,
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """Write the predicted target of samples; of classes also their probabilities."""
+    """Write the predicted target of samples; of classes also their probabilities, of a time to event the risk and the median."""
     from polyvae.imputation import runs as fitted  # seconds of import
     from polyvae.imputation.sources import files_of
 
-    given = files_of(files, ("--out", "--id", "--mask", "--device", "--force"))
+    given = files_of(files, ("--out", "--interval", "--times", "--id", "--mask", "--device", "--force"))
     with _messages():
-        path = fitted.predict_run(fitted.open_fitted(run, device), given, out, id=id, mask=mask, force=force)
+        path = fitted.predict_run(
+            fitted.open_fitted(run, device), given, out,
+            interval=interval, times=_times(times), id=id, mask=mask, force=force,
+        )  # fmt: skip
     typer.echo(f"written: {path}")
 
 

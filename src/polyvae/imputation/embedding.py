@@ -50,7 +50,7 @@ class Embedding(NamedTuple):
         """The embedding of samples, [N, D]."""
         tables = imputer.admit(tables)
         return np.concatenate(
-            [self._project(imputer, members_of(imputer).predict(part)) for part in _pieces(tables)]
+            [self.project(imputer, members_of(imputer).predict(part)) for part in _pieces(tables)]
         )
 
     def spread(self, imputer: Imputer, tables: Tables, seed: int) -> Floats:
@@ -60,13 +60,14 @@ class Embedding(NamedTuple):
 
     def _spread(self, imputer: Imputer, part: Tables, seed: int) -> Floats:
         drawn = [
-            self._project(imputer, each)
+            self.project(imputer, each)
             for number in range(_DRAWS)
             for each in members_of(imputer).expected(part, fold_in(seed, "embedding", number))
         ]
         return np.asarray(np.std(drawn, axis=0, ddof=1), np.float32)
 
-    def _project(self, imputer: Imputer, expected: Mapping[str, Floats]) -> Floats:
+    def project(self, imputer: Imputer, expected: Mapping[str, Floats]) -> Floats:
+        """The embedding [N, D] of expected values of all modalities."""
         return np.asarray((joined(imputer, expected) - self.mean) @ self.axes, np.float32)
 
 

@@ -19,17 +19,21 @@ from polyvae.data.readers import Given, read
 from polyvae.data.schema import Schema
 from polyvae.imputation import storing
 from polyvae.imputation.advice import advise, advise_of_classes, advise_of_training_samples, warn_of_infinite
+from polyvae.imputation.cox import concordance
 from polyvae.imputation.diagnosis import diagnose
 from polyvae.imputation.embedding import Embedding
 from polyvae.imputation.explain import attribute, variance_explained
 from polyvae.imputation.filling import Kind, Statistic, Wanted, blocks, canonical, fill, whole
+from polyvae.imputation.hazards import Hazards
 from polyvae.imputation.imputer import Imputer
+from polyvae.imputation.predicting import Outcome, check_level, of_risk, outcome, risks, survival
 from polyvae.imputation.recipe import designs
 from polyvae.imputation.scores import Scores
 from polyvae.imputation.scoring import held_out, on_hidden, on_new
 from polyvae.imputation.streaming import Reading, impute_files
 from polyvae.imputation.tables import Tables
 from polyvae.imputation.target import TARGET, Target
+from polyvae.imputation.times import Times, are_times
 from polyvae.metrics.attribution import STEPS, Attribution
 from polyvae.metrics.diagnosis import Diagnosis
 from polyvae.metrics.explained import VarianceExplained
@@ -63,7 +67,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         id: The column with the ids of samples; False: row i is the same sample in every table.
         nan: "missing", or "error".
         missing_columns: What it means that new data lack a feature: "error", or "mask", which makes its entries missing.
-        target: What y is: "class", "number", or "auto", by its values.
+        target: What y is: "class", "number", "time" (time and event), or "auto", by its values.
         units: Modality -> feature -> unit, for reports.
         device: Where the members compute, such as "cpu" or "cuda".
         seed: The seed of folds, initial weights and noise.
@@ -73,6 +77,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         schema_: Names, order, kinds, scaling and ranges of the features of the training data.
         scores_: Held-out scores of every method, of each modality predicted from the others.
         n_features_in_: The number of features of all modalities.
+        risk_scores_: Where y is a time to event, the C-index of samples left out, with its 95 % interval, of every Cox regression.
         seconds_: How long ``fit`` took.
 
     Example:
@@ -101,7 +106,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         id: Any = None,
         nan: Literal["missing", "error"] = "missing",
         missing_columns: Literal["error", "mask"] = "error",
-        target: Literal["auto", "class", "number"] = "auto",
+        target: Literal["auto", "class", "number", "time"] = "auto",
         units: dict[str, dict[str, str]] | None = None,
         device: str = "cpu",
         seed: int = 0,
@@ -131,7 +136,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Args:
             X: The data.
             y: A class or a number for each sample, which ``predict`` predicts: a mapping from ids, or a sequence in the order of the
-                samples; None or NaN where it is not known. None: there is none.
+                samples; None or NaN where it is not known. Of times to an event two columns, time and event (whether it was observed,
+                rather than censored): a data frame, an array [N, 2] or a structured one, or pairs. None: there is none.
 
         Raises:
             InputError: Data that cannot be read, fewer than 2 samples, a sample of which nothing was observed, or an option out of range.
@@ -144,10 +150,10 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         data = schema.align(data)
         order = canonical(schema, data)
         tables = whole(schema, data, order)
-        target = None if y is None else Target.fit(y, given.data.ids, len(given.data), self.target)
+        target, times = self._of_y(y, given.data)
+        kept = np.flatnonzero(given.data.mask.any(0).cpu().numpy())[order]
         if target is not None:
-            kept = np.flatnonzero(given.data.mask.any(0).cpu().numpy())
-            tables = target.beside(tables, kept[order])
+            tables = target.beside(tables, kept)
         advise(schema, tables)
         if target is not None and target.classes is not None:
             advise_of_classes(data, len(target.classes))
@@ -161,13 +167,34 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 () if target is None else (TARGET,),
             ).fit(report)
             report.start("combining and scoring", None)
-            self._set(schema, imputer, target, Embedding.fit(imputer, self.latent))
+            embedding = Embedding.fit(imputer, self.latent)
+            hazards = None if times is None else Hazards.fit(imputer, embedding, times.rows(kept))
+            self._set(schema, imputer, target, embedding, hazards)
             self.scores_ = held_out(schema, imputer)
         self.seconds_ = time.monotonic() - start
         return self
 
-    def _set(self, schema: Schema, imputer: Imputer, target: Target | None, embedding: Embedding) -> None:
+    def _of_y(self, y: Any, data: MultimodalData) -> tuple[Target | None, Times | None]:
+        """y as classes or numbers, or as times."""
+        count = len(data)
+        if y is None:
+            return None, None
+        if self.target == "time" or (self.target == "auto" and are_times(y, count)):
+            return None, Times.of(y, data.ids, count)
+        return Target.fit(y, data.ids, count, self.target), None
+
+    def _set(
+        self,
+        schema: Schema,
+        imputer: Imputer,
+        target: Target | None,
+        embedding: Embedding,
+        hazards: Hazards | None,
+    ) -> None:
         self.schema_, self._imputer, self._target, self._embedding = schema, imputer, target, embedding
+        self._hazards = hazards
+        if hazards is not None:
+            self.risk_scores_ = hazards.scores()
         self.n_features_in_ = sum(len(each.columns) for each in schema.modalities)
         if len(schema.modalities) == 1 and schema.modalities[0].named:
             self.feature_names_in_ = np.array(schema.modalities[0].columns, dtype=object)
@@ -195,7 +222,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                     f"estimator: got units of {name!r}: {own!r}; expected a mapping from features to units; correct it"
                 )
         for name, known in (
-            ("target", ("auto", "class", "number")),
+            ("target", ("auto", "class", "number", "time")),
             ("missing_columns", ("error", "mask")),
         ):
             if getattr(self, name) not in known:
@@ -359,21 +386,39 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "schema_")
         return np.array([f"z{column}" for column in range(self._embedding.width)], dtype=object)
 
-    def predict(self, X: Data) -> Any:
-        """The class or the number that ``y`` was in ``fit``, for each sample.
+    def predict(self, X: Data, *, interval: float | None = None) -> Any:
+        """The class or the number that ``y`` was in ``fit``, for each sample; of times to an event the risk.
+
+        Intervals of numbers and sets of classes are split-conformal, for each pattern of observed modalities: they contain the true value
+        with this probability, on average over samples like those of ``fit``. The risk is the log relative hazard of a Cox model, higher
+        where the event is expected earlier. Its interval is between quantiles of the survival curve, which depend on that model; it is
+        infinite where the curve does not fall as low.
 
         Args:
             X: The data.
+            interval: The probability that intervals or sets cover, such as 0.9. None: predictions alone.
 
         Returns:
-            Of arrays and MultimodalData an array [N]; of data frames a table of their library with the ids and the column "prediction",
-            and a row per sample (the union of their ids); of AnnData and MuData a copy with ``.obs["prediction"]``.
+            Of arrays and MultimodalData an array [N]; of data frames a table of their library with the ids and the column "prediction"
+            (or "risk"), and a row per sample (the union of their ids); of AnnData and MuData a copy with ``.obs["prediction"]``. With
+            ``interval``, of numbers the columns prediction, lower and upper; of classes a column for each, as of ``predict_proba``, with
+            True where it is in the set; of times risk, median, lower and upper.
 
         Raises:
-            InputError: ``fit`` was called without y.
+            InputError: ``fit`` was called without y, or a probability out of range.
         """
-        given, values, _ = self._predicted(X)
-        return given.layout.prediction(values, given.data.ids, ["prediction"])
+        check_level(interval)
+        if self._with_times():
+            assert self._hazards is not None
+            given, eta = self._risks(X)
+            found = of_risk(self._hazards, eta, interval)
+            return given.layout.prediction(found.values, given.data.ids, found.names)
+        given, result = self._outcome(X, interval)
+        if interval is None:
+            return given.layout.prediction(result.values, given.data.ids, ["prediction"])
+        assert self._target is not None
+        found = result.with_interval(self._target)
+        return given.layout.prediction(found.values, given.data.ids, found.names)
 
     def predict_proba(self, X: Data) -> Any:
         """The probability of each class, in the order of ``classes_``.
@@ -387,26 +432,53 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             As of ``predict``, with a column for each class, which has its name; of arrays [N, C].
 
         Raises:
-            InputError: ``fit`` was called without y, or with numbers.
+            InputError: ``fit`` was called without y, or with numbers or times.
         """
-        given, _, probabilities = self._predicted(X)
-        if probabilities is None:
+        if self._with_times():
+            raise InputError("predict_proba: y was a time in fit; expected classes; use predict_survival")
+        given, result = self._outcome(X)
+        if result.chances is None:
             raise InputError("predict_proba: y was a number in fit; expected classes; use predict")
         return given.layout.prediction(
-            probabilities, given.data.ids, [str(each) for each in self.classes_.tolist()]
+            result.chances, given.data.ids, [str(each) for each in self.classes_.tolist()]
         )
 
-    def _predicted(self, X: Data) -> tuple[Given, NDArray[Any], NDArray[np.float64] | None]:
+    def predict_survival(self, X: Data, times: Any = None) -> Any:
+        """The probability that the event has not happened yet at each time: survival curves of a Cox model with Breslow's baseline.
+
+        Args:
+            X: The data.
+            times: In the unit of y, such as [365, 730]. None: all times of events of the training samples.
+
+        Returns:
+            As of ``predict``, with a column for each time, named by it; of arrays [N, T].
+
+        Raises:
+            InputError: ``fit`` was called without times, or negative times.
+        """
+        if not self._with_times():
+            raise InputError("predict_survival: y was no time in fit; expected time and event; use predict")
+        assert self._hazards is not None
+        given, eta = self._risks(X)
+        found = survival(self._hazards, eta, times)
+        return given.layout.prediction(found.values, given.data.ids, found.names)
+
+    def _with_times(self) -> bool:
+        """Whether y was a time. Raises InputError: there was no y."""
         check_is_fitted(self, "schema_")
-        if self._target is None:
+        if self._target is None and self._hazards is None:
             raise InputError("predict: fit was called without y; expected one; call fit(X, y)")
+        return self._hazards is not None
+
+    def _outcome(self, X: Data, level: float | None = None) -> tuple[Given, Outcome]:
         given, data = self._aligned(X)
-        predicted = np.zeros((len(data), self._target.width), np.float32)
-        for rows, part in blocks(self.schema_, data):
-            for found in self._imputer.impute(self._with_target(part)):
-                if found.name == TARGET:
-                    predicted[rows[found.rows]] = found.values
-        return given, *self._target.read(predicted)
+        assert self._target is not None
+        return given, outcome(self.schema_, self._imputer, self._target, data, level)
+
+    def _risks(self, X: Data) -> tuple[Given, NDArray[np.float64]]:
+        given, data = self._aligned(X)
+        assert self._hazards is not None
+        return given, risks(self.schema_, self._imputer, self._embedding, self._hazards, data)
 
     def _with_target(self, part: Tables) -> Tables:
         return part if self._target is None else self._target.missing_beside(part)
@@ -446,18 +518,22 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return on_new(self.schema_, self._imputer, self._with_target(part))
 
     def score(self, X: Data, y: Any = None) -> float:
-        """The mean R² of every modality hidden in turn; with ``y``, the accuracy of classes or the R² of numbers.
+        """The mean R² of every modality hidden in turn; with ``y``, the accuracy of classes, the R² of numbers or the C-index of times.
 
         Of a single modality it is the R² of observed entries that are hidden; see ``scores``.
         """
         if y is not None:
             check_is_fitted(self, "schema_")
+            if self._hazards is not None:
+                given, eta = self._risks(X)
+                times = Times.of(y, given.data.ids, len(given.data))
+                return concordance(times.survival(), eta[times.known]).value
             if self._target is None:
                 raise InputError(
                     "score: got y, and fit was called without y; expected one there; call fit(X, y)"
                 )
-            given, values, _ = self._predicted(X)
-            return self._target.score(values, y, given.data.ids, len(given.data))
+            given, result = self._outcome(X)
+            return self._target.score(result.values, y, given.data.ids, len(given.data))
         found = self.scores(X).select(method="stack", score="r2", feature=None)
         if not len(found):
             raise InputError(
@@ -544,7 +620,14 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "schema_")
         storing.save(
-            path, self.get_params(), self.schema_, self._imputer, self._target, self._embedding, self.scores_
+            path,
+            self.get_params(),
+            self.schema_,
+            self._imputer,
+            self._target,
+            self._embedding,
+            self.scores_,
+            self._hazards,
         )
 
     @classmethod
@@ -562,7 +645,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         stored = storing.load(path)
         estimator = cls(**stored.params, device=str(there))
         imputer = stored.imputer(designs(estimator, stored.tables.size), there)
-        estimator._set(stored.schema, imputer, stored.target, stored.embedding)
+        estimator._set(stored.schema, imputer, stored.target, stored.embedding, stored.hazards)
         estimator.scores_ = stored.scores
         return estimator
 

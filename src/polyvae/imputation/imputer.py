@@ -88,6 +88,7 @@ class Imputer:
 
     Attributes:
         fold: [N], the fold in which each training sample is left out.
+        calibration: The rows of training samples that the simple methods and the calibration use, rising.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class Imputer:
         widest = max(x.shape[1] for x in tables.values.values())
         largest = min(_LARGEST_CALIBRATION, _LARGEST_TABLE // widest)
         chosen = np.random.default_rng(fold_in(seed, "calibration")).permutation(size)[:largest]
-        self._sample = np.sort(chosen)
+        self.calibration = np.sort(chosen)
         self._range = {name: _range(tables.values[name], tables.observed[name]) for name in tables.names}
 
     def fit(self, report: Reporter | None = None) -> Imputer:
@@ -180,7 +181,7 @@ class Imputer:
         return self._combinations[key]
 
     def _between(self, pattern: Pattern, name: str) -> Known:
-        rows = self._sample[self.tables.observed[name][self._sample].any(1)]
+        rows = self.calibration[self.tables.observed[name][self.calibration].any(1)]
         # A sample of which nothing else was observed carries no information on how well the others predict.
         informed = self.tables.mask[rows][:, list(pattern)].any(1)
         rows = rows[informed] if informed.any() else rows
@@ -198,7 +199,7 @@ class Imputer:
         )
 
     def _within(self, pattern: Pattern, name: str) -> Known:
-        rows = self._sample[self.tables.observed[name][self._sample].any(1)]
+        rows = self.calibration[self.tables.observed[name][self.calibration].any(1)]
         part, fold = self.tables.rows(rows), self.fold[rows]
         draws = np.random.default_rng(fold_in(self.seed, "hidden entries", self.tables.names.index(name)))
         hidden = part.observed[name] & (draws.random(part.observed[name].shape) < HIDDEN)
@@ -267,7 +268,7 @@ class Imputer:
             if left_out is not None:
                 self.factors()  # chooses their number
             x, seen = self._described()
-            kept = np.ones(len(x), bool) if left_out is None else self.fold[self._sample] != left_out
+            kept = np.ones(len(x), bool) if left_out is None else self.fold[self.calibration] != left_out
             count = self._factor_count(x, seen) if left_out is None else self._factors[None].weights.shape[1]
             self._factors[left_out] = Factors(x[kept], seen[kept], count)
         return self._factors[left_out]
@@ -282,7 +283,7 @@ class Imputer:
     def _described(self) -> tuple[Floats, Flags]:
         """The calibration samples in all modalities that are encoded, side by side."""
         names = [each for each in self.tables.names if each not in self.targets]
-        return _joined(self.tables.rows(self._sample), names)
+        return _joined(self.tables.rows(self.calibration), names)
 
     def _factor_count(self, x: Floats, seen: Flags) -> int:
         """The number of factors that predicts entries best which were hidden from the fit."""

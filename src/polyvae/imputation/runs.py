@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import torch
 
 from polyvae.config import assignment
+from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import Given
 from polyvae.data.readers.columns import columns_of
 from polyvae.imputation.advice import warn_of_infinite
 from polyvae.imputation.estimator import Estimator
 from polyvae.imputation.filling import Wanted, fill
 from polyvae.imputation.outputs import Completed, check_output, id_name, kind_of, write, write_columns
+from polyvae.imputation.predicting import Predictions, of_risk, outcome, risks, survival
 from polyvae.imputation.scores import Scores
 from polyvae.imputation.sources import Files, check_new, read_files, target_of
 from polyvae.imputation.streaming import Reading, can_stream, impute_files
@@ -43,7 +45,8 @@ class FitRecord(Record):
         command: The command.
         files: Modality -> file.
         samples: The number of training samples.
-        target: The name of the target column; None: there was none.
+        target: The name of the target column, or TIME,EVENT; None: there was none.
+        columns: The columns of a target of two; empty otherwise.
         seconds: How long the fit took.
     """
 
@@ -52,6 +55,12 @@ class FitRecord(Record):
     samples: int
     target: str | None
     seconds: float
+    columns: tuple[str, ...] | list[str] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns that are no features."""
+        return tuple(self.columns) or (() if self.target is None else (self.target,))
 
 
 class FittedRun(NamedTuple):
@@ -126,7 +135,10 @@ def fit_run(
     except OSError as problem:
         raise unwritten(out, problem) from None
     y = None if target is None else target_of(target, files, estimator.id)
-    given = read_files(files, id=estimator.id, nan=estimator.nan, label=None if y is None else y.column)
+    labels = () if y is None else y.columns
+    given = read_files(files, id=estimator.id, nan=estimator.nan, labels=labels)
+    if len(labels) == 2:
+        _as_time(estimator)
     estimator.fit(given.data, None if y is None else y.values)
     record = FitRecord(
         command=command,
@@ -134,6 +146,7 @@ def fit_run(
         samples=len(given.data),
         target=None if y is None else y.column,
         seconds=round(estimator.seconds_, 3),
+        columns=list(labels) if len(labels) == 2 else [],
     )
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -146,6 +159,15 @@ def fit_run(
     write_atomic(out / "scores.json", (estimator.scores_.to_json() + "\n").encode())
     _write_json(out / "schema.json", estimator.schema_.model_dump())
     return FittedRun(out, estimator, record)
+
+
+def _as_time(estimator: Estimator) -> None:
+    """Two columns are a time to event, whatever their values, so that what is wrong with them is an error."""
+    if estimator.target not in ("auto", "time"):
+        raise InputError(
+            f"target: got two columns with target={estimator.target!r}; expected one; name one, or set target=time"
+        )
+    estimator.set_params(target="time")
 
 
 def check_run(out: Path, force: bool) -> None:
@@ -229,7 +251,7 @@ def read_for(run: FittedRun, files: Files, id: str | None = None, mask: bool = F
     if mask:
         estimator.set_params(missing_columns="mask")
     by = id or estimator.id
-    given = read_files(files, id=by, nan=estimator.nan, label=run.record.target, overlap=False)
+    given = read_files(files, id=by, nan=estimator.nan, labels=run.record.labels, overlap=False)
     names = estimator.schema_.names
     if not set(names) & set(given.data.names):
         file = next(iter(files.paths.values()))
@@ -281,7 +303,7 @@ def impute_run(
         how = Reading(
             id or estimator.id,
             estimator.nan,
-            run.record.target,
+            run.record.labels[-1] if run.record.labels else None,  # a column of times is numeric, and ignored
             "mask" if mask else estimator.missing_columns,
         )
         return impute_files(
@@ -335,36 +357,85 @@ def embed_run(
 
 
 def predict_run(
-    run: FittedRun, files: Files, out: Path, *, id: str | None = None, mask: bool = False, force: bool = False
+    run: FittedRun,
+    files: Files,
+    out: Path,
+    *,
+    interval: float | None = None,
+    times: Sequence[float] = (),
+    id: str | None = None,
+    mask: bool = False,
+    force: bool = False,
 ) -> Path:
-    """Write the predicted target of the samples in files; of classes also their probabilities.
+    """Write the predicted target of the samples in files.
+
+    Of classes also their probabilities; of a time to event the risk, the median time and the probabilities that the event comes later
+    than ``times``.
 
     Args:
         run: The run.
         files: The files.
         out: A csv or tsv file.
+        interval: Write intervals of numbers, or sets of classes, that cover with this probability too; see ``Estimator.predict``.
+        times: Of a time to event.
         id: See ``read_for``.
         mask: See ``read_for``.
         force: Replace an existing file.
     """
-    if run.record.target is None:
+    estimator, name = run.estimator, run.record.target
+    if name is None:
         raise InputError(
             f"{run.path}: the run was fitted without a target; expected one; fit it with --target"
+        )
+    if len(times) and estimator._hazards is None:
+        raise InputError(
+            f"{run.path}: got times, and the target {name!r} is none; expected a run with time and event; leave them out"
         )
     _check_file(out, force)
     check_new(files.paths, out)
     given = read_for(run, files, id, mask)
-    estimator, ids = run.estimator, given.data.ids
-    values = estimator.predict(given.data).tolist()
-    first = id_name(given)
-    columns: dict[str, Sequence[Any]] = {first: list(ids) if ids is not None else list(range(len(values)))}
-    columns[run.record.target if run.record.target != first else "prediction"] = values
-    if estimator._target is not None and estimator._target.classes is not None:
-        chances = estimator.predict_proba(given.data)
-        for name, column in zip(estimator.classes_.tolist(), chances.T, strict=True):
-            columns[f"p({name})"] = [repr(float(value)) for value in column]
-    write_columns(out, columns)
+    ids, first = given.data.ids, id_name(given)
+    columns: dict[str, Sequence[Any]] = {}
+    if estimator._hazards is not None:
+        eta = risks(
+            estimator.schema_, estimator._imputer, estimator._embedding, estimator._hazards, _of(run, given)
+        )
+        found = of_risk(estimator._hazards, eta, 0.9 if interval is None else interval)
+        shown = found.values if interval is not None else found.values[:, :2]
+        columns |= dict(zip(found.names, shown.T.tolist(), strict=False))
+        if len(times):
+            curves = survival(estimator._hazards, eta, list(times))
+            columns |= {
+                f"S({t})": column for t, column in zip(curves.names, curves.values.T.tolist(), strict=True)
+            }
+    else:
+        assert estimator._target is not None
+        result = outcome(estimator.schema_, estimator._imputer, estimator._target, _of(run, given), interval)
+        columns[name if name != first else "prediction"] = result.values.tolist()
+        classes = estimator._target.classes
+        if classes is not None and result.chances is not None:
+            for each, column in zip(classes, result.chances.T, strict=True):
+                columns[f"p({each})"] = [repr(float(value)) for value in column]
+        if interval is not None:
+            columns |= _ends(result.with_interval(estimator._target), classes)
+    count = len(next(iter(columns.values())))
+    write_columns(out, {first: list(ids) if ids is not None else list(range(count)), **columns})
     return out
+
+
+def _of(run: FittedRun, given: Given) -> MultimodalData:
+    return run.estimator.schema_.align(given.data, missing=run.estimator.missing_columns)
+
+
+def _ends(found: Predictions, classes: Sequence[Any] | None) -> dict[str, list[Any]]:
+    """The columns lower and upper of a number; of classes one with the set, its classes separated by a bar."""
+    if classes is None:
+        return {"lower": found.values[:, 1].tolist(), "upper": found.values[:, 2].tolist()}
+    sets = [
+        "|".join(name for name, inside in zip(found.names, row, strict=True) if inside)
+        for row in found.values.tolist()
+    ]
+    return {"set": sets}
 
 
 class NewScores(NamedTuple):
@@ -372,8 +443,8 @@ class NewScores(NamedTuple):
 
     Attributes:
         scores: Of each modality hidden in turn.
-        target: Accuracy of classes, or R² of a number; None: there is no target in the files.
-        measure: "accuracy" or "R²".
+        target: Accuracy of classes, R² of a number or C-index of times; None: there is no target in the files.
+        measure: "accuracy", "R²" or "C-index".
     """
 
     scores: Scores
@@ -397,16 +468,21 @@ def score_run(run: FittedRun, files: Files, *, id: str | None = None, mask: bool
     if y is not None:
         accuracy = run.estimator.score(given.data, y)
     classes = run.estimator._target is not None and run.estimator._target.classes is not None
-    return NewScores(scores, accuracy, "accuracy" if classes else "R²")
+    measure = "C-index" if run.estimator._hazards is not None else "accuracy" if classes else "R²"
+    return NewScores(scores, accuracy, measure)
 
 
 def _known_target(run: FittedRun, files: Files, id: str | None) -> dict[str, Any] | None:
     """The values of the target in the files; None: they have none."""
     column, by = run.record.target, id or run.estimator.id
-    if column is None or by is False or not any(column in columns_of(path) for path in files.paths.values()):
+    known = (
+        {name for path in files.paths.values() for name in columns_of(path)} if column is not None else set()
+    )
+    if column is None or by is False or not known.issuperset(run.record.labels):
         return None
     values = target_of(column, files, by).values
-    return values if any(value is not None and value == value for value in values.values()) else None
+    known_values = [value for value in values.values() if value is not None and value != (None, None)]
+    return values if any(value == value for value in known_values) else None
 
 
 def _check_file(out: Path, force: bool) -> None:

@@ -21,6 +21,9 @@ SCORES: Mapping[str, str] = {
     "auroc": "AUROC",
     "coverage": "coverage",
     "width": "width of the interval",
+    "c_index": "C-index",
+    "c_index_low": "lower end of the 95 % interval of the C-index",
+    "c_index_high": "upper end of the 95 % interval of the C-index",
 }
 ERRORS = ("fvu", "log_loss", "rmse")  # by which methods are compared: the first that a modality has
 

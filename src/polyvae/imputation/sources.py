@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import Given, read
 from polyvae.data.readers.columns import column_of, columns_of, plain
 from polyvae.data.readers.omics import ENDINGS as OMICS
@@ -32,15 +33,17 @@ class Files(NamedTuple):
 
 
 class Y(NamedTuple):
-    """A target column.
+    """A target.
 
     Attributes:
-        column: Its name.
-        values: Id -> value, None where missing.
+        column: The name of its column; of a time to event those of time and event, with a comma between them.
+        values: Id -> value, None where missing; of a time to event (time, event).
+        columns: The names of its columns.
     """
 
     column: str
     values: dict[str, Any]
+    columns: tuple[str, ...]
 
 
 def files_of(words: Sequence[str], options: Sequence[str] = ()) -> Files:
@@ -95,7 +98,12 @@ def files_of(words: Sequence[str], options: Sequence[str] = ()) -> Files:
 
 
 def read_files(
-    files: Files, *, id: Any = None, nan: Any = "missing", label: str | None = None, overlap: bool = True
+    files: Files,
+    *,
+    id: Any = None,
+    nan: Any = "missing",
+    labels: Sequence[str] = (),
+    overlap: bool = True,
 ) -> Given:
     """The data in the files.
 
@@ -103,7 +111,7 @@ def read_files(
         files: The files: tables and npz files, or one .h5ad or .h5mu file.
         id: See ``polyvae.data.readers.read``.
         nan: See ``polyvae.data.readers.read``.
-        label: A column that is no feature, where a table has it.
+        labels: Columns that are no features, where a table has them: that of a class or a number, or those of time and event.
         overlap: Whether some sample must have two modalities.
 
     Raises:
@@ -122,12 +130,31 @@ def read_files(
         if kinds[name] == ".h5ad" and name in files.given:
             return Given(*from_anndata(open_file(path), name=name, nan=nan, overlap=overlap))
         return read(path, nan=nan, overlap=overlap)
-    aside = label if any(label in each for each in columns.values()) else None
-    return read(files.paths, id=id, nan=nan, labels=aside, overlap=overlap)
+    there = [label for label in reversed(labels) if any(label in each for each in columns.values())]
+    given = read(files.paths, id=id, nan=nan, labels=there[0] if there else None, overlap=overlap)
+    return given._replace(data=_without(given.data, there[1:])) if there[1:] else given
+
+
+def _without(data: MultimodalData, columns: Sequence[str]) -> MultimodalData:
+    """The same data without these columns, and without modalities that have no other."""
+    values, entries, names = {}, {}, {}
+    for name in data.names:
+        own = data.columns.get(name, ())
+        kept = [at for at, column in enumerate(own) if column not in columns]
+        if kept:
+            values[name], entries[name] = data.values(name)[:, kept], data.observed(name)[:, kept]
+            names[name] = [own[at] for at in kept]
+    if not values:
+        raise InputError(
+            f"data: got no column beside the target {named(columns)}; expected features; add a table of them"
+        )
+    return MultimodalData(values, entries=entries, columns=names, ids=data.ids)
 
 
 def target_of(text: str, files: Files, id: Any = None) -> Y:
     """The target that ``text`` names: a column of one of the files, or FILE:COLUMN, of one of the files or another.
+
+    A time to event is named by two columns, TIME,EVENT or FILE:TIME,EVENT.
 
     Raises:
         InputError: No such column or file, or tables that disagree.
@@ -139,6 +166,8 @@ def target_of(text: str, files: Files, id: Any = None) -> Y:
     by_file, colon, column = text.rpartition(":")
     columns = {name: columns_of(path) for name, path in files.paths.items()}
     owners = [path for name, path in files.paths.items() if text in columns[name]]
+    if not owners and column.count(",") == 1 and column not in _columns_in(files, by_file):
+        return _pair_of(f"{by_file}{colon}", column, files, id)
     if not owners and colon and column:
         owners, text = [files.paths.get(by_file, Path(by_file))], column
     if not owners:
@@ -153,7 +182,20 @@ def target_of(text: str, files: Files, id: Any = None) -> Y:
                     f"target: got {found[key]!r} and {value!r} for sample {key!r}; expected the same in every table; correct one"
                 )
             found[key] = value
-    return Y(text, plain(found))
+    return Y(text, plain(found), (text,))
+
+
+def _columns_in(files: Files, name: str) -> list[str]:
+    path = files.paths.get(name, Path(name))
+    return columns_of(path) if name and path.is_file() else []
+
+
+def _pair_of(prefix: str, text: str, files: Files, id: Any) -> Y:
+    """Time and event, each a target of its own, by id."""
+    time, event = (target_of(f"{prefix}{column}", files, id) for column in text.split(","))
+    ids = dict.fromkeys([*time.values, *event.values])
+    values = {key: (time.values.get(key), event.values.get(key)) for key in ids}
+    return Y(f"{time.column},{event.column}", values, (time.column, event.column))
 
 
 def _no_target(text: str, files: Files, columns: Mapping[str, Sequence[str]]) -> InputError:

@@ -15,9 +15,12 @@ from torch import Tensor
 
 from polyvae.core.modality import Modality
 from polyvae.data.schema import Features, Schema
+from polyvae.imputation.cox import Survival
 from polyvae.imputation.embedding import Embedding
 from polyvae.imputation.filling import standardised
+from polyvae.imputation.hazards import COLUMNS, EMBEDDING, EQUAL, STACK, Hazards
 from polyvae.imputation.imputer import Design, Imputer, specs
+from polyvae.imputation.risk import Linear
 from polyvae.imputation.scores import Scores
 from polyvae.imputation.tables import SparseRows, Tables
 from polyvae.imputation.target import TARGET, Target
@@ -45,7 +48,7 @@ class _Params(Record):
     id: str | int | bool | None
     nan: Literal["missing", "error"]
     missing_columns: Literal["error", "mask"]
-    target: Literal["auto", "class", "number"]
+    target: Literal["auto", "class", "number", "time"]
     units: dict[str, dict[str, str]] | None
     seed: int
 
@@ -58,6 +61,13 @@ class _Target(Record):
     scale: list[Annotated[float, Field(gt=0)]]
 
 
+class _Hazards(Record):
+    """The inputs of Cox regressions, and their weights in the combination."""
+
+    inputs: Annotated[list[str], Field(min_length=1)]
+    weights: list[Annotated[float, Field(ge=0)]]
+
+
 class _Metadata(Record):
     """All that is not a tensor."""
 
@@ -67,6 +77,7 @@ class _Metadata(Record):
     tables: list[str]
     scores: str
     target: _Target | None = None
+    hazards: _Hazards | None = None
 
 
 class Stored(NamedTuple):
@@ -79,6 +90,7 @@ class Stored(NamedTuple):
         target: What y was; None: there was none.
         embedding: Its embedding.
         scores: Its held-out scores.
+        hazards: The model of time to event; None: y was something else.
         tensors: All tensors of the file.
     """
 
@@ -88,6 +100,7 @@ class Stored(NamedTuple):
     target: Target | None
     embedding: Embedding
     scores: Scores
+    hazards: Hazards | None
     tensors: Mapping[str, Tensor]
 
     def imputer(self, designs: Sequence[Design], device: torch.device) -> Imputer:
@@ -138,6 +151,7 @@ def save(
     target: Target | None,
     embedding: Embedding,
     scores: Scores,
+    hazards: Hazards | None = None,
 ) -> None:
     """Write all that an estimator needs.
 
@@ -174,6 +188,9 @@ def save(
         metadata["target"] = {
             "classes": target.classes, "center": target.center.tolist(), "scale": target.scale.tolist()
         }  # fmt: skip
+    if hazards is not None:
+        metadata["hazards"], parts = _hazards_parts(hazards)
+        tensors |= parts
     save_tensors(path, tensors, metadata)
 
 
@@ -239,6 +256,7 @@ def load(path: str | Path) -> Stored:
         target,
         _embedding(path, found.features, tensors),
         Scores.from_json(found.scores),
+        None if found.hazards is None else _hazards(path, found, tensors),
         tensors,
     )
 
@@ -276,6 +294,55 @@ def _tables(path: str | Path, found: _Metadata, tensors: Mapping[str, Tensor]) -
         values[name] = _tensor(path, tensors, f"values.{number}", (size, width), torch.float32).numpy()
         observed[name] = _tensor(path, tensors, f"observed.{number}", (size, width), torch.bool).numpy()
     return Tables(values, observed)
+
+
+def _hazards_parts(hazards: Hazards) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What is stored of a model of time to event: JSON and tensors."""
+    inputs = list(hazards.regressions)
+    tensors = {
+        "hazards.time": torch.from_numpy(hazards.given.time),
+        "hazards.event": torch.from_numpy(hazards.given.event),
+        "hazards.left_out": torch.from_numpy(np.stack([hazards.left_out[name] for name in (*inputs, STACK)])),
+    }
+    for number, each in enumerate(hazards.regressions.values()):
+        tensors[f"hazards.{number}.centre"] = torch.from_numpy(each.centre)
+        tensors[f"hazards.{number}.weights"] = torch.from_numpy(each.weights)
+    return {"inputs": inputs, "weights": [hazards.weights[name] for name in inputs]}, tensors
+
+
+def _hazards(path: str | Path, found: _Metadata, tensors: Mapping[str, Tensor]) -> Hazards:
+    """The model of time to event. Raises InputError: other inputs, shapes or types than the schema says, or no event."""
+    assert found.hazards is not None
+    widths = {each.name: len(each.columns) for each in found.features.modalities}
+    total = sum(widths.values())
+    if len(widths) > 1:
+        widths = {COLUMNS: total, EQUAL: total, **widths}
+    widths[EMBEDDING] = _embedding(path, found.features, tensors).width
+    inputs, weights = found.hazards.inputs, found.hazards.weights
+    if inputs != list(widths) or len(weights) != len(inputs) or found.target is not None:
+        raise InputError(
+            f"{path}: got Cox regressions of inputs that are not those of the schema; expected {len(widths)}; {_REMEDY}"
+        )
+    time = _tensor(path, tensors, "hazards.time", (None,), torch.float64).numpy()
+    event = _tensor(path, tensors, "hazards.event", (len(time),), torch.bool).numpy()
+    if not event.any() or (time < 0).any():
+        raise InputError(f"{path}: got times without an event, or negative ones; expected others; {_REMEDY}")
+    left_out = _tensor(path, tensors, "hazards.left_out", (len(inputs) + 1, len(time)), torch.float64).numpy()
+    regressions = {
+        name: Linear(
+            *(
+                _tensor(path, tensors, f"hazards.{number}.{part}", (width,), torch.float32).numpy()
+                for part in ("centre", "weights")
+            )
+        )
+        for number, (name, width) in enumerate(widths.items())
+    }
+    return Hazards(
+        regressions,
+        dict(zip(inputs, weights, strict=True)),
+        Survival(time, event),
+        dict(zip((*inputs, STACK), left_out, strict=True)),
+    )
 
 
 def _embedding(path: str | Path, schema: Schema, tensors: Mapping[str, Tensor]) -> Embedding:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import r2_score
 
+from polyvae.imputation.combine import Combination, half_widths
 from polyvae.imputation.tables import Tables
 from polyvae.utils.errors import InputError
 
@@ -46,19 +47,19 @@ class Target:
     @classmethod
     def fit(cls, y: Any, ids: Ids, count: int, kind: str) -> Self:
         """Read y. Raises InputError: another length, no known value, one class only, or values that are neither classes nor numbers."""
-        given, known = _values(y, ids, count)
+        given, known = values_of(y, ids, count)
         if not known.any():
             raise InputError("fit: got y without a known value; expected one for some samples; leave y out")
         as_classes = _are_classes(given, known, kind)
         if as_classes:
-            classes = _sorted({_plain(value) for value in given[known]}, kind)
+            classes = _sorted({plain_value(value) for value in given[known]}, kind)
             if len(classes) < 2:
                 raise InputError(
                     f"fit: got one class only in y, {classes[0]!r}; expected two or more; leave y out"
                 )
             place = {value: at for at, value in enumerate(classes)}
             raw = np.zeros((count, len(classes)))
-            raw[np.flatnonzero(known), [place[_plain(value)] for value in given[known]]] = 1
+            raw[np.flatnonzero(known), [place[plain_value(value)] for value in given[known]]] = 1
         else:
             classes = None
             raw = np.where(known, given, 0).astype(np.float64)[:, None]
@@ -107,20 +108,37 @@ class Target:
         chances = np.where(total > 0, chances / np.where(total > 0, total, 1), 1 / self.width)
         return np.array(self.classes)[chances.argmax(1)], chances
 
+    def reach(self, combination: Combination, level: float) -> float:
+        """What a prediction of a number may differ by, or how far from 1 the probability of a class in the set may be.
+
+        Both are split-conformal, by predictions of samples left out; infinite where there are too few of them. The sets are those of
+        Sadinle et al. (2019): of each sample left out, 1 − the probability of its class is the residual.
+        """
+        if self.classes is None:
+            return float(combination.half_widths(level)[0] * self.scale[0])
+        known = combination.seen.any(1)
+        _, chances = self.read(combination.left_out["stack"][known])
+        if chances is None or not len(chances):
+            return float("inf")
+        true = np.take_along_axis(chances, combination.y[known].argmax(1)[:, None], 1)
+        return float(half_widths(1 - true, level)[0])
+
     def score(self, predicted: NDArray[Any], y: Any, ids: Ids, count: int) -> float:
         """The accuracy of classes, or R² of numbers, over the samples of which y is known."""
-        given, known = _values(y, ids, count)
+        given, known = values_of(y, ids, count)
         if not known.any():
             raise InputError("score: got y without a known value; expected one for some samples; leave y out")
         if self.classes is not None:
-            same = [_plain(a) == _plain(b) for a, b in zip(predicted[known], given[known], strict=True)]
+            same = [
+                plain_value(a) == plain_value(b) for a, b in zip(predicted[known], given[known], strict=True)
+            ]
             return float(np.mean(same))
-        if not all(_is_number(value) for value in given[known]):
+        if not all(is_number(value) for value in given[known]):
             raise InputError("score: got y that are not numbers; expected numbers, as in fit; correct them")
         return float(r2_score(given[known].astype(np.float64), predicted[known]))
 
 
-def _values(y: Any, ids: Ids, count: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def values_of(y: Any, ids: Ids, count: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """y in the order of the samples, as objects or numbers, and which of it is known."""
     if isinstance(y, Mapping) or (ids is not None and _indexed(y)):
         if ids is None:
@@ -147,9 +165,10 @@ def _values(y: Any, ids: Ids, count: int) -> tuple[NDArray[Any], NDArray[np.bool
         given = _column(np.asarray(y, dtype=object))
     if given.shape != (count,):
         raise InputError(
-            f"y: got shape {given.shape}; expected one value for each of {count} samples; pass them in the order of X"
+            f"y: got shape {given.shape}; expected one value for each of {count} samples (or time and event, with target='time'); "
+            "pass them in the order of X"
         )
-    return given, np.array([_is_known(value) for value in given], dtype=bool)
+    return given, np.array([is_known(value) for value in given], dtype=bool)
 
 
 def _column(values: NDArray[Any]) -> NDArray[Any]:
@@ -157,7 +176,8 @@ def _column(values: NDArray[Any]) -> NDArray[Any]:
     return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
-def _is_known(value: Any) -> bool:
+def is_known(value: Any) -> bool:
+    """Whether a value is not missing."""
     same = value == value  # not so of NaN and NaT; neither true nor false of pandas' NA
     return value is not None and isinstance(same, bool | np.bool_) and bool(same)
 
@@ -168,18 +188,20 @@ def _indexed(y: Any) -> bool:
     return index is not None and not callable(index) and type(index).__name__ != "RangeIndex"
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """A number of NumPy as one of Python; all else as it is."""
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _is_number(value: Any) -> bool:
-    value = _plain(value)
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def is_number(value: Any, booleans: bool = False) -> bool:
+    """Whether this is a number; a boolean is one with ``booleans``."""
+    value = plain_value(value)
+    return isinstance(value, int | float) and (booleans or not isinstance(value, bool))
 
 
 def _sorted(values: Collection[Any], kind: str) -> list[Any]:
     """Classes in order. Raises InputError: values of other types, or of several."""
-    numbers = all(_is_number(value) for value in values)
+    numbers = all(is_number(value) for value in values)
     if not numbers and not any(all(type(value) is type_ for value in values) for type_ in (str, bool)):
         found = sorted({type(value).__name__ for value in values})
         raise InputError(
@@ -195,8 +217,8 @@ def _sorted(values: Collection[Any], kind: str) -> list[Any]:
 
 
 def _are_classes(given: NDArray[Any], known: NDArray[np.bool_], kind: str) -> bool:
-    values = [_plain(value) for value in given[known]]
-    numbers = all(_is_number(value) for value in values)
+    values = [plain_value(value) for value in given[known]]
+    numbers = all(is_number(value) for value in values)
     if kind == "number" and not numbers:
         raise InputError(
             "fit: got y that are not numbers with target='number'; expected numbers; use target='class'"

@@ -13,6 +13,7 @@ from polyvae.imputation.target import TARGET
 from polyvae.report.metrics import number
 from polyvae.report.plots import Pair, curves_figure, embedding_figure, pair_figure
 from polyvae.report.sections import Section, Table
+from polyvae.report.survival import survival_section
 from polyvae.report.tables import View, pattern_name, ranked
 from polyvae.utils.text import counted
 
@@ -191,6 +192,8 @@ def target_section(view: View) -> Section | None:
     """How well the target is predicted; None where there is no target."""
     estimator = view.estimator
     target, imputer = estimator._target, estimator._imputer
+    if estimator._hazards is not None:
+        return survival_section(estimator._hazards, (view.target or "time").partition(",")[0])
     if target is None:
         return None
     combination = imputer.combination(imputer.others(TARGET), TARGET)

@@ -1,0 +1,125 @@
+"""What ``predict`` returns: columns of numbers, classes or risks, with intervals or sets."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyvae.data.multimodal import MultimodalData
+from polyvae.data.schema import Schema
+from polyvae.imputation.embedding import Embedding
+from polyvae.imputation.filling import blocks
+from polyvae.imputation.hazards import Hazards
+from polyvae.imputation.imputer import Imputer
+from polyvae.imputation.tables import Doubles
+from polyvae.imputation.target import TARGET, Target
+from polyvae.utils.errors import InputError, is_number
+
+
+class Predictions(NamedTuple):
+    """Columns of predictions.
+
+    Attributes:
+        values: [N], or [N, C].
+        names: One name, or C names.
+    """
+
+    values: NDArray[Any]
+    names: Sequence[str]
+
+
+class Outcome(NamedTuple):
+    """A class or a number of N samples.
+
+    Attributes:
+        values: [N], numbers or classes.
+        chances: [N, C], of classes; None: y is a number.
+        reach: [N], see ``Target.reach``; infinite without a level.
+    """
+
+    values: NDArray[Any]
+    chances: Doubles | None
+    reach: Doubles
+
+    def with_interval(self, target: Target) -> Predictions:
+        """Numbers with the ends of intervals, or whether each class is in the set; the most probable class always is."""
+        if np.isinf(self.reach).any():
+            warnings.warn(
+                "predict: intervals or sets are infinite where too few training samples of a pattern have a known y to calibrate them; "
+                "a lower probability needs fewer",
+                stacklevel=3,
+            )
+        if target.classes is None or self.chances is None:
+            ends = [self.values, self.values - self.reach, self.values + self.reach]
+            return Predictions(np.stack(ends, 1), ["prediction", "lower", "upper"])
+        inside = 1 - self.chances <= self.reach[:, None] + 1e-9
+        inside[np.arange(len(inside)), self.chances.argmax(1)] = True
+        return Predictions(inside, [str(each) for each in target.classes])
+
+
+def outcome(
+    schema: Schema, imputer: Imputer, target: Target, data: MultimodalData, level: float | None = None
+) -> Outcome:
+    """Predict a class or a number.
+
+    Args:
+        schema: The schema of the training data.
+        imputer: The fitted imputer, with the target among its tables.
+        target: The target.
+        data: Samples, aligned with the schema.
+        level: The probability that intervals or sets cover. None: none are computed.
+    """
+    predicted, reach = np.zeros((len(data), target.width), np.float32), np.full(len(data), np.inf)
+    for rows, part in blocks(schema, data):
+        for found in imputer.impute(target.missing_beside(part)):
+            if found.name == TARGET:
+                predicted[rows[found.rows]] = found.values
+                if level is not None:
+                    reach[rows[found.rows]] = target.reach(found.combination, level)
+    return Outcome(*target.read(predicted), reach)
+
+
+def risks(
+    schema: Schema, imputer: Imputer, embedding: Embedding, hazards: Hazards, data: MultimodalData
+) -> Doubles:
+    """The log relative hazards [N] of samples that are aligned with the schema."""
+    found = np.zeros(len(data))
+    for rows, part in blocks(schema, data):
+        found[rows] = hazards.risk(imputer, embedding, part)
+    return found
+
+
+def of_risk(hazards: Hazards, eta: Doubles, level: float | None) -> Predictions:
+    """The risk; with a level also the median time and the quantiles of the survival curve between which it has this probability."""
+    if level is None:
+        return Predictions(eta, ["risk"])
+    curve = hazards.curve
+    ends = [curve.quantile(eta, probability) for probability in (0.5, (1 - level) / 2, (1 + level) / 2)]
+    return Predictions(np.stack([eta, *ends], 1), ["risk", "median", "lower", "upper"])
+
+
+def survival(hazards: Hazards, eta: Doubles, times: Any) -> Predictions:
+    """P(T > t) of log relative hazards [N]. Raises InputError: times that are no numbers of 0 or more."""
+    curve = hazards.curve
+    if times is None:
+        at = curve.time
+    else:
+        given = list(np.atleast_1d(np.asarray(times, dtype=object)))
+        if not given or not all(is_number(each) and each >= 0 for each in given):
+            raise InputError(
+                f"predict_survival: got times {times!r}; expected one or more numbers of 0 or more, in the unit of y; such as [365, 730]"
+            )
+        at = np.array(given, np.float64)
+    return Predictions(curve.survival(eta, at), [f"{float(t):.10g}" for t in at])
+
+
+def check_level(level: Any) -> None:
+    """Raises InputError unless this is None or a probability between 0 and 1."""
+    if level is not None and (not is_number(level) or not 0 < level < 1):
+        raise InputError(
+            f"predict: got interval={level!r}; expected a probability between 0 and 1; such as 0.9"
+        )
