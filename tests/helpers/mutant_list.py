@@ -7,6 +7,7 @@ from tests.helpers.mutants import Mutant
 LIKELIHOOD = "metrics/test_likelihood.py::test_errors_and_effective_samples_by_hand"
 
 SEQUENCE = "core/test_sequence.py"
+COVARIATES = "core/test_covariates.py"
 
 MUTANTS = [
     # ---- core.likelihoods.sequence ----
@@ -132,6 +133,42 @@ MUTANTS = [
     ),
     Mutant("data.suitable:_discrete", "(rows == 1).all()", "(rows >= 0).all()", by="data/test_suitable.py"),
     Mutant("data.kinds:_inferred", "spread >= _SPREAD[0]", "True", by="data/test_kinds.py"),
+    # ---- core.covariates, extend, mixing ----
+    Mutant(
+        "core.covariates:Covariate.encode", "values.to(dtype) - self.mean", "values.to(dtype)", by=COVARIATES
+    ),
+    Mutant("core.covariates:Covariate.encode", "place.get(level, -1)", "place.get(level, 0)", by=COVARIATES),
+    Mutant(
+        "core.modalities:Modalities.latents",
+        "self.covariates(m, batch, z)",
+        "self.covariates(m, None, z)",
+        by=COVARIATES,
+    ),
+    Mutant(
+        "core.inference:Inference.generate",
+        "batch if covariates is None else self.admit(batch.with_covariates(covariates))",
+        "batch",
+        by=COVARIATES,
+    ),
+    Mutant(
+        "training.extending:_masked",
+        "torch.where(new, gradient, 0)",
+        "gradient",
+        by="training/test_extending.py",
+    ),
+    Mutant(
+        "metrics.mixing:lisi",
+        "np.where(codes[index] == code, weights, 0)",
+        "np.where(codes[index] == code, others, 0)",
+        by="metrics/test_mixing.py",
+    ),
+    Mutant("metrics.mixing:lisi", "np.log(k // 3)", "np.log(k / 2)", by="metrics/test_mixing.py"),
+    Mutant(
+        "metrics.mixing:silhouettes_of_batches",
+        "1 - np.abs(silhouette_samples(x[rows], codes[rows]))",
+        "1 - silhouette_samples(x[rows], codes[rows])",
+        by="metrics/test_mixing.py",
+    ),
     # ---- core.bounds ----
     Mutant("core.bounds:elbo", "log_weight.mean(0)", "log_weight.sum(0)"),
     Mutant(
