@@ -1365,6 +1365,27 @@ MUTANTS = [
         "value",
         by="utils/test_files.py",
     ),
+    # ---- imputation: time to event ----
+    *(
+        Mutant(f"imputation.cox:{where}", old, new, by="imputation/test_cox.py")
+        for where, old, new in (
+            ("Partial._below", "at_risk[self.group] - self.share * dying[self.group]", "at_risk[self.group]"),
+            ("Partial.slopes", "self.share[:, None] * dying[self.group]", "0 * dying[self.group]"),
+            ("Partial.__init__", "(~given.event, -given.time)", "(~given.event, given.time)"),
+            ("cox", "found.information + penalty * np.eye(len(beta))", "found.information"),
+            ("breslow", "np.cumsum(events[some] / at_risk[some])", "events[some] / at_risk[some]"),
+            ("Curve.quantile", "-math.log1p(-probability)", "probability"),
+            ("concordance", "(won + tied / 2) / total", "won / total"),
+            ("concordance", "better + ties / 2 - value * pairs", "better - value * pairs"),
+        )
+    ),
+    Mutant("imputation.risk:_bounded", "(0, most)", "(0, 99)", by="imputation/test_risk.py"),
+    Mutant(
+        "imputation.risk:folds",
+        "order[np.argsort(~given.event[order], kind='stable')]",
+        "order",
+        by="imputation/test_risk.py",
+    ),
     # ---- imputation ----
     Mutant(
         "imputation.simple:ridge_path",
