@@ -22,10 +22,6 @@ EXTRA = [
     for options in several[1:]
 ]  # fmt: skip
 
-# Waits in a step, with these options: for one transfer of the terms to compute where subsets or experts are drawn from weights on the
-# device, and for selective recomputation, which chooses rows by their weights.
-MORE: dict[str, int] = {}
-
 
 def options_of(name):
     return OPTIONS.get(name, [{}])[0]
@@ -82,11 +78,13 @@ def test_options_train_to_the_bits_of_the_cpu(name, options, missing):
     specs, data = world(name, options, missing)
     expected, found = (train(name, options, specs, data, device) for device in ("cpu", NAME))
     same(expected.weights, found.weights)
-    assert all(len(step) <= missing + more(name, options) for step in found.waits[1:-1]), found.waits[1]
+    assert all(len(step) <= missing + more(options) for step in found.waits[1:-1]), found.waits[1]
 
 
-def more(name, options):
-    return 0
+def more(options):
+    """Waits in a step for values that only the device knows: see "Devices" in docs/design.md."""
+    recomputed = options.get("K", 1) >= 3 and options.get("objective", "elbo") != "elbo"
+    return recomputed + (options.get("cross_experts") == "one")
 
 
 def test_clipping_and_the_progress_line_wait_for_one_look_in_many_steps(monkeypatch):
