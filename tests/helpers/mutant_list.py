@@ -434,14 +434,14 @@ MUTANTS = [
     # ---- core.modalities ----
     Mutant(
         "core.modalities:Modalities.members",
-        "q.membership.any(1)",
-        "q.membership[:, 0]",
+        "membership.any(1)",
+        "membership[:, 0]",
     ),
     Mutant("core.modalities:placed", "not counted", "False"),
     Mutant(
-        "core.modalities:Modalities.log_likelihood",
-        "observed if decoded is None else observed & decoded[m]",
-        "observed if decoded is None else decoded[m]",
+        "core.modalities:Modalities._counted",
+        "[row & some for row, some in",
+        "[some for row, some in",
     ),
     Mutant("core.modalities:Modalities.latents", "self.columns[m]", "self.columns[0]"),
     # ---- core.vae ----
