@@ -85,6 +85,8 @@ class Imputer:
         device: Where the members compute.
         targets: Modalities that are decoded and never encoded.
         wide: The coordinates of wide tables; None: those of ``tables`` are computed.
+        leaders: Modality -> [F], for each column the first of those that are observed together with it; those of a modality that is not
+            named are observed one by one.
 
     Attributes:
         fold: [N], the fold in which each training sample is left out.
@@ -99,7 +101,9 @@ class Imputer:
         device: torch.device,
         targets: Sequence[str] = (),
         wide: Wide | None = None,
+        leaders: Mapping[str, NDArray[np.intp]] | None = None,
     ) -> None:
+        self.leaders = dict(leaders or {})
         self.tables, self.designs, self.count, self.seed = tables, tuple(designs), count, seed
         self.targets = tuple(targets)
         size = tables.size
@@ -118,6 +122,7 @@ class Imputer:
                 fold_in(seed, design.label),
                 device,
                 self.wide,
+                self.leaders,
             )
             for design in designs
         }
@@ -201,7 +206,7 @@ class Imputer:
         rows = self._sample[self.tables.observed[name][self._sample].any(1)]
         part, fold = self.tables.rows(rows), self.fold[rows]
         draws = np.random.default_rng(fold_in(self.seed, "hidden entries", self.tables.names.index(name)))
-        hidden = part.observed[name] & (draws.random(part.observed[name].shape) < HIDDEN)
+        hidden = part.observed[name] & self.chosen(name, draws.random(part.observed[name].shape))
         given = part.only(pattern)
         given = Tables(
             {**given.values, name: np.where(hidden, 0, part.values[name]).astype(np.float32)},
@@ -228,6 +233,11 @@ class Imputer:
                 )
             ),
         )
+
+    def chosen(self, name: str, draws: NDArray[np.float64]) -> Flags:
+        """Which entries of a modality to hide, of random numbers [n, F]: the columns of a class together."""
+        leader = self.leaders.get(name)
+        return np.asarray((draws if leader is None else draws[:, leader]) < HIDDEN, bool)
 
     def _typical(self, seen: Flags, columns: slice, hidden: Flags) -> NDArray[np.float64]:
         """[F], the mean over samples of the variance that factors leave their hidden entries (all entries of columns without any)."""
@@ -287,7 +297,12 @@ class Imputer:
     def _factor_count(self, x: Floats, seen: Flags) -> int:
         """The number of factors that predicts entries best which were hidden from the fit."""
         draws = np.random.default_rng(fold_in(self.seed, "number of factors"))
-        hidden = seen & (draws.random(seen.shape) < HIDDEN)
+        lots, edges = draws.random(seen.shape), [0]
+        for name in (each for each in self.tables.names if each not in self.targets):
+            edges.append(edges[-1] + self.tables.values[name].shape[1])
+            if name in self.leaders:
+                lots[:, edges[-2] : edges[-1]] = lots[:, edges[-2] + self.leaders[name]]
+        hidden = seen & (lots < HIDDEN)
         limit = max(1, min(len(x) // 2, x.shape[1] - 1))
         given = np.where(hidden, 0, x).astype(np.float32)
         errors: dict[int, float] = {}

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 from polyvae.config import assignment
 from polyvae.data.readers import Given
+from polyvae.data.readers.classes import Asked
 from polyvae.data.readers.columns import columns_of
+from polyvae.data.schema import asked_of
 from polyvae.imputation.advice import warn_of_infinite
 from polyvae.imputation.estimator import Estimator
 from polyvae.imputation.filling import Wanted, fill
@@ -73,7 +75,8 @@ def estimator_of(settings: Sequence[str], **given: Any) -> Estimator:
     """An unfitted estimator with the parameters ``given`` that are not None, and those of ``settings``.
 
     Args:
-        settings: Such as "latent=16", or "network.dropout=0.1" for a key of a parameter that is a mapping.
+        settings: Such as "latent=16", or "network.dropout=0.1" for a key of a parameter that is a mapping; "kinds.clinical.stage=ordinal"
+            for a column of a modality.
         **given: Parameters of ``Estimator``.
 
     Raises:
@@ -84,11 +87,15 @@ def estimator_of(settings: Sequence[str], **given: Any) -> Estimator:
     for text in settings:
         key, value = assignment(text)
         first, dot, inner = key.partition(".")
-        if first not in known or (dot and first not in ("options", "network", "units")):
+        if first not in known or (dot and first not in ("options", "network", "units", "kinds")):
             raise InputError(
                 f"--set {short(text, 80)!r}: there is no setting {key!r}; {nearest(first, known)}"
             )
-        if dot:
+        if dot and first == "kinds":
+            name, _, column = inner.partition(".")
+            own = dict(parameters.get(first, {}))
+            parameters[first] = {**own, name: {**own.get(name, {}), column: value}}
+        elif dot:
             parameters[first] = {**parameters.get(first, {}), inner: value}
         else:
             parameters[first] = value
@@ -124,7 +131,13 @@ def fit_run(
     except OSError as problem:
         raise unwritten(out, problem) from None
     y = None if target is None else target_of(target, files, estimator.id)
-    given = read_files(files, id=estimator.id, nan=estimator.nan, label=None if y is None else y.column)
+    given = read_files(
+        files,
+        id=estimator.id,
+        nan=estimator.nan,
+        label=None if y is None else y.column,
+        asked=lambda name: Asked((estimator.kinds or {}).get(name, {})),
+    )
     estimator.fit(given.data, None if y is None else y.values)
     record = FitRecord(
         command=command,
@@ -223,7 +236,8 @@ def read_for(run: FittedRun, files: Files, id: str | None = None, mask: bool = F
     if mask:
         estimator.set_params(missing_columns="mask")
     by = id or estimator.id
-    given = read_files(files, id=by, nan=estimator.nan, label=run.record.target, overlap=False)
+    asked = asked_of(estimator.schema_, estimator.unseen_classes)
+    given = read_files(files, id=by, nan=estimator.nan, label=run.record.target, overlap=False, asked=asked)
     names = estimator.schema_.names
     if not set(names) & set(given.data.names):
         file = next(iter(files.paths.values()))
@@ -277,16 +291,17 @@ def impute_run(
             estimator.nan,
             run.record.target,
             "mask" if mask else estimator.missing_columns,
+            estimator.unseen_classes,
         )
         return impute_files(
             schema, estimator._imputer, files.paths, out, wanted, how, format=format, force=force
         )
     given = read_for(run, files, id, mask)
-    data = schema.align(given.data, missing=estimator.missing_columns)
+    data = schema.align(given.data, missing=estimator.missing_columns, unseen=estimator.unseen_classes)
     filled = fill(schema, estimator._imputer, data, wanted)
     warn_of_infinite(filled.infinite())
     shapes = {each.name: tuple(each.shape) for each in schema.modalities}
-    return write(Completed(given, schema.columns, shapes, filled.parts()), out, kind)
+    return write(Completed(given, schema.columns, shapes, schema.groups, filled.parts()), out, kind)
 
 
 def _size(files: Files) -> int:

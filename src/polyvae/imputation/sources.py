@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from polyvae.data.groups import text_of
 from polyvae.data.readers import Given, read
+from polyvae.data.readers.classes import Ask
 from polyvae.data.readers.columns import column_of, columns_of, plain
 from polyvae.data.readers.omics import ENDINGS as OMICS
 from polyvae.data.readers.omics import from_anndata, open_file
-from polyvae.data.readers.parts import text_of
 from polyvae.data.readers.writing import ENDINGS, SHEETS, ending, stem
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
@@ -95,7 +96,13 @@ def files_of(words: Sequence[str], options: Sequence[str] = ()) -> Files:
 
 
 def read_files(
-    files: Files, *, id: Any = None, nan: Any = "missing", label: str | None = None, overlap: bool = True
+    files: Files,
+    *,
+    id: Any = None,
+    nan: Any = "missing",
+    label: str | None = None,
+    overlap: bool = True,
+    asked: Ask | None = None,
 ) -> Given:
     """The data in the files.
 
@@ -105,6 +112,7 @@ def read_files(
         nan: See ``polyvae.data.readers.read``.
         label: A column that is no feature, where a table has it.
         overlap: Whether some sample must have two modalities.
+        asked: See ``polyvae.data.readers.read``.
 
     Raises:
         InputError: A file that cannot be read, or kinds that cannot be combined.
@@ -123,7 +131,7 @@ def read_files(
             return Given(*from_anndata(open_file(path), name=name, nan=nan, overlap=overlap))
         return read(path, nan=nan, overlap=overlap)
     aside = label if any(label in each for each in columns.values()) else None
-    return read(files.paths, id=id, nan=nan, labels=aside, overlap=overlap)
+    return read(files.paths, id=id, nan=nan, labels=aside, overlap=overlap, asked=asked)
 
 
 def target_of(text: str, files: Files, id: Any = None) -> Y:
