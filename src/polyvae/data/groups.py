@@ -187,6 +187,16 @@ class Decoder(NamedTuple):
             if at in first or at not in inside
         ]
 
+    def places(self, name: str, columns: Sequence[str], order: Sequence[int]) -> list[int]:
+        """The places of the columns of numbers, for the columns of ``columns(name, columns)`` in another order."""
+        groups = {group.name: group for group in self.groups.get(name, ())}
+        own, at = self.columns(name, columns), {text: at for at, text in enumerate(columns)}
+        found = list[int]()
+        for place in order:
+            group = groups.get(own[place])
+            found += [at[own[place]]] if group is None else range(len(columns))[group.columns]
+        return found
+
     def cells(self, name: str, values: NDArray[Any]) -> Cells:
         """The cells in the data, of numbers [N, F]; these numbers where there are no classes."""
         groups = {group.start: group for group in self.groups.get(name, ())}

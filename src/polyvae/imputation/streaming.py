@@ -63,11 +63,13 @@ class Column(NamedTuple):
         matrix: Their values, NaN where missing.
         here: For each sample, 1 where the table has it; shorter where it has none of the last samples.
         columns: Names of its columns.
+        levels: Column of classes -> its classes.
     """
 
     matrix: Matrix
     here: bytearray
     columns: tuple[str, ...]
+    levels: Mapping[str, tuple[Any, ...]]
 
     def read(self, rows: Rows) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """The samples ``rows``: values [n, F], and which of them the table has, [n]."""
@@ -131,7 +133,10 @@ class Spool:
             raise InputError(
                 "data: got no modality; expected at least one with features; pass a mapping from names to tables"
             )
-        check(_data({name: np.full((1, len(own)), np.nan) for name, own in widths.items()}, {}, widths))
+        levels = {name: sheets[name].levels for name in widths}
+        check(
+            _data({name: np.full((1, len(own)), np.nan) for name, own in widths.items()}, {}, widths, levels)
+        )
         self.id = next(sheets[name].id for name in widths)
         self.by_position = all(sheet.id is None for sheet in sheets.values())
         lengths = {
@@ -160,7 +165,7 @@ class Spool:
             if columns:
                 if name not in self.columns:
                     matrix = Matrix(self.folder / f"values.{number}", len(columns), part.values.dtype)
-                    self.columns[name] = Column(matrix, here, columns)
+                    self.columns[name] = Column(matrix, here, columns, part.levels)
                 seen = part.observed
                 values = part.values if seen is None else np.where(seen, part.values, np.nan)
                 self.columns[name].matrix.write(rows, values)
@@ -176,7 +181,8 @@ class Spool:
         values, mask = {}, {}
         for name, column in self.columns.items():
             values[name], mask[name] = column.read(rows)
-        return _data(values, mask, {name: column.columns for name, column in self.columns.items()})
+        columns = {name: column.columns for name, column in self.columns.items()}
+        return _data(values, mask, columns, {name: column.levels for name, column in self.columns.items()})
 
     def ids(self, start: int, stop: int) -> list[str] | None:
         """The ids of the samples ``start`` to ``stop``; None: they have none."""
@@ -202,13 +208,16 @@ def _data(
     values: Mapping[str, NDArray[Any]],
     mask: Mapping[str, NDArray[np.bool_]],
     columns: Mapping[str, tuple[str, ...]],
+    levels: Mapping[str, Mapping[str, tuple[Any, ...]]],
 ) -> MultimodalData:
     entries = {name: ~np.isnan(x) for name, x in values.items() if np.isnan(x).any()}
     filled = {name: np.where(entries[name], x, 0) if name in entries else x for name, x in values.items()}
     with warnings.catch_warnings():
         # A Schema standardises in float64, so that nothing is lost.
         warnings.filterwarnings("ignore", message="modality .* loses its variance in float32")
-        return MultimodalData(filled, mask=mask or None, entries=entries or None, columns=columns)
+        return MultimodalData(
+            filled, mask=mask or None, entries=entries or None, columns=columns, levels=levels
+        )
 
 
 @contextmanager

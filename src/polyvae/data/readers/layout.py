@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polyvae.data.groups import PLAIN, Columns, Decoder
+from polyvae.data.groups import PLAIN, Columns, Decoder, original
 from polyvae.data.multimodal import MultimodalData
 from polyvae.utils.files import write_npz
 
@@ -191,12 +191,15 @@ class DataLayout(_Archives):
     ) -> Any:
         data = self.data
         shapes = {spec.name: spec.shape for spec in data.modalities()}
-        plain = ArrayLayout(False, data.columns, shapes).back(values, columns)
-        names = {
-            name: [columns[name][at] for at in ordered(data.columns.get(name, ()), columns[name])]
-            for name, x in plain.items()
-            if x.ndim == 2 and (name in data.columns or name not in shapes)
-        }
+        plain, names = dict[str, NDArray[Any]](), dict[str, list[str]]()
+        for name, x in values.items():
+            if x.ndim != 2 or not (name in data.columns or name not in shapes):
+                plain |= ArrayLayout(False, None, shapes).back({name: x}, columns)
+                continue
+            came = original(data.columns.get(name, ()), data.levels.get(name, {}))
+            order = ordered(came, decoder.columns(name, columns[name]))
+            places = decoder.places(name, columns[name], order)
+            plain[name], names[name] = x[:, places], [columns[name][at] for at in places]
         return MultimodalData(
             plain,
             labels=data.labels,

@@ -175,16 +175,16 @@ def table_parts(
         return read_sheets(path, id, nan, label, count, asked)
     if kind not in PARQUET or importlib.util.find_spec("pyarrow") is None:
         part, form = _table(path, id, nan, label, asked)
-        return Sheets(tuple(part.columns or ()), form.id, iter([part]))
+        return Sheets(tuple(part.columns or ()), form.id, iter([part]), part.levels)
     check_file(path)
     frames = _frames(path, count)
     first = next(frames, None)
     if first is None:
         part, form = _table(path, id, nan, label, asked)  # which raises the error for an empty table
-        return Sheets(tuple(part.columns or ()), form.id, iter([part]))
+        return Sheets(tuple(part.columns or ()), form.id, iter([part]), part.levels)
     part, form = _frame(path, first, id, nan, label, asked)
     rest = (_frame(path, frame, id, nan, label, asked)[0] for frame in frames)
-    return Sheets(tuple(part.columns or ()), form.id, itertools.chain([part], rest))
+    return Sheets(tuple(part.columns or ()), form.id, itertools.chain([part], rest), part.levels)
 
 
 def _frames(path: Path, count: int) -> Iterator[nw.DataFrame[Any]]:

@@ -11,7 +11,7 @@ import math
 import re
 import warnings
 import zlib
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -82,11 +82,14 @@ def _checked(where: str, read: Read, classes: list[Any] | None, nan: Nan) -> Par
 
 
 class Sheets(NamedTuple):
-    """A text table that is read in blocks of rows: its columns of numbers, the name of its id column (None: it has none), and its parts."""
+    """A text table that is read in blocks of rows: its columns of numbers, the name of its id column (None: it has none), its parts, and
+    its classes.
+    """
 
     columns: tuple[str, ...]
     id: str | None
     parts: Iterator[Part]
+    levels: Mapping[str, tuple[Any, ...]] = {}
 
 
 def read_sheets(
@@ -122,7 +125,10 @@ def read_sheets(
     if first is None:
         return Sheets(names, None if id is False else header[place], iter(()))
     return Sheets(
-        tuple(first.columns or ()), None if id is False else header[place], itertools.chain([first], found)
+        tuple(first.columns or ()),
+        None if id is False else header[place],
+        itertools.chain([first], found),
+        first.levels,
     )
 
 
