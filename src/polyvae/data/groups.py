@@ -118,7 +118,8 @@ class Group(Record):
         for kind, array in ((bool, np.bool_), (int, np.int64)):
             if kinds == {kind}:
                 return np.array(chosen, array)
-        return np.array(chosen, np.float64) if kinds <= {int, float} else _objects(chosen)
+        found: NDArray[Any] = np.array(chosen, np.float64) if kinds <= {int, float} else _objects(chosen)
+        return found
 
 
 class Columns:

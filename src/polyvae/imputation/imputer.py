@@ -17,6 +17,7 @@ from polyvae.imputation.factors import Factors
 from polyvae.imputation.members import Members, Schedule
 from polyvae.imputation.simple import Spectra
 from polyvae.imputation.tables import Flags, Floats, Pattern, Tables, patterns, pieces
+from polyvae.imputation.trees import Trees, affordable
 from polyvae.imputation.wide import Wide
 from polyvae.utils.progress import Reporter
 from polyvae.utils.seeds import fold_in
@@ -131,6 +132,7 @@ class Imputer:
         self._spectra: tuple[Any, Spectra] = None, {}
         self._factors: dict[int | None, Factors] = {}
         self._spread: Factors | None = None
+        self._trees: dict[tuple[str, int | None], Trees] = {}
         widest = max(x.shape[1] for x in tables.values.values())
         largest = min(_LARGEST_CALIBRATION, _LARGEST_TABLE // widest)
         chosen = np.random.default_rng(fold_in(seed, "calibration")).permutation(size)[:largest]
@@ -215,10 +217,11 @@ class Imputer:
         by_members = {
             label: each.predict_left_out(given, fold)[name] for label, each in self.ensembles.items()
         }
-        factors = np.zeros_like(part.values[name])
+        simple: dict[str, Floats] = {}
         for e in np.unique(fold):
-            left = fold == e
-            factors[left] = self._by_factors(int(e), given.rows(np.flatnonzero(left)))[name]
+            left = np.flatnonzero(fold == e)
+            for label, x in self._inside(int(e), given.rows(left), name).items():
+                simple.setdefault(label, np.zeros_like(part.values[name]))[left] = x
         return Known(
             rows,
             np.zeros((len(rows), 0), np.float32),
@@ -226,7 +229,7 @@ class Imputer:
             hidden,
             fold,
             _whole(part, pattern),
-            {**by_members, "factors": factors},
+            {**by_members, **simple},
             Once(
                 partial(
                     self._typical, *self._entries_of(given.rows(slice(_TYPICAL)), name), hidden[:_TYPICAL]
@@ -264,12 +267,30 @@ class Imputer:
         ]
         return np.concatenate(parts, 1) if parts else np.zeros((given.size, 0), np.float32)
 
-    def _by_factors(self, left_out: int | None, tables: Tables) -> dict[str, Floats]:
-        """Every modality from what was observed of all, by factors fitted without one fold (None: to all samples)."""
-        names = [name for name in tables.names if name not in self.targets]
-        found = self.factors(left_out).predict(*_joined(tables, names))
-        edges = np.cumsum([0, *(tables.values[name].shape[1] for name in names)])
-        return {name: found[:, a:b] for name, a, b in zip(names, edges[:-1], edges[1:], strict=True)}
+    def _inside(self, left_out: int | None, tables: Tables, name: str) -> dict[str, Floats]:
+        """One modality from what was observed of all, by the simple methods that predict entries: method -> [n, F].
+
+        They are fitted without one fold (None: to all samples).
+        """
+        x, seen = _joined(tables, [each for each in tables.names if each not in self.targets])
+        factors, (_, columns) = self.factors(left_out).predict(x, seen), self._entries_of(tables, name)
+        found = {"factors": factors[:, columns]}
+        if affordable(len(self._sample), x.shape[1]):
+            found["trees"] = self.trees(name, left_out).predict(np.where(seen, x, factors))
+        return found
+
+    def trees(self, name: str, left_out: int | None = None) -> Trees:
+        """The trees that predict the columns of one modality, fitted without one fold (None: to all samples)."""
+        key = name, left_out
+        if key not in self._trees:
+            x, seen = self._described()
+            kept = np.ones(len(x), bool) if left_out is None else self.fold[self._sample] != left_out
+            x, seen = x[kept], seen[kept]
+            filled = np.where(seen, x, self.factors(left_out).predict(x, seen)).astype(np.float32)
+            columns = self._entries_of(self.tables.rows(slice(0, 1)), name)[1]
+            leader = self.leaders.get(name, np.arange(columns.stop - columns.start))
+            self._trees[key] = Trees(filled, seen, columns, leader, fold_in(self.seed, "trees", name) % 2**32)
+        return self._trees[key]
 
     def factors(self, left_out: int | None = None) -> Factors:
         """The factors of all modalities that are encoded, fitted without one fold (None: to all samples)."""
@@ -370,7 +391,7 @@ class Imputer:
             entries = None
             if inside:
                 own = given.rows(np.flatnonzero(some))
-                found["factors"] = self._by_factors(None, own)[name]
+                found |= self._inside(None, own, name)
                 entries = self._entries_of(own, name)
             parts = combination.predict(x[some], found)
             shown = parts if methods else {}
