@@ -132,7 +132,7 @@ class Imputer:
         self._spectra: tuple[Any, Spectra] = None, {}
         self._factors: dict[int | None, Factors] = {}
         self._spread: Factors | None = None
-        self._trees: dict[tuple[str, int | None], Trees] = {}
+        self._trees: dict[int | None, Trees] = {}
         widest = max(x.shape[1] for x in tables.values.values())
         largest = min(_LARGEST_CALIBRATION, _LARGEST_TABLE // widest)
         chosen = np.random.default_rng(fold_in(seed, "calibration")).permutation(size)[:largest]
@@ -276,21 +276,28 @@ class Imputer:
         factors, (_, columns) = self.factors(left_out).predict(x, seen), self._entries_of(tables, name)
         found = {"factors": factors[:, columns]}
         if affordable(len(self._sample), x.shape[1]):
-            found["trees"] = self.trees(name, left_out).predict(np.where(seen, x, factors))
+            found["trees"] = self.trees(left_out).predict(x, seen, factors, columns)
         return found
 
-    def trees(self, name: str, left_out: int | None = None) -> Trees:
-        """The trees that predict the columns of one modality, fitted without one fold (None: to all samples)."""
-        key = name, left_out
-        if key not in self._trees:
+    def trees(self, left_out: int | None = None) -> Trees:
+        """The trees that predict the columns of all modalities that are encoded, fitted without one fold (None: to all samples)."""
+        if left_out not in self._trees:
             x, seen = self._described()
             kept = np.ones(len(x), bool) if left_out is None else self.fold[self._sample] != left_out
             x, seen = x[kept], seen[kept]
-            filled = np.where(seen, x, self.factors(left_out).predict(x, seen)).astype(np.float32)
-            columns = self._entries_of(self.tables.rows(slice(0, 1)), name)[1]
-            leader = self.leaders.get(name, np.arange(columns.stop - columns.start))
-            self._trees[key] = Trees(filled, seen, columns, leader, fold_in(self.seed, "trees", name) % 2**32)
-        return self._trees[key]
+            seed = fold_in(self.seed, "trees")
+            first = self.factors(left_out).predict(x, seen)
+            self._trees[left_out] = Trees(x, seen, first, self._leader(), seed)
+        return self._trees[left_out]
+
+    def _leader(self) -> NDArray[np.intp]:
+        """[P], of the columns of all modalities that are encoded the first of those that are observed together with each."""
+        found, start = list[NDArray[np.intp]](), 0
+        for name in (each for each in self.tables.names if each not in self.targets):
+            width = self.tables.values[name].shape[1]
+            found.append(start + self.leaders.get(name, np.arange(width)))
+            start += width
+        return np.concatenate(found)
 
     def factors(self, left_out: int | None = None) -> Factors:
         """The factors of all modalities that are encoded, fitted without one fold (None: to all samples)."""
@@ -318,11 +325,7 @@ class Imputer:
     def _factor_count(self, x: Floats, seen: Flags) -> int:
         """The number of factors that predicts entries best which were hidden from the fit."""
         draws = np.random.default_rng(fold_in(self.seed, "number of factors"))
-        lots, edges = draws.random(seen.shape), [0]
-        for name in (each for each in self.tables.names if each not in self.targets):
-            edges.append(edges[-1] + self.tables.values[name].shape[1])
-            if name in self.leaders:
-                lots[:, edges[-2] : edges[-1]] = lots[:, edges[-2] + self.leaders[name]]
+        lots = draws.random(seen.shape)[:, self._leader()]
         hidden = seen & (lots < HIDDEN)
         limit = max(1, min(len(x) // 2, x.shape[1] - 1))
         given = np.where(hidden, 0, x).astype(np.float32)
