@@ -99,7 +99,8 @@ class Group(Record):
         """The most probable class of each sample: values [n, F] of all columns of the modality -> [n]."""
         own = values[:, self.columns]
         if self.ranks:
-            return np.clip(np.rint(own[:, 0]), 0, len(self.levels) - 1).astype(np.intp)
+            rank = np.clip(np.rint(own[:, 0]), 0, len(self.levels) - 1)
+            return np.asarray(rank, np.float64).astype(np.intp)
         return np.asarray(own.argmax(1), np.intp)
 
     def cells(self, values: NDArray[Any], sets: bool = False) -> NDArray[Any]:

@@ -132,7 +132,8 @@ def places(calibration: Calibration, v: Doubles) -> Doubles:
 def classes_at(found: Doubles, u: Doubles) -> Codes:
     """The class at each place of its distribution: probabilities [n, classes] and uniform numbers [n] -> [n]."""
     upper = np.cumsum(found, 1)
-    return np.minimum((upper <= u[:, None] * upper[:, -1:]).sum(1), found.shape[1] - 1).astype(np.intp)
+    passed = (upper <= u[:, None] * upper[:, -1:]).sum(1)
+    return np.asarray(np.minimum(passed, found.shape[1] - 1), np.intp)
 
 
 def classes_of_ranks(found: Doubles, rank: Doubles) -> Codes:

@@ -193,7 +193,7 @@ class FrameLayout(Layout):
         columns = {str(label): _plain(column(x, at)) for at, label in enumerate(labels)}
         if ids is not None and form.id is not None:
             pairs = list(columns.items())
-            pairs.insert(min(form.place, len(pairs)), (form.id, list(ids)))  # type: ignore[arg-type]
+            pairs.insert(min(form.place, len(pairs)), (form.id, list(ids)))
             columns = dict(pairs)
         return nw.from_dict(columns, backend=form.backend).to_native()
 

@@ -85,7 +85,7 @@ def checked(
     if nan == "error":
         where_missing = _located(missing, columns)
         if levels and columns is not None:
-            lacking = [columns[at] for at in np.flatnonzero(missing.any(0))]
+            lacking = [columns[at] for at in np.flatnonzero(missing.any(0)).tolist()]
             names = original(lacking, levels)
             where_missing = f"in {counted(len(names), 'column', 'columns')} ({named(names)})"
         raise InputError(
