@@ -24,6 +24,7 @@ from polyvae.data.checks import (
     check_factors,
     check_ids,
     check_labels,
+    check_levels,
     check_precision,
     check_scale,
     check_specs,
@@ -68,6 +69,8 @@ class MultimodalData(Readers, Attributed, Conditioned):
             are classes, floating-point numbers are amounts.
         root: The folder from which the data were read; no part of the digest.
         columns: Modality -> names of its features, for modalities of one axis. Modalities that are not named here have none.
+        levels: Modality -> column of classes -> its classes. The classes of "stage" are stored as columns of zeros and ones, "stage=i",
+            "stage=ii", ...; where ``columns`` has "stage" itself, as its ranks 0, 1, ...
         attributes: Name -> [N] integers, several labels of each sample, used for evaluation only; a negative one is missing.
         classes: Attribute -> names of its classes. By default their numbers.
         said: Modality -> attribute -> [N] bool, whether this modality of the sample states the attribute, as a caption may. An attribute
@@ -111,6 +114,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
         factors: Mapping[str, Mapping[str, Any]] | None = None,
         root: Path | None = None,
         columns: Mapping[str, Sequence[str]] | None = None,
+        levels: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
         attributes: Mapping[str, Any] | None = None,
         classes: Mapping[str, Sequence[str]] | None = None,
         said: Mapping[str, Mapping[str, Any]] | None = None,
@@ -126,6 +130,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
             "factors": factors,
             "card": card,
             "columns": columns,
+            "levels": levels,
         }
         for what, given in named.items():
             if given is not None and not isinstance(given, Mapping):
@@ -165,6 +170,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
         check_precision(stored)
         self.scale = check_scale(scale, stored.names)
         self.columns = check_columns(columns, {spec.name: spec.shape for spec in self._specs})
+        self.levels = check_levels(levels, self.columns)
         self.card = dict(card or {})
         self.seed, self.root = seed, root
         self.source: MultimodalData | None = None  # of a part: the data it is a part of
@@ -435,6 +441,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
         other.factors = {name: own for name, own in self.factors.items() if name in chosen}
         other.scale = {name: factor for name, factor in self.scale.items() if name in chosen}
         other.columns = {name: own for name, own in self.columns.items() if name in chosen}
+        other.levels = {name: own for name, own in self.levels.items() if name in chosen}
         other._sparse = {name: x for name, x in self._sparse.items() if name in chosen}
         return other
 
@@ -559,6 +566,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
         }
         # Without names the digest is as it was before there were any.
         about |= {"columns": self.columns} if self.columns else {}
+        about |= {"levels": self.levels} if self.levels else {}
         about |= facts(self._named) | self._facts_of_covariates()
         state.update(json.dumps(about, sort_keys=True, default=str).encode())
         stored = self._stored
@@ -583,12 +591,14 @@ class MultimodalData(Readers, Attributed, Conditioned):
         specs: Sequence[Modality],
         columns: Mapping[str, tuple[str, ...]],
         sparse: Mapping[str, Any],
+        levels: Mapping[str, Mapping[str, tuple[Any, ...]]] | None = None,
     ) -> MultimodalData:
         """The same samples with other values, which are valid; labels, ids, groups, splits and the scale of sparse modalities are kept."""
         named, extra = kept(self._named, self._stored.extra, stored.names)
         other = self._like(stored._replace(extra=extra, covariates=self._stored.covariates))
         other._named = named
         other._specs, other.columns, other._sparse = tuple(specs), dict(columns), dict(sparse)
+        other.levels = {name: dict(own) for name, own in (levels or {}).items()}
         other.scale = {name: factor for name, factor in self.scale.items() if name in sparse}
         other.factors = {name: own for name, own in self.factors.items() if name in stored.names}
         return other
