@@ -440,8 +440,8 @@ MUTANTS = [
     Mutant("core.modalities:placed", "not counted", "False"),
     Mutant(
         "core.modalities:Modalities._counted",
-        "[row & some for row, some in",
-        "[some for row, some in",
+        "[row & some for row, some in zip(counted, decoded, strict=True)]",
+        "[some for row, some in zip(counted, decoded, strict=True)]",
     ),
     Mutant("core.modalities:Modalities.latents", "self.columns[m]", "self.columns[0]"),
     # ---- core.vae ----

@@ -35,6 +35,7 @@ from polyvae.data.sentences import unpacked
 from polyvae.data.sources import Readers
 from polyvae.data.sparse import check_sparse, dense_rows
 from polyvae.data.splits import check_groups, check_splits, check_straddling, drawn
+from polyvae.utils.arrays import is_mapped, scaled
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.seeds import fold_in
 from polyvae.utils.text import counted, table
@@ -139,7 +140,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
                 )
         # A file of integers has no missing values to fill with zeros, and a copy would take the memory twice.
         files = (
-            {name: torch.as_tensor(x) for name, x in data.items() if _stays(x)}
+            {name: torch.as_tensor(x) for name, x in data.items() if is_mapped(x)}
             if mask is None and not entries
             else {}
         )
@@ -314,8 +315,8 @@ class MultimodalData(Readers, Attributed, Conditioned):
         if name in self._sparse:
             mask = self.mask[self.names.index(name)]
             part = mask if index is None else mask[index.to(mask.device)]
-            return _times(dense_rows(self._sparse[name], index, part), self.scale.get(name))
-        return _times(
+            return scaled(dense_rows(self._sparse[name], index, part), self.scale.get(name))
+        return scaled(
             stored if index is None else stored.index_select(0, index.to(stored.device)), self.scale.get(name)
         )
 
@@ -621,20 +622,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
     def _scaled(self, batch: Batch) -> Batch:
         if not self.scale:
             return batch
-        return batch._replace(data={name: _times(x, self.scale.get(name)) for name, x in batch.data.items()})
-
-
-def _times(x: Tensor, factor: float | None) -> Tensor:
-    if factor is None:
-        return x
-    if not x.is_floating_point():
-        return x.to(torch.get_default_dtype()).mul_(factor)
-    return x.to(torch.promote_types(x.dtype, torch.float32)) * factor  # half precision would overflow
-
-
-def _stays(x: Any) -> bool:
-    """Whether this is a mapped file that is never written to and has finite values only."""
-    return isinstance(x, np.memmap) and x.mode == "c" and x.dtype.kind in "iu" and x.ndim > 1
+        return batch._replace(data={name: scaled(x, self.scale.get(name)) for name, x in batch.data.items()})
 
 
 def _gaps(batch: Batch) -> tuple[Tensor, Tensor | None]:

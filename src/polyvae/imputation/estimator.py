@@ -26,7 +26,7 @@ from polyvae.imputation.cox import concordance
 from polyvae.imputation.diagnosis import diagnose
 from polyvae.imputation.embedding import Embedding
 from polyvae.imputation.explain import attribute, variance_explained
-from polyvae.imputation.filling import Kind, Statistic, Wanted, blocks, canonical, fill, whole
+from polyvae.imputation.filling import Kind, Statistic, blocks, canonical, fill, wanted, whole
 from polyvae.imputation.hazards import Hazards
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.predicting import Outcome, check_level, of_risk, outcome, risks, survival
@@ -286,9 +286,9 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             InputError: Data that do not fit the training data, or an argument out of range.
         """
-        wanted = self._wanted(interval, draws, statistic, kind)
+        asked = wanted(self.seed, interval, draws, statistic, kind)
         given, data = self._aligned(X)
-        filled = fill(self.schema_, self._imputer, data, wanted)
+        filled = fill(self.schema_, self._imputer, data, asked)
         if draws is not None:
             return [self._back(given, one) for one in filled.draws]
         if interval is not None:
@@ -335,38 +335,11 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             StorageError: A file could not be written.
         """
         check_is_fitted(self, "schema_")
-        wanted = self._wanted(interval, draws, statistic, kind, both=True)
+        asked = wanted(self.seed, interval, draws, statistic, kind, both=True)
         how = Reading(self.id, self.nan, None, self.missing_columns, self.unseen_classes)
         return impute_files(
-            self.schema_, self._imputer, files, Path(out), wanted, how, format=format, force=force
+            self.schema_, self._imputer, files, Path(out), asked, how, format=format, force=force
         )
-
-    def _wanted(self, interval: Any, draws: Any, statistic: Any, kind: Any, both: bool = False) -> Wanted:
-        if interval is not None and (not is_number(interval) or not 0 < interval < 1):
-            raise InputError(
-                f"impute: got interval={interval!r}; expected a probability between 0 and 1; such as 0.9"
-            )
-        if draws is not None:
-            check_count("impute", "draws", draws)
-        if draws is not None and interval is not None and not both:
-            raise InputError("impute: got draws and interval; expected one of the two; call it twice")
-        for name, value, known in (
-            ("statistic", statistic, ("mean", "median")),
-            ("kind", kind, ("conformal", "predictive")),
-        ):
-            if value not in known:
-                raise InputError(
-                    f"impute: got {name}={value!r}; expected one of {', '.join(known)}; choose one"
-                )
-        if kind != "conformal" and interval is None:
-            raise InputError(
-                f"impute: got kind={kind!r} without interval; expected a probability to cover; such as interval=0.9"
-            )
-        if statistic != "mean" and draws is not None and not both:
-            raise InputError(
-                f"impute: got statistic={statistic!r} with draws, which are no medians; expected one of the two; call it twice"
-            )
-        return Wanted(statistic, interval, kind, int(draws or 0), self.seed)
 
     def _back(self, given: Given, values: dict[str, NDArray[np.floating[Any]]], sets: bool = False) -> Any:
         shaped = {

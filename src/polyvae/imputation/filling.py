@@ -31,6 +31,7 @@ from polyvae.imputation.classes import (
 from polyvae.imputation.imputer import MOST_FACTORS, Imputed, Imputer
 from polyvae.imputation.tables import Flags, Floats, SparseRows, Tables
 from polyvae.imputation.wide import WIDE
+from polyvae.utils.errors import InputError, check_count, is_number
 from polyvae.utils.seeds import fold_in
 
 Doubles = NDArray[np.float64]
@@ -70,6 +71,36 @@ class Wanted(NamedTuple):
         """What is appended to the names of the files: "" for predictions, ".low" and ".high", ".draw1", ..."""
         ends = [] if self.level is None else list(ENDS)
         return ["", *ends, *draw_names(self.draws)]
+
+
+def wanted(seed: int, interval: Any, draws: Any, statistic: Any, kind: Any, both: bool = False) -> Wanted:
+    """What the arguments of ``impute`` ask for; ``both``: draws and intervals may be asked for together.
+
+    Raises InputError: an argument out of range.
+    """
+    if interval is not None and (not is_number(interval) or not 0 < interval < 1):
+        raise InputError(
+            f"impute: got interval={interval!r}; expected a probability between 0 and 1; such as 0.9"
+        )
+    if draws is not None:
+        check_count("impute", "draws", draws)
+    if draws is not None and interval is not None and not both:
+        raise InputError("impute: got draws and interval; expected one of the two; call it twice")
+    for name, value, known in (
+        ("statistic", statistic, ("mean", "median")),
+        ("kind", kind, ("conformal", "predictive")),
+    ):
+        if value not in known:
+            raise InputError(f"impute: got {name}={value!r}; expected one of {', '.join(known)}; choose one")
+    if kind != "conformal" and interval is None:
+        raise InputError(
+            f"impute: got kind={kind!r} without interval; expected a probability to cover; such as interval=0.9"
+        )
+    if statistic != "mean" and draws is not None and not both:
+        raise InputError(
+            f"impute: got statistic={statistic!r} with draws, which are no medians; expected one of the two; call it twice"
+        )
+    return Wanted(statistic, interval, kind, int(draws or 0), seed)
 
 
 class Filled(NamedTuple):

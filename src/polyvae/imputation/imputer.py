@@ -276,7 +276,7 @@ class Imputer:
         x, seen = _joined(tables, [each for each in tables.names if each not in self.targets])
         factors, (_, columns) = self.factors(left_out).predict(x, seen), self._entries_of(tables, name)
         found = {"factors": factors[:, columns]}
-        if affordable(len(self._sample), x.shape[1]):
+        if affordable(len(self.calibration), x.shape[1]):
             found["trees"] = self.trees(left_out).predict(x, seen, factors, columns)
         return found
 
@@ -284,7 +284,7 @@ class Imputer:
         """The trees that predict the columns of all modalities that are encoded, fitted without one fold (None: to all samples)."""
         if left_out not in self._trees:
             x, seen = self._described()
-            kept = np.ones(len(x), bool) if left_out is None else self.fold[self._sample] != left_out
+            kept = np.ones(len(x), bool) if left_out is None else self.fold[self.calibration] != left_out
             x, seen = x[kept], seen[kept]
             seed = fold_in(self.seed, "trees")
             first = self.factors(left_out).predict(x, seen)

@@ -142,7 +142,8 @@ def read_files(
 
 def _without(data: MultimodalData, columns: Sequence[str]) -> MultimodalData:
     """The same data without these columns of numbers, and without modalities that have no other."""
-    values, entries, names, levels = {}, {}, {}, {}
+    values, entries, names = {}, {}, {}
+    levels: dict[str, Any] = {}
     for name in data.names:
         own = data.columns.get(name, ())
         kept = [at for at, column in enumerate(own) if column not in columns]
