@@ -134,3 +134,14 @@ def test_what_cannot_be_is_one_line():
 def test_encoders_see_shares():
     assert LIKELIHOODS["beta_binomial"]((2,), 8).features(torch.tensor([2.0, 8.0])).tolist() == [0.25, 1]
     assert LIKELIHOODS["beta_binomial"]((2,), 8).largest == 8
+
+
+@pytest.mark.parametrize("name", ["beta", "beta_binomial"])
+def test_zeros_in_place_of_a_missing_modality_give_finite_gradients(name):
+    """The term of a modality that was not observed is removed after it was computed, and 0 times NaN is NaN."""
+    likelihood = LIKELIHOODS[name]((2,), **({"total": 5} if name == "beta_binomial" else {}))
+    for value in (0.0, 1.0, 1e200):
+        out = torch.randn(3, 2, requires_grad=True)
+        likelihood.log_prob(out, torch.full((3, 2), value)).sum().backward()
+        assert bool(out.grad.isfinite().all())
+        assert bool(likelihood.raw_concentration.grad.isfinite().all())

@@ -52,7 +52,7 @@ MUTANTS = [
                 "gamma_remainder(alpha, log_alpha)",
             ),
             (
-                "mixed",
+                "shares",
                 "shares:BetaLikelihood.entries",
                 "x.clamp(_TINY, 1 - torch.finfo(x.dtype).eps / 2)",
                 "x",
