@@ -277,7 +277,7 @@ MUTANTS = [
     Mutant("core.recompute:rows_apart", "all(map(rows_apart, network.children()))", "True"),
     Mutant(
         "core.recompute:share_that_counts",
-        "(log_weight.softmax(0) > torch.finfo(log_weight.dtype).eps)[:, differ]",
+        "(log_weight.softmax(0) > torch.finfo(log_weight.dtype).eps) & differ",
         "log_weight.softmax(0) > torch.finfo(log_weight.dtype).eps",
     ),
     Mutant("core.recompute:share_that_counts", "log_weight.softmax(0)", "log_weight.softmax(-1)"),
@@ -323,8 +323,8 @@ MUTANTS = [
     Mutant("core.aggregate:uniform_weights", "active / active.sum(0).clamp(min=1)", "active"),
     Mutant(
         "core.aggregate:mixture_of_products",
-        "product_of_experts(experts.z, membership, prior)",
-        "product_of_experts(experts.z, membership)",
+        "product_of_experts(experts.z, here, prior)",
+        "product_of_experts(experts.z, here)",
     ),
     Mutant(
         "core.aggregate:geometric_mean",
@@ -564,13 +564,13 @@ MUTANTS = [
     # ---- models.mvae ----
     Mutant(
         "models.mvae:MVAE.bound",
-        "[everything(experts.mask), singles(experts.mask), random_sizes(experts.mask, self.subsets)]",
-        "[singles(experts.mask), random_sizes(experts.mask, self.subsets)]",
+        "[everything(experts.observed), singles(experts.observed), random_sizes(experts.observed, self.subsets)]",
+        "[singles(experts.observed), random_sizes(experts.observed, self.subsets)]",
     ),
     Mutant(
         "models.mvae:MVAE.bound",
-        "[everything(experts.mask), singles(experts.mask), random_sizes(experts.mask, self.subsets)]",
-        "[everything(experts.mask), random_sizes(experts.mask, self.subsets)]",
+        "[everything(experts.observed), singles(experts.observed), random_sizes(experts.observed, self.subsets)]",
+        "[everything(experts.observed), random_sizes(experts.observed, self.subsets)]",
     ),
     Mutant(
         "models.mvae:MVAE.bound",
@@ -579,8 +579,8 @@ MUTANTS = [
     ),
     Mutant(
         "models.mvae:MVAE.posterior",
-        "mixture_of_products(experts, everything(experts.mask), self.p_z)",
-        "mixture_of_products(experts, everything(experts.mask))",
+        "mixture_of_products(experts, everything(experts.observed), self.p_z)",
+        "mixture_of_products(experts, everything(experts.observed))",
     ),
     Mutant("models.mvae:MVAE.bound", "warm * self.beta", "warm"),
     # ---- models.parts.elbos ----
@@ -608,7 +608,7 @@ MUTANTS = [
         "features",
         by="core/test_missing.py",
     ),
-    Mutant("models.mopoe:MoPoE.posterior", "fixed_subsets(experts.mask)", "subsets(experts.mask)"),
+    Mutant("models.mopoe:MoPoE.posterior", "fixed_subsets(experts.observed)", "subsets(experts.observed)"),
     Mutant(
         "core.likelihoods.linear:squares",
         "best.index_select(0, rows)",
@@ -723,7 +723,7 @@ MUTANTS = [
         "torch.stack(features).sum(0)",
         "torch.stack(features).mean(0)",
     ),
-    Mutant("models.parts.joint:joint_or_product", "experts.mask.all(0)", "experts.mask.any(0)"),
+    Mutant("models.parts.joint:joint_or_product", "experts.observed.all(0)", "experts.observed.any(0)"),
     # ---- models.jnf ----
     Mutant(
         "models.jnf:JNF.bound",
@@ -754,11 +754,11 @@ MUTANTS = [
     # ---- models.telbo ----
     Mutant(
         "models.telbo:TELBO.bound",
-        "[1.0] + [self.gamma] * len(experts.mask)",
-        "[self.gamma] + [1.0] * len(experts.mask)",
+        "[1.0] + [self.gamma] * len(observed)",
+        "[self.gamma] + [1.0] * len(observed)",
     ),
     Mutant(
-        "models.telbo:TELBO.bound", "experts.mask.all(0) | (experts.mask.sum(0) > 1)", "experts.mask.all(0)"
+        "models.telbo:TELBO.bound", "observed.all(0) | (observed.sum(0) > 1)", "observed.all(0)"
     ),
     Mutant("models.telbo:TELBO.bound", "warm * self.beta", "self.beta"),
     # ---- models.mmjsd ----
@@ -867,8 +867,8 @@ MUTANTS = [
     Mutant("models.composed:Composed.bound", "self.scored(q).log_prob(z)", "q.log_prob(z)"),
     Mutant("models.composed:Composed.bound", "{z: None, w: charged}", "{z: None}"),
     # ---- models.vcca ----
-    Mutant("models.vcca:VCCAPrivate.posterior", "everything(experts.mask)", "everything(experts.mask[:1])"),
-    Mutant("models.vcca:BiVCCA.posterior", "[self.mu, 1 - self.mu]", "[1 - self.mu, self.mu]"),
+    Mutant("models.vcca:VCCAPrivate.posterior", "everything(experts.observed)", "everything(experts.observed[:1])"),
+    Mutant("models.vcca:BiVCCA.posterior", "(self.mu, 1 - self.mu)", "(1 - self.mu, self.mu)"),
     Mutant("models.vcca:BiVCCA.posterior", "weights / torch.where(total > 0, total, 1)", "weights"),
     # ---- models.mfm ----
     Mutant("models.mfm:MFM.bound", "q.components.detach()", "q.components"),
@@ -904,7 +904,7 @@ MUTANTS = [
         "sum_log_prob(experts, z[:, v, index])",
     ),
     # ---- models.deepimv ----
-    Mutant("models.deepimv:DeepIMV.bound", "experts.mask & batch.mask[self.labels].any(0)", "experts.mask"),
+    Mutant("models.deepimv:DeepIMV.bound", "experts.observed & labels", "experts.observed"),
     Mutant("models.deepimv:DeepIMV.bound", "self.alpha * elbo[1:].sum(0)", "elbo[1:].sum(0)"),
     Mutant(
         "models.deepimv:DeepIMV.bound",
@@ -929,8 +929,8 @@ MUTANTS = [
     Mutant("models.hmvae:HMVAE.private", "product.where(self.own(experts), p_w)", "product"),
     Mutant(
         "models.hmvae:HMVAE.posterior",
-        "mixture_of_products(experts, everything(experts.mask), self.p_z)",
-        "mixture_of_products(experts, everything(experts.mask))",
+        "mixture_of_products(experts, everything(experts.observed), self.p_z)",
+        "mixture_of_products(experts, everything(experts.observed))",
     ),
     # ---- metrics ----
     Mutant(
@@ -1232,7 +1232,7 @@ MUTANTS = [
         by="training/test_failures.py",
     ),
     Mutant(
-        "training.loop:validate", "term.double().sum()", "term.double().mean()", by="training/test_train.py"
+        "training.loop:validate", "totals if sums is None else sums + totals", "totals", by="training/test_train.py"
     ),
     Mutant(
         "training.loop:validate",
@@ -1339,8 +1339,8 @@ MUTANTS = [
     ),
     Mutant(
         "models.bundles:load_model",
-        "model.to(device).eval()",
-        "model.to(device)",
+        "model.to(there).eval()",
+        "model.to(there)",
         by="models/test_bundles.py",
     ),
     Mutant(

@@ -262,7 +262,7 @@ class Mixture(NamedTuple):
 
     @property
     def table(self) -> Tensor:
-        """The membership: on the host if it is known there."""
+        """The membership, [V, E, B]: on the host if it is known there."""
         return self.membership if self.known is None else self.known
 
     @property
