@@ -230,7 +230,11 @@ def test_files_in_blocks_give_the_same_as_memory(fitted, given, tmp_path, monkey
         fitted.impute_to(tmp_path / f"out_{kind}", files, interval=0.9)
         for suffix, tables in (("", filled), (".low", low), (".high", high)):
             path = tmp_path / f"out_{kind}" / f"clinical{suffix}.{kind}"
-            found = pd.read_csv(path, index_col=0, float_precision="round_trip") if kind == "csv" else pd.read_parquet(path).set_index("id")
+            found = (
+                pd.read_csv(path, index_col=0, float_precision="round_trip")
+                if kind == "csv"
+                else pd.read_parquet(path).set_index("id")
+            )
             for column in found:
                 assert found[column].tolist() == tables["clinical"][column].tolist(), (kind, suffix, column)
 

@@ -230,11 +230,11 @@ def read_for(run: FittedRun, files: Files, id: str | None = None, mask: bool = F
         run: The run.
         files: The files.
         id: The name of the id column; None: that of the fit.
-        mask: Take features that the files lack as missing entries.
+        mask: Take features that the files lack, and classes that the training data did not have, as missing entries.
     """
     estimator = run.estimator
     if mask:
-        estimator.set_params(missing_columns="mask")
+        estimator.set_params(missing_columns="mask", unseen_classes="mask")
     by = id or estimator.id
     asked = asked_of(estimator.schema_, estimator.unseen_classes)
     given = read_files(files, id=by, nan=estimator.nan, label=run.record.target, overlap=False, asked=asked)
@@ -291,7 +291,7 @@ def impute_run(
             estimator.nan,
             run.record.target,
             "mask" if mask else estimator.missing_columns,
-            estimator.unseen_classes,
+            "mask" if mask else estimator.unseen_classes,
         )
         return impute_files(
             schema, estimator._imputer, files.paths, out, wanted, how, format=format, force=force
