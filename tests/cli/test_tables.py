@@ -264,7 +264,7 @@ def test_existing_results_are_replaced_on_request_alone(cohort: Path, tmp_path: 
         (["impute", "run", "rna.csv", "rna.csv", "-o", "x"], "second file"),
         (["impute", "run", "--rna", "-o", "x"], "no file after it"),
         (["impute", "run", "-o", "x"], "FILES"),
-        (["impute", "run", "clinical.csv", "-o", "x"], "text in"),
+        (["impute", "run", "clinical.csv", "-o", "x"], "expected some of 'rna'"),
         (["impute", "run", "--other", "rna.csv", "-o", "x"], "--rna rna.csv"),
         (["impute", "run", "--rna", "protein.csv", "-o", "x"], "none of the 5 columns"),
         (["impute", "run", "--rna", "protein.csv", "-o", "x"], "is it another modality, or transposed?"),

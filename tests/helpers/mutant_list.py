@@ -1447,6 +1447,36 @@ MUTANTS = [
         by="imputation/test_estimator.py",
     ),
     Mutant(
+        "imputation.classes:threshold",
+        "(len(scores) + 1) * level",
+        "len(scores) * level",
+        by="imputation/test_classes.py",
+    ),
+    Mutant(
+        "imputation.classes:classes_of_ranks",
+        "1 - rank[rows, best]",
+        "rank[rows, best]",
+        by="imputation/test_classes.py",
+    ),
+    Mutant(
+        "imputation.imputer:Imputer.chosen",
+        "draws if leader is None else draws[:, leader]",
+        "draws",
+        by="imputation/test_classes.py",
+    ),
+    Mutant(
+        "imputation.members:Members._shown",
+        "lots = lots[..., self.leaders[name]]",
+        "pass",
+        by="imputation/test_classes.py",
+    ),
+    Mutant(
+        "imputation.trees:Forest.predict",
+        "np.delete(filled, self.columns, 1)",
+        "np.delete(filled, self.columns - 1, 1)",
+        by="imputation/test_trees.py",
+    ),
+    Mutant(
         "imputation.filling:_joint_residual",
         "model.draw(seen, columns, u) + np.sqrt(noise) * other.standard_normal(found.values.shape)",
         "np.sqrt(noise) * other.standard_normal(found.values.shape)",

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import torch
 
 import polyvae as pv
 from polyvae.data.groups import Group
@@ -109,6 +110,19 @@ def test_ends_of_ranks_are_levels_inside_the_interval():
     low, high = rank_ends(group, centre, -width, width)
     assert low.tolist() == [0, 1, 0, 1]
     assert high.tolist() == [0, 2, 3, 1]
+
+
+def test_columns_of_a_class_are_hidden_together(fitted):
+    features, imputer = fitted.schema_["clinical"], fitted._imputer
+    own = next(group.columns for group in features.groups if group.name == "type")
+    others = [at for at in range(len(features.columns)) if not own.start <= at < own.stop]
+    hidden = imputer.chosen("clinical", np.random.default_rng(0).random((400, len(features.columns))))
+    members = next(iter(imputer.ensembles.values()))
+    shown = members._shown({"clinical": torch.ones(2, 200, len(features.columns), dtype=torch.bool)})
+    for flags in (hidden, shown["clinical"].flatten(0, 1).numpy()):
+        assert (flags[:, own] == flags[:, own][:, :1]).all()
+        assert 0.1 < flags[:, own.start].mean() < 0.9
+        assert not (flags[:, others] == flags[:, others][:, :1]).all()
 
 
 # ---- in and out ----------------------------------------------------------------------------------------------

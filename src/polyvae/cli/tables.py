@@ -52,7 +52,11 @@ Id = Annotated[
     typer.Option("--id", metavar="COLUMN", help="The column with the ids of samples.", show_default=False),
 ]
 Mask = Annotated[
-    bool, typer.Option("--mask", help="Take features that the files lack as missing, instead of an error.")
+    bool,
+    typer.Option(
+        "--mask",
+        help="Take features that the files lack, and classes that the training data lacked, as missing.",
+    ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what polyvae wrote there.")]
 Device = Annotated[str, typer.Option("--device", help="Where to compute: auto, cpu, cuda or mps.")]
@@ -281,7 +285,9 @@ _SPELLED = {
     "the labels with labels=": "the target with --target",
     "pass id=False": "pass --by-position",
     "(missing_columns='mask', --mask)": "with --mask",
-    "kinds={NAME: {": "--set kinds.NAME.COLUMN=",
+    "kinds={NAME: {COLUMN: 'categorical'}}": "--set kinds.NAME.COLUMN=categorical",
+    "kinds={NAME: {COLUMN: ['low', 'high']}}": """--set 'kinds.NAME.COLUMN=["low", "high"]'""",
+    "with unseen_classes='mask'": "with --mask",
 }
 """Remedies in messages of the library -> options of the command line."""
 

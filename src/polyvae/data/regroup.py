@@ -181,7 +181,7 @@ def _changed(
 
 def _codes(values: NDArray[np.float64], seen: NDArray[np.bool_], own: Levels | None) -> Sequence[Any]:
     """The classes of a column as they are in the data, None where missing."""
-    known: list[bool] = [bool(there) for there in np.asarray(seen.all(1))]
+    known: list[bool] = np.asarray(seen.all(1), bool).tolist()
     if own is None:
         return [value if there else None for value, there in zip(values[:, 0].tolist(), known, strict=True)]
     places: Codes = (np.rint(values[:, 0]) if own.ranks else values.argmax(1)).astype(np.intp)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from polyvae.data.groups import Group
 from polyvae.data.schema import Features
-from polyvae.imputation.classes import Calibration, chances, restored, sets, threshold, true_codes
+from polyvae.imputation.classes import Calibration, chances, in_units, sets, threshold, true_codes
 from polyvae.imputation.combine import Combination
 from polyvae.imputation.rows import Row
 from polyvae.imputation.tables import Doubles, Flags, Floats
@@ -84,8 +84,8 @@ def rows_of_classes(
         known = np.flatnonzero(seen[:, group.start])
         if not len(known) or set(each.columns[group.columns]) <= set(each.constant):
             continue
-        codes = true_codes(group, restored(each, group, truth[known]))
-        found = chances(group, restored(each, group, predicted[known]))
+        codes = true_codes(group, in_units(each, group, truth[known]))
+        found = chances(group, in_units(each, group, predicted[known]))
         limits = None if ends is None or group.ranks else ends.limits[group.name][known]
         single += [
             Row(each.name, group.name, pattern, method, score, value, len(known))

@@ -19,7 +19,7 @@ from polyvae.imputation.tables import Doubles, Flags, Floats
 _NEAR = 1e-9  # rounding errors of single precision, relative to ranks
 
 
-def restored(each: Features, group: Group, values: Floats) -> Doubles:
+def in_units(each: Features, group: Group, values: Floats) -> Doubles:
     """The columns of a group in units: standardised values [n, F] of all columns -> [n, C]."""
     own = group.columns
     return np.asarray(values[:, own] * np.asarray(each.scale)[own] + np.asarray(each.center)[own], np.float64)
@@ -67,8 +67,8 @@ class Calibration(NamedTuple):
         known: Flags = np.asarray(combination.seen[:, group.start], bool)
         stack, y = combination.left_out["stack"][known], combination.y[known]
         return cls(
-            chances(group, restored(each, group, stack)),
-            true_codes(group, restored(each, group, y)),
+            chances(group, in_units(each, group, stack)),
+            true_codes(group, in_units(each, group, y)),
             known,
             combination.fold[known],
         )

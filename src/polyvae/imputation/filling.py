@@ -21,10 +21,10 @@ from polyvae.imputation.classes import (
     chances,
     classes_at,
     classes_of_ranks,
+    in_units,
     places,
     probable_sets,
     rank_ends,
-    restored,
     sets,
     threshold,
 )
@@ -322,10 +322,10 @@ class _Put:
         """Write predictions; ``of`` returns the columns of a class, [n, C], given their predictions in units."""
         target = arrays[self.name]
         values = np.where(self.constant, 0, values)  # the mean, which is its only value
-        found = np.clip(self.schema.restore(self.name, values), self.low, self.high)
+        restored = np.clip(self.schema.restore(self.name, values), self.low, self.high)
         for group in self.groups:
-            found[:, group.columns] = of(group, found[:, group.columns])
-        target[self.rows] = np.where(self.wanted, found, target[self.rows])
+            restored[:, group.columns] = of(group, restored[:, group.columns])
+        target[self.rows] = np.where(self.wanted, restored, target[self.rows])
 
 
 class _Classes:
@@ -334,7 +334,7 @@ class _Classes:
     def __init__(self, schema: Schema, found: Imputed, wanted: Wanted) -> None:
         self.each, self.found, self.wanted = schema[found.name], found, wanted
         groups = self.each.groups
-        self.centre = {group.name: restored(self.each, group, found.values) for group in groups}
+        self.centre = {group.name: in_units(self.each, group, found.values) for group in groups}
         self.chances = {group.name: chances(group, self.centre[group.name]) for group in groups}
         drawn = groups if wanted.draws or (wanted.level is not None and wanted.kind == "conformal") else []
         self.known = {group.name: Calibration.of(self.each, group, found.combination) for group in drawn}

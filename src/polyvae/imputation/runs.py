@@ -258,11 +258,11 @@ def read_for(run: FittedRun, files: Files, id: str | None = None, mask: bool = F
         run: The run.
         files: The files.
         id: The name of the id column; None: that of the fit.
-        mask: Take features that the files lack as missing entries.
+        mask: Take features that the files lack, and classes that the training data did not have, as missing entries.
     """
     estimator = run.estimator
     if mask:
-        estimator.set_params(missing_columns="mask")
+        estimator.set_params(missing_columns="mask", unseen_classes="mask")
     by = id or estimator.id
     asked = asked_of(estimator.schema_, estimator.unseen_classes)
     labels = run.record.labels
@@ -320,7 +320,7 @@ def impute_run(
             estimator.nan,
             run.record.labels[-1] if run.record.labels else None,  # a column of times is numeric, and ignored
             "mask" if mask else estimator.missing_columns,
-            estimator.unseen_classes,
+            "mask" if mask else estimator.unseen_classes,
         )
         return impute_files(
             schema, estimator._imputer, files.paths, out, wanted, how, format=format, force=force

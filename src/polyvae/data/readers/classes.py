@@ -193,15 +193,12 @@ def _refused(
     texts = [text_of(value) for value in words[places[0]].values if value is not None]
     strange = next((text for text in texts if not _is_number(text)), texts[0])
     many = len({text for text in texts if not _is_number(text)})
-    at, of = (
-        f"in {len(wrong)} of {len(names)} columns ({named(wrong)}; such as",
-        f"kinds={{NAME: {{{wrong[0]!r}:",
-    )
+    at, of = f"in {len(wrong)} of {len(names)} columns ({named(wrong)}; such as", "kinds={NAME: {COLUMN:"
     if problem == "numbers":
         remedy = (
             f"replace {strange!r} by an empty cell or NaN where it marks what was not measured"
-            if many < 4
-            else "correct them"
+            if 0 < many < 4
+            else "correct them, as with pandas.to_numeric"
         )
         return InputError(
             f"{where}: got text {at} {strange!r}) beside numbers; expected numbers; {remedy}, drop these columns, convert them to "
