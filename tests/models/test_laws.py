@@ -22,7 +22,6 @@ from polyvae.testing import (
 )
 from tests.helpers.cases import CASES, OPTIONS
 
-
 NAMES = [f"{name}-{'-'.join(map(str, options.values()))}" for name, options in CASES]
 FIRST = [options is OPTIONS.get(name, [options])[0] for name, options in CASES]
 

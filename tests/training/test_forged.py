@@ -28,7 +28,7 @@ def outcomes(kind: str, count: int) -> tuple[list[dict], int]:
 
 
 @pytest.mark.parametrize("kind", ["bundles", "runs"])
-@pytest.mark.parametrize("count", [40, pytest.param(0, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
+@pytest.mark.parametrize("count", [24, pytest.param(0, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])])
 def test_forged_and_damaged_files_end_in_one_line(kind, count):
     cases, peak = outcomes(kind, count)
     assert len(cases) >= (count or 150)
