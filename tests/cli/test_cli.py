@@ -368,7 +368,7 @@ def test_version_and_help_answer() -> None:
     for name in ("demo", "train", "evaluate", "sample", "report", "models", "datasets"):
         text = polyvae(name, "--help").stdout
         assert "Example" in text
-        assert f"polyvae {command}" in " ".join(text.split())
+        assert f"polyvae {name}" in " ".join(text.split())
         # Flags take no value. That of --help itself is typer's.
         assert "<bool>" not in "".join(line for line in text.splitlines() if "--help" not in line)
 
