@@ -11,7 +11,7 @@ demo: $(STAMP)
 	$(BIN)/polyvae demo --out runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not soak"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not soak"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow"

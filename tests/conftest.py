@@ -9,10 +9,17 @@ pytest.register_assert_rewrite("tests.helpers")
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of whole commands come first: at the end, a long one would leave the other process without work."""
+    items.sort(key=lambda item: len(item.path.parts))
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Every test starts from the same state of torch's generator."""
-    torch.manual_seed(0)
+    """Every test starts from the same state of torch's generators. To seed those of accelerators takes long."""
+    torch.default_generator.manual_seed(0)
+    if torch.accelerator.is_available():
+        torch.manual_seed(0)
 
 
 @pytest.fixture

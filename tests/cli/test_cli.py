@@ -9,8 +9,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import tomllib
 from pathlib import Path
@@ -28,6 +26,7 @@ from polyvae.models import model_class, options_of
 from polyvae.training.directory import RunDirectory
 from polyvae.utils.files import save_tensors
 from tests.helpers.cli import SMALL, polyvae, train_judges_briefly
+from tests.helpers.processes import command
 
 
 @pytest.fixture(scope="module")
@@ -366,37 +365,25 @@ def test_datasets_prints_one_tab_separated_line_each() -> None:
 
 def test_version_and_help_answer() -> None:
     assert polyvae("--version").stdout == f"polyvae {pv.__version__}\n"
-    for command in ("demo", "train", "evaluate", "sample", "report", "models", "datasets"):
-        text = polyvae(command, "--help").stdout
+    for name in ("demo", "train", "evaluate", "sample", "report", "models", "datasets"):
+        text = polyvae(name, "--help").stdout
         assert "Example" in text
-        assert f"polyvae {command}" in " ".join(text.split())
+        assert f"polyvae {name}" in " ".join(text.split())
         # Flags take no value. That of --help itself is typer's.
         assert "<bool>" not in "".join(line for line in text.splitlines() if "--help" not in line)
 
 
 def test_ctrl_c_keeps_a_checkpoint_that_resume_continues(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = [
-        sys.executable,
-        "-m",
-        "polyvae",
-        "train",
-        "--epochs",
-        "1000000",
-        "--out",
-        str(out),
-        "--set",
-        "train.checkpoint_every=100000",
-    ]
-    process = subprocess.Popen(
-        [*words, *SMALL], stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    end = time.monotonic() + 90
-    while not (out / "history.jsonl").exists() and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    words = ("train", "--epochs", "1000000", "--out", out, "--set", "train.checkpoint_every=100000", *SMALL)
+    with command(*words, errors=tmp_path / "errors") as process:
+        end = time.monotonic() + 90
+        while not (out / "history.jsonl").exists() and process.is_alive() and time.monotonic() < end:
+            time.sleep(0.02)
+        os.kill(process.pid or 0, signal.SIGINT)
+        process.join(60)
+    said = (tmp_path / "errors").read_text()
+    assert process.exitcode == 130, said
     assert f"resume with: polyvae train --resume --out {out}" in said
     steps = [path.name for path in (out / "checkpoints").glob("step-*")]
     assert max(steps) > "step-000000000.safetensors"

@@ -12,6 +12,7 @@ import polyvae as pv
 from polyvae import runs
 from polyvae.config import read_config
 from tests.helpers.cli import polyvae
+from tests.helpers.processes import fork_server
 
 QUICK = ["--epochs", "1", "--set", "model.latent=2", "--set", "train.device=cpu", "-q"]
 FUNCTION = """
@@ -107,7 +108,8 @@ def test_a_run_on_data_in_memory_is_evaluated_when_handed_its_data(folder, split
         runs.evaluate_run(folder / "run", data=other.split() if splits else other, show=False)
 
 
-def test_a_study_takes_files(folder):
+def test_a_study_takes_files(folder, monkeypatch):
+    monkeypatch.setattr("polyvae.study.workers._SPAWN", fork_server())
     (folder / "study.toml").write_text(
         """
 [study]

@@ -1,7 +1,7 @@
 """Forged and damaged files, from one seed: bundles, and the files of runs. Each must end in one line, soon, and without much memory.
 
     python -m tests.helpers.forged bundles 40
-    python -m tests.helpers.forged runs 40
+    python -m tests.helpers.forged RUN 40                # copies of a run that a_run has made
 
 prints one JSON object for each case, and the peak memory of the process at the end.
 """
@@ -19,11 +19,11 @@ import resource
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -632,13 +632,10 @@ def run_cases(sound: Path, draws: random.Random) -> list[Case]:
     return cases
 
 
-def runs(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """The outcome of commands on ``count`` damaged runs; 0: on all."""
+def runs(sound: Path, count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """The outcome of commands on ``count`` damaged copies of a run, that of ``a_run``; 0: on all."""
     with tempfile.TemporaryDirectory() as name:
-        sound, run, draws = Path(name) / "sound", Path(name) / "run", random.Random(seed)
-        # In a process of its own: the memory to be bounded is that of commands on damaged runs.
-        code = "import sys; from pathlib import Path; from tests.helpers.forged import a_run; a_run(Path(sys.argv[1]))"
-        subprocess.run([sys.executable, "-c", code, str(sound)], check=True, capture_output=True)
+        run, draws = Path(name) / "run", random.Random(seed)
         (Path(name) / "study.toml").write_text(STUDY)
         words = {"RUN": str(run), "OUT": str(Path(name) / "out.npz"), "STUDY": str(Path(name) / "study.toml")}
         for case in chosen(run_cases(sound, draws), count, draws):
@@ -722,6 +719,7 @@ if __name__ == "__main__":
         used = int(state.read().split()[0]) * resource.getpagesize()
     # Where memory is asked for without a bound, the case fails and the machine lives on.
     resource.setrlimit(resource.RLIMIT_AS, (used + 8 * BYTES, resource.RLIM_INFINITY))
-    for found in {"bundles": bundles, "runs": runs}[sys.argv[1]](*map(int, sys.argv[2:4])):
+    wanted = bundles if sys.argv[1] == "bundles" else partial(runs, Path(sys.argv[1]))
+    for found in wanted(int(sys.argv[2])):
         print(json.dumps(found), flush=True)
     print(json.dumps({"peak": peak()}))

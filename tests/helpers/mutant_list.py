@@ -757,9 +757,7 @@ MUTANTS = [
         "[1.0] + [self.gamma] * len(observed)",
         "[self.gamma] + [1.0] * len(observed)",
     ),
-    Mutant(
-        "models.telbo:TELBO.bound", "observed.all(0) | (observed.sum(0) > 1)", "observed.all(0)"
-    ),
+    Mutant("models.telbo:TELBO.bound", "observed.all(0) | (observed.sum(0) > 1)", "observed.all(0)"),
     Mutant("models.telbo:TELBO.bound", "warm * self.beta", "self.beta"),
     # ---- models.mmjsd ----
     Mutant("models.mmjsd:MMJSD._divergence", "self.p_z.kl(f) + each.sum(0)", "each.sum(0)"),
@@ -867,7 +865,11 @@ MUTANTS = [
     Mutant("models.composed:Composed.bound", "self.scored(q).log_prob(z)", "q.log_prob(z)"),
     Mutant("models.composed:Composed.bound", "{z: None, w: charged}", "{z: None}"),
     # ---- models.vcca ----
-    Mutant("models.vcca:VCCAPrivate.posterior", "everything(experts.observed)", "everything(experts.observed[:1])"),
+    Mutant(
+        "models.vcca:VCCAPrivate.posterior",
+        "everything(experts.observed)",
+        "everything(experts.observed[:1])",
+    ),
     Mutant("models.vcca:BiVCCA.posterior", "(self.mu, 1 - self.mu)", "(1 - self.mu, self.mu)"),
     Mutant("models.vcca:BiVCCA.posterior", "weights / torch.where(total > 0, total, 1)", "weights"),
     # ---- models.mfm ----
@@ -1232,7 +1234,10 @@ MUTANTS = [
         by="training/test_failures.py",
     ),
     Mutant(
-        "training.loop:validate", "totals if sums is None else sums + totals", "totals", by="training/test_train.py"
+        "training.loop:validate",
+        "totals if sums is None else sums + totals",
+        "totals",
+        by="training/test_train.py",
     ),
     Mutant(
         "training.loop:validate",

@@ -19,7 +19,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import polyvae as pv
 
-QUICK = {"steps": 30, "members": 2, "latent": 3, "seed": 0}
+QUICK = {"steps": 10, "members": 2, "latent": 3, "seed": 0}
 
 
 def cohort(n: int = 40, seed: int = 0, gaps: bool = False) -> dict[str, pd.DataFrame]:
@@ -35,7 +35,7 @@ def cohort(n: int = 40, seed: int = 0, gaps: bool = False) -> dict[str, pd.DataF
 
 @pytest.fixture(scope="module")
 def fitted() -> pv.Estimator:
-    return pv.Estimator(steps=150, members=3, latent=3, seed=0).fit(cohort(80))
+    return pv.Estimator(steps=100, members=3, latent=3, seed=0).fit(cohort(80))
 
 
 # ---- what comes out ------------------------------------------------------------------------------------------
@@ -105,11 +105,11 @@ def clone_with(fitted: pv.Estimator, **params: object) -> pv.Estimator:
     return other.set_params(**params)
 
 
-def test_intervals_cover_what_was_hidden():
+def test_intervals_cover_what_was_hidden(monkeypatch):
     rng = np.random.default_rng(0)
     a = rng.normal(size=(900, 3))
     b = a @ rng.normal(size=(3, 4)) + rng.normal(size=(900, 4))
-    est = pv.Estimator(steps=60, members=3, latent=3, seed=0).fit({"a": a[:400], "b": b[:400]})
+    est = pv.Estimator(steps=30, members=2, latent=3, seed=0).fit({"a": a[:400], "b": b[:400]})
     hidden = np.full_like(b[400:], np.nan)
     filled, low, high = est.impute({"a": a[400:], "b": hidden}, interval=0.9)
     assert (low["b"] < filled["b"]).all()
@@ -117,6 +117,7 @@ def test_intervals_cover_what_was_hidden():
     assert 0.87 < inside.mean() < 0.93
     assert np.array_equal(low["a"], a[400:])
     assert np.array_equal(high["a"], a[400:])
+    monkeypatch.setattr("polyvae.imputation.filling._PREDICTIVE", 60)  # draws
     _, low, high = est.impute({"a": a[400:550], "b": hidden[:150]}, interval=0.9, kind="predictive")
     assert 0.5 < ((low["b"] <= b[400:550]) & (b[400:550] <= high["b"])).mean() < 1
 
@@ -125,7 +126,7 @@ def test_draws_vary_as_the_residuals_do_and_keep_what_was_measured():
     rng = np.random.default_rng(0)
     a = rng.normal(size=(300, 3))
     b = a[:, :2] + 0.5 * rng.normal(size=(300, 2))
-    est = pv.Estimator(steps=60, members=3, latent=3, seed=0).fit({"a": a, "b": b})
+    est = pv.Estimator(steps=30, members=2, latent=3, seed=0).fit({"a": a, "b": b})
     draws = est.impute({"a": a[:50], "b": np.full((50, 2), np.nan)}, draws=40)
     assert len(draws) == 40
     assert all(np.array_equal(one["a"], a[:50]) for one in draws)
@@ -135,8 +136,9 @@ def test_draws_vary_as_the_residuals_do_and_keep_what_was_measured():
 
 def test_predictive_intervals_of_pieces_have_the_width_of_the_whole(fitted, monkeypatch):
     given = {"rna": cohort(80)["rna"].iloc[:40]}
+    monkeypatch.setattr("polyvae.imputation.filling._PREDICTIVE", 60)  # draws
     low, high = fitted.impute(given, interval=0.8, kind="predictive")[1:]
-    monkeypatch.setattr("polyvae.imputation.filling._CELLS", 200 * 10 * 20)  # 20 samples at a time
+    monkeypatch.setattr("polyvae.imputation.filling._CELLS", 60 * 10 * 20)  # 20 samples at a time
     others = fitted.impute(given, interval=0.8, kind="predictive")[1:]
     ratio = (others[1]["protein"] - others[0]["protein"]) / (high["protein"] - low["protein"])
     assert ratio.notna().all(axis=None)
@@ -175,7 +177,7 @@ def test_single_entries_are_filled_from_the_rest_of_their_table():
     z = rng.normal(size=(300, 2))
     x = z @ rng.normal(size=(2, 8)) + 0.1 * rng.normal(size=(300, 8))
     gaps = rng.random(x.shape) < 0.2
-    est = pv.Estimator(steps=200, members=3, latent=3, seed=0).fit(np.where(gaps, np.nan, x))
+    est = pv.Estimator(steps=80, members=2, latent=3, seed=0).fit(np.where(gaps, np.nan, x))
     filled = est.impute(np.where(gaps, np.nan, x))
     assert ((filled - x)[gaps] ** 2).mean() < 0.1 * x.var()
     assert np.array_equal(filled[~gaps], x[~gaps])
@@ -201,11 +203,11 @@ def test_predict_classes_and_numbers():
     b = np.eye(3)[label] @ rng.normal(size=(3, 5)) * 3 + rng.normal(size=(150, 5))
     names = np.array(["x", "y", "z"])[label]
     known = [None if row % 4 == 0 else name for row, name in enumerate(names)]
-    est = pv.Estimator(**{**QUICK, "steps": 80}).fit({"a": a, "b": b}, known)
+    est = pv.Estimator(**{**QUICK, "steps": 40}).fit({"a": a, "b": b}, known)
     assert (est.predict({"a": a, "b": b}) == names).mean() > 0.9
     assert est.score({"a": a}, names) > 0.8
     assert est.predict_proba({"a": a, "b": b}).sum(1) == pytest.approx(np.ones(150))
-    amount = pv.Estimator(**{**QUICK, "steps": 80}).fit({"a": a}, a[:, 0] * 2 + 1)
+    amount = pv.Estimator(**{**QUICK, "steps": 40}).fit({"a": a}, a[:, 0] * 2 + 1)
     assert amount.score({"a": a}, a[:, 0] * 2 + 1) > 0.9
 
 
@@ -363,7 +365,7 @@ def test_the_score_of_one_table_is_that_of_entries_that_were_hidden():
     rng = np.random.default_rng(0)
     z = rng.normal(size=(200, 2))
     x = z @ rng.normal(size=(2, 6)) + 0.1 * rng.normal(size=(200, 6))
-    est = pv.Estimator(steps=60, members=2, latent=3, seed=0).fit(x[:150])
+    est = pv.Estimator(steps=30, members=2, latent=3, seed=0).fit(x[:150])
     assert est.score(x[150:]) > 0.8
     assert est.score(x[150:]) == est.score(x[150:][::-1].copy())
     noise = rng.normal(size=(50, 6))
@@ -375,7 +377,7 @@ def test_draws_of_gaps_have_the_covariance_of_the_exact_conditional():
     rng = np.random.default_rng(0)
     weights, noise = rng.normal(size=(8, 2)), 0.3
     x = rng.normal(size=(1500, 2)) @ weights.T + noise * rng.normal(size=(1500, 8))
-    est = pv.Estimator(steps=30, members=2, latent=3, seed=0).fit(x)
+    est = pv.Estimator(steps=10, members=2, latent=3, seed=0).fit(x)
     new = np.tile(x[:1], (500, 1))
     new[:, :6] = np.nan
     drawn = np.concatenate(est.impute(new, draws=4))[:, :6]
@@ -450,7 +452,7 @@ def test_files_that_are_no_estimators_are_refused(tmp_path, fitted):
         pv.Estimator.load(tmp_path / "y.polyvae")
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.integers(3, 14), st.integers(1, 3), st.integers(0, 10**6), st.floats(0, 0.6), st.booleans())
 def test_random_ragged_data_are_fitted_and_completed(n, tables, seed, rate, gaps):
     rng = np.random.default_rng(seed)

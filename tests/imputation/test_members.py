@@ -66,11 +66,11 @@ def test_progress_is_one_bar_of_all_steps():
 
 @pytest.mark.parametrize("gaps", [False, True])
 def test_training_lowers_the_error_of_samples_left_out(gaps):
-    data = tables(150, gaps=gaps)
+    data = tables(100, gaps=gaps)
     found = members(entries=gaps)
-    fold = np.arange(150) % 3
+    fold = np.arange(100) % 3
     short = members(entries=gaps).fit(data, fold, Schedule(1))
-    long = found.fit(data, fold, Schedule(300))
+    long = found.fit(data, fold, Schedule(120))
     assert (long < 0.6 * short).all()
 
 
@@ -150,7 +150,7 @@ def test_training_is_repeatable_and_leaves_the_generator_alone():
     data, fold = tables(), np.arange(60) % 3
     found = [members() for _ in range(2)]
     for one in found:
-        one.fit(data, fold, Schedule(20))
+        one.fit(data, fold, Schedule(8))
     assert all(torch.equal(a, b) for a, b in zip(*(one.state().values() for one in found), strict=True))
     assert torch.equal(before, torch.get_rng_state())
 
@@ -190,7 +190,7 @@ def test_a_member_that_leaves_out_nothing_to_score_is_trained_too(kind):
     found = members()
     before = {key: x.detach().clone() for key, x in found.parameters.items()}
     data, fold = without_scores(kind)
-    error = found.fit(data, fold, Schedule(30))
+    error = found.fit(data, fold, Schedule(10))
     assert np.isnan(error).all() if kind == "no fold" else np.isfinite(error).all()
     moved = torch.stack([(x - before[key]).abs().flatten(1).amax(1) for key, x in found.parameters.items()])
     assert (moved.amax(0) > 0.01).all()
@@ -213,13 +213,13 @@ def test_a_single_modality_beside_a_target_is_scored_from_itself():
         {"a": data.values["a"], "b": np.zeros((100, 4), "f4")},
         {"a": data.observed["a"], "b": np.zeros((100, 4), bool)},
     )
-    assert (found.fit(part, np.arange(100) % 2, Schedule(200)) < 0.8).all()
+    assert (found.fit(part, np.arange(100) % 2, Schedule(80)) < 0.8).all()
 
 
 def test_a_training_is_the_same_beside_inference_in_another_thread():
     data, fold, done = tables(), np.arange(60) % 3, threading.Event()
     alone, beside, other = members(), members(), members(name="mmvae+", latent=4)
-    alone.fit(data, fold, Schedule(60))
+    alone.fit(data, fold, Schedule(20))
 
     def infer() -> None:
         while not done.is_set():
@@ -229,7 +229,7 @@ def test_a_training_is_the_same_beside_inference_in_another_thread():
 
     thread = threading.Thread(target=infer)
     thread.start()
-    beside.fit(data, fold, Schedule(60))
+    beside.fit(data, fold, Schedule(20))
     done.set()
     thread.join()
     assert all(torch.equal(x, beside.parameters[key]) for key, x in alone.parameters.items())

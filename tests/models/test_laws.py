@@ -22,14 +22,37 @@ from polyvae.testing import (
 )
 from tests.helpers.cases import CASES, OPTIONS
 
+NAMES = [f"{name}-{'-'.join(map(str, options.values()))}" for name, options in CASES]
+FIRST = [options is OPTIONS.get(name, [options])[0] for name, options in CASES]
+
 
 @pytest.mark.parametrize(
-    ("name", "options"),
-    CASES,
-    ids=[f"{name}-{'-'.join(map(str, options.values()))}" for name, options in CASES],
+    ("name", "options", "first"), zip(*zip(*CASES, strict=True), FIRST, strict=True), ids=NAMES
 )
-def test_laws(name, options):
-    check_model(name, latent=2, **options)
+def test_laws(name, options, first):
+    """In all worlds with a model's first options; else in the last one, of which the others are simpler cases."""
+
+    def make(specs):
+        return build(name, specs, latent=2, **options)
+
+    for world in default_worlds(make)[0 if first else -1 :]:
+        check_model(make, modalities=world)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [case for case, first in zip(CASES, FIRST, strict=True) if not first],
+    ids=[name for name, first in zip(NAMES, FIRST, strict=True) if not first],
+)
+def test_laws_with_further_options_in_the_simpler_worlds(name, options):
+    """Slow: the same code as with other options of the model and in the last world."""
+
+    def make(specs):
+        return build(name, specs, latent=2, **options)
+
+    for world in default_worlds(make)[:-1]:
+        check_model(make, modalities=world)
 
 
 @pytest.mark.parametrize("name", ["mopoe", "mmjsd"])

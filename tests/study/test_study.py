@@ -39,6 +39,7 @@ from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError
 from polyvae.utils.locks import only_writer
 from tests.helpers.cli import polyvae
+from tests.helpers.processes import command, fork_server
 from tests.helpers.tasks import Unreadable, lost
 
 STUDIES = sorted((Path(__file__).parents[2] / "experiments" / "studies").glob("*.toml"))
@@ -103,6 +104,12 @@ class Here(Workers):
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("polyvae.study.run.Workers", Here)
+
+
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are copies of a process that has imported what they need."""
+    monkeypatch.setattr("polyvae.study.workers._SPAWN", fork_server())
 
 
 # ---- what is asked ---------------------------------------------------------------------------------------------------------------
@@ -389,8 +396,7 @@ def test_a_cell_that_fails_stops_no_other(
         'model.name = "mmvae+"', 'model.name = "mmvae+"\ntrain.lr = 1e18'
     )
     tiny.write_text(text.replace("epochs = 2", time))
-    if when:  # the other case takes processes
-        request.getfixturevalue("here")
+    request.getfixturevalue("here" if when else "copies")
     out = str(tmp_path / "out")
     done = polyvae("study", tiny, "--out", out, "--seeds", "1", "--jobs", "1", "-q")
     assert done.returncode == 1, done.stderr
@@ -417,27 +423,15 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
         TINY.replace("epochs = 2", "epochs = 1000000").replace("private = [1, 2]", "private = [1]")
     )
     out = tmp_path / "out"
-    words = [
-        sys.executable,
-        "-m",
-        "polyvae",
-        "study",
-        str(tiny),
-        "--out",
-        str(out),
-        "--seeds",
-        "1",
-        "--only",
-        "MoPoE",
-        "-q",
-    ]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    words = ("study", tiny, "--out", out, "--seeds", "1", "--jobs", "1", "--only", "MoPoE", "-q")
     run = RunDirectory(out / "cells" / "MoPoE,private=1,seed=0")
-    while process.poll() is None and len(run.read_history()) <= 3:  # pytest's own limit ends this
-        time.sleep(0.1)
-    (os.killpg if group else os.kill)(process.pid, number)  # a terminal tells the group
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode == 130, said
+    with command(*words, errors=tmp_path / "errors") as process:
+        while process.is_alive() and len(run.read_history()) <= 3:  # pytest's own limit ends this
+            time.sleep(0.02)
+        (os.killpg if group else os.kill)(process.pid, number)  # a terminal tells the group
+        process.join(120)
+    said = (tmp_path / "errors").read_text()
+    assert process.exitcode == 130, said
     assert (
         said
         == "interrupted with 0 of 2 cells done; the same command resumes; with --report it writes tables of the finished cells\n"
@@ -659,6 +653,7 @@ def until(found: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.usefixtures("copies")
 def test_a_worker_lost_at_work_costs_its_task_alone() -> None:
     """The others go on, and to stop waits for no process that is dead."""
     workers = Workers(2)
@@ -680,6 +675,7 @@ def test_a_worker_lost_at_work_costs_its_task_alone() -> None:
     assert time.monotonic() - began < 3
 
 
+@pytest.mark.usefixtures("copies")
 def test_a_worker_lost_before_its_task_began_is_replaced() -> None:
     """While it is idle. What cannot be read is an error of that task."""
     workers = Workers(1)

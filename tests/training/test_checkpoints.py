@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
+import multiprocessing
+import resource
+import signal
+import time
 
 import pytest
 import torch
@@ -15,37 +17,37 @@ from polyvae.training.directory import RunDirectory
 from polyvae.utils.files import load_tensors, save_tensors
 from tests.helpers.storage import message, names
 
-FULL_DISK = """
-import resource, signal, sys, torch
-from polyvae.training.checkpoints import Checkpoints
-from polyvae.training.directory import RunDirectory
-from polyvae.utils.files import StorageError
-run = RunDirectory.create(sys.argv[1])
-checkpoints = Checkpoints(run.checkpoints)
-checkpoints.save(1, {"x": torch.ones(10)}, {"step": 1})
-run.append_history({"step": 1})
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-for write in (
-    lambda: checkpoints.save(2, {"x": torch.ones(10_000)}, {"step": 2}),
-    lambda: run.append_history({"step": 2, "long": "x" * 30_000}),
-    lambda: run.append_history({"step": 3}),
-):
-    try:
-        write()
-    except StorageError as problem:
-        print(problem)
-"""
+FORK = multiprocessing.get_context(
+    "fork"
+)  # it has imported everything already: torch runs on one thread here
+
+
+def filling(path, answers):
+    """Write until a disk is full; a limit on the size of files stands in for it."""
+    run = RunDirectory.create(path)
+    checkpoints = Checkpoints(run.checkpoints)
+    checkpoints.save(1, {"x": torch.ones(10)}, {"step": 1})
+    run.append_history({"step": 1})
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    for write in (
+        lambda: checkpoints.save(2, {"x": torch.ones(10_000)}, {"step": 2}),
+        lambda: run.append_history({"step": 2, "long": "x" * 30_000}),
+        lambda: run.append_history({"step": 3}),
+    ):
+        answers.send(message(write))
 
 
 def test_a_full_disk_costs_neither_checkpoint_nor_history(tmp_path):
     run = RunDirectory(tmp_path / "run")
-    # A limit on the size of files stands in for a full disk; the last, small record fails too: the torn one has used up the room.
-    out = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, run.path], capture_output=True, text=True, check=True
-    )
-    lines = out.stdout.splitlines()
-    assert len(lines) == 3
+    answers, theirs = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=filling, args=(run.path, theirs))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    lines = [
+        answers.recv() for _ in range(3)
+    ]  # the last, small record fails too: the torn one has used up the room
     assert all("not written (File too large)" in line for line in lines)
     loaded, told = Checkpoints(run.checkpoints).load()
     assert told == {"step": 1}
@@ -86,33 +88,24 @@ def test_a_damaged_checkpoint_or_pointer_falls_back_to_what_is_whole(tmp_path, c
     assert "got 2 checkpoints, all damaged" in message(checkpoints.latest)
 
 
-KILLED = """
-import os, signal, sys, time, torch
-from pathlib import Path
-from polyvae.training.checkpoints import Checkpoints
-for folder, delay in zip(sys.argv[1::2], sys.argv[2::2]):
-    child = os.fork()
-    if child == 0:
-        step = 0
-        while True:
-            step += 1
-            Checkpoints(folder).save(step, {"x": torch.full((200_000,), step)}, {"step": step})
-    while not Path(folder, "latest").exists():
-        time.sleep(0.001)
-    time.sleep(float(delay))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-"""
+def saving(folder):
+    step = 0
+    while True:
+        step += 1
+        Checkpoints(folder).save(step, {"x": torch.full((200_000,), step)}, {"step": step})
 
 
 def test_kill_9_at_any_moment_leaves_a_latest_that_loads(tmp_path):
     folders = {tmp_path / str(index): delay for index, delay in enumerate((0.0, 0.011, 0.053, 0.127, 0.2))}
-    subprocess.run(
-        [sys.executable, "-c", KILLED, *(str(x) for pair in folders.items() for x in pair)],
-        check=True,
-        timeout=60,
-    )
-    for folder in folders:
+    for folder, delay in folders.items():
+        process = FORK.Process(target=saving, args=(folder,))
+        process.start()
+        end = time.monotonic() + 60
+        while not (folder / "latest").exists() and time.monotonic() < end:
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.kill()
+        process.join()
         checkpoints = Checkpoints(folder)
         loaded, told = checkpoints.load()
         assert (

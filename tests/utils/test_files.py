@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ import safetensors.torch
 import torch
 
 from polyvae.utils import files
-from polyvae.utils.files import StorageError, load_tensors, save_tensors, write_atomic, write_npz
+from polyvae.utils.files import StorageError, atomic, load_tensors, save_tensors, write_atomic, write_npz
+from polyvae.utils.partial import claimed_folder
 from tests.helpers.storage import message
 
 
@@ -117,31 +118,26 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
     assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
 
 
-LEFT = """
-import os, signal, sys
-from pathlib import Path
-import numpy as np
-from polyvae.data.sets.memory import mapped
-from polyvae.utils.files import atomic
-from polyvae.utils.partial import claimed_folder
-with atomic(Path(sys.argv[1], "model.safetensors")) as file, claimed_folder(Path(sys.argv[1], "cache")) as folder:
-    file.write(b"half")
-    Path(folder, "x.npy").write_bytes(b"half")
-    print("ready", flush=True)
-    sys.stdin.readline()
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
+def killed_while_writing(folder, pipe):
+    with atomic(folder / "model.safetensors") as file, claimed_folder(folder / "cache") as cache:
+        file.write(b"half")
+        Path(cache, "x.npy").write_bytes(b"half")
+        pipe.send("ready")
+        pipe.recv()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", LEFT, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "ready\n"
+    fork = multiprocessing.get_context("fork")  # which has imported everything already
+    pipe, theirs = fork.Pipe()
+    process = fork.Process(target=killed_while_writing, args=(tmp_path, theirs))
+    process.start()
+    assert pipe.recv() == "ready"
     (tmp_path / ".mine.partial").write_text("mine")
     write_atomic(tmp_path / "other", b"")
     assert len(list(tmp_path.glob(".*.partial"))) == 3
-    process.communicate("\n")
+    pipe.send("go on")
+    process.join()
     write_atomic(tmp_path / "other", b"")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.partial", "other"]
 

@@ -163,7 +163,7 @@ def example_data(model: MultimodalVAE, size: int) -> dict[str, Tensor]:
 def repeatable(seed: int = 0) -> Iterator[None]:
     """Seed torch's global generator in the context, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # manual_seed also seeds accelerators, which takes longer
         yield
 
 
@@ -182,9 +182,22 @@ def step(
     sign: int = 1,
 ) -> tuple[Tensor, Gradients]:
     """The bound [B] with these draws, and the gradient of its sum over ``rows`` (None: over all samples)."""
-    model.zero_grad(set_to_none=True)
     with noise.feed(draws):
-        value = model(batch).value
+        return _step(model, batch, rows, sign)
+
+
+def first_step(
+    model: MultimodalVAE, batch: Batch, rows: Tensor | None = None
+) -> tuple[Tensor, Gradients, dict[str, Draw]]:
+    """The draws of one step by name, as ``record`` has them, and what ``step`` gives with them."""
+    with repeatable(), noise.record() as draws:
+        value, gradients = _step(model, batch, rows, 1)
+    return value, gradients, dict(draws)
+
+
+def _step(model: MultimodalVAE, batch: Batch, rows: Tensor | None, sign: int) -> tuple[Tensor, Gradients]:
+    model.zero_grad(set_to_none=True)
+    value = model(batch).value
     hold(
         value.shape == (batch.size,),
         "shape",

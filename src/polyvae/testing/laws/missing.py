@@ -21,12 +21,12 @@ from polyvae.testing.worlds import (
     example_covariates,
     example_data,
     example_model,
+    first_step,
     full_name,
     hold,
     moved_by_its_data,
     near,
     plus,
-    record,
     repeatable,
     same,
     step,
@@ -39,8 +39,7 @@ def law_missing(make: Make, specs: Sequence[Modality]) -> None:
     """Unobserved values change no bit of bound and gradient, and samples without a modality give its network no gradient."""
     model = example_model(make, specs)
     clean = example_batch(model)
-    draws = record(model, clean)
-    value, gradients = step(model, clean, draws)
+    value, gradients, draws = first_step(model, clean)
     seen = {
         name: row.view(-1, *[1] * (x.ndim - 1)).expand_as(x)
         for row, (name, x) in zip(clean.mask, clean.data.items(), strict=True)
@@ -129,8 +128,8 @@ def law_agree(make: Make, specs: Sequence[Modality]) -> None:
         },
         masked.covariates,
     )
-    draws = record(model, masked)
-    (value, gradients), (other, others) = step(model, masked, draws), step(model, by_entries, draws)
+    value, gradients, draws = first_step(model, masked)
+    other, others = step(model, by_entries, draws)
     hold(
         torch.equal(value, other),
         "agree",
@@ -181,7 +180,7 @@ def law_empty(make: Make, specs: Sequence[Modality]) -> None:
     some = example_batch(model)
     for batch in (some, some.observe()):
         empty = ~batch.mask.any(0)
-        value, gradients = step(model, batch, record(model, batch), empty)
+        value, gradients, _ = first_step(model, batch, empty)
         hold(
             bool((value[empty] == 0).all()),
             "empty",
@@ -214,8 +213,7 @@ def law_per_sample(make: Make, specs: Sequence[Modality]) -> None:
     if not model.facts.per_sample:
         return
     batch = example_batch(model)
-    draws = record(model, batch)
-    value, gradients = step(model, batch, draws)
+    value, gradients, draws = first_step(model, batch)
     total: Gradients = {}
     for row in range(batch.size):
         alone = {}
