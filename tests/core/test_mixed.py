@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from polyvae import Batch, InputError, Modality, build
+from polyvae import Batch, InputError, Modality, MultimodalData, build, evaluate, fit, load_model
 from polyvae.core.likelihoods import LIKELIHOODS
+from polyvae.report import write_report
 from polyvae.testing import check_model, law_entries, law_missing, law_per_sample
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -245,3 +246,35 @@ def test_models_of_these_likelihoods_obey_the_laws_of_missing_data(law, specs):
 @pytest.mark.parametrize(("name", "specs"), [("mmvae+", FIRST), ("mvae", FIRST), ("mopoe", SECOND)])
 def test_models_of_these_likelihoods_obey_all_laws(name, specs):
     check_model(name, modalities=specs, latent=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("specs", [FIRST, SECOND])
+def test_these_likelihoods_are_trained_evaluated_stored_and_reported(tmp_path, specs):
+    """Possible values, of which some are missing, from the data set to the report."""
+    torch.set_default_dtype(torch.float32)  # of training; the fixture restores it
+    torch.manual_seed(0)
+    nets = build("mvae", specs, latent=2).modalities
+    draws = {
+        name: net.likelihood.sample(torch.randn(80, *net.likelihood.output)) for name, net in nets.items()
+    }
+    observed = {name: torch.rand(x.shape) < 0.8 for name, x in draws.items()}
+    labels = torch.arange(80) % 3
+    data = MultimodalData(draws, entries=observed, modalities=specs, labels=labels).split(seed=0)
+    model = build("mvae", [replace(spec, entries=True) for spec in specs], latent=2)
+    history = fit(model, data, epochs=3, batch_size=16, out=tmp_path / "run", show=False, precision="fp32")
+    assert history.stopped == "done"
+    metrics = ["likelihood", "reconstruction", "latents"]
+    found = evaluate(model, data.test, metrics=metrics, likelihood_samples=20, show=False)
+    assert np.isfinite(found["log_likelihood"])
+    assert all(np.isfinite(cell["mse"]) for row in found["reconstruction"].values() for cell in row.values())
+    batch = data.test.take(slice(0, 5))
+    again = load_model(tmp_path / "run")
+    torch.testing.assert_close(again.embed(batch), model.eval().embed(batch))
+    for sample in (False, True):
+        for name, x in again.generate(batch, K=2, sample=sample).items():
+            assert bool(x.isfinite().all())
+            seen = torch.ones_like(x[0], dtype=torch.bool)
+            assert not sample or again.modalities[name].likelihood.invalid(x[0], seen) == ""
+    page = write_report(tmp_path / "run", model, data, found)
+    assert "nan" not in page.read_text("utf-8").lower().split("<svg")[0]

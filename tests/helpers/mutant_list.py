@@ -7,6 +7,7 @@ from tests.helpers.mutants import Mutant
 LIKELIHOOD = "metrics/test_likelihood.py::test_errors_and_effective_samples_by_hand"
 
 SEQUENCE = "core/test_sequence.py"
+COVARIATES = "core/test_covariates.py"
 
 MUTANTS = [
     # ---- core.likelihoods.sequence ----
@@ -132,6 +133,42 @@ MUTANTS = [
     ),
     Mutant("data.suitable:_discrete", "(rows == 1).all()", "(rows >= 0).all()", by="data/test_suitable.py"),
     Mutant("data.kinds:_inferred", "spread >= _SPREAD[0]", "True", by="data/test_kinds.py"),
+    # ---- core.covariates, extend, mixing ----
+    Mutant(
+        "core.covariates:Covariate.encode", "values.to(dtype) - self.mean", "values.to(dtype)", by=COVARIATES
+    ),
+    Mutant("core.covariates:Covariate.encode", "place.get(level, -1)", "place.get(level, 0)", by=COVARIATES),
+    Mutant(
+        "core.modalities:Modalities.latents",
+        "self.covariates(m, batch, z)",
+        "self.covariates(m, None, z)",
+        by=COVARIATES,
+    ),
+    Mutant(
+        "core.inference:Inference.generate",
+        "batch if covariates is None else self.admit(batch.with_covariates(covariates))",
+        "batch",
+        by=COVARIATES,
+    ),
+    Mutant(
+        "training.extending:_masked",
+        "torch.where(new, gradient, 0)",
+        "gradient",
+        by="training/test_extending.py",
+    ),
+    Mutant(
+        "metrics.mixing:lisi",
+        "np.where(codes[index] == code, weights, 0)",
+        "np.where(codes[index] == code, others, 0)",
+        by="metrics/test_mixing.py",
+    ),
+    Mutant("metrics.mixing:lisi", "np.log(k // 3)", "np.log(k / 2)", by="metrics/test_mixing.py"),
+    Mutant(
+        "metrics.mixing:silhouettes_of_batches",
+        "1 - np.abs(silhouette_samples(x[rows], codes[rows]))",
+        "1 - silhouette_samples(x[rows], codes[rows])",
+        by="metrics/test_mixing.py",
+    ),
     # ---- core.bounds ----
     Mutant("core.bounds:elbo", "log_weight.mean(0)", "log_weight.sum(0)"),
     Mutant(
@@ -397,14 +434,14 @@ MUTANTS = [
     # ---- core.modalities ----
     Mutant(
         "core.modalities:Modalities.members",
-        "q.membership.any(1)",
-        "q.membership[:, 0]",
+        "membership.any(1)",
+        "membership[:, 0]",
     ),
     Mutant("core.modalities:placed", "not counted", "False"),
     Mutant(
-        "core.modalities:Modalities.log_likelihood",
-        "observed if decoded is None else observed & decoded[m]",
-        "observed if decoded is None else decoded[m]",
+        "core.modalities:Modalities._counted",
+        "[row & some for row, some in zip(counted, decoded, strict=True)]",
+        "[some for row, some in zip(counted, decoded, strict=True)]",
     ),
     Mutant("core.modalities:Modalities.latents", "self.columns[m]", "self.columns[0]"),
     # ---- core.vae ----
@@ -1327,6 +1364,27 @@ MUTANTS = [
         "value if math.isfinite(value) else None",
         "value",
         by="utils/test_files.py",
+    ),
+    # ---- imputation: time to event ----
+    *(
+        Mutant(f"imputation.cox:{where}", old, new, by="imputation/test_cox.py")
+        for where, old, new in (
+            ("Partial._below", "at_risk[self.group] - self.share * dying[self.group]", "at_risk[self.group]"),
+            ("Partial.slopes", "self.share[:, None] * dying[self.group]", "0 * dying[self.group]"),
+            ("Partial.__init__", "(~given.event, -given.time)", "(~given.event, given.time)"),
+            ("cox", "found.information + penalty * np.eye(len(beta))", "found.information"),
+            ("breslow", "np.cumsum(events[some] / at_risk[some])", "events[some] / at_risk[some]"),
+            ("Curve.quantile", "-math.log1p(-probability)", "probability"),
+            ("concordance", "(won + tied / 2) / total", "won / total"),
+            ("concordance", "better + ties / 2 - value * pairs", "better - value * pairs"),
+        )
+    ),
+    Mutant("imputation.risk:_bounded", "(0, most)", "(0, 99)", by="imputation/test_risk.py"),
+    Mutant(
+        "imputation.risk:folds",
+        "order[np.argsort(~given.event[order], kind='stable')]",
+        "order",
+        by="imputation/test_risk.py",
     ),
     # ---- imputation ----
     Mutant(

@@ -305,7 +305,7 @@ def damaged(what: str) -> object:
         "duplicate ids": {**data, "rna": pd.concat([rna, rna.iloc[:1]])},
         "no overlap": {"rna": rna.iloc[:5], "protein": data["protein"].iloc[8:]},
         "infinity": {**data, "rna": rna.replace(rna.iloc[0, 0], np.inf)},
-        "text": {**data, "rna": rna.assign(note="high")},
+        "text": {**data, "rna": rna.assign(note=[f"word {i}" for i in range(len(rna))])},
         "empty": {**data, "rna": rna.iloc[:0]},
         "all missing": {**data, "rna": rna * np.nan},
         "one row": {"rna": rna.iloc[7:8], "protein": data["protein"].iloc[1:2]},

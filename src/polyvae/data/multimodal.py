@@ -24,6 +24,7 @@ from polyvae.data.checks import (
     check_factors,
     check_ids,
     check_labels,
+    check_levels,
     check_precision,
     check_scale,
     check_specs,
@@ -34,6 +35,7 @@ from polyvae.data.sentences import unpacked
 from polyvae.data.sources import Readers
 from polyvae.data.sparse import check_sparse, dense_rows
 from polyvae.data.splits import check_groups, check_splits, check_straddling, drawn
+from polyvae.utils.arrays import is_mapped, scaled
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.seeds import fold_in
 from polyvae.utils.text import counted, table
@@ -68,6 +70,8 @@ class MultimodalData(Readers, Attributed, Conditioned):
             are classes, floating-point numbers are amounts.
         root: The folder from which the data were read; no part of the digest.
         columns: Modality -> names of its features, for modalities of one axis. Modalities that are not named here have none.
+        levels: Modality -> column of classes -> its classes. The classes of "stage" are stored as columns of zeros and ones, "stage=i",
+            "stage=ii", ...; where ``columns`` has "stage" itself, as its ranks 0, 1, ...
         attributes: Name -> [N] integers, several labels of each sample, used for evaluation only; a negative one is missing.
         classes: Attribute -> names of its classes. By default their numbers.
         said: Modality -> attribute -> [N] bool, whether this modality of the sample states the attribute, as a caption may. An attribute
@@ -111,6 +115,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
         factors: Mapping[str, Mapping[str, Any]] | None = None,
         root: Path | None = None,
         columns: Mapping[str, Sequence[str]] | None = None,
+        levels: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
         attributes: Mapping[str, Any] | None = None,
         classes: Mapping[str, Sequence[str]] | None = None,
         said: Mapping[str, Mapping[str, Any]] | None = None,
@@ -126,6 +131,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
             "factors": factors,
             "card": card,
             "columns": columns,
+            "levels": levels,
         }
         for what, given in named.items():
             if given is not None and not isinstance(given, Mapping):
@@ -134,7 +140,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
                 )
         # A file of integers has no missing values to fill with zeros, and a copy would take the memory twice.
         files = (
-            {name: torch.as_tensor(x) for name, x in data.items() if _stays(x)}
+            {name: torch.as_tensor(x) for name, x in data.items() if is_mapped(x)}
             if mask is None and not entries
             else {}
         )
@@ -165,6 +171,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
         check_precision(stored)
         self.scale = check_scale(scale, stored.names)
         self.columns = check_columns(columns, {spec.name: spec.shape for spec in self._specs})
+        self.levels = check_levels(levels, self.columns)
         self.card = dict(card or {})
         self.seed, self.root = seed, root
         self.source: MultimodalData | None = None  # of a part: the data it is a part of
@@ -308,8 +315,8 @@ class MultimodalData(Readers, Attributed, Conditioned):
         if name in self._sparse:
             mask = self.mask[self.names.index(name)]
             part = mask if index is None else mask[index.to(mask.device)]
-            return _times(dense_rows(self._sparse[name], index, part), self.scale.get(name))
-        return _times(
+            return scaled(dense_rows(self._sparse[name], index, part), self.scale.get(name))
+        return scaled(
             stored if index is None else stored.index_select(0, index.to(stored.device)), self.scale.get(name)
         )
 
@@ -435,6 +442,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
         other.factors = {name: own for name, own in self.factors.items() if name in chosen}
         other.scale = {name: factor for name, factor in self.scale.items() if name in chosen}
         other.columns = {name: own for name, own in self.columns.items() if name in chosen}
+        other.levels = {name: own for name, own in self.levels.items() if name in chosen}
         other._sparse = {name: x for name, x in self._sparse.items() if name in chosen}
         return other
 
@@ -559,6 +567,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
         }
         # Without names the digest is as it was before there were any.
         about |= {"columns": self.columns} if self.columns else {}
+        about |= {"levels": self.levels} if self.levels else {}
         about |= facts(self._named) | self._facts_of_covariates()
         state.update(json.dumps(about, sort_keys=True, default=str).encode())
         stored = self._stored
@@ -583,12 +592,14 @@ class MultimodalData(Readers, Attributed, Conditioned):
         specs: Sequence[Modality],
         columns: Mapping[str, tuple[str, ...]],
         sparse: Mapping[str, Any],
+        levels: Mapping[str, Mapping[str, tuple[Any, ...]]] | None = None,
     ) -> MultimodalData:
         """The same samples with other values, which are valid; labels, ids, groups, splits and the scale of sparse modalities are kept."""
         named, extra = kept(self._named, self._stored.extra, stored.names)
         other = self._like(stored._replace(extra=extra, covariates=self._stored.covariates))
         other._named = named
         other._specs, other.columns, other._sparse = tuple(specs), dict(columns), dict(sparse)
+        other.levels = {name: dict(own) for name, own in (levels or {}).items()}
         other.scale = {name: factor for name, factor in self.scale.items() if name in sparse}
         other.factors = {name: own for name, own in self.factors.items() if name in stored.names}
         return other
@@ -611,20 +622,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
     def _scaled(self, batch: Batch) -> Batch:
         if not self.scale:
             return batch
-        return batch._replace(data={name: _times(x, self.scale.get(name)) for name, x in batch.data.items()})
-
-
-def _times(x: Tensor, factor: float | None) -> Tensor:
-    if factor is None:
-        return x
-    if not x.is_floating_point():
-        return x.to(torch.get_default_dtype()).mul_(factor)
-    return x.to(torch.promote_types(x.dtype, torch.float32)) * factor  # half precision would overflow
-
-
-def _stays(x: Any) -> bool:
-    """Whether this is a mapped file that is never written to and has finite values only."""
-    return isinstance(x, np.memmap) and x.mode == "c" and x.dtype.kind in "iu" and x.ndim > 1
+        return batch._replace(data={name: scaled(x, self.scale.get(name)) for name, x in batch.data.items()})
 
 
 def _gaps(batch: Batch) -> tuple[Tensor, Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import warnings
@@ -16,13 +17,16 @@ from torch import Tensor
 
 from polyvae.core.batch import Batch
 from polyvae.core.modality import Modality
+from polyvae.data.groups import Decoder, Group, Levels, Unseen, groups_of, original
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.classes import Ask, Asked
+from polyvae.data.regroup import generated, regrouped
 from polyvae.data.sparse import columns_of
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.records import Record
 from polyvae.utils.text import counted, named
 
-Kind = Literal["real", "count", "binary"]
+Kind = Literal["real", "count", "binary", "categorical", "ordinal"]
 _LARGEST = 1e30  # above it, float32 cannot hold predictions, and squares of float64 overflow above 1e150
 _FAR = 10  # widths of the range seen, beyond which a value is far outside
 _CELLS = 2**22  # values that are converted to float64 at a time
@@ -36,13 +40,15 @@ class Features(Record):
         shape: The shape of one sample; a modality of several axes is described by its entries in row-major order.
         columns: The names of the F features.
         named: Whether the training data named them. If not, they were generated and are matched by position.
-        kinds: "real", "count" or "binary", by the observed training values.
+        kinds: "real", "count" or "binary", by the observed training values; "categorical" for each column of an unordered class, and
+            "ordinal" for ranks of more than two.
         center: Means of the observed training values.
         scale: Their standard deviations, with divisor n; 1 where a feature is constant.
         low: The smallest observed values.
         high: The largest observed values.
         constant: The names of features with one value only, or none.
         units: Feature -> unit, for text in reports.
+        groups: The columns of classes in the data, each stored as several columns of zeros and ones, or as one of ranks.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -56,6 +62,18 @@ class Features(Record):
     high: list[float]
     constant: list[str]
     units: dict[str, str]
+    groups: list[Group] = Field(default_factory=list)
+
+    @property
+    def originals(self) -> list[str]:
+        """The names of the columns in the data, of which one of classes may be several features."""
+        return Decoder({self.name: self.groups}).columns(self.name, self.columns)
+
+    @property
+    def known(self) -> dict[str, Levels | None]:
+        """Column in the data -> its classes, None for numbers."""
+        own = {group.name: group.classes for group in self.groups}
+        return {column: own.get(column) for column in self.originals}
 
     def standardised(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Values [n, F] less the training means, divided by the training standard deviations.
@@ -74,6 +92,12 @@ class Features(Record):
                 raise ValueError(f"{key} of length {size}, one for each feature")
         if len(set(self.columns)) != size:
             raise ValueError("distinct names of columns")
+        stop = 0
+        for group in self.groups:
+            inside = self.columns[group.columns] == group.classes.columns(group.name)
+            if group.start < stop or not inside or len(set(map(str, group.levels))) < len(group.levels):
+                raise ValueError("groups of distinct classes, in order, each with the columns of its classes")
+            stop = group.columns.stop
         return self
 
 
@@ -106,17 +130,28 @@ class Schema(Record):
     modalities: Annotated[list[Features], Field(min_length=1)]
 
     @classmethod
-    def fit(cls, data: MultimodalData, units: Mapping[str, Mapping[str, str]] | None = None) -> Schema:
+    def fit(
+        cls,
+        data: MultimodalData,
+        units: Mapping[str, Mapping[str, str]] | None = None,
+        kinds: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Schema:
         """Describe the observed values of training data.
 
         Args:
             data: The training data.
             units: Modality -> feature -> unit.
+            kinds: Modality -> column -> "real", "count" or "binary", where its values alone say something else.
 
         Raises:
-            InputError: A modality that no sample has; units of unknown features.
+            InputError: A modality that no sample has; units of unknown features; values that do not fit their kind.
         """
-        return cls(modalities=[_features(data, name, (units or {}).get(name, {})) for name in data.names])
+        return cls(
+            modalities=[
+                _features(data, name, (units or {}).get(name, {}), (kinds or {}).get(name, {}))
+                for name in data.names
+            ]
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -128,6 +163,11 @@ class Schema(Record):
         """Modality -> names of its features."""
         return {each.name: tuple(each.columns) for each in self.modalities}
 
+    @property
+    def groups(self) -> dict[str, list[Group]]:
+        """Modality -> its columns of classes."""
+        return {each.name: each.groups for each in self.modalities}
+
     def __getitem__(self, name: str) -> Features:
         for each in self.modalities:
             if each.name == name:
@@ -135,7 +175,12 @@ class Schema(Record):
         raise InputError(f"schema: there is no modality {name!r}; {nearest(name, self.names)}")
 
     def align(
-        self, data: MultimodalData, *, missing: Literal["error", "mask"] = "error", quiet: bool = False
+        self,
+        data: MultimodalData,
+        *,
+        missing: Literal["error", "mask"] = "error",
+        unseen: Unseen = "error",
+        quiet: bool = False,
     ) -> MultimodalData:
         """The same samples with the modalities and features of the schema, in its order.
 
@@ -145,6 +190,7 @@ class Schema(Record):
         Args:
             data: New data.
             missing: What features that the data lack are: "error", or "mask", which makes them missing entries.
+            unseen: What classes are that the training data did not have: "error", or "mask", which makes them missing entries.
             quiet: Do not warn, as of one block of data whose warnings concern the whole; see ``far`` and ``warn_of_far``.
 
         Warns:
@@ -167,6 +213,7 @@ class Schema(Record):
                 f"data: {counted(len(unknown), 'modality', 'modalities')} ({named(unknown)}) not in the training data; ignored",
                 stacklevel=2,
             )
+        data = regrouped(_named(self, data), _classes(self), unseen)
         found = {each.name: _aligned(each, data, missing) for each in self.modalities}
         lost = [text for _, _, text in found.values() if text]
         if lost and not quiet:
@@ -189,6 +236,11 @@ class Schema(Record):
             ],
             {each.name: tuple(each.columns) for each in self.modalities if len(each.shape) == 1},
             sparse,
+            {
+                each.name: {group.name: tuple(group.levels) for group in each.groups}
+                for each in self.modalities
+                if each.groups
+            },
         )
         if not quiet:
             self.warn_of_far(self.far(aligned))
@@ -265,17 +317,55 @@ def _pieces(data: MultimodalData, name: str) -> Any:
         yield rows, data.values(name, index).flatten(1).cpu().numpy().astype(np.float64)
 
 
-def _features(data: MultimodalData, name: str, units: Mapping[str, str]) -> Features:
+def asked_of(schema: Schema, unseen: Unseen) -> Ask:
+    """What is known of the columns of new data before they are read.
+
+    Args:
+        schema: The schema of the training data.
+        unseen: See ``Schema.align``.
+    """
+    known = {each.name: each.known for each in schema.modalities if each.named or each.groups}
+    return lambda name: Asked(known=known.get(name, {}), unseen=unseen)
+
+
+def _classes(schema: Schema) -> dict[str, dict[str, Levels]]:
+    return {
+        each.name: {group.name: group.classes for group in each.groups}
+        for each in schema.modalities
+        if each.groups
+    }
+
+
+def _named(schema: Schema, data: MultimodalData) -> MultimodalData:
+    """The data with generated names of columns where the training data had none and have columns of classes now."""
+    more = {}
+    for each in schema.modalities:
+        if each.groups and each.name in data.names and each.name not in data.columns:
+            texts = generated(each.name, math.prod(data.observed(each.name).shape[1:]))
+            if texts == each.originals:
+                more[each.name] = tuple(texts)
+    if not more:
+        return data
+    other = copy.copy(data)
+    other.columns = {**data.columns, **more}
+    return other
+
+
+def _features(
+    data: MultimodalData, name: str, units: Mapping[str, str], asked: Mapping[str, Any] | None = None
+) -> Features:
     observed = data.observed(name).flatten(1).cpu().numpy()
     if not observed.any():
         raise InputError(
             f"modality {name!r}: got no training sample in which it was observed; expected at least one; leave it out with data.select(...)"
         )
     size = observed.shape[1]
-    columns = list(data.columns.get(name, [f"{name}_{place}" for place in range(size)]))
+    columns = list(data.columns.get(name, generated(name, size)))
+    groups = groups_of(columns, data.levels.get(name, {}))
     for key in units:
-        if key not in columns:
-            raise InputError(f"units: modality {name!r} has no feature {key!r}; {nearest(key, columns)}")
+        known_to = [*columns, *(group.name for group in groups)]
+        if key not in known_to:
+            raise InputError(f"units: modality {name!r} has no feature {key!r}; {nearest(key, known_to)}")
     total, low, high = np.zeros(size), np.full(size, np.inf), np.full(size, -np.inf)
     whole, unit = np.ones(size, dtype=bool), np.ones(size, dtype=bool)
     for rows, x in _pieces(data, name):
@@ -307,7 +397,26 @@ def _features(data: MultimodalData, name: str, units: Mapping[str, str]) -> Feat
         squares += np.where(observed[rows], (x - center) ** 2, 0).sum(0)
     scale = np.sqrt(squares / np.maximum(count, 1))
     constant = (low == high) | ~(scale > 0)
-    kinds = np.where(unit & ~constant, "binary", np.where(whole & (low >= 0) & (high > 1), "count", "real"))
+    found = np.where(unit & ~constant, "binary", np.where(whole & (low >= 0) & (high > 1), "count", "real"))
+    kinds = found.astype(object)
+    for column, kind in (asked or {}).items():
+        if kind in ("real", "count", "binary"):
+            place = columns.index(column)
+            fits = {
+                "real": True,
+                "count": bool(whole[place] and low[place] >= 0),
+                "binary": bool(unit[place]),
+            }
+            if not fits[kind]:
+                raise InputError(
+                    f"kinds: got values of column {column!r} of modality {name!r} that are no {kind} numbers; expected "
+                    f"{'0 and 1' if kind == 'binary' else 'whole numbers from 0'}; correct them, or take it as 'real'"
+                )
+            kinds[place] = kind
+    for group in groups:
+        kinds[group.columns] = (
+            "categorical" if not group.ranks else "ordinal" if len(group.levels) > 2 else "binary"
+        )
     return Features(
         name=name,
         shape=list(data.observed(name).shape[1:]),
@@ -320,6 +429,7 @@ def _features(data: MultimodalData, name: str, units: Mapping[str, str]) -> Feat
         high=high.tolist(),
         constant=[columns[place] for place in np.flatnonzero(constant)],
         units=dict(units),
+        groups=groups,
     )
 
 
@@ -341,12 +451,14 @@ def _aligned(each: Features, data: MultimodalData, missing: str) -> tuple[Any, T
     absent = [column for column in each.columns if column not in place]
     if len(absent) == size:
         raise _no_columns(each, data)
+    lacking = original(absent, {group.name: group.levels for group in each.groups if not group.ranks})
     if absent and missing == "error":
         raise InputError(
-            f"modality {name!r}: got no {counted(len(absent), 'column', 'columns')} of {size} ({named(absent)}); expected those of the "
-            "training data; add them, or take them as missing (missing_columns='mask', --mask)"
+            f"modality {name!r}: got no {counted(len(lacking), 'column', 'columns')} of {len(each.originals)} ({named(lacking)}); expected "
+            "those of the training data; add them, or take them as missing (missing_columns='mask', --mask)"
         )
     unknown = sorted(set(given) - set(each.columns), key=place.__getitem__)
+    unknown = original(unknown, data.levels.get(name, {}))
     lost = (
         f"modality {name!r}: {counted(len(unknown), 'column', 'columns')} ({named(unknown)}) not in the training data"
         if unknown

@@ -33,6 +33,7 @@ class Readers:
 
         Args:
             frames: Modality -> data frame of pandas, polars, pyarrow or another library that narwhals reads; one column for each feature.
+                Texts, booleans and categories become columns of classes; see ``levels`` of MultimodalData.
             id: The column with the ids. None: the index of pandas. False: row i is the same sample in every frame.
             nan: "error", or "missing" where NaN and null mark entries that were not measured.
             labels: A column of the frames, which is no feature then; a mapping from ids to classes; a pandas Series with ids as index; or

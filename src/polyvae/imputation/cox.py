@@ -170,7 +170,8 @@ class Curve(NamedTuple):
         """[N], the first time at which P(T > t) ≤ 1 − probability; infinite where there is none."""
         needed = -math.log1p(-probability) * np.exp(-eta)
         place = np.searchsorted(self.hazard, needed * (1 - 1e-12), side="left")
-        return np.r_[self.time, np.inf][place]
+        found: Doubles = np.r_[self.time, np.inf][place]
+        return found
 
 
 def breslow(given: Survival, eta: Doubles) -> Curve:

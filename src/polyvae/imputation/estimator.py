@@ -14,16 +14,19 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from polyvae.data.groups import Decoder
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import Given, read
-from polyvae.data.schema import Schema
+from polyvae.data.readers.classes import Ask, Asked
+from polyvae.data.regroup import check_kinds, with_kinds
+from polyvae.data.schema import Schema, asked_of
 from polyvae.imputation import storing
 from polyvae.imputation.advice import advise, advise_of_classes, advise_of_training_samples, warn_of_infinite
 from polyvae.imputation.cox import concordance
 from polyvae.imputation.diagnosis import diagnose
 from polyvae.imputation.embedding import Embedding
 from polyvae.imputation.explain import attribute, variance_explained
-from polyvae.imputation.filling import Kind, Statistic, Wanted, blocks, canonical, fill, whole
+from polyvae.imputation.filling import Kind, Statistic, blocks, canonical, fill, wanted, whole
 from polyvae.imputation.hazards import Hazards
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.predicting import Outcome, check_level, of_risk, outcome, risks, survival
@@ -67,6 +70,9 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         id: The column with the ids of samples; False: row i is the same sample in every table.
         nan: "missing", or "error".
         missing_columns: What it means that new data lack a feature: "error", or "mask", which makes its entries missing.
+        kinds: Modality -> column -> "categorical", "ordinal", "real", "count" or "binary", or the classes of an ordinal in order, where
+            the values alone say something else: integer codes of classes, text beside numbers.
+        unseen_classes: What classes are that the training data did not have: "error", or "mask", which makes the entry missing.
         target: What y is: "class", "number", "time" (time and event), or "auto", by its values.
         units: Modality -> feature -> unit, for reports.
         device: Where the members compute, such as "cpu" or "cuda".
@@ -106,6 +112,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         id: Any = None,
         nan: Literal["missing", "error"] = "missing",
         missing_columns: Literal["error", "mask"] = "error",
+        kinds: dict[str, dict[str, Any]] | None = None,
+        unseen_classes: Literal["error", "mask"] = "error",
         target: Literal["auto", "class", "number", "time"] = "auto",
         units: dict[str, dict[str, str]] | None = None,
         device: str = "cpu",
@@ -122,6 +130,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.id = id
         self.nan = nan
         self.missing_columns = missing_columns
+        self.kinds = kinds
+        self.unseen_classes = unseen_classes
         self.target = target
         self.units = units
         self.device = device
@@ -144,9 +154,10 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         start = time.monotonic()
         self._check()
-        given = self._read(X)
+        given = self._read(X, lambda name: Asked((self.kinds or {}).get(name, {})))
+        given = given._replace(data=with_kinds(given.data, self.kinds))
         data = _observed_rows(given.data)
-        schema = Schema.fit(data, self.units)
+        schema = Schema.fit(data, self.units, self.kinds)
         data = schema.align(data)
         order = canonical(schema, data)
         tables = whole(schema, data, order)
@@ -165,6 +176,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 self.seed,
                 device_of("estimator", self.device),
                 () if target is None else (TARGET,),
+                leaders=storing.leaders_of(schema),
             ).fit(report)
             report.start("combining and scoring", None)
             embedding = Embedding.fit(imputer, self.latent)
@@ -195,13 +207,14 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self._hazards = hazards
         if hazards is not None:
             self.risk_scores_ = hazards.scores()
-        self.n_features_in_ = sum(len(each.columns) for each in schema.modalities)
+        self.n_features_in_ = sum(len(each.originals) for each in schema.modalities)
         if len(schema.modalities) == 1 and schema.modalities[0].named:
-            self.feature_names_in_ = np.array(schema.modalities[0].columns, dtype=object)
+            self.feature_names_in_ = np.array(schema.modalities[0].originals, dtype=object)
         if target is not None and target.classes is not None:
             self.classes_ = np.array(target.classes)
 
     def _check(self) -> None:
+        check_kinds(self.kinds)
         check_count("estimator", "latent", self.latent)
         check_count("estimator", "members", self.members, 2)
         if self.steps is not None:
@@ -224,6 +237,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         for name, known in (
             ("target", ("auto", "class", "number", "time")),
             ("missing_columns", ("error", "mask")),
+            ("unseen_classes", ("error", "mask")),
         ):
             if getattr(self, name) not in known:
                 raise InputError(
@@ -235,13 +249,14 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 f"estimator: got max_seconds={self.max_seconds!r}; expected a number above 0; None sets no limit"
             )
 
-    def _read(self, X: Data, overlap: bool = True) -> Given:
-        return read(X, id=self.id, nan=self.nan, overlap=overlap)
+    def _read(self, X: Data, asked: Ask, overlap: bool = True) -> Given:
+        return read(X, id=self.id, nan=self.nan, overlap=overlap, asked=asked)
 
     def _aligned(self, X: Data) -> tuple[Given, MultimodalData]:
         check_is_fitted(self, "schema_")
-        given = self._read(X, overlap=False)  # new samples may have one modality each
-        return given, self.schema_.align(given.data, missing=self.missing_columns)
+        # New samples may have one modality each.
+        given = self._read(X, asked_of(self.schema_, self.unseen_classes), overlap=False)
+        return given, self.schema_.align(given.data, missing=self.missing_columns, unseen=self.unseen_classes)
 
     # ---- results ---------------------------------------------------------------------------------------------
 
@@ -271,16 +286,17 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             InputError: Data that do not fit the training data, or an argument out of range.
         """
-        wanted = self._wanted(interval, draws, statistic, kind)
+        asked = wanted(self.seed, interval, draws, statistic, kind)
         given, data = self._aligned(X)
-        filled = fill(self.schema_, self._imputer, data, wanted)
+        filled = fill(self.schema_, self._imputer, data, asked)
         if draws is not None:
             return [self._back(given, one) for one in filled.draws]
         if interval is not None:
             warn_of_infinite(filled.infinite())
             assert filled.low is not None
             assert filled.high is not None
-            return tuple(self._back(given, one) for one in (filled.values, filled.low, filled.high))
+            ends = (self._back(given, one, sets=True) for one in (filled.low, filled.high))
+            return self._back(given, filled.values), *ends
         return self._back(given, filled.values)
 
     def impute_to(
@@ -319,45 +335,19 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             StorageError: A file could not be written.
         """
         check_is_fitted(self, "schema_")
-        wanted = self._wanted(interval, draws, statistic, kind, both=True)
-        how = Reading(self.id, self.nan, None, self.missing_columns)
+        asked = wanted(self.seed, interval, draws, statistic, kind, both=True)
+        how = Reading(self.id, self.nan, None, self.missing_columns, self.unseen_classes)
         return impute_files(
-            self.schema_, self._imputer, files, Path(out), wanted, how, format=format, force=force
+            self.schema_, self._imputer, files, Path(out), asked, how, format=format, force=force
         )
 
-    def _wanted(self, interval: Any, draws: Any, statistic: Any, kind: Any, both: bool = False) -> Wanted:
-        if interval is not None and (not is_number(interval) or not 0 < interval < 1):
-            raise InputError(
-                f"impute: got interval={interval!r}; expected a probability between 0 and 1; such as 0.9"
-            )
-        if draws is not None:
-            check_count("impute", "draws", draws)
-        if draws is not None and interval is not None and not both:
-            raise InputError("impute: got draws and interval; expected one of the two; call it twice")
-        for name, value, known in (
-            ("statistic", statistic, ("mean", "median")),
-            ("kind", kind, ("conformal", "predictive")),
-        ):
-            if value not in known:
-                raise InputError(
-                    f"impute: got {name}={value!r}; expected one of {', '.join(known)}; choose one"
-                )
-        if kind != "conformal" and interval is None:
-            raise InputError(
-                f"impute: got kind={kind!r} without interval; expected a probability to cover; such as interval=0.9"
-            )
-        if statistic != "mean" and draws is not None and not both:
-            raise InputError(
-                f"impute: got statistic={statistic!r} with draws, which are no medians; expected one of the two; call it twice"
-            )
-        return Wanted(statistic, interval, kind, int(draws or 0), self.seed)
-
-    def _back(self, given: Given, values: dict[str, NDArray[np.floating[Any]]]) -> Any:
+    def _back(self, given: Given, values: dict[str, NDArray[np.floating[Any]]], sets: bool = False) -> Any:
         shaped = {
             each.name: values[each.name].reshape(len(given.data), *each.shape)
             for each in self.schema_.modalities
         }
-        return given.layout.back(shaped, self.schema_.columns, given.data.ids)
+        decoder = Decoder(self.schema_.groups, sets)
+        return given.layout.back(shaped, self.schema_.columns, given.data.ids, decoder)
 
     def transform(self, X: Data, std: bool = False) -> Any:
         """The embedding of each sample given what was observed of it.

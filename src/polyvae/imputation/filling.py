@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -13,11 +13,25 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 from torch import Tensor
 
+from polyvae.data.groups import Codes, Group
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.schema import Features, Schema
+from polyvae.imputation.classes import (
+    Calibration,
+    chances,
+    classes_at,
+    classes_of_ranks,
+    places,
+    probable_sets,
+    rank_ends,
+    restored,
+    sets,
+    threshold,
+)
 from polyvae.imputation.imputer import MOST_FACTORS, Imputed, Imputer
 from polyvae.imputation.tables import Flags, Floats, SparseRows, Tables
 from polyvae.imputation.wide import WIDE
+from polyvae.utils.errors import InputError, check_count, is_number
 from polyvae.utils.seeds import fold_in
 
 Doubles = NDArray[np.float64]
@@ -27,6 +41,9 @@ Kind = Literal["conformal", "predictive"]
 
 BLOCK = 4096
 """Samples that are completed at a time, at most; see ``block_size``."""
+
+ENDS = (".low", ".high")
+"""What is appended to the names of the files of the ends of intervals."""
 
 _WIDEST = 2**24  # values of all modalities in a block
 _PREDICTIVE = 200  # draws whose quantiles are a predictive interval
@@ -52,8 +69,38 @@ class Wanted(NamedTuple):
 
     def suffixes(self) -> list[str]:
         """What is appended to the names of the files: "" for predictions, ".low" and ".high", ".draw1", ..."""
-        ends = [] if self.level is None else [".low", ".high"]
+        ends = [] if self.level is None else list(ENDS)
         return ["", *ends, *draw_names(self.draws)]
+
+
+def wanted(seed: int, interval: Any, draws: Any, statistic: Any, kind: Any, both: bool = False) -> Wanted:
+    """What the arguments of ``impute`` ask for; ``both``: draws and intervals may be asked for together.
+
+    Raises InputError: an argument out of range.
+    """
+    if interval is not None and (not is_number(interval) or not 0 < interval < 1):
+        raise InputError(
+            f"impute: got interval={interval!r}; expected a probability between 0 and 1; such as 0.9"
+        )
+    if draws is not None:
+        check_count("impute", "draws", draws)
+    if draws is not None and interval is not None and not both:
+        raise InputError("impute: got draws and interval; expected one of the two; call it twice")
+    for name, value, known in (
+        ("statistic", statistic, ("mean", "median")),
+        ("kind", kind, ("conformal", "predictive")),
+    ):
+        if value not in known:
+            raise InputError(f"impute: got {name}={value!r}; expected one of {', '.join(known)}; choose one")
+    if kind != "conformal" and interval is None:
+        raise InputError(
+            f"impute: got kind={kind!r} without interval; expected a probability to cover; such as interval=0.9"
+        )
+    if statistic != "mean" and draws is not None and not both:
+        raise InputError(
+            f"impute: got statistic={statistic!r} with draws, which are no medians; expected one of the two; call it twice"
+        )
+    return Wanted(statistic, interval, kind, int(draws or 0), seed)
 
 
 class Filled(NamedTuple):
@@ -79,7 +126,7 @@ class Filled(NamedTuple):
         return found
 
     def infinite(self) -> list[str]:
-        """The modalities of which some interval is infinite."""
+        """The modalities of which some interval of numbers is infinite; sets of classes have all of them there."""
         return [name for name, x in (self.high or {}).items() if np.isinf(x).any()]
 
 
@@ -228,24 +275,20 @@ def fill_block(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: W
         for draw in range(wanted.draws)
     ]
     for found in imputer.impute(part):
-        put = _Put(schema, found, rows)
+        put, classes = _Put(schema, found, rows), _Classes(schema, found, wanted)
         centre = found.values + (_median(found) if wanted.statistic == "median" else 0)
-        put(values, centre)
+        put(values, centre, classes.most_probable)
         if ends is not None:
             below, above = _interval(found, wanted, spread)
-            put(ends[0], found.values + below)
-            put(ends[1], found.values + above)
+            put(ends[0], found.values + below, classes.ends(below, above, 0))
+            put(ends[1], found.values + above, classes.ends(below, above, 1))
         for lot, factor, other, one in zip(lots, u, others, drawn, strict=True):
-            inside = found.given is not None
-            put(
-                one,
-                found.values
-                + (
-                    _joint_residual(imputer, found, factor[found.rows], other)
-                    if inside
-                    else _residual(found, lot[found.rows], other)
-                ),
-            )
+            if found.given is not None:
+                residual, rank = _joint_residual(imputer, found, factor[found.rows], other)
+                put(one, found.values + residual, classes.of_ranks(rank, other))
+            else:
+                residual = _residual(found, lot[found.rows], other)
+                put(one, found.values + residual, classes.of_lots(lot[found.rows], other))
     low, high = (None, None) if ends is None else ends
     return Filled(values, low, high, drawn)
 
@@ -263,17 +306,98 @@ class _Put:
         self.schema, self.name, self.wanted = schema, found.name, found.wanted
         self.rows = rows[found.rows]
         kinds = np.array(schema[found.name].kinds)
+        self.groups = schema[found.name].groups
         self.constant = np.isin(schema[found.name].columns, schema[found.name].constant)
         # What was never negative in training, such as an amount, is not predicted to be.
         never = np.array(schema[found.name].low) >= 0
         self.low = np.where(never, 0.0, -np.inf)
         self.high = np.where(kinds == "binary", 1.0, np.inf)
 
-    def __call__(self, arrays: dict[str, Values], values: NDArray[np.floating]) -> None:
+    def __call__(
+        self,
+        arrays: dict[str, Values],
+        values: NDArray[np.floating],
+        of: Callable[[Group, Doubles], Doubles],
+    ) -> None:
+        """Write predictions; ``of`` returns the columns of a class, [n, C], given their predictions in units."""
         target = arrays[self.name]
         values = np.where(self.constant, 0, values)  # the mean, which is its only value
-        restored = np.clip(self.schema.restore(self.name, values), self.low, self.high)
-        target[self.rows] = np.where(self.wanted, restored, target[self.rows])
+        found = np.clip(self.schema.restore(self.name, values), self.low, self.high)
+        for group in self.groups:
+            found[:, group.columns] = of(group, found[:, group.columns])
+        target[self.rows] = np.where(self.wanted, found, target[self.rows])
+
+
+class _Classes:
+    """The columns of classes of one prediction."""
+
+    def __init__(self, schema: Schema, found: Imputed, wanted: Wanted) -> None:
+        self.each, self.found, self.wanted = schema[found.name], found, wanted
+        groups = self.each.groups
+        self.centre = {group.name: restored(self.each, group, found.values) for group in groups}
+        self.chances = {group.name: chances(group, self.centre[group.name]) for group in groups}
+        drawn = groups if wanted.draws or (wanted.level is not None and wanted.kind == "conformal") else []
+        self.known = {group.name: Calibration.of(self.each, group, found.combination) for group in drawn}
+
+    def most_probable(self, group: Group, own: Doubles) -> Doubles:
+        codes = np.rint(own[:, 0]) if group.ranks else self.chances[group.name].argmax(1)
+        return _numbers(group, np.clip(codes, 0, len(group.levels) - 1).astype(np.intp))
+
+    def ends(self, below: Doubles, above: Doubles, end: int) -> Callable[[Group, Doubles], Doubles]:
+        """The lower or upper rank; of an unordered class ones for all classes of the set, at both ends."""
+
+        def of(group: Group, own: Doubles) -> Doubles:
+            if group.ranks:
+                at, scale = group.start, self.each.scale[group.start]
+                shape = len(own), below.shape[-1]
+                low, high = (np.broadcast_to(x, shape)[:, at] * scale for x in (below, above))
+                return rank_ends(group, self.centre[group.name][:, 0], low, high)[end][:, None]
+            assert self.wanted.level is not None
+            if self.wanted.kind == "predictive":
+                return probable_sets(self.chances[group.name], self.wanted.level).astype(np.float64)
+            limit = threshold(self.known[group.name].scores, self.wanted.level)
+            return sets(self.chances[group.name], limit).astype(np.float64)
+
+        return of
+
+    def of_ranks(
+        self, rank: Doubles | None, other: np.random.Generator
+    ) -> Callable[[Group, Doubles], Doubles]:
+        """Draws that depend on the other columns as the ranks [n, F] of draws of all columns do."""
+
+        def of(group: Group, own: Doubles) -> Doubles:
+            found = self.chances[group.name]
+            if group.ranks and len(group.levels) > 2:
+                return self.most_probable(group, own)
+            if rank is None:
+                return _numbers(group, classes_at(found, other.random(len(found))))
+            ranks = rank[:, group.columns]
+            both = np.concatenate([1 - ranks, ranks], 1) if group.ranks else ranks
+            return _numbers(group, classes_of_ranks(found, both))
+
+        return of
+
+    def of_lots(
+        self, lot: NDArray[np.float64], other: np.random.Generator
+    ) -> Callable[[Group, Doubles], Doubles]:
+        """Draws that depend on the other columns as the class of a calibration sample does on its residuals."""
+
+        def of(group: Group, own: Doubles) -> Doubles:
+            if group.ranks and len(group.levels) > 2:
+                return self.most_probable(group, own)
+            known, u = self.known[group.name], other.random(len(lot))
+            if len(known.known):
+                place = np.full(len(known.known), np.nan)
+                place[known.known] = places(known, other.random(len(known.codes)))
+                chosen = place[(lot * len(place)).astype(np.intp)]
+                u = np.where(np.isnan(chosen), u, chosen)
+            return _numbers(group, classes_at(self.chances[group.name], u))
+
+        return of
+
+
+def _numbers(group: Group, codes: Codes) -> Doubles:
+    return group.classes.numbers(codes)
 
 
 def _median(found: Imputed) -> Doubles:
@@ -332,8 +456,8 @@ def _quantiles(
 
 def _joint_residual(
     imputer: Imputer, found: Imputed, u: NDArray[np.float64], other: np.random.Generator
-) -> Floats:
-    """Residuals of entries of a sample of which other entries were observed: [n, F].
+) -> tuple[Floats, Doubles | None]:
+    """Residuals of entries of a sample of which other entries were observed, and their ranks: [n, F] each; no ranks without residuals.
 
     They depend on each other as the factors do, given which entries were observed. The noise of a column is what its residuals on the
     calibration samples vary more than the factors. Ranks of such draws choose among these residuals (a Gaussian copula), and their
@@ -343,7 +467,7 @@ def _joint_residual(
     assert found.combination.typical is not None
     residuals = np.sort(found.combination.residuals, axis=0)  # NaN last
     if not len(residuals):
-        return np.zeros_like(found.values)
+        return np.zeros_like(found.values), None
     model, (seen, columns), typical = imputer.spread(), found.given, found.combination.typical()
     count = (~np.isnan(residuals)).sum(0)
     square = np.nansum(residuals.astype(np.float64) ** 2, 0) / np.maximum(count, 1)
@@ -354,7 +478,7 @@ def _joint_residual(
     place = np.minimum((rank * count).astype(np.intp), np.maximum(count - 1, 0))
     chosen = np.take_along_axis(residuals, place, 0)
     scale = np.sqrt(variance / (typical + noise))
-    return np.where(count > 0, chosen * scale, 0).astype(np.float32)
+    return np.where(count > 0, chosen * scale, 0).astype(np.float32), rank
 
 
 def _residual(found: Imputed, lot: NDArray[np.float64], other: np.random.Generator) -> Floats:

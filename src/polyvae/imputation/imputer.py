@@ -17,6 +17,7 @@ from polyvae.imputation.factors import Factors
 from polyvae.imputation.members import Members, Schedule
 from polyvae.imputation.simple import Spectra
 from polyvae.imputation.tables import Flags, Floats, Pattern, Tables, patterns, pieces
+from polyvae.imputation.trees import Trees, affordable
 from polyvae.imputation.wide import Wide
 from polyvae.utils.progress import Reporter
 from polyvae.utils.seeds import fold_in
@@ -85,6 +86,8 @@ class Imputer:
         device: Where the members compute.
         targets: Modalities that are decoded and never encoded.
         wide: The coordinates of wide tables; None: those of ``tables`` are computed.
+        leaders: Modality -> [F], for each column the first of those that are observed together with it; those of a modality that is not
+            named are observed one by one.
 
     Attributes:
         fold: [N], the fold in which each training sample is left out.
@@ -100,7 +103,9 @@ class Imputer:
         device: torch.device,
         targets: Sequence[str] = (),
         wide: Wide | None = None,
+        leaders: Mapping[str, NDArray[np.intp]] | None = None,
     ) -> None:
+        self.leaders = dict(leaders or {})
         self.tables, self.designs, self.count, self.seed = tables, tuple(designs), count, seed
         self.targets = tuple(targets)
         size = tables.size
@@ -119,6 +124,7 @@ class Imputer:
                 fold_in(seed, design.label),
                 device,
                 self.wide,
+                self.leaders,
             )
             for design in designs
         }
@@ -127,6 +133,7 @@ class Imputer:
         self._spectra: tuple[Any, Spectra] = None, {}
         self._factors: dict[int | None, Factors] = {}
         self._spread: Factors | None = None
+        self._trees: dict[int | None, Trees] = {}
         widest = max(x.shape[1] for x in tables.values.values())
         largest = min(_LARGEST_CALIBRATION, _LARGEST_TABLE // widest)
         chosen = np.random.default_rng(fold_in(seed, "calibration")).permutation(size)[:largest]
@@ -202,7 +209,7 @@ class Imputer:
         rows = self.calibration[self.tables.observed[name][self.calibration].any(1)]
         part, fold = self.tables.rows(rows), self.fold[rows]
         draws = np.random.default_rng(fold_in(self.seed, "hidden entries", self.tables.names.index(name)))
-        hidden = part.observed[name] & (draws.random(part.observed[name].shape) < HIDDEN)
+        hidden = part.observed[name] & self.chosen(name, draws.random(part.observed[name].shape))
         given = part.only(pattern)
         given = Tables(
             {**given.values, name: np.where(hidden, 0, part.values[name]).astype(np.float32)},
@@ -211,10 +218,11 @@ class Imputer:
         by_members = {
             label: each.predict_left_out(given, fold)[name] for label, each in self.ensembles.items()
         }
-        factors = np.zeros_like(part.values[name])
+        simple: dict[str, Floats] = {}
         for e in np.unique(fold):
-            left = fold == e
-            factors[left] = self._by_factors(int(e), given.rows(np.flatnonzero(left)))[name]
+            left = np.flatnonzero(fold == e)
+            for label, x in self._inside(int(e), given.rows(left), name).items():
+                simple.setdefault(label, np.zeros_like(part.values[name]))[left] = x
         return Known(
             rows,
             np.zeros((len(rows), 0), np.float32),
@@ -222,13 +230,18 @@ class Imputer:
             hidden,
             fold,
             _whole(part, pattern),
-            {**by_members, "factors": factors},
+            {**by_members, **simple},
             Once(
                 partial(
                     self._typical, *self._entries_of(given.rows(slice(_TYPICAL)), name), hidden[:_TYPICAL]
                 )
             ),
         )
+
+    def chosen(self, name: str, draws: NDArray[np.float64]) -> Flags:
+        """Which entries of a modality to hide, of random numbers [n, F]: the columns of a class together."""
+        leader = self.leaders.get(name)
+        return np.asarray((draws if leader is None else draws[:, leader]) < HIDDEN, bool)
 
     def _typical(self, seen: Flags, columns: slice, hidden: Flags) -> NDArray[np.float64]:
         """[F], the mean over samples of the variance that factors leave their hidden entries (all entries of columns without any)."""
@@ -255,12 +268,37 @@ class Imputer:
         ]
         return np.concatenate(parts, 1) if parts else np.zeros((given.size, 0), np.float32)
 
-    def _by_factors(self, left_out: int | None, tables: Tables) -> dict[str, Floats]:
-        """Every modality from what was observed of all, by factors fitted without one fold (None: to all samples)."""
-        names = [name for name in tables.names if name not in self.targets]
-        found = self.factors(left_out).predict(*_joined(tables, names))
-        edges = np.cumsum([0, *(tables.values[name].shape[1] for name in names)])
-        return {name: found[:, a:b] for name, a, b in zip(names, edges[:-1], edges[1:], strict=True)}
+    def _inside(self, left_out: int | None, tables: Tables, name: str) -> dict[str, Floats]:
+        """One modality from what was observed of all, by the simple methods that predict entries: method -> [n, F].
+
+        They are fitted without one fold (None: to all samples).
+        """
+        x, seen = _joined(tables, [each for each in tables.names if each not in self.targets])
+        factors, (_, columns) = self.factors(left_out).predict(x, seen), self._entries_of(tables, name)
+        found = {"factors": factors[:, columns]}
+        if affordable(len(self.calibration), x.shape[1]):
+            found["trees"] = self.trees(left_out).predict(x, seen, factors, columns)
+        return found
+
+    def trees(self, left_out: int | None = None) -> Trees:
+        """The trees that predict the columns of all modalities that are encoded, fitted without one fold (None: to all samples)."""
+        if left_out not in self._trees:
+            x, seen = self._described()
+            kept = np.ones(len(x), bool) if left_out is None else self.fold[self.calibration] != left_out
+            x, seen = x[kept], seen[kept]
+            seed = fold_in(self.seed, "trees")
+            first = self.factors(left_out).predict(x, seen)
+            self._trees[left_out] = Trees(x, seen, first, self._leader(), seed)
+        return self._trees[left_out]
+
+    def _leader(self) -> NDArray[np.intp]:
+        """[P], of the columns of all modalities that are encoded the first of those that are observed together with each."""
+        found, start = list[NDArray[np.intp]](), 0
+        for name in (each for each in self.tables.names if each not in self.targets):
+            width = self.tables.values[name].shape[1]
+            found.append(start + self.leaders.get(name, np.arange(width)))
+            start += width
+        return np.concatenate(found)
 
     def factors(self, left_out: int | None = None) -> Factors:
         """The factors of all modalities that are encoded, fitted without one fold (None: to all samples)."""
@@ -288,7 +326,8 @@ class Imputer:
     def _factor_count(self, x: Floats, seen: Flags) -> int:
         """The number of factors that predicts entries best which were hidden from the fit."""
         draws = np.random.default_rng(fold_in(self.seed, "number of factors"))
-        hidden = seen & (draws.random(seen.shape) < HIDDEN)
+        lots = draws.random(seen.shape)[:, self._leader()]
+        hidden = seen & (lots < HIDDEN)
         limit = max(1, min(len(x) // 2, x.shape[1] - 1))
         given = np.where(hidden, 0, x).astype(np.float32)
         errors: dict[int, float] = {}
@@ -356,7 +395,7 @@ class Imputer:
             entries = None
             if inside:
                 own = given.rows(np.flatnonzero(some))
-                found["factors"] = self._by_factors(None, own)[name]
+                found |= self._inside(None, own, name)
                 entries = self._entries_of(own, name)
             parts = combination.predict(x[some], found)
             shown = parts if methods else {}

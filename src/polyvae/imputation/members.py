@@ -65,6 +65,7 @@ class Members:
         seed: Of initial weights, batches and noise.
         device: Where to compute.
         wide: The coordinates of wide tables, for which ``specs`` are.
+        leaders: See ``Imputer``.
     """
 
     def __init__(
@@ -76,8 +77,14 @@ class Members:
         seed: int,
         device: torch.device,
         wide: Wide,
+        leaders: Mapping[str, NDArray[np.intp]] | None = None,
     ) -> None:
         self.wide = wide
+        self.leaders = {
+            name: torch.from_numpy(places).to(device)
+            for name, places in (leaders or {}).items()
+            if name not in wide.bases
+        }
         self.name, self.count, self.seed, self.device = name, count, seed, device
         with one_at_a_time, forked(device):
             models = []
@@ -216,7 +223,10 @@ class Members:
         shown = {}
         for name, x in seen.items():
             share = _HIDDEN * torch.rand((*x.shape[:2], 1), device=x.device)
-            shown[name] = x & (torch.rand(x.shape, device=x.device) >= share)
+            lots = torch.rand(x.shape, device=x.device)
+            if name in self.leaders:
+                lots = lots[..., self.leaders[name]]
+            shown[name] = x & (lots >= share)
         return shown
 
     def _objective(

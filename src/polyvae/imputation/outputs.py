@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
+from polyvae.data.groups import Cells, Decoder, Group, original, taken
 from polyvae.data.readers import Given
 from polyvae.data.readers.frames import FrameLayout
 from polyvae.data.readers.layout import Ids, archive, ordered
@@ -23,6 +23,7 @@ from polyvae.data.readers.omics import ENDINGS as OMICS
 from polyvae.data.readers.omics import AnnLayout, MuLayout
 from polyvae.data.readers.tables import FileLayout
 from polyvae.data.readers.writing import ENDINGS, PARQUET, TEXT, ending, write_table, written_table
+from polyvae.imputation.filling import ENDS
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.files import atomic, read_bytes, unwritten, write_atomic, write_npz
 from polyvae.utils.partial import claimed_folder
@@ -39,12 +40,14 @@ class Completed(NamedTuple):
         given: The data that came in, and their container.
         columns: Modality -> names of its features.
         shapes: Modality -> shape of a sample.
+        groups: Modality -> its columns of classes.
         parts: Suffix -> modality -> [N, F]; the suffix is "" for the predictions, and such as ".low" for others.
     """
 
     given: Given
     columns: Mapping[str, Sequence[str]]
     shapes: Mapping[str, tuple[int, ...]]
+    groups: Mapping[str, Sequence[Group]]
     parts: Mapping[str, Mapping[str, NDArray[Any]]]
 
     @property
@@ -57,10 +60,16 @@ class Completed(NamedTuple):
         """The header of the column of ids."""
         return id_name(self.given)
 
-    def table(self, name: str, values: NDArray[Any]) -> tuple[NDArray[Any], list[str]]:
-        """Values and names of the columns, in the order in which they came in."""
-        order = ordered(self.given.data.columns.get(name, ()), self.columns[name])
-        return np.asarray(values)[:, order], [str(self.columns[name][at]) for at in order]
+    def decoder(self, suffix: str) -> Decoder:
+        """Which columns of a part are those of classes."""
+        return Decoder(self.groups, suffix in ENDS)
+
+    def table(self, name: str, values: NDArray[Any], suffix: str) -> tuple[Cells, list[str]]:
+        """Cells and names of the columns, in the order in which they came in."""
+        decoder, data = self.decoder(suffix), self.given.data
+        columns = decoder.columns(name, self.columns[name])
+        order = ordered(original(data.columns.get(name, ()), data.levels.get(name, {})), columns)
+        return taken(decoder.cells(name, values), order), [str(columns[at]) for at in order]
 
 
 def id_name(given: Given) -> str:
@@ -162,7 +171,8 @@ def write(completed: Completed, out: Path, kind: str) -> list[Path]:
         return [out]
     if ending(out) in OMICS:
         return [
-            _write_omics(completed, part, _beside(out, suffix)) for suffix, part in completed.parts.items()
+            _write_omics(completed, part, _beside(out, suffix), suffix)
+            for suffix, part in completed.parts.items()
         ]
     if ending(out) in (*TEXT, *PARQUET):
         return _write_single(completed, out)
@@ -174,21 +184,19 @@ class Streamed(NamedTuple):
 
     Attributes:
         columns: Modality -> names of columns.
-        kinds: Modality -> type of its numbers.
         suffixes: The parts: "" for the predictions, and such as ".low" for others.
         id_name: The header of the column of ids; None: there is none.
         table: Suffix, modality -> blocks of values [n, F] and ids.
     """
 
     columns: Mapping[str, Sequence[str]]
-    kinds: Mapping[str, Any]
     suffixes: Sequence[str]
     id_name: str | None
-    table: Callable[[str, str], Iterator[tuple[NDArray[Any], Ids]]]
+    table: Callable[[str, str], Iterator[tuple[Cells, Ids]]]
 
     def write(self, suffix: str, name: str, path: Path) -> None:
         """Write one table."""
-        with written_table(path, self.columns[name], self.id_name, self.kinds[name]) as put:
+        with written_table(path, self.columns[name], self.id_name) as put:
             for values, ids in self.table(suffix, name):
                 put(values, ids)
 
@@ -255,7 +263,7 @@ def _write_single(completed: Completed, out: Path) -> list[Path]:
     written = []
     for suffix, part in completed.parts.items():
         for name, x in part.items():
-            values, columns = completed.table(name, x)
+            values, columns = completed.table(name, x, suffix)
             path = _beside(out, suffix)
             write_table(path, values, columns, completed.ids, completed.id_name)
             written.append(path)
@@ -268,7 +276,7 @@ def _write_folder(completed: Completed, out: Path, kind: str) -> list[Path]:
         files: list[str] = []
         for suffix, part in completed.parts.items():
             for name, x in part.items():
-                values, columns = completed.table(name, x)
+                values, columns = completed.table(name, x, suffix)
                 files.append(f"{names[name]}{suffix}{kind}")
                 write_table(folder / files[-1], values, columns, completed.ids, completed.id_name)
         _record(folder, files)
@@ -326,12 +334,12 @@ def _safe(name: str) -> str:
     return re.sub(r"[/\\:\0]", "_", name).lstrip(".") or "_"
 
 
-def _write_omics(completed: Completed, part: Mapping[str, NDArray[Any]], out: Path) -> Path:
+def _write_omics(completed: Completed, part: Mapping[str, NDArray[Any]], out: Path, suffix: str) -> Path:
     layout = completed.given.layout
     same = {".h5ad": AnnLayout, ".h5mu": MuLayout}[ending(out)]
     values = {name: x.reshape(len(x), *completed.shapes[name]) for name, x in part.items()}
     if isinstance(layout, same):
-        layout.save(out, values, completed.columns, completed.ids)
+        layout.save(out, values, completed.columns, completed.ids, completed.decoder(suffix))
         return out
     if ending(out) == ".h5ad":
         raise InputError(
@@ -347,7 +355,11 @@ def _write_omics(completed: Completed, part: Mapping[str, NDArray[Any]], out: Pa
         ) from None
     count = len(completed.given.data)
     ids = [str(value) for value in (completed.ids if completed.ids is not None else range(count))]
-    tables = {name: completed.table(name, x) for name, x in part.items()}
+    data = completed.given.data
+    tables = {}
+    for name, x in part.items():  # matrices of numbers: classes stay columns of zeros and ones
+        order = ordered(data.columns.get(name, ()), completed.columns[name])
+        tables[name] = x[:, order], [str(completed.columns[name][at]) for at in order]
     with (
         mudata.set_options(pull_on_update=False),
         warnings.catch_warnings(),

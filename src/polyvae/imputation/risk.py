@@ -137,4 +137,4 @@ def _bounded(gram: Doubles, target: Doubles, most: float) -> Doubles:
         return np.zeros(len(target))
     root = np.sqrt(values[kept])
     found = lsq_linear((u[:, kept] * root).T, (u[:, kept] / root).T @ target, (0, most), method="bvls").x
-    return np.clip(found, 0, most)
+    return np.asarray(np.clip(found, 0, most), np.float64)

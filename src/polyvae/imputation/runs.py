@@ -13,7 +13,9 @@ import torch
 from polyvae.config import assignment
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import Given
+from polyvae.data.readers.classes import Asked
 from polyvae.data.readers.columns import columns_of
+from polyvae.data.schema import asked_of
 from polyvae.imputation.advice import warn_of_infinite
 from polyvae.imputation.estimator import Estimator
 from polyvae.imputation.filling import Wanted, fill
@@ -84,7 +86,8 @@ def estimator_of(settings: Sequence[str], **given: Any) -> Estimator:
     """An unfitted estimator with the parameters ``given`` that are not None, and those of ``settings``.
 
     Args:
-        settings: Such as "latent=16", or "network.dropout=0.1" for a key of a parameter that is a mapping.
+        settings: Such as "latent=16", or "network.dropout=0.1" for a key of a parameter that is a mapping; "kinds.clinical.stage=ordinal"
+            for a column of a modality.
         **given: Parameters of ``Estimator``.
 
     Raises:
@@ -95,11 +98,15 @@ def estimator_of(settings: Sequence[str], **given: Any) -> Estimator:
     for text in settings:
         key, value = assignment(text)
         first, dot, inner = key.partition(".")
-        if first not in known or (dot and first not in ("options", "network", "units")):
+        if first not in known or (dot and first not in ("options", "network", "units", "kinds")):
             raise InputError(
                 f"--set {short(text, 80)!r}: there is no setting {key!r}; {nearest(first, known)}"
             )
-        if dot:
+        if dot and first == "kinds":
+            name, _, column = inner.partition(".")
+            own = dict(parameters.get(first, {}))
+            parameters[first] = {**own, name: {**own.get(name, {}), column: value}}
+        elif dot:
             parameters[first] = {**parameters.get(first, {}), inner: value}
         else:
             parameters[first] = value
@@ -136,7 +143,13 @@ def fit_run(
         raise unwritten(out, problem) from None
     y = None if target is None else target_of(target, files, estimator.id)
     labels = () if y is None else y.columns
-    given = read_files(files, id=estimator.id, nan=estimator.nan, labels=labels)
+    given = read_files(
+        files,
+        id=estimator.id,
+        nan=estimator.nan,
+        labels=labels,
+        asked=lambda name: Asked((estimator.kinds or {}).get(name, {})),
+    )
     if len(labels) == 2:
         _as_time(estimator)
     estimator.fit(given.data, None if y is None else y.values)
@@ -251,7 +264,9 @@ def read_for(run: FittedRun, files: Files, id: str | None = None, mask: bool = F
     if mask:
         estimator.set_params(missing_columns="mask")
     by = id or estimator.id
-    given = read_files(files, id=by, nan=estimator.nan, labels=run.record.labels, overlap=False)
+    asked = asked_of(estimator.schema_, estimator.unseen_classes)
+    labels = run.record.labels
+    given = read_files(files, id=by, nan=estimator.nan, labels=labels, overlap=False, asked=asked)
     names = estimator.schema_.names
     if not set(names) & set(given.data.names):
         file = next(iter(files.paths.values()))
@@ -305,16 +320,17 @@ def impute_run(
             estimator.nan,
             run.record.labels[-1] if run.record.labels else None,  # a column of times is numeric, and ignored
             "mask" if mask else estimator.missing_columns,
+            estimator.unseen_classes,
         )
         return impute_files(
             schema, estimator._imputer, files.paths, out, wanted, how, format=format, force=force
         )
     given = read_for(run, files, id, mask)
-    data = schema.align(given.data, missing=estimator.missing_columns)
+    data = schema.align(given.data, missing=estimator.missing_columns, unseen=estimator.unseen_classes)
     filled = fill(schema, estimator._imputer, data, wanted)
     warn_of_infinite(filled.infinite())
     shapes = {each.name: tuple(each.shape) for each in schema.modalities}
-    return write(Completed(given, schema.columns, shapes, filled.parts()), out, kind)
+    return write(Completed(given, schema.columns, shapes, schema.groups, filled.parts()), out, kind)
 
 
 def _size(files: Files) -> int:

@@ -19,12 +19,17 @@ SCORES: Mapping[str, str] = {
     "crps": "continuous ranked probability score",
     "log_loss": "log loss",
     "auroc": "AUROC",
+    "accuracy": "accuracy of classes",
+    "brier": "Brier score of classes",
     "coverage": "coverage",
     "width": "width of the interval",
+    "set_coverage": "coverage of sets of classes",
+    "set_size": "classes in a set",
     "c_index": "C-index",
     "c_index_low": "lower end of the 95 % interval of the C-index",
     "c_index_high": "upper end of the 95 % interval of the C-index",
 }
+_SHOWN = ("r2", "auroc", "accuracy", "coverage", "width", "set_coverage", "set_size")
 ERRORS = ("fvu", "log_loss", "rmse")  # by which methods are compared: the first that a modality has
 
 
@@ -115,7 +120,7 @@ class Scores:
         """Modality by method as text, one block per score; – where there is none.
 
         Args:
-            *scores: Keys of ``SCORES``. Without any: R², AUROC, coverage and width, where there are any.
+            *scores: Keys of ``SCORES``. Without any: R², AUROC, accuracy, coverage and width, where there are any.
             pattern: Which pattern of observed modalities. None: the rows that are for all of them.
 
         Raises:
@@ -126,7 +131,7 @@ class Scores:
                 raise InputError(f"table: got score {score!r}; {nearest(score, SCORES)}")
         part = self.select(feature=None, pattern=pattern)
         blocks = []
-        for score in scores or ("r2", "auroc", "coverage", "width"):
+        for score in scores or _SHOWN:
             chosen = part.select(score=score)
             if chosen.rows:
                 blocks.append(_block(chosen, score))

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from polyvae.data.schema import Schema
+from polyvae.data.schema import Features, Schema
+from polyvae.imputation.class_scores import Ends, crossed_limits, limits_of, rows_of_classes
 from polyvae.imputation.combine import FEWEST, Combination
-from polyvae.imputation.imputer import HIDDEN, Imputer
-from polyvae.imputation.measures import Interval
+from polyvae.imputation.imputer import Imputer
+from polyvae.imputation.measures import Interval, pooled_fvu
 from polyvae.imputation.rows import Row, binary_rows, numeric_rows
 from polyvae.imputation.scores import Scores
 from polyvae.imputation.tables import Floats, Pattern, Tables, patterns
@@ -56,7 +57,7 @@ def _of(schema: Schema, imputer: Imputer, pattern: Pattern, name: str) -> list[R
     rows: list[Row] = []
     for method, predicted in methods.items():
         stack = method == "stack"
-        ends = _crossed(combination) if stack else None
+        ends = _crossed(schema[name], combination) if stack else None
         rows += _rows(schema, name, method, combination.y, predicted, combination.seen, ends, stack)
     return rows
 
@@ -64,14 +65,14 @@ def _of(schema: Schema, imputer: Imputer, pattern: Pattern, name: str) -> list[R
 def _of_pattern(schema: Schema, imputer: Imputer, pattern: Pattern, name: str) -> list[Row]:
     combination = imputer.combination(pattern, name)
     label = "+".join(other for other, kept in zip(imputer.tables.names, pattern, strict=True) if kept)
-    predicted, ends = combination.left_out["stack"], _crossed(combination)
+    predicted, ends = combination.left_out["stack"], _crossed(schema[name], combination)
     return _rows(schema, name, "stack", combination.y, predicted, combination.seen, ends, False, label)
 
 
-def _crossed(combination: Combination) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Intervals of calibration samples, each by the residuals of the other folds: [c, F] each."""
+def _crossed(each: Features, combination: Combination) -> Ends:
+    """Intervals and sets of calibration samples, each by the residuals of the other folds."""
     centre, width = combination.left_out["stack"], combination.crossed_widths(LEVEL)
-    return centre - width, centre + width
+    return Ends(centre - width, centre + width, crossed_limits(each, combination, LEVEL))
 
 
 def on_hidden(schema: Schema, imputer: Imputer, tables: Tables) -> Scores:
@@ -79,7 +80,7 @@ def on_hidden(schema: Schema, imputer: Imputer, tables: Tables) -> Scores:
     name, tables = schema.names[0], tables.rows(slice(None))
     truth, seen = tables.values[name], tables.observed[name]
     draws = np.random.default_rng(fold_in(imputer.seed, "hidden entries of new samples"))
-    hidden = seen & (draws.random(seen.shape) < HIDDEN)
+    hidden = seen & imputer.chosen(name, draws.random(seen.shape))
     hidden &= (hidden != seen).any(1, keepdims=True)
     rows = np.flatnonzero(hidden.any(1))
     if not len(rows):
@@ -113,10 +114,13 @@ def _compared(
     """The scores of every method that predicts one modality of all samples ``given``, at the entries ``seen``."""
     found: dict[str, Floats] = {"mean": np.zeros_like(truth), "stack": np.zeros_like(truth)}
     width = np.zeros(truth.shape)
+    limits = {group.name: np.full(len(truth), np.inf) for group in schema[name].groups if not group.ranks}
     for each in imputer.impute(given, methods=True):
         if each.name != name:
             continue
         width[each.rows] = each.combination.half_widths(LEVEL)
+        for key, limit in limits_of(schema[name], each.combination, LEVEL).items():
+            limits[key][each.rows] = limit
         for method, x in each.parts.items():
             found.setdefault(method, np.full_like(truth, np.nan))[each.rows] = x
     rows: list[Row] = []
@@ -124,7 +128,7 @@ def _compared(
         if np.isnan(x).any():  # not one of the methods for some pattern
             continue
         stack = method == "stack"
-        ends = (x - width, x + width) if stack else None
+        ends = Ends(x - width, x + width, limits) if stack else None
         rows += _rows(schema, name, method, truth, x, seen, ends, stack)
     return Scores(rows)
 
@@ -136,33 +140,84 @@ def _rows(
     truth: Floats,
     predicted: Floats,
     seen: NDArray[np.bool_],
-    ends: tuple[NDArray[np.floating], NDArray[np.floating]] | None,
+    ends: Ends | None,
     features: bool,
     pattern: str | None = None,
 ) -> list[Row]:
-    """The scores of standardised predictions, in units, without columns that were constant in training."""
+    """The scores of standardised predictions, in units, without columns that were constant in training.
+
+    R² and FVU of a modality are those of all its columns, indicators of classes among them. Other scores are of numbers, ranks included,
+    or of classes.
+    """
     each = schema[name]
     varying = np.flatnonzero(~np.isin(each.columns, each.constant))
     if not len(varying):
         return []
-    true, guess = (schema.restore(name, x)[:, varying] for x in (truth, predicted))
-    known = seen[:, varying]
+    numbers = np.array([place for place in varying if each.kinds[place] != "categorical"], np.intp)
+    rows = []
+    if len(numbers):
+        rows += _numeric(schema, name, method, truth, predicted, seen, ends, features, pattern, numbers)
+    if len(numbers) < len(varying):
+        rows = [row for row in rows if row.feature is not None or row.score not in ("r2", "fvu")]
+        true, guess = (schema.restore(name, x)[:, varying] for x in (truth, predicted))
+        centre, scale = (np.asarray(x)[varying] for x in (each.center, each.scale))
+        error = pooled_fvu(true, guess, centre, seen[:, varying], scale)
+        count = int(seen[:, varying].any(1).sum())
+        if error is not None:
+            rows.append(Row(name, None, pattern, method, "fvu", error, count))
+            rows.append(Row(name, None, pattern, method, "r2", 1 - error, count))
+    return _merged(rows, rows_of_classes(each, method, truth, predicted, seen, ends, features, pattern), each)
+
+
+def _merged(rows: list[Row], more: list[Row], each: Features) -> list[Row]:
+    """The rows of numbers and of classes, with the mean over both where a score of the modality is of both."""
+    whole = {row.score: row for row in more if row.feature is None}
+    flags = each.kinds.count("binary")
+    counts = flags, sum(not group.ranks for group in each.groups)
+    merged = [
+        row._replace(value=float(np.average([row.value, whole[row.score].value], weights=counts)))
+        if row.feature is None and row.score in whole
+        else row
+        for row in rows
+    ]
+    known = {row.score for row in rows if row.feature is None}
+    return merged + [row for row in more if row.feature is not None or row.score not in known]
+
+
+def _numeric(
+    schema: Schema,
+    name: str,
+    method: str,
+    truth: Floats,
+    predicted: Floats,
+    seen: NDArray[np.bool_],
+    ends: Ends | None,
+    features: bool,
+    pattern: str | None,
+    places: NDArray[np.intp],
+) -> list[Row]:
+    """The scores of some columns as numbers."""
+    each = schema[name]
+    true, guess = (schema.restore(name, x)[:, places] for x in (truth, predicted))
+    known = seen[:, places]
     spread = _spread(true, guess, known)
-    names = [each.columns[place] for place in varying] if features else None
+    names = [each.columns[place] for place in places] if features else None
     rows = numeric_rows(
         name,
         method,
         true,
         guess,
-        np.asarray(each.center)[varying],
-        scale=np.asarray(each.scale)[varying],
+        np.asarray(each.center)[places],
+        scale=np.asarray(each.scale)[places],
         observed=known,
         pattern=pattern,
         features=names,
         std=np.broadcast_to(spread, true.shape),
-        interval=None if ends is None else Interval(*(schema.restore(name, end)[:, varying] for end in ends)),
+        interval=None
+        if ends is None
+        else Interval(*(schema.restore(name, end)[:, places] for end in (ends.low, ends.high))),
     )
-    binary = [place for place, column in enumerate(varying) if each.kinds[column] == "binary"]
+    binary = [place for place, column in enumerate(places) if each.kinds[column] == "binary"]
     if binary:
         chance = np.clip(guess[:, binary], _LEAST, 1 - _LEAST)
         rows += binary_rows(

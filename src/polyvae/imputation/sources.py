@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from polyvae.data.groups import text_of
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import Given, read
+from polyvae.data.readers.classes import Ask
 from polyvae.data.readers.columns import column_of, columns_of, plain
 from polyvae.data.readers.omics import ENDINGS as OMICS
 from polyvae.data.readers.omics import from_anndata, open_file
-from polyvae.data.readers.parts import text_of
 from polyvae.data.readers.writing import ENDINGS, SHEETS, ending, stem
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
@@ -104,6 +105,7 @@ def read_files(
     nan: Any = "missing",
     labels: Sequence[str] = (),
     overlap: bool = True,
+    asked: Ask | None = None,
 ) -> Given:
     """The data in the files.
 
@@ -113,6 +115,7 @@ def read_files(
         nan: See ``polyvae.data.readers.read``.
         labels: Columns that are no features, where a table has them: that of a class or a number, or those of time and event.
         overlap: Whether some sample must have two modalities.
+        asked: See ``polyvae.data.readers.read``.
 
     Raises:
         InputError: A file that cannot be read, or kinds that cannot be combined.
@@ -131,24 +134,28 @@ def read_files(
             return Given(*from_anndata(open_file(path), name=name, nan=nan, overlap=overlap))
         return read(path, nan=nan, overlap=overlap)
     there = [label for label in reversed(labels) if any(label in each for each in columns.values())]
-    given = read(files.paths, id=id, nan=nan, labels=there[0] if there else None, overlap=overlap)
+    given = read(
+        files.paths, id=id, nan=nan, labels=there[0] if there else None, overlap=overlap, asked=asked
+    )
     return given._replace(data=_without(given.data, there[1:])) if there[1:] else given
 
 
 def _without(data: MultimodalData, columns: Sequence[str]) -> MultimodalData:
-    """The same data without these columns, and without modalities that have no other."""
+    """The same data without these columns of numbers, and without modalities that have no other."""
     values, entries, names = {}, {}, {}
+    levels: dict[str, Any] = {}
     for name in data.names:
         own = data.columns.get(name, ())
         kept = [at for at, column in enumerate(own) if column not in columns]
         if kept:
             values[name], entries[name] = data.values(name)[:, kept], data.observed(name)[:, kept]
             names[name] = [own[at] for at in kept]
+            levels |= {name: data.levels[name]} if name in data.levels else {}
     if not values:
         raise InputError(
             f"data: got no column beside the target {named(columns)}; expected features; add a table of them"
         )
-    return MultimodalData(values, entries=entries, columns=names, ids=data.ids)
+    return MultimodalData(values, entries=entries, columns=names, levels=levels, ids=data.ids)
 
 
 def target_of(text: str, files: Files, id: Any = None) -> Y:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polyvae.data.readers.parts import text_of
+from polyvae.data.groups import text_of
 
 _CACHE = 2**15  # KiB that SQLite keeps in memory
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from polyvae.core.modality import Modality
+from polyvae.data.groups import leaders
 from polyvae.data.schema import Features, Schema
 from polyvae.imputation.cox import Survival
 from polyvae.imputation.embedding import Embedding
@@ -51,6 +52,8 @@ class _Params(Record):
     target: Literal["auto", "class", "number", "time"]
     units: dict[str, dict[str, str]] | None
     seed: int
+    kinds: dict[str, dict[str, str | list[bool | int | float | str]]] | None = None
+    unseen_classes: Literal["error", "mask"] = "error"
 
 
 class _Target(Record):
@@ -113,7 +116,8 @@ class Stored(NamedTuple):
                 design.label: self._state(design, count, specs(self.tables, design, targets, wide))
                 for design in designs
             }
-            made = Imputer(self.tables, designs, count, seed, device, targets, wide)
+            together = leaders_of(self.schema)
+            made = Imputer(self.tables, designs, count, seed, device, targets, wide, together)
             for label, members in made.ensembles.items():
                 members.restore(states[label])
         return made
@@ -132,6 +136,15 @@ class Stored(NamedTuple):
                     f"estimator: got tensors that do not fit the model ({prefix}{key}); expected those of {count} members; {_REMEDY}"
                 )
         return state
+
+
+def leaders_of(schema: Schema) -> dict[str, NDArray[np.intp]]:
+    """Of the modalities with columns of classes, which columns are observed together; see ``Imputer``."""
+    return {
+        each.name: leaders(len(each.columns), each.groups)
+        for each in schema.modalities
+        if any(not group.ranks for group in each.groups)
+    }
 
 
 def _plain(value: Any) -> Any:

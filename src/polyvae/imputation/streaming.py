@@ -19,14 +19,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from polyvae.data.groups import Cells, Decoder, Unseen, original, taken
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.classes import Ask
 from polyvae.data.readers.layout import ordered
 from polyvae.data.readers.parts import Nan, Part, check_given_ids, check_id, check_nan
 from polyvae.data.readers.tables import listed, table_parts
 from polyvae.data.readers.writing import PARQUET, TEXT, ending
-from polyvae.data.schema import Schema
+from polyvae.data.schema import Features, Schema, asked_of
 from polyvae.imputation.advice import warn_of_infinite
-from polyvae.imputation.filling import BLOCK, Wanted, block_size, fill_block, keys
+from polyvae.imputation.filling import BLOCK, ENDS, Wanted, block_size, fill_block, keys
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.outputs import Streamed, check_output, kind_of, write_streamed
 from polyvae.imputation.spool import Index, Matrix, Rows
@@ -44,12 +46,14 @@ class Reading(NamedTuple):
         nan: "missing", or "error".
         label: A column that is no feature, where a table has it.
         missing: What it means that a table lacks a feature: "error", or "mask".
+        unseen: What classes are that the training data did not have: "error", or "mask".
     """
 
     id: Any = None
     nan: Nan = "missing"
     label: str | None = None
     missing: Literal["error", "mask"] = "error"
+    unseen: Unseen = "error"
 
 
 class Column(NamedTuple):
@@ -59,11 +63,13 @@ class Column(NamedTuple):
         matrix: Their values, NaN where missing.
         here: For each sample, 1 where the table has it; shorter where it has none of the last samples.
         columns: Names of its columns.
+        levels: Column of classes -> its classes.
     """
 
     matrix: Matrix
     here: bytearray
     columns: tuple[str, ...]
+    levels: Mapping[str, tuple[Any, ...]]
 
     def read(self, rows: Rows) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """The samples ``rows``: values [n, F], and which of them the table has, [n]."""
@@ -83,7 +89,9 @@ class Spool:
         files: Modality -> csv, tsv or parquet file.
         how: How they are read.
         kept: Modalities that are kept; of others the ids are read.
-        check: Called with a row of zeros of all tables, before they are read; raises InputError where columns do not fit.
+        check: Called with a row of all tables of which nothing is observed, before they are read; raises InputError where columns do not
+            fit.
+        asked: What is known of the columns of each table.
 
     Attributes:
         id: The name of the id column of the first table; None: the samples have no ids.
@@ -97,12 +105,13 @@ class Spool:
         how: Reading,
         kept: Sequence[str],
         check: Callable[[MultimodalData], None],
+        asked: Ask,
     ) -> None:
         check_id(how.id)
         check_nan(how.nan)
         self.folder, self.index, self.columns = folder, Index(folder / "index"), dict[str, Column]()
         try:
-            self._join(files, how, kept, check)
+            self._join(files, how, kept, check, asked)
         except BaseException:
             self.close()  # an open file cannot be removed on Windows
             raise
@@ -113,14 +122,21 @@ class Spool:
         how: Reading,
         kept: Sequence[str],
         check: Callable[[MultimodalData], None],
+        asked: Ask,
     ) -> None:
-        sheets = {name: table_parts(path, how.id, how.nan, how.label, BLOCK) for name, path in files.items()}
+        sheets = {
+            name: table_parts(path, how.id, how.nan, how.label, BLOCK, asked(name))
+            for name, path in files.items()
+        }
         widths = {name: sheet.columns for name, sheet in sheets.items() if sheet.columns}
         if not widths:
             raise InputError(
                 "data: got no modality; expected at least one with features; pass a mapping from names to tables"
             )
-        check(_data({name: np.zeros((1, len(own))) for name, own in widths.items()}, {}, widths))
+        levels = {name: sheets[name].levels for name in widths}
+        check(
+            _data({name: np.full((1, len(own)), np.nan) for name, own in widths.items()}, {}, widths, levels)
+        )
         self.id = next(sheets[name].id for name in widths)
         self.by_position = all(sheet.id is None for sheet in sheets.values())
         lengths = {
@@ -149,7 +165,7 @@ class Spool:
             if columns:
                 if name not in self.columns:
                     matrix = Matrix(self.folder / f"values.{number}", len(columns), part.values.dtype)
-                    self.columns[name] = Column(matrix, here, columns)
+                    self.columns[name] = Column(matrix, here, columns, part.levels)
                 seen = part.observed
                 values = part.values if seen is None else np.where(seen, part.values, np.nan)
                 self.columns[name].matrix.write(rows, values)
@@ -165,7 +181,8 @@ class Spool:
         values, mask = {}, {}
         for name, column in self.columns.items():
             values[name], mask[name] = column.read(rows)
-        return _data(values, mask, {name: column.columns for name, column in self.columns.items()})
+        columns = {name: column.columns for name, column in self.columns.items()}
+        return _data(values, mask, columns, {name: column.levels for name, column in self.columns.items()})
 
     def ids(self, start: int, stop: int) -> list[str] | None:
         """The ids of the samples ``start`` to ``stop``; None: they have none."""
@@ -191,13 +208,16 @@ def _data(
     values: Mapping[str, NDArray[Any]],
     mask: Mapping[str, NDArray[np.bool_]],
     columns: Mapping[str, tuple[str, ...]],
+    levels: Mapping[str, Mapping[str, tuple[Any, ...]]],
 ) -> MultimodalData:
     entries = {name: ~np.isnan(x) for name, x in values.items() if np.isnan(x).any()}
     filled = {name: np.where(entries[name], x, 0) if name in entries else x for name, x in values.items()}
     with warnings.catch_warnings():
         # A Schema standardises in float64, so that nothing is lost.
         warnings.filterwarnings("ignore", message="modality .* loses its variance in float32")
-        return MultimodalData(filled, mask=mask or None, entries=entries or None, columns=columns)
+        return MultimodalData(
+            filled, mask=mask or None, entries=entries or None, columns=columns, levels=levels
+        )
 
 
 @contextmanager
@@ -226,19 +246,20 @@ def completed(
             beside.absolute().parent.mkdir(parents=True, exist_ok=True)
             sweep(beside.absolute().parent)
             folder = stack.enter_context(claimed_folder(beside.absolute()))
-            spool = Spool(folder, files, how, schema.names, lambda data: _check(schema, data, how))
+            asked = asked_of(schema, how.unseen)
+            spool = Spool(folder, files, how, schema.names, lambda data: _check(schema, data, how), asked)
             stack.callback(spool.close)
             far, size = Counter[str](), block_size(schema)
             for start in range(0, spool.size, size):
                 rows = np.arange(start, min(start + size, spool.size))
-                data = schema.align(spool.rows(rows), missing=how.missing, quiet=True)
+                data = schema.align(spool.rows(rows), missing=how.missing, unseen=how.unseen, quiet=True)
                 far.update(schema.far(data))
                 spool.index.sort(keys(schema, data), start)
             schema.warn_of_far(far)
             results: dict[str, dict[str, Matrix]] = {}
             infinite = set[str]()
             for number, rows in enumerate(spool.index.ordered(size)):
-                data = schema.align(spool.rows(rows), missing=how.missing, quiet=True)
+                data = schema.align(spool.rows(rows), missing=how.missing, unseen=how.unseen, quiet=True)
                 found = fill_block(schema, imputer, data, wanted, number)
                 infinite |= set(found.infinite())
                 _store(folder, results, found.parts(), rows, stack)
@@ -247,22 +268,30 @@ def completed(
         except sqlite3.OperationalError as problem:
             raise unwritten(beside, OSError(errno.ENOSPC, str(problem))) from None
         warn_of_infinite([name for name in schema.names if name in infinite])
+        known = {each.name: each for each in schema.modalities}
         order = {
-            name: ordered(spool.columns[name].columns if name in spool.columns else (), columns)
-            for name, columns in schema.columns.items()
+            name: ordered(
+                _came(known[name], spool.columns[name].columns if name in spool.columns else ()),
+                each.originals,
+            )
+            for name, each in known.items()
         }
 
-        def table(suffix: str, name: str) -> Iterator[tuple[NDArray[Any], list[str] | None]]:
+        def table(suffix: str, name: str) -> Iterator[tuple[Cells, list[str] | None]]:
             for start in range(0, spool.size, size):
                 stop = min(start + size, spool.size)
-                yield (
-                    results[suffix][name].read(np.arange(start, stop))[:, order[name]],
-                    spool.ids(start, stop),
-                )
+                decoder = Decoder(schema.groups, suffix in ENDS)
+                cells = decoder.cells(name, results[suffix][name].read(np.arange(start, stop)))
+                yield taken(cells, order[name]), spool.ids(start, stop)
 
-        columns = {name: [schema.columns[name][at] for at in own] for name, own in order.items()}
-        kinds = {name: matrix.kind for name, matrix in results[""].items()}
-        yield Streamed(columns, kinds, list(results), None if spool.by_position else spool.id or "id", table)
+        columns = {name: [known[name].originals[at] for at in own] for name, own in order.items()}
+        yield Streamed(columns, list(results), None if spool.by_position else spool.id or "id", table)
+
+
+def _came(each: Features, columns: Sequence[str]) -> list[str]:
+    """The columns of a table in the data, of those of numbers that were read."""
+    levels = {group.name: group.levels for group in each.groups}
+    return original(columns, levels)
 
 
 def _store(

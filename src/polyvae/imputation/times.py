@@ -103,8 +103,8 @@ def _pair(y: Any, count: int) -> _Pair | None:
         values = list(y.values())
         if not values or not all(value is None or _is_two(value) for value in values):
             return None
-        halves = [{key: None if v is None else v[at] for key, v in y.items()} for at in (0, 1)]
-        return _Pair(*halves, False)
+        first, second = ({key: None if v is None else v[at] for key, v in y.items()} for at in (0, 1))
+        return _Pair(first, second, False)
     if isinstance(y, np.ndarray) and y.dtype.names is not None:
         if len(y.dtype.names) != 2:
             return None
@@ -134,7 +134,9 @@ def _rows(y: Any, count: int) -> _Pair | None:
 
 
 def _is_two(value: Any) -> bool:
-    return isinstance(value, tuple | list | np.ndarray | np.void) and len(value) == 2
+    if isinstance(value, np.void):
+        return value.dtype.names is not None and len(value.dtype.names) == 2
+    return isinstance(value, tuple | list | np.ndarray) and len(value) == 2
 
 
 def _named(names: Sequence[str], columns: Sequence[Any]) -> _Pair:
@@ -143,7 +145,7 @@ def _named(names: Sequence[str], columns: Sequence[Any]) -> _Pair:
     swapped = (
         flags[0] if flags[0] != flags[1] else names[0].lower() in _EVENTS and names[1].lower() not in _EVENTS
     )
-    return _Pair(*columns, swapped)
+    return _Pair(columns[0], columns[1], swapped)
 
 
 def _is_event(column: Any) -> bool:

@@ -81,7 +81,7 @@ class CRMVAE(MultimodalVAE):
         self.K, self.variant = K, variant
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        return mixture_of_products(experts, everything(experts.mask))
+        return mixture_of_products(experts, everything(experts.observed))
 
     private = own_or_prior
 

@@ -94,7 +94,7 @@ class DMVAE(MultimodalVAE):
         self.K, self.total_correlation, self.n, self.variant = K, total_correlation, n, variant
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        membership = everything(experts.mask)
+        membership = everything(experts.observed)
         several = (experts.mask.sum(0) > 1)[:, None]
         with_prior, alone = (mixture_of_products(experts, membership, p) for p in (self.p_z, None))
         return alone._replace(components=with_prior.components.where(several, alone.components))

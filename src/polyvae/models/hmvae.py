@@ -86,7 +86,7 @@ class HMVAE(MultimodalVAE):
         self.prior = top_down(self, latent, self.hidden, "its variation is a level of the model")
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        return mixture_of_products(experts, everything(experts.mask), self.p_z)
+        return mixture_of_products(experts, everything(experts.observed), self.p_z)
 
     def private(self, batch: Batch, experts: Experts, z: Tensor, p_w: Diagonal) -> Diagonal:
         """p(w | z) multiplied by the experts of w."""

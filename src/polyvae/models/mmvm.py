@@ -99,7 +99,9 @@ class MMVM(MultimodalVAE):
         self.K, self.divergence, self.prior_share, self.anneal = K, divergence, prior_share, anneal
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        return joint(FAMILIES[self.family].unit((1, batch.size, 0), experts.w.loc), everything(experts.mask))
+        return joint(
+            FAMILIES[self.family].unit((1, batch.size, 0), experts.w.loc), everything(experts.observed)
+        )
 
     def private(self, batch: Batch, experts: Experts, z: Tensor, p_w: Diagonal) -> Diagonal:
         h, own = self._mixture_of_posteriors(experts), own_or_prior(self, batch, experts, z, p_w)
@@ -127,7 +129,7 @@ class MMVM(MultimodalVAE):
     def _mixture_of_posteriors(self, experts: Experts) -> Mixture:
         """h without N(0, I): a component per observed modality, [E, B, W_m]."""
         parts = [experts.w[:, self.columns[m]] for m in self.encoded]
-        return joint(FAMILIES[self.family].stack(parts), singles(experts.mask))
+        return joint(FAMILIES[self.family].stack(parts), singles(experts.observed))
 
     def _mixture_kl(self, h: Mixture, w_m: Tensor, share: float) -> Tensor:
         """log q_m(z_m) − log [(1 − share) h(z_m) + share N(z_m; 0, I)]: [K, E, B]."""

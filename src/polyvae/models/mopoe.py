@@ -79,7 +79,7 @@ class MoPoE(MultimodalVAE):
         self.K, self.stratified, self.prior_expert = K, stratified, prior_expert
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        return self._mixture(experts, fixed_subsets(experts.mask))
+        return self._mixture(experts, fixed_subsets(experts.observed))
 
     def _mixture(self, experts: Experts, membership: Tensor) -> Mixture:
         q = mixture_of_products(experts, membership)
@@ -92,7 +92,7 @@ class MoPoE(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        q = self._mixture(experts, subsets(experts.mask))
+        q = self._mixture(experts, subsets(experts.observed))
         z, weights = self.draw_components(q, self.stratified)  # [K, V, B, D], [V, B]
         p_w = self.prior.w(z)
         q_w = self.private(batch, experts, z, p_w)  # [K, V, B, W]

@@ -72,7 +72,7 @@ class MVTCAE(MultimodalVAE):
         self.facts = self.facts._replace(bound=alpha == 0)
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        return mixture_of_products(experts, everything(experts.mask))
+        return mixture_of_products(experts, everything(experts.observed))
 
     private = own_or_prior
 

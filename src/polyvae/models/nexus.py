@@ -103,7 +103,7 @@ class Nexus(MultimodalVAE):
         self.loc, self.raw = nn.Linear(width, latent), nn.Linear(width, latent)
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        return joint(self._from_messages(experts.w.loc, experts.mask)[None], everything(experts.mask))
+        return joint(self._from_messages(experts.w.loc, experts.mask)[None], everything(experts.observed))
 
     private = own_or_prior
 
@@ -115,7 +115,7 @@ class Nexus(MultimodalVAE):
         z = q.rsample()
         p_w = self.prior.w(z)  # [K, B, W]
         w = torch.where(own, inferred, p_w.rsample(None, "top_down", "KBW"))
-        weights = joint(experts.z[:1], everything(experts.mask)).weights  # [1, B]
+        weights = joint(experts.z[:1], everything(experts.observed)).weights  # [1, B]
         log_x = self.decode_components(batch, weights, z[:, None], w[:, None])  # [M, K, 1, B]
         unit = Normal.unit(tuple(experts.w.loc.shape), fixed)
         kl_w = torch.where(own, experts.w.kl_columns(unit), 0).sum(-1).expand(self.K, 1, -1)  # [K, 1, B]

@@ -90,7 +90,7 @@ class Relational(MultimodalVAE):
                 net.parts["relation"] = nn.Sequential(*layers([net.private, *self.hidden, 2 * latent]))
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        return self._mixture(experts, fixed_subsets(experts.mask))
+        return self._mixture(experts, fixed_subsets(experts.observed))
 
     def _mixture(self, experts: Experts, membership: Tensor) -> Mixture:
         return mixture_of_products(experts._replace(z=self._relation(experts)), membership)
@@ -98,7 +98,7 @@ class Relational(MultimodalVAE):
     private = own_or_prior
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:
-        q = self._mixture(experts, subsets(experts.mask))
+        q = self._mixture(experts, subsets(experts.observed))
         z, weights = self.draw_components(q, stratified=False)  # [K, 1, B, D], [1, B]
         p_w = self.prior.w(z)  # [K, 1, B, W]
         q_w = self.private(batch, experts, z, p_w)

@@ -71,7 +71,7 @@ class SubsetPoE(MultimodalVAE):
         self.K, self.keep = K, keep
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        return mixture_of_products(experts, everything(experts.mask), self.p_z)
+        return mixture_of_products(experts, everything(experts.observed), self.p_z)
 
     private = own_or_prior
 

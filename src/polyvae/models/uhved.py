@@ -110,7 +110,7 @@ class UHVED(MultimodalVAE):
         self.K, self.levels, self.variant = K, sizes, variant
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        return mixture_of_products(experts, everything(experts.mask), self.p_z)
+        return mixture_of_products(experts, everything(experts.observed), self.p_z)
 
     private = own_or_prior
 

@@ -70,7 +70,7 @@ class VAE(MultimodalVAE):
         self.K, self.objective = K, objective
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
-        membership = everything(experts.mask)
+        membership = everything(experts.observed)
         return joint(FAMILIES[self.family].unit((1, batch.size, 0), experts.w.loc), membership)
 
     private = own_or_prior

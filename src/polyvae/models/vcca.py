@@ -87,7 +87,7 @@ class VCCAPrivate(MultimodalVAE):
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
         # Where x is missing, its expert is the standard normal, which is p(z).
-        return joint(experts.z[:1], everything(experts.mask))
+        return joint(experts.z[:1], everything(experts.observed))
 
     private = own_or_prior
 

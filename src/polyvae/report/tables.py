@@ -56,11 +56,11 @@ def samples_section(view: View) -> Section:
         seen = view.tables.observed[each.name]
         present = seen.any(1)
         gaps = int((~seen[present]).sum())
-        kinds = [kind for kind in ("real", "count", "binary") if kind in each.kinds]
+        kinds = [kind for kind in ("real", "count", "binary", "ordinal", "categorical") if kind in each.kinds]
         rows.append(
             [
                 each.name,
-                f"{len(each.columns):,}",
+                f"{len(each.originals):,}",
                 ", ".join(kinds),
                 f"{int(present.sum()):,} ({share_text(present.mean())})",
                 f"{gaps:,} ({share_text(gaps / max(1, present.sum() * seen.shape[1]))})",

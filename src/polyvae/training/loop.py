@@ -23,8 +23,9 @@ from polyvae.training.checkpoints import flatten_optimizer
 from polyvae.training.directory import RunDirectory
 from polyvae.training.history import History, TrainingError
 from polyvae.training.inputs import Inputs, check_batch, check_model, inputs_of
-from polyvae.training.machine import check_machine, fabric_of
+from polyvae.training.machine import check_machine, fabric_of, out_of_memory
 from polyvae.training.resume import begun_with
+from polyvae.training.schedules import optimizer_of, rate, warmth
 from polyvae.training.scopes import interruptible, max_rows, one_at_a_time, threads
 from polyvae.training.settings import TrainSettings
 from polyvae.training.sound import constants, gradient_sum, unsound
@@ -162,7 +163,7 @@ class _Training:
         state, store = self.state, self.store
         self._check_weights("before training")
         module = self.fabric.setup(self.model.train(), move_to_device=True)
-        optimizer: Any = self.fabric.setup_optimizers(_optimizer(self.model, self.train))
+        optimizer: Any = self.fabric.setup_optimizers(optimizer_of(self.model, self.train))
         changed: list[str] = []
         if resume and store is not None:
             where = f"{store.directory.path}: checkpoint"
@@ -251,9 +252,9 @@ class _Training:
         state, train = self.state, self.train
         torch.manual_seed(fold_in(train.seed, "step", state.step, self.fabric.global_rank))
         for group in optimizer.param_groups:
-            group["lr"] = train.lr * _schedule(train, state.step, self.total)
+            group["lr"] = train.lr * rate(train, state.step, self.total)
         try:
-            bound = module(batch, _warm(train, state.step, self.per_epoch))
+            bound = module(batch, warmth(train, state.step, self.per_epoch))
             loss = -bound.value.mean()
             on_host = loss.device.type == "cpu"
             if on_host:
@@ -265,7 +266,7 @@ class _Training:
                 )
             self.fabric.backward(loss)
         except RuntimeError as problem:
-            if not _out_of_memory(problem):
+            if not out_of_memory(problem):
                 raise
             raise TrainingError(
                 f"training: memory ran out at step {state.step}; expected room for a batch of {batch.size} samples; lower max_rows "
@@ -474,31 +475,6 @@ def _settings(run: RunConfig | None, settings: Mapping[str, Any]) -> TrainConfig
             "or schedule='constant'"
         )
     return train
-
-
-def _optimizer(model: MultimodalVAE, train: TrainConfig) -> torch.optim.Optimizer:
-    if not any(x.requires_grad for x in model.parameters()):
-        raise InputError(
-            "fit: got a model without parameters that require a gradient; expected at least one; call requires_grad_(True)"
-        )
-    return torch.optim.Adam(model.parameters(), lr=train.lr, amsgrad=train.amsgrad, fused=True)
-
-
-def _schedule(train: TrainConfig, step: int, total: int) -> float:
-    """The factor of the learning rate at a step: "constant"; "cosine" to zero; "flat-cosine": flat for a share ``flat``, then cosine."""
-    flat = {"constant": 1.0, "cosine": 0.0, "flat-cosine": train.flat}[train.schedule]
-    place = step / max(1, total)
-    return 1.0 if place <= flat else 0.5 * (1 + math.cos(math.pi * (place - flat) / (1 - flat)))
-
-
-def _warm(train: TrainConfig, step: int, per_epoch: int) -> float:
-    """The factor of β at a step: from just above 0 to 1 over ``warmup_epochs``."""
-    return min(1.0, (step + 1) / (train.warmup_epochs * per_epoch)) if train.warmup_epochs else 1.0
-
-
-def _out_of_memory(problem: RuntimeError) -> bool:
-    """torch has a class for a GPU's memory; on a CPU the message is all there is."""
-    return isinstance(problem, torch.OutOfMemoryError) or "not enough memory" in str(problem)
 
 
 def _summary(name: str, state: State, total: int, store: Store | None) -> str:

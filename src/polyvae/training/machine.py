@@ -70,3 +70,8 @@ def fabric_of(model: MultimodalVAE, train: TrainConfig, recorded: str | None) ->
             "expected 'auto', 'cpu', 'cuda' or 'mps'"
         ) from None
     return fabric, precision, why
+
+
+def out_of_memory(problem: RuntimeError) -> bool:
+    """torch has a class for a GPU's memory; on a CPU the message is all there is."""
+    return isinstance(problem, torch.OutOfMemoryError) or "not enough memory" in str(problem)

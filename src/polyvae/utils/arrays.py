@@ -153,3 +153,17 @@ def _strings(x: Any) -> bool:
     if isinstance(values, np.ndarray):
         values = values.tolist() if values.ndim == 1 and values.dtype.kind in "OUT" else ()
     return isinstance(values, list | tuple) and any(isinstance(value, str) for value in values)
+
+
+def scaled(x: Tensor, factor: float | None) -> Tensor:
+    """x times a factor, in floating point; None: x."""
+    if factor is None:
+        return x
+    if not x.is_floating_point():
+        return x.to(torch.get_default_dtype()).mul_(factor)
+    return x.to(torch.promote_types(x.dtype, torch.float32)) * factor  # half precision would overflow
+
+
+def is_mapped(x: Any) -> bool:
+    """Whether this is a mapped file that is never written to and has finite values only."""
+    return isinstance(x, np.memmap) and x.mode == "c" and x.dtype.kind in "iu" and x.ndim > 1

@@ -80,7 +80,10 @@ def test_default_indices_are_not_paired_in_silence():
         ({"x": frame([1, 2]), "y": frame([3, 4])}, "no sample with two modalities"),
         ({"x": frame(["001", "002"]), "y": frame([1, 2])}, "2 ids differ between modalities in case"),
         ({"x": frame([1, 2]) / 0}, r"infinite values in 2 columns \('a', 'b'\)|infinite"),
-        ({"x": frame([1, 2]).assign(t=["u", "v"])}, r"text or other objects in 1 of 3 columns \('t'\)"),
+        (
+            {"x": frame([1, 2]).assign(t=["u", "v"])},
+            r"got text in 1 of 3 columns \('t'; such as 'u'\) with 2 values in 2 rows, as ids",
+        ),
         ({"x": frame([1, 2]).assign(t=pd.to_datetime(["2020", "2021"]))}, "dates or times in 1 of 3"),
         ({"x": frame([1, 2]).assign(a=np.nan)}, r"2 values NaN or null in 1 column \('a'\)"),
         ({"x": frame([])}, "no rows"),

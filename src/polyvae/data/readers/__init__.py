@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.arrays import from_arrays
+from polyvae.data.readers.classes import Ask
 from polyvae.data.readers.frames import from_frames, is_frame
 from polyvae.data.readers.layout import ArrayLayout, DataLayout, Layout
 from polyvae.data.readers.omics import ENDINGS as OMICS
@@ -53,6 +54,7 @@ def read(
     labels: Any = None,
     overlap: bool = True,
     covariates: Any = None,
+    asked: Ask | None = None,
 ) -> Given:
     """Read data of any supported kind.
 
@@ -64,6 +66,7 @@ def read(
         labels: See ``MultimodalData.from_frames``.
         overlap: Whether some sample must have two modalities, where there are two or more.
         covariates: See ``MultimodalData.from_frames``; not for MultimodalData, which have their own.
+        asked: What is known of the columns of each modality; None: nothing.
 
     Raises:
         InputError: Data of another kind, or what the readers of this kind refuse.
@@ -71,18 +74,21 @@ def read(
     with warnings.catch_warnings():
         # A Schema standardises in float64, so that nothing is lost.
         warnings.filterwarnings("ignore", message="modality .* loses its variance in float32")
-        return _read(x, id, nan, labels, overlap, covariates)
+        return _read(x, id, nan, labels, overlap, covariates, asked)
 
 
-def _read(x: Any, id: Any, nan: Nan, labels: Any, overlap: bool, covariates: Any = None) -> Given:
-    common: dict[str, Any] = {"nan": nan, "labels": labels, "overlap": overlap}
-    common |= {} if covariates is None else {"covariates": covariates}
+def _read(
+    x: Any, id: Any, nan: Nan, labels: Any, overlap: bool, covariates: Any = None, asked: Ask | None = None
+) -> Given:
+    plain: dict[str, Any] = {"nan": nan, "labels": labels, "overlap": overlap}
+    plain |= {} if covariates is None else {"covariates": covariates}
+    common = {**plain, "asked": asked}
     if isinstance(x, MultimodalData):
         return Given(x, DataLayout(x))
     if is_anndata(x):
         return Given(*from_anndata(x, **common))
     if is_mudata(x):
-        return Given(*from_mudata(x, **common))
+        return Given(*from_mudata(x, **plain))
     if is_frame(x):
         return Given(*from_frames({TABLE: x}, id=id, single=True, **common))
     if isinstance(x, str | os.PathLike):
@@ -92,10 +98,10 @@ def _read(x: Any, id: Any, nan: Nan, labels: Any, overlap: bool, covariates: Any
     if isinstance(x, list | tuple) and x and all(isinstance(each, str | os.PathLike) for each in x):
         return _file(Path(x[0]), id, common) if len(x) == 1 else Given(*from_tables(x, id=id, **common))
     if isinstance(x, np.ndarray | torch.Tensor | list):
-        data, layout = from_arrays({TABLE: x}, **common)
+        data, layout = from_arrays({TABLE: x}, **plain)
         return Given(data, ArrayLayout(True, None, layout.shapes))
     if isinstance(x, SupportsArray) and np.asarray(x).ndim > 0:
-        return _read(np.asarray(x), id, nan, labels, overlap, covariates)
+        return _read(np.asarray(x), id, nan, labels, overlap, covariates, asked)
     raise InputError(
         f"data: got {type(x).__name__}; expected data frames, arrays, AnnData, MuData, MultimodalData or paths of files, or a mapping from "
         "names to them; convert it first"
@@ -117,6 +123,7 @@ def _mapping(x: Mapping[str, Any], id: Any, common: dict[str, Any]) -> Given:
         raise InputError(
             "data: got a mapping of AnnData; expected MuData, which names the samples of all; pass mudata.MuData(...)"
         )
+    common.pop("asked")
     return Given(*from_arrays(x, **common))
 
 
@@ -133,7 +140,9 @@ def _file(path: Path, id: Any, common: dict[str, Any]) -> Given:
     if kind == ".h5ad":
         return Given(*from_anndata(open_file(path), **common))
     if kind == ".h5mu":
-        return Given(*from_mudata(open_file(path), **common))
+        return Given(
+            *from_mudata(open_file(path), **{key: each for key, each in common.items() if key != "asked"})
+        )
     if kind not in TABLES:
         check_file(path)
         raise unknown_ending(path, (*TABLES, *OMICS))

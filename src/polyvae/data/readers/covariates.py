@@ -10,7 +10,8 @@ from typing import Any
 
 import narwhals as nw
 
-from polyvae.data.readers.parts import check_file, check_given_ids, text_of
+from polyvae.data.groups import text_of
+from polyvae.data.readers.parts import check_file, check_given_ids
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.text import named
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from datetime import date, time, timedelta
 from decimal import Decimal
 from numbers import Real
 from pathlib import Path
@@ -14,8 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.core.batch import check_mapping
+from polyvae.data.groups import PLAIN, Cells, Columns, Decoder, column, taken, text_of
 from polyvae.data.multimodal import MultimodalData
-from polyvae.data.readers.covariates import Columns, merged, names_of, taken
+from polyvae.data.readers.classes import Ask, Asked, Read, Words, encoded
+from polyvae.data.readers.covariates import Columns as Known
+from polyvae.data.readers.covariates import merged, names_of
+from polyvae.data.readers.covariates import taken as set_aside
 from polyvae.data.readers.layout import Ids, Layout, ordered
 from polyvae.data.readers.parts import (
     Nan,
@@ -49,9 +54,13 @@ def from_frames(
     labels: Any = None,
     overlap: bool = True,
     single: bool = False,
+    asked: Ask | None = None,
     **settings: Any,
 ) -> tuple[MultimodalData, FrameLayout]:
-    """See ``MultimodalData.from_frames``; also the layout. ``single``: results are one table rather than a mapping."""
+    """See ``MultimodalData.from_frames``; also the layout.
+
+    ``single``: results are one table rather than a mapping. ``asked``: what is known of the columns of each table.
+    """
     check_nan(nan)
     check_id(id)
     check_mapping("from_frames", frames)
@@ -63,12 +72,13 @@ def from_frames(
     if label is not None and all(label not in map(str, _columns(frame)) for frame in tables.values()):
         known = [str(name) for frame in tables.values() for name in _columns(frame)]
         raise InputError(f"labels: no table has a column {label!r}; {nearest(label, known)}")
-    names, found = names_of(settings.get("covariates")), dict[str, Columns]()
+    names, found = names_of(settings.get("covariates")), dict[str, Known]()
     if names is not None:
-        tables, found = taken(tables, names)
+        tables, found = set_aside(tables, names)
     parts, forms = {}, {}
     for name, frame in tables.items():
-        parts[name], forms[name] = frame_part(f"modality {name!r}", frame, id, nan, label)
+        own = Asked() if asked is None else asked(name)
+        parts[name], forms[name] = frame_part(f"modality {name!r}", frame, id, nan, label, own)
     if names is not None:
         settings["covariates"] = merged(found, {name: part.ids for name, part in parts.items()})
     data = joined(parts, labels=None if label is not None else by_index(labels), overlap=overlap, **settings)
@@ -104,6 +114,7 @@ class Form(NamedTuple):
         id: The name of its id column; None: it has none.
         place: The position of that column.
         index: Its pandas index.
+        types: The types of its columns of categories, by name.
     """
 
     labels: tuple[Any, ...]
@@ -112,6 +123,7 @@ class Form(NamedTuple):
     id: str | None
     place: int
     index: Any
+    types: Mapping[str, Any] = {}
 
 
 class FrameLayout(Layout):
@@ -126,16 +138,21 @@ class FrameLayout(Layout):
         self.forms, self.single = dict(forms), single
 
     def back(
-        self, values: Mapping[str, NDArray[Any]], columns: Mapping[str, Sequence[str]], ids: Ids = None
+        self,
+        values: Mapping[str, NDArray[Any]],
+        columns: Mapping[str, Sequence[str]],
+        ids: Ids = None,
+        decoder: Decoder = PLAIN,
     ) -> Any:
-        came = [name for name in self.forms if name in values]
+        cells, columns = decoder.tables(values, columns)
+        came = [name for name in self.forms if name in cells]
         tables = {}
-        for name in [*came, *(name for name in values if name not in self.forms)]:
+        for name in [*came, *(name for name in cells if name not in self.forms)]:
             form = self.forms.get(name)
             texts = {} if form is None else {str(label): label for label in form.labels}
             order = ordered(list(texts), columns[name])
             labels = [texts.get(columns[name][at], columns[name][at]) for at in order]
-            tables[name] = self._table(form, np.asarray(values[name])[:, order], labels, ids)
+            tables[name] = self._table(form, taken(cells[name], order), labels, ids)
         return next(iter(tables.values())) if self.single and len(tables) == 1 else tables
 
     def embedding(self, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
@@ -152,15 +169,15 @@ class FrameLayout(Layout):
         values: Mapping[str, NDArray[Any]],
         columns: Mapping[str, Sequence[str]],
         ids: Ids = None,
+        decoder: Decoder = PLAIN,
     ) -> list[Path]:
         written = []
-        for name, x in values.items():
+        cells, columns = decoder.tables(values, columns)
+        for name, x in cells.items():
             form = self.forms.get(name)
             order = ordered([] if form is None else [str(label) for label in form.labels], columns[name])
             path = target(out, name, self._ending(name), len(values))
-            write_table(
-                path, np.asarray(x)[:, order], [columns[name][at] for at in order], ids, self._id_name(form)
-            )
+            write_table(path, taken(x, order), [columns[name][at] for at in order], ids, self._id_name(form))
             written.append(path)
         return written
 
@@ -177,25 +194,23 @@ class FrameLayout(Layout):
         index = None if form.index is None else form.index.name
         return str(form.id or index or "id")
 
-    def _table(self, form: Form | None, x: NDArray[Any], labels: Sequence[Any], ids: Ids) -> Any:
+    def _table(self, form: Form | None, x: Cells, labels: Sequence[Any], ids: Ids) -> Any:
         form = next(iter(self.forms.values())) if form is None else form
         if form.pandas:
             return self._pandas(form, x, labels, ids)
-        columns = {str(label): x[:, at] for at, label in enumerate(labels)}
+        columns = {str(label): _plain(column(x, at)) for at, label in enumerate(labels)}
         if ids is not None and form.id is not None:
             pairs = list(columns.items())
-            pairs.insert(min(form.place, len(pairs)), (form.id, list(ids)))  # type: ignore[arg-type]
+            pairs.insert(min(form.place, len(pairs)), (form.id, list(ids)))
             columns = dict(pairs)
         return nw.from_dict(columns, backend=form.backend).to_native()
 
-    def _pandas(self, form: Form, x: NDArray[Any], labels: Sequence[Any], ids: Ids) -> Any:
-        import pandas as pd
-
+    def _pandas(self, form: Form, x: Cells, labels: Sequence[Any], ids: Ids) -> Any:
         if form.id is not None and ids is not None:
-            table = pd.DataFrame(x, columns=pd.Index(labels))
+            table = pandas_table(x, labels, None, form.types)
             table.insert(min(form.place, len(labels)), form.id, list(ids))
             return table
-        return pd.DataFrame(x, index=self._index(ids, len(x)), columns=pd.Index(labels))
+        return pandas_table(x, labels, self._index(ids, len(x)), form.types)
 
     def _index(self, ids: Ids, count: int) -> Any:
         """The ids as an index with the name, and where all tables agree the type, of those that came in."""
@@ -210,6 +225,47 @@ class FrameLayout(Layout):
             return came[0]
         index = pd.Index(list(ids), name=names.pop() if len(names) == 1 else None)
         return index.astype(came[0].dtype) if len(kinds) == 1 and index.nlevels == 1 else index
+
+
+def pandas_table(
+    x: Cells, labels: Sequence[Any], index: Any = None, types: Mapping[str, Any] | None = None
+) -> Any:
+    """A data frame of pandas.
+
+    Args:
+        x: Its cells.
+        labels: The names of its columns.
+        index: Its index; None: row numbers.
+        types: The types of columns of categories, by name.
+    """
+    import pandas as pd
+
+    if not isinstance(x, Columns):
+        return pd.DataFrame(x, index=index, columns=pd.Index(labels))
+    table = pd.DataFrame(dict(enumerate(x.columns)), index=index)
+    for at, label in enumerate(labels):
+        kind = (types or {}).get(str(label))
+        if kind is not None:
+            table[at] = _categories(table[at], kind)
+    table.columns = pd.Index(labels)
+    return table
+
+
+def _categories(cells: Any, kind: Any) -> Any:
+    """Cells as categories of the type in which they came in; with further categories where they contain others, as sets of them."""
+    import pandas as pd
+
+    by_text = {text_of(value): value for value in kind.categories}
+    values = [by_text.get(text_of(value), value) for value in cells]
+    more = [value for value in dict.fromkeys(values) if value not in set(kind.categories)]
+    if more and (kind.ordered or any(" | " in str(value) for value in more)):
+        return cells
+    return pd.Series(pd.Categorical(values, [*kind.categories, *more], kind.ordered), index=cells.index)
+
+
+def _plain(x: NDArray[Any]) -> Any:
+    """A column for a library that does not take objects of NumPy."""
+    return x.tolist() if x.dtype == object else x
 
 
 def opened(where: str, x: Any) -> nw.DataFrame[Any]:
@@ -245,7 +301,7 @@ def _by_position(frame: nw.DataFrame[Any]) -> bool:
 
 
 def frame_part(
-    where: str, frame: nw.DataFrame[Any], id: Id, nan: Nan, label: str | None
+    where: str, frame: nw.DataFrame[Any], id: Id, nan: Nan, label: str | None, asked: Asked | None = None
 ) -> tuple[Part, Form]:
     """A table as a part. Raises InputError, which begins with ``where``."""
     native, labels = frame.to_native(), _columns(frame)
@@ -275,52 +331,94 @@ def frame_part(
         column,
         place,
         native.index if pandas and column is None else None,
+        _types(native, kept) if pandas else {},
     )
     names = tuple(texts[at] for at in kept)
     if not kept and own is not None:
         return Part(np.zeros((len(frame), 0)), None, names, ids, own), form
-    values = _numbers(where, frame, kept, names)
-    return checked(where, values, names, nan)._replace(columns=names, ids=ids, labels=own), form
+    read = _numbers(where, frame, kept, names, Asked() if asked is None else asked)
+    part = checked(where, read.values, read.columns, nan, read.levels)
+    return part._replace(columns=read.columns, ids=ids, labels=own, levels=read.levels), form
+
+
+def _types(native: Any, kept: Sequence[int]) -> dict[str, Any]:
+    """The types of the columns of categories of a data frame of pandas."""
+    import pandas as pd
+
+    kinds = native.dtypes.to_numpy()
+    return {str(native.columns[at]): kinds[at] for at in kept if isinstance(kinds[at], pd.CategoricalDtype)}
 
 
 def _values(frame: nw.DataFrame[Any], at: int) -> list[Any]:
     return list(frame[:, at].to_list())
 
 
-def _numbers(where: str, frame: nw.DataFrame[Any], kept: Sequence[int], names: Sequence[str]) -> NDArray[Any]:
-    """[n, F] in float32 where all columns are, else float64; NaN where a value is missing."""
+def _numbers(
+    where: str, frame: nw.DataFrame[Any], kept: Sequence[int], names: Sequence[str], asked: Asked
+) -> Read:
+    """[n, F] in float32 where all columns are, else float64; NaN where a value is missing. Columns of classes are encoded."""
     columns = list(frame.iter_columns())
     kinds = [columns[at].dtype for at in kept]
     if len(kept) == len(columns) and len(set(kinds)) == 1 and kinds[0] in (nw.Float32, nw.Float64):
         table = frame.to_numpy()  # at once, which matters for many columns
         if table.dtype.kind == "f":
-            return np.array(table)
+            return Read(np.array(table), tuple(names), {})
     exact = bool(kinds) and all(kind == nw.Float32 for kind in kinds)
     values = np.empty((len(frame), len(kept)), dtype=np.float32 if exact else np.float64)
-    wrong: dict[str, list[str]] = {}
+    dates, words = list[str](), dict[int, Words]()
     for place, (at, kind) in enumerate(zip(kept, kinds, strict=True)):
         series = columns[at]
-        if kind.is_numeric() or kind == nw.Boolean:
+        if asked.verbatim(names[place]):
+            words[place] = _words(series, kind)
+        elif kind.is_numeric():
             values[:, place] = series.cast(nw.Float32 if exact else nw.Float64).to_numpy()
         elif kind.is_temporal():
-            wrong.setdefault("dates or times", []).append(names[place])
-        elif not _objects(series, values[:, place]):
-            wrong.setdefault("text or other objects", []).append(names[place])
-    for kind_name, bad in wrong.items():
+            dates.append(names[place])
+        elif not (kind == nw.Object and _objects(series, values[:, place])):
+            words[place] = _words(series, kind)
+            if any(isinstance(value, date | time | timedelta) for value in words[place].values):
+                dates.append(names[place])
+    if dates:
         raise InputError(
-            f"{where}: got {kind_name} in {len(bad)} of {len(names)} columns ({named(bad)}); expected numbers; drop these columns, "
-            "convert them (pandas.get_dummies, to_dummies, or a number of days), or name the id column with id="
+            f"{where}: got dates or times in {len(dates)} of {len(names)} columns ({named(dates)}); expected numbers or classes; drop "
+            "these columns, or convert them to a number of days"
         )
-    return values
+    return encoded(where, names, values, words, asked)
 
 
 def _objects(series: nw.Series[Any], into: NDArray[Any]) -> bool:
-    """Python objects as numbers, written to ``into``. False: some are neither numbers nor missing."""
+    """Python objects as numbers, written to ``into``. False: some are neither numbers nor missing, or all are booleans."""
+    cells = [value for value in series.to_list() if not _absent(value)]
+    if cells and all(isinstance(value, bool | np.bool_) for value in cells):
+        return False
     for row, value in enumerate(series.to_list()):
-        if value is None or str(value) == "<NA>":
+        if _absent(value):
             into[row] = math.nan
         elif isinstance(value, Real | Decimal):
             into[row] = float(value)
         else:
             return False
     return True
+
+
+def _words(series: nw.Series[Any], kind: Any) -> Words:
+    """The cells of a column of texts, booleans or categories, None where missing."""
+    values = [None if _absent(value) else _bare(value) for value in series.to_list()]
+    native = series.to_native()
+    if nw.dependencies.is_pandas_series(native) and kind in (nw.Categorical, nw.Enum):
+        order = tuple(_bare(value) for value in native.cat.categories)
+        order = order if len({type(level) for level in order}) == 1 else tuple(map(text_of, order))
+        return Words(values, order, bool(native.cat.ordered))
+    if kind == nw.Enum:
+        return Words(values, tuple(series.cat.get_categories().to_list()))
+    return Words(values)
+
+
+def _bare(value: Any) -> Any:
+    """A class as Python's own text, number or boolean; other objects as text."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return value if isinstance(value, bool | int | float | str | date | time | timedelta) else str(value)
+
+
+def _absent(value: object) -> bool:
+    return value is None or str(value) in ("", "<NA>", "NaT") or value != value

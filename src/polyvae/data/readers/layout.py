@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polyvae.data.groups import PLAIN, Columns, Decoder, original
 from polyvae.data.multimodal import MultimodalData
 from polyvae.utils.files import write_npz
 
@@ -23,7 +24,11 @@ class Layout(ABC):
 
     @abstractmethod
     def back(
-        self, values: Mapping[str, NDArray[Any]], columns: Mapping[str, Sequence[str]], ids: Ids = None
+        self,
+        values: Mapping[str, NDArray[Any]],
+        columns: Mapping[str, Sequence[str]],
+        ids: Ids = None,
+        decoder: Decoder = PLAIN,
     ) -> Any:
         """Modalities in the container of the data.
 
@@ -33,6 +38,7 @@ class Layout(ABC):
             values: Modality -> [N, F], or [N, *shape], for all samples.
             columns: Modality -> F names of the columns of ``values``.
             ids: N ids; None: the samples have none.
+            decoder: Which columns are those of classes.
 
         Returns:
             A container of the kind that came in.
@@ -72,6 +78,7 @@ class Layout(ABC):
         values: Mapping[str, NDArray[Any]],
         columns: Mapping[str, Sequence[str]],
         ids: Ids = None,
+        decoder: Decoder = PLAIN,
     ) -> list[Path]:
         """Write what ``back`` returns to files, and return their paths.
 
@@ -80,6 +87,7 @@ class Layout(ABC):
             values: See ``back``.
             columns: See ``back``.
             ids: See ``back``.
+            decoder: See ``back``.
         """
 
     @abstractmethod
@@ -118,6 +126,7 @@ class _Archives(Layout):
         values: Mapping[str, NDArray[Any]],
         columns: Mapping[str, Sequence[str]],
         ids: Ids = None,
+        decoder: Decoder = PLAIN,
     ) -> list[Path]:
         write_npz(out, archive(values, columns, ids))
         return [out]
@@ -145,11 +154,16 @@ class ArrayLayout(_Archives):
         self.single, self.came, self.shapes = single, dict(came or {}), dict(shapes or {})
 
     def back(
-        self, values: Mapping[str, NDArray[Any]], columns: Mapping[str, Sequence[str]], ids: Ids = None
+        self,
+        values: Mapping[str, NDArray[Any]],
+        columns: Mapping[str, Sequence[str]],
+        ids: Ids = None,
+        decoder: Decoder = PLAIN,
     ) -> Any:
         arrays = {}
-        for name, x in values.items():
-            x = np.asarray(x)
+        cells, columns = decoder.tables(values, columns)
+        for name, found in cells.items():
+            x = found.array() if isinstance(found, Columns) else np.asarray(found)
             if name in self.came:
                 x = x[:, ordered(self.came[name], columns[name])]
             elif name in self.shapes and x[:1].size == int(np.prod(self.shapes[name])):
@@ -169,16 +183,23 @@ class DataLayout(_Archives):
         self.data = data
 
     def back(
-        self, values: Mapping[str, NDArray[Any]], columns: Mapping[str, Sequence[str]], ids: Ids = None
+        self,
+        values: Mapping[str, NDArray[Any]],
+        columns: Mapping[str, Sequence[str]],
+        ids: Ids = None,
+        decoder: Decoder = PLAIN,
     ) -> Any:
         data = self.data
         shapes = {spec.name: spec.shape for spec in data.modalities()}
-        plain = ArrayLayout(False, data.columns, shapes).back(values, columns)
-        names = {
-            name: [columns[name][at] for at in ordered(data.columns.get(name, ()), columns[name])]
-            for name, x in plain.items()
-            if x.ndim == 2 and (name in data.columns or name not in shapes)
-        }
+        plain, names = dict[str, NDArray[Any]](), dict[str, list[str]]()
+        for name, x in values.items():
+            if x.ndim != 2 or not (name in data.columns or name not in shapes):
+                plain |= ArrayLayout(False, None, shapes).back({name: x}, columns)
+                continue
+            came = original(data.columns.get(name, ()), data.levels.get(name, {}))
+            order = ordered(came, decoder.columns(name, columns[name]))
+            places = decoder.places(name, columns[name], order)
+            plain[name], names[name] = x[:, places], [columns[name][at] for at in places]
         return MultimodalData(
             plain,
             labels=data.labels,
@@ -188,6 +209,11 @@ class DataLayout(_Archives):
             card=data.card,
             seed=data.seed,
             columns=names or None,
+            levels={
+                name: {group.name: tuple(group.levels) for group in own}
+                for name, own in decoder.groups.items()
+                if own and name in names
+            },
             attributes=data.attributes,
             classes=data.classes,
             said={name: own for name, own in data.said.items() if name in plain},

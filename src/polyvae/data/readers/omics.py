@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polyvae.data.groups import PLAIN, Columns, Decoder
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.classes import Ask, Asked
 from polyvae.data.readers.covariates import of_obs
+from polyvae.data.readers.frames import frame_part, opened, pandas_table
 from polyvae.data.readers.layout import Ids, Layout
 from polyvae.data.readers.parts import Nan, Part, check_columns, check_file, check_nan, checked, joined
 from polyvae.data.readers.writing import ending, write_table
@@ -61,6 +64,7 @@ def from_anndata(
     nan: Nan = "error",
     labels: Any = None,
     overlap: bool = True,
+    asked: Ask | None = None,
     **settings: Any,
 ) -> tuple[MultimodalData, AnnLayout]:
     """See ``MultimodalData.from_anndata``; also the layout."""
@@ -78,7 +82,8 @@ def from_anndata(
             raise InputError(f"obsm: there is no {key!r}; {nearest(key, adata.obsm)}")
         if own in parts:
             raise InputError(f"obsm: got {own!r} for two modalities; expected distinct names; pass name=")
-        parts[own] = _obsm_part(f"modality {own!r}", adata, key, nan)
+        known = Asked() if asked is None else asked(own)
+        parts[own] = _obsm_part(f"modality {own!r}", adata, key, nan, known)
     data = joined(
         parts,
         labels=_labels(adata.obs, labels),
@@ -135,14 +140,15 @@ def _part(where: str, adata: Any, layer: str | None, nan: Nan) -> Part:
     return part._replace(columns=tuple(names), ids=adata.obs_names.tolist())
 
 
-def _obsm_part(where: str, adata: Any, key: str, nan: Nan) -> Part:
+def _obsm_part(where: str, adata: Any, key: str, nan: Nan, asked: Asked) -> Part:
     x = adata.obsm[key]
     import pandas as pd
 
-    names = [str(name) for name in x.columns] if isinstance(x, pd.DataFrame) else None
-    values = _matrix(where, x.to_numpy(dtype=np.float64) if isinstance(x, pd.DataFrame) else x)
-    part = checked(where, values, names, nan)
-    return part._replace(columns=None if names is None else tuple(names), ids=adata.obs_names.tolist())
+    if isinstance(x, pd.DataFrame):
+        part, _ = frame_part(where, opened(where, x), False, nan, None, asked)
+    else:
+        part = checked(where, _matrix(where, x), None, nan)
+    return part._replace(ids=adata.obs_names.tolist())
 
 
 def _matrix(where: str, x: Any) -> Any:
@@ -188,8 +194,9 @@ class _Files(Layout):
         values: Mapping[str, NDArray[Any]],
         columns: Mapping[str, Sequence[str]],
         ids: Ids = None,
+        decoder: Decoder = PLAIN,
     ) -> list[Path]:
-        return [self._written(out, self.back(values, columns, ids))]
+        return [self._written(out, self.back(values, columns, ids, decoder))]
 
     def save_embedding(self, out: Path, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Path:
         if ending(out) not in ENDINGS:
@@ -220,19 +227,21 @@ class AnnLayout(_Files):
         self.adata, self.name, self.obsm = adata, name, dict(obsm)
 
     def back(
-        self, values: Mapping[str, NDArray[Any]], columns: Mapping[str, Sequence[str]], ids: Ids = None
+        self,
+        values: Mapping[str, NDArray[Any]],
+        columns: Mapping[str, Sequence[str]],
+        ids: Ids = None,
+        decoder: Decoder = PLAIN,
     ) -> Any:
-        import pandas as pd
-
         copy = self.adata.copy()
         rows = list(range(copy.n_obs))
-        for name, x in values.items():
+        cells, columns = decoder.tables(values, columns)
+        for name, x in cells.items():
             if name == self.name:
-                copy.layers[LAYER] = _matched(x, columns[name], list(copy.var_names), rows)
+                copy.layers[LAYER] = _matched(_numeric(x), columns[name], list(copy.var_names), rows)
             else:
-                copy.obsm[f"{self.obsm.get(name, name)}_imputed"] = pd.DataFrame(
-                    np.asarray(x), index=copy.obs_names, columns=list(columns[name])
-                )
+                found = pandas_table(x, list(columns[name]), copy.obs_names)
+                copy.obsm[f"{self.obsm.get(name, name)}_imputed"] = found
         return copy
 
     def embedding(self, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
@@ -257,7 +266,11 @@ class MuLayout(_Files):
         self.mdata = mdata
 
     def back(
-        self, values: Mapping[str, NDArray[Any]], columns: Mapping[str, Sequence[str]], ids: Ids = None
+        self,
+        values: Mapping[str, NDArray[Any]],
+        columns: Mapping[str, Sequence[str]],
+        ids: Ids = None,
+        decoder: Decoder = PLAIN,
     ) -> Any:
         import anndata
         import pandas as pd
@@ -266,8 +279,9 @@ class MuLayout(_Files):
         everyone = copy.obs_names.tolist()
         place = {name: row for row, name in enumerate(everyone)}
         added = {}
-        for name, x in values.items():
-            own = copy.mod.get(name, None)
+        cells, columns = decoder.tables(values, columns)
+        for name, found in cells.items():
+            x, own = _numeric(found), copy.mod.get(name, None)
             names = list(columns[name])
             if own is not None:
                 rows = [place[sample] for sample in own.obs_names]
@@ -291,6 +305,17 @@ class MuLayout(_Files):
 
     def prediction(self, values: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
         return _noted(_copied(self.mdata), values, names)
+
+
+def _numeric(x: Any) -> NDArray[Any]:
+    """Cells as numbers. Raises InputError: others, as sets of classes are."""
+    if isinstance(x, Columns):
+        if not all(column.dtype.kind in "fiub" for column in x.columns):
+            raise InputError(
+                "impute: got classes that are text, or sets of classes, for a matrix of AnnData; expected numbers; pass data frames"
+            )
+        return np.stack([column.astype(np.float64) for column in x.columns], 1)
+    return np.asarray(x)
 
 
 def _noted(copy: Any, values: NDArray[Any], names: Sequence[str]) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from polyvae.data.groups import original, text_of
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.sparse import is_sparse, spread
 from polyvae.utils.errors import InputError
@@ -31,6 +32,7 @@ class Part(NamedTuple):
         columns: The names of the features, for values of one axis; None: unnamed.
         ids: n names of rows; None: rows are paired by position.
         labels: n labels that were a column beside the features.
+        levels: Column of classes -> its classes; see ``polyvae.data.groups``.
     """
 
     values: NDArray[Any]
@@ -38,6 +40,7 @@ class Part(NamedTuple):
     columns: tuple[str, ...] | None = None
     ids: list[Hashable] | None = None
     labels: list[Any] | None = None
+    levels: Mapping[str, tuple[Any, ...]] = {}
 
 
 def check_nan(nan: object) -> None:
@@ -48,7 +51,13 @@ def check_nan(nan: object) -> None:
         )
 
 
-def checked(where: str, values: NDArray[Any], columns: Sequence[object] | None, nan: Nan) -> Part:
+def checked(
+    where: str,
+    values: NDArray[Any],
+    columns: Sequence[str] | None,
+    nan: Nan,
+    levels: Mapping[str, tuple[Any, ...]] | None = None,
+) -> Part:
     """Values with their missing entries. Raises InputError: an infinite value, or NaN where it is an error; columns are named."""
     if values.shape[0] == 0:
         raise InputError(
@@ -74,14 +83,19 @@ def checked(where: str, values: NDArray[Any], columns: Sequence[object] | None, 
             "numbers; replace them, by NaN where they were not measured"
         )
     if nan == "error":
+        where_missing = _located(missing, columns)
+        if levels and columns is not None:
+            lacking = [columns[at] for at in np.flatnonzero(missing.any(0)).tolist()]
+            names = original(lacking, levels)
+            where_missing = f"in {counted(len(names), 'column', 'columns')} ({named(names)})"
         raise InputError(
-            f"{where}: got {counted(int(missing.sum()), 'value', 'values')} NaN or null {_located(missing, columns)}; expected numbers; "
+            f"{where}: got {counted(int(missing.sum()), 'value', 'values')} NaN or null {where_missing}; expected numbers; "
             "pass nan='missing' where they mark entries that were not measured"
         )
     return Part(np.where(missing, 0, values), ~missing)
 
 
-def _located(wrong: NDArray[np.bool_], columns: Sequence[object] | None) -> str:
+def _located(wrong: NDArray[np.bool_], columns: Sequence[str] | None) -> str:
     if wrong.ndim != 2:
         return f"in {counted(int(wrong.reshape(len(wrong), -1).any(1).sum()), 'row', 'rows')}"
     where = np.flatnonzero(wrong.any(0)).tolist()
@@ -129,13 +143,6 @@ def check_columns(where: str, columns: Sequence[object]) -> None:
             f"{where}: got {counted(len(twice), 'column name', 'column names')} more than once ({named(twice)}); expected distinct names; "
             "rename or drop columns"
         )
-
-
-def text_of(value: object) -> str:
-    """An id as text: 1, 1.0 and "1" are the same id."""
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return str(value)
 
 
 def check_given_ids(where: str, ids: Sequence[Hashable]) -> list[str]:
@@ -208,6 +215,7 @@ def joined(
 
         settings["covariates"] = aligned(settings["covariates"], ids, count)
     columns = {name: part.columns for name, part in features.items() if part.columns is not None}
+    levels = {name: part.levels for name, part in features.items() if part.levels}
     return MultimodalData(
         values,
         mask=mask or None,
@@ -215,6 +223,7 @@ def joined(
         ids=ids,
         labels=numbers,
         columns=columns or None,
+        levels=levels or None,
         **settings,
     )
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import narwhals as nw
 import numpy as np
-from numpy.typing import NDArray
 
+from polyvae.data.groups import Cells
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.arrays import array_part
-from polyvae.data.readers.frames import Form, FrameLayout, by_index, frame_part, opened
+from polyvae.data.readers.classes import Ask, Asked
+from polyvae.data.readers.frames import Form, FrameLayout, by_index, frame_part, opened, pandas_table
 from polyvae.data.readers.layout import COLUMNS, IDS, LABELS, ArrayLayout, Ids
 from polyvae.data.readers.parts import Nan, Part, check_file, check_id, check_nan, joined
 from polyvae.data.readers.text import Sheets, is_id, read_sheet, read_sheets
@@ -51,9 +52,10 @@ def from_tables(
     nan: Nan = "error",
     labels: Any = None,
     overlap: bool = True,
+    asked: Ask | None = None,
     **settings: Any,
 ) -> tuple[MultimodalData, FileLayout | ArrayLayout]:
-    """See ``MultimodalData.from_csv``; also the layout."""
+    """See ``MultimodalData.from_csv``; also the layout. ``asked``: what is known of the columns of each table."""
     check_nan(nan)
     check_id(id)
     files, label = listed(paths), labels if isinstance(labels, str) else None
@@ -63,7 +65,7 @@ def from_tables(
     parts: dict[str, Part] = {}
     forms: dict[str, Form] = {}
     for name, path in files.items():
-        parts[name], forms[name] = _table(path, id, nan, label)
+        parts[name], forms[name] = _table(path, id, nan, label, Asked() if asked is None else asked(name))
     if label is not None and all(part.labels is None for part in parts.values()):
         known = [column for part in parts.values() for column in part.columns or ()]
         raise InputError(f"labels: no table has a column {label!r}; {nearest(label, known)}")
@@ -85,14 +87,14 @@ class FileLayout(FrameLayout):
         super().__init__(forms, single)
         self.files = dict(files)
 
-    def _table(self, form: Form | None, x: NDArray[Any], labels: Sequence[Any], ids: Ids) -> Any:
+    def _table(self, form: Form | None, x: Cells, labels: Sequence[Any], ids: Ids) -> Any:
         form = next(iter(self.forms.values())) if form is None else form
         backend = library()
         if backend == "pandas":
             import pandas as pd
 
             index = pd.RangeIndex(len(x)) if ids is None else pd.Index(list(ids), name=form.id or None)
-            return pd.DataFrame(x, index=index, columns=pd.Index(list(labels)))
+            return pandas_table(x, list(labels), index, form.types)
         return super()._table(form._replace(backend=backend, id=form.id or "id"), x, labels, ids)
 
     def _ending(self, name: str) -> str:
@@ -101,16 +103,16 @@ class FileLayout(FrameLayout):
 
 def table_part(path: Path, id: Any, nan: Nan, label: str | None) -> Part:
     """A table in a csv, tsv or parquet file as a part. Raises InputError: a file of another kind."""
-    return _table(path, id, nan, label)[0]
+    return _table(path, id, nan, label, Asked())[0]
 
 
-def _table(path: Path, id: Any, nan: Nan, label: str | None) -> tuple[Part, Form]:
+def _table(path: Path, id: Any, nan: Nan, label: str | None, asked: Asked) -> tuple[Part, Form]:
     kind = ending(path)
     if kind in TEXT:
-        sheet = read_sheet(path, id, nan, label)
-        return sheet.part, Form(sheet.part.columns or (), False, None, sheet.id, sheet.place, None)
+        sheet = read_sheet(path, id, nan, label, asked)
+        return sheet.part, Form(sheet.columns, False, None, sheet.id, sheet.place, None)
     if kind in PARQUET:
-        return _parquet(path, id, nan, label)
+        return _parquet(path, id, nan, label, asked)
     raise unknown_ending(path, (*TEXT, *PARQUET), "beside other tables")
 
 
@@ -125,14 +127,16 @@ def library() -> str:
     )
 
 
-def _parquet(path: Path, id: Any, nan: Nan, label: str | None) -> tuple[Part, Form]:
+def _parquet(path: Path, id: Any, nan: Nan, label: str | None, asked: Asked) -> tuple[Part, Form]:
     check_file(path)
     with reading(str(path), "a parquet file", "write it again"):
         frame = opened(str(path), read_parquet(path))
-    return _frame(path, frame, id, nan, label)
+    return _frame(path, frame, id, nan, label, asked)
 
 
-def _frame(path: Path, frame: nw.DataFrame[Any], id: Any, nan: Nan, label: str | None) -> tuple[Part, Form]:
+def _frame(
+    path: Path, frame: nw.DataFrame[Any], id: Any, nan: Nan, label: str | None, asked: Asked
+) -> tuple[Part, Form]:
     first = str(frame.columns[0]) if frame.columns else ""
     if id is None and frame.columns and not has_index(frame.to_native()):
         kind = frame[:, 0].dtype
@@ -142,13 +146,15 @@ def _frame(path: Path, frame: nw.DataFrame[Any], id: Any, nan: Nan, label: str |
                 "id=False where row i is the same sample in every table"
             )
         id = first
-    part, form = frame_part(str(path), frame, id, nan, label)
+    part, form = frame_part(str(path), frame, id, nan, label, asked)
     if form.pandas and form.id is None and part.ids is not None:
         form = form._replace(id=form.index.name or "id")
     return part, form
 
 
-def table_parts(path: Path, id: Any, nan: Nan, label: str | None, count: int) -> Sheets:
+def table_parts(
+    path: Path, id: Any, nan: Nan, label: str | None, count: int, asked: Asked | None = None
+) -> Sheets:
     """A table in a csv, tsv or parquet file in blocks of ``count`` rows; memory holds one of them.
 
     Parquet files are read in blocks where pyarrow is installed, else at once.
@@ -159,25 +165,26 @@ def table_parts(path: Path, id: Any, nan: Nan, label: str | None, count: int) ->
         nan: See ``read``.
         label: A column that is no feature, where the table has it.
         count: Rows of a block.
+        asked: What is known of its columns, which is what makes the columns of all blocks the same where there are classes.
 
     Raises:
         InputError: A file of another kind, or what the readers of this kind refuse.
     """
-    kind = ending(path)
+    kind, asked = ending(path), Asked() if asked is None else asked
     if kind in TEXT:
-        return read_sheets(path, id, nan, label, count)
+        return read_sheets(path, id, nan, label, count, asked)
     if kind not in PARQUET or importlib.util.find_spec("pyarrow") is None:
-        part, form = _table(path, id, nan, label)
-        return Sheets(tuple(part.columns or ()), form.id, iter([part]))
+        part, form = _table(path, id, nan, label, asked)
+        return Sheets(tuple(part.columns or ()), form.id, iter([part]), part.levels)
     check_file(path)
     frames = _frames(path, count)
     first = next(frames, None)
     if first is None:
-        part, form = _table(path, id, nan, label)  # which raises the error for an empty table
-        return Sheets(tuple(part.columns or ()), form.id, iter([part]))
-    part, form = _frame(path, first, id, nan, label)
-    rest = (_frame(path, frame, id, nan, label)[0] for frame in frames)
-    return Sheets(tuple(part.columns or ()), form.id, itertools.chain([part], rest))
+        part, form = _table(path, id, nan, label, asked)  # which raises the error for an empty table
+        return Sheets(tuple(part.columns or ()), form.id, iter([part]), part.levels)
+    part, form = _frame(path, first, id, nan, label, asked)
+    rest = (_frame(path, frame, id, nan, label, asked)[0] for frame in frames)
+    return Sheets(tuple(part.columns or ()), form.id, itertools.chain([part], rest), part.levels)
 
 
 def _frames(path: Path, count: int) -> Iterator[nw.DataFrame[Any]]:

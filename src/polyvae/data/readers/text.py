@@ -11,17 +11,19 @@ import math
 import re
 import warnings
 import zlib
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from polyvae.data.groups import Cells, Columns
+from polyvae.data.readers.classes import Asked, Read, Words, encoded
 from polyvae.data.readers.parts import Nan, Part, check_columns, check_file, checked
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.files import atomic, read_bytes
-from polyvae.utils.text import counted, named
+from polyvae.utils.text import counted
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 _ID = {
@@ -30,15 +32,17 @@ _ID = {
 }  # fmt: skip
 _MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-nan")
 _WORDS = dict.fromkeys(_MISSING, math.nan) | {"true": 1.0, "false": 0.0}
+_BOOLEANS = ("true", "false")
 _COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
 
 class Sheet(NamedTuple):
-    """A text table: its part, the name of its id column (None: it has none) and its position."""
+    """A text table: its part, the name of its id column (None: it has none), its position, and its columns as they are in the file."""
 
     part: Part
     id: str | None
     place: int
+    columns: tuple[str, ...]
 
 
 def is_id(header: str) -> bool:
@@ -47,7 +51,7 @@ def is_id(header: str) -> bool:
     return plain in _ID or plain.endswith(("_id", "_ids")) or plain in ("sampleid", "patientid", "unnamed:_0")
 
 
-def read_sheet(path: Path, id: Any, nan: Nan, label: str | None) -> Sheet:
+def read_sheet(path: Path, id: Any, nan: Nan, label: str | None, asked: Asked | None = None) -> Sheet:
     """Read a csv or tsv file, plain or compressed by gzip. Raises InputError, which begins with the path."""
     where = str(path)
     lines = _lines(path)
@@ -60,27 +64,39 @@ def read_sheet(path: Path, id: Any, nan: Nan, label: str | None) -> Sheet:
     labelled = header.index(label) if label in header else None
     aside |= set() if labelled is None else {labelled}
     kept = [at for at in range(len(header)) if at not in aside]
-    own, classes, values = _parsed(where, header, rows, separator, kept, place, labelled)
+    own, classes, read = _parsed(
+        where, header, rows, separator, kept, place, labelled, Asked() if asked is None else asked
+    )
     if id is None and not is_id(header[0]) and all(_number(cell, separator) is not None for cell in own):
         raise InputError(_unnamed(where, header[0]))
-    names = tuple(header[at] for at in kept)
-    part = checked(where, values, names, nan) if names or classes is None else Part(values)
+    part = _checked(where, read, classes, nan)
     ids: list[Hashable] | None = None if id is False else list(own)
-    found = Part(part.values, part.observed, names, ids, classes)
-    return Sheet(found, None if id is False else header[place], place)
+    found = Part(part.values, part.observed, read.columns, ids, classes, read.levels)
+    return Sheet(found, None if id is False else header[place], place, tuple(header[at] for at in kept))
+
+
+def _checked(where: str, read: Read, classes: list[Any] | None, nan: Nan) -> Part:
+    if not read.columns and classes is not None:
+        return Part(read.values)
+    return checked(where, read.values, read.columns, nan, read.levels)
 
 
 class Sheets(NamedTuple):
-    """A text table that is read in blocks of rows: its columns, the name of its id column (None: it has none), and its parts."""
+    """A text table that is read in blocks of rows: its columns of numbers, the name of its id column (None: it has none), its parts, and
+    its classes.
+    """
 
     columns: tuple[str, ...]
     id: str | None
     parts: Iterator[Part]
+    levels: Mapping[str, tuple[Any, ...]] = {}
 
 
-def read_sheets(path: Path, id: Any, nan: Nan, label: str | None, count: int) -> Sheets:
+def read_sheets(
+    path: Path, id: Any, nan: Nan, label: str | None, count: int, asked: Asked | None = None
+) -> Sheets:
     """``read_sheet`` in blocks of ``count`` rows; memory holds one of them. Raises InputError: what ``read_sheet`` refuses."""
-    where = str(path)
+    where, asked = str(path), Asked() if asked is None else asked
     header, rows, separator = _split(where, _Text(path))
     check_columns(where, header)
     if isinstance(id, str) and id not in header:
@@ -95,16 +111,25 @@ def read_sheets(path: Path, id: Any, nan: Nan, label: str | None, count: int) ->
         guessed, marks = id is None and not is_id(header[0]), set[str]()
         while True:
             block = itertools.islice(rows, count)
-            own, classes, values = _parsed(where, header, block, separator, kept, place, labelled, marks)
+            own, classes, read = _parsed(where, header, block, separator, kept, place, labelled, asked, marks)
             if not own:
                 break
             guessed = guessed and all(_number(cell, separator) is not None for cell in own)
-            part = checked(where, values, names, nan) if names or classes is None else Part(values)
-            yield Part(part.values, part.observed, names, None if id is False else list(own), classes)
+            part, ids = _checked(where, read, classes, nan), None if id is False else list[Hashable](own)
+            yield Part(part.values, part.observed, read.columns, ids, classes, read.levels)
         if guessed:
             raise InputError(_unnamed(where, header[0]))
 
-    return Sheets(names, None if id is False else header[place], parts())
+    found = parts()
+    first = next(found, None)
+    if first is None:
+        return Sheets(names, None if id is False else header[place], iter(()))
+    return Sheets(
+        tuple(first.columns or ()),
+        None if id is False else header[place],
+        itertools.chain([first], found),
+        first.levels,
+    )
 
 
 class _Text:
@@ -252,13 +277,15 @@ def _parsed(
     kept: Sequence[int],
     place: int,
     labelled: int | None,
+    asked: Asked,
     marks: set[str] | None = None,
-) -> tuple[list[str], list[Any] | None, NDArray[np.float64]]:
-    """The ids, the labels and the values [n, F]. Raises InputError: rows of other lengths, or text; columns are named."""
+) -> tuple[list[str], list[Any] | None, Read]:
+    """The ids, the labels and the columns. Raises InputError: rows of other lengths, or text that is not classes; columns are named."""
     own: list[str] = []
     classes: list[Any] = []
     values: list[NDArray[np.float64]] = []
-    wrong: dict[int, str] = {}
+    words: dict[int, dict[int, Any]] = {at: {} for at in kept if asked.verbatim(header[at])}
+    verbatim = list(words)
     marks = set() if marks is None else marks
     try:
         for line, cells in rows:
@@ -273,10 +300,13 @@ def _parsed(
             except ValueError:
                 row = []
                 for at in kept:
-                    number = _number(cells[at], separator)
-                    if number is None:
-                        wrong.setdefault(at, cells[at].strip())
+                    number, text = _number(cells[at], separator), cells[at].strip()
+                    if number is None or text.lower() in _BOOLEANS:
+                        words.setdefault(at, {})[len(values)] = text if number is None else bool(number)
                     row.append(math.nan if number is None else number)
+            for at in verbatim:
+                text = cells[at].strip()
+                words[at][len(values)] = None if text.lower() in _MISSING else text
             if separator == ";" and len(marks) < 2:
                 marks |= {mark for at in kept for mark in ",." if mark in cells[at]}
             values.append(np.array(row, dtype=np.float64))
@@ -286,17 +316,29 @@ def _parsed(
         raise InputError(
             f"{where}: got numbers with decimal commas and numbers with points; expected one kind; write all with points"
         )
-    if wrong:
-        names = [header[at] for at in sorted(wrong)]
-        raise InputError(
-            f"{where}: got text in {len(wrong)} of {len(kept)} columns ({named(names)}; such as {wrong[min(wrong)]!r}); expected numbers; "
-            "drop these columns, convert them to numbers, or name the id column with id= or the labels with labels="
-        )
-    return (
-        own,
-        classes if labelled is not None else None,
-        np.stack(values) if values else np.zeros((0, len(kept))),
+    numbers = np.stack(values) if values else np.zeros((0, len(kept)))
+    found = {place: _words(numbers[:, place], words[at]) for place, at in enumerate(kept) if at in words}
+    some = {place: own for place, own in found.items() if own is not None or kept[place] in verbatim}
+    names = [header[at] for at in kept]
+    read = encoded(
+        where,
+        names,
+        numbers,
+        {place: own or Words([None] * len(values)) for place, own in some.items()},
+        asked,
     )
+    return own, classes if labelled is not None else None, read
+
+
+def _words(numbers: NDArray[np.float64], words: dict[int, Any]) -> Words | None:
+    """The cells of a column of which some are no numbers; None where all are, as 1 beside "true"."""
+    cells = [None if number != number else number for number in numbers.tolist()]
+    for row, word in words.items():
+        cells[row] = word
+    kinds = {type(cell) for cell in cells} - {type(None)}
+    if str in kinds:
+        return Words([str(cell).lower() if isinstance(cell, bool) else cell for cell in cells])
+    return Words(cells) if kinds == {bool} else None
 
 
 def _number(cell: str, separator: str) -> float | None:
@@ -315,7 +357,7 @@ def _number(cell: str, separator: str) -> float | None:
 
 def write_sheet(
     path: Path,
-    values: NDArray[Any],
+    values: Cells,
     columns: Sequence[str],
     ids: Sequence[Hashable] | None,
     id: str = "id",
@@ -340,17 +382,24 @@ def put_header(
 
 def put_rows(
     file: BinaryIO,
-    values: NDArray[Any],
+    values: Cells,
     ids: Sequence[Hashable] | None,
     place: int = 0,
     separator: str = ",",
 ) -> None:
     """Write lines with values [n, F]; an empty cell is a value that is missing."""
-    for at, row in enumerate(np.asarray(values)):
-        cells = ["" if x != x else repr(float(x)) for x in row.tolist()]
+    rows = values.rows() if isinstance(values, Columns) else (row.tolist() for row in np.asarray(values))
+    for at, row in enumerate(rows):
+        cells = [_cell(x) for x in row]
         if ids is not None:
             cells.insert(place, str(ids[at]))
         _put(file, cells, separator)
+
+
+def _cell(x: Any) -> str:
+    if isinstance(x, str | bool):
+        return str(x)
+    return "" if x is None or x != x else repr(x if isinstance(x, int) else float(x))
 
 
 def _put(file: BinaryIO, cells: Sequence[str], separator: str) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from polyvae.data.groups import Cells, Columns, column
 from polyvae.data.readers.layout import Ids, archive
 from polyvae.data.readers.text import put_header, put_rows, write_sheet
 from polyvae.utils.errors import InputError, nearest
@@ -18,7 +18,7 @@ from polyvae.utils.files import atomic, write_npz
 
 TEXT = (".csv", ".tsv", ".txt")
 PARQUET = (".parquet", ".pq")
-Put = Callable[[NDArray[Any], Ids], None]
+Put = Callable[[Cells, Ids], None]
 ENDINGS = (*TEXT, *PARQUET, ".npz")
 
 
@@ -62,12 +62,16 @@ def target(out: Path, name: str, kind: str, count: int) -> Path:
     return out / f"{name}{kind or '.csv'}"
 
 
-def write_table(path: Path, values: NDArray[Any], columns: Sequence[str], ids: Ids, id: str = "id") -> None:
+def write_table(path: Path, values: Cells, columns: Sequence[str], ids: Ids, id: str = "id") -> None:
     """Write values [N, F] by the ending of ``path``: csv, tsv, parquet or npz."""
     kind = ending(path)
     if kind in TEXT:
         write_sheet(path, values, columns, ids, id, 0, "\t" if kind == ".tsv" else ",")
     elif kind == ".npz":
+        if isinstance(values, Columns):
+            raise InputError(
+                f"{path}: got columns of classes for an npz file, which holds numbers; expected csv, tsv or parquet; choose another ending"
+            )
         write_npz(path, archive({stem(path): values}, {stem(path): columns}, ids))
     elif kind in PARQUET:
         _write_parquet(path, values, columns, ids, id)
@@ -76,14 +80,13 @@ def write_table(path: Path, values: NDArray[Any], columns: Sequence[str], ids: I
 
 
 @contextmanager
-def written_table(path: Path, columns: Sequence[str], id: str | None, kind: Any) -> Iterator[Put]:
+def written_table(path: Path, columns: Sequence[str], id: str | None) -> Iterator[Put]:
     """A function that appends values [n, F] and their ids to a new csv, tsv or parquet file, which replaces ``path`` at the end.
 
     Args:
         path: The file; parquet needs pyarrow.
         columns: Names of columns.
         id: The header of the column of ids; None: there is none.
-        kind: The type of the numbers.
     """
     names, separator = [str(name) for name in columns], "\t" if ending(path) == ".tsv" else ","
     if ending(path) in TEXT:
@@ -94,21 +97,25 @@ def written_table(path: Path, columns: Sequence[str], id: str | None, kind: Any)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    first = [] if id is None else [(id, pa.string())]
-    schema = pa.schema([*first, *((name, pa.from_numpy_dtype(kind)) for name in names)])
+    with atomic(path) as file, ExitStack() as stack:
+        writers = list[Any]()
 
-    def put(values: NDArray[Any], ids: Ids) -> None:
-        cells = [] if id is None else [pa.array([str(value) for value in ids or ()], pa.string())]
-        cells += [pa.array(np.ascontiguousarray(values[:, at])) for at in range(len(names))]
-        writer.write_table(pa.Table.from_arrays(cells, schema=schema))
+        def put(values: Cells, ids: Ids) -> None:
+            cells = [] if id is None else [pa.array([str(value) for value in ids or ()], pa.string())]
+            cells += [pa.array(np.ascontiguousarray(column(values, at))) for at in range(len(names))]
+            table = pa.Table.from_arrays(cells, [*([] if id is None else [id]), *names])
+            if not writers:  # no cell is missing, so that all blocks have the types of the first
+                writers.append(stack.enter_context(pq.ParquetWriter(file, table.schema)))
+            writers[0].write_table(table)
 
-    with atomic(path) as file, pq.ParquetWriter(file, schema) as writer:
         yield put
 
 
-def _write_parquet(path: Path, values: NDArray[Any], columns: Sequence[str], ids: Ids, id: str) -> None:
+def _write_parquet(path: Path, values: Cells, columns: Sequence[str], ids: Ids, id: str) -> None:
     cells: dict[str, Any] = {} if ids is None else {id: [str(value) for value in ids]}
-    cells |= {str(name): values[:, at] for at, name in enumerate(columns)}
+    for at, name in enumerate(columns):
+        x = column(values, at)
+        cells[str(name)] = x.tolist() if x.dtype == object else x
     if importlib.util.find_spec("polars") is not None:
         import polars as pl
 

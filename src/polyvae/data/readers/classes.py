@@ -1,0 +1,241 @@
+"""Columns of texts, booleans and categories as numbers, when a table is read."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyvae.data.groups import Levels, Unseen, text_of
+from polyvae.utils.errors import InputError
+from polyvae.utils.text import named
+
+MOST = 100
+"""Classes of a column of text, above which it is not taken as one of classes unless ``kinds`` says so."""
+BOOLEAN = Levels((False, True), True)
+_DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}.*|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}.*")
+_MARKS = {"-", "--", "---", ".", "..", "?", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "missing", "unknown", "[not available]",
+          "not available", "[unknown]", "[not applicable]", "not applicable", "not reported"}  # fmt: skip
+
+
+class Asked(NamedTuple):
+    """What is known of the columns of a table before it is read.
+
+    Attributes:
+        kinds: Column -> "categorical", "ordinal", "real", "count" or "binary"; or the classes of an ordinal in order.
+        known: The columns of the training data: column -> its classes, None for numbers. None: nothing is known.
+        unseen: What classes are that the training data did not have: "error", or "mask".
+    """
+
+    kinds: Mapping[str, str | Sequence[Any]] = {}
+    known: Mapping[str, Levels | None] | None = None
+    unseen: Unseen = "error"
+
+    def verbatim(self, name: str) -> bool:
+        """Whether the cells of a column are classes even where they look like numbers."""
+        known = None if self.known is None else self.known.get(name)
+        levels = known.names if known is not None else ()
+        asked = self.kinds.get(name)
+        return any(isinstance(level, str) for level in levels) or (
+            asked is not None
+            and not isinstance(asked, str)
+            and any(isinstance(level, str) for level in asked)
+        )
+
+
+Ask = Callable[[str], Asked]
+"""The name of a modality -> what is known of its columns."""
+
+
+class Words(NamedTuple):
+    """The cells of a column that are no numbers.
+
+    Attributes:
+        values: One for each row: text, a boolean, a number or another object; None where missing.
+        order: The categories in order, where the table has them.
+        ordered: Whether their order means anything.
+    """
+
+    values: list[Any]
+    order: tuple[Any, ...] | None = None
+    ordered: bool = False
+
+
+class Read(NamedTuple):
+    """Columns of numbers.
+
+    Attributes:
+        values: [n, F], NaN where missing.
+        columns: F names.
+        levels: Column of the table -> its classes.
+    """
+
+    values: NDArray[Any]
+    columns: tuple[str, ...]
+    levels: dict[str, tuple[Any, ...]]
+
+
+def encoded(
+    where: str, names: Sequence[str], numbers: NDArray[Any], words: Mapping[int, Words], asked: Asked
+) -> Read:
+    """Numbers for all columns of a table.
+
+    Args:
+        where: The table, for errors.
+        names: Its columns.
+        numbers: [n, F]; anything in the columns of ``words``.
+        words: Place of a column -> its cells.
+        asked: What is known of its columns.
+
+    Raises:
+        InputError: Text that is not classes: beside numbers, dates, ids or free text; classes that the training data did not have.
+    """
+    if not words:
+        return Read(numbers, tuple(names), {})
+    chosen = _levels(where, names, words, asked)
+    parts, columns, levels, at = list[NDArray[Any]](), list[str](), dict[str, tuple[Any, ...]](), 0
+    for place in sorted(words):
+        parts.append(numbers[:, at:place])
+        columns += names[at:place]
+        name, own, at = names[place], words[place].values, place + 1
+        found = chosen[place]
+        if found is None:
+            plain = [np.nan if value is None or isinstance(value, str) else float(value) for value in own]
+            parts.append(np.array(plain)[:, None])
+            columns.append(name)
+            continue
+        parts.append(found.numbers(found.codes(where, name, own, asked.unseen)))
+        columns += found.columns(name)
+        levels[name] = found.names
+    parts.append(numbers[:, at:])
+    columns += names[at:]
+    return Read(np.concatenate([part.astype(numbers.dtype) for part in parts], 1), tuple(columns), levels)
+
+
+def _levels(
+    where: str, names: Sequence[str], words: Mapping[int, Words], asked: Asked
+) -> dict[int, Levels | None]:
+    """The classes of each column of words; None: it is one of numbers. Raises InputError: it is neither."""
+    found: dict[int, Levels | None] = {}
+    wrong: dict[str, list[int]] = {}
+    for place, own in words.items():
+        name = names[place]
+        kind = asked.kinds.get(name)
+        boolean = all(value is None or isinstance(value, bool) for value in own.values)
+        if kind is not None and not isinstance(kind, str):
+            found[place] = Levels(tuple(kind), True)
+        elif asked.known is not None:
+            found[place] = asked.known.get(name)
+            if found[place] is None and name in asked.known and not boolean:
+                wrong.setdefault("numbers", []).append(place)
+        elif all(value is None for value in own.values):
+            found[place] = None
+        elif boolean:
+            found[place] = None if kind in ("real", "count", "binary") else BOOLEAN
+        elif kind in ("real", "count", "binary"):
+            wrong.setdefault("numbers", []).append(place)
+        elif own.order is not None and (own.ordered or kind == "ordinal"):
+            found[place] = Levels(own.order, kind != "categorical")
+        elif kind == "ordinal":
+            wrong.setdefault("order", []).append(place)
+        elif kind is None and (problem := _problem(own.values)):
+            wrong.setdefault(problem, []).append(place)
+        else:
+            found[place] = Levels(_ordered(own), False)
+    if wrong:
+        raise _refused(where, names, words, *next(iter(wrong.items())))
+    _warn_of_marks(where, {names[place]: level for place, level in found.items() if level is not None})
+    return found
+
+
+def _ordered(own: Words) -> tuple[Any, ...]:
+    """The classes that occur: in the order of the table, or sorted."""
+    used = {text_of(value) for value in own.values if value is not None}
+    if own.order is not None:
+        return tuple(level for level in own.order if text_of(level) in used) or own.order
+    return tuple(sorted(used, key=_natural))
+
+
+def _natural(text: str) -> list[tuple[int, int, str]]:
+    """Text whose numbers are compared as numbers: "t2" before "t10"."""
+    parts = re.split(r"(\d{1,15})", text)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+
+
+def _problem(values: Sequence[Any]) -> str:
+    """Why words are no classes: "numbers" beside them, "dates", or "ids"; "" where they are."""
+    texts = [text_of(value) for value in values if value is not None]
+    if any(_is_number(text) for text in set(texts)):
+        return "numbers"
+    if texts and sum(bool(_DATE.fullmatch(text)) for text in texts) > len(texts) / 2:
+        return "dates"
+    count = len(set(texts))
+    rare = count == len(texts) > 1 or (count > 2 and 2 * count > len(texts))
+    return "ids" if count > MOST or rare else ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _refused(
+    where: str, names: Sequence[str], words: Mapping[int, Words], problem: str, places: Sequence[int]
+) -> InputError:
+    wrong = [names[place] for place in places]
+    texts = [text_of(value) for value in words[places[0]].values if value is not None]
+    strange = next((text for text in texts if not _is_number(text)), texts[0])
+    many = len({text for text in texts if not _is_number(text)})
+    at, of = (
+        f"in {len(wrong)} of {len(names)} columns ({named(wrong)}; such as",
+        f"kinds={{NAME: {{{wrong[0]!r}:",
+    )
+    if problem == "numbers":
+        remedy = (
+            f"replace {strange!r} by an empty cell or NaN where it marks what was not measured"
+            if many < 4
+            else "correct them"
+        )
+        return InputError(
+            f"{where}: got text {at} {strange!r}) beside numbers; expected numbers; {remedy}, drop these columns, convert them to "
+            f"numbers, name the id column with id= or the labels with labels=, or take the values as classes with {of} 'categorical'}}}}"
+        )
+    if problem == "order":
+        return InputError(
+            f"{where}: got text {at} {strange!r}) as an ordinal; expected its classes in order; write {of} ['low', 'high']}}}}, or use an "
+            "ordered pandas.Categorical"
+        )
+    if problem == "dates":
+        return InputError(
+            f"{where}: got dates or times {at} {strange!r}); expected numbers or classes; drop these columns, or convert them to a number "
+            "of days"
+        )
+    return InputError(
+        f"{where}: got text {at} {strange!r}) with {len(set(texts))} values in {len(texts)} rows, as ids and free text have; expected "
+        f"classes that repeat; drop these columns, name the id column with id= or the labels with labels=, or take the values as "
+        f"classes with {of} 'categorical'}}}}"
+    )
+
+
+def _warn_of_marks(where: str, levels: Mapping[str, Levels]) -> None:
+    """Warn of classes that look like marks of missing values."""
+    found = {
+        name: level
+        for name, own in levels.items()
+        for level in own.names
+        if isinstance(level, str) and level.strip().lower() in _MARKS
+    }
+    if found:
+        name, level = next(iter(found.items()))
+        warnings.warn(
+            f"{where}: {level!r} of column {name!r}{f' and {len(found) - 1} more' if len(found) > 1 else ''} is taken as a class and looks "
+            "like a mark of missing values; replace it by an empty cell or NaN",
+            stacklevel=4,
+        )
