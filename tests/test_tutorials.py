@@ -151,7 +151,7 @@ def test_the_recipe_from_a_sentence_to_images_and_back(tmp_path: Path) -> None:
 
     import polyvae as pv
 
-    _, fit, recipe = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "your_data.md").read_text(), re.DOTALL)
+    *_, fit, recipe = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "your_data.md").read_text(), re.DOTALL)
     images = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), np.uint8)
     frame = pd.DataFrame({"caption": ["A red circle.", "a blue square", None, "Two dots."] * 5})
     names: dict[str, object] = {"images": images, "frame": frame, "pv": pv}

@@ -379,3 +379,6 @@ def trainable() -> Iterator[None]:
             yield
     finally:
         ACCELERATOR_REGISTRY.pop(NAME)
+
+
+install()  # before the first backward pass of the process, which fixes the number of devices that autograd knows

@@ -1170,7 +1170,7 @@ MUTANTS = [
         "data.multimodal:MultimodalData.select", "self.scale.items()", "{}.items()", by="data/test_data.py"
     ),
     Mutant(
-        "data.multimodal:_times",
+        "utils.arrays:scaled",
         "torch.promote_types(x.dtype, torch.float32)",
         "x.dtype",
         by="data/test_data.py",
@@ -1202,9 +1202,9 @@ MUTANTS = [
         "int(rows.max()) < count",
         by="data/test_data.py",
     ),
-    Mutant("training.loop:_warm", "step + 1", "step", by="training/test_schedule.py"),
+    Mutant("training.schedules:warmth", "step + 1", "step", by="training/test_schedule.py"),
     Mutant(
-        "training.loop:_schedule",
+        "training.schedules:rate",
         "math.pi * (place - flat)",
         "math.pi * place",
         by="training/test_schedule.py",

@@ -62,7 +62,7 @@ def test_attributions_add_up_to_the_change_of_the_output(of):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.5 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    found = attribute(model, data, of, to=["a", "b"], steps=100)
+    found = attribute(model, data, of, to=["a", "b"], steps=1000)
     total = sum(x.sum(1) for x in found.values.values())
     assert total.numpy() == pytest.approx(
         (found.output - found.baseline).numpy(), abs=3e-2 * float(found.output.std())

@@ -40,16 +40,16 @@ def test_the_small_data_set_obeys_the_laws():
 class Shifted(MultimodalData):
     """The labels of a batch are those of the next samples."""
 
-    def gather(self, index, whole):
-        batch = super().gather(index, whole)
+    def gather(self, index, whole, rows):
+        batch = super().gather(index, whole, rows)
         return batch._replace(extra={"labels": batch.extra["labels"].roll(1)})
 
 
 class Unmasked(MultimodalData):
     """What is missing has a value."""
 
-    def gather(self, index, whole):
-        batch = super().gather(index, whole)
+    def gather(self, index, whole, rows):
+        batch = super().gather(index, whole, rows)
         return batch._replace(data={name: x + 1 for name, x in batch.data.items()})
 
     def batches(self, batch_size):

@@ -21,7 +21,7 @@ from polyvae.core.distributions import FAMILIES, SCALES, Diagonal
 from polyvae.core.likelihoods import LIKELIHOODS, Likelihood, OneHot, Scaled
 from polyvae.core.networks import NETWORKS, auto
 from polyvae.core.networks.conditioned import ConditionedReader, features_for
-from polyvae.core.networks.kinds import Branches
+from polyvae.core.networks.kinds import Branches, looks_grey, looks_like_image
 from polyvae.core.networks.mlp import LinearDecoder
 from polyvae.utils.errors import InputError, check_count, is_number, nearest
 from polyvae.utils.renamed import moved
@@ -196,9 +196,9 @@ class ModalityNet(nn.Module):
             else None
         )
         self.parts = nn.ModuleDict()
-        if spec.network == "auto" and _looks_like_image(spec.shape) and _network_name(spec) == "mlp":
+        if spec.network == "auto" and looks_like_image(spec.shape) and _network_name(spec) == "mlp":
             _warn_of_flat_network(spec, sum(parameter.numel() for parameter in self.parameters()))
-        if spec.network == "auto" and _looks_grey(spec.shape) and not isinstance(self.likelihood, OneHot):
+        if spec.network == "auto" and looks_grey(spec.shape) and not isinstance(self.likelihood, OneHot):
             _warn_of_no_channels(spec)
         self.register_buffer("centre", torch.zeros(spec.shape) if spec.entries else None)
 
@@ -462,16 +462,6 @@ def _of_ids(spec: Modality) -> bool:
     """Whether values are ids, as far as the class of the likelihood declares it."""
     maker = likelihood_maker(spec)
     return isinstance(maker, type) and issubclass(maker, Likelihood) and maker.ids
-
-
-def _looks_like_image(shape: tuple[int, ...]) -> bool:
-    """Whether a sample has three or four axes, of which all but one are at least 8."""
-    return len(shape) in (3, 4) and sorted(shape)[1] >= 8
-
-
-def _looks_grey(shape: tuple[int, ...]) -> bool:
-    """Whether a sample has the shape of an image without channels."""
-    return len(shape) == 2 and min(shape) >= 8 and max(shape) <= 512
 
 
 def _warn_of_no_channels(spec: Modality) -> None:

@@ -32,3 +32,13 @@ class Branches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([branch(x) for branch in self.branches], -1)
+
+
+def looks_like_image(shape: tuple[int, ...]) -> bool:
+    """Whether a sample has three or four axes, of which all but one are at least 8."""
+    return len(shape) in (3, 4) and sorted(shape)[1] >= 8
+
+
+def looks_grey(shape: tuple[int, ...]) -> bool:
+    """Whether a sample has the shape of an image without channels."""
+    return len(shape) == 2 and min(shape) >= 8 and max(shape) <= 512
