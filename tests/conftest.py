@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+
+# A made-up device is there for the whole process, and autograd's threads for it do not survive a fork: tests/test_devices.py runs these.
+collect_ignore = [] if os.environ.get("POLYVAE_FAKE_DEVICE") else ["devices"]
 
 pytest.register_assert_rewrite("tests.helpers")
 torch.set_num_threads(1)
