@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from polyvae.core import noise
-from polyvae.core.batch import moved
 from polyvae.core.distributions import Diagonal, Mixture, Normal
+from polyvae.utils.devices import to_device
 
 
 class Experts(NamedTuple):
@@ -83,7 +83,7 @@ def powerset(mask: Tensor) -> Tensor:
         for size in range(1, E + 1)
         for members in combinations(range(E), size)
     ]
-    member = moved(torch.tensor(rows), mask.device)  # [V, E]
+    member = to_device(torch.tensor(rows), mask.device)  # [V, E]
     complete = (~member[:, :, None] | mask).all(1)  # [V, B]
     return member[:, :, None] & complete[:, None]
 
@@ -294,7 +294,7 @@ def uniform_weights(membership: Tensor, dtype: torch.dtype) -> Tensor:
 
 def joint(components: Diagonal, membership: Tensor) -> Mixture:
     """A mixture of components with equal weights; ``membership`` may be on the host."""
-    here = moved(membership, components.loc.device)
+    here = to_device(membership, components.loc.device)
     return Mixture(components, uniform_weights(here, components.loc.dtype), here, membership)
 
 
@@ -305,7 +305,7 @@ def mixture_of_experts(experts: Experts) -> Mixture:
 
 def mixture_of_products(experts: Experts, membership: Tensor, prior: Diagonal | None = None) -> Mixture:
     """One component per row of a table, which may be on the host; each is the product of its experts."""
-    here = moved(membership, experts.z.loc.device)
+    here = to_device(membership, experts.z.loc.device)
     return joint(product_of_experts(experts.z, here, prior), membership)
 
 

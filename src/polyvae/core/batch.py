@@ -10,6 +10,7 @@ from torch import Tensor
 
 from polyvae.core.covariates import Covariates, covariates_of
 from polyvae.utils.arrays import observed_tensor, whole_tensor
+from polyvae.utils.devices import to_device
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import counted, table
 
@@ -171,7 +172,7 @@ class Batch(NamedTuple):
         keep = torch.tensor([name in names for name in self.data])[:, None]
         known = None if self.known is None else OnHost(keep & self.known.mask)
         complete = self.complete and len(set(names)) == len(self.data)
-        return self._where(moved(keep, self.device) & self.mask, complete)._replace(known=known)
+        return self._where(to_device(keep, self.device) & self.mask, complete)._replace(known=known)
 
     def drop(self, *names: str) -> Batch:
         """Condition on all modalities except these.
@@ -266,11 +267,6 @@ class Batch(NamedTuple):
             if name in self.entries:
                 entries[name] = self.entries[name] & observed
         return Batch(data, mask, entries, self.extra, complete, self.covariates)
-
-
-def moved(x: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on ``device``, without waiting for the device where that is safe."""
-    return x.to(device, non_blocking=device.type != "mps")  # MPS may read x after it is freed
 
 
 def _percent(part: int, whole: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from polyvae.utils.devices import to_device
 from polyvae.utils.errors import InputError, is_number, nearest
 from polyvae.utils.levels import column
 
@@ -111,7 +112,7 @@ class Covariate:
         if self.levels is None:
             return ((values.to(dtype) - self.mean) / self.scale)[:, None]
         place = {level: at for at, level in enumerate(levels)}
-        own = torch.tensor([place.get(level, -1) for level in self.levels], device=values.device)
+        own = to_device(torch.tensor([place.get(level, -1) for level in self.levels]), values.device)
         return (values[:, None] == own).to(dtype)
 
     def reference(self) -> list[float]:

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from polyvae.core import noise
-from polyvae.core.batch import moved
+from polyvae.utils.devices import to_device
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 _FLOOR = 1e-6  # keeps scales from underflowing to 0; all maps still give exactly 1 at raw 0
@@ -295,7 +295,7 @@ class Mixture(NamedTuple):
             return self
         chosen = active.int().argsort(dim=0, descending=True, stable=True)[:count]  # [V', B]
         known = None if self.known is None else _memberships(self.known, chosen)
-        chosen = moved(chosen, self.weights.device)
+        chosen = to_device(chosen, self.weights.device)
         return Mixture(self.pick(chosen), self.weights.gather(0, chosen), self.memberships(chosen), known)
 
     def log_prob(self, z: Tensor) -> Tensor:

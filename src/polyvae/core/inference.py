@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from polyvae.core import covariates as conditioning
 from polyvae.core import noise
 from polyvae.core.aggregate import Experts
-from polyvae.core.batch import Batch, moved
+from polyvae.core.batch import Batch
 from polyvae.core.distributions import Diagonal, Mixture
 from polyvae.core.facts import Facts
 from polyvae.core.fitted import FittedPrior
 from polyvae.core.modalities import Modalities
 from polyvae.core.modality import Modality
 from polyvae.core.priors import ConditionalPrior, MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
+from polyvae.utils.devices import to_device
 from polyvae.utils.errors import InputError, check_count, nearest
 
 _DEFENCE = 0.1  # share of the draws that comes from the prior, so that weights stay bounded
@@ -201,7 +202,9 @@ class Inference(nn.Module, ABC):
         self._check_conditional("draw_latents", prior)
         batch = self.admit(batch)
         draws, inferred = self._draw(batch, K)
-        rows = (~inferred[:, moved(torch.tensor(self.blocks), inferred.device) > 0]).any(-1).nonzero()[:, 0]
+        rows = (
+            (~inferred[:, to_device(torch.tensor(self.blocks), inferred.device) > 0]).any(-1).nonzero()[:, 0]
+        )
         latents = torch.cat([draws.z, draws.w], -1)  # [K, B, D + W]
         known = inferred[rows].expand(K, -1, -1).flatten(0, 1)
         completed = prior.complete(latents[:, rows].flatten(0, 1), known)

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from polyvae.core import covariates as conditioning
 from polyvae.core.aggregate import Experts
-from polyvae.core.batch import Batch, moved
+from polyvae.core.batch import Batch
 from polyvae.core.distributions import Diagonal
 from polyvae.core.modality import Encoded, ModalityNet, fewest_rows
 from polyvae.core.recompute import Decoding, plan
+from polyvae.utils.devices import to_device
 from polyvae.utils.errors import nearest
 
 
@@ -315,7 +316,7 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         if importance and rows is None:
             selective = plan(self, self._weighted, batch, z, w, decoded)
         counted = self._counted(batch, decoded, rows, lead, bool(selective))
-        rows = None if rows is None else moved(rows, z.device)
+        rows = None if rows is None else to_device(rows, z.device)
         terms = []
         for m, (name, net) in enumerate(self.items()):
             if net.decoder is None:
@@ -433,7 +434,7 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         index = counted.nonzero()[:, 0]
         if self.training and not len(index):
             return torch.zeros(1, dtype=torch.long, device=device), False
-        return moved(index, device), True
+        return to_device(index, device), True
 
 
 def placed(base: Tensor, index: Tensor, rows: Tensor, counted: bool) -> Tensor:

@@ -20,8 +20,9 @@ from torch.utils.data import (
 )
 from torch.utils.data.distributed import DistributedSampler
 
-from polyvae.core.batch import Batch, moved
+from polyvae.core.batch import Batch
 from polyvae.data.multimodal import MultimodalData
+from polyvae.utils.devices import to_device
 from polyvae.utils.errors import InputError
 from polyvae.utils.seeds import fold_in
 
@@ -81,7 +82,7 @@ class SliceLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         order = self.order(epoch)
-        rows = torch.split(moved(order, self.data.device), self.batch_size)
+        rows = torch.split(to_device(order, self.data.device), self.batch_size)
         whole = torch.split(~self._gaps[order], self.batch_size)
         # Computed before the epoch: step by step it would cost as much as gathering a small batch.
         known = [True] * len(whole) if not self._gaps.any() else [bool(part.all()) for part in whole]

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyvae.core.batch import Batch, OnHost, check_mapping, check_name, moved
+from polyvae.core.batch import Batch, OnHost, check_mapping, check_name
 from polyvae.core.modality import Modality
 from polyvae.data import hiding
 from polyvae.data.attributes import Attributed, check_attributes, facts, kept
@@ -36,6 +36,7 @@ from polyvae.data.sources import Readers
 from polyvae.data.sparse import check_sparse, dense_rows
 from polyvae.data.splits import check_groups, check_splits, check_straddling, drawn
 from polyvae.utils.arrays import is_mapped, scaled
+from polyvae.utils.devices import to_device
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.seeds import fold_in
 from polyvae.utils.text import counted, table
@@ -188,14 +189,15 @@ class MultimodalData(Readers, Attributed, Conditioned):
             rows.append((spec.name, str(spec.shape), spec.likelihood, share))
         size = counted(len(self), "sample", "samples")
         head = f"MultimodalData: {size}, {counted(len(rows), 'modality', 'modalities')}"
-        known = self._shown_covariates()
         parts = ", ".join(f"{name} {len(rows)}" for name, rows in self._splits.items()) or "none"
         labels = (
             "none"
             if self.labels is None
             else f"{np.unique(self.labels[self.labels >= 0].cpu().numpy()).size} classes"
         )
-        return "\n".join([head, *table(rows), f"  splits: {parts}; labels: {labels}{known}"])
+        return "\n".join(
+            [head, *table(rows), f"  splits: {parts}; labels: {labels}{self._shown_covariates()}"]
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -279,7 +281,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
             part = part._replace(complete=not self._gaps[index].any())
             return self._scaled(part._replace(known=self._known_of(index, part.complete)))
         rows = row_numbers(index, len(self))
-        return self.gather(moved(rows, self.device), not bool(self._gaps[rows].any()), rows)
+        return self.gather(to_device(rows, self.device), not bool(self._gaps[rows].any()), rows)
 
     def gather(self, index: Tensor, whole: bool, rows: Tensor) -> Batch:
         """``take`` without checks: ``index`` int64 on the data's device, ``rows`` on the host; ``whole`` is the batch's ``complete``."""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyvae.core.batch import moved
+from polyvae.utils.devices import to_device
 from polyvae.utils.errors import InputError
 from polyvae.utils.text import counted
 
@@ -54,7 +54,7 @@ def check_sparse(data: Mapping[str, Any]) -> dict[str, Any]:
 def dense_rows(x: Any, rows: Tensor | slice | None, mask: Tensor) -> Tensor:
     """[B, F], zero where the modality is missing. ``mask``: [B] bool, on the device of the result."""
     index = slice(None) if rows is None else rows if isinstance(rows, slice) else rows.cpu().numpy()
-    values = moved(torch.from_numpy(np.ascontiguousarray(x[index].toarray())), mask.device)
+    values = to_device(torch.from_numpy(np.ascontiguousarray(x[index].toarray())), mask.device)
     return values * mask[:, None]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from polyvae.core.aggregate import Experts
-from polyvae.core.batch import Batch, OnHost, moved
+from polyvae.core.batch import Batch, OnHost
 from polyvae.core.bounds import Bound, iwae, log_over_components
 from polyvae.core.distributions import Diagonal, Mixture
 from polyvae.core.facts import Calls, Facts, Requirements
@@ -22,6 +22,7 @@ from polyvae.models.jmvae import JMVAE
 from polyvae.models.mmvae import MMVAE
 from polyvae.models.mmvaeplus import MMVAEPlus
 from polyvae.models.mvae import MVAE
+from polyvae.utils.devices import to_device
 from polyvae.utils.errors import LABELS, SELECT, InputError, check_count, is_number, nearest
 
 BASES: dict[str, Callable[..., MultimodalVAE]] = {
@@ -257,7 +258,7 @@ class Contrastive(MultimodalVAE):
         for block, related, mixed in zip(
             blocks, torch.split(log_p, sizes), torch.split(other, sizes), strict=True
         ):
-            rows, shape = moved(block.first[0], total.device), block.first.shape
+            rows, shape = to_device(block.first[0], total.device), block.first.shape
             if shape[0] > 1:
                 mixed = mixed.view(shape)[1:]  # [N, R]
                 # Rolled, column i contains the pairs with x_n of sample i.
@@ -285,23 +286,23 @@ class Contrastive(MultimodalVAE):
             span = slice(start, start := start + first.numel())
             rows[m, span], rows[n, span] = first.flatten(), second.flatten()
             mask[[m, n], span] = True
-        here = moved(rows, batch.device)
+        here = to_device(rows, batch.device)
         by_name = dict(zip(batch.data, here, strict=True))
         pairs = Batch(
             Gathered(batch.data, by_name),
-            moved(mask, batch.device),
+            to_device(mask, batch.device),
             Gathered(batch.entries, by_name),
             complete=batch.complete and len(mask) == 2,
             covariates=batch.covariates._replace(rows=by_name),
             known=None if batch.device.type == "cpu" else OnHost(mask),
         )
-        encoded = moved(rows[self.encoded], batch.device)
+        encoded = to_device(rows[self.encoded], batch.device)
         position = torch.arange(len(encoded), device=batch.device)[:, None]
         columns = torch.arange(len(self.owner), device=batch.device)
         own = Experts(
             experts.z[position, encoded],
             experts.w[here[self.owner].T, columns],
-            moved(mask[self.encoded], batch.device),
+            to_device(mask[self.encoded], batch.device),
             mask[self.encoded],
         )
         q = self.posterior(pairs, own).compact()

@@ -10,11 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from polyvae.core.aggregate import Experts
-from polyvae.core.batch import Batch, moved
+from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
 from polyvae.core.facts import Calls, Facts
 from polyvae.core.modality import Encoded, Modality
 from polyvae.models.mmvaeplus import MMVAEPlus
+from polyvae.utils.devices import to_device
 from polyvae.utils.errors import InputError
 
 
@@ -135,7 +136,7 @@ class IDMVAE(MMVAEPlus):
         others = (experts.mask.sum(0) - 1).clamp(min=1)
         for i, mean in enumerate(experts.z.loc):
             for j in range(i):
-                rows = moved((mask[i] & mask[j]).nonzero()[:, 0], mean.device)
+                rows = to_device((mask[i] & mask[j]).nonzero()[:, 0], mean.device)
                 # (i, j) and (j, i)
                 pair = 2 * self._contrast(mean[rows], experts.z.loc[j, rows]) / others[rows]
                 cross_view = cross_view.index_put((rows,), pair, accumulate=True)
@@ -143,7 +144,7 @@ class IDMVAE(MMVAEPlus):
         w = experts.w.rsample(None, "augmentation.w", "BW")
         for i, m in enumerate(self.encoded):
             name, span = self.specs[m].name, self.columns[m]
-            rows = moved(mask[i].nonzero()[:, 0], experts.mask.device)
+            rows = to_device(mask[i].nonzero()[:, 0], experts.mask.device)
             if self.specs[m].role == "both" and len(rows):
                 mixed = self._encode_mixed(name, z[i, rows], w[rows, span], batch, rows)
                 x_z = self._contrast(experts.z.loc[i, rows], mixed.z.loc[: len(rows)])

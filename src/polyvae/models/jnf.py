@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polyvae.core import noise
 from polyvae.core.aggregate import Experts, everything, joint
-from polyvae.core.batch import Batch, moved
+from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound, over_components
 from polyvae.core.distributions import Diagonal, Mixture, Normal
 from polyvae.core.facts import Facts, Requirements
@@ -19,6 +19,7 @@ from polyvae.models.parts.flows import ConditionalFlow, spread
 from polyvae.models.parts.hmc import hmc
 from polyvae.models.parts.joint import JointNetwork
 from polyvae.models.parts.levels import sizes
+from polyvae.utils.devices import to_device
 from polyvae.utils.errors import InputError, check_count
 
 _PAIRS = 16  # fixed points, and their negatives, from which the moments of a flow are computed
@@ -122,11 +123,11 @@ class JNF(MultimodalVAE):
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
         complete = experts.observed.all(0)  # [B]
         rest = experts.observed & ~complete
-        here = moved(rest, experts.mask.device)
+        here = to_device(rest, experts.mask.device)
         q = self._product(experts._replace(mask=here, known=None if experts.known is None else rest))
         if bool(complete.any()):
             whole = self.joint.of_observed(self, batch, experts.observed)
-            q = whole.where(moved(complete, here.device)[:, None], q)
+            q = whole.where(to_device(complete, here.device)[:, None], q)
         return joint(q[None], everything(experts.observed))
 
     private = own_or_prior
@@ -149,18 +150,18 @@ class JNF(MultimodalVAE):
         if bool(complete.any()):
             whole = self.joint.of_observed(self, batch, mask)
             drawn = whole.loc + whole.scale * eps
-            here = moved(complete, z.device)
+            here = to_device(complete, z.device)
             z = torch.where(here[:, None], drawn, z)
             log_q = torch.where(here, whole.log_prob(drawn), log_q)
         for e, flow in enumerate(self._flows):
-            index = moved((mask[e] & (count == 1) & ~complete).nonzero()[:, 0], eps.device)
+            index = to_device((mask[e] & (count == 1) & ~complete).nonzero()[:, 0], eps.device)
             if len(index):
                 expert = experts.z[e, index]
                 drawn = flow.push(eps[:, index], expert)
                 z = z.index_copy(1, index, drawn)
                 log_q = log_q.index_copy(1, index, flow.log_prob(drawn, expert))
         several = (count > 1) & ~complete
-        index = moved(several.nonzero()[:, 0], eps.device)
+        index = to_device(several.nonzero()[:, 0], eps.device)
         if len(index):
             known = None if experts.known is None else experts.known[:, several]
             some = Experts(experts.z[:, index], experts.w[index], experts.mask[:, index], known)
@@ -199,7 +200,7 @@ class JNF(MultimodalVAE):
             if bool(row.all()):
                 total = total + flow.log_prob(z, experts.z[e])
             elif bool(row.any()):
-                index = moved(row.nonzero()[:, 0], z.device)
+                index = to_device(row.nonzero()[:, 0], z.device)
                 each = flow.log_prob(z.index_select(1, index), experts.z[e, index])
                 total = total.index_add(1, index, each)
         return total
@@ -215,7 +216,7 @@ class JNF(MultimodalVAE):
         points = spread(self.latent, _PAIRS, experts.z.loc)[:, None]  # [P, 1, D]
         alone = (mask.sum(0) == 1)[:, None]
         for e, flow in enumerate(self._flows):
-            index = moved(experts.observed[e].nonzero()[:, 0], mask.device)
+            index = to_device(experts.observed[e].nonzero()[:, 0], mask.device)
             if len(index):
                 z = flow.push(points.expand(-1, len(index), -1), experts.z[e, index])  # [P, rows, D]
                 z = z.nan_to_num(_FAR, _FAR, -_FAR).clamp(-_FAR, _FAR)

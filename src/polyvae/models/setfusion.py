@@ -10,13 +10,14 @@ from torch.nn import functional
 
 from polyvae.core import noise
 from polyvae.core.aggregate import Experts, everything, joint
-from polyvae.core.batch import Batch, moved
+from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
 from polyvae.core.distributions import SCALES, Diagonal, Mixture, Normal
 from polyvae.core.facts import Facts
 from polyvae.core.modality import Modality
 from polyvae.core.networks.mlp import layers
 from polyvae.core.vae import MultimodalVAE, own_or_prior
+from polyvae.utils.devices import to_device
 from polyvae.utils.errors import InputError, check_count, nearest
 
 POOLS = ("sum", "attention")
@@ -124,11 +125,11 @@ class SetFusion(MultimodalVAE):
         if conditional:
             terms["kl/rest"] = torch.stack([none, rest])[None]
         # S may be empty: its term is then that of the prior, also where it decodes.
-        weights = moved(whole, z.device).any(1).to(z.dtype).expand(2, -1)  # [2, B]
+        weights = to_device(whole, z.device).any(1).to(z.dtype).expand(2, -1)  # [2, B]
         return self.bound_of(weights, log_x, terms, warm * self.beta)
 
     def _mixture(self, experts: Experts, membership: Tensor) -> Mixture:
-        here = moved(membership, experts.z.loc.device)
+        here = to_device(membership, experts.z.loc.device)
         loc, raw = self.fusion(experts.z, here)  # [V, B, D]
         q = Normal(loc, SCALES[self.scale_map](raw))
         return joint(q.where(here.any(1)[..., None], Normal.unit(tuple(loc.shape), loc)), membership)

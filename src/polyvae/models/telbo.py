@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from polyvae.core.aggregate import Experts, everything, joint, singles
-from polyvae.core.batch import Batch, moved
+from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
 from polyvae.core.distributions import Mixture
 from polyvae.core.facts import Facts, Requirements
@@ -15,6 +15,7 @@ from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.models.parts.elbos import sum_of_elbos
 from polyvae.models.parts.joint import JointNetwork, joint_or_product
+from polyvae.utils.devices import to_device
 from polyvae.utils.errors import InputError, check_count, is_number
 
 
@@ -95,5 +96,5 @@ class TELBO(MultimodalVAE):
         membership = torch.cat([everything(observed & several), singles(observed)])  # [V, E, B]
         q = joint(type(together).cat([together, experts.z], 0), membership)  # [V, B, D], V = 1 + E
         gamma = torch.tensor([1.0] + [self.gamma] * len(observed), dtype=q.weights.dtype)[:, None]  # [V, 1]
-        gamma = moved(gamma, q.weights.device)
+        gamma = to_device(gamma, q.weights.device)
         return sum_of_elbos(self, batch, q, warm * self.beta, gamma)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 
 from polyvae.core.aggregate import Experts, everything, joint, singles
-from polyvae.core.batch import Batch, moved
+from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
 from polyvae.core.distributions import Mixture
 from polyvae.core.facts import Facts, Requirements
 from polyvae.core.modality import Modality, unless_target
 from polyvae.core.vae import MultimodalVAE, own_or_prior
 from polyvae.models.parts.elbos import mean_of_elbos
+from polyvae.utils.devices import to_device
 from polyvae.utils.errors import InputError, check_count, is_number
 
 
@@ -156,9 +157,9 @@ class BiVCCA(MultimodalVAE):
 
     def posterior(self, batch: Batch, experts: Experts) -> Mixture:
         table = singles(experts.observed)
-        membership = moved(table, experts.mask.device)
+        membership = to_device(table, experts.mask.device)
         each = [(self.mu, 1 - self.mu)[m] for m in self.encoded]
-        share = moved(torch.tensor(each, dtype=experts.z.loc.dtype), membership.device)
+        share = to_device(torch.tensor(each, dtype=experts.z.loc.dtype), membership.device)
         weights = torch.where(membership.any(1), share[:, None], 0)  # [V, B]
         total = weights.sum(0)
         return Mixture(experts.z, weights / torch.where(total > 0, total, 1), membership, table)

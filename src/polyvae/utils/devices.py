@@ -1,4 +1,4 @@
-"""Names of devices, and models that compute on one for a while."""
+"""Names of devices, tensors that are moved to one, and models that compute on one for a while."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from polyvae.utils.errors import InputError
 
@@ -54,3 +54,8 @@ def on_device(where: str, model: nn.Module, device: torch.device | str | None) -
         yield
     finally:
         model.to(before)
+
+
+def to_device(x: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on ``device``, without waiting for the device where that is safe."""
+    return x.to(device, non_blocking=device.type != "mps")  # MPS may read x after it is freed

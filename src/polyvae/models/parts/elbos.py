@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from polyvae.core.aggregate import Experts
-from polyvae.core.batch import Batch, moved
+from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
 from polyvae.core.distributions import Mixture
 from polyvae.core.vae import MultimodalVAE
+from polyvae.utils.devices import to_device
 
 
 def sum_of_elbos(
@@ -42,7 +43,7 @@ def sum_of_elbos(
 
 def decodes(model: MultimodalVAE, batch: Batch, q: Mixture) -> Tensor:
     """Components from which something that was observed is decoded, their members or a target: [V, B] bool."""
-    decoded = moved(
+    decoded = to_device(
         torch.tensor([net.decoder is not None for net in model.modalities.values()]), batch.device
     )
     return (model.modalities.members(q.membership)[:, 0] & (batch.mask & decoded[:, None])[:, None]).any(0)

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from polyvae.core.aggregate import Experts, everything, mixture_of_products
-from polyvae.core.batch import Batch, moved
+from polyvae.core.batch import Batch
 from polyvae.core.distributions import SCALES, Mixture, Normal
 from polyvae.core.modalities import placed
 from polyvae.core.modality import another_encoder
 from polyvae.core.vae import MultimodalVAE
+from polyvae.utils.devices import to_device
 from polyvae.utils.errors import check_count
 
 
@@ -63,7 +64,7 @@ class JointNetwork(nn.Module):
         for m, row in zip(modalities.encoded, observed, strict=True):
             if modalities.dense:
                 features = modalities.encode_part(m, "joint", batch, slice(None))
-                features = torch.where(moved(row, batch.device)[:, None], features, 0)
+                features = torch.where(to_device(row, batch.device)[:, None], features, 0)
             else:
                 index, counted = modalities.observed_rows(row, batch.device)
                 if not len(index):
@@ -75,7 +76,9 @@ class JointNetwork(nn.Module):
             like = next(iter(batch.data.values()))
             return Normal.unit((batch.size, self.loc.out_features), like)
         q = self._of(model, batch, total)
-        return q.where(moved(observed.any(0), batch.device)[:, None], Normal.unit(tuple(q.loc.shape), q.loc))
+        return q.where(
+            to_device(observed.any(0), batch.device)[:, None], Normal.unit(tuple(q.loc.shape), q.loc)
+        )
 
     def _of(self, model: MultimodalVAE, batch: Batch, features: Tensor) -> Normal:
         hidden = features.relu()
