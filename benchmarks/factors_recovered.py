@@ -6,7 +6,7 @@ The cohort is made as in MOFA's own simulations (Argelaguet et al. 2018): x_m = 
 the modalities in which a factor is active, and zero loadings in the others. The truth about variance is exact: factor k explains Σ_f w_fk²
 / Σ_f (Σ_l w_fl² + s²) of a modality. A recovered factor is matched with a true one by their absolute correlation.
 
-MOFA runs in its own interpreter (``--mofa-python``; by default this one), and a line says so where mofapy2 is not installed.
+MOFA runs in its own interpreter (``--mofa-python``; by default this one), and a line states it where mofapy2 is not installed.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def test_an_encoder_that_says_nothing():
     world, x = healthy()
     model = model_of(world)
     collapse(model, "b")
-    finding = only(diagnose(model, MultimodalData(x)), "b", "its encoder says nothing of z")
+    finding = only(diagnose(model, MultimodalData(x)), "b", "its encoder carries no information on z")
     assert finding.number < 0.1
 
 

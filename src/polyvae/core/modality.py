@@ -28,7 +28,7 @@ from polyvae.utils.renamed import moved
 
 Factory = Callable[[tuple[int, ...], Any], nn.Module]
 ROLES = ("both", "input", "target")
-COLUMNS = "covariates"  # of a decoder factory: how many of its last inputs are covariates, for one that has to tell them apart
+COLUMNS = "covariates"  # of a decoder factory: how many of its last inputs are covariates, for one that treats them apart
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 

@@ -254,3 +254,9 @@ def row_numbers(index: Tensor | NDArray[Any] | Sequence[int], count: int) -> Ten
             "number the rows of this very data"
         )
     return rows
+
+
+def gaps_of(batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Which rows lack a modality, on the host: [N] bool; and the mask on the host, if the data are on another device."""
+    mask = batch.mask.cpu()
+    return ~mask.all(0), None if batch.device.type == "cpu" else mask

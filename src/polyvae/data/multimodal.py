@@ -28,6 +28,7 @@ from polyvae.data.checks import (
     check_precision,
     check_scale,
     check_specs,
+    gaps_of,
     row_numbers,
 )
 from polyvae.data.covariates import Conditioned
@@ -176,7 +177,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
         self.card = dict(card or {})
         self.seed, self.root = seed, root
         self.source: MultimodalData | None = None  # of a part: the data it is a part of
-        self._gaps, self._on_host = _gaps(stored)
+        self._gaps, self._on_host = gaps_of(stored)
 
     def __len__(self) -> int:
         return self._stored.size
@@ -189,15 +190,14 @@ class MultimodalData(Readers, Attributed, Conditioned):
             rows.append((spec.name, str(spec.shape), spec.likelihood, share))
         size = counted(len(self), "sample", "samples")
         head = f"MultimodalData: {size}, {counted(len(rows), 'modality', 'modalities')}"
+        known = self._shown_covariates()
         parts = ", ".join(f"{name} {len(rows)}" for name, rows in self._splits.items()) or "none"
         labels = (
             "none"
             if self.labels is None
             else f"{np.unique(self.labels[self.labels >= 0].cpu().numpy()).size} classes"
         )
-        return "\n".join(
-            [head, *table(rows), f"  splits: {parts}; labels: {labels}{self._shown_covariates()}"]
-        )
+        return "\n".join([head, *table(rows), f"  splits: {parts}; labels: {labels}{known}"])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -609,7 +609,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
     def _like(self, stored: Batch) -> MultimodalData:
         other = copy.copy(self)
         other._stored = stored
-        other._gaps, other._on_host = _gaps(stored)
+        other._gaps, other._on_host = gaps_of(stored)
         return other
 
     def _filled(self, batch: Batch, index: Tensor | slice) -> Batch:
@@ -625,9 +625,3 @@ class MultimodalData(Readers, Attributed, Conditioned):
         if not self.scale:
             return batch
         return batch._replace(data={name: scaled(x, self.scale.get(name)) for name, x in batch.data.items()})
-
-
-def _gaps(batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """Which rows lack a modality, on the host: [N] bool; and the mask on the host, if the data are on another device."""
-    mask = batch.mask.cpu()
-    return ~mask.all(0), None if batch.device.type == "cpu" else mask

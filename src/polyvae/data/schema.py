@@ -141,7 +141,7 @@ class Schema(Record):
         Args:
             data: The training data.
             units: Modality -> feature -> unit.
-            kinds: Modality -> column -> "real", "count" or "binary", where its values alone say something else.
+            kinds: Modality -> column -> "real", "count" or "binary", where its values alone would be of another kind.
 
         Raises:
             InputError: A modality that no sample has; units of unknown features; values that do not fit their kind.

@@ -71,7 +71,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         nan: "missing", or "error".
         missing_columns: What it means that new data lack a feature: "error", or "mask", which makes its entries missing.
         kinds: Modality -> column -> "categorical", "ordinal", "real", "count" or "binary", or the classes of an ordinal in order, where
-            the values alone say something else: integer codes of classes, text beside numbers.
+            the values alone mean another kind: integer codes of classes, text beside numbers.
         unseen_classes: What classes are that the training data did not have: "error", or "mask", which makes the entry missing.
         target: What y is: "class", "number", "time" (time and event), or "auto", by its values.
         units: Modality -> feature -> unit, for reports.

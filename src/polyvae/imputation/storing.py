@@ -324,7 +324,7 @@ def _hazards_parts(hazards: Hazards) -> tuple[dict[str, Any], dict[str, Tensor]]
 
 
 def _hazards(path: str | Path, found: _Metadata, tensors: Mapping[str, Tensor]) -> Hazards:
-    """The model of time to event. Raises InputError: other inputs, shapes or types than the schema says, or no event."""
+    """The model of time to event. Raises InputError: other inputs, shapes or types than those of the schema, or no event."""
     assert found.hazards is not None
     widths = {each.name: len(each.columns) for each in found.features.modalities}
     total = sum(widths.values())

@@ -123,10 +123,10 @@ def diagnose(
 ) -> Diagnosis:
     """Find what is wrong with a trained model, by modality.
 
-    The checks are: z is not used; a decoder ignores the latents; a modality has nothing in common with the others; an encoder says nothing
-    of z, or is ignored by the joint posterior; private latents contain what should be shared; generation from the other modalities is worse
-    than ridge regression; gradients of two modalities are opposed; one modality dominates the others; overfitting; data on a scale that
-    does not fit the likelihood. At most 1,000 samples of each part are used, chosen at random.
+    The checks are: z is not used; a decoder ignores the latents; a modality has nothing in common with the others; an encoder carries
+    no information on z, or is ignored by the joint posterior; private latents contain what should be shared; generation from the other
+    modalities is worse than ridge regression; gradients of two modalities are opposed; one modality dominates the others; overfitting;
+    data on a scale that does not fit the likelihood. At most 1,000 samples of each part are used, chosen at random.
 
     Args:
         model: A trained model in evaluation mode.
@@ -362,13 +362,17 @@ def _decoder(model: MultimodalVAE, measures: Mapping[str, Mapping[str, float]], 
 
 
 def _encoder(measures: Mapping[str, Mapping[str, float]], name: str) -> list[Finding]:
-    """Whether the encoder says nothing of z, or the joint posterior ignores it."""
+    """Whether the encoder carries no information on z, or the joint posterior ignores it."""
     kl, ridge = measures["kl"].get(name, np.nan), measures["r2 ridge"].get(name, np.nan)
     if kl < LEAST_KL and not ridge < SHARED:
         remedy = "raise its weight, warm up beta over more epochs, or hide the other modalities more often in training"
         return [
             Finding(
-                "its encoder says nothing of z: the KL of its expert, in nats", name, kl, LEAST_KL, remedy
+                "its encoder carries no information on z: the KL of its expert, in nats",
+                name,
+                kl,
+                LEAST_KL,
+                remedy,
             )
         ]
     influence = measures["influence"].get(name, np.nan)

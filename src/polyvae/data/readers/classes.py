@@ -15,7 +15,7 @@ from polyvae.utils.errors import InputError
 from polyvae.utils.text import named
 
 MOST = 100
-"""Classes of a column of text, above which it is not taken as one of classes unless ``kinds`` says so."""
+"""Classes of a column of text, above which it is not taken as one of classes unless ``kinds`` has it."""
 BOOLEAN = Levels((False, True), True)
 _DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}.*|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}.*")
 _MARKS = {"-", "--", "---", ".", "..", "?", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "missing", "unknown", "[not available]",
