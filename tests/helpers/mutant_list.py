@@ -1452,12 +1452,6 @@ MUTANTS = [
         by="imputation/test_estimator.py",
     ),
     Mutant(
-        "imputation.classes:threshold",
-        "(len(scores) + 1) * level",
-        "len(scores) * level",
-        by="imputation/test_classes.py",
-    ),
-    Mutant(
         "imputation.classes:classes_of_ranks",
         "1 - rank[rows, best]",
         "rank[rows, best]",

@@ -108,3 +108,15 @@ def test_too_few_nodes_are_reported():
             parameter.mul_(6)
     with pytest.warns(UserWarning, match="more nodes are needed: steps=4"):
         attribute(model, data, "z0", steps=1)
+
+
+def test_a_generated_feature_is_that_of_the_samples_own_covariates():
+    torch.manual_seed(0)
+    data = pv.MultimodalData(
+        {"a": torch.randn(20, 3), "b": torch.randn(20, 2)}, covariates={"batch": ["x", "y"] * 10}
+    )
+    model = pv.build("mvae", data.modalities(covariates=("batch",), params={"hidden": [8]}), latent=2).eval()
+    found = attribute(model, data, ("b", 0))
+    batch = data.take(slice(None)).observe("a")
+    made = model.modalities.decode_one("b", model.embed(batch), torch.zeros(20, 0), like=batch)
+    assert torch.allclose(found.output, made[:, 0], atol=1e-6)

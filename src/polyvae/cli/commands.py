@@ -18,6 +18,7 @@ from polyvae import __version__, runs
 from polyvae import study as studies
 from polyvae.cli import tables
 from polyvae.cli.listing import described, list_datasets, list_models
+from polyvae.cli.tables import Device
 from polyvae.config import RunConfig, read_config
 from polyvae.core.fitted import FittedPrior
 from polyvae.data.custom import is_import, is_path
@@ -47,7 +48,6 @@ Trust = Annotated[
     list[str] | None,
     typer.Option("--trust", metavar="PACKAGE", help="A package whose code the run may import; repeatable."),
 ]
-Device = Annotated[str, typer.Option("--device", help="Where to compute: auto, cpu, cuda or mps.")]
 # An empty metavar: by default the help would show flags as if they took a value, "--quiet <bool>".
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", metavar="", help="Print only the result.")]
 

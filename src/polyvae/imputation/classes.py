@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from polyvae.data.groups import Codes, Group
 from polyvae.data.schema import Features
-from polyvae.imputation.combine import Combination
+from polyvae.imputation.combine import Combination, half_widths
 from polyvae.imputation.tables import Doubles, Flags, Floats
 
 _NEAR = 1e-9  # rounding errors of single precision, relative to ranks
@@ -81,8 +81,7 @@ class Calibration(NamedTuple):
 
 def threshold(scores: Doubles, level: float) -> float:
     """The ceil((n + 1) level)-th smallest of n scores; infinite where there are fewer (Sadinle et al. 2019; Vovk et al. 2005)."""
-    rank = int(np.ceil((len(scores) + 1) * level - _NEAR))
-    return float(np.sort(scores)[max(rank, 1) - 1]) if 0 < rank <= len(scores) else np.inf
+    return float(half_widths(scores[:, None], level)[0])
 
 
 def sets(found: Doubles, limit: float | Doubles) -> Flags:

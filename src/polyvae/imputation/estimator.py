@@ -26,10 +26,10 @@ from polyvae.imputation.cox import concordance
 from polyvae.imputation.diagnosis import diagnose
 from polyvae.imputation.embedding import Embedding
 from polyvae.imputation.explain import attribute, variance_explained
-from polyvae.imputation.filling import Kind, Statistic, blocks, canonical, fill, wanted, whole
+from polyvae.imputation.filling import Kind, Statistic, blocks, canonical, check_level, fill, wanted, whole
 from polyvae.imputation.hazards import Hazards
 from polyvae.imputation.imputer import Imputer
-from polyvae.imputation.predicting import Outcome, check_level, of_risk, outcome, risks, survival
+from polyvae.imputation.predicting import Outcome, of_risk, outcome, risks, survival
 from polyvae.imputation.recipe import designs
 from polyvae.imputation.scores import Scores
 from polyvae.imputation.scoring import held_out, on_hidden, on_new
@@ -205,6 +205,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     ) -> None:
         self.schema_, self._imputer, self._target, self._embedding = schema, imputer, target, embedding
         self._hazards = hazards
+        for name in ("risk_scores_", "feature_names_in_", "classes_"):  # of an earlier fit
+            self.__dict__.pop(name, None)
         if hazards is not None:
             self.risk_scores_ = hazards.scores()
         self.n_features_in_ = sum(len(each.originals) for each in schema.modalities)
@@ -397,7 +399,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             InputError: ``fit`` was called without y, or a probability out of range.
         """
-        check_level(interval)
+        check_level("predict", interval)
         if self._with_times():
             assert self._hazards is not None
             given, eta = self._risks(X)

@@ -29,7 +29,7 @@ from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.members import Members
 from polyvae.imputation.scores import Scores
 from polyvae.imputation.tables import Doubles, Tables
-from polyvae.metrics.attribution import Attribution, checked, column_of, integrate
+from polyvae.metrics.attribution import Attribution, checked, column_of, integrate, posterior_means
 from polyvae.metrics.explained import VarianceExplained
 from polyvae.utils.errors import InputError, nearest
 
@@ -244,7 +244,4 @@ def _expected(
 
 
 def _at_means(model: MultimodalVAE, batch: Batch) -> dict[str, Tensor]:
-    experts = model.experts(batch)
-    q = model.posterior(batch, experts)
-    z = torch.where(q.observed[:, None], q.mean, model.prior.z().mean)
-    return model.modalities.decode(z, model.private(batch, experts, z, model.prior.w(z)).mean)
+    return model.modalities.decode(*posterior_means(model, batch))

@@ -29,12 +29,11 @@ from polyvae.imputation.classes import (
     threshold,
 )
 from polyvae.imputation.imputer import MOST_FACTORS, Imputed, Imputer
-from polyvae.imputation.tables import Flags, Floats, SparseRows, Tables
+from polyvae.imputation.tables import Doubles, Flags, Floats, SparseRows, Tables
 from polyvae.imputation.wide import WIDE
 from polyvae.utils.errors import InputError, check_count, is_number
 from polyvae.utils.seeds import fold_in
 
-Doubles = NDArray[np.float64]
 Values = NDArray[np.floating[Any]]
 Statistic = Literal["mean", "median"]
 Kind = Literal["conformal", "predictive"]
@@ -78,10 +77,7 @@ def wanted(seed: int, interval: Any, draws: Any, statistic: Any, kind: Any, both
 
     Raises InputError: an argument out of range.
     """
-    if interval is not None and (not is_number(interval) or not 0 < interval < 1):
-        raise InputError(
-            f"impute: got interval={interval!r}; expected a probability between 0 and 1; such as 0.9"
-        )
+    check_level("impute", interval)
     if draws is not None:
         check_count("impute", "draws", draws)
     if draws is not None and interval is not None and not both:
@@ -101,6 +97,14 @@ def wanted(seed: int, interval: Any, draws: Any, statistic: Any, kind: Any, both
             f"impute: got statistic={statistic!r} with draws, which are no medians; expected one of the two; call it twice"
         )
     return Wanted(statistic, interval, kind, int(draws or 0), seed)
+
+
+def check_level(where: str, interval: Any) -> None:
+    """Raises InputError unless this is None or a probability between 0 and 1."""
+    if interval is not None and (not is_number(interval) or not 0 < interval < 1):
+        raise InputError(
+            f"{where}: got interval={interval!r}; expected a probability between 0 and 1; such as 0.9"
+        )
 
 
 class Filled(NamedTuple):

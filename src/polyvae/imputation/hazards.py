@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.imputation.cox import Concordance, Curve, Survival, breslow, concordance
-from polyvae.imputation.embedding import Embedding
+from polyvae.imputation.embedding import Embedding, members_of
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.risk import Linear, cox_ridge, folds, stacked
 from polyvae.imputation.rows import Row
@@ -153,7 +153,7 @@ def _inputs(
         tables: Samples, N of them.
         fold: [N], the members that left them out. None: all members fill in.
     """
-    members = next(iter(imputer.ensembles.values()))
+    members = members_of(imputer)
     expected = members.predict(tables) if fold is None else members.predict_left_out(tables, fold)
     filled = {
         name: np.where(tables.observed[name], tables.values[name], expected[name]) for name in tables.names

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.schema import Schema
+from polyvae.imputation.classes import sets
 from polyvae.imputation.embedding import Embedding
 from polyvae.imputation.filling import blocks
 from polyvae.imputation.hazards import Hazards
@@ -56,9 +57,7 @@ class Outcome(NamedTuple):
         if target.classes is None or self.chances is None:
             ends = [self.values, self.values - self.reach, self.values + self.reach]
             return Predictions(np.stack(ends, 1), ["prediction", "lower", "upper"])
-        inside = 1 - self.chances <= self.reach[:, None] + 1e-9
-        inside[np.arange(len(inside)), self.chances.argmax(1)] = True
-        return Predictions(inside, [str(each) for each in target.classes])
+        return Predictions(sets(self.chances, self.reach), [str(each) for each in target.classes])
 
 
 def outcome(
@@ -115,11 +114,3 @@ def survival(hazards: Hazards, eta: Doubles, times: Any) -> Predictions:
             )
         at = np.array(given, np.float64)
     return Predictions(curve.survival(eta, at), [f"{float(t):.10g}" for t in at])
-
-
-def check_level(level: Any) -> None:
-    """Raises InputError unless this is None or a probability between 0 and 1."""
-    if level is not None and (not is_number(level) or not 0 < level < 1):
-        raise InputError(
-            f"predict: got interval={level!r}; expected a probability between 0 and 1; such as 0.9"
-        )

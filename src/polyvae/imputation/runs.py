@@ -440,7 +440,10 @@ def predict_run(
 
 
 def _of(run: FittedRun, given: Given) -> MultimodalData:
-    return run.estimator.schema_.align(given.data, missing=run.estimator.missing_columns)
+    estimator = run.estimator
+    return estimator.schema_.align(
+        given.data, missing=estimator.missing_columns, unseen=estimator.unseen_classes
+    )
 
 
 def _ends(found: Predictions, classes: Sequence[Any] | None) -> dict[str, list[Any]]:

@@ -13,9 +13,7 @@ from scipy.linalg import eigh
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
-from polyvae.imputation.tables import Floats
-
-Doubles = NDArray[np.float64]
+from polyvae.imputation.tables import Doubles, Floats
 
 _ALPHAS = np.logspace(-3, 4, 22)
 _LEVERAGE = 0.999  # above it a leave-one-out residual is a quotient of rounding errors

@@ -200,7 +200,7 @@ class _Latent:
         self.label, self.column = label, column
 
     def __call__(self, model: MultimodalVAE, batch: Batch) -> Tensor:
-        return torch.cat(_means(model, batch), 1)[:, self.column]
+        return torch.cat(posterior_means(model, batch), 1)[:, self.column]
 
 
 class _Generated:
@@ -210,11 +210,12 @@ class _Generated:
         self.label, self.modality, self.column = label, modality, column
 
     def __call__(self, model: MultimodalVAE, batch: Batch) -> Tensor:
-        return model.modalities.decode_one(self.modality, *_means(model, batch)).flatten(1)[:, self.column]
+        made = model.modalities.decode_one(self.modality, *posterior_means(model, batch), like=batch)
+        return made.flatten(1)[:, self.column]
 
 
-def _means(model: MultimodalVAE, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Posterior means [B, D], [B, W], with gradients."""
+def posterior_means(model: MultimodalVAE, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Posterior means of z [B, D] and w [B, W], with gradients; those of the prior where nothing was observed."""
     experts = model.experts(batch)
     q = model.posterior(batch, experts)
     z = torch.where(q.observed[:, None], q.mean, model.prior.z().mean)

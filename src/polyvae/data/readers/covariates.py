@@ -15,7 +15,7 @@ from polyvae.data.readers.parts import check_file, check_given_ids
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.text import named
 
-Columns = Mapping[str, Sequence[Any]]
+Values = Mapping[str, Sequence[Any]]
 ENDINGS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -57,9 +57,9 @@ def aligned(covariates: Any, ids: Sequence[Hashable] | None, count: int) -> dict
     return {name: _in_order(str(name), x, ids, count) for name, x in covariates.items()}
 
 
-def taken(
+def set_aside(
     tables: Mapping[str, nw.DataFrame[Any]], names: Sequence[str]
-) -> tuple[dict[str, nw.DataFrame[Any]], dict[str, Columns]]:
+) -> tuple[dict[str, nw.DataFrame[Any]], dict[str, Values]]:
     """The tables without the columns ``names``, and table -> name -> values of those that it has.
 
     Raises:
@@ -70,7 +70,7 @@ def taken(
     for name in names:
         if name not in everything:
             raise InputError(f"covariates: no table has a column {name!r}; {nearest(name, everything)}")
-    found: dict[str, Columns] = {}
+    found: dict[str, Values] = {}
     rest = {}
     for table, frame in tables.items():
         here = [name for name in frame.columns if str(name) in names]
@@ -79,7 +79,7 @@ def taken(
     return rest, found
 
 
-def merged(found: Mapping[str, Columns], ids: Mapping[str, Sequence[Hashable] | None]) -> dict[str, Any]:
+def merged(found: Mapping[str, Values], ids: Mapping[str, Sequence[Hashable] | None]) -> dict[str, Any]:
     """Columns of several tables as name -> mapping from ids to values, or values where tables have no ids.
 
     Raises:

@@ -15,12 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.core.batch import check_mapping
-from polyvae.data.groups import PLAIN, Cells, Columns, Decoder, column, taken, text_of
+from polyvae.data.groups import BETWEEN, PLAIN, Cells, Columns, Decoder, column, taken, text_of
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.classes import Ask, Asked, Read, Words, encoded
-from polyvae.data.readers.covariates import Columns as Known
-from polyvae.data.readers.covariates import merged, names_of
-from polyvae.data.readers.covariates import taken as set_aside
+from polyvae.data.readers.covariates import Values, merged, names_of, set_aside
 from polyvae.data.readers.layout import Ids, Layout, ordered
 from polyvae.data.readers.parts import (
     Nan,
@@ -72,7 +70,7 @@ def from_frames(
     if label is not None and all(label not in map(str, _columns(frame)) for frame in tables.values()):
         known = [str(name) for frame in tables.values() for name in _columns(frame)]
         raise InputError(f"labels: no table has a column {label!r}; {nearest(label, known)}")
-    names, found = names_of(settings.get("covariates")), dict[str, Known]()
+    names, found = names_of(settings.get("covariates")), dict[str, Values]()
     if names is not None:
         tables, found = set_aside(tables, names)
     parts, forms = {}, {}
@@ -258,7 +256,7 @@ def _categories(cells: Any, kind: Any) -> Any:
     by_text = {text_of(value): value for value in kind.categories}
     values = [by_text.get(text_of(value), value) for value in cells]
     more = [value for value in dict.fromkeys(values) if value not in set(kind.categories)]
-    if more and (kind.ordered or any(" | " in str(value) for value in more)):
+    if more and (kind.ordered or any(BETWEEN in str(value) for value in more)):
         return cells
     return pd.Series(pd.Categorical(values, [*kind.categories, *more], kind.ordered), index=cells.index)
 

@@ -209,6 +209,7 @@ class DataLayout(_Archives):
             card=data.card,
             seed=data.seed,
             columns=names or None,
+            covariates=data.covariates or None,
             levels={
                 name: {group.name: tuple(group.levels) for group in own}
                 for name, own in decoder.groups.items()
