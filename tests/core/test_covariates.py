@@ -254,3 +254,21 @@ def test_covariates_of_a_modality_that_are_refused(covariates, message):
 def test_names_alone_are_no_networks():
     with pytest.raises(InputError, match=r"data.modalities\(\)"):
         pv.build("vae", [Modality("m", (3,), covariates=("batch",))], **SMALL)
+
+
+def test_unknown_names_of_covariates_are_refused_where_they_would_have_no_effect():
+    data = small_data()
+    model = pv.build("mvae", data.modalities(covariates=("batch",)), latent=2).eval()
+    batch = data.take(slice(0, 3))
+    for call in (
+        lambda: model.generate(batch, covariates={"bacth": "b"}),
+        lambda: model.sample(2, covariates={"bacth": "b"}),
+        lambda: model.decode(torch.zeros(2, 2), torch.zeros(2, 0), covariates={"bacth": "b"}),
+    ):
+        with pytest.raises(InputError, match="no modality is conditioned on 'bacth'; did you mean 'batch'"):
+            call()
+
+
+def test_covariates_of_another_number_of_samples_are_refused():
+    with pytest.raises(InputError, match=r"covariate 'age': got shape \(5,\); expected \(3,\)"):
+        Batch.of({"a": torch.zeros(3, 1)}, covariates=Covariates({"age": torch.zeros(5)}))

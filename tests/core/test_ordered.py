@@ -148,3 +148,16 @@ def test_discretised_values_that_cannot_be_are_refused():
     ):
         with pytest.raises(InputError, match=f"got {next(iter(params))}="):
             LIKELIHOODS["discretised_logistic"]((2,), **params)
+
+
+def test_a_narrow_level_far_from_zero_keeps_its_digits_in_single_precision():
+    """Thresholds near −21, which float32 resolves to 2e-6, and gaps of 1e-6: log of gap · sigmoid' at −21, which is e^−21."""
+    likelihood = LIKELIHOODS["ordinal"]((1,), levels=4).float()
+    with torch.no_grad():
+        likelihood.lowest.fill_(-21.0)
+        likelihood.raw_gaps.fill_(-40.0)
+    found = likelihood.log_prob(torch.zeros(1, 1, dtype=torch.float32), torch.tensor([[2.0]]))
+    assert float(found) == pytest.approx(-21.0 + math.log(1e-6), abs=1e-3)
+    found.sum().backward()
+    assert torch.isfinite(likelihood.lowest.grad).all()
+    assert torch.isfinite(likelihood.raw_gaps.grad).all()

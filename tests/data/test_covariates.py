@@ -75,3 +75,9 @@ def test_an_unknown_covariate():
         example().modalities(covariates=("bach",))
     with pytest.raises(InputError, match="the data have none"):
         MultimodalData({"a": np.zeros((2, 1))}).modalities(covariates=("batch",))
+
+
+def test_a_constant_number_has_scale_1_whatever_rounding_leaves_of_its_deviation():
+    data = MultimodalData({"a": np.zeros((40, 1))}, covariates={"age": [0.1] * 40})
+    (one,) = data.modalities(covariates=("age",))[0].covariates
+    assert one.scale == 1.0

@@ -54,6 +54,23 @@ def test_training_has_the_bits_of_the_cpu_and_waits_at_most_once_a_step(name, mi
         same(results(expected.model, data, "cpu"), results(found.model, data, NAME))
 
 
+def test_data_in_another_order_or_without_a_modality_have_the_bits_of_the_cpu():
+    """The mask that the host knows is in the order of the model, as that of the batch is."""
+    specs, data = world("mmvae+", {}, missing=True)
+    expected = train("mmvae+", {}, specs, data.select(*data.names), "cpu")
+    turned = pv.MultimodalData(
+        {name: data.values(name) for name in reversed(data.names)},
+        mask=dict(zip(data.names, data.mask, strict=True)),
+    )
+    same(train("mmvae+", {}, specs, turned, "cpu").weights, train("mmvae+", {}, specs, turned, NAME).weights)
+    fewer = data.select(*data.names[1:]).rows(data.mask[1:].any(0).nonzero()[:, 0])
+    with waits():
+        here = expected.model.embed(fewer.take(slice(None)))
+        there = expected.model.to(DEVICE).embed(fewer.to(DEVICE).take(slice(None)))
+        assert torch.equal(here, there.cpu())
+    expected.model.to("cpu")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("name", MODELS)

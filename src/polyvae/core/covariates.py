@@ -138,7 +138,12 @@ def covariates_of(given: object, count: int, device: torch.device | str = "cpu")
         InputError: No mapping, another number of values, a missing value, or values that are neither texts nor numbers.
     """
     if isinstance(given, Covariates):
-        return given
+        for name, x in given.values.items():
+            if x.shape != (count,):
+                raise InputError(
+                    f"covariate {name!r}: got shape {tuple(x.shape)}; expected ({count},), one per sample; check which rows they belong to"
+                )
+        return given.to(device)
     if not isinstance(given, Mapping):
         raise InputError(
             f"covariates: got {type(given).__name__}; expected a mapping from names to a value for each sample; "
@@ -224,8 +229,22 @@ def columns(given: Sequence[Covariate], found: Covariates, dtype: torch.dtype) -
 
 
 def reference(given: Sequence[Covariate], rows: int, like: Tensor) -> Tensor:
-    """The columns of ``rows`` samples at the first level of each covariate, and at the mean: [rows, C]."""
-    return like.new_tensor([x for one in given for x in one.reference()]).expand(rows, -1)
+    """The columns of ``rows`` samples at the first level of each covariate, and at the mean: [rows, C].
+
+    Of several of one name, which are levels that were added, the first has that level.
+    """
+    first = {one.name: one for one in reversed(given)}
+    found = [x for one in given for x in (one.reference() if first[one.name] is one else [0.0] * one.columns)]
+    return like.new_tensor(found).expand(rows, -1)
+
+
+def check_names(given: Mapping[str, Any], declared: Sequence[Covariate]) -> None:
+    """Raises InputError: a covariate that no modality declares, whose value would have no effect."""
+    known = {one.name for one in declared}
+    for name in given:
+        if name not in known:
+            hint = nearest(str(name), known) if known else "the model has none"
+            raise InputError(f"covariates: no modality is conditioned on {name!r}; {hint}")
 
 
 def check_known(model: str, declared: Mapping[str, Sequence[Covariate]], found: Covariates) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from polyvae.core import covariates as conditioning
 from polyvae.core import noise
 from polyvae.core.aggregate import Experts
-from polyvae.core.batch import Batch
+from polyvae.core.batch import Batch, OnHost
 from polyvae.core.distributions import Diagonal, Mixture
 from polyvae.core.facts import Facts
 from polyvae.core.fitted import FittedPrior
@@ -150,7 +150,8 @@ class Inference(nn.Module, ABC):
         like = next(self.parameters())
         if tuple(batch.data) != tuple(self.modalities):
             batch = self._complete(batch)
-        if any(x.dtype != like.dtype for x in batch.data.values()):
+        numbers = [x for x in batch.covariates.values.values() if x.is_floating_point()]
+        if any(x.dtype != like.dtype for x in (*batch.data.values(), *numbers)):
             self._check_exact(like.dtype)
             batch = batch.to(batch.device, like.dtype)
         if values:
@@ -315,7 +316,7 @@ class Inference(nn.Module, ABC):
             self._check_density("generate")
         batch = self.admit(batch, values=True)
         z, w = self._resampled(batch, K) if resample else self.draw_latents(batch, K, prior)
-        like = batch if covariates is None else self.admit(batch.with_covariates(covariates))
+        like = batch if covariates is None else self._counterfactual(batch, covariates)
         return self.modalities.decode(z, w, sample, like=like)
 
     @torch.no_grad()
@@ -482,14 +483,31 @@ class Inference(nn.Module, ABC):
             data[name] = (
                 batch.data[name] if name in batch.data else like.new_zeros((batch.size, *net.spec.shape))
             )
-        nothing = torch.zeros(batch.size, dtype=torch.bool, device=batch.device)
-        mask = torch.stack([masks.get(name, nothing) for name in self.modalities])
-        return batch._replace(data=data, mask=mask, complete=batch.complete and len(masks) == len(data))
+        known = None
+        if batch.known is not None:
+            known = OnHost(self._rows_of(dict(zip(batch.data, batch.known.mask, strict=True)), batch.size))
+        complete = batch.complete and len(masks) == len(data)
+        return batch._replace(
+            data=data, mask=self._rows_of(masks, batch.size), complete=complete, known=known
+        )
+
+    def _rows_of(self, masks: Mapping[str, Tensor], size: int) -> Tensor:
+        """The mask in the order of the modalities, [M, B], from those of single modalities; False for one that is not named."""
+        like = next(iter(masks.values()))
+        nothing = torch.zeros(size, dtype=torch.bool, device=like.device)
+        return torch.stack([masks.get(name, nothing) for name in self.modalities])
+
+    def _counterfactual(self, batch: Batch, covariates: Mapping[str, Any]) -> Batch:
+        """The same samples with other values of covariates. Raises InputError: a name or a level that is not known."""
+        declared = [one for net in self.modalities.values() for one in net.covariates]
+        conditioning.check_names(covariates, declared)
+        return self.admit(batch.with_covariates(covariates))
 
     def _with_reference(self, z: Tensor, covariates: Mapping[str, Any]) -> Batch:
         """Samples of which nothing but covariates is known, one for each of the last leading axis of z."""
         rows = z.shape[-2] if z.ndim > 1 else 1
         declared = [one for net in self.modalities.values() for one in net.covariates]
+        conditioning.check_names(covariates, declared)
         usual = {
             one.name: one.mean if one.levels is None else one.levels[0]
             for one in reversed(declared)

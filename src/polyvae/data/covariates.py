@@ -82,5 +82,6 @@ def _resolved(where: str, name: str, found: Covariates, rows: Tensor | None) -> 
     if name in found.levels:
         present = torch.unique(values).tolist()
         return Covariate(name, tuple(found.levels[name][at] for at in present))
-    scale = float(values.std(correction=0))
-    return Covariate(name, mean=float(values.mean()), scale=scale if scale > 0 else 1.0)
+    constant = bool(values.min() == values.max())  # of which the standard deviation need not be exactly 0
+    scale = 1.0 if constant else float(values.std(correction=0))
+    return Covariate(name, mean=float(values.mean()), scale=scale)

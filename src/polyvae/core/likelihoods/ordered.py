@@ -71,7 +71,9 @@ class OrdinalLikelihood(Entrywise):
         upper = _selected(thresholds, place + rank.clamp(max=inner - 1))
         lower = _selected(thresholds, place + (rank - 1).clamp(min=0))
         first, last = rank == 0, rank == self.levels - 1
-        gap = torch.where(first | last, 1, upper - lower)
+        # Gaps below each threshold: as differences of thresholds far from 0 they would lose their digits.
+        gaps = torch.cat([torch.ones_like(self.lowest)[..., None], softplus_scale(self.raw_gaps)], -1)
+        gap = torch.where(last, 1, _selected(gaps, place + rank.clamp(max=inner - 1)))
         return log_between(lower - out, upper - out, gap, first, last)
 
     def mean(self, out: Tensor, library: Tensor | None = None) -> Tensor:
