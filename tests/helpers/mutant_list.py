@@ -146,7 +146,7 @@ MUTANTS = [
     ),
     Mutant(
         "core.inference:Inference.generate",
-        "batch if covariates is None else self.admit(batch.with_covariates(covariates))",
+        "batch if covariates is None else self._counterfactual(batch, covariates)",
         "batch",
         by=COVARIATES,
     ),

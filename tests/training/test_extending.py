@@ -134,3 +134,51 @@ def test_what_cannot_be_extended():
         pv.extend(joint, cohort("ab", extra=True), **QUIET)
     with pytest.raises(InputError, match="'batch' is not in the data"):
         pv.extend(model, MultimodalData({"rna": np.zeros((4, 6))}), **QUIET)
+
+
+@pytest.mark.slow
+def test_a_small_batch_is_reached_by_the_usual_training():
+    model, _ = trained("mmvae+", epochs=60)
+    new = cohort("c", 1)
+    larger = pv.extend(model, new, show=False)
+    made = larger.generate(new.take(slice(None)), K=5)["rna"].mean()
+    assert float(made) == pytest.approx(float(new.values("rna").mean()), abs=0.3)
+    before = model.generate(model_batch(new), K=5)["rna"].mean()
+    assert abs(float(before) - float(new.values("rna").mean())) > 1
+
+
+def model_batch(data):
+    return data.take(slice(None)).with_covariates({"batch": "a"})
+
+
+def test_the_reference_level_stays_the_first_and_new_columns_begin_at_0_beside_a_new_modality():
+    model, _ = trained()
+    larger = pv.extend(model, cohort("c", 1, extra=True), epochs=1, lr=1e-12, **QUIET)
+    z, w = torch.randn(3, 2), torch.zeros(3, 0)
+    for name, x in model.decode(z, w).items():
+        assert torch.allclose(x, larger.decode(z, w)[name], atol=1e-6)
+    assert larger.modalities["rna"].encoder[1].weight[:, -1].abs().max() < 1e-9
+    model.requires_grad_(False)
+    model.max_rows = 7
+    again = pv.extend(model, cohort("c", 1), epochs=1, **QUIET)
+    assert again.max_rows == 7
+    assert not any(x.requires_grad for x in again.parameters())
+
+
+@pytest.mark.parametrize(
+    ("modality", "message"),
+    [("atac", "got modalities with 'atac', which the data lack"), ("rna", "'rna', which the model has")],
+)
+def test_specifications_that_would_have_no_effect_are_refused(modality, message):
+    model, _ = trained(epochs=1)
+    with pytest.raises(InputError, match=message):
+        pv.extend(model, cohort("c", 1), modalities=[Modality(modality, (5,))], epochs=1, **QUIET)
+
+
+def test_numbers_for_levels_and_settings_of_another_type_are_refused():
+    model, data = trained(epochs=1)
+    x = {name: data.values(name) for name in data.names}
+    with pytest.raises(InputError, match="got numbers as covariate 'batch'; expected levels, such as 'a'"):
+        pv.extend(model, MultimodalData(x, covariates={"batch": np.arange(128.0)}), **QUIET)
+    with pytest.raises(InputError, match="seed"):
+        pv.extend(model, cohort("c", 1), seed="a", **QUIET)

@@ -273,6 +273,11 @@ def text_of(value: object) -> str:
     return str(value)
 
 
+def is_absent(value: object) -> bool:
+    """Whether a cell marks what is missing: None, NaN, NA, NaT or empty text."""
+    return value is None or str(value) in ("", "<NA>", "NaT") or value != value
+
+
 def _objects(values: Sequence[Any]) -> NDArray[Any]:
     found = np.empty(len(values), object)
     found[:] = values

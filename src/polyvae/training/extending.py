@@ -11,6 +11,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
+from polyvae.config import TrainConfig
 from polyvae.core.covariates import Covariate
 from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE
@@ -20,6 +21,10 @@ from polyvae.training.loop import fit
 from polyvae.training.settings import TrainSettings
 from polyvae.utils.errors import InputError
 from polyvae.utils.seeds import fold_in
+
+STEPS = 500
+"""Steps that ``extend`` takes at least, unless ``epochs`` is given."""
+_RATE = 1e-2  # of columns that begin at 0, of which few steps of the usual size are not enough
 
 
 def extend(
@@ -41,7 +46,7 @@ def extend(
         data: The new samples. With a new modality, samples that also have earlier ones relate it to these.
         modalities: Specifications of new modalities; by default those of the data.
         show: Show progress on standard error.
-        **settings: Those of ``fit``, such as ``epochs`` and ``lr``.
+        **settings: Those of ``fit``. By default 500 steps or more are taken; the learning rate of new levels alone is 0.01.
 
     Returns:
         A new model with the parameters of the old one, in evaluation mode.
@@ -65,23 +70,40 @@ def extend(
     """
     check_model(model, data)
     specs = _specs(model, data, modalities)
-    seed = settings.get("seed", 0)
+    given: dict[str, Any] = {**_defaults(len(data), settings, len(specs) > len(model.specs)), **settings}
+    train = TrainConfig.check(given)
     with torch.random.fork_rng():
-        torch.manual_seed(fold_in(seed, "initial weights"))
+        torch.manual_seed(fold_in(train.seed, "initial weights"))
         larger = type(model)(specs, **model.options)
     like = next(model.parameters())
     larger.to(like.device, like.dtype)
+    larger.max_rows = model.max_rows
     before = {name: x.detach() for name, x in model.state_dict().items()}
-    _insert(larger, before, {spec.name for spec in specs[len(model.specs) :]})
+    _insert(larger, before, new_columns=0.0)
     with _only_new(larger, before):
-        fit(larger, data, show=show, **settings)
+        fit(larger, data, show=show, **given)
     # Statistics that a network updates by itself, such as those of batch normalisation, are parameters of the old model too.
-    _insert(larger, before, set(), keep=True)
+    _insert(larger, before)
+    for name, x in model.named_parameters():
+        larger.get_parameter(name).requires_grad_(x.requires_grad)
     return larger.eval()
+
+
+def _defaults(rows: int, settings: Mapping[str, Any], networks: bool) -> dict[str, Any]:
+    """Epochs that take ``STEPS`` steps, since one of a small batch is one step; without new ``networks`` a rate for columns."""
+    size = settings.get("batch_size", TrainConfig().batch_size)
+    steps = -(-rows // size) if isinstance(size, int) and size > 0 else 1
+    return {"epochs": -(-STEPS // steps)} | ({} if networks else {"lr": _RATE})
 
 
 def _specs(model: MultimodalVAE, data: MultimodalData, given: Sequence[Modality]) -> list[Modality]:
     """The specifications of the model with new levels, then the new ones."""
+    for spec in given:
+        if spec.name in model.modalities or spec.name not in data.names:
+            what = "the model has" if spec.name in model.modalities else "the data lack"
+            raise InputError(
+                f"extend: got modalities with {spec.name!r}, which {what}; expected new modalities of the data; leave it out"
+            )
     known = [_with_new_levels(spec, data) for spec in model.specs]
     found = {spec.name: spec for spec in (*data.modalities(), *data.resolved(given))}
     added = [spec for name, spec in found.items() if name not in model.modalities]
@@ -106,9 +128,12 @@ def _with_new_levels(spec: Modality, data: MultimodalData) -> Modality:
     added = []
     for name, known in levels.items():
         own = data.resolved([dataclasses.replace(spec, covariates=(name,))])[0].covariates[0]
-        new = tuple(
-            level for level in (isinstance(own, Covariate) and own.levels) or () if level not in known
-        )
+        assert isinstance(own, Covariate)
+        if own.levels is None:
+            raise InputError(
+                f"extend: got numbers as covariate {name!r}; expected levels, such as {min(known)!r}; give levels as texts"
+            )
+        new = tuple(level for level in own.levels if level not in known)
         if new:
             added.append(Covariate(name, new))
     return dataclasses.replace(spec, covariates=(*spec.covariates, *added)) if added else spec
@@ -130,16 +155,16 @@ def _block(name: str, old: Tensor, new: Tensor) -> tuple[slice, ...]:
 
 
 @torch.no_grad()
-def _insert(larger: MultimodalVAE, before: Mapping[str, Tensor], added: set[str], keep: bool = False) -> None:
-    """Copy the old tensors into the larger ones, whose new columns become 0 unless ``keep``.
+def _insert(larger: MultimodalVAE, before: Mapping[str, Tensor], new_columns: float | None = None) -> None:
+    """Copy the old tensors into the larger ones, of whose networks the new columns get one value; None: they keep theirs.
 
-    Networks of ``added`` modalities, and columns that only belong to these, keep their initial values.
+    Parameters outside the networks of modalities, such as those of a prior, have columns of new modalities, which keep their values.
     """
     for name, x in larger.state_dict().items():
         if name in before:
             block = _block(name, before[name], x)
-            if not keep and not added and before[name].shape != x.shape:
-                x.zero_()
+            if new_columns is not None and name.startswith("modalities.") and before[name].shape != x.shape:
+                x.fill_(new_columns)
             x[block] = before[name]
 
 

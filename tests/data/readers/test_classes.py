@@ -119,3 +119,9 @@ def test_data_with_classes_keep_them_through_rows_selection_and_digests():
     for levels in ({"t": {"t": ("a", "c")}}, {"t": {"q": ("a",)}}, {"v": {"t": ("a",)}}):
         with pytest.raises(pv.InputError, match="levels: "):
             pv.MultimodalData({"t": np.zeros((3, 2))}, columns={"t": ("t=a", "t=b")}, levels=levels)
+
+
+def test_categories_that_look_like_numbers_are_classes():
+    stage = pd.Categorical(["2", "10", "2"] * 4)
+    data = pv.MultimodalData.from_frames({"t": frame(stage=stage)})
+    assert set(data.levels["t"]["stage"]) == {"2", "10"}

@@ -69,7 +69,7 @@ def test_a_file_of_covariates(tmp_path):
         (["nothing"], "no table has a column 'nothing'"),
         (3, "expected a mapping"),
         ("missing.csv", "no such file"),
-        ("samples.xlsx", "csv or .tsv"),
+        ("samples.xlsx", "no such file"),
     ],
 )
 def test_covariates_that_are_refused(covariates, message):
@@ -86,3 +86,46 @@ def test_tables_that_disagree():
 def test_names_without_a_table():
     with pytest.raises(InputError, match="names of columns"):
         MultimodalData.from_arrays({"a": np.zeros((2, 1))}, covariates=["batch"])
+
+
+def test_tables_without_ids_are_compared_by_position():
+    first = {"a": pl.DataFrame({"x": [1.0, 2.0], "site": ["u", "v"]})}
+    same = MultimodalData.from_frames(
+        {**first, "b": pl.DataFrame({"y": [1.0, 2.0], "site": ["u", "v"]})}, id=False, covariates=["site"]
+    )
+    assert same.covariates["site"].tolist() == ["u", "v"]
+    with pytest.raises(InputError, match="'v' and 'w' for sample 1"):
+        MultimodalData.from_frames(
+            {**first, "b": pl.DataFrame({"y": [1.0, 2.0], "site": ["u", "w"]})}, id=False, covariates=["site"]
+        )
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_categories_of_integers_are_levels(ordered):
+    site = pd.Categorical([2, 10, 2], categories=[10, 2], ordered=ordered)
+    data = MultimodalData.from_frames({"rna": RNA.assign(site=site)}, covariates=["site"])
+    assert data.covariates["site"].tolist() == ["2", "10", "2"]
+
+
+@pytest.mark.parametrize(
+    "text", ["id;batch;age\ns3;b;3\ns1;a;1\ns2;a;2.5\n", "id,batch,age\r\ns1,a,1\r\ns2,a,2.5\r\ns3,b,3\r\n"]
+)
+def test_files_of_covariates_as_they_are_written(tmp_path, text):
+    (tmp_path / "samples.csv").write_text(text)
+    data = MultimodalData.from_frames({"rna": RNA}, covariates=str(tmp_path / "samples.csv"))
+    assert data.covariates["batch"].tolist() == ["a", "a", "b"]
+    assert data.covariates["age"].tolist() == [1, 2.5, 3]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("twice.csv", "id,batch,batch\ns1,a,a\n", "batch"),
+        ("other.xlsx", "no workbook", "csv"),
+        ("empty.csv", "", "empty"),
+    ],
+)
+def test_files_of_covariates_that_are_refused(tmp_path, file, text, message):
+    (tmp_path / file).write_text(text)
+    with pytest.raises(InputError, match=message):
+        MultimodalData.from_frames({"rna": RNA}, covariates=str(tmp_path / file))

@@ -68,12 +68,13 @@ class OrdinalLikelihood(Entrywise):
         thresholds, inner = self.thresholds, self.levels - 1
         # The place of an entry's first threshold in the flat table; selecting from it needs no table for each sample.
         place = inner * torch.arange(self.lowest.numel(), device=out.device).view(self.shape)
-        upper = _selected(thresholds, place + rank.clamp(max=inner - 1))
+        above = place + rank.clamp(max=inner - 1)
+        upper = _selected(thresholds, above)
         lower = _selected(thresholds, place + (rank - 1).clamp(min=0))
         first, last = rank == 0, rank == self.levels - 1
         # Gaps below each threshold: as differences of thresholds far from 0 they would lose their digits.
         gaps = torch.cat([torch.ones_like(self.lowest)[..., None], softplus_scale(self.raw_gaps)], -1)
-        gap = torch.where(last, 1, _selected(gaps, place + rank.clamp(max=inner - 1)))
+        gap = torch.where(last, 1, _selected(gaps, above))
         return log_between(lower - out, upper - out, gap, first, last)
 
     def mean(self, out: Tensor, library: Tensor | None = None) -> Tensor:

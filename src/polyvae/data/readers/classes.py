@@ -142,7 +142,7 @@ def _levels(
             found[place] = Levels(own.order, kind != "categorical")
         elif kind == "ordinal":
             wrong.setdefault("order", []).append(place)
-        elif kind is None and (problem := _problem(own.values)):
+        elif kind is None and (problem := _problem(own)):
             wrong.setdefault(problem, []).append(place)
         else:
             found[place] = Levels(_ordered(own), False)
@@ -166,9 +166,11 @@ def _natural(text: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
 
 
-def _problem(values: Sequence[Any]) -> str:
-    """Why words are no classes: "numbers" beside them, "dates", or "ids"; "" where they are."""
-    texts = [text_of(value) for value in values if value is not None]
+def _problem(own: Words) -> str:
+    """Why words are no classes: "numbers" beside them, "dates", or "ids"; "" where they are, as categories of the table always are."""
+    texts = [text_of(value) for value in own.values if value is not None]
+    if own.order is not None:
+        return "ids" if len(set(texts)) > MOST else ""
     if any(_is_number(text) for text in set(texts)):
         return "numbers"
     if texts and sum(bool(_DATE.fullmatch(text)) for text in texts) > len(texts) / 2:

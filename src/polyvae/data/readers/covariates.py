@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -10,13 +9,12 @@ from typing import Any
 
 import narwhals as nw
 
-from polyvae.data.groups import text_of
-from polyvae.data.readers.parts import check_file, check_given_ids
-from polyvae.utils.errors import InputError, nearest, reading
+from polyvae.data.groups import is_absent, text_of
+from polyvae.data.readers.parts import check_given_ids
+from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
 
 Values = Mapping[str, Sequence[Any]]
-ENDINGS = {".csv": ",", ".tsv": "\t"}
 
 
 def names_of(covariates: Any) -> tuple[str, ...] | None:
@@ -74,7 +72,7 @@ def set_aside(
     rest = {}
     for table, frame in tables.items():
         here = [name for name in frame.columns if str(name) in names]
-        found[table] = {str(name): frame[name].to_list() for name in here}
+        found[table] = {str(name): _cells(frame[name]) for name in here}
         rest[table] = frame.drop(here) if here else frame
     return rest, found
 
@@ -89,18 +87,27 @@ def merged(found: Mapping[str, Values], ids: Mapping[str, Sequence[Hashable] | N
     for table, columns in found.items():
         rows = ids[table]
         for name, values in columns.items():
-            if rows is None:
-                whole.setdefault(name, values)
-                continue
             mapping = whole.setdefault(name, {})
-            for key, value in zip(map(text_of, rows), values, strict=True):
-                if key in mapping and mapping[key] != value:
+            keys = range(len(values)) if rows is None else map(text_of, rows)
+            for key, value in zip(keys, values, strict=True):
+                before = mapping.setdefault(key, value)
+                if before != value and not (is_absent(before) and is_absent(value)):
                     raise InputError(
-                        f"covariate {name!r}: got {mapping[key]!r} and {value!r} for sample {key!r}; expected the same in every table; "
+                        f"covariate {name!r}: got {before!r} and {value!r} for sample {key!r}; expected the same in every table; "
                         "correct one"
                     )
-                mapping[key] = value
-    return whole
+    return {
+        name: list(mapping.values()) if all(rows is None for rows in ids.values()) else mapping
+        for name, mapping in whole.items()
+    }
+
+
+def _cells(series: nw.Series[Any]) -> list[Any]:
+    """The values of a column; those of categories as text, because they are levels, also where they look like numbers."""
+    values = series.to_list()
+    if series.dtype not in (nw.Categorical, nw.Enum):
+        return values
+    return [value if is_absent(value) else str(value) for value in values]
 
 
 def of_obs(obs: Any, covariates: Any) -> Any:
@@ -118,11 +125,9 @@ def of_obs(obs: Any, covariates: Any) -> Any:
 
 def _in_order(name: str, x: Any, ids: Sequence[Hashable] | None, count: int) -> Any:
     where = f"covariate {name!r}"
-    categories = None
     if nw.dependencies.is_pandas_series(x) and ids is not None:
-        categories = getattr(x.dtype, "categories", None)
         check_given_ids(where, x.index.tolist())
-        x = dict(zip(x.index.tolist(), x.tolist(), strict=True))
+        x = dict(zip(x.index.tolist(), _cells(nw.from_native(x, series_only=True)), strict=True))
     if not isinstance(x, Mapping):
         return x
     by_text = {text_of(key): value for key, value in x.items()}
@@ -134,35 +139,15 @@ def _in_order(name: str, x: Any, ids: Sequence[Hashable] | None, count: int) -> 
         raise InputError(
             f"{where}: got no value for {lacking}; expected one for each sample; add them, such as 'unknown'"
         )
-    values = [by_text[text_of(key)] for key in ids]
-    # Integers that pandas calls categories are levels.
-    return values if categories is None else [value if value != value else str(value) for value in values]
+    return [by_text[text_of(key)] for key in ids]
 
 
 def _file(path: Path) -> dict[str, dict[str, Any]]:
     """Name -> id -> value. A column is of numbers if all its values are."""
-    separator = ENDINGS.get(path.suffix.lower())
-    if separator is None:
-        raise InputError(
-            f"covariates: got {path.name!r}; expected the path of a .csv or .tsv file; convert it"
-        )
-    check_file(path)
-    with (
-        reading(str(path), "a table with a line of names", "write it again"),
-        open(path, newline="", encoding="utf-8-sig") as file,
-    ):
-        head, *rows = [row for row in csv.reader(file, delimiter=separator) if row]
-        columns = list(zip(*rows, strict=True))
-        ids = check_given_ids(f"{path}", columns[0])
-        return {
-            name: dict(zip(ids, _values(column), strict=True))
-            for name, column in zip(head[1:], columns[1:], strict=True)
-        }
+    from polyvae.data.readers.columns import (  # which reads frames, and these covariates
+        column_of,
+        columns_of,
+        plain,
+    )
 
-
-def _values(column: Sequence[str]) -> list[Any]:
-    """Numbers where all are, else texts; None where a cell is empty."""
-    try:
-        return [float(value) if value else None for value in column]
-    except ValueError:
-        return [value or None for value in column]
+    return {name: plain(column_of(path, name)) for name in columns_of(path)[1:]}

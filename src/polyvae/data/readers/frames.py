@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.core.batch import check_mapping
-from polyvae.data.groups import BETWEEN, PLAIN, Cells, Columns, Decoder, column, taken, text_of
+from polyvae.data.groups import BETWEEN, PLAIN, Cells, Columns, Decoder, column, is_absent, taken, text_of
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.classes import Ask, Asked, Read, Words, encoded
 from polyvae.data.readers.covariates import Values, merged, names_of, set_aside
@@ -386,11 +386,11 @@ def _numbers(
 
 def _objects(series: nw.Series[Any], into: NDArray[Any]) -> bool:
     """Python objects as numbers, written to ``into``. False: some are neither numbers nor missing, or all are booleans."""
-    cells = [value for value in series.to_list() if not _absent(value)]
+    cells = [value for value in series.to_list() if not is_absent(value)]
     if cells and all(isinstance(value, bool | np.bool_) for value in cells):
         return False
     for row, value in enumerate(series.to_list()):
-        if _absent(value):
+        if is_absent(value):
             into[row] = math.nan
         elif isinstance(value, Real | Decimal):
             into[row] = float(value)
@@ -401,7 +401,7 @@ def _objects(series: nw.Series[Any], into: NDArray[Any]) -> bool:
 
 def _words(series: nw.Series[Any], kind: Any) -> Words:
     """The cells of a column of texts, booleans or categories, None where missing."""
-    values = [None if _absent(value) else _bare(value) for value in series.to_list()]
+    values = [None if is_absent(value) else _bare(value) for value in series.to_list()]
     native = series.to_native()
     if nw.dependencies.is_pandas_series(native) and kind in (nw.Categorical, nw.Enum):
         order = tuple(_bare(value) for value in native.cat.categories)
@@ -416,7 +416,3 @@ def _bare(value: Any) -> Any:
     """A class as Python's own text, number or boolean; other objects as text."""
     value = value.item() if isinstance(value, np.generic) else value
     return value if isinstance(value, bool | int | float | str | date | time | timedelta) else str(value)
-
-
-def _absent(value: object) -> bool:
-    return value is None or str(value) in ("", "<NA>", "NaT") or value != value

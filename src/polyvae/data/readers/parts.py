@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from polyvae.data.groups import original, text_of
+from polyvae.data.groups import is_absent, original, text_of
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.sparse import is_sparse, spread
 from polyvae.utils.errors import InputError
@@ -147,7 +147,7 @@ def check_columns(where: str, columns: Sequence[object]) -> None:
 
 def check_given_ids(where: str, ids: Sequence[Hashable]) -> list[str]:
     """The ids as text. Raises InputError: an id that is missing or occurs twice."""
-    nameless = sum(_absent(value) for value in ids)
+    nameless = sum(is_absent(value) for value in ids)
     if nameless:
         raise InputError(
             f"{where}: got {counted(nameless, 'row', 'rows')} without an id; expected one for each row; name or drop these rows"
@@ -160,10 +160,6 @@ def check_given_ids(where: str, ids: Sequence[Hashable]) -> list[str]:
             "drop the repeated rows"
         )
     return texts
-
-
-def _absent(value: object) -> bool:
-    return value is None or value != value or str(value) in ("", "<NA>", "NaT")
 
 
 def joined(
@@ -354,7 +350,7 @@ def _own_labels(
         for row, label in zip(
             places[name].tolist(), part.labels or [None] * part.values.shape[0], strict=True
         ):
-            if _absent(label):
+            if is_absent(label):
                 continue
             if found[row] is not None and text_of(found[row]) != text_of(label):
                 raise InputError(
@@ -386,11 +382,11 @@ def numbered(labels: Any, ids: Sequence[Hashable] | None, count: int) -> tuple[A
         raise InputError(
             f"labels: got {len(given)}; expected {count}, one per sample; pass a mapping from ids to classes"
         )
-    known = [label for label in given if not _absent(label)]
+    known = [label for label in given if not is_absent(label)]
     if all(
         isinstance(label, int | np.integer | float | np.floating) and label == int(label) for label in known
     ):
-        return np.asarray([-1 if _absent(label) else int(label) for label in given]), None
+        return np.asarray([-1 if is_absent(label) else int(label) for label in given]), None
     classes = sorted({text_of(label) for label in known})
     number = {name: place for place, name in enumerate(classes)}
-    return np.asarray([-1 if _absent(label) else number[text_of(label)] for label in given]), classes
+    return np.asarray([-1 if is_absent(label) else number[text_of(label)] for label in given]), classes
