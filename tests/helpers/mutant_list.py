@@ -8,6 +8,7 @@ LIKELIHOOD = "metrics/test_likelihood.py::test_errors_and_effective_samples_by_h
 
 SEQUENCE = "core/test_sequence.py"
 COVARIATES = "core/test_covariates.py"
+KEPT = "data/test_kept.py"
 
 MUTANTS = [
     # ---- core.likelihoods.sequence ----
@@ -133,6 +134,12 @@ MUTANTS = [
     ),
     Mutant("data.suitable:_discrete", "(rows == 1).all()", "(rows >= 0).all()", by="data/test_suitable.py"),
     Mutant("data.kinds:_inferred", "spread >= _SPREAD[0]", "True", by="data/test_kinds.py"),
+    # ---- data.kept, data.digest ----
+    Mutant("data.kept:Kept.part", "self.index[rows]", "rows", by=KEPT),
+    Mutant("data.kept:Kept.placed", "np.full(count, -1, np.int64)", "np.zeros(count, np.int64)", by=KEPT),
+    Mutant("data.kept:Kept._rows", "self._dense(found)[back]", "self._dense(found)", by=KEPT),
+    Mutant("data.kept:with_gaps", "gap.flatten(1).any(1)", "gap.flatten(1).all(1)", by=KEPT),
+    Mutant("data.digest:digest_of", "mask[piece]", "torch.ones_like(mask[piece])", by=KEPT),
     # ---- core.covariates, extend, mixing ----
     Mutant(
         "core.covariates:Covariate.encode", "values.to(dtype) - self.mean", "values.to(dtype)", by=COVARIATES
@@ -1161,7 +1168,7 @@ MUTANTS = [
         by="data/test_data.py",
     ),
     Mutant(
-        "data.multimodal:MultimodalData.digest",
+        "data.digest:digest_of",
         "stored.entries.items()",
         "{}.items()",
         by="data/test_data.py",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -86,9 +88,13 @@ class SliceLoader:
         whole = torch.split(~self._gaps[order], self.batch_size)
         # Computed before the epoch: step by step it would cost as much as gathering a small batch.
         known = [True] * len(whole) if not self._gaps.any() else [bool(part.all()) for part in whole]
-        for step, on_host in enumerate(torch.split(order, self.batch_size)):
-            if step >= start:
-                yield self.data.gather(rows[step], known[step], on_host)
+        batches = (
+            partial(self.data.gather, rows[step], known[step], on_host)
+            for step, on_host in enumerate(torch.split(order, self.batch_size))
+            if step >= start
+        )
+        # Reading from files takes as long as a step of a small model, and both can go on together.
+        return ahead(batches) if self.data.kept else (batch() for batch in batches)
 
     def order(self, epoch: int) -> Tensor:
         """The row numbers that this rank visits in this epoch, in order, on the host."""
@@ -182,6 +188,18 @@ class StreamLoader:
             f"loader: got {type(item).__name__} from the DataLoader; expected Batch or a mapping from names to tensors "
             "[B, *shape]; give the DataLoader a collate_fn that makes one"
         )
+
+
+def ahead(calls: Iterable[Callable[[], Batch]]) -> Iterator[Batch]:
+    """The results of the calls in order; each is computed by another thread while the one before is used."""
+    with ThreadPoolExecutor(1, "polyvae-loader") as pool:
+        waiting = None
+        for call in calls:
+            result, waiting = waiting, pool.submit(call)
+            if result is not None:
+                yield result.result()
+        if waiting is not None:
+            yield waiting.result()
 
 
 @contextmanager

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,11 +30,12 @@ from polyvae.data.checks import (
     row_numbers,
 )
 from polyvae.data.covariates import Conditioned
+from polyvae.data.digest import digest_of
+from polyvae.data.kept import Kept, kept_of, with_gaps
 from polyvae.data.sentences import unpacked
 from polyvae.data.sources import Readers
-from polyvae.data.sparse import check_sparse, dense_rows
 from polyvae.data.splits import check_groups, check_splits, check_straddling, drawn
-from polyvae.utils.arrays import is_mapped, scaled
+from polyvae.utils.arrays import scaled
 from polyvae.utils.devices import to_device
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.seeds import fold_in
@@ -52,9 +51,9 @@ class MultimodalData(Readers, Attributed, Conditioned):
 
     Args:
         data: Name -> array [N, *shape]. The order of the names is that of the M axis. What a NumPy masked array or a pandas object marks
-            as missing is a missing entry. A SciPy sparse matrix stays sparse, and rows become dense as they are taken. Arrays are copied,
-            with zeros where values are missing; only files of integers that ``numpy.load(..., mmap_mode="c")`` maps, with nothing
-            missing, stay on disk. What ``polyvae.text`` returns is a value too: its ids, with its specification.
+            as missing is a missing entry. Arrays are copied, with zeros where values are missing. SciPy sparse matrices, memory maps of
+            NumPy, arrays of zarr and datasets of h5py and backed AnnData are shared and must not change: their rows are read, and become
+            dense, as they are taken. What ``polyvae.text`` returns is a value too: its ids, with its specification.
         mask: Which modalities were observed: [M, N] bool, or name -> [N]. None: all. Rows of which nothing was observed are allowed
             here, and refused by ``fit``.
         entries: For modalities with missing entries, name -> [N, *shape] bool: which entries were observed. A row without any lacks the
@@ -140,25 +139,14 @@ class MultimodalData(Readers, Attributed, Conditioned):
                 raise InputError(
                     f"{what}: got {type(given).__name__}; expected a mapping by name; pass a dictionary"
                 )
-        # A file of integers has no missing values to fill with zeros, and a copy would take the memory twice.
-        files = (
-            {name: torch.as_tensor(x) for name, x in data.items() if is_mapped(x)}
-            if mask is None and not entries
-            else {}
+        # Of what stays where it is, the batch contains the rows without columns.
+        self._kept = kept_of(data)
+        empty = {name: np.zeros((one.shape[0], 0), one.dtype) for name, one in self._kept.items()}
+        inside = {name: gap for name, gap in (entries or {}).items() if name not in self._kept}
+        stored = Batch.of({**data, **empty}, mask, inside, covariates)
+        stored = with_gaps(
+            stored, self._kept, {name: gap for name, gap in (entries or {}).items() if name in empty}
         )
-        # Of a sparse matrix the batch contains the rows without columns.
-        self._sparse = check_sparse(data)
-        aside: dict[str, Any] = {
-            name: np.zeros((x.shape[0], 0), dtype=x.dtype) for name, x in self._sparse.items()
-        }
-        for name in entries or ():
-            if name in aside:
-                raise InputError(
-                    f"entries: got a mask for modality {name!r}, which is sparse; expected none; make the modality dense"
-                )
-        aside |= {name: x[:, :0] for name, x in files.items()}
-        stored = Batch.of({name: aside.get(name, x) for name, x in data.items()}, mask, entries, covariates)
-        stored = stored._replace(data={name: files.get(name, x) for name, x in stored.data.items()})
         count, device = stored.size, stored.device
         extra = {} if labels is None else {"labels": check_labels(labels, count)}
         self._named, more = check_attributes(attributes, classes, said, parsers, stored.names, count)
@@ -168,7 +156,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
         self.factors = check_factors(factors, stored.names, count)
         self._splits = check_splits(splits, count)
         check_straddling(self._splits, self.groups)
-        whole = {name: torch.empty(()).expand(x.shape) for name, x in self._sparse.items()}
+        whole = {name: torch.empty(()).expand(one.shape) for name, one in self._kept.items()}
         self._specs = check_specs(modalities, {**stored.data, **whole}, own)
         check_precision(stored)
         self.scale = check_scale(scale, stored.names)
@@ -217,7 +205,12 @@ class MultimodalData(Readers, Attributed, Conditioned):
     @property
     def sparse(self) -> Mapping[str, Any]:
         """Modality -> SciPy matrix in compressed rows, for the modalities that are kept so."""
-        return self._sparse
+        return {name: one.matrix for name, one in self._kept.items() if one.sparse}
+
+    @property
+    def kept(self) -> Mapping[str, Kept]:
+        """Modality -> where its rows are read, for sparse matrices and files."""
+        return self._kept
 
     @property
     def entries(self) -> Mapping[str, Tensor]:
@@ -314,10 +307,12 @@ class MultimodalData(Readers, Attributed, Conditioned):
         if name not in self.names:
             raise InputError(f"modality {name!r} is not in the data; {nearest(name, self.names)}")
         stored = self._stored.data[name]
-        if name in self._sparse:
-            mask = self.mask[self.names.index(name)]
-            part = mask if index is None else mask[index.to(mask.device)]
-            return scaled(dense_rows(self._sparse[name], index, part), self.scale.get(name))
+        if name in self._kept:
+            mask, gap = self.mask[self.names.index(name)], self._stored.entries.get(name)
+            if index is not None:
+                rows = index.to(mask.device)
+                mask, gap = mask[rows], None if gap is None else gap[rows]
+            return scaled(self._kept[name].dense(index, mask, gap), self.scale.get(name))
         return scaled(
             stored if index is None else stored.index_select(0, index.to(stored.device)), self.scale.get(name)
         )
@@ -365,7 +360,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
         first, last = int(rows[0]), int(rows[-1])
         adjacent = last - first + 1 == len(rows) and bool((rows.diff() == 1).all())
         part = self._like(self._stored.rows(slice(first, last + 1) if adjacent else rows.to(self.device)))
-        part._sparse = {name: x[rows.numpy()] for name, x in self._sparse.items()}
+        part._kept = {name: one.part(rows.numpy()) for name, one in self._kept.items()}
         part.ids = None if self.ids is None else [self.ids[row] for row in rows.tolist()]
         part.groups = None if self.groups is None else self.groups[rows.numpy()]
         part.factors = {name: {key: x[rows] for key, x in own.items()} for name, own in self.factors.items()}
@@ -413,7 +408,11 @@ class MultimodalData(Readers, Attributed, Conditioned):
                 modality.
         """
         encoded = torch.tensor([spec.role != "target" for spec in self.modalities()])
-        mask = hiding.kept(self._stored, encoded, rate, self.seed if seed is None else seed, mechanism)
+        stored = self._stored
+        if mechanism != "mcar":
+            read = {name: self.values(name) for name in self._kept}
+            stored = stored._replace(data={**stored.data, **read})
+        mask = hiding.kept(stored, encoded, rate, self.seed if seed is None else seed, mechanism)
         return self._like(self._stored.only(mask.to(self.device)))
 
     def select(self, *names: str) -> MultimodalData:
@@ -445,7 +444,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
         other.scale = {name: factor for name, factor in self.scale.items() if name in chosen}
         other.columns = {name: own for name, own in self.columns.items() if name in chosen}
         other.levels = {name: own for name, own in self.levels.items() if name in chosen}
-        other._sparse = {name: x for name, x in self._sparse.items() if name in chosen}
+        other._kept = {name: one for name, one in self._kept.items() if name in chosen}
         return other
 
     def with_labels_as(self, name: str) -> MultimodalData:
@@ -561,7 +560,6 @@ class MultimodalData(Readers, Attributed, Conditioned):
 
         They do not change with factors, which are used neither in training nor by judges.
         """
-        state = hashlib.blake2b(digest_size=16)
         about: dict[str, Any] = {
             "card": self.card,
             "scale": self.scale,
@@ -571,38 +569,23 @@ class MultimodalData(Readers, Attributed, Conditioned):
         about |= {"columns": self.columns} if self.columns else {}
         about |= {"levels": self.levels} if self.levels else {}
         about |= facts(self._named) | self._facts_of_covariates()
-        state.update(json.dumps(about, sort_keys=True, default=str).encode())
-        stored = self._stored
-        for name, x in [
-            *stored.data.items(),
-            ("mask", stored.mask),
-            *stored.entries.items(),
-            *stored.extra.items(),
-            *stored.covariates.values.items(),
-        ]:
-            state.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
-            state.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        for name, matrix in self._sparse.items():
-            state.update(f"{name} sparse {matrix.dtype} {matrix.shape}".encode())
-            for part in (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data):
-                state.update(np.ascontiguousarray(part).data)
-        return state.hexdigest()
+        return digest_of(about, self._stored, self._kept)
 
     def replaced(
         self,
         stored: Batch,
         specs: Sequence[Modality],
         columns: Mapping[str, tuple[str, ...]],
-        sparse: Mapping[str, Any],
+        kept_so: Mapping[str, Kept],
         levels: Mapping[str, Mapping[str, tuple[Any, ...]]] | None = None,
     ) -> MultimodalData:
-        """The same samples with other values, which are valid; labels, ids, groups, splits and the scale of sparse modalities are kept."""
+        """The same samples with other values, which are valid. Labels, ids, groups, splits and scales of what stays in place are kept."""
         named, extra = kept(self._named, self._stored.extra, stored.names)
         other = self._like(stored._replace(extra=extra, covariates=self._stored.covariates))
         other._named = named
-        other._specs, other.columns, other._sparse = tuple(specs), dict(columns), dict(sparse)
+        other._specs, other.columns, other._kept = tuple(specs), dict(columns), dict(kept_so)
         other.levels = {name: dict(own) for name, own in (levels or {}).items()}
-        other.scale = {name: factor for name, factor in self.scale.items() if name in sparse}
+        other.scale = {name: factor for name, factor in self.scale.items() if name in kept_so}
         other.factors = {name: own for name, own in self.factors.items() if name in stored.names}
         return other
 
@@ -613,11 +596,12 @@ class MultimodalData(Readers, Attributed, Conditioned):
         return other
 
     def _filled(self, batch: Batch, index: Tensor | slice) -> Batch:
-        """The batch with its rows of the sparse modalities."""
-        if not self._sparse:
+        """The batch with its rows of the modalities that stay where they are."""
+        if not self._kept:
             return batch
         rows = {
-            name: dense_rows(x, index, batch.mask[self.names.index(name)]) for name, x in self._sparse.items()
+            name: one.dense(index, batch.mask[self.names.index(name)], batch.entries.get(name))
+            for name, one in self._kept.items()
         }
         return batch._replace(data={name: rows.get(name, x) for name, x in batch.data.items()})
 

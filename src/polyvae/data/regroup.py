@@ -112,7 +112,7 @@ def regrouped(
         unseen: What other classes are: "error", or "mask", which makes them missing.
 
     Raises:
-        InputError: Other classes; a sparse modality.
+        InputError: Other classes; a modality that is sparse or in a file.
     """
     changes = {name: _changed(data, name, own, unseen) for name, own in wanted.items() if name in data.names}
     changes = {name: change for name, change in changes.items() if change is not None}
@@ -125,7 +125,7 @@ def regrouped(
         name = spec.name
         change = changes.get(name)
         if change is None:
-            stored[name] = torch.zeros(len(data), 0) if name in data.sparse else data.values(name)
+            stored[name] = torch.zeros(len(data), 0) if name in data.kept else data.values(name)
             specs.append(spec)
             continue
         values, own, names = change
@@ -135,7 +135,7 @@ def regrouped(
         columns[name], levels[name] = tuple(own), names
         specs.append(dataclasses.replace(spec, shape=(len(own),)))
     return data.replaced(
-        Batch(stored, mask, entries, {}, bool(mask.all())), specs, columns, data.sparse, levels
+        Batch(stored, mask, entries, {}, bool(mask.all())), specs, columns, data.kept, levels
     )
 
 
@@ -153,9 +153,10 @@ def _changed(
     }
     if not todo:
         return None
-    if name in data.sparse:
+    if name in data.kept:
         raise InputError(
-            f"kinds: got columns of classes ({named(list(todo))}) in modality {name!r}, which is sparse; expected a dense one; make it so"
+            f"kinds: got columns of classes ({named(list(todo))}) in modality {name!r}, which is sparse or in a file; expected "
+            "an array in memory; make it one"
         )
     seen = data.observed(name).flatten(1).cpu().numpy()
     values = data.values(name).flatten(1).cpu().double().numpy()

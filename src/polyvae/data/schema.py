@@ -18,6 +18,7 @@ from torch import Tensor
 from polyvae.core.batch import Batch
 from polyvae.core.modality import Modality
 from polyvae.data.groups import Decoder, Group, Levels, Unseen, groups_of, original
+from polyvae.data.kept import Kept
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.classes import Ask, Asked
 from polyvae.data.regroup import generated, regrouped
@@ -219,7 +220,7 @@ class Schema(Record):
         if lost and not quiet:
             warnings.warn(f"data: {'; '.join(lost)}; ignored", stacklevel=2)
         mask = torch.stack([_row(data, name, found[name][1]) for name in self.names])
-        sparse = {name: x for name, (x, _, _) in found.items() if not isinstance(x, Tensor)}
+        kept = {name: x for name, (x, _, _) in found.items() if not isinstance(x, Tensor)}
         values = {
             name: x if isinstance(x, Tensor) else torch.zeros(len(data), 0, device=data.device)
             for name, (x, _, _) in found.items()
@@ -235,7 +236,7 @@ class Schema(Record):
                 for each in self.modalities
             ],
             {each.name: tuple(each.columns) for each in self.modalities if len(each.shape) == 1},
-            sparse,
+            kept,
             {
                 each.name: {group.name: tuple(group.levels) for group in each.groups}
                 for each in self.modalities
@@ -434,7 +435,7 @@ def _features(
 
 
 def _aligned(each: Features, data: MultimodalData, missing: str) -> tuple[Any, Tensor | None, str]:
-    """The values of one modality in the order of the schema (sparse ones not scaled), its entry mask, and what was ignored."""
+    """The values of one modality in the order of the schema (or where they are read, not scaled), its entry mask, and what was ignored."""
     name, size = each.name, math.prod(each.shape)
     if name not in data.names:
         return torch.zeros(len(data), *each.shape, device=data.device), None, ""
@@ -446,7 +447,7 @@ def _aligned(each: Features, data: MultimodalData, missing: str) -> tuple[Any, T
                 f"modality {name!r}: got {_sized(shape)}; expected {_sized(tuple(each.shape))} as in the training data; give "
                 "the columns names, or the same columns in the same order"
             )
-        return data.sparse[name] if name in data.sparse else data.values(name), gaps, ""
+        return data.kept[name] if name in data.kept else data.values(name), gaps, ""
     place = {column: at for at, column in enumerate(given)}
     absent = [column for column in each.columns if column not in place]
     if len(absent) == size:
@@ -465,9 +466,9 @@ def _aligned(each: Features, data: MultimodalData, missing: str) -> tuple[Any, T
         else ""
     )
     if tuple(given) == tuple(each.columns):
-        return data.sparse[name] if name in data.sparse else data.values(name), gaps, lost
+        return data.kept[name] if name in data.kept else data.values(name), gaps, lost
     if name in data.sparse and not absent:
-        return columns_of(data.sparse[name], [place[column] for column in each.columns]), None, lost
+        return Kept(columns_of(data.sparse[name], [place[column] for column in each.columns])), None, lost
     x = data.values(name)
     index = torch.tensor([place.get(column, 0) for column in each.columns], device=x.device)
     known = torch.tensor([column in place for column in each.columns], device=x.device)

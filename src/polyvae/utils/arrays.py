@@ -162,8 +162,3 @@ def scaled(x: Tensor, factor: float | None) -> Tensor:
     if not x.is_floating_point():
         return x.to(torch.get_default_dtype()).mul_(factor)
     return x.to(torch.promote_types(x.dtype, torch.float32)) * factor  # half precision would overflow
-
-
-def is_mapped(x: Any) -> bool:
-    """Whether this is a mapped file that is never written to and has finite values only."""
-    return isinstance(x, np.memmap) and x.mode == "c" and x.dtype.kind in "iu" and x.ndim > 1

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from polyvae.core.batch import check_mapping
+from polyvae.data.kept import is_file, on_disk
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.layout import ArrayLayout
 from polyvae.data.readers.parts import Nan, Part, check_columns, check_nan, checked, joined
@@ -51,6 +52,8 @@ def array_part(
     columns: Sequence[str] | None = None,
 ) -> Part:
     """An array of numbers [n, *shape] as a part. Raises InputError: no numbers, or a number of ids other than n."""
+    if is_file(x):
+        return _whole(where, checked(where, on_disk(where, x), columns, nan), columns, own)
     values, observed = (
         (compact(where, x), None) if is_sparse(x) else observed_array(where, x.float() if _half(x) else x)
     )
@@ -60,16 +63,21 @@ def array_part(
             f"{where}: got shape {values.shape}; expected [N, *shape], a size after the number of samples; give a column of numbers the "
             "shape [N, 1]"
         )
-    if columns is not None:
-        check_columns(where, columns)
     part = checked(where, values, columns if values.ndim == 2 else None, nan)
     if observed is not None:
         both = observed if part.observed is None else observed & part.observed
         part = part._replace(observed=both)
+    return _whole(where, part, columns, own)
+
+
+def _whole(where: str, part: Part, columns: Sequence[str] | None, own: Sequence[Hashable] | None) -> Part:
+    """The part with its columns and ids."""
+    if columns is not None:
+        check_columns(where, columns)
     ids = None if own is None else list(numpy_array(f"{where}: ids", own).tolist())
-    if ids is not None and len(ids) != values.shape[0]:
+    if ids is not None and len(ids) != part.values.shape[0]:
         raise InputError(
-            f"{where}: got {len(ids)} ids for {values.shape[0]} rows; expected one for each row; check which rows they belong to"
+            f"{where}: got {len(ids)} ids for {part.values.shape[0]} rows; expected one for each row; check which rows they belong to"
         )
     return part._replace(columns=None if columns is None else tuple(columns), ids=ids)
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.data.groups import PLAIN, Columns, Decoder
+from polyvae.data.kept import is_file, on_disk
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.classes import Ask, Asked
 from polyvae.data.readers.covariates import of_obs
@@ -155,6 +156,10 @@ def _matrix(where: str, x: Any) -> Any:
     """[n, F]: single precision, unless it is double; sparse matrices stay sparse."""
     if is_sparse(x):
         return compact(where, x)
+    if is_file(x):
+        return on_disk(where, x)
+    if type(x).__module__.startswith("anndata"):  # compressed columns, whose rows cannot be read alone
+        return compact(where, x.to_memory())
     values = np.asarray(
         x[:] if not isinstance(x, np.ndarray) else x
     )  # a file that is open stays on disk until here

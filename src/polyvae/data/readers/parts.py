@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.data.groups import is_absent, original, text_of
+from polyvae.data.kept import Kept
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.sparse import is_sparse, spread
 from polyvae.utils.errors import InputError
@@ -27,7 +28,7 @@ class Part(NamedTuple):
     """The rows of one modality.
 
     Args:
-        values: [n, *shape] numbers, finite where observed.
+        values: [n, *shape] numbers, finite where observed; an array, a sparse matrix, or rows of a file.
         observed: [n, *shape] bool; None: all.
         columns: The names of the features, for values of one axis; None: unnamed.
         ids: n names of rows; None: rows are paired by position.
@@ -35,7 +36,7 @@ class Part(NamedTuple):
         levels: Column of classes -> its classes; see ``polyvae.data.groups``.
     """
 
-    values: NDArray[Any]
+    values: Any
     observed: NDArray[np.bool_] | None = None
     columns: tuple[str, ...] | None = None
     ids: list[Hashable] | None = None
@@ -53,7 +54,7 @@ def check_nan(nan: object) -> None:
 
 def checked(
     where: str,
-    values: NDArray[Any],
+    values: Any,
     columns: Sequence[str] | None,
     nan: Nan,
     levels: Mapping[str, tuple[Any, ...]] | None = None,
@@ -67,6 +68,8 @@ def checked(
         raise InputError(
             f"{where}: got no columns of numbers; expected at least one feature; check which columns were read"
         )
+    if isinstance(values, Kept):
+        return _on_disk(where, values, nan)
     if is_sparse(values):
         if np.isfinite(values.data).all():
             return Part(values)
@@ -93,6 +96,19 @@ def checked(
             "pass nan='missing' where they mark entries that were not measured"
         )
     return Part(np.where(missing, 0, values), ~missing)
+
+
+def _on_disk(where: str, values: Kept, nan: Nan) -> Part:
+    """As ``checked``, by pieces. There is a mask of entries only where one is missing."""
+    observed: NDArray[np.bool_] | None = None
+    for piece in values.pieces() if values.dtype.kind == "f" else ():
+        x = values.read(piece)
+        if np.isfinite(x).all():
+            continue
+        found = checked(where, x, None, nan).observed
+        observed = np.ones(values.shape, bool) if observed is None else observed
+        observed[piece] = found
+    return Part(values, observed)
 
 
 def _located(wrong: NDArray[np.bool_], columns: Sequence[str] | None) -> str:
@@ -322,7 +338,7 @@ def _alike(parts: Mapping[str, Part]) -> str:
 
 def _spread(
     part: Part, rows: NDArray[np.int64], count: int
-) -> tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_] | None]:
+) -> tuple[Any, NDArray[np.bool_], NDArray[np.bool_] | None]:
     """Values, mask and entry mask for all samples."""
     mask = np.zeros(count, dtype=bool)
     mask[rows] = True
@@ -330,13 +346,21 @@ def _spread(
         return part.values, mask, part.observed
     if is_sparse(part.values):
         return spread(part.values, rows, count), mask, None
+    if isinstance(part.values, Kept):
+        return part.values.placed(rows, count), mask, _placed(part.observed, rows, count)
     values = np.zeros((count, *part.values.shape[1:]), dtype=part.values.dtype)
     values[rows] = part.values
-    if part.observed is None:
-        return values, mask, None
-    gaps = np.zeros(values.shape, dtype=bool)
-    gaps[rows] = part.observed
-    return values, mask, gaps
+    return values, mask, _placed(part.observed, rows, count)
+
+
+def _placed(
+    observed: NDArray[np.bool_] | None, rows: NDArray[np.int64], count: int
+) -> NDArray[np.bool_] | None:
+    if observed is None:
+        return None
+    gaps = np.zeros((count, *observed.shape[1:]), dtype=bool)
+    gaps[rows] = observed
+    return gaps
 
 
 def _own_labels(

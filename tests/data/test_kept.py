@@ -1,0 +1,222 @@
+"""A modality in a sparse matrix or a file gives the same batches, parts and statistics as an array in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata
+import h5py
+import numpy as np
+import pytest
+import torch
+import zarr
+from scipy import sparse
+
+import polyvae as pv
+from polyvae.data.readers import read
+from polyvae.data.schema import Schema
+from polyvae.testing import check_data
+
+KINDS = ("sparse", "integers", "npy", "hdf5", "zarr", "backed", "backed dense")
+MASK = [True] * 30 + [False] * 10
+
+
+def on_disk(kind, x, folder):
+    """The array ``x`` in one of the kinds of storage that data leave where they are."""
+    path = folder / "x"
+    if kind == "sparse":
+        return sparse.coo_matrix(x)
+    if kind == "integers":
+        return sparse.csr_matrix(x.astype(np.int64))
+    if kind == "npy":
+        np.save(path, x)
+        return np.load(path.with_suffix(".npy"), mmap_mode="r")
+    if kind == "hdf5":
+        return h5py.File(path, "w").create_dataset("x", data=x)
+    if kind == "zarr":
+        return zarr.create_array(str(path), data=x, chunks=(9, 7))
+    anndata.AnnData(sparse.csr_matrix(x) if kind == "backed" else x).write_h5ad(path)
+    return anndata.read_h5ad(path, backed="r").X
+
+
+def both(kind="sparse", scale=None, folder=Path()):
+    rng = np.random.default_rng(0)
+    x = rng.poisson(0.3, (40, 7)).astype(np.float32)
+    more = {
+        "mask": {"rna": MASK},
+        "columns": {"rna": tuple("abcdefg")},
+        "scale": scale,
+        "labels": np.arange(40) % 2,
+    }
+    other = {"protein": rng.normal(size=(40, 2)).astype(np.float32)}
+    return (
+        pv.MultimodalData({"rna": on_disk(kind, x, folder), **other}, **more),
+        pv.MultimodalData({"rna": x, **other}, **more),
+    )
+
+
+def same(one, two):
+    one, two = (data.take(slice(None)) for data in (one, two))
+    assert one.names == two.names
+    assert one.complete == two.complete
+    assert torch.equal(one.mask, two.mask)
+    for name in one.names:
+        assert one.data[name].dtype == two.data[name].dtype
+        assert torch.equal(one.data[name], two.data[name]), name
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data,
+        lambda data: data.rows([5, 3, 38]),
+        lambda data: data.rows(slice(4, 36, 2)),
+        lambda data: data.rows(slice(2, 9)),
+        lambda data: data.observe("protein"),
+        lambda data: data.hide(0.5, seed=1),
+        lambda data: data.select("rna"),
+        lambda data: data.select("protein"),
+        lambda data: data.complete(),
+        lambda data: data.split(seed=2).test,
+        lambda data: data.with_labels_as("label"),
+        lambda data: data.to("cpu"),
+    ],
+)
+@pytest.mark.parametrize(("kind", "scale"), [("sparse", {"rna": 0.5}), *((kind, None) for kind in KINDS)])
+def test_every_method_gives_what_it_gives_for_a_dense_array(change, kind, scale, tmp_path):
+    one, two = (change(data) for data in both(kind, scale, tmp_path))
+    same(one, two)
+    assert repr(one) == repr(two)
+    if not one.sparse:
+        assert one.digest() == two.digest()
+    for name in one.names:
+        assert torch.equal(one.observed(name), two.observed(name))
+        some = torch.tensor([2, 0])
+        assert torch.equal(one.values(name, some), two.values(name, some))
+
+
+def test_the_matrix_is_kept_sparse():
+    data, _ = both()
+    assert data.sparse["rna"].nnz < 40 * 7
+    assert data.rows([1, 2]).sparse["rna"].shape == (2, 7)
+    joined = pv.MultimodalData.from_arrays(
+        {"x": sparse.eye(3, format="csr"), "y": np.ones((3, 1))}, ids={"x": list("abc"), "y": list("cda")}
+    )
+    assert joined.sparse["x"].shape == (4, 3)
+    assert joined.values("x")[1].tolist() == [0, 1, 0]
+    assert not joined.observed("x")[3].any()
+
+
+def test_the_digest_changes_with_a_value():
+    x = sparse.eye(4, format="csr")
+    first = pv.MultimodalData({"x": x})
+    assert first.digest() == pv.MultimodalData({"x": x.tocoo()}).digest()
+    assert first.digest() != pv.MultimodalData({"x": x * 2}).digest()
+
+
+def test_the_schema_is_that_of_the_dense_array():
+    one, two = both()
+    schema = Schema.fit(two)
+    assert Schema.fit(one) == schema
+    x = one.sparse["rna"].toarray()
+    shuffled = pv.MultimodalData(
+        {"rna": sparse.csr_matrix(x[:, ::-1])}, mask={"rna": MASK}, columns={"rna": tuple("gfedcba")}
+    )
+    aligned = schema.align(shuffled)
+    assert aligned.sparse
+    a, b = schema.standardise(aligned)["rna"], schema.standardise(schema.align(one))["rna"]
+    np.testing.assert_array_equal(a.values, b.values)
+    np.testing.assert_array_equal(a.observed, b.observed)
+    few = pv.MultimodalData({"rna": sparse.csr_matrix(x[:, :3])}, columns={"rna": ("a", "b", "c")})
+    assert schema.align(few, missing="mask").observed("rna").sum() == 40 * 3
+
+
+def test_values_that_are_not_finite():
+    x = sparse.csr_matrix(np.array([[1.0, np.nan], [0, 2]]))
+    with pytest.raises(pv.InputError, match="1 value NaN or infinite in a sparse matrix"):
+        pv.MultimodalData({"x": x})
+    assert read({"x": x}).data.observed("x").tolist() == [[True, False], [True, True]]
+    with pytest.raises(pv.InputError, match=r"1 value NaN or null in 1 column"):
+        pv.MultimodalData.from_arrays({"x": x})
+
+
+@pytest.mark.parametrize("kind", ["sparse", "npy"])
+def test_a_model_is_trained_on_what_stays_in_place(kind, tmp_path):
+    models = []
+    for data in both(kind, folder=tmp_path):
+        torch.manual_seed(0)
+        models.append(pv.MVAE(data.modalities(), latent=2))
+        pv.fit(models[-1], data, epochs=1, show=False, device="cpu", precision="fp32")
+    for one, two in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "npy", "backed"])
+def test_the_laws_of_data_hold(kind, tmp_path):
+    check_data(both(kind, folder=tmp_path)[0].split())
+
+
+def test_nothing_is_copied(tmp_path):
+    counts = sparse.random_array((40, 7), density=0.3, format="csr", dtype=np.float64, random_state=0)
+    counts.data[:] = np.arange(counts.nnz) + 1
+    counts = counts.astype(np.int32)
+    x = on_disk("npy", np.ones((40, 3)), tmp_path)
+    data = pv.MultimodalData({"counts": counts, "x": x}).hide(0.3, seed=0)
+    train, validation = data.carve(0.2)
+    for part in (data, train, validation):
+        assert np.shares_memory(part.kept["counts"].array.data, counts.data)
+        assert part.kept["x"].array is x
+    assert train.sparse["counts"].dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", ["npy", "hdf5", "zarr"])
+def test_missing_entries_of_files(kind, tmp_path):
+    x = np.random.default_rng(0).normal(size=(12, 7)).astype(np.float32)
+    x[3, 2] = x[5] = np.nan
+    file, other = on_disk(kind, x, tmp_path), np.ones((12, 1))
+    with pytest.raises(pv.InputError, match="8 values that are NaN or infinite"):
+        pv.MultimodalData({"x": file})
+    with pytest.raises(pv.InputError, match=r"8 values NaN or null|pass nan='missing'"):
+        pv.MultimodalData.from_arrays({"x": file, "y": other})
+    one = pv.MultimodalData.from_arrays({"x": file, "y": other}, nan="missing")
+    two = pv.MultimodalData.from_arrays({"x": x, "y": other}, nan="missing")
+    same(one, two)
+    assert torch.equal(one.entries["x"], two.entries["x"])
+    assert one.kept["x"].array is file
+    assert one.digest() == two.digest()
+    same(one.rows([5, 3, 0]), two.rows([5, 3, 0]))
+    given = pv.MultimodalData({"x": file, "y": other}, entries={"x": ~np.isnan(x)})
+    same(given, two)
+    with pytest.raises(pv.InputError, match=r"entries\['x'\]: got torch.bool of shape \(12, 6\)"):
+        pv.MultimodalData({"x": file}, entries={"x": np.ones((12, 6), bool)})
+
+
+def test_files_are_joined_on_ids_without_a_copy(tmp_path):
+    x = np.arange(21, dtype=np.int16).reshape(3, 7)
+    arrays, ids = (
+        {"x": on_disk("npy", x, tmp_path), "y": np.ones((3, 1))},
+        {"x": list("cab"), "y": list("bcd")},
+    )
+    one = pv.MultimodalData.from_arrays(arrays, ids=ids)
+    two = pv.MultimodalData.from_arrays({**arrays, "x": x}, ids=ids)
+    assert one.ids == two.ids
+    assert one.kept["x"].array is arrays["x"]
+    same(one, two)
+
+
+@pytest.mark.parametrize("kind", ["dense", "backed"])
+def test_backed_anndata_stays_on_disk(kind, tmp_path):
+    x = np.random.default_rng(0).poisson(0.5, (9, 4)).astype(np.float32)
+    made = anndata.AnnData(sparse.csr_matrix(x) if kind == "backed" else x)
+    made.write_h5ad(tmp_path / "x.h5ad")
+    one = pv.MultimodalData.from_anndata(anndata.read_h5ad(tmp_path / "x.h5ad", backed="r"))
+    assert list(one.kept) == list(one.names)
+    two = pv.MultimodalData.from_anndata(anndata.AnnData(x))
+    same(one, two)
+    same(one.rows([7, 2, 4]), two.rows([7, 2, 4]))
+
+
+def test_files_that_are_no_numbers(tmp_path):
+    np.save(tmp_path / "x.npy", np.array([["a"], ["b"]]))
+    with pytest.raises(pv.InputError, match="expected real numbers"):
+        pv.MultimodalData({"x": np.load(tmp_path / "x.npy", mmap_mode="r")})
