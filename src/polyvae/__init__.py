@@ -27,6 +27,7 @@ from polyvae.core.modality import Modality
 from polyvae.core.networks import NETWORKS
 from polyvae.data import DATASETS, MultimodalData, load_dataset, text
 from polyvae.metrics import METRICS, attribute, diagnose, evaluate, fit_prior, variance_explained
+from polyvae.metrics.results import embed, generate, log_marginal
 from polyvae.models import MMVAE, MODELS, MVAE, VAE, MMVAEPlus, MoPoE, build, cite
 from polyvae.models.bundles import load_model, save_model
 from polyvae.training.extending import extend
@@ -58,12 +59,15 @@ __all__ = [
     "build",
     "cite",
     "diagnose",
+    "embed",
     "evaluate",
     "extend",
     "fit",
     "fit_prior",
+    "generate",
     "load_dataset",
     "load_model",
+    "log_marginal",
     "models",
     "pool",
     "save_model",

@@ -24,7 +24,7 @@ from polyvae.utils.devices import to_device
 from polyvae.utils.errors import InputError, check_count, nearest
 
 _DEFENCE = 0.1  # share of the draws that comes from the prior, so that weights stay bounded
-_ROWS = 8192  # latents that ``log_marginal`` decodes at a time
+_ROWS = 8192  # latents that ``log_marginal`` and resampling decode at a time
 
 
 class Draws(NamedTuple):
@@ -283,6 +283,7 @@ class Inference(nn.Module, ABC):
         resample: bool = False,
         prior: FittedPrior | None = None,
         covariates: Mapping[str, Any] | None = None,
+        targets: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
         """Generate every modality given what was observed.
 
@@ -296,9 +297,10 @@ class Inference(nn.Module, ABC):
                 given those that were inferred (see ``draw_latents``).
             covariates: name -> [B], or one value for all: values that the decoders are given in place of the samples' own, such as
                 {"batch": "b"}, for what the samples would be in batch b. The latents are inferred given their own values.
+            targets: The modalities to generate; None: all that are decoded.
 
         Returns:
-            name -> [K, B, *shape], for every modality that is decoded. Counts of a modality that was observed have the
+            name -> [K, B, *shape]. Counts of a modality that was observed have the
             library size of their sample, also at missing entries; those of a missing modality have the likelihood's own.
 
         Raises:
@@ -317,7 +319,7 @@ class Inference(nn.Module, ABC):
         batch = self.admit(batch, values=True)
         z, w = self._resampled(batch, K) if resample else self.draw_latents(batch, K, prior)
         like = batch if covariates is None else self._counterfactual(batch, covariates)
-        return self.modalities.decode(z, w, sample, like=like)
+        return self.modalities.decode(z, w, sample, like, targets)
 
     @torch.no_grad()
     def sample(
@@ -599,18 +601,26 @@ class Inference(nn.Module, ABC):
         )
 
     def _resampled(self, batch: Batch, K: int) -> tuple[Tensor, Tensor]:
-        z, w, log_weight, _ = self._defended(batch, max(256, 32 * K))
+        draws = max(256, 32 * K)
+        step = max(1, _ROWS // draws)
+        if batch.size > step:
+            parts = [
+                self._resampled(batch.rows(slice(at, at + step)), K) for at in range(0, batch.size, step)
+            ]
+            z, w = (torch.cat(part, 1) for part in zip(*parts, strict=True))
+            return z, w
+        z, w, log_weight, _ = self._defended(batch, draws)
         if self.shared:
             choice = noise.choice(log_weight[0].softmax(0), K, "resample", "KB")[..., None]
             return z.gather(0, choice.expand(-1, -1, z.shape[2])), w.gather(
                 0, choice.expand(-1, -1, w.shape[2])
             )
-        parts = []
+        chosen = []
         for m, span in enumerate(self.modalities.columns):
             choice = noise.choice(log_weight[m].softmax(0), K, "resample", "KB")[..., None]
             part = w[..., span]
-            parts.append(part.gather(0, choice.expand(-1, -1, part.shape[2])))
-        return z[:K], torch.cat(parts, -1)
+            chosen.append(part.gather(0, choice.expand(-1, -1, part.shape[2])))
+        return z[:K], torch.cat(chosen, -1)
 
 
 def _differ_in_size(given: tuple[int, ...], expected: tuple[int, ...]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,11 @@ from polyvae.core.aggregate import Experts
 from polyvae.core.batch import Batch
 from polyvae.core.distributions import Diagonal
 from polyvae.core.modality import Encoded, ModalityNet, fewest_rows
-from polyvae.core.recompute import Decoding, plan
+from polyvae.core.recompute import Decoding, plan, rows_apart
 from polyvae.utils.devices import to_device
-from polyvae.utils.errors import nearest
+from polyvae.utils.errors import InputError, nearest
+
+_ROWS = 1024  # rows that are decoded at a time where no gradient is needed
 
 
 class Modalities(nn.Module, Mapping[str, ModalityNet]):
@@ -253,7 +255,12 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         return torch.cat(parts, -1)
 
     def decode(
-        self, z: Tensor, w: Tensor, sample: bool = False, like: Batch | None = None
+        self,
+        z: Tensor,
+        w: Tensor,
+        sample: bool = False,
+        like: Batch | None = None,
+        targets: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
         """Latents [..., D], [..., W] -> name -> [..., *shape], for every modality that is decoded.
 
@@ -263,11 +270,21 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             sample: Draw from the likelihood instead of taking its mean.
             like: Samples whose covariates are conditioned on, and whose library sizes generated counts have, where they were
                 observed. None: the first levels and means of covariates, and, as elsewhere, the likelihood's own library size.
+            targets: The modalities to decode; None: all that have a decoder.
+
+        Raises:
+            InputError: A target without a decoder.
         """
+        for name in targets or ():
+            if name not in self._names or self[name].decoder is None:
+                decoded = [name for name in self._names if self[name].decoder is not None]
+                raise InputError(
+                    f"decode: got target {name!r}, which is not decoded; {nearest(name, decoded)}"
+                )
         return {
             name: self.decode_one(name, z, w, sample, like)
             for m, name in enumerate(self._names)
-            if self.at(m).decoder is not None
+            if self.at(m).decoder is not None and (targets is None or name in targets)
         }
 
     def decode_one(
@@ -276,10 +293,30 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         """The mean of one modality, or a draw from its likelihood: [..., D], [..., W] -> [..., *shape]."""
         net, latents = self[name], self.latents(self._names.index(name), z, w, like)
         if like is None or name not in like.data:
-            return net.generate(latents, sample)
+            return self._by_rows(net, lambda rows: net.generate(latents[..., rows, :], sample), latents)
         x = like.data[name]
         observed = like.mask[like.names.index(name)].view(-1, *[1] * (x.ndim - 1)).expand_as(x)
-        return net.generate(latents, sample, x, observed & like.entries.get(name, observed))
+        observed = observed & like.entries.get(name, observed)
+        return self._by_rows(
+            net, lambda rows: net.generate(latents[..., rows, :], sample, x[rows], observed[rows]), latents
+        )
+
+    def _by_rows(self, net: ModalityNet, decode: Callable[[slice], Tensor], latents: Tensor) -> Tensor:
+        """``decode`` of all samples [..., B, C], some at a time, so that what networks compute in between stays small."""
+        lead, count = latents.shape[:-2], latents.shape[-2] if latents.ndim > 1 else 1
+        step = max(1, min(self.max_rows or _ROWS, _ROWS) // max(1, lead.numel()))
+        whole = torch.is_grad_enabled() or self.dense or count <= step
+        if whole or net.decoder is None or not rows_apart(net.decoder):
+            return decode(slice(None))
+        result: Tensor | None = None
+        for start in range(0, count, step):
+            rows = slice(start, start + step)
+            part = decode(rows)
+            if result is None:
+                result = part.new_empty(*lead, count, *part.shape[len(lead) + 1 :])
+            result[(*[slice(None)] * len(lead), rows)] = part
+        assert result is not None
+        return result
 
     def log_likelihood(
         self,
