@@ -208,3 +208,12 @@ def test_generated_counts_have_the_library_size_of_their_sample():
 class Proportions(torch.nn.Module):
     def forward(self, latents):
         return torch.tensor([0.5, 0.25, 0.25]).log().expand(len(latents), 3)
+
+
+def test_the_derivative_of_the_poisson_mass_is_exact():
+    torch.manual_seed(0)
+    x = torch.poisson(torch.full((5, 4), 2.0, dtype=torch.float64))
+    for shape in [(3, 5, 4), (5, 4), (1, 4)]:
+        log_mean = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(lambda mean: counts.poisson(x, mean), log_mean, check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(lambda mean: counts.poisson(x, mean), log_mean)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -177,16 +178,44 @@ def library_size(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def poisson(x: Tensor, log_mean: Tensor) -> Tensor:
-    """Log-mass in nats: log of mean^x e^{−mean} / x!.
+    """Log-mass in nats: log of mean^x e^{−mean} / x!. It has no gradient in x.
 
     By the deviance and Stirling's remainder (Loader, Fast and Accurate Computation of Binomial Probabilities, 2000), because the plain
     sum of x log(mean), −mean and −log x! cancels in float32: at x = 10⁸ its terms are 10⁹ and their sum is −10.
     """
-    mean = log_mean.clamp(max=_LARGEST).exp()
-    some, positive = x > 0, torch.where(x > 0, x, 1)
-    deviance = special.deviance(positive, positive - mean, positive.log() - log_mean)
-    log_mass = -special.stirling(positive) - deviance - 0.5 * (_TWO_PI * positive).log()
-    return torch.where(some, log_mass, -mean)
+    found: Tensor = _Poisson.apply(x.detach(), log_mean)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Poisson(torch.autograd.Function):
+    """The log-mass, whose derivative in the log-mean is x − mean: a graph would keep nine tensors for it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, log_mean: Tensor) -> Tensor:
+        mean = log_mean.clamp(max=_LARGEST).exp()
+        some, positive = x > 0, torch.where(x > 0, x, 1)
+        deviance = special.deviance(positive, positive - mean, positive.log() - log_mean)
+        log_mass = -special.stirling(positive) - deviance - 0.5 * (_TWO_PI * positive).log()
+        return torch.where(some, log_mass, -mean)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        x, log_mean = ctx.saved_tensors
+        slope = grad * (x - log_mean.clamp(max=_LARGEST).exp())
+        return None, slope.sum_to_size(log_mean.shape)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, tangent: Tensor) -> Tensor:
+        x, log_mean = ctx.saved_tensors
+        change: Tensor = tangent * (x - log_mean.clamp(max=_LARGEST).exp())
+        return change
 
 
 def negative_binomial(x: Tensor, log_mean: Tensor, dispersion: Tensor) -> Tensor:
