@@ -18,7 +18,7 @@ from polyvae.utils.devices import to_device
 from polyvae.utils.errors import InputError
 from polyvae.utils.text import counted
 
-_PIECE = 8_000_000  # values that are read together where a whole modality is passed over
+_PIECE = 1_000_000  # values that are read together where a whole modality is passed over
 _FILES = {"h5py": ("Dataset",), "zarr": ("Array",), "anndata": ("_CSRDataset", "BaseCompressedSparseDataset")}
 
 
@@ -129,7 +129,13 @@ class Kept:
         return self._dense(found)[back]
 
     def _dense(self, x: Any) -> NDArray[Any]:
-        return np.array(x.toarray() if is_sparse(x) else x, self.dtype)
+        values = np.asarray(x.toarray() if is_sparse(x) else x, self.dtype)
+        # A slice of a map is the file itself, and so is a subclass of ndarray that torch does not take.
+        return (
+            np.array(values)
+            if isinstance(x, np.memmap) and np.may_share_memory(values, self.array)
+            else np.asarray(values).view(np.ndarray)
+        )
 
 
 def kept_of(data: Mapping[str, Any]) -> dict[str, Kept]:

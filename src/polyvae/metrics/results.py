@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +16,7 @@ from polyvae.core.inference import Estimate
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.output import in_memory, on_disk
+from polyvae.utils.arrays import rows_within
 from polyvae.utils.devices import on_device
 from polyvae.utils.errors import InputError
 from polyvae.utils.progress import reporter
@@ -136,8 +136,7 @@ def generate(
     wanted = [
         net.spec.shape for name, net in model.modalities.items() if name in (targets or model.modalities)
     ]
-    values = K * sum(math.prod(shape) for shape in wanted)
-    step = batch_size or max(1, min(_ROWS, _VALUES // max(1, values)))
+    step = batch_size or rows_within([(K, *shape) for shape in wanted], _ROWS, _VALUES)
     made: dict[str, Tensor] | Path = _stream("generate", model, data, results, K, out, step, device, show)
     return made
 

@@ -14,6 +14,7 @@ from polyvae.core.vae import MultimodalVAE
 from polyvae.data.loaders import Loader, SliceLoader
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.suitable import unsuited
+from polyvae.utils.arrays import rows_within
 from polyvae.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,12 +75,13 @@ def inputs_of(
                 "expected a larger share, or 0 to go without; set validation="
             )
         data, validation = data.carve(train.validation, train.seed)
+    step = rows_within((spec.shape for spec in data.modalities()), 4096)
     for part in (data, validation):
-        for number, batch in enumerate(() if part is None else part.batches(4096)):
+        for number, batch in enumerate(() if part is None else part.batches(step)):
             admitted = model.admit(batch, values=True)
             if number == 0 and part is data:
                 warn_of_values(model, admitted)
-    model.modalities.centre(model.admit(batch) for batch in data.batches(4096))
+    model.modalities.centre(model.admit(batch) for batch in data.batches(step))
     loader = SliceLoader(
         data,
         train.batch_size,

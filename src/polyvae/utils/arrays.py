@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -162,3 +164,9 @@ def scaled(x: Tensor, factor: float | None) -> Tensor:
     if not x.is_floating_point():
         return x.to(torch.get_default_dtype()).mul_(factor)
     return x.to(torch.promote_types(x.dtype, torch.float32)) * factor  # half precision would overflow
+
+
+def rows_within(shapes: Iterable[Sequence[int]], most: int, values: int = 4_000_000) -> int:
+    """How many samples with arrays of these shapes to take together: at most ``most``, with at most ``values`` values, at least one."""
+    width = sum(math.prod(shape) for shape in shapes)
+    return max(1, min(most, values // max(1, width)))

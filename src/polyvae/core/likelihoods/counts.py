@@ -190,15 +190,24 @@ def poisson(x: Tensor, log_mean: Tensor) -> Tensor:
 class _Poisson(torch.autograd.Function):
     """The log-mass, whose derivative in the log-mean is x − mean: a graph would keep nine tensors for it."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(x: Tensor, log_mean: Tensor) -> Tensor:
         mean = log_mean.clamp(max=_LARGEST).exp()
-        some, positive = x > 0, torch.where(x > 0, x, 1)
-        deviance = special.deviance(positive, positive - mean, positive.log() - log_mean)
-        log_mass = -special.stirling(positive) - deviance - 0.5 * (_TWO_PI * positive).log()
-        return torch.where(some, log_mass, -mean)
+        x, log_mean = torch.broadcast_tensors(x, log_mean)  # type: ignore[no-untyped-call]
+        some = x > 0
+        if x.device.type != "cpu":  # where selecting entries would wait for the device
+            return torch.where(some, _positive(torch.where(some, x, 1), log_mean, mean), -mean)
+        result = mean.neg().expand(x.shape).contiguous()
+        result[some] = _positive(x[some], log_mean[some], mean.expand(x.shape)[some])
+        return result
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[int | None, int | None], x: Tensor, log_mean: Tensor
+    ) -> tuple[Tensor, int]:
+        axes = max(t.ndim - (dim is not None) for t, dim in zip((x, log_mean), in_dims, strict=True))
+        first, second = (_leading(t, dim, axes) for t, dim in zip((x, log_mean), in_dims, strict=True))
+        return _Poisson.apply(first, second), 0  # type: ignore[no-untyped-call]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -216,6 +225,18 @@ class _Poisson(torch.autograd.Function):
         x, log_mean = ctx.saved_tensors
         change: Tensor = tangent * (x - log_mean.clamp(max=_LARGEST).exp())
         return change
+
+
+def _positive(x: Tensor, log_mean: Tensor, mean: Tensor) -> Tensor:
+    """The log-mass at x > 0."""
+    deviance = special.deviance(x, x - mean, x.log() - log_mean)
+    return -special.stirling(x) - deviance - 0.5 * (_TWO_PI * x).log()
+
+
+def _leading(x: Tensor, dim: int | None, axes: int) -> Tensor:
+    """The mapped axis first, then ``axes`` others."""
+    x = x[None] if dim is None else x.movedim(dim, 0)
+    return x.view(len(x), *[1] * (axes + 1 - x.ndim), *x.shape[1:])
 
 
 def negative_binomial(x: Tensor, log_mean: Tensor, dispersion: Tensor) -> Tensor:
