@@ -106,7 +106,7 @@ def on_file(rows: int, features: int, folder: Path, limited: bool) -> dict[str, 
     # A warm-up starts the threads and loads the kernels of both cases.
     warm = pv.MultimodalData({"x": np.zeros((64, features), np.float32), "y": y[:64]})
     specs = [pv.Modality("x", (features,)), pv.Modality("y", (8,))]
-    settings = {"epochs": 1, "batch_size": 1024, "show": False, "device": "cpu", "precision": "fp32"}
+    settings = {"epochs": 1, "batch_size": 512, "show": False, "device": "cpu", "precision": "fp32"}
     pv.fit(pv.build("mvae", specs, latent=8), warm, **settings)
     limit = path.stat().st_size // 3
     if limited and limit > 2**29:  # a process without data has some hundreds of MB

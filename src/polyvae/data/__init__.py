@@ -34,6 +34,7 @@ from polyvae.data.sets.quadrant import polydigits_quadrant, polymnist_quadrant
 from polyvae.data.sets.shapes import shapes_captions
 from polyvae.data.sets.shapes_grammar import read as read_shapes
 from polyvae.data.sets.spoken_digits import spoken_digits
+from polyvae.data.shards import ShardLoader
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.records import check_keywords
 from polyvae.utils.seeds import mix
@@ -47,6 +48,7 @@ __all__ = [
     "Parser",
     "Reading",
     "Sentences",
+    "ShardLoader",
     "SliceLoader",
     "StreamLoader",
     "load_dataset",
