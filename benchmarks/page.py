@@ -183,7 +183,36 @@ def page(results: Mapping[str, Any]) -> str:
         lines += [*{_conditions(entry): None for entry in results["overhead"].values()}, ""]
     if results.get("coherence"):
         lines += _coherence(results["coherence"])
+    if results.get("growth"):
+        lines += _growth(results["growth"])
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _growth(curves: Mapping[str, Any]) -> list[str]:
+    body = [
+        [
+            one["title"],
+            one["formula"],
+            ", ".join(f"{value:,g}" for value in one["values"]),
+            ", ".join(f"{seconds:.3g}" for seconds in one["seconds"]),
+            f"{one['ratio'][-1]:.3g} ({one['law'][-1]:.3g})",
+            "yes" if one["within"] else "no",
+        ]
+        for one in curves.values()
+    ]
+    return [
+        "## Growth",
+        "",
+        "`python -m benchmarks.growth`: seconds as one quantity is varied, relative to its first value, beside the expected law. A law is "
+        "an upper bound, because fixed costs make small cases dearer than it; a ratio above 1.25 times the law counts as faster growth. "
+        "Steps are of mmvae+, of which each posterior decodes all modalities: M² decodings of the batch, K draws each. Processor seconds "
+        "of one thread; wall time where processes or workers are varied.",
+        "",
+        "![Measured growth and the expected laws](growth.png)",
+        "",
+        *_table(["quantity", "law", "values", "seconds", "last / first (law)", "within the law"], body),
+        "",
+    ]
 
 
 def _coherence(entry: Mapping[str, Any]) -> list[str]:

@@ -60,6 +60,8 @@ def test_files_are_trained_on_evaluated_reported_sampled_and_resumed(folder):
     assert "rna.csv, protein.csv" in (run / "report.html").read_text()
     done("sample", run, "--given", "rna", "-n", "3", "-o", folder / "made.npz")
     assert np.load(folder / "made.npz")["protein"].shape == (1, 3, 2)
+    done("sample", run, "--given", "rna", "-n", "3", "-k", "2", "-o", folder / "made")
+    assert np.load(folder / "made" / "protein.npy").shape == (2, 3, 2)
     done("train", "--resume", "--out", run, "--epochs", "2", "-q")
     assert len(runs.RunDirectory(run).read_history()) >= 2
     (folder / "rna.csv").write_text(rows("abc", 0, 59))

@@ -22,6 +22,7 @@ from polyvae.cli.tables import Device
 from polyvae.config import RunConfig, read_config
 from polyvae.core.fitted import FittedPrior
 from polyvae.data.custom import is_import, is_path
+from polyvae.metrics.results import generate
 from polyvae.models import model_class
 from polyvae.models.bundles import load_model
 from polyvae.training.directory import RunDirectory
@@ -175,7 +176,11 @@ def sample(
     ] = 16,
     out: Annotated[
         Path,
-        typer.Option("-o", help="NAME.npz: one array per modality; sentences also in NAME_sentences.csv."),
+        typer.Option(
+            "-o",
+            help="NAME.npz: one array per modality; sentences also in NAME_sentences.csv. With --given also a new folder of .npy files, or "
+            "NAME.zarr, which are written batch by batch.",
+        ),
     ] = Path("samples.npz"),
     prior: Annotated[
         str, typer.Option(help="own (the prior of the model), or fitted (by evaluate).")
@@ -193,8 +198,11 @@ def sample(
 ) -> None:
     """Generate samples of every modality, unconditionally or given some modalities of test samples."""
     directory, config = runs.open_run(run)
-    if out.suffix != ".npz":
-        raise InputError(f"sample: got -o {out}; expected a name that ends in .npz; an .npz file is written")
+    streamed = bool(given) and out.suffix in ("", ".zarr")
+    if out.suffix != ".npz" and not streamed:
+        raise InputError(
+            f"sample: got -o {out}; expected a name that ends in .npz, or with --given a folder or NAME.zarr; rename it"
+        )
     if draws > 1 and not given:
         raise InputError(
             f"sample: got -k {draws} without --given; expected a modality to condition on; set the number of new samples with -n"
@@ -210,6 +218,21 @@ def sample(
             raise InputError(
                 f"sample: got -n {count} with --given; expected at most {len(test)}, the number of test samples"
             )
+        if streamed:
+            some = test.rows(slice(0, count))
+            generate(
+                model,
+                some,
+                given=given,
+                K=draws,
+                sample=noise,
+                prior=fitted,
+                out=out,
+                seed=seed,
+                device=device,
+            )
+            typer.echo(f"written: {out}")
+            return
         batch = test.take(slice(0, count)).observe(*given)
         made = model.generate(batch, K=draws, sample=noise, prior=fitted)
     else:
