@@ -203,10 +203,10 @@ def _growth(curves: Mapping[str, Any]) -> list[str]:
     return [
         "## Growth",
         "",
-        "`python -m benchmarks.growth`: seconds as one quantity is varied, relative to its first value, beside the expected law. A law is "
-        "an upper bound, because fixed costs make small cases dearer than it; a ratio above 1.25 times the law counts as faster growth. "
-        "Steps are of mmvae+, of which each posterior decodes all modalities: M² decodings of the batch, K draws each. Processor seconds "
-        "of one thread; wall time where processes or workers are varied.",
+        "`python -m benchmarks.growth`: seconds as one quantity is varied, beside the expected law. A law is an upper bound, because fixed "
+        "costs make small cases dearer than it; from one value to the next, more than 1.25 times the law is faster growth. Steps are of "
+        "mmvae+, of which each posterior decodes all modalities: M² decodings of the batch, K draws each. Processor seconds of one thread; "
+        "wall time where processes or workers are varied.",
         "",
         "![Measured growth and the expected laws](growth.png)",
         "",

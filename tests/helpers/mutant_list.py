@@ -136,7 +136,25 @@ MUTANTS = [
     Mutant("data.kinds:_inferred", "spread >= _SPREAD[0]", "True", by="data/test_kinds.py"),
     # ---- data.kept, data.digest ----
     Mutant("data.kept:Kept.part", "self.index[rows]", "rows", by=KEPT),
-    Mutant("data.kept:Kept.placed", "np.full(count, -1, np.int64)", "np.zeros(count, np.int64)", by=KEPT),
+    Mutant("data.kept:Kept._own", "self.index[rows]", "np.arange(self.shape[0])[rows]", by=KEPT),
+    Mutant(
+        "data.shards:_Stream._shuffled",
+        'fold_in(self.seed, "shards", self.epoch)',
+        'fold_in(self.seed, "shards")',
+        by="data/test_shards.py::test_an_epoch_has_every_sample_once_in_an_order_of_its_own",
+    ),
+    Mutant(
+        "metrics.results:generate",
+        'fold_in(seed, "generate", start)',
+        'fold_in(seed, "generate")',
+        by="metrics/test_results.py",
+    ),
+    Mutant(
+        "core.likelihoods.counts:_Poisson.backward",
+        "x - log_mean.clamp(max=_LARGEST).exp()",
+        "x - log_mean.clamp(max=_LARGEST)",
+        by="core/test_counts.py",
+    ),
     Mutant("data.kept:Kept._rows", "self._dense(found)[back]", "self._dense(found)", by=KEPT),
     Mutant("data.kept:with_gaps", "gap.flatten(1).any(1)", "gap.flatten(1).all(1)", by=KEPT),
     Mutant("data.digest:digest_of", "mask[piece]", "torch.ones_like(mask[piece])", by=KEPT),

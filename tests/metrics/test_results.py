@@ -71,6 +71,12 @@ def test_draws_follow_what_was_given(made):
         assert ((x.mean(0) - other[name].mean(0)).abs() <= 4.5 * error + 1e-6).all(), name
 
 
+def test_batches_have_draws_of_their_own(made):
+    model, data = made
+    same = pv.generate(model, data.rows([3] * 20), batch_size=10, sample=True, show=False)["image"]
+    assert not torch.equal(same[:, :10], same[:, 10:])
+
+
 def test_likelihoods_by_batches(made):
     model, data = made
     whole = pv.log_marginal(model, data, K=500, batch_size=9, show=False)
