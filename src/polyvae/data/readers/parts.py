@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +18,7 @@ from polyvae.data.multimodal import MultimodalData
 from polyvae.data.sparse import is_sparse, spread
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import short
+from polyvae.utils.levels import mixes_booleans, warn_of_spellings
 from polyvae.utils.text import counted, named
 
 Nan = Literal["error", "missing"]
@@ -383,10 +386,19 @@ def numbered(labels: Any, ids: Sequence[Hashable] | None, count: int) -> tuple[A
             f"labels: got {len(given)}; expected {count}, one per sample; pass a mapping from ids to classes"
         )
     known = [label for label in given if not is_absent(label)]
-    if all(
-        isinstance(label, int | np.integer | float | np.floating) and label == int(label) for label in known
-    ):
+    if mixes_booleans(known):
+        raise InputError(
+            "labels: got booleans beside numbers; expected one of both; write True as 1 and False as 0 where they are numbers"
+        )
+    if all(isinstance(label, Real) for label in known):
+        wrong = [label for label in known if not math.isfinite(label) or label != int(label)]
+        if wrong:
+            raise InputError(
+                f"labels: got {wrong[0]!r}; expected classes, as whole numbers or texts; divide amounts into classes, or write the names "
+                "of classes as text"
+            )
         return np.asarray([-1 if is_absent(label) else int(label) for label in given]), None
     classes = sorted({text_of(label) for label in known})
+    warn_of_spellings("labels", classes)
     number = {name: place for place, name in enumerate(classes)}
     return np.asarray([-1 if is_absent(label) else number[text_of(label)] for label in given]), classes

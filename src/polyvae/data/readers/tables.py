@@ -16,10 +16,11 @@ from polyvae.data.groups import Cells
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.arrays import array_part
 from polyvae.data.readers.classes import Ask, Asked
+from polyvae.data.readers.doubtful import is_id
 from polyvae.data.readers.frames import Form, FrameLayout, by_index, frame_part, opened, pandas_table
 from polyvae.data.readers.layout import COLUMNS, IDS, LABELS, ArrayLayout, Ids
 from polyvae.data.readers.parts import Nan, Part, check_file, check_id, check_nan, joined
-from polyvae.data.readers.text import Sheets, is_id, read_sheet, read_sheets
+from polyvae.data.readers.text import Sheets, read_sheet, read_sheets
 from polyvae.data.readers.writing import PARQUET, TEXT, ending, stem, unknown_ending
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.text import named

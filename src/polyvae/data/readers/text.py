@@ -20,19 +20,18 @@ from numpy.typing import NDArray
 
 from polyvae.data.groups import Cells, Columns
 from polyvae.data.readers.classes import Asked, Read, Words, encoded
+from polyvae.data.readers.doubtful import is_id, warn_of_zeros
 from polyvae.data.readers.parts import Nan, Part, check_columns, check_file, checked
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.files import atomic, read_bytes
 from polyvae.utils.text import counted
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
-_ID = {
-    "", "id", "ids", "index", "sample", "samples", "patient", "subject", "participant", "cell", "barcode", "name", "row", "rowname",
-    "rownames", "unnamed: 0", "donor", "case", "key",
-}  # fmt: skip
 _MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-nan")
 _WORDS = dict.fromkeys(_MISSING, math.nan) | {"true": 1.0, "false": 0.0}
 _BOOLEANS = ("true", "false")
+_ZEROS = re.compile(r"0\d+")
+_LOOK = 100  # rows whose cells are looked at for leading zeros
 _COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
 
@@ -43,12 +42,6 @@ class Sheet(NamedTuple):
     id: str | None
     place: int
     columns: tuple[str, ...]
-
-
-def is_id(header: str) -> bool:
-    """Whether a column of this name contains ids, by its name."""
-    plain = header.strip().lower().replace(" ", "_")
-    return plain in _ID or plain.endswith(("_id", "_ids")) or plain in ("sampleid", "patientid", "unnamed:_0")
 
 
 def read_sheet(path: Path, id: Any, nan: Nan, label: str | None, asked: Asked | None = None) -> Sheet:
@@ -259,12 +252,24 @@ def _split(where: str, lines: Iterable[str]) -> tuple[list[str], Iterator[tuple[
         raise InputError(
             f"{where}: got no rows; expected at least one sample; leave out a modality that nothing was measured of"
         )
-    if len(some[1]) == len(header) + 1:  # as R writes row names
-        header = ["", *header]
+    if len(some[1]) == len(header) + 1:
+        # R writes row names without a header; others end each row with a separator.
+        header = [*header, ""] if is_id(header[0]) and not some[1][-1].strip() else ["", *header]
+    width = len(header)
+    while len(header) > 1 and not header[-1]:
+        header = header[:-1]
 
     def rest() -> Iterator[tuple[int, list[str]]]:
-        yield some
-        yield from found
+        lines = itertools.chain([some], found)
+        if width == len(header):
+            yield from lines
+        for line, cells in lines:
+            if len(cells) == width and any(cell.strip() for cell in cells[len(header) :]):
+                raise InputError(
+                    f"{where}: got a value in line {line} in a column without a name; expected a name for each column; name it in the "
+                    "header"
+                )
+            yield line, cells[: len(header)] if len(cells) == width else cells
 
     return header, rest(), separator
 
@@ -287,11 +292,14 @@ def _parsed(
     words: dict[int, dict[int, Any]] = {at: {} for at in kept if asked.verbatim(header[at])}
     verbatim = list(words)
     marks = set() if marks is None else marks
+    zeros = dict[int, str]()
     try:
         for line, cells in rows:
             if len(cells) != len(header):
                 raise InputError(_uneven(where, line, len(cells), len(header)))
             own.append(cells[place].strip())
+            if len(values) < _LOOK:
+                zeros |= {at: cells[at] for at in kept if _ZEROS.fullmatch(cells[at])}
             if labelled is not None:
                 text = cells[labelled].strip()
                 classes.append(None if text.lower() in _MISSING else text)
@@ -320,6 +328,9 @@ def _parsed(
     found = {place: _words(numbers[:, place], words[at]) for place, at in enumerate(kept) if at in words}
     some = {place: own for place, own in found.items() if own is not None or kept[place] in verbatim}
     names = [header[at] for at in kept]
+    if asked.known is None:
+        numeric = {header[at]: cell for at, cell in zeros.items() if kept.index(at) not in some}
+        warn_of_zeros(where, numeric, asked.kinds)
     read = encoded(
         where,
         names,
@@ -331,14 +342,15 @@ def _parsed(
 
 
 def _words(numbers: NDArray[np.float64], words: dict[int, Any]) -> Words | None:
-    """The cells of a column of which some are no numbers; None where all are, as 1 beside "true"."""
+    """The cells of a column of which some are no numbers; None where all are, as 1 and 0 beside "true"."""
     cells = [None if number != number else number for number in numbers.tolist()]
     for row, word in words.items():
         cells[row] = word
     kinds = {type(cell) for cell in cells} - {type(None)}
     if str in kinds:
         return Words([str(cell).lower() if isinstance(cell, bool) else cell for cell in cells])
-    return Words(cells) if kinds == {bool} else None
+    plain = all(cell in (0, 1, None) for cell in cells)
+    return Words(cells) if kinds == {bool} or (bool in kinds and not plain) else None
 
 
 def _number(cell: str, separator: str) -> float | None:
@@ -350,7 +362,7 @@ def _number(cell: str, separator: str) -> float | None:
     if separator == ";" and _COMMA.fullmatch(text):
         text = text.replace(",", ".")
     try:
-        return float(text)
+        return float(text.replace("−", "-"))
     except ValueError:
         return None
 
