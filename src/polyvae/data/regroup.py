@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from polyvae.core.batch import Batch
 from polyvae.data.groups import Codes, Levels, Unseen, groups_of, original, text_of
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.classes import Ask, Asked
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
 
@@ -50,6 +51,19 @@ def check_kinds(kinds: Any) -> None:
                     f"kinds: got {kind!r} for column {column!r}; expected one of {', '.join(KINDS)}, or the distinct classes of an ordinal "
                     "in order"
                 )
+
+
+def asked_for(kinds: Mapping[str, Mapping[str, Any]] | None) -> Ask:
+    """What a person stated of the columns of each modality.
+
+    Args:
+        kinds: Modality -> column -> kind, or the classes of an ordinal in order; None: nothing is known.
+
+    Raises:
+        InputError: See ``check_kinds``.
+    """
+    check_kinds(kinds)
+    return lambda name: Asked((kinds or {}).get(name, {}))
 
 
 def with_kinds(data: MultimodalData, kinds: Mapping[str, Mapping[str, Any]] | None) -> MultimodalData:
