@@ -30,6 +30,10 @@ Factory = Callable[[tuple[int, ...], Any], nn.Module]
 ROLES = ("both", "input", "target")
 COLUMNS = "covariates"  # of a decoder factory: how many of its last inputs are covariates, for one that treats them apart
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_OWNERS = {
+    "parts": "'parts' belongs to likelihood 'mixed'",
+    "overrides": "'overrides' belongs to data.modalities(likelihood='auto')",
+}
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
@@ -105,9 +109,10 @@ class Modality:
         if not isinstance(self.likelihood, str) or (
             self.likelihood not in LIKELIHOODS and ":" not in self.likelihood
         ):
-            raise InputError(
-                f"{where}: unknown likelihood {self.likelihood!r}; {nearest(str(self.likelihood), LIKELIHOODS)}"
-            )
+            hint = nearest(str(self.likelihood), LIKELIHOODS)
+            if str(self.likelihood).lower() == "auto":
+                hint = "data.modalities(likelihood='auto') chooses one by the values of the data"
+            raise InputError(f"{where}: unknown likelihood {self.likelihood!r}; {hint}")
         if str(self.role) == "source":  # bundles and configurations from before the name changed
             object.__setattr__(self, "role", "input")
         if self.role not in ROLES:
@@ -501,9 +506,10 @@ def _parameters(spec: Modality) -> tuple[dict[str, Any], dict[str, Any]]:
                 network |= _accepted(factory) - {COLUMNS}
     for key in spec.params:
         if key not in likelihood | network:
+            hint = nearest(key, sorted(likelihood | network))
             raise InputError(
-                f"modality {spec.name!r}: unknown parameter {key!r}; "
-                f"{nearest(key, sorted(likelihood | network))}"
+                f"modality {spec.name!r}: unknown parameter {key!r} for likelihood {spec.likelihood!r}; "
+                f"{_OWNERS.get(key, hint)}"
             )
     _check_network_parameters(spec)
     if _of_ids(spec):

@@ -19,6 +19,7 @@ from polyvae.core.batch import Batch, OnHost, check_mapping, check_name
 from polyvae.core.modality import Modality
 from polyvae.data import hiding
 from polyvae.data.attributes import Attributed, check_attributes, facts, kept
+from polyvae.data.automatic import changed
 from polyvae.data.checks import (
     check_columns,
     check_factors,
@@ -245,7 +246,8 @@ class MultimodalData(Readers, Attributed, Conditioned):
         Args:
             **overrides: Fields of Modality to set for all, such as ``data.modalities(private=32)``, or
                 ``data.modalities(covariates=("batch",))``. The levels of a covariate, its mean and its standard deviation are those of
-                the split "train", if there is one.
+                the split "train", if there is one. ``likelihood="auto"`` chooses the likelihood of each by its values and its
+                classes; see ``polyvae.data.automatic.changed``.
 
         Raises:
             InputError: An unknown field or covariate, with the nearest known one.
@@ -258,7 +260,8 @@ class MultimodalData(Readers, Attributed, Conditioned):
                 )
         gaps = {name: {"entries": True} for name in self._stored.entries}
         specs = [
-            dataclasses.replace(spec, **{**gaps.get(spec.name, {}), **overrides}) for spec in self._specs
+            changed(self, spec, {**gaps.get(spec.name, {}), **overrides}, alone=len(self._specs) == 1)
+            for spec in self._specs
         ]
         return self.resolved(specs)
 
