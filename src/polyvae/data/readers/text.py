@@ -299,7 +299,7 @@ def _parsed(
                 raise InputError(_uneven(where, line, len(cells), len(header)))
             own.append(cells[place].strip())
             if len(values) < _LOOK:
-                zeros |= {at: cells[at] for at in kept if _ZEROS.fullmatch(cells[at])}
+                zeros = {**{at: cells[at] for at in kept if _ZEROS.fullmatch(cells[at])}, **zeros}
             if labelled is not None:
                 text = cells[labelled].strip()
                 classes.append(None if text.lower() in _MISSING else text)
