@@ -21,7 +21,8 @@ from polyvae.utils.levels import column
 )
 def test_values_of_python_and_numpy_may_stand_side_by_side(values, numbers, names):
     found, levels = column("site", values, 3)
-    assert found.tolist() == numbers and levels == names
+    assert found.tolist() == numbers
+    assert levels == names
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from polyvae.core import covariates as conditioning
 from polyvae.core.covariates import Covariate
 from polyvae.core.distributions import FAMILIES, SCALES, Diagonal
 from polyvae.core.likelihoods import LIKELIHOODS, Likelihood, OneHot, Scaled
+from polyvae.core.likelihoods.unknown import unknown_likelihood, unknown_parameter
 from polyvae.core.networks import NETWORKS, auto
 from polyvae.core.networks.conditioned import ConditionedReader, features_for
 from polyvae.core.networks.kinds import Branches, looks_grey, looks_like_image
@@ -30,10 +31,6 @@ Factory = Callable[[tuple[int, ...], Any], nn.Module]
 ROLES = ("both", "input", "target")
 COLUMNS = "covariates"  # of a decoder factory: how many of its last inputs are covariates, for one that treats them apart
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-_OWNERS = {
-    "parts": "'parts' belongs to likelihood 'mixed'",
-    "overrides": "'overrides' belongs to data.modalities(likelihood='auto')",
-}
 _BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
@@ -109,10 +106,7 @@ class Modality:
         if not isinstance(self.likelihood, str) or (
             self.likelihood not in LIKELIHOODS and ":" not in self.likelihood
         ):
-            hint = nearest(str(self.likelihood), LIKELIHOODS)
-            if str(self.likelihood).lower() == "auto":
-                hint = "data.modalities(likelihood='auto') chooses one by the values of the data"
-            raise InputError(f"{where}: unknown likelihood {self.likelihood!r}; {hint}")
+            raise InputError(f"{where}: {unknown_likelihood(self.likelihood, LIKELIHOODS)}")
         if str(self.role) == "source":  # bundles and configurations from before the name changed
             object.__setattr__(self, "role", "input")
         if self.role not in ROLES:
@@ -504,13 +498,10 @@ def _parameters(spec: Modality) -> tuple[dict[str, Any], dict[str, Any]]:
         if isinstance(chosen, str) and chosen in NETWORKS:
             for factory in NETWORKS[chosen][:2]:
                 network |= _accepted(factory) - {COLUMNS}
+    known = likelihood | network
     for key in spec.params:
-        if key not in likelihood | network:
-            hint = nearest(key, sorted(likelihood | network))
-            raise InputError(
-                f"modality {spec.name!r}: unknown parameter {key!r} for likelihood {spec.likelihood!r}; "
-                f"{_OWNERS.get(key, hint)}"
-            )
+        if key not in known:
+            raise InputError(f"modality {spec.name!r}: {unknown_parameter(key, spec.likelihood, known)}")
     _check_network_parameters(spec)
     if _of_ids(spec):
         _check_reader(spec)

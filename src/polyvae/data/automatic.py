@@ -28,9 +28,7 @@ _CELLS = 2**22  # values that are looked at at a time
 _MANY = 50  # columns of counts from which they are proportions of a total, as in sequencing
 
 
-def changed(
-    data: MultimodalData, spec: Modality, changes: Mapping[str, Any], alone: bool = True
-) -> Modality:
+def changed(data: MultimodalData, spec: Modality, changes: Mapping[str, Any], alone: bool = True) -> Modality:
     """The specification with other fields, of which ``likelihood="auto"`` chooses by the values of the modality.
 
     "auto" chooses what ``infer_parts`` does: a likelihood where it suits all columns, else "mixed" with its parts. Columns of classes

@@ -179,8 +179,11 @@ def _checked(ranks: object, overrides: object) -> list[int]:
             expected = (
                 "levels, such as {4: 3}" if what == "ranks" else "likelihoods, such as {4: ['student_t']}"
             )
-            raise InputError(f"infer_parts: got {what}={given!r}; expected numbers of columns with {expected}")
-    assert isinstance(ranks, Mapping) and isinstance(overrides, Mapping)
+            raise InputError(
+                f"infer_parts: got {what}={given!r}; expected numbers of columns with {expected}"
+            )
+    assert isinstance(ranks, Mapping)
+    assert isinstance(overrides, Mapping)
     for column, levels in ranks.items():
         check_count("infer_parts", f"ranks[{column}]", levels, 2)
     for column, part in overrides.items():

@@ -259,11 +259,9 @@ class MultimodalData(Readers, Attributed, Conditioned):
                     f"modalities: {key!r} is not a field that can be set for all; {nearest(key, fields)}"
                 )
         gaps = {name: {"entries": True} for name in self._stored.entries}
-        specs = [
-            changed(self, spec, {**gaps.get(spec.name, {}), **overrides}, alone=len(self._specs) == 1)
-            for spec in self._specs
-        ]
-        return self.resolved(specs)
+        alone = len(self._specs) == 1
+        changes = {name: {**gaps.get(name, {}), **overrides} for name in self.names}
+        return self.resolved([changed(self, spec, changes[spec.name], alone) for spec in self._specs])
 
     # Rows
 

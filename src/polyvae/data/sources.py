@@ -62,9 +62,7 @@ class Readers:
         from polyvae.data.regroup import asked_for, with_kinds
 
         asked = asked_for(kinds)
-        data, _ = from_frames(
-            frames, id=id, nan=nan, labels=labels, overlap=overlap, asked=asked, **settings
-        )
+        data, _ = from_frames(frames, id=id, nan=nan, labels=labels, overlap=overlap, asked=asked, **settings)
         return with_kinds(data, kinds)
 
     @classmethod

@@ -62,8 +62,8 @@ def warn_of_spellings(what: str, names: Sequence[Any]) -> None:
     """
     if several := spellings(names):
         warnings.warn(
-            f"{what}: {named(several)} differ in case or white space alone and are different classes here; write them the same way, as with "
-            ".str.strip().str.lower()",
+            f"{what}: {named(several)} differ in case or white space alone and are different classes here; write them the same "
+            "way, as with .str.strip().str.lower()",
             stacklevel=3,
         )
 

@@ -35,8 +35,16 @@ DOUBTFUL = [
     (201900 + np.arange(N) % 12 + 1, "of whole numbers ('c'", "look like years and months"),
     (np.arange(1001, 1001 + N), "of whole numbers ('c'", "number the rows, as ids do; name the id column"),
     (RANDOM.permutation(N), "of whole numbers ('c'", "number the rows"),
-    (np.array([10115, 20095, 80331])[np.arange(N) % 3], "('c'", "as codes do; take them as classes with kinds="),
-    (["male", "Male", " male"] * 8, "classes of column 'c': ' male', 'Male', 'male' differ", "str.strip().str"),
+    (
+        np.array([10115, 20095, 80331])[np.arange(N) % 3],
+        "('c'",
+        "as codes do; take them as classes with kinds=",
+    ),
+    (
+        ["male", "Male", " male"] * 8,
+        "classes of column 'c': ' male', 'Male', 'male' differ",
+        "str.strip().str",
+    ),
     (["adrenal"] * N, "of classes ('c'; such as 'adrenal')", "the same class in all rows"),
     ([True] * N, "of classes ('c'; such as 'True')", "the same class in all rows"),
 ]
@@ -45,14 +53,19 @@ DOUBTFUL = [
 @pytest.mark.parametrize(("column", "says", "remedy"), DOUBTFUL)
 def test_a_doubtful_column_is_one_line_with_the_table_the_column_and_a_remedy(column, says, remedy):
     (line,) = warned({"clinical": frame(c=column)})
-    assert line.startswith("modality 'clinical': ") and says in line and remedy in line and "\n" not in line
+    assert line.startswith("modality 'clinical': ")
+    assert says in line
+    assert remedy in line
+    assert "\n" not in line
 
 
 def test_doubtful_columns_of_files_name_the_file(tmp_path):
     path = tmp_path / "clinical.csv"
     frame(c=DATES, zip=[f"0{place}" for place in 1234 + np.arange(N) % 5]).to_csv(path)
     zeros, dates = warned(path)
-    assert zeros.startswith(f"{path}: 1 column of numbers with leading zeros ('zip'; such as '01234') is taken")
+    assert zeros.startswith(
+        f"{path}: 1 column of numbers with leading zeros ('zip'; such as '01234') is taken"
+    )
     assert dates.startswith(f"{path}: 1 column of whole numbers ('c'")
 
 
@@ -60,7 +73,8 @@ def test_ids_by_name_and_several_columns_are_one_line():
     distinct = 1000 + RANDOM.permutation(5 * N)[:N]
     assert not warned(frame(c=distinct))
     (line,) = warned(frame(patient_id=distinct, case=distinct[::-1]))
-    assert "2 columns of whole numbers ('patient_id', 'case'; such as" in line and "as ids are" in line
+    assert "2 columns of whole numbers ('patient_id', 'case'; such as" in line
+    assert "as ids are" in line
 
 
 @pytest.mark.parametrize(

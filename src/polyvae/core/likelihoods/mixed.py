@@ -228,8 +228,8 @@ def check_column(where: str, part: object) -> None:
     _check_name(where, part[0], params)
     if part[0] == "categorical":
         raise InputError(
-            f"{where}: got 'categorical' for one column; expected a group of one-hot columns, one for each class; pass groups= (where tables "
-            "are read, kinds= makes them)"
+            f"{where}: got 'categorical' for one column; expected a group of one-hot columns, one for each class; pass groups=, or "
+            "kinds= where the table is read"
         )
     _made(f"{where} ({part[0]!r})", part[0], 1, params)
 

@@ -37,7 +37,9 @@ def from_arrays(
     for what, own in {"ids": ids, "columns": columns}.items():
         for name in own if isinstance(own, Mapping) else ():
             if name not in arrays:
-                raise InputError(f"{what}: modality {name!r} is not in the data; {nearest(str(name), arrays)}")
+                raise InputError(
+                    f"{what}: modality {name!r} is not in the data; {nearest(str(name), arrays)}"
+                )
     given = {name: (ids.get(name) if isinstance(ids, Mapping) else ids) for name in arrays}
     parts = {
         name: array_part(f"modality {name!r}", x, nan, own=given[name], columns=(columns or {}).get(name))

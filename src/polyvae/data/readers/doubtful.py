@@ -73,22 +73,40 @@ def _reason(name: str, x: NDArray[Any]) -> str:
     if len(x) < 3:
         return ""
     low, high = float(x.min()), float(x.max())
-    if 1900_01_01 <= low and high <= 2100_12_31 and _months(x // 100) and bool((x % 100 <= 31).all()):
-        if bool((x % 100 >= 1).all()):
-            return "the values look like dates; convert them to a number of days, or drop them"
+    days = x % 100
+    if (
+        _within(1900_01_01, 2100_12_31, low, high)
+        and _months(x // 100)
+        and 1 <= days.min() <= days.max() <= 31
+    ):
+        return "the values look like dates; convert them to a number of days, or drop them"
     if len(x) < FEW or low == high or high >= 2**53:
         return ""
-    if 1900_01 <= low and high <= 2100_12 and _months(x):
+    if _within(1900_01, 2100_12, low, high) and _months(x):
         return "the values look like years and months; convert them to a number of months, or drop them"
     steps = bool((np.diff(x) == 1).all())
-    if steps or (high - low == len(x) - 1 and len(x) >= 2 * FEW and len(np.unique(x)) == len(x)):
+    if steps or (high - low == len(x) - 1 and len(x) >= 2 * FEW and _all_differ(x)):
         return "the values number the rows, as ids do; name the id column with id=, or drop them"
-    if is_id(name) and len(np.unique(x)) == len(x):
+    if is_id(name) and _all_differ(x):
         return "the values are all different, as ids are; name the id column with id=, or drop them"
-    if low >= _LARGE and 2 * len(distinct := np.unique(x)) <= len(x) and len(distinct) > 2:
-        if np.gcd.reduce(np.diff(distinct).astype(np.int64)) < _STEP:
-            return f"the values are large and repeat, as codes do; {AS_CLASSES}, or drop them"
+    if low >= _LARGE and _are_codes(np.unique(x), len(x)):
+        return f"the values are large and repeat, as codes do; {AS_CLASSES}, or drop them"
     return ""
+
+
+def _within(first: float, last: float, low: float, high: float) -> bool:
+    return first <= low <= high <= last
+
+
+def _all_differ(x: NDArray[Any]) -> bool:
+    return len(np.unique(x)) == len(x)
+
+
+def _are_codes(distinct: NDArray[Any], count: int) -> bool:
+    """Whether large whole numbers repeat, and are not rounded as amounts are."""
+    if not 2 < len(distinct) <= count // 2:
+        return False
+    return int(np.gcd.reduce(np.diff(distinct).astype(np.int64))) < _STEP
 
 
 def _months(x: NDArray[Any]) -> bool:
@@ -156,7 +174,7 @@ def warn_of_zeros(where: str, found: Mapping[str, str], known: Collection[str] =
     if codes:
         warnings.warn(
             f"{where}: {counted(len(codes), 'column', 'columns')} of numbers with leading zeros ({named(list(codes))}; such as "
-            f"{next(iter(codes.values()))!r}) {'is' if len(codes) == 1 else 'are'} taken as numbers; codes are written so; {AS_CLASSES}, or "
-            "drop them",
+            f"{next(iter(codes.values()))!r}) {'is' if len(codes) == 1 else 'are'} taken as numbers; codes are written so; "
+            f"{AS_CLASSES}, or drop them",
             stacklevel=4,
         )
