@@ -280,7 +280,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
         if isinstance(index, slice):
             part = self._filled(self._stored.rows(index), index)
             part = part._replace(complete=not self._gaps[index].any())
-            return self._scaled(part._replace(known=self._known_of(index, part.complete)))
+            return self._scaled(part._replace(on_host=self._host_mask(index, part.complete)))
         rows = row_numbers(index, len(self))
         return self.gather(to_device(rows, self.device), not bool(self._gaps[rows].any()), rows)
 
@@ -294,11 +294,11 @@ class MultimodalData(Readers, Attributed, Conditioned):
             {name: x.index_select(0, index) for name, x in stored.extra.items()},
             whole,
             stored.covariates.at(index) if stored.covariates.values else stored.covariates,
-            self._known_of(rows, whole),
+            self._host_mask(rows, whole),
         )
         return self._scaled(self._filled(batch, rows))
 
-    def _known_of(self, rows: Tensor | slice, whole: bool) -> OnHost | None:
+    def _host_mask(self, rows: Tensor | slice, whole: bool) -> OnHost | None:
         """What the host knows of a batch on another device that is not ``whole``."""
         return None if whole or self._on_host is None else OnHost(self._on_host[:, rows])
 
