@@ -184,6 +184,6 @@ def _chosen(
 
 def _is_sequencing(found: Summary) -> bool:
     """Whether all columns are counts, and there are many."""
-    known = found.count > 0
+    known = found.known > 0
     counts = (found.low >= 0) & found.whole | ~known
     return len(known) >= _MANY and bool(counts.all()) and bool((found.high[known] > 1).any())

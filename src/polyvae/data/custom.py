@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import read
-from polyvae.data.readers.omics import ENDINGS as OMICS
+from polyvae.data.readers.endings import ENDINGS as TABLES
+from polyvae.data.readers.endings import ending
+from polyvae.data.readers.opening import OMICS
 from polyvae.data.readers.tables import listed
-from polyvae.data.readers.writing import ENDINGS as TABLES
-from polyvae.data.readers.writing import ending
 from polyvae.data.regroup import asked_for, with_kinds
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.records import check_keywords

@@ -64,7 +64,7 @@ class Summary(NamedTuple):
     """What the observed values of each of F columns are; arrays are [F].
 
     Attributes:
-        count: How many there are.
+        known: How many there are.
         low: The smallest, infinity where there are none.
         high: The largest.
         whole: Whether all are whole numbers.
@@ -73,7 +73,7 @@ class Summary(NamedTuple):
         variance: Their variance, with divisor n.
     """
 
-    count: NDArray[np.float64]
+    known: NDArray[np.float64]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     whole: NDArray[np.bool_]
@@ -85,16 +85,16 @@ class Summary(NamedTuple):
 def summary(blocks: Callable[[], Iterable[Block]]) -> Summary:
     """Of rows in blocks, which are read twice: values and which were observed, both [n, F]."""
     columns = [_first(x, seen) for x, seen in blocks()]
-    count, total = (sum(each[at] for each in columns) for at in (0, 1))
+    known, total = (np.sum([each[at] for each in columns], 0) for at in (0, 1))
     low = np.min([each[2] for each in columns], 0)
     high = np.max([each[3] for each in columns], 0)
     whole = np.all([each[4] for each in columns], 0)
-    mean = total / np.maximum(count, 1)
+    mean = total / np.maximum(known, 1)
     squares, several = np.zeros_like(mean), np.zeros_like(whole)
     for x, seen in blocks():
         squares += np.where(seen, (x - mean) ** 2, 0).sum(0)
         several |= (seen & (x != low) & (x != high)).any(0)
-    return Summary(count, low, high, whole, several, mean, squares / np.maximum(count, 1))
+    return Summary(known, low, high, whole, several, mean, squares / np.maximum(known, 1))
 
 
 def _first(x: NDArray[np.float64], seen: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:

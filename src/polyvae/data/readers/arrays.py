@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from polyvae.core.batch import check_mapping
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.asking import Nan, check_columns, check_nan
 from polyvae.data.readers.layout import ArrayLayout
-from polyvae.data.readers.parts import Nan, Part, check_columns, check_nan, checked, joined
+from polyvae.data.readers.parts import Part, checked, joined
 from polyvae.data.sparse import compact, is_sparse
 from polyvae.utils.arrays import numpy_array, observed_array
 from polyvae.utils.errors import InputError, nearest

@@ -103,9 +103,9 @@ def encoded(
         InputError: Text that is not classes: beside numbers, dates, ids or free text; classes that the training data did not have.
     """
     if asked.known is None:
-        plain = [at for at in range(len(names)) if at not in words] if words else slice(None)
-        of = names if isinstance(plain, slice) else [names[at] for at in plain]
-        warn_of_numbers(where, of, numbers[:, plain], asked.kinds)
+        here = [at for at in range(len(names)) if at not in words]
+        kept = numbers[:, here] if words else numbers
+        warn_of_numbers(where, [names[at] for at in here], kept, asked.kinds)
     if not words:
         return Read(numbers, tuple(names), {})
     chosen = _levels(where, names, words, asked)
@@ -161,9 +161,9 @@ def _levels(
     if wrong:
         raise _refused(where, names, words, *next(iter(wrong.items())))
     if asked.known is None:
-        own = {names[place]: level for place, level in found.items() if level is not None}
+        classes = {names[place]: level for place, level in found.items() if level is not None}
         cells = {names[place]: words[place].values for place in words}
-        warn_of_classes(where, own, cells, asked.kinds)
+        warn_of_classes(where, classes, cells, asked.kinds)
     return found
 
 

@@ -48,7 +48,8 @@ def warn_of_numbers(
     for at in _whole(values):
         x = values[:, at]
         x = x[~np.isnan(x)]
-        if names[at] not in known and bool((x == np.floor(x)).all()) and (reason := _reason(names[at], x)):
+        whole = bool((np.isfinite(x) & (x == np.floor(x))).all())
+        if names[at] not in known and whole and (reason := _reason(names[at], x)):
             reasons.setdefault(reason, {})[names[at]] = int(x[0])
     for reason, own in reasons.items():
         first = next(iter(own.values()))

@@ -17,19 +17,13 @@ from numpy.typing import NDArray
 from polyvae.core.batch import check_mapping
 from polyvae.data.groups import BETWEEN, PLAIN, Cells, Columns, Decoder, column, is_absent, taken, text_of
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.asking import Nan, check_columns, check_id, check_nan
 from polyvae.data.readers.classes import Ask, Asked, Read, Words, encoded
 from polyvae.data.readers.covariates import Values, merged, names_of, set_aside
 from polyvae.data.readers.doubtful import warn_of_numbers
 from polyvae.data.readers.layout import Ids, Layout, ordered
-from polyvae.data.readers.parts import (
-    Nan,
-    Part,
-    check_columns,
-    check_id,
-    check_nan,
-    checked,
-    joined,
-)
+from polyvae.data.readers.opening import opened
+from polyvae.data.readers.parts import Part, checked, joined
 from polyvae.data.readers.writing import target, write_table
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
@@ -38,14 +32,6 @@ Id = str | Literal[False] | None
 _CLASSES = (nw.String, nw.Boolean, nw.Categorical, nw.Enum)
 _NUMBERS = (nw.Object, nw.Decimal, nw.Unknown)
 """Types of columns whose cells are looked at, one by one, to see whether they are numbers."""
-
-
-def is_frame(x: object) -> bool:
-    """Whether narwhals reads ``x`` as a table or a column."""
-    if nw.dependencies.is_pandas_dataframe(x):  # also one with repeated names, which narwhals refuses
-        return True
-    found = nw.from_native(x, pass_through=True, allow_series=True)
-    return isinstance(found, nw.DataFrame | nw.LazyFrame | nw.Series)
 
 
 def from_frames(
@@ -268,22 +254,6 @@ def _categories(cells: Any, kind: Any) -> Any:
 def _plain(x: NDArray[Any]) -> Any:
     """A column for a library that does not take objects of NumPy."""
     return x.tolist() if x.dtype == object else x
-
-
-def opened(where: str, x: Any) -> nw.DataFrame[Any]:
-    """A table that narwhals reads, or a column as a table. Raises InputError: anything else, or repeated names of columns."""
-    if nw.dependencies.is_pandas_dataframe(x):
-        check_columns(where, list(x.columns))
-    found = nw.from_native(x, pass_through=True, allow_series=True)
-    if isinstance(found, nw.Series):
-        return found.to_frame()
-    if isinstance(found, nw.LazyFrame):
-        return found.collect()
-    if not isinstance(found, nw.DataFrame):
-        raise InputError(
-            f"{where}: got {type(x).__name__}; expected a data frame, such as one of pandas, polars or pyarrow; use from_arrays for arrays"
-        )
-    return found
 
 
 def _columns(frame: nw.DataFrame[Any]) -> list[Any]:
