@@ -22,7 +22,7 @@ _DATE = re.compile(
     r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}.*|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}.*|\d{1,2}:\d{2}(:\d{2}.*)?|\d{1,2}[- ]?[A-Za-z]{3,9}[-, ]+\d{2,4}"
 )
 _WRITTEN = re.compile(
-    r"[-+\u2212]?[$\u20ac\u00a3]?(\d+(\.\d+)?|\d+,\d+|\d{1,3}([,'\u2019. \u00a0\u202f]\d{3})+([.,]\d+)?)[%$\u20ac\u00a3]?"
+    r"[-+\u2212]?[$\u20ac\u00a3]?(\d+(\.\d+)?|\d+,\d+|\d{1,3}([,'\u2019. \u00a0\u202f]\d{3})+([.,]\d+)?)([ \u00a0]?[%$\u20ac\u00a3])?"
 )
 """A number with a decimal comma, separators of thousands, a percent sign or a currency."""
 
