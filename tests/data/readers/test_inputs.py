@@ -48,6 +48,7 @@ def objects(*values: object) -> pd.Series:
             ["mg/dl", *["1.5"] * (N - 1)],
             "delete the first row if it is a second line of the header, as 'mg/dl'",
         ),
+        (["?", *["1.5"] * (N - 1)], "replace '\\?' by an empty cell or NaN"),
         (["1.5", "2"] * (N // 2), "correct them, as with pandas.to_numeric"),
         (objects(10**400), "got 12 infinite values"),
     ],

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.data.groups import Levels, Unseen, text_of
-from polyvae.data.readers.doubtful import warn_of_classes, warn_of_numbers
+from polyvae.data.readers.doubtful import MARKS, warn_of_classes, warn_of_numbers
 from polyvae.utils.errors import InputError
 from polyvae.utils.levels import mixes_booleans
 from polyvae.utils.text import named
@@ -226,7 +226,7 @@ def _refused(
             f"decimal commas and signs; convert them, or take them as classes with {of} 'categorical'}}}}"
         )
     if problem == "numbers":
-        only_first = all(
+        only_first = strange.strip().lower() not in MARKS and all(
             value is None or _is_number(text_of(value))
             for place in places
             for value in words[place].values[1:]

@@ -19,7 +19,7 @@ AS_CLASSES = "take them as classes with kinds={NAME: {COLUMN: 'categorical'}}"
 _LOOK = 50  # rows that are looked at in every column
 _LARGE = 10_000  # whole numbers from it that repeat are codes rather than counts
 _STEP = 10  # the largest common divisor of the differences of codes; prices and the like are rounded to more
-_MARKS = {"-", "--", "---", ".", "..", "?", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "missing", "unknown", "[not available]",
+MARKS = {"-", "--", "---", ".", "..", "?", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "missing", "unknown", "[not available]",
           "not available", "[unknown]", "[not applicable]", "not applicable", "not reported"}  # fmt: skip
 _ID = {
     "", "id", "ids", "index", "sample", "samples", "patient", "subject", "participant", "cell", "barcode", "name", "row", "rowname",
@@ -152,7 +152,7 @@ def _warn_of_marks(where: str, levels: Mapping[str, Levels]) -> None:
         name: level
         for name, own in levels.items()
         for level in own.names
-        if isinstance(level, str) and level.strip().lower() in _MARKS
+        if isinstance(level, str) and level.strip().lower() in MARKS
     }
     if found:
         name, level = next(iter(found.items()))
