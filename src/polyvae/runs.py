@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from polyvae.core.likelihoods import Text
 from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData, load_dataset
+from polyvae.data.automatic import AUTO, changed, chosen
 from polyvae.data.custom import is_import
 from polyvae.metrics import Context, Evaluation, available, evaluate, judges_of
 from polyvae.metrics.coherence import coherence
@@ -69,7 +69,7 @@ def modalities_of(config: RunConfig, data: MultimodalData) -> list[Modality]:
                 f"modality.{table.name}: not in data set {config.data.name!r}; {nearest(table.name, specs)}"
             )
         for name in specs if table.name == "*" else [table.name]:
-            specs[name] = dataclasses.replace(specs[name], **table.changes)
+            specs[name] = changed(data, specs[name], table.changes, alone=table.name != "*")
     return data.resolved(list(specs.values()))
 
 
@@ -90,8 +90,13 @@ def train_run(
     """
     available(config.evaluate)
     data, train = data_of(config)
+    model = model_of(config, data)
+    if any(table.likelihood == AUTO for table in config.modality):
+        with reporter(show) as report:
+            for net in model.modalities.values():
+                report.say(chosen(data, net.spec))
     return fit(
-        model_of(config, data),
+        model,
         train,
         out=out,
         resume=resume,

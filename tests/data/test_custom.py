@@ -38,7 +38,7 @@ def test_files_are_a_data_set_with_splits(folder):
         ("rna.csv", {"file": ["protein.csv"]}, "no option 'file'; did you mean 'files'"),
         ("rna.csv", {"seed": "x"}, "seed='x'"),
         ("rna.csv", {"files": ["more/rna.csv"]}, "'rna.csv' among the names"),
-        ("none.csv", {}, "cannot be read"),
+        ("none.csv", {}, "none.csv: no such file; expected a table"),
         ("folder/none", {}, r"none: no such file"),
         ("polydigit", {}, "unknown; did you mean 'polydigits'"),
         ("nowhere:load", {}, "cannot import 'nowhere:load'"),

@@ -87,3 +87,32 @@ def test_what_is_inferred_can_be_overridden():
 def test_what_is_wrong_is_one_line(given, says):
     with pytest.raises(InputError, match=says):
         infer_parts(**{"values": np.ones((2, 2)), **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"overrides": {0: "normal"}}, r"overrides\[0\]: got 'normal'; expected \[likelihood\] or"),
+        ({"overrides": {0: "normle"}}, r"overrides\[0\]: got 'normle'.*did you mean 'normal'"),
+        ({"overrides": {0: ["normle"]}}, "unknown likelihood 'normle'; did you mean 'normal'"),
+        ({"overrides": {0: ["ordinal"]}}, "got no 'levels'"),
+        ({"overrides": {0: ["ordinal", {"level": 3}]}}, "unknown parameter 'level'; did you mean 'levels'"),
+        ({"overrides": {0: ["normal", 3]}}, "got params=3; expected a mapping"),
+        ({"overrides": {0: ["normal", {"scale": -1}]}}, "scale"),
+        ({"overrides": {0: ["categorical"]}}, "expected a group of one-hot columns"),
+        ({"overrides": {0: None}}, "got None"),
+        ({"overrides": {0: []}}, r"got \[\]"),
+        ({"overrides": {"a": ["normal"]}}, "expected numbers of columns"),
+        ({"overrides": {True: ["normal"]}}, "expected numbers of columns"),
+        ({"overrides": ["normal"]}, "expected numbers of columns"),
+        ({"ranks": {0: "x"}}, r"ranks\[0\]='x'"),
+        ({"ranks": [3]}, "expected numbers of columns with levels"),
+        ({"groups": [(0,)]}, r"got the group \(0,\)"),
+        ({"groups": 3}, "got the group 3"),
+    ],
+)
+def test_what_is_stated_wrongly_is_one_line(given, says):
+    with pytest.raises(InputError, match=says) as caught:
+        infer_parts(np.ones((2, 2)), **given)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith("infer_parts: ")

@@ -33,18 +33,18 @@ class Experts(NamedTuple):
         z: The experts of the shared latent, [E, B, D].
         w: The experts of all private latents, [B, W].
         mask: [E, B] bool, which encoded modalities were observed.
-        known: The mask on the host, if the experts are on a device and the host knows it.
+        on_host: The mask on the host, if the experts are on a device and the host knows it.
     """
 
     z: Diagonal
     w: Diagonal
     mask: Tensor
-    known: Tensor | None = None
+    on_host: Tensor | None = None
 
     @property
     def observed(self) -> Tensor:
         """The mask from which tables of subsets are made: on the host if it is known there."""
-        return self.mask if self.known is None else self.known
+        return self.mask if self.on_host is None else self.on_host
 
 
 # ---- tables of subsets: mask [E, B] -> membership [V, E, B] --------------------------------------------

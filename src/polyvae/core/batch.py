@@ -41,7 +41,7 @@ class Batch(NamedTuple):
         complete: Everything is observed, as known on the host. Then nothing has to be gathered, and no
             device is waited for.
         covariates: What the networks of modalities that declare it are conditioned on, known for every sample.
-        known: The mask on the host, if the batch is on a device and the host knows it; then no device is
+        on_host: The mask on the host, if the batch is on a device and the host knows it; then no device is
             waited for to find the rows that were observed.
 
     Example:
@@ -63,7 +63,7 @@ class Batch(NamedTuple):
     extra: Mapping[str, Any] = {}
     complete: bool = False
     covariates: Covariates = Covariates()
-    known: OnHost | None = None
+    on_host: OnHost | None = None
 
     @classmethod
     def of(
@@ -127,8 +127,8 @@ class Batch(NamedTuple):
                     "as observed; expected finite values; mark them as missing in mask= or entries="
                 )
             filled[name] = torch.where(observed, x, torch.zeros((), dtype=x.dtype, device=x.device))
-        known = covariates_of(covariates, count, device) if covariates else Covariates()
-        return cls(filled, present, entry_masks, dict(extra), bool(present.all()), known)
+        given = covariates_of(covariates, count, device) if covariates else Covariates()
+        return cls(filled, present, entry_masks, dict(extra), bool(present.all()), given)
 
     def __repr__(self) -> str:
         observed = self.mask.sum(1).tolist()
@@ -168,11 +168,11 @@ class Batch(NamedTuple):
         Raises:
             InputError: An unknown modality, with the nearest known one.
         """
-        self._known(names)
+        self._check(names)
         keep = torch.tensor([name in names for name in self.data])[:, None]
-        known = None if self.known is None else OnHost(keep & self.known.mask)
+        on_host = None if self.on_host is None else OnHost(keep & self.on_host.mask)
         complete = self.complete and len(set(names)) == len(self.data)
-        return self._where(to_device(keep, self.device) & self.mask, complete)._replace(known=known)
+        return self._where(to_device(keep, self.device) & self.mask, complete)._replace(on_host=on_host)
 
     def drop(self, *names: str) -> Batch:
         """Condition on all modalities except these.
@@ -180,7 +180,7 @@ class Batch(NamedTuple):
         Raises:
             InputError: An unknown modality, with the nearest known one.
         """
-        self._known(names)
+        self._check(names)
         return self.observe(*(name for name in self.data if name not in names))
 
     def with_covariates(self, covariates: Mapping[str, Any]) -> Batch:
@@ -220,8 +220,8 @@ class Batch(NamedTuple):
             take,
             self.complete,
             self.covariates.at(index) if self.covariates.values else self.covariates,
-            OnHost(self.known.mask[:, index])
-            if self.known is not None and isinstance(index, slice)
+            OnHost(self.on_host.mask[:, index])
+            if self.on_host is not None and isinstance(index, slice)
             else None,
         )
 
@@ -231,8 +231,8 @@ class Batch(NamedTuple):
         def move(x: Tensor) -> Tensor:
             return x.to(device, dtype, non_blocking=True)
 
-        on_host = torch.device(device).type == "cpu"
-        known = OnHost(self.mask) if self.device.type == "cpu" and not self.complete else self.known
+        stays = self.device.type == "cpu" and not self.complete
+        on_host = OnHost(self.mask) if stays else self.on_host
         return Batch(
             {name: move(x) for name, x in self.data.items()},
             self.mask.to(device, non_blocking=True),
@@ -243,7 +243,7 @@ class Batch(NamedTuple):
             },
             self.complete,
             self.covariates.to(device, dtype) if self.covariates.values else self.covariates,
-            None if on_host else known,
+            None if torch.device(device).type == "cpu" else on_host,
         )
 
     def _shown_entries(self, name: str, count: int) -> str:
@@ -253,7 +253,7 @@ class Batch(NamedTuple):
         entries = self.entries[name]
         return f", {_percent(int(entries.sum()), count * entries[:1].numel())} of their entries"
 
-    def _known(self, names: tuple[str, ...]) -> None:
+    def _check(self, names: tuple[str, ...]) -> None:
         for name in names:
             check_name(name)
             if name not in self.data:

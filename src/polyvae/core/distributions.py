@@ -240,7 +240,7 @@ class Mixture(NamedTuple):
         weights: [V, B], positive for the active components of a sample and 0 for the others. They sum to 1, or to 0 where nothing was
             observed (the prior is then the posterior).
         membership: [V, E, B] bool, the experts that make up a component.
-        known: The membership on the host, if the host knows it. A component is then active where it has a member.
+        on_host: The membership on the host, if the host knows it. A component is then active where it has a member.
 
     Example:
         >>> import torch
@@ -258,12 +258,12 @@ class Mixture(NamedTuple):
     components: Diagonal
     weights: Tensor
     membership: Tensor
-    known: Tensor | None = None
+    on_host: Tensor | None = None
 
     @property
     def table(self) -> Tensor:
         """The membership, [V, E, B]: on the host if it is known there."""
-        return self.membership if self.known is None else self.known
+        return self.membership if self.on_host is None else self.on_host
 
     @property
     def active(self) -> Tensor:
@@ -289,14 +289,14 @@ class Mixture(NamedTuple):
 
         A sample's active components come first, in their order.
         """
-        active = self.active if self.known is None else self.known.any(1)
+        active = self.active if self.on_host is None else self.on_host.any(1)
         count = max(1, int(active.sum(0).max()))
         if count == len(self.weights):
             return self
         chosen = active.int().argsort(dim=0, descending=True, stable=True)[:count]  # [V', B]
-        known = None if self.known is None else _memberships(self.known, chosen)
+        on_host = None if self.on_host is None else _memberships(self.on_host, chosen)
         chosen = to_device(chosen, self.weights.device)
-        return Mixture(self.pick(chosen), self.weights.gather(0, chosen), self.memberships(chosen), known)
+        return Mixture(self.pick(chosen), self.weights.gather(0, chosen), self.memberships(chosen), on_host)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats: [..., V', B, D] -> [..., V', B]; 0 where nothing was observed."""

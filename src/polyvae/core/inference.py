@@ -485,12 +485,13 @@ class Inference(nn.Module, ABC):
             data[name] = (
                 batch.data[name] if name in batch.data else like.new_zeros((batch.size, *net.spec.shape))
             )
-        known = None
-        if batch.known is not None:
-            known = OnHost(self._rows_of(dict(zip(batch.data, batch.known.mask, strict=True)), batch.size))
+        on_host = None
+        if batch.on_host is not None:
+            masks_there = dict(zip(batch.data, batch.on_host.mask, strict=True))
+            on_host = OnHost(self._rows_of(masks_there, batch.size))
         complete = batch.complete and len(masks) == len(data)
         return batch._replace(
-            data=data, mask=self._rows_of(masks, batch.size), complete=complete, known=known
+            data=data, mask=self._rows_of(masks, batch.size), complete=complete, on_host=on_host
         )
 
     def _rows_of(self, masks: Mapping[str, Tensor], size: int) -> Tensor:
@@ -544,7 +545,7 @@ class Inference(nn.Module, ABC):
 
     def _draw_z(self, q: Mixture, K: int) -> Tensor:
         z = q.pick(q.choose(K)).rsample(None, "z", "KBD")
-        observed = q.observed if q.known is None else q.known.any(1).any(0)
+        observed = q.observed if q.on_host is None else q.on_host.any(1).any(0)
         if bool(observed.all()):
             return z
         from_prior = self.prior.draw(K * z.shape[1]).view_as(z)

@@ -154,7 +154,7 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
             return batch.mask
         if batch.complete:
             return torch.ones(batch.mask.shape, dtype=torch.bool)
-        return batch.mask.cpu() if batch.known is None else batch.known.mask
+        return batch.mask.cpu() if batch.on_host is None else batch.on_host.mask
 
     def encode_with(
         self, part: str, batch: Batch, rows: Tensor | slice, counted: bool = True

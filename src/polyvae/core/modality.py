@@ -19,6 +19,7 @@ from polyvae.core import covariates as conditioning
 from polyvae.core.covariates import Covariate
 from polyvae.core.distributions import FAMILIES, SCALES, Diagonal
 from polyvae.core.likelihoods import LIKELIHOODS, Likelihood, OneHot, Scaled
+from polyvae.core.likelihoods.unknown import unknown_likelihood, unknown_parameter
 from polyvae.core.networks import NETWORKS, auto
 from polyvae.core.networks.conditioned import ConditionedReader, features_for
 from polyvae.core.networks.kinds import Branches, looks_grey, looks_like_image
@@ -105,9 +106,7 @@ class Modality:
         if not isinstance(self.likelihood, str) or (
             self.likelihood not in LIKELIHOODS and ":" not in self.likelihood
         ):
-            raise InputError(
-                f"{where}: unknown likelihood {self.likelihood!r}; {nearest(str(self.likelihood), LIKELIHOODS)}"
-            )
+            raise InputError(f"{where}: {unknown_likelihood(self.likelihood, LIKELIHOODS)}")
         if str(self.role) == "source":  # bundles and configurations from before the name changed
             object.__setattr__(self, "role", "input")
         if self.role not in ROLES:
@@ -499,12 +498,10 @@ def _parameters(spec: Modality) -> tuple[dict[str, Any], dict[str, Any]]:
         if isinstance(chosen, str) and chosen in NETWORKS:
             for factory in NETWORKS[chosen][:2]:
                 network |= _accepted(factory) - {COLUMNS}
+    known = likelihood | network
     for key in spec.params:
-        if key not in likelihood | network:
-            raise InputError(
-                f"modality {spec.name!r}: unknown parameter {key!r}; "
-                f"{nearest(key, sorted(likelihood | network))}"
-            )
+        if key not in known:
+            raise InputError(f"modality {spec.name!r}: {unknown_parameter(key, spec.likelihood, known)}")
     _check_network_parameters(spec)
     if _of_ids(spec):
         _check_reader(spec)

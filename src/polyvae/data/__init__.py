@@ -167,7 +167,7 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> M
         root: The folder of its files. None: the environment variable POLYVAE_DATA; for a path, the working directory. Embedded data sets
             need none.
         **options: Options of the data set, such as ``train=1000`` for the size of the training part. Of a path: ``files``, further paths,
-            and ``id``, ``nan``, ``labels``, ``overlap``, ``seed`` and ``fractions``, as in ``MultimodalData.from_csv`` and
+            and ``id``, ``nan``, ``labels``, ``overlap``, ``kinds``, ``seed`` and ``fractions``, as in ``MultimodalData.from_csv`` and
             ``MultimodalData.split``. Of a function: its arguments.
 
     Returns:

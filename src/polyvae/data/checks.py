@@ -219,7 +219,9 @@ def check_precision(stored: Batch) -> None:
         mean = torch.where(seen, values, 0).sum(0) / count
         spread = torch.where(seen, (values - mean).square(), 0).sum(0).div(count).sqrt()
         error = torch.where(seen, (values - rounded).square(), 0).sum(0).div(count).sqrt()
-        lost = (error > _LOST * spread).nonzero()[:, 0].tolist()
+        high = torch.where(seen, values, -math.inf).amax(0)
+        constant = high == torch.where(seen, values, math.inf).amin(0)  # of which nothing is lost
+        lost = ((error > _LOST * spread) & ~(constant & error.isfinite())).nonzero()[:, 0].tolist()
         if lost:
             warnings.warn(
                 f"modality {name!r}: column {lost[0]}{f' and {len(lost) - 1} more' if lost[1:] else ''} (mean "

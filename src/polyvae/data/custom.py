@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import read
-from polyvae.data.readers.omics import ENDINGS as OMICS
+from polyvae.data.readers.endings import ENDINGS as TABLES
+from polyvae.data.readers.endings import ending
+from polyvae.data.readers.opening import OMICS
 from polyvae.data.readers.tables import listed
-from polyvae.data.readers.writing import ENDINGS as TABLES
-from polyvae.data.readers.writing import ending
+from polyvae.data.regroup import asked_for, with_kinds
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.records import check_keywords
 
@@ -41,6 +42,7 @@ def from_files(
     seed: int = 0,
     fractions: Mapping[str, float] | None = None,
     covariates: Sequence[str] | str | None = None,
+    kinds: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> MultimodalData:
     """Read files, and split the samples at random where the data have no splits.
 
@@ -56,7 +58,9 @@ def from_files(
         fractions: See ``MultimodalData.split``.
         covariates: Columns of obs of AnnData or MuData; or, for tables, the path of a csv or tsv file with ids in its first column and a
             covariate in each other one.
+        kinds: See ``MultimodalData.from_csv``.
     """
+    asked = asked_for(kinds)
     if isinstance(covariates, str) and root is not None:
         covariates = str(root / covariates)
     paths = {**listed(name), **(listed(files) if files else {})}
@@ -66,7 +70,10 @@ def from_files(
         )
     full = {key: path if root is None else root / path for key, path in paths.items()}
     given = next(iter(full.values())) if len(full) == 1 else full
-    data = read(given, id=id, nan=nan, labels=labels, overlap=overlap, covariates=covariates).data
+    data = read(
+        given, id=id, nan=nan, labels=labels, overlap=overlap, covariates=covariates, asked=asked
+    ).data
+    data = with_kinds(data, kinds)
     data.card = {"name": ", ".join(path.name for path in full.values()), **data.card}
     data.seed = seed
     return divided(data, fractions)

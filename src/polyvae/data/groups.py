@@ -225,6 +225,11 @@ PLAIN = Decoder({})
 """Numbers stay numbers."""
 
 
+def generated(name: str, size: int) -> list[str]:
+    """Names of the features of a modality without names."""
+    return [f"{name}_{place}" for place in range(size)]
+
+
 def original(columns: Sequence[str], levels: Mapping[str, Sequence[Any]]) -> list[str]:
     """The names of the columns in the data, of those of numbers.
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from polyvae.utils.errors import InputError
+from polyvae.core.likelihoods.mixed import check_column
+from polyvae.utils.errors import InputError, check_count
 
 _USUAL = (
     30.0  # the largest mean of counts: networks start near 0 and a rate is about as large as their output
 )
 _SPREAD = (0.5, 1.5)  # variance over mean of a Poisson distribution, about
+Block = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
 
 def infer_parts(
@@ -40,7 +42,7 @@ def infer_parts(
         [name, number of columns, params], or [name, number of columns] without parameters, in the order of the columns.
 
     Raises:
-        InputError: Values that are no table, a mask of another shape, or columns outside the table or in two groups.
+        InputError: Values that are no table, a mask of another shape, columns outside the table or in two groups, or unknown likelihoods.
 
     Example:
         >>> import numpy as np
@@ -49,21 +51,84 @@ def infer_parts(
         >>> infer_parts(x, groups=[(2, 2)], ranks={4: 3})
         [['normal', 2, {'scale': 'per_entry'}], ['categorical', 2], ['ordinal', 1, {'levels': 3}]]
     """
-    x, seen = _table(values, observed)
-    chosen = dict(overrides or {})
-    starts = _starts(groups, x.shape[1], {**(ranks or {}), **chosen})
+    block = _table(values, observed)
+    return parts_of(
+        summary(lambda: [block]),
+        groups,
+        {} if ranks is None else ranks,
+        {} if overrides is None else overrides,
+    )
+
+
+class Summary(NamedTuple):
+    """What the observed values of each of F columns are; arrays are [F].
+
+    Attributes:
+        known: How many there are.
+        low: The smallest, infinity where there are none.
+        high: The largest.
+        whole: Whether all are whole numbers.
+        several: Whether there are more than two different ones.
+        mean: Their mean.
+        variance: Their variance, with divisor n.
+    """
+
+    known: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    whole: NDArray[np.bool_]
+    several: NDArray[np.bool_]
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+
+
+def summary(blocks: Callable[[], Iterable[Block]]) -> Summary:
+    """Of rows in blocks, which are read twice: values and which were observed, both [n, F]."""
+    columns = [_first(x, seen) for x, seen in blocks()]
+    known, total = (np.sum([each[at] for each in columns], 0) for at in (0, 1))
+    low = np.min([each[2] for each in columns], 0)
+    high = np.max([each[3] for each in columns], 0)
+    whole = np.all([each[4] for each in columns], 0)
+    mean = total / np.maximum(known, 1)
+    squares, several = np.zeros_like(mean), np.zeros_like(whole)
+    for x, seen in blocks():
+        squares += np.where(seen, (x - mean) ** 2, 0).sum(0)
+        several |= (seen & (x != low) & (x != high)).any(0)
+    return Summary(known, low, high, whole, several, mean, squares / np.maximum(known, 1))
+
+
+def _first(x: NDArray[np.float64], seen: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:
+    """Of each column: the number of observed values, their sum, the smallest, the largest, and whether all are whole."""
+    return (
+        seen.sum(0).astype(np.float64),
+        np.where(seen, x, 0).sum(0),
+        np.where(seen, x, np.inf).min(0),
+        np.where(seen, x, -np.inf).max(0),
+        ((x == np.floor(x)) | ~seen).all(0),
+    )
+
+
+def parts_of(
+    found: Summary,
+    groups: Sequence[tuple[int, int]],
+    ranks: Mapping[int, int],
+    overrides: Mapping[int, Sequence[Any]],
+) -> list[list[Any]]:
+    """``infer_parts`` for columns with this summary."""
+    size = len(found.mean)
+    starts = _starts(groups, size, _checked(ranks, overrides))
     parts: list[list[Any]] = []
     column = 0
-    while column < x.shape[1]:
+    while column < size:
         count = starts.get(column, 1)
         if column in starts:
             own: list[Any] = ["categorical"]
-        elif column in chosen:
-            own = list(chosen[column])
-        elif column in (ranks or {}):
-            own = ["ordinal", {"levels": int((ranks or {})[column])}]
+        elif column in overrides:
+            own = list(overrides[column])
+        elif column in ranks:
+            own = ["ordinal", {"levels": int(ranks[column])}]
         else:
-            own = _inferred(x[seen[:, column], column])
+            own = _inferred(found, column)
         part = [own[0], count, *own[1:]]
         # Several columns of classes are several variables.
         if parts and own[0] != "categorical" and [parts[-1][0], *parts[-1][2:]] == own:
@@ -74,19 +139,19 @@ def infer_parts(
     return parts
 
 
-def _inferred(x: NDArray[np.float64]) -> list[Any]:
+def _inferred(found: Summary, at: int) -> list[Any]:
     """The likelihood of one column, by its observed values."""
-    distinct = np.unique(x)
-    if distinct.tolist() == [0, 1]:
+    low, high = float(found.low[at]), float(found.high[at])
+    if (low, high) == (0, 1) and bool(found.whole[at]):
         return ["bernoulli"]
-    if len(distinct) > 2 and distinct[0] >= 0 and bool((distinct == distinct.round()).all()):
-        mean, spread = float(x.mean()), float(x.var()) / float(x.mean())
+    if bool(found.several[at]) and low >= 0 and bool(found.whole[at]):
+        mean, spread = float(found.mean[at]), float(found.variance[at]) / float(found.mean[at])
         if mean <= _USUAL and spread >= _SPREAD[0]:
             return ["poisson" if spread <= _SPREAD[1] else "negative_binomial", {"library": "none"}]
     return ["normal", {"scale": "per_entry"}]
 
 
-def _table(values: Any, observed: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _table(values: Any, observed: Any) -> Block:
     try:
         x = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
@@ -104,16 +169,46 @@ def _table(values: Any, observed: Any) -> tuple[NDArray[np.float64], NDArray[np.
         raise InputError(
             "infer_parts: got observed values that are infinite or NaN; expected numbers; mark them as missing in observed"
         )
-    return x, seen
+    return np.where(seen, x, 0), seen
 
 
-def _starts(groups: Sequence[tuple[int, int]], columns: int, others: Mapping[int, Any]) -> dict[int, int]:
+def _checked(ranks: object, overrides: object) -> list[int]:
+    """The columns that are named. Raises InputError: something else than columns with their levels and likelihoods."""
+    for what, given in {"ranks": ranks, "overrides": overrides}.items():
+        if not isinstance(given, Mapping) or not all(_is_column(column) for column in given):
+            expected = (
+                "levels, such as {4: 3}" if what == "ranks" else "likelihoods, such as {4: ['student_t']}"
+            )
+            raise InputError(
+                f"infer_parts: got {what}={given!r}; expected numbers of columns with {expected}"
+            )
+    assert isinstance(ranks, Mapping)
+    assert isinstance(overrides, Mapping)
+    for column, levels in ranks.items():
+        check_count("infer_parts", f"ranks[{column}]", levels, 2)
+    for column, part in overrides.items():
+        check_column(f"infer_parts: overrides[{column}]", part)
+    return [*ranks, *overrides]
+
+
+def _is_column(x: object) -> bool:
+    return isinstance(x, int | np.integer) and not isinstance(x, bool)
+
+
+def _starts(groups: object, columns: int, others: Sequence[int]) -> dict[int, int]:
     """First column -> number of columns of each one-hot variable."""
     taken: set[int] = set(others)
     for column in taken:
         if not 0 <= column < columns:
             raise InputError(f"infer_parts: got column {column!r}; expected columns from 0 to {columns - 1}")
-    for start, count in groups:
+    starts = dict[int, int]()
+    for group in groups if isinstance(groups, Sequence) else [groups]:
+        pair = tuple(group) if isinstance(group, Sequence) else ()
+        if len(pair) != 2 or not all(_is_column(each) for each in pair):
+            raise InputError(
+                f"infer_parts: got the group {group!r}; expected (first column, number of columns), such as (2, 3)"
+            )
+        start, count = pair
         own = set(range(start, start + count))
         if count < 1 or start < 0 or start + count > columns:
             raise InputError(
@@ -125,4 +220,5 @@ def _starts(groups: Sequence[tuple[int, int]], columns: int, others: Mapping[int
                 "column once; leave one out"
             )
         taken |= own
-    return dict(groups)
+        starts[int(start)] = int(count)
+    return starts

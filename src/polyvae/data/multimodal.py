@@ -17,6 +17,7 @@ from polyvae.core.batch import Batch, OnHost, check_mapping, check_name
 from polyvae.core.modality import Modality
 from polyvae.data import hiding
 from polyvae.data.attributes import Attributed, check_attributes, facts, kept
+from polyvae.data.automatic import changed
 from polyvae.data.checks import (
     check_columns,
     check_factors,
@@ -238,7 +239,8 @@ class MultimodalData(Readers, Attributed, Conditioned):
         Args:
             **overrides: Fields of Modality to set for all, such as ``data.modalities(private=32)``, or
                 ``data.modalities(covariates=("batch",))``. The levels of a covariate, its mean and its standard deviation are those of
-                the split "train", if there is one.
+                the split "train", if there is one. ``likelihood="auto"`` chooses the likelihood of each by its values and its
+                classes; see ``polyvae.data.automatic.changed``.
 
         Raises:
             InputError: An unknown field or covariate, with the nearest known one.
@@ -250,10 +252,9 @@ class MultimodalData(Readers, Attributed, Conditioned):
                     f"modalities: {key!r} is not a field that can be set for all; {nearest(key, fields)}"
                 )
         gaps = {name: {"entries": True} for name in self._stored.entries}
-        specs = [
-            dataclasses.replace(spec, **{**gaps.get(spec.name, {}), **overrides}) for spec in self._specs
-        ]
-        return self.resolved(specs)
+        alone = len(self._specs) == 1
+        changes = {name: {**gaps.get(name, {}), **overrides} for name in self.names}
+        return self.resolved([changed(self, spec, changes[spec.name], alone) for spec in self._specs])
 
     # Rows
 
@@ -272,7 +273,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
         if isinstance(index, slice):
             part = self._filled(self._stored.rows(index), index)
             part = part._replace(complete=not self._gaps[index].any())
-            return self._scaled(part._replace(known=self._known_of(index, part.complete)))
+            return self._scaled(part._replace(on_host=self._host_mask(index, part.complete)))
         rows = row_numbers(index, len(self))
         return self.gather(to_device(rows, self.device), not bool(self._gaps[rows].any()), rows)
 
@@ -286,11 +287,11 @@ class MultimodalData(Readers, Attributed, Conditioned):
             {name: x.index_select(0, index) for name, x in stored.extra.items()},
             whole,
             stored.covariates.at(index) if stored.covariates.values else stored.covariates,
-            self._known_of(rows, whole),
+            self._host_mask(rows, whole),
         )
         return self._scaled(self._filled(batch, rows))
 
-    def _known_of(self, rows: Tensor | slice, whole: bool) -> OnHost | None:
+    def _host_mask(self, rows: Tensor | slice, whole: bool) -> OnHost | None:
         """What the host knows of a batch on another device that is not ``whole``."""
         return None if whole or self._on_host is None else OnHost(self._on_host[:, rows])
 

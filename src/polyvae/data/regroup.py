@@ -12,18 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from polyvae.core.batch import Batch
-from polyvae.data.groups import Codes, Levels, Unseen, groups_of, original, text_of
+from polyvae.data.groups import Codes, Levels, Unseen, generated, groups_of, original, text_of
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.classes import Ask, Asked
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
 
 KINDS = ("categorical", "ordinal", "real", "count", "binary")
 _MOST = 1000  # classes of a column
-
-
-def generated(name: str, size: int) -> list[str]:
-    """Names of the features of a modality without names."""
-    return [f"{name}_{place}" for place in range(size)]
 
 
 def check_kinds(kinds: Any) -> None:
@@ -50,6 +46,19 @@ def check_kinds(kinds: Any) -> None:
                     f"kinds: got {kind!r} for column {column!r}; expected one of {', '.join(KINDS)}, or the distinct classes of an ordinal "
                     "in order"
                 )
+
+
+def asked_for(kinds: Mapping[str, Mapping[str, Any]] | None) -> Ask:
+    """What a person stated of the columns of each modality.
+
+    Args:
+        kinds: Modality -> column -> kind, or the classes of an ordinal in order; None: nothing is known.
+
+    Raises:
+        InputError: See ``check_kinds``.
+    """
+    check_kinds(kinds)
+    return lambda name: Asked((kinds or {}).get(name, {}))
 
 
 def with_kinds(data: MultimodalData, kinds: Mapping[str, Mapping[str, Any]] | None) -> MultimodalData:
@@ -131,7 +140,10 @@ def regrouped(
         values, own, names = change
         seen = torch.from_numpy(~np.isnan(values)).to(data.device)
         stored[name] = torch.from_numpy(np.nan_to_num(values)).to(data.device)
-        entries[name], mask[data.names.index(name)] = seen, seen.any(1)
+        mask[data.names.index(name)] = seen.any(1)
+        entries.pop(name, None)
+        if not bool((seen.all(1) | ~seen.any(1)).all()):
+            entries[name] = seen
         columns[name], levels[name] = tuple(own), names
         specs.append(dataclasses.replace(spec, shape=(len(own),)))
     return data.replaced(

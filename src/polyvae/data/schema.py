@@ -17,11 +17,11 @@ from torch import Tensor
 
 from polyvae.core.batch import Batch
 from polyvae.core.modality import Modality
-from polyvae.data.groups import Decoder, Group, Levels, Unseen, groups_of, original
+from polyvae.data.groups import Decoder, Group, Levels, Unseen, generated, groups_of, original
 from polyvae.data.kept import Kept
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.classes import Ask, Asked
-from polyvae.data.regroup import generated, regrouped
+from polyvae.data.regroup import regrouped
 from polyvae.data.sparse import columns_of
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.records import Record

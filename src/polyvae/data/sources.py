@@ -25,6 +25,7 @@ class Readers:
         nan: Literal["error", "missing"] = "error",
         labels: Any = None,
         overlap: bool = True,
+        kinds: Mapping[str, Mapping[str, Any]] | None = None,
         **settings: Any,
     ) -> MultimodalData:
         """Read a data frame for each modality and join them on the ids of samples.
@@ -39,6 +40,8 @@ class Readers:
             labels: A column of the frames, which is no feature then; a mapping from ids to classes; a pandas Series with ids as index; or
                 a sequence [N]. Classes that are text are numbered in alphabetical order, and named in ``card["classes"]``.
             overlap: Whether some sample must have two modalities, where there are two or more.
+            kinds: Modality -> column -> "categorical", "ordinal", "real", "count" or "binary", or the classes of an ordinal in order, where
+                the values alone are read as something else.
             **settings: Further arguments of MultimodalData: modalities, groups, splits, card, seed, and covariates: names of columns,
                 which are no features then; name -> a mapping from ids to values, a pandas Series or values [N]; a pandas DataFrame with
                 ids as index; or the path of a csv file with ids in its first column.
@@ -56,8 +59,11 @@ class Readers:
             (['s1', 's2', 's3'], [[True, True, False], [False, True, True]])
         """
         from polyvae.data.readers.frames import from_frames
+        from polyvae.data.regroup import asked_for, with_kinds
 
-        return from_frames(frames, id=id, nan=nan, labels=labels, overlap=overlap, **settings)[0]
+        asked = asked_for(kinds)
+        data, _ = from_frames(frames, id=id, nan=nan, labels=labels, overlap=overlap, asked=asked, **settings)
+        return with_kinds(data, kinds)
 
     @classmethod
     def from_arrays(
@@ -100,6 +106,7 @@ class Readers:
         nan: Literal["error", "missing"] = "error",
         labels: Any = None,
         overlap: bool = True,
+        kinds: Mapping[str, Mapping[str, Any]] | None = None,
         **settings: Any,
     ) -> MultimodalData:
         """Read a table for each modality from files, by their ending, and join them on the ids of samples.
@@ -113,14 +120,19 @@ class Readers:
             nan: "error", or "missing" where empty cells and words such as NA mark entries that were not measured.
             labels: A column of the tables, a mapping from ids to classes, or a sequence [N]; see ``from_frames``.
             overlap: Whether some sample must have two modalities, where there are two or more.
+            kinds: Modality -> column -> "categorical", "ordinal", "real", "count" or "binary", or the classes of an ordinal in order, where
+                the values alone are read as something else.
             **settings: Further arguments of MultimodalData: modalities, groups, splits, card, seed.
 
         Raises:
             InputError: A file that is missing or no table, no ids, and what ``from_frames`` refuses.
         """
         from polyvae.data.readers.tables import from_tables
+        from polyvae.data.regroup import asked_for, with_kinds
 
-        return from_tables(paths, id=id, nan=nan, labels=labels, overlap=overlap, **settings)[0]
+        asked = asked_for(kinds)
+        data, _ = from_tables(paths, id=id, nan=nan, labels=labels, overlap=overlap, asked=asked, **settings)
+        return with_kinds(data, kinds)
 
     @classmethod
     def from_parquet(
@@ -131,10 +143,11 @@ class Readers:
         nan: Literal["error", "missing"] = "error",
         labels: Any = None,
         overlap: bool = True,
+        kinds: Mapping[str, Mapping[str, Any]] | None = None,
         **settings: Any,
     ) -> MultimodalData:
         """Read a parquet file for each modality; see ``from_csv``. It needs polars or pyarrow."""
-        return cls.from_csv(paths, id=id, nan=nan, labels=labels, overlap=overlap, **settings)
+        return cls.from_csv(paths, id=id, nan=nan, labels=labels, overlap=overlap, kinds=kinds, **settings)
 
     @classmethod
     def from_anndata(

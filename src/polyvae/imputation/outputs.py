@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from polyvae.data.groups import Cells, Decoder, Group, original, taken
 from polyvae.data.readers import Given
+from polyvae.data.readers.endings import ENDINGS, PARQUET, TEXT, ending
 from polyvae.data.readers.frames import FrameLayout
 from polyvae.data.readers.layout import Ids, archive, ordered
-from polyvae.data.readers.omics import ENDINGS as OMICS
 from polyvae.data.readers.omics import AnnLayout, MuLayout
+from polyvae.data.readers.opening import OMICS
 from polyvae.data.readers.tables import FileLayout
-from polyvae.data.readers.writing import ENDINGS, PARQUET, TEXT, ending, write_table, written_table
+from polyvae.data.readers.writing import write_table, written_table
 from polyvae.imputation.filling import ENDS
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.files import atomic, read_bytes, unwritten, write_atomic, write_npz

@@ -11,9 +11,9 @@ from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import Given, read
 from polyvae.data.readers.classes import Ask
 from polyvae.data.readers.columns import column_of, columns_of, plain
-from polyvae.data.readers.omics import ENDINGS as OMICS
-from polyvae.data.readers.omics import from_anndata, open_file
-from polyvae.data.readers.writing import ENDINGS, SHEETS, ending, stem
+from polyvae.data.readers.endings import ENDINGS, SHEETS, ending, stem
+from polyvae.data.readers.omics import from_anndata
+from polyvae.data.readers.opening import OMICS, open_file
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
 

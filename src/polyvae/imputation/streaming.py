@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 from polyvae.data.groups import Cells, Decoder, Unseen, original, taken
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.asking import Nan, check_given_ids, check_id, check_nan
 from polyvae.data.readers.classes import Ask
+from polyvae.data.readers.endings import PARQUET, TEXT, ending
 from polyvae.data.readers.layout import ordered
-from polyvae.data.readers.parts import Nan, Part, check_given_ids, check_id, check_nan
+from polyvae.data.readers.parts import Part
 from polyvae.data.readers.tables import listed, table_parts
-from polyvae.data.readers.writing import PARQUET, TEXT, ending
 from polyvae.data.schema import Features, Schema, asked_of
 from polyvae.imputation.advice import warn_of_infinite
 from polyvae.imputation.filling import BLOCK, ENDS, Wanted, block_size, fill_block, keys

@@ -294,7 +294,7 @@ class Contrastive(MultimodalVAE):
             Gathered(batch.entries, by_name),
             complete=batch.complete and len(mask) == 2,
             covariates=batch.covariates._replace(rows=by_name),
-            known=None if batch.device.type == "cpu" else OnHost(mask),
+            on_host=None if batch.device.type == "cpu" else OnHost(mask),
         )
         encoded = to_device(rows[self.encoded], batch.device)
         position = torch.arange(len(encoded), device=batch.device)[:, None]

@@ -124,7 +124,7 @@ class JNF(MultimodalVAE):
         complete = experts.observed.all(0)  # [B]
         rest = experts.observed & ~complete
         here = to_device(rest, experts.mask.device)
-        q = self._product(experts._replace(mask=here, known=None if experts.known is None else rest))
+        q = self._product(experts._replace(mask=here, on_host=None if experts.on_host is None else rest))
         if bool(complete.any()):
             whole = self.joint.of_observed(self, batch, experts.observed)
             q = whole.where(to_device(complete, here.device)[:, None], q)
@@ -163,8 +163,8 @@ class JNF(MultimodalVAE):
         several = (count > 1) & ~complete
         index = to_device(several.nonzero()[:, 0], eps.device)
         if len(index):
-            known = None if experts.known is None else experts.known[:, several]
-            some = Experts(experts.z[:, index], experts.w[index], experts.mask[:, index], known)
+            on_host = None if experts.on_host is None else experts.on_host[:, several]
+            some = Experts(experts.z[:, index], experts.w[index], experts.mask[:, index], on_host)
             z = z.index_copy(1, index, self._chains(some, eps[:, index]))
             log_q = log_q.index_fill(1, index, torch.nan)
         return z, log_q
@@ -179,7 +179,7 @@ class JNF(MultimodalVAE):
         # Chains need gradients, which tensors made in inference mode do not have, but copies of them do.
         with torch.inference_mode(False):
             given = Experts(
-                experts.z.map(lambda x: x.detach().clone()), experts.w, experts.mask.clone(), experts.known
+                experts.z.map(lambda x: x.detach().clone()), experts.w, experts.mask.clone(), experts.on_host
             )
             with torch.no_grad():
                 q = self._product(given)

@@ -92,7 +92,7 @@ def whole_array(what: str, x: Any) -> Any:
     """``x`` as something that NumPy can convert. Raises InputError: a value that is marked as missing."""
     _check_whole(what, x)
     values = x.to_numpy() if isinstance(x, Table) else x
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    return _dense(what, values).cpu().numpy() if isinstance(values, Tensor) else values
 
 
 def numpy_array(what: str, x: Any) -> NDArray[Any]:

@@ -206,14 +206,41 @@ def _read(number: int, part: object) -> tuple[str, int, Mapping[str, Any]]:
         )
     name, count = part[0], part[1]
     params = part[2] if len(part) == 3 else {}
+    _check_name(where, name, params)
+    check_count(f"{where} ({name!r})", "columns", count)
+    return name, int(count), params
+
+
+def check_column(where: str, part: object) -> None:
+    """Raises InputError unless ``part`` is [likelihood] or [likelihood, params] of one column.
+
+    Args:
+        where: Subject of the error.
+        part: What was given.
+    """
+    if not isinstance(part, Sequence) or isinstance(part, str) or len(part) not in (1, 2):
+        hint = nearest(part, PARTS) if isinstance(part, str) and part not in PARTS else "put it into a list"
+        raise InputError(
+            f"{where}: got {part!r}; expected [likelihood] or [likelihood, params], such as ['normal'] or "
+            f"['ordinal', {{'levels': 4}}]; {hint}"
+        )
+    params = part[1] if len(part) == 2 else {}
+    _check_name(where, part[0], params)
+    if part[0] == "categorical":
+        raise InputError(
+            f"{where}: got 'categorical' for one column; expected a group of one-hot columns, one for each class; pass groups=, or "
+            "kinds= where the table is read"
+        )
+    _made(f"{where} ({part[0]!r})", part[0], 1, params)
+
+
+def _check_name(where: str, name: object, params: object) -> None:
     if not isinstance(name, str) or name not in PARTS:
         raise InputError(f"{where}: unknown likelihood {name!r}; {nearest(str(name), PARTS)}")
-    check_count(f"{where} ({name!r})", "columns", count)
     if not isinstance(params, Mapping):
         raise InputError(
             f"{where} ({name!r}): got params={params!r}; expected a mapping from names to values, such as {{'levels': 5}}"
         )
-    return name, int(count), params
 
 
 def _made(where: str, name: str, count: int, params: Mapping[str, Any]) -> Likelihood:
@@ -225,7 +252,7 @@ def _made(where: str, name: str, count: int, params: Mapping[str, Any]) -> Likel
     for key, parameter in accepted.items():
         if parameter.default is parameter.empty and key not in params:
             raise InputError(
-                f"{where}: got no {key!r}; expected it in params; add it, such as [{name!r}, {count}, {{{key!r}: ...}}]"
+                f"{where}: got no {key!r}; expected it in params; add it, such as {{{key!r}: ...}}"
             )
     try:
         return PARTS[name]((count,), **params)

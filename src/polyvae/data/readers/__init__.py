@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.arrays import from_arrays
+from polyvae.data.readers.asking import Nan, check_file
 from polyvae.data.readers.classes import Ask
-from polyvae.data.readers.frames import from_frames, is_frame
+from polyvae.data.readers.endings import ENDINGS as TABLES
+from polyvae.data.readers.endings import ending, unknown_ending
+from polyvae.data.readers.frames import from_frames
 from polyvae.data.readers.layout import ArrayLayout, DataLayout, Layout
-from polyvae.data.readers.omics import ENDINGS as OMICS
-from polyvae.data.readers.omics import from_anndata, from_mudata, is_anndata, is_mudata, open_file
-from polyvae.data.readers.parts import Nan, check_file
+from polyvae.data.readers.omics import from_anndata, from_mudata, is_anndata, is_mudata
+from polyvae.data.readers.opening import OMICS, is_frame, open_file
 from polyvae.data.readers.tables import from_tables
-from polyvae.data.readers.writing import ENDINGS as TABLES
-from polyvae.data.readers.writing import ending, unknown_ending
 from polyvae.utils.errors import InputError
 
 __all__ = ["Given", "Layout", "read"]
@@ -97,6 +97,11 @@ def _read(
         return _mapping(x, id, common)
     if isinstance(x, list | tuple) and x and all(isinstance(each, str | os.PathLike) for each in x):
         return _file(Path(x[0]), id, common) if len(x) == 1 else Given(*from_tables(x, id=id, **common))
+    if isinstance(x, list | tuple) and any(_is_table(each) for each in x):
+        raise InputError(
+            f"data: got a {type(x).__name__} of tables; expected a mapping from names of modalities to tables, or one table; such as "
+            "{'rna': table, 'protein': other}"
+        )
     if isinstance(x, np.ndarray | torch.Tensor | list):
         data, layout = from_arrays({TABLE: x}, **plain)
         return Given(data, ArrayLayout(True, None, layout.shapes))
@@ -106,6 +111,11 @@ def _read(
         f"data: got {type(x).__name__}; expected data frames, arrays, AnnData, MuData, MultimodalData or paths of files, or a mapping from "
         "names to them; convert it first"
     )
+
+
+def _is_table(x: Any) -> bool:
+    """Whether an element of a list is data of its own rather than a row."""
+    return is_anndata(x) or is_frame(x) or (isinstance(x, np.ndarray | torch.Tensor) and x.ndim > 1)
 
 
 def _mapping(x: Mapping[str, Any], id: Any, common: dict[str, Any]) -> Given:

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from polyvae.core.batch import check_mapping
 from polyvae.data.kept import is_file, on_disk
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.asking import Nan, check_columns, check_nan
 from polyvae.data.readers.layout import ArrayLayout
-from polyvae.data.readers.parts import Nan, Part, check_columns, check_nan, checked, joined
+from polyvae.data.readers.parts import Part, checked, joined
 from polyvae.data.sparse import compact, is_sparse
 from polyvae.utils.arrays import numpy_array, observed_array
-from polyvae.utils.errors import InputError
+from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.levels import mixes_booleans
 
 
 def from_arrays(
@@ -34,6 +36,12 @@ def from_arrays(
     """See ``MultimodalData.from_arrays``; also the layout."""
     check_nan(nan)
     check_mapping("from_arrays", arrays)
+    for what, own in {"ids": ids, "columns": columns}.items():
+        for name in own if isinstance(own, Mapping) else ():
+            if name not in arrays:
+                raise InputError(
+                    f"{what}: modality {name!r} is not in the data; {nearest(str(name), arrays)}"
+                )
     given = {name: (ids.get(name) if isinstance(ids, Mapping) else ids) for name in arrays}
     parts = {
         name: array_part(f"modality {name!r}", x, nan, own=given[name], columns=(columns or {}).get(name))
@@ -74,12 +82,19 @@ def _whole(where: str, part: Part, columns: Sequence[str] | None, own: Sequence[
     """The part with its columns and ids."""
     if columns is not None:
         check_columns(where, columns)
-    ids = None if own is None else list(numpy_array(f"{where}: ids", own).tolist())
+    ids = None if own is None else _listed(f"{where}: ids", own)
     if ids is not None and len(ids) != part.values.shape[0]:
         raise InputError(
             f"{where}: got {len(ids)} ids for {part.values.shape[0]} rows; expected one for each row; check which rows they belong to"
         )
     return part._replace(columns=None if columns is None else tuple(columns), ids=ids)
+
+
+def _listed(where: str, ids: Any) -> list[Hashable]:
+    """Names as they are: NumPy would make texts of numbers that stand beside texts."""
+    if isinstance(ids, list | tuple):
+        return list(ids)
+    return list(numpy_array(where, ids).tolist())
 
 
 def _half(x: Any) -> bool:
@@ -92,9 +107,15 @@ def numeric(where: str, values: NDArray[Any]) -> NDArray[Any]:
     if values.dtype.kind == "b":
         return values.astype(np.float32)
     if values.dtype == object and all(isinstance(each, Real | Decimal | None) for each in values.flat):
+        if mixes_booleans(values.ravel().tolist()):
+            raise InputError(
+                f"{where}: got booleans beside numbers; expected one of both; write True as 1 and False as 0 where they are numbers"
+            )
         return values.astype(np.float64)  # None becomes NaN
     if values.dtype.kind not in "iuf":
         raise InputError(
             f"{where}: got an array of {values.dtype}; expected real numbers; convert it first, text to one-hot columns"
         )
-    return values
+    if values.dtype.itemsize > 8:
+        return values.astype(np.float64)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,15 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.data.groups import Levels, Unseen, text_of
+from polyvae.data.readers.doubtful import MARKS, warn_of_classes, warn_of_numbers
 from polyvae.utils.errors import InputError
+from polyvae.utils.levels import mixes_booleans
 from polyvae.utils.text import named
 
 MOST = 100
 """Classes of a column of text, above which it is not taken as one of classes unless ``kinds`` has it."""
 BOOLEAN = Levels((False, True), True)
-_DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}.*|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}.*")
-_MARKS = {"-", "--", "---", ".", "..", "?", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "missing", "unknown", "[not available]",
-          "not available", "[unknown]", "[not applicable]", "not applicable", "not reported"}  # fmt: skip
+_DATE = re.compile(
+    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}.*|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}.*|\d{1,2}:\d{2}(:\d{2}.*)?|\d{1,2}[- ]?[A-Za-z]{3,9}[-, ]+\d{2,4}"
+)
+_WRITTEN = re.compile(
+    r"[-+\u2212]?[$\u20ac\u00a3]?(\d+(\.\d+)?|\d+,\d+|\d{1,3}([,'\u2019. \u00a0\u202f]\d{3})+([.,]\d+)?)([ \u00a0]?[%$\u20ac\u00a3])?"
+)
+"""A number with a decimal comma, separators of thousands, a percent sign or a currency."""
 
 
 class Asked(NamedTuple):
@@ -91,9 +96,16 @@ def encoded(
         words: Place of a column -> its cells.
         asked: What is known of its columns.
 
+    Warns:
+        UserWarning: Columns that look like something else, where nothing is known of them; see ``polyvae.data.readers.doubtful``.
+
     Raises:
         InputError: Text that is not classes: beside numbers, dates, ids or free text; classes that the training data did not have.
     """
+    if asked.known is None:
+        here = [at for at in range(len(names)) if at not in words]
+        kept = numbers[:, here] if words else numbers
+        warn_of_numbers(where, [names[at] for at in here], kept, asked.kinds)
     if not words:
         return Read(numbers, tuple(names), {})
     chosen = _levels(where, names, words, asked)
@@ -148,7 +160,10 @@ def _levels(
             found[place] = Levels(_ordered(own), False)
     if wrong:
         raise _refused(where, names, words, *next(iter(wrong.items())))
-    _warn_of_marks(where, {names[place]: level for place, level in found.items() if level is not None})
+    if asked.known is None:
+        classes = {names[place]: level for place, level in found.items() if level is not None}
+        cells = {names[place]: words[place].values for place in words}
+        warn_of_classes(where, classes, cells, asked.kinds)
     return found
 
 
@@ -167,12 +182,16 @@ def _natural(text: str) -> list[tuple[int, int, str]]:
 
 
 def _problem(own: Words) -> str:
-    """Why words are no classes: "numbers" beside them, "dates", or "ids"; "" where they are, as categories of the table always are."""
+    """Why words are no classes: "booleans" or "numbers" beside them, numbers "written" otherwise, "dates", or "ids"; "" where they are."""
     texts = [text_of(value) for value in own.values if value is not None]
+    if mixes_booleans(own.values):
+        return "booleans"
     if own.order is not None:
         return "ids" if len(set(texts)) > MOST else ""
     if any(_is_number(text) for text in set(texts)):
         return "numbers"
+    if all(_WRITTEN.fullmatch(text.strip()) for text in set(texts)):
+        return "written"
     if texts and sum(bool(_DATE.fullmatch(text)) for text in texts) > len(texts) / 2:
         return "dates"
     count = len(set(texts))
@@ -196,9 +215,26 @@ def _refused(
     strange = next((text for text in texts if not _is_number(text)), texts[0])
     many = len({text for text in texts if not _is_number(text)})
     at, of = f"in {len(wrong)} of {len(names)} columns ({named(wrong)}; such as", "kinds={NAME: {COLUMN:"
+    if problem == "booleans":
+        return InputError(
+            f"{where}: got booleans beside numbers in {len(wrong)} of {len(names)} columns ({named(wrong)}); expected one of both; write "
+            "True as 1 and False as 0 where they are numbers"
+        )
+    if problem == "written":
+        return InputError(
+            f"{where}: got numbers as text {at} {strange!r}); expected plain numbers, such as 1234.5, without separators of thousands, "
+            f"decimal commas and signs; convert them, or take them as classes with {of} 'categorical'}}}}"
+        )
     if problem == "numbers":
+        only_first = strange.strip().lower() not in MARKS and all(
+            value is None or _is_number(text_of(value))
+            for place in places
+            for value in words[place].values[1:]
+        )
         remedy = (
-            f"replace {strange!r} by an empty cell or NaN where it marks what was not measured"
+            f"delete the first row if it is a second line of the header, as {strange!r} looks"
+            if only_first and not _is_number(strange) and len(words[places[0]].values) > 1
+            else f"replace {strange!r} by an empty cell or NaN where it marks what was not measured"
             if 0 < many < 4
             else "correct them, as with pandas.to_numeric"
         )
@@ -221,20 +257,3 @@ def _refused(
         f"classes that repeat; drop these columns, name the id column with id= or the labels with labels=, or take the values as "
         f"classes with {of} 'categorical'}}}}"
     )
-
-
-def _warn_of_marks(where: str, levels: Mapping[str, Levels]) -> None:
-    """Warn of classes that look like marks of missing values."""
-    found = {
-        name: level
-        for name, own in levels.items()
-        for level in own.names
-        if isinstance(level, str) and level.strip().lower() in _MARKS
-    }
-    if found:
-        name, level = next(iter(found.items()))
-        warnings.warn(
-            f"{where}: {level!r} of column {name!r}{f' and {len(found) - 1} more' if len(found) > 1 else ''} is taken as a class and looks "
-            "like a mark of missing values; replace it by an empty cell or NaN",
-            stacklevel=4,
-        )

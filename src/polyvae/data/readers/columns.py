@@ -8,17 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from polyvae.data.readers.frames import opened
-from polyvae.data.readers.omics import ENDINGS as OMICS
-from polyvae.data.readers.omics import open_file
-from polyvae.data.readers.parts import check_file, check_given_ids
-from polyvae.data.readers.tables import has_index, read_parquet
-from polyvae.data.readers.text import header_and_rows
-from polyvae.data.readers.writing import ENDINGS, PARQUET, TEXT, ending, unknown_ending
+from polyvae.data.readers.asking import check_file, check_given_ids
+from polyvae.data.readers.endings import ENDINGS, PARQUET, TEXT, ending, unknown_ending
+from polyvae.data.readers.lines import MISSING, header_and_rows
+from polyvae.data.readers.opening import OMICS, has_index, open_file, opened, read_parquet
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.text import named
-
-_MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-nan")
 
 
 def columns_of(path: Path) -> list[str]:
@@ -91,7 +86,7 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _value(cell: str) -> str | None:
     text = cell.strip()
-    return None if text.lower() in _MISSING else text
+    return None if text.lower() in MISSING else text
 
 
 def _frame(path: Path) -> Any:

@@ -10,7 +10,8 @@ from typing import Any
 import narwhals as nw
 
 from polyvae.data.groups import is_absent, text_of
-from polyvae.data.readers.parts import check_given_ids
+from polyvae.data.readers.asking import check_given_ids
+from polyvae.data.readers.columns import column_of, columns_of, plain
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
 
@@ -144,10 +145,4 @@ def _in_order(name: str, x: Any, ids: Sequence[Hashable] | None, count: int) -> 
 
 def _file(path: Path) -> dict[str, dict[str, Any]]:
     """Name -> id -> value. A column is of numbers if all its values are."""
-    from polyvae.data.readers.columns import (  # which reads frames, and these covariates
-        column_of,
-        columns_of,
-        plain,
-    )
-
     return {name: plain(column_of(path, name)) for name in columns_of(path)[1:]}

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from polyvae.data.multimodal import MultimodalData
-from polyvae.data.readers.frames import by_index, frame_part, is_frame, opened
-from polyvae.data.readers.parts import Nan, Part, check_nan, joined
+from polyvae.data.readers.asking import Nan, check_nan
+from polyvae.data.readers.frames import by_index, frame_part
+from polyvae.data.readers.opening import is_frame, opened
+from polyvae.data.readers.parts import Part, joined
 from polyvae.data.readers.tables import table_part
 from polyvae.utils.errors import InputError, reading
 from polyvae.utils.text import counted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence, Set
 from datetime import date, time, timedelta
 from decimal import Decimal
 from numbers import Real
@@ -17,31 +17,21 @@ from numpy.typing import NDArray
 from polyvae.core.batch import check_mapping
 from polyvae.data.groups import BETWEEN, PLAIN, Cells, Columns, Decoder, column, is_absent, taken, text_of
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.asking import Nan, check_columns, check_id, check_nan
 from polyvae.data.readers.classes import Ask, Asked, Read, Words, encoded
 from polyvae.data.readers.covariates import Values, merged, names_of, set_aside
+from polyvae.data.readers.doubtful import warn_of_numbers
 from polyvae.data.readers.layout import Ids, Layout, ordered
-from polyvae.data.readers.parts import (
-    Nan,
-    Part,
-    check_columns,
-    check_id,
-    check_nan,
-    checked,
-    joined,
-)
+from polyvae.data.readers.opening import opened
+from polyvae.data.readers.parts import Part, checked, joined
 from polyvae.data.readers.writing import target, write_table
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
 
 Id = str | Literal[False] | None
-
-
-def is_frame(x: object) -> bool:
-    """Whether narwhals reads ``x`` as a table or a column."""
-    if nw.dependencies.is_pandas_dataframe(x):  # also one with repeated names, which narwhals refuses
-        return True
-    found = nw.from_native(x, pass_through=True, allow_series=True)
-    return isinstance(found, nw.DataFrame | nw.LazyFrame | nw.Series)
+_CLASSES = (nw.String, nw.Boolean, nw.Categorical, nw.Enum)
+_NUMBERS = (nw.Object, nw.Decimal, nw.Unknown)
+"""Types of columns whose cells are looked at, one by one, to see whether they are numbers."""
 
 
 def from_frames(
@@ -266,22 +256,6 @@ def _plain(x: NDArray[Any]) -> Any:
     return x.tolist() if x.dtype == object else x
 
 
-def opened(where: str, x: Any) -> nw.DataFrame[Any]:
-    """A table that narwhals reads, or a column as a table. Raises InputError: anything else, or repeated names of columns."""
-    if nw.dependencies.is_pandas_dataframe(x):
-        check_columns(where, list(x.columns))
-    found = nw.from_native(x, pass_through=True, allow_series=True)
-    if isinstance(found, nw.Series):
-        return found.to_frame()
-    if isinstance(found, nw.LazyFrame):
-        return found.collect()
-    if not isinstance(found, nw.DataFrame):
-        raise InputError(
-            f"{where}: got {type(x).__name__}; expected a data frame, such as one of pandas, polars or pyarrow; use from_arrays for arrays"
-        )
-    return found
-
-
 def _columns(frame: nw.DataFrame[Any]) -> list[Any]:
     native = frame.to_native()
     return list(native.columns) if nw.dependencies.is_pandas_dataframe(native) else list(frame.columns)
@@ -360,19 +334,23 @@ def _numbers(
     if len(kept) == len(columns) and len(set(kinds)) == 1 and kinds[0] in (nw.Float32, nw.Float64):
         table = frame.to_numpy()  # at once, which matters for many columns
         if table.dtype.kind == "f":
+            if asked.known is None:
+                warn_of_numbers(where, names, table, asked.kinds)
             return Read(np.array(table), tuple(names), {})
     exact = bool(kinds) and all(kind == nw.Float32 for kind in kinds)
     values = np.empty((len(frame), len(kept)), dtype=np.float32 if exact else np.float64)
     dates, words = list[str](), dict[int, Words]()
     for place, (at, kind) in enumerate(zip(kept, kinds, strict=True)):
         series = columns[at]
+        if not (kind.is_numeric() or kind.is_temporal() or kind in _CLASSES):
+            _check_cells(where, names[place], series)
         if asked.verbatim(names[place]):
             words[place] = _words(series, kind)
-        elif kind.is_numeric():
+        elif kind.is_numeric() and kind != nw.Decimal:
             values[:, place] = series.cast(nw.Float32 if exact else nw.Float64).to_numpy()
         elif kind.is_temporal():
             dates.append(names[place])
-        elif not (kind == nw.Object and _objects(series, values[:, place])):
+        elif kind not in _NUMBERS or not _objects(series, values[:, place]):
             words[place] = _words(series, kind)
             if any(isinstance(value, date | time | timedelta) for value in words[place].values):
                 dates.append(names[place])
@@ -384,16 +362,32 @@ def _numbers(
     return encoded(where, names, values, words, asked)
 
 
+def _check_cells(where: str, name: str, series: nw.Series[Any]) -> None:
+    """Raises InputError: a cell that contains several values, bytes or a complex number."""
+    for value in series.to_list():
+        if isinstance(value, complex | bytes | bytearray | Mapping | Set | np.ndarray) or (
+            isinstance(value, Sequence) and not isinstance(value, str)
+        ):
+            raise InputError(
+                f"{where}: got a cell of type {type(value).__name__} in column {name!r}; expected a number, a text or a boolean in each; "
+                "unfold it into a column for each value, decode it, or drop the column"
+            )
+
+
 def _objects(series: nw.Series[Any], into: NDArray[Any]) -> bool:
-    """Python objects as numbers, written to ``into``. False: some are neither numbers nor missing, or all are booleans."""
+    """Python objects as numbers, written to ``into``. False: some are neither numbers nor missing, or booleans that are no 0 and 1."""
     cells = [value for value in series.to_list() if not is_absent(value)]
-    if cells and all(isinstance(value, bool | np.bool_) for value in cells):
+    truth = [value for value in cells if isinstance(value, bool | np.bool_)]
+    if truth and (len(truth) == len(cells) or not all(value in (0, 1) for value in cells)):
         return False
     for row, value in enumerate(series.to_list()):
         if is_absent(value):
             into[row] = math.nan
-        elif isinstance(value, Real | Decimal):
-            into[row] = float(value)
+        elif isinstance(value, Real | Decimal | np.bool_):
+            try:
+                into[row] = float(value)
+            except OverflowError:
+                into[row] = math.inf
         else:
             return False
     return True
@@ -407,8 +401,8 @@ def _words(series: nw.Series[Any], kind: Any) -> Words:
         order = tuple(_bare(value) for value in native.cat.categories)
         order = order if len({type(level) for level in order}) == 1 else tuple(map(text_of, order))
         return Words(values, order, bool(native.cat.ordered))
-    if kind == nw.Enum:
-        return Words(values, tuple(series.cat.get_categories().to_list()))
+    if isinstance(kind, nw.Enum):
+        return Words(values, tuple(kind.categories))
     return Words(values)
 
 

@@ -14,17 +14,19 @@ from numpy.typing import NDArray
 from polyvae.data.groups import PLAIN, Columns, Decoder
 from polyvae.data.kept import is_file, on_disk
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.asking import Nan, check_columns, check_nan
 from polyvae.data.readers.classes import Ask, Asked
 from polyvae.data.readers.covariates import of_obs
-from polyvae.data.readers.frames import frame_part, opened, pandas_table
+from polyvae.data.readers.endings import ending
+from polyvae.data.readers.frames import by_index, frame_part, pandas_table
 from polyvae.data.readers.layout import Ids, Layout
-from polyvae.data.readers.parts import Nan, Part, check_columns, check_file, check_nan, checked, joined
-from polyvae.data.readers.writing import ending, write_table
+from polyvae.data.readers.opening import OMICS, opened
+from polyvae.data.readers.parts import Part, checked, joined
+from polyvae.data.readers.writing import write_table
 from polyvae.data.sparse import compact, is_sparse
 from polyvae.utils.errors import InputError, nearest, reading
 
 LAYER, KEY = "imputed", "X_polyvae"
-ENDINGS = (".h5ad", ".h5mu")
 
 
 def is_anndata(x: object) -> bool:
@@ -37,23 +39,6 @@ def is_mudata(x: object) -> bool:
     """Whether ``x`` is a MuData object; its package is not imported."""
     module = sys.modules.get("mudata")
     return module is not None and isinstance(x, module.MuData)
-
-
-def open_file(path: Path) -> Any:
-    """AnnData of an .h5ad file, or MuData of an .h5mu file. Raises InputError: it cannot be read, or a package is not installed."""
-    check_file(path)
-    package = "anndata" if path.suffix.lower() == ".h5ad" else "mudata"
-    try:
-        if package == "anndata":
-            from anndata import read_h5ad as opener
-        else:
-            from mudata import read_h5mu as opener
-    except ImportError:
-        raise InputError(
-            f"{path}: {package} is not installed; expected it, to read {path.suffix} files; install it: pip install 'polyvae[omics]'"
-        ) from None
-    with reading(str(path), f"a file that {package} wrote", "write it again"):
-        return opener(path)
 
 
 def from_anndata(
@@ -171,8 +156,6 @@ def _matrix(where: str, x: Any) -> Any:
 def _labels(obs: Any, labels: Any) -> Any:
     """A column of obs as a mapping from ids to classes; anything else as it is."""
     if not isinstance(labels, str):
-        from polyvae.data.readers.frames import by_index
-
         return by_index(labels)
     if labels not in obs.columns:
         raise InputError(f"labels: obs has no column {labels!r}; {nearest(labels, map(str, obs.columns))}")
@@ -204,13 +187,13 @@ class _Files(Layout):
         return [self._written(out, self.back(values, columns, ids, decoder))]
 
     def save_embedding(self, out: Path, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Path:
-        if ending(out) not in ENDINGS:
+        if ending(out) not in OMICS:
             write_table(out, np.asarray(z), names, ids)
             return out
         return self._written(out, self.embedding(z, ids, names))
 
     def _written(self, out: Path, result: Any) -> Path:
-        if out.suffix.lower() not in ENDINGS:
+        if out.suffix.lower() not in OMICS:
             raise InputError(f"{out}: got another ending; expected .h5ad or .h5mu, as the data; rename it")
         partial = out.with_name(f".{out.stem}.partial{out.suffix}")
         with reading(str(out), "a place where the file can be written", "write elsewhere"):

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyvae.data.readers.writing import PARQUET, TEXT, ending, written_table
+from polyvae.data.readers.endings import PARQUET, TEXT, ending
+from polyvae.data.readers.writing import written_table
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import atomic, unwritten
 from polyvae.utils.partial import claimed_folder

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from polyvae.data.groups import is_absent, original, text_of
 from polyvae.data.kept import Kept
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.asking import Nan, check_given_ids
+from polyvae.data.readers.covariates import aligned
 from polyvae.data.sparse import is_sparse, spread
 from polyvae.utils.errors import InputError
-from polyvae.utils.files import short
+from polyvae.utils.levels import mixes_booleans, warn_of_spellings
 from polyvae.utils.text import counted, named
 
-Nan = Literal["error", "missing"]
 MOST = 2**31
 """Values of one sparse matrix that may become dense: 8 GiB in single precision."""
 
@@ -42,14 +43,6 @@ class Part(NamedTuple):
     ids: list[Hashable] | None = None
     labels: list[Any] | None = None
     levels: Mapping[str, tuple[Any, ...]] = {}
-
-
-def check_nan(nan: object) -> None:
-    """Raises InputError unless ``nan`` is "error" or "missing"."""
-    if nan not in ("error", "missing"):
-        raise InputError(
-            f"nan: got {nan!r}; expected 'error', or 'missing' where NaN and null mark missing entries; choose one"
-        )
 
 
 def checked(
@@ -119,28 +112,6 @@ def _located(wrong: NDArray[np.bool_], columns: Sequence[str] | None) -> str:
     return f"in {counted(len(names), 'column', 'columns')} ({named(names)})"
 
 
-def check_id(id: object) -> None:
-    """Raises InputError unless ``id`` is the name of a column, False or None."""
-    if id is not None and id is not False and not isinstance(id, str):
-        raise InputError(
-            f"id: got {id!r}; expected the name of a column, or False where row i is the same sample in every table; name it"
-        )
-
-
-def check_file(path: Path) -> None:
-    """Raises InputError: no such file."""
-    try:
-        found, folder = path.is_file(), path.is_dir()
-    except (OSError, ValueError):  # a name that no system accepts
-        found, folder = False, False
-    if folder:
-        raise InputError(
-            f"{path}: got a folder; expected a file; pass the files in it, or use MultimodalData.from_folder for images"
-        )
-    if not found:
-        raise InputError(f"{short(str(path), 1000)}: no such file; expected a table; check the path")
-
-
 def dense(where: str, x: Any) -> NDArray[np.float32]:
     """A sparse matrix [n, F] as an array. Raises InputError: it is too large."""
     if x.shape[0] * x.shape[1] > MOST:
@@ -149,33 +120,6 @@ def dense(where: str, x: Any) -> NDArray[np.float32]:
             "it becomes dense; select features first, such as highly variable genes"
         )
     return np.asarray(x.astype(np.float32).toarray())
-
-
-def check_columns(where: str, columns: Sequence[object]) -> None:
-    """Raises InputError: two columns with the same name."""
-    twice = [name for name, times in Counter(str(column) for column in columns).items() if times > 1]
-    if twice:
-        raise InputError(
-            f"{where}: got {counted(len(twice), 'column name', 'column names')} more than once ({named(twice)}); expected distinct names; "
-            "rename or drop columns"
-        )
-
-
-def check_given_ids(where: str, ids: Sequence[Hashable]) -> list[str]:
-    """The ids as text. Raises InputError: an id that is missing or occurs twice."""
-    nameless = sum(is_absent(value) for value in ids)
-    if nameless:
-        raise InputError(
-            f"{where}: got {counted(nameless, 'row', 'rows')} without an id; expected one for each row; name or drop these rows"
-        )
-    texts = [text_of(value) for value in ids]
-    twice = [name for name, times in Counter(texts).items() if times > 1]
-    if twice:
-        raise InputError(
-            f"{where}: got {counted(len(twice), 'id', 'ids')} more than once ({named(twice)}); expected one row per sample; average or "
-            "drop the repeated rows"
-        )
-    return texts
 
 
 def joined(
@@ -223,8 +167,6 @@ def joined(
     if classes is not None:
         settings["card"] = {**(settings.get("card") or {}), "classes": classes}
     if settings.get("covariates") is not None:
-        from polyvae.data.readers.covariates import aligned
-
         settings["covariates"] = aligned(settings["covariates"], ids, count)
     columns = {name: part.columns for name, part in features.items() if part.columns is not None}
     levels = {name: part.levels for name, part in features.items() if part.levels}
@@ -407,10 +349,19 @@ def numbered(labels: Any, ids: Sequence[Hashable] | None, count: int) -> tuple[A
             f"labels: got {len(given)}; expected {count}, one per sample; pass a mapping from ids to classes"
         )
     known = [label for label in given if not is_absent(label)]
-    if all(
-        isinstance(label, int | np.integer | float | np.floating) and label == int(label) for label in known
-    ):
+    if mixes_booleans(known):
+        raise InputError(
+            "labels: got booleans beside numbers; expected one of both; write True as 1 and False as 0 where they are numbers"
+        )
+    if all(isinstance(label, Real) for label in known):
+        wrong = [label for label in known if not math.isfinite(label) or label != int(label)]
+        if wrong:
+            raise InputError(
+                f"labels: got {wrong[0]!r}; expected classes, as whole numbers or texts; divide amounts into classes, or write the names "
+                "of classes as text"
+            )
         return np.asarray([-1 if is_absent(label) else int(label) for label in given]), None
     classes = sorted({text_of(label) for label in known})
+    warn_of_spellings("labels", classes)
     number = {name: place for place, name in enumerate(classes)}
     return np.asarray([-1 if is_absent(label) else number[text_of(label)] for label in given]), classes

@@ -15,12 +15,15 @@ import numpy as np
 from polyvae.data.groups import Cells
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.arrays import array_part
+from polyvae.data.readers.asking import Nan, check_file, check_id, check_nan
 from polyvae.data.readers.classes import Ask, Asked
-from polyvae.data.readers.frames import Form, FrameLayout, by_index, frame_part, opened, pandas_table
+from polyvae.data.readers.doubtful import is_id
+from polyvae.data.readers.endings import PARQUET, TEXT, ending, stem, unknown_ending
+from polyvae.data.readers.frames import Form, FrameLayout, by_index, frame_part, pandas_table
 from polyvae.data.readers.layout import COLUMNS, IDS, LABELS, ArrayLayout, Ids
-from polyvae.data.readers.parts import Nan, Part, check_file, check_id, check_nan, joined
-from polyvae.data.readers.text import Sheets, is_id, read_sheet, read_sheets
-from polyvae.data.readers.writing import PARQUET, TEXT, ending, stem, unknown_ending
+from polyvae.data.readers.opening import has_index, opened, read_parquet
+from polyvae.data.readers.parts import Part, joined
+from polyvae.data.readers.text import Sheets, read_sheet, read_sheets
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.text import named
 
@@ -199,35 +202,6 @@ def _frames(path: Path, count: int) -> Iterator[nw.DataFrame[Any]]:
         for batch in file.iter_batches(count):
             table = pa.Table.from_batches([batch])
             yield opened(str(path), table.to_pandas() if pandas else table)
-
-
-def has_index(table: Any) -> bool:
-    """Whether a table is a data frame of pandas with named rows."""
-    if not nw.dependencies.is_pandas_dataframe(table):
-        return False
-    import pandas as pd
-
-    return not isinstance(table.index, pd.RangeIndex)
-
-
-def read_parquet(path: Path) -> Any:
-    """A data frame: of pandas, where it can read parquet, because it restores an index."""
-    installed = {name for name in ("pandas", "polars", "pyarrow") if importlib.util.find_spec(name)}
-    if {"pandas", "pyarrow"} <= installed:
-        import pandas as pd
-
-        return pd.read_parquet(path)
-    if "polars" in installed:
-        import polars as pl
-
-        return pl.read_parquet(path)
-    if "pyarrow" in installed:
-        import pyarrow.parquet as pq
-
-        return pq.read_table(path)
-    raise InputError(
-        f"{path}: got a parquet file, and no library that reads it; expected polars or pyarrow; install one: pip install polars"
-    )
 
 
 def _from_npz(

@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from polyvae.data.groups import Cells, Columns, column
+from polyvae.data.readers.endings import ENDINGS, PARQUET, TEXT, ending, stem, unknown_ending
 from polyvae.data.readers.layout import Ids, archive
-from polyvae.data.readers.text import put_header, put_rows, write_sheet
-from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.errors import InputError
 from polyvae.utils.files import atomic, write_npz
 
-TEXT = (".csv", ".tsv", ".txt")
-PARQUET = (".parquet", ".pq")
 Put = Callable[[Cells, Ids], None]
-ENDINGS = (*TEXT, *PARQUET, ".npz")
-
-
-SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
-"""Endings of spreadsheets, which are not read."""
-
-
-def ending(path: Path) -> str:
-    """The ending in lower case; without ".gz"."""
-    return Path(path.name.lower().removesuffix(".gz")).suffix
-
-
-def unknown_ending(path: Path, known: Sequence[str], where: str = "") -> InputError:
-    """The error for a file of another kind.
-
-    Args:
-        path: The file.
-        known: The endings that are read, or written.
-        where: Such as "beside other tables".
-    """
-    kind = ending(path)
-    remedy = "save each sheet as .csv" if kind in SHEETS else nearest(kind, known)
-    expected = f"expected one of {', '.join(known)}{f' {where}' if where else ''}"
-    return InputError(f"{path}: got a file that ends in {kind!r}; {expected}; {remedy}")
-
-
-def stem(path: Path) -> str:
-    """The name of a file without its ending."""
-    return path.stem if path.suffix.lower() != ".gz" else Path(path.stem).stem
 
 
 def target(out: Path, name: str, kind: str, count: int) -> Path:
@@ -131,3 +101,68 @@ def _write_parquet(path: Path, values: Cells, columns: Sequence[str], ids: Ids, 
         raise InputError(
             f"{path}: no library that writes parquet is installed; expected polars or pyarrow; install one, or choose .csv"
         )
+
+
+def write_sheet(
+    path: Path,
+    values: Cells,
+    columns: Sequence[str],
+    ids: Sequence[Hashable] | None,
+    id: str = "id",
+    place: int = 0,
+    separator: str = ",",
+) -> None:
+    """Write values [N, F] as csv or tsv, completely or not at all; an empty cell is a value that is missing."""
+    with atomic(path) as file:
+        put_header(file, columns, None if ids is None else id, place, separator)
+        put_rows(file, values, ids, place, separator)
+
+
+def put_header(
+    file: BinaryIO, columns: Sequence[str], id: str | None, place: int = 0, separator: str = ","
+) -> None:
+    """Write the first line of a table; ``id`` None: it has no column of ids."""
+    names = [str(name) for name in columns]
+    if id is not None:
+        names.insert(place, id)
+    _put(file, names, separator)
+
+
+def put_rows(
+    file: BinaryIO,
+    values: Cells,
+    ids: Sequence[Hashable] | None,
+    place: int = 0,
+    separator: str = ",",
+) -> None:
+    """Write lines with values [n, F]; an empty cell is a value that is missing."""
+    rows = values.rows() if isinstance(values, Columns) else (row.tolist() for row in np.asarray(values))
+    for at, row in enumerate(rows):
+        cells = [_cell(x) for x in row]
+        if ids is not None:
+            cells.insert(place, str(ids[at]))
+        _put(file, cells, separator)
+
+
+def _cell(x: Any) -> str:
+    if isinstance(x, str | bool):
+        return str(x)
+    return "" if x is None or x != x else repr(x if isinstance(x, int) else float(x))
+
+
+def _put(file: BinaryIO, cells: Sequence[str], separator: str) -> None:
+    rows: list[str] = []
+    csv.writer(_Lines(rows), delimiter=separator, lineterminator="\n").writerow(cells)
+    file.write("".join(rows).encode())
+
+
+class _Lines:
+    """What ``csv.writer`` writes, as a list."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    def write(self, text: str) -> int:
+        """Append one line."""
+        self.lines.append(text)
+        return len(text)
