@@ -85,7 +85,8 @@ def test_curves_are_as_high_as_the_share_of_new_samples(fitted):
 
 def test_scores_of_every_regression(fitted):
     scores = fitted.risk_scores_
-    assert scores.methods[:2] == ("Cox of all columns", "Cox of modalities of one weight")
+    assert f"{scores.value('(target)', 'stack', 'c_index'):.3f}" in str(scores).splitlines()[-1]
+    assert scores.methods[:2] == ("Cox of all columns", "Cox of equally weighted modalities")
     assert {"Cox of clinical", "Cox of embedding", "stack"} <= set(scores.methods)
     for method in scores.methods:
         low, value, high = (

@@ -544,8 +544,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         The embedding is a linear map of what the members of the VAE expect of all features. The share of a column in the variance of a
         feature is its loading times (2 Cov(z, x) − Cov(z, x̂)) / Var(x), over the samples in which the feature was observed; shares add up
         to 1 − Var(x − x̂) / Var(x), the part "all". Where columns are uncorrelated, as they nearly are, a share is the R² of one factor as
-        in MOFA. The part "others" is the held-out R² of a feature predicted from the other modalities. A modality is that of its
-        standardised features, pooled.
+        in MOFA. The part "others" is the held-out R² of ``scores_``, of a modality or a feature predicted from the other modalities;
+        columns of a class, such as "stage=ii", have that of the class. R² of a modality is that of its standardised features, pooled.
 
         Args:
             X: Samples. None: the training samples, each embedded by the member that left it out.
