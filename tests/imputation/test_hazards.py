@@ -127,7 +127,7 @@ def test_what_times_cannot_do_is_one_line(fitted):
     for level in (0, 1, "x"):
         with pytest.raises(pv.InputError, match="interval"):
             fitted.predict(frames, interval=level)
-    with pytest.raises(pv.InputError, match="two columns"):
+    with pytest.raises(pv.InputError, match="got one column; expected two"):
         fitted.score(frames, [1.0] * 15)
 
 

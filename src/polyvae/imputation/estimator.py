@@ -36,7 +36,7 @@ from polyvae.imputation.scoring import held_out, on_hidden, on_new
 from polyvae.imputation.streaming import Reading, impute_files
 from polyvae.imputation.tables import Tables
 from polyvae.imputation.target import TARGET, Target
-from polyvae.imputation.times import Times, are_times
+from polyvae.imputation.times import Times, columns_in
 from polyvae.metrics.attribution import STEPS, Attribution
 from polyvae.metrics.diagnosis import Diagnosis
 from polyvae.metrics.explained import VarianceExplained
@@ -147,7 +147,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             X: The data.
             y: A class or a number for each sample, which ``predict`` predicts: a mapping from ids, or a sequence in the order of the
                 samples; None or NaN where it is not known. Of times to an event two columns, time and event (whether it was observed,
-                rather than censored): a data frame, an array [N, 2] or a structured one, or pairs. None: there is none.
+                rather than censored): a data frame, an array [N, 2] or a structured one, or pairs. Events are booleans, 0 and 1, or the
+                texts true and false or yes and no; they may come first, where no column of times looks like them. None: there is no y.
 
         Raises:
             InputError: Data that cannot be read, fewer than 2 samples, a sample of which nothing was observed, or an option out of range.
@@ -191,8 +192,13 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         count = len(data)
         if y is None:
             return None, None
-        if self.target == "time" or (self.target == "auto" and are_times(y, count)):
+        columns = columns_in(y, count)
+        if self.target == "time" or (self.target == "auto" and columns > 1):
             return None, Times.of(y, data.ids, count)
+        if columns > 1:
+            raise InputError(
+                f"y: got {columns} columns with target={self.target!r}; expected one; select it, or set target='time' for time and event"
+            )
         return Target.fit(y, data.ids, count, self.target), None
 
     def _set(
