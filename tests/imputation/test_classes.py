@@ -176,6 +176,15 @@ def test_a_class_has_the_r2_of_its_indicators_and_an_area(fitted):
     assert 0.5 < area <= 1
 
 
+@pytest.mark.parametrize(
+    ("of", "match"), [(("clinical", "type"), r"\('clinical', 'type=a'\)"), ("risk", "no output of the VAE")]
+)
+def test_what_has_no_attribution_is_one_line(fitted, given, of, match):
+    with pytest.raises(pv.InputError, match=match) as found:
+        fitted.attribute(given, of)
+    assert "\n" not in str(found.value)
+
+
 def test_variance_given_the_others_is_the_r2_of_the_scores(fitted):
     found = fitted.variance_explained()
     for name in found.modalities:

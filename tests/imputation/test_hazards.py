@@ -54,6 +54,17 @@ def test_risks_order_new_samples(fitted):
     assert np.isfinite(fitted.score(frames, some))
 
 
+def test_times_after_the_last_one_give_one_warning(fitted):
+    frames, _ = cohort(5, seed=1)
+    last = fitted._hazards.given.time.max()
+    with pytest.warns(
+        UserWarning, match="2 times are later than the last one of the training samples"
+    ) as found:
+        curves = fitted.predict_survival(frames, [last, last + 1, last * 9]).to_numpy()
+    assert len(found) == 1
+    assert (curves[:, :1] == curves).all()
+
+
 def test_curves_fall_from_one_and_are_ordered_by_risk(fitted):
     frames, _ = cohort(20, seed=1)
     risk = fitted.predict(frames)["risk"].to_numpy()

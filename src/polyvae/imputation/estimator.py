@@ -83,7 +83,9 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         schema_: Names, order, kinds, scaling and ranges of the features of the training data.
         scores_: Held-out scores of every method, of each modality predicted from the others.
         n_features_in_: The number of features of all modalities.
-        risk_scores_: Where y is a time to event, the C-index of samples left out, with its 95 % interval, of every Cox regression.
+        risk_scores_: Where y is a time to event, the C-index of samples left out, with its 95 % interval, of every Cox regression: of
+            each modality, of "all columns", of "equally weighted modalities" (all columns, each divided by the root of the number of
+            columns of its modality), of the embedding, and of their combination, "stack".
         seconds_: How long ``fit`` took.
 
     Example:
@@ -389,8 +391,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Intervals of numbers and sets of classes are split-conformal, for each pattern of observed modalities: they contain the true value
         with this probability, on average over samples like those of ``fit``. The risk is the log relative hazard of a Cox model, higher
-        where the event is expected earlier. Its interval is between quantiles of the survival curve, which depend on that model; it is
-        infinite where the curve does not fall as low.
+        where the event is expected earlier. Its interval is between quantiles of the survival curve, in the unit of the times in y,
+        which depend on that model; it is infinite where the curve does not fall as low.
 
         Args:
             X: The data.
@@ -446,7 +448,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             X: The data.
-            times: In the unit of y, such as [365, 730]. None: all times of events of the training samples.
+            times: In the unit of y, such as [365, 730]. None: all times of events of the training samples. After the last time of the
+                training samples curves stay at their last value, with a warning.
 
         Returns:
             As of ``predict``, with a column for each time, named by it; of arrays [N, T].
@@ -506,7 +509,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Of a single modality a fifth of the observed entries is hidden, at random, and predicted from the others.
 
         Args:
-            X: Samples that ``fit`` did not see.
+            X: Samples that ``fit`` did not see. A warning counts those that have the same values as a training sample in all their tables,
+                two or more, or in one table with 20 observed entries or more.
         """
         _, data = self._aligned(X)
         part = whole(self.schema_, data, canonical(self.schema_, data))
@@ -584,7 +588,9 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             X: The samples.
-            of: A column such as "z0", or a modality and one of its features: ("protein", "CD3").
+            of: A column such as "z0", or a modality and one of its features: ("protein", "CD3"). Of a column of classes one class,
+                ("clinical", "stage=ii"), whose output is its predicted probability before it is clipped. The risk of a time to event has
+                none.
             to: The modalities that are the inputs; the others are taken as missing. None: all, but for the modality of the feature.
             steps: Nodes of the quadrature.
 

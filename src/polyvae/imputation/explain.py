@@ -32,6 +32,7 @@ from polyvae.imputation.tables import Doubles, Tables
 from polyvae.metrics.attribution import Attribution, checked, column_of, integrate, posterior_means
 from polyvae.metrics.explained import VarianceExplained
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.text import named
 
 _TURNS = 500  # iterations of varimax, at most
 
@@ -190,6 +191,11 @@ def attribute(
 
 def _output(schema: Schema, imputer: Imputer, embedding: Embedding, of: Any) -> tuple[str, str | None, Any]:
     """The label, the modality whose feature it is, and the function of what the members expect."""
+    if isinstance(of, str) and of == "risk":
+        raise InputError(
+            "attribute: got of='risk', which is a combination of Cox regressions and no output of the VAE; expected a column of the "
+            "embedding such as 'z0', or (modality, feature); risk_scores_ compares the modalities"
+        )
     if isinstance(of, str):
         latents = [f"z{column}" for column in range(embedding.width)]
         if of not in latents:
@@ -207,6 +213,13 @@ def _output(schema: Schema, imputer: Imputer, embedding: Embedding, of: Any) -> 
         )
     name, each = of[0], schema[of[0]]
     features = tuple(map(str, each.columns))
+    group = next((group for group in each.groups if group.name == str(of[1]) and not group.ranks), None)
+    if group is not None:
+        names = [str(column) for column in features[group.columns]]
+        raise InputError(
+            f"attribute: got {group.name!r} of {name!r}, a column of classes; expected one of its classes; such as "
+            f"{(name, names[0])!r} (classes: {named(names)})"
+        )
     at = column_of("attribute", of[1], features, (len(features),))
     scale, centre = float(each.scale[at]), float(each.center[at])
     return f"{name} {features[at]}", name, lambda expected: expected[name][:, at] * scale + centre

@@ -471,19 +471,27 @@ class NewScores(NamedTuple):
     measure: str
 
 
-def score_run(run: FittedRun, files: Files, *, id: str | None = None, mask: bool = False) -> NewScores:
+def score_run(
+    run: FittedRun, files: Files, *, target: str | None = None, id: str | None = None, mask: bool = False
+) -> NewScores:
     """Scores of new samples: every modality hidden in turn and predicted from what else was observed.
 
     Args:
         run: The run.
         files: The files.
+        target: See ``target_of``; None: the columns of the files that have the names of those in the fit.
         id: See ``read_for``.
         mask: See ``read_for``.
+
+    Raises:
+        InputError: A target for a run that has none.
     """
+    if target is not None and run.record.target is None:
+        raise InputError(f"{run.path}: got --target for a run without one; expected none; leave it out")
     given = read_for(run, files, id, mask)
     scores = run.estimator.scores(given.data)
     accuracy = None
-    y = _known_target(run, files, id)
+    y = _known_target(run, files, id) if target is None else target_of(target, files, id or run.estimator.id)
     if y is not None:
         accuracy = run.estimator.score(given.data, y.of(given.data.ids))
     classes = run.estimator._target is not None and run.estimator._target.classes is not None
