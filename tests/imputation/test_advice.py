@@ -94,7 +94,7 @@ def repeated(known, given):
 def test_samples_that_coincide_in_one_small_table_are_no_training_samples(width):
     rng = np.random.default_rng(0)
     known = {"a": rng.normal(size=(30, width)).astype("f4"), "b": rng.integers(0, 2, (30, 2)).astype("f4")}
-    new = {"a": rng.normal(size=(9, width)).astype("f4"), "b": known["b"][:9]}
+    new = {"a": rng.normal(size=(9, width)).astype("f4"), "b": known["b"][:9].copy()}
     assert repeated(known, new) == 0
     new["a"][:4] = known["a"][:4]
     assert repeated(known, new) == 4  # of one training sample, in both tables

@@ -199,7 +199,7 @@ def _which(at: int, ids: Ids) -> str:
 def _numbers(values: NDArray[Any], known: Flags, name: str, ids: Ids) -> Doubles:
     """Times [N]. Raises InputError: others than numbers of 0 or more; it names those that are wrong, and not texts of numbers beside."""
     found, wrong, texts = np.zeros(len(values)), [], []
-    for at in np.flatnonzero(known):
+    for at in np.flatnonzero(known).tolist():
         value = plain_value(values[at])
         number = _number(value)
         if number is None or not np.isfinite(number) or number < 0:
