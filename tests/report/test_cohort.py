@@ -215,6 +215,7 @@ def test_columns_of_classes_have_scores_features_and_figures(tmp_path: Path) -> 
         text.startswith("Measured against imputed values of smoker of clinical, accuracy") for text in spoken
     )
     assert "Accuracy of imputed classes" in words.words
+    assert "a share for each of its classes, such as stage=i." in shown
 
 
 def test_the_rarest_of_many_classes_are_drawn_as_one() -> None:
