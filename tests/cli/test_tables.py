@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import polyvae as pv
+from polyvae.imputation.runs import open_fitted, score_run
+from polyvae.imputation.sources import files_of
 from tests.helpers.cli import polyvae
 from tests.helpers.cohorts import QUICK, read_csv, write_cohort, write_csv
 
@@ -222,6 +224,17 @@ def test_a_time_to_an_event_is_predicted_and_is_no_feature(tmp_path: Path) -> No
     assert float(found[first][0]) == pytest.approx(expected["risk"].loc[first])
     done = polyvae("score", "run", *files, cwd=tmp_path)
     assert "C-index of days,died: 0." in done.stdout
+    value = float(done.stdout.rpartition(": ")[2])
+    write_csv(
+        tmp_path / "truth.csv", ["id", "died", "days"], {key: [x[-1], x[-2]] for key, x in times.items()}
+    )
+    run, given = (
+        open_fitted(tmp_path / "run"),
+        files_of([str(tmp_path / "rna.csv"), f"protein={tmp_path / 'protein.csv'}"]),
+    )
+    named = score_run(run, given, target=f"{tmp_path / 'truth.csv'}:died,days")
+    assert (round(named.target, 3), named.measure) == (value, "C-index")
+    assert score_run(run, files_of([str(tmp_path / "rna.csv")])).target is None
     done = polyvae("predict", "run", *files, "--times", "soon", "-o", "no.csv", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 

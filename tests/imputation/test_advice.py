@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import polyvae as pv
+from polyvae.imputation.advice import advise_of_training_samples
+from polyvae.imputation.tables import Tables
 
 QUICK = {"steps": 3, "members": 2, "latent": 2, "seed": 0}
 
@@ -72,8 +74,33 @@ def test_few_samples_and_columns_without_a_value():
 
 def test_scores_of_training_samples():
     est = pv.Estimator(**QUICK).fit(data())
-    with pytest.warns(UserWarning, match="30 of 30 samples were in the training data"):
+    with pytest.warns(UserWarning, match="30 of 30 samples have the same values as a training sample"):
         est.scores(data())
+
+
+def repeated(known, given):
+    """The number of samples that are said to be among the training samples."""
+    tables = [
+        Tables(x, {name: np.ones(part.shape, bool) for name, part in x.items()}) for x in (known, given)
+    ]
+    tables[1].observed["b"][-1] = False
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        advise_of_training_samples(*tables, ("a", "b"))
+    return int(str(found[0].message).split()[1]) if found else 0
+
+
+@pytest.mark.parametrize("width", [19, 20])
+def test_samples_that_coincide_in_one_small_table_are_no_training_samples(width):
+    rng = np.random.default_rng(0)
+    known = {"a": rng.normal(size=(30, width)).astype("f4"), "b": rng.integers(0, 2, (30, 2)).astype("f4")}
+    new = {"a": rng.normal(size=(9, width)).astype("f4"), "b": known["b"][:9].copy()}
+    assert repeated(known, new) == 0
+    new["a"][:4] = known["a"][:4]
+    assert repeated(known, new) == 4  # of one training sample, in both tables
+    new["b"][:2] = 1 - new["b"][:2]
+    new["a"][8] = known["a"][3]  # has this table alone
+    assert repeated(known, new) == (5 if width == 20 else 2)
 
 
 def test_a_target_that_is_an_id():

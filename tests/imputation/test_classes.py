@@ -159,6 +159,40 @@ def test_imputed_classes_are_better_than_the_most_frequent_ones(fitted, given):
     assert est.scores_.value("clinical", "stack", "r2", feature="type=a") is None
 
 
+def test_a_class_has_the_r2_of_its_indicators_and_an_area(fitted):
+    schema, name, scores = fitted.schema_, "clinical", fitted.scores_
+    combination = fitted._imputer.combination(fitted._imputer.others(name), name)
+    group = next(group for group in schema[name].groups if group.name == "type")
+    seen = combination.seen[:, group.start]
+    y, guess = (x[seen][:, group.columns] for x in (combination.y, combination.left_out["stack"]))
+    expected = 1 - ((y - guess) ** 2).sum() / (y**2).sum()  # standardised
+    assert scores.value(name, "stack", "r2", feature="type") == pytest.approx(expected, rel=1e-5)
+    own = scores.select(modality=name, method="stack", pattern=None)
+    for score in ("auroc", "accuracy", "log_loss"):
+        single = [row.value for row in own.select(score=score).rows if row.feature is not None]
+        assert len(single) > 1
+        assert scores.value(name, "stack", score) == pytest.approx(np.mean(single))
+    area = scores.value(name, "stack", "auroc", feature="type")
+    assert 0.5 < area <= 1
+
+
+@pytest.mark.parametrize(
+    ("of", "match"), [(("clinical", "type"), r"\('clinical', 'type=a'\)"), ("risk", "no output of the VAE")]
+)
+def test_what_has_no_attribution_is_one_line(fitted, given, of, match):
+    with pytest.raises(pv.InputError, match=match) as found:
+        fitted.attribute(given, of)
+    assert "\n" not in str(found.value)
+
+
+def test_variance_given_the_others_is_the_r2_of_the_scores(fitted):
+    found = fitted.variance_explained()
+    for name in found.modalities:
+        assert found.value(name, "others") == fitted.scores_.value(name, "stack", "r2")
+    own = fitted.scores_.value("clinical", "stack", "r2", feature="type")
+    assert found.value("clinical", "others", "type=a") == own
+
+
 def test_intervals_of_classes_are_sets_and_levels(fitted, given):
     filled, low, high = (table["clinical"] for table in fitted.impute(given, interval=0.9))
     hidden = given["clinical"]["type"].isna()

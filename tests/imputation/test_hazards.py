@@ -54,6 +54,17 @@ def test_risks_order_new_samples(fitted):
     assert np.isfinite(fitted.score(frames, some))
 
 
+def test_times_after_the_last_one_give_one_warning(fitted):
+    frames, _ = cohort(5, seed=1)
+    last = fitted._hazards.given.time.max()
+    with pytest.warns(
+        UserWarning, match="2 times are later than the last one of the training samples"
+    ) as found:
+        curves = fitted.predict_survival(frames, [last, last + 1, last * 9]).to_numpy()
+    assert len(found) == 1
+    assert (curves[:, :1] == curves).all()
+
+
 def test_curves_fall_from_one_and_are_ordered_by_risk(fitted):
     frames, _ = cohort(20, seed=1)
     risk = fitted.predict(frames)["risk"].to_numpy()
@@ -85,7 +96,8 @@ def test_curves_are_as_high_as_the_share_of_new_samples(fitted):
 
 def test_scores_of_every_regression(fitted):
     scores = fitted.risk_scores_
-    assert scores.methods[:2] == ("Cox of all columns", "Cox of modalities of one weight")
+    assert f"{scores.value('(target)', 'stack', 'c_index'):.3f}" in str(scores).splitlines()[-1]
+    assert scores.methods[:2] == ("Cox of all columns", "Cox of equally weighted modalities")
     assert {"Cox of clinical", "Cox of embedding", "stack"} <= set(scores.methods)
     for method in scores.methods:
         low, value, high = (
@@ -126,7 +138,7 @@ def test_what_times_cannot_do_is_one_line(fitted):
     for level in (0, 1, "x"):
         with pytest.raises(pv.InputError, match="interval"):
             fitted.predict(frames, interval=level)
-    with pytest.raises(pv.InputError, match="two columns"):
+    with pytest.raises(pv.InputError, match="got one column; expected two"):
         fitted.score(frames, [1.0] * 15)
 
 

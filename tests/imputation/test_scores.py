@@ -227,3 +227,24 @@ def test_bad_input_gets_one_line(call, words):
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_the_c_index_has_a_row_for_each_method_with_its_interval():
+    rows = [
+        Row("(target)", None, None, method, score, value, 9)
+        for method, values in {"Cox of rna": (0.7, 0.6, 0.8), "stack": (0.75, 0.65, 0.85)}.items()
+        for score, value in zip(("c_index", "c_index_low", "c_index_high"), values, strict=True)
+    ]
+    lines = str(Scores(rows)).splitlines()
+    assert [line.split() for line in lines[2:]] == [
+        ["Cox", "of", "rna", "0.700", "0.600", "to", "0.800"],
+        ["stack", "0.750", "0.650", "to", "0.850"],
+    ]
+    assert str(Scores(rows[:1])).splitlines()[-1].split() == ["Cox", "of", "rna", "0.700"]
+
+
+def test_scores_that_are_no_headline_are_printed_where_there_is_no_other():
+    row = Row("rna", None, None, "vae", "rmse", 0.5, 9)
+    assert "root mean squared error" in str(Scores([row]))
+    assert "1 score of features or patterns" in str(Scores([row._replace(feature="a")]))
+    assert str(Scores()) == "no scores"

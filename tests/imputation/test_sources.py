@@ -54,6 +54,26 @@ def test_a_target_is_a_column_of_a_table_or_of_another_file(tmp_path: Path) -> N
         target_of("rna_0", files, False)
 
 
+def test_time_and_event_may_be_named_in_either_order(tmp_path: Path) -> None:
+    write_csv(tmp_path / "f.csv", ["id", "days", "died"], {"p": [5, "yes"], "q": [7, "no"], "r": [1, "yes"]})
+    write_csv(tmp_path / "rna.csv", ["id", "a"], {"p": [1.5], "q": [2.5], "s": [0.5]})
+    files, path = files_of([str(tmp_path / "rna.csv")]), tmp_path / "f.csv"
+    found = [target_of(f"{path}:{names}", files) for names in ("days,died", "died,days")]
+    assert found[0] == found[1]
+    assert found[0].columns == ("days", "died")
+    y = found[0].of(["q", "s", "p"])
+    assert y.dtype.names == (f"{path}:days", f"{path}:died")
+    assert y.tolist() == [(7, "no"), (None, None), (5, "yes")]
+    with pytest.raises(InputError, match="twice"):
+        target_of(f"{path}:days,days", files)
+    with pytest.raises(
+        InputError, match=f"ids in {path} none of which is a sample, such as 'p', 'q', 'r'; .* 'x'"
+    ):
+        found[0].of(["x"])
+    with pytest.raises(InputError, match=f"ids in {path} none"):
+        target_of(f"{path}:days", files).of(["x"])
+
+
 def test_tables_that_disagree_are_refused(tmp_path: Path) -> None:
     for name, value in (("a", 1), ("b", 2)):
         write_csv(tmp_path / f"{name}.csv", ["id", "group"], {"p": [value]})

@@ -49,6 +49,14 @@ def test_bad_targets_are_refused(y, match):
         Target.fit(y, IDS, 4, "auto")
 
 
+def test_ids_of_no_sample_are_named_beside_those_of_the_data():
+    with pytest.raises(
+        pv.InputError,
+        match="none of which is a sample, such as 'x', 'y'; expected ids of the data, such as 'p', 'q', 'r' and 1",
+    ):
+        Target.fit({"x": 1, "y": 2}, IDS, 4, "auto")
+
+
 def test_many_whole_numbers_are_said_to_be_classes():
     with pytest.warns(UserWarning, match="taken as classes"):
         Target.fit(list(range(20, 40)), None, 20, "auto")

@@ -72,5 +72,20 @@ def test_the_metric_batches():
     assert found["ilisi_site"] == pytest.approx(
         ilisi(model.embed(data.take(slice(None))).numpy(), data.covariates["site"])
     )
-    plain = pv.build("mvae", MultimodalData({"a": x}).modalities(), latent=2).eval()
-    assert pv.evaluate(plain, MultimodalData({"a": x}), metrics=["batches"], show=False).headline() == {}
+
+
+@pytest.mark.parametrize(
+    ("covariates", "rows", "reason"),
+    [
+        ({}, 20, "the data have no covariates"),
+        ({"site": ["u"] * 20}, 20, "one level of 'site'"),
+        ({"age": np.arange(20.0)}, 20, "the covariates are numbers"),
+        ({"site": ["u", "v"] * 10}, 4, "4 samples evaluated"),
+    ],
+)
+def test_a_line_has_the_reason_why_there_is_no_mixing(covariates, rows, reason):
+    data = MultimodalData({"a": np.ones((20, 2), np.float32)}, covariates=covariates)
+    model = pv.build("mvae", data.modalities(), latent=2).eval()
+    found = pv.evaluate(model, data.rows(slice(0, rows)), metrics=["batches"], show=False)
+    assert found.headline() == {}
+    assert any(reason in line for line in str(found).splitlines())

@@ -8,11 +8,15 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import polyvae as pv
+from polyvae.data.groups import Group
+from polyvae.imputation.classes import Calibration
 from polyvae.imputation.runs import FitRecord, FittedRun
 from polyvae.report import number
+from polyvae.report.classes import _counts
 from polyvae.report.cohort import _view, write_fit_report
 from polyvae.report.held import coverage
 from tests.helpers.pages import Elements
@@ -20,10 +24,12 @@ from tests.helpers.pages import Elements
 NAME = "<b>rna & co</b>"
 
 
-def run_of(folder: Path, x: object, y: object = None, target: str | None = None) -> FittedRun:
+def run_of(
+    folder: Path, x: object, y: object = None, target: str | None = None, id: object = False
+) -> FittedRun:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        estimator = pv.Estimator(steps=20, members=2, latent=3, seed=0, id=False).fit(x, y)
+        estimator = pv.Estimator(steps=20, members=2, latent=3, seed=0, id=id).fit(x, y)
     record = FitRecord(
         command="polyvae fit '<x>'", files={NAME: "a.csv"}, samples=50, target=target, seconds=1.5
     )
@@ -148,6 +154,14 @@ def test_tables_scroll_and_their_captions_do_not(page: str) -> None:
     assert page.count("<table") == page.count('<div class="tablewrap"><table')
 
 
+def test_long_names_wrap_and_only_tables_scroll(page: str) -> None:
+    """The page itself has no text that cannot wrap: names and paths break anywhere, and tables are no wider than the window."""
+    assert re.search(r"body \{[^}]*overflow-wrap: anywhere", page)
+    assert re.search(r"\.tablewrap, \.scroll \{ max-width: calc\(100vw - 2.2rem\); \}", page)
+    assert re.search(r"dl \{[^}]*minmax\(0, 1fr\)", page)
+    assert re.search(r"\.long:first-child \{ white-space: normal; overflow-wrap: anywhere", page)
+
+
 def test_weights_that_do_not_add_up_to_one_are_explained(page: str) -> None:
     assert "They need not add up to 1: with a sum below 1, imputed values are closer" in page
 
@@ -176,3 +190,38 @@ def test_a_number_as_target(tmp_path: Path) -> None:
     y = np.where(np.arange(50) % 5 == 0, np.nan, np.linspace(0, 1, 50))
     page = write_fit_report(run_of(tmp_path, x, y, "age")).read_text("utf-8")
     assert "Prediction of age" in page
+
+
+def test_columns_of_classes_have_scores_features_and_figures(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    z, ids = rng.normal(size=(60, 2)), [f"p{at}" for at in range(60)]
+    stage = np.array(["i", "ii", "iii"])[np.digitize(z[:, 0], [-0.4, 0.4])]
+    clinical = pd.DataFrame({"age": 60 + z[:, 1], "stage": stage, "smoker": z[:, 1] > 0}, ids)
+    x = {"rna": pd.DataFrame(z @ rng.normal(size=(2, 6)), ids), "clinical": clinical}
+    run = run_of(tmp_path, x, id=None)
+    words = Elements(write_fit_report(run).read_text("utf-8"))
+    scores = run.estimator.scores_
+    values = [
+        scores.value("clinical", "stack", name, feature="stage") for name in ("r2", "accuracy", "auroc")
+    ]
+    assert f"stage {number(values[0])}" in words.words  # among the features
+    common = max(np.unique(stage, return_counts=True)[1]) / 60
+    assert f"stage 3 {number(values[1], 2)} {number(common, 2)} {number(values[2])}" in words.words
+    shown = words.words
+    assert "stage=" not in shown[shown.index("R² of single features") : shown.index("Intervals of samples")]
+    spoken = [attributes.get("aria-label", "") for tag, attributes in words.tags if tag == "svg"]
+    assert f"Measured against imputed values of stage of clinical, accuracy {number(values[1], 2)}." in spoken
+    assert any(
+        text.startswith("Measured against imputed values of smoker of clinical, accuracy") for text in spoken
+    )
+    assert "Accuracy of imputed classes" in words.words
+    assert "a share for each of its classes, such as stage=i." in shown
+
+
+def test_the_rarest_of_many_classes_are_drawn_as_one() -> None:
+    group = Group(name="site", levels=list("abcdefghij"), start=0, ranks=False)
+    codes = np.repeat(np.arange(10), np.arange(10, 0, -1))
+    found = _counts(group, Calibration(np.eye(10)[codes], codes, np.ones(len(codes), bool), codes))
+    assert list(found) == [*"abcdefg", "(others)"]
+    assert found["a"]["a"] == 10
+    assert found["(others)"] == {**dict.fromkeys("abcdefg", 0), "(others)": 3 + 2 + 1}

@@ -75,7 +75,7 @@ def fit(
         typer.Option(
             metavar="COLUMN",
             help="A class or a number of each sample, to predict: a column of a table, or FILE:COLUMN. Of a time to event two: "
-            "FILE:TIME,EVENT, where the event is 1 if it was observed and 0 if the time is censored.",
+            "FILE:TIME,EVENT, where the event is 1 (or true, or yes) if it was observed and 0 if the time is censored.",
             show_default=False,
         ),
     ] = None,
@@ -250,21 +250,39 @@ def predict(
     typer.echo(f"written: {path}")
 
 
-def score(run: Fitted, files: Data, id: Id = None, mask: Mask = False, device: Device = "cpu") -> None:
-    """Score new samples: each modality is hidden in turn and predicted from the others."""
+def score(
+    run: Fitted,
+    files: Data,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="The true target, as for fit: COLUMN, FILE:COLUMN or FILE:TIME,EVENT. By default the columns of FILES of these names.",
+            show_default=False,
+        ),
+    ] = None,
+    id: Id = None,
+    mask: Mask = False,
+    device: Device = "cpu",
+) -> None:
+    """Score new samples: each modality is hidden in turn and predicted from the others; and the target, where it is known."""
     from polyvae.imputation import runs as fitted  # seconds of import
     from polyvae.imputation.sources import files_of
 
-    given = files_of(files, ("--id", "--mask", "--device"))
+    given = files_of(files, ("--target", "--id", "--mask", "--device"))
     with _messages():
         opened = fitted.open_fitted(run, device)
-        found = fitted.score_run(opened, given, id=id, mask=mask)
+        found = fitted.score_run(opened, given, target=target, id=id, mask=mask)
     if len(found.scores):
         typer.echo(f"{found.scores.table()}\n\n{found.scores.sentence()}")
     else:
         typer.echo("no scores: no sample has two modalities, of which one could be hidden")
     if found.target is not None:
         typer.echo(f"{found.measure} of {opened.record.target}: {found.target:.3f}")
+    elif opened.record.target is not None:
+        typer.echo(
+            f"no {found.measure} of {opened.record.target}: the files do not have it; --target FILE:COLUMN names it"
+        )
 
 
 def register(app: typer.Typer) -> None:

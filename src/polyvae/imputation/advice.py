@@ -8,14 +8,14 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.schema import Schema
-from polyvae.imputation.tables import Flags, Floats, Tables, pieces
+from polyvae.imputation.tables import Flags, Floats, Tables, patterns, pieces
 from polyvae.utils.text import counted, named
 
 _FEW = 10
+_ENTRIES = 20  # of one table, in which samples do not coincide by chance
 _LISTED = 3  # columns that a warning lists with their values
 _SKEWED = 3.0  # the skewness of an exponential distribution is 2, that of a normal one 0
 _SHARE = 0.3  # of the columns
@@ -124,32 +124,42 @@ def _skewed(schema: Schema, name: str, x: np.ndarray, seen: np.ndarray) -> int:
 def advise_of_training_samples(known: Tables, given: Tables, names: tuple[str, ...]) -> None:
     """Warn where samples to be scored are among the training samples.
 
+    A sample counts where one training sample has the same observed entries with the same values in all tables that it has, two or more;
+    or where one has them in a table of which it has 20 entries or more. In one small table, such as one of age and sex, samples
+    coincide by chance.
+
     Args:
         known: The training samples.
         given: The samples to be scored.
         names: Their modalities.
     """
+    digests = {name: (_digests(known, name), _digests(given, name)) for name in names}
+    count = np.stack([given.observed[name].sum(1) for name in names], 1)
     same = np.zeros(given.size, bool)
-    for name in names:
-        if known.values[name].shape[1] < 2:  # one number may be equal by chance
-            continue
-        there = set(_digests(known, name)) - {None}
-        same |= np.array([digest in there for digest in _digests(given, name)])
+    for m, (there, own) in enumerate(digests.values()):
+        before = set(there)
+        same |= np.array([digest in before for digest in own]) & (count[:, m] >= _ENTRIES)
+    for pattern, rows in patterns(count > 0).items():
+        chosen = [pair for pair, kept in zip(digests.values(), pattern, strict=True) if kept]
+        if len(chosen) > 1:
+            together = set(zip(*(there for there, _ in chosen), strict=True))
+            same[rows] |= [tuple(own[row] for _, own in chosen) in together for row in rows]
     if same.any():
         _warn(
-            f"scores: {int(same.sum())} of {given.size} samples were in the training data, so their scores are too good; "
-            "score samples that fit did not see"
+            f"scores: {int(same.sum())} of {given.size} samples have the same values as a training sample, in all their tables or in one "
+            f"with {_ENTRIES} entries or more; fit has probably seen them, and their scores are too good; score samples that it did not see"
         )
 
 
-def _digests(tables: Tables, name: str) -> list[bytes | None]:
-    """A digest of the values of each sample; None where one is missing."""
-    whole: NDArray[np.bool_] = np.asarray(tables.observed[name].all(1), bool)
-    found: list[bytes | None] = []
+def _digests(tables: Tables, name: str) -> list[bytes]:
+    """A digest of the observed entries of each sample and their values."""
+    found: list[bytes] = []
     for rows, part in pieces(tables.values[name]):
+        seen = tables.observed[name][rows]
+        values = np.where(seen, part, 0).astype(np.float32)
         found += [
-            hashlib.blake2b(x.tobytes(), digest_size=16).digest() if ok else None
-            for x, ok in zip(part, whole[rows], strict=True)
+            hashlib.blake2b(x.tobytes() + flags.tobytes(), digest_size=16).digest()
+            for x, flags in zip(values, seen, strict=True)
         ]
     return found
 

@@ -1,9 +1,9 @@
-"""Scores of columns of classes: accuracy, Brier score and log loss, and the coverage of prediction sets."""
+"""Scores of columns of classes: R², accuracy, AUROC, Brier score and log loss, and the coverage of prediction sets."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from polyvae.data.groups import Group
 from polyvae.data.schema import Features
 from polyvae.imputation.classes import Calibration, chances, in_units, sets, threshold, true_codes
 from polyvae.imputation.combine import Combination
+from polyvae.imputation.measures import auroc, pooled_fvu
 from polyvae.imputation.rows import Row
 from polyvae.imputation.tables import Doubles, Flags, Floats
 
@@ -64,10 +65,9 @@ def rows_of_classes(
     predicted: Floats,
     seen: Flags,
     ends: Ends | None,
-    features: bool,
     pattern: str | None,
 ) -> list[Row]:
-    """The scores of the classes of one modality: of all of them their means, and of single ones where ``features``.
+    """The scores of each column of classes of one modality, under its name in the data.
 
     Args:
         each: The features of the modality.
@@ -76,7 +76,6 @@ def rows_of_classes(
         predicted: Standardised, [n, F].
         seen: [n, F] bool.
         ends: What covers them; None: coverage is not scored.
-        features: Whether to score single columns too.
         pattern: The modalities from which they were imputed.
     """
     single: list[Row] = []
@@ -87,16 +86,36 @@ def rows_of_classes(
         codes = true_codes(group, in_units(each, group, truth[known]))
         found = chances(group, in_units(each, group, predicted[known]))
         limits = None if ends is None or group.ranks else ends.limits[group.name][known]
+        scores = _scores(group, found, codes, limits)
+        if not group.ranks:  # ranks have the R² of a number
+            scores |= _explained(each, group, truth[known], predicted[known])
         single += [
             Row(each.name, group.name, pattern, method, score, value, len(known))
-            for score, value in _scores(group, found, codes, limits).items()
+            for score, value in scores.items()
         ]
-    rows = []
-    for score in dict.fromkeys(row.score for row in single):
-        own = [row for row in single if row.score == score]
+    return single
+
+
+def means_of(rows: Sequence[Row], count: int) -> list[Row]:
+    """The mean of each score over the columns that have it, as rows of a modality.
+
+    Args:
+        rows: Of single columns of one modality.
+        count: The number of samples.
+    """
+    found = []
+    for score in dict.fromkeys(row.score for row in rows if row.score not in ("r2", "fvu")):
+        own = [row for row in rows if row.score == score]
         mean = float(np.mean([row.value for row in own]))
-        rows.append(Row(each.name, None, pattern, method, score, mean, max(row.n for row in own)))
-    return rows + (single if features else [])
+        found.append(own[0]._replace(feature=None, value=mean, n=count))
+    return found
+
+
+def _explained(each: Features, group: Group, truth: Floats, predicted: Floats) -> dict[str, float]:
+    """R² of the indicators of a class, pooled as those of a modality are."""
+    centre, scale = (np.asarray(x)[group.columns] for x in (each.center, each.scale))
+    error = pooled_fvu(in_units(each, group, truth), in_units(each, group, predicted), centre, None, scale)
+    return {} if error is None else {"r2": 1 - error, "fvu": error}
 
 
 def _scores(
@@ -110,6 +129,9 @@ def _scores(
     scores["brier"] = float(((found - indicator) ** 2).sum(1).mean())
     if group.ranks:  # the log loss of a column of 0 and 1 is among the scores of numbers
         return scores
+    area = auroc(codes, found)
+    if area is not None:
+        scores["auroc"] = area
     chance = np.clip(found, _LEAST, None)
     scores["log_loss"] = -float(np.log(chance[at] / chance.sum(1)).mean())
     if limits is not None:

@@ -36,7 +36,7 @@ from polyvae.imputation.scoring import held_out, on_hidden, on_new
 from polyvae.imputation.streaming import Reading, impute_files
 from polyvae.imputation.tables import Tables
 from polyvae.imputation.target import TARGET, Target
-from polyvae.imputation.times import Times, are_times
+from polyvae.imputation.times import Times, columns_in
 from polyvae.metrics.attribution import STEPS, Attribution
 from polyvae.metrics.diagnosis import Diagnosis
 from polyvae.metrics.explained import VarianceExplained
@@ -83,7 +83,9 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         schema_: Names, order, kinds, scaling and ranges of the features of the training data.
         scores_: Held-out scores of every method, of each modality predicted from the others.
         n_features_in_: The number of features of all modalities.
-        risk_scores_: Where y is a time to event, the C-index of samples left out, with its 95 % interval, of every Cox regression.
+        risk_scores_: Where y is a time to event, the C-index of samples left out, with its 95 % interval, of every Cox regression: of
+            each modality, of "all columns", of "equally weighted modalities" (all columns, each divided by the root of the number of
+            columns of its modality), of the embedding, and of their combination, "stack".
         seconds_: How long ``fit`` took.
 
     Example:
@@ -147,7 +149,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             X: The data.
             y: A class or a number for each sample, which ``predict`` predicts: a mapping from ids, or a sequence in the order of the
                 samples; None or NaN where it is not known. Of times to an event two columns, time and event (whether it was observed,
-                rather than censored): a data frame, an array [N, 2] or a structured one, or pairs. None: there is none.
+                rather than censored): a data frame, an array [N, 2] or a structured one, or pairs. Events are booleans, 0 and 1, or the
+                texts true and false or yes and no; they may come first, where no column of times looks like them. None: there is no y.
 
         Raises:
             InputError: Data that cannot be read, fewer than 2 samples, a sample of which nothing was observed, or an option out of range.
@@ -191,8 +194,13 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         count = len(data)
         if y is None:
             return None, None
-        if self.target == "time" or (self.target == "auto" and are_times(y, count)):
+        columns = columns_in(y, count)
+        if self.target == "time" or (self.target == "auto" and columns > 1):
             return None, Times.of(y, data.ids, count)
+        if columns > 1:
+            raise InputError(
+                f"y: got {columns} columns with target={self.target!r}; expected one; select it, or set target='time' for time and event"
+            )
         return Target.fit(y, data.ids, count, self.target), None
 
     def _set(
@@ -383,8 +391,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Intervals of numbers and sets of classes are split-conformal, for each pattern of observed modalities: they contain the true value
         with this probability, on average over samples like those of ``fit``. The risk is the log relative hazard of a Cox model, higher
-        where the event is expected earlier. Its interval is between quantiles of the survival curve, which depend on that model; it is
-        infinite where the curve does not fall as low.
+        where the event is expected earlier. Its interval is between quantiles of the survival curve, in the unit of the times in y,
+        which depend on that model; it is infinite where the curve does not fall as low.
 
         Args:
             X: The data.
@@ -440,7 +448,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             X: The data.
-            times: In the unit of y, such as [365, 730]. None: all times of events of the training samples.
+            times: In the unit of y, such as [365, 730]. None: all times of events of the training samples. After the last time of the
+                training samples curves stay at their last value, with a warning.
 
         Returns:
             As of ``predict``, with a column for each time, named by it; of arrays [N, T].
@@ -500,7 +509,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Of a single modality a fifth of the observed entries is hidden, at random, and predicted from the others.
 
         Args:
-            X: Samples that ``fit`` did not see.
+            X: Samples that ``fit`` did not see. A warning counts those that have the same values as a training sample in all their tables,
+                two or more, or in one table with 20 observed entries or more.
         """
         _, data = self._aligned(X)
         part = whole(self.schema_, data, canonical(self.schema_, data))
@@ -544,8 +554,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         The embedding is a linear map of what the members of the VAE expect of all features. The share of a column in the variance of a
         feature is its loading times (2 Cov(z, x) − Cov(z, x̂)) / Var(x), over the samples in which the feature was observed; shares add up
         to 1 − Var(x − x̂) / Var(x), the part "all". Where columns are uncorrelated, as they nearly are, a share is the R² of one factor as
-        in MOFA. The part "others" is the held-out R² of a feature predicted from the other modalities. A modality is that of its
-        standardised features, pooled.
+        in MOFA. The part "others" is the held-out R² of ``scores_``, of a modality or a feature predicted from the other modalities;
+        columns of a class, such as "stage=ii", have that of the class. R² of a modality is that of its standardised features, pooled.
 
         Args:
             X: Samples. None: the training samples, each embedded by the member that left it out.
@@ -578,7 +588,9 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             X: The samples.
-            of: A column such as "z0", or a modality and one of its features: ("protein", "CD3").
+            of: A column such as "z0", or a modality and one of its features: ("protein", "CD3"). Of a column of classes one class,
+                ("clinical", "stage=ii"), whose output is its predicted probability before it is clipped. The risk of a time to event has
+                none.
             to: The modalities that are the inputs; the others are taken as missing. None: all, but for the modality of the feature.
             steps: Nodes of the quadrature.
 

@@ -32,6 +32,7 @@ from polyvae.imputation.tables import Doubles, Tables
 from polyvae.metrics.attribution import Attribution, checked, column_of, integrate, posterior_means
 from polyvae.metrics.explained import VarianceExplained
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.text import named
 
 _TURNS = 500  # iterations of varimax, at most
 
@@ -68,7 +69,9 @@ def variance_explained(
     loadings = embedding.axes.astype(np.float64)
     names = [f"z{column}" for column in range(embedding.width)]
     others = {name: _others(schema, scores, name) for name in schema.names}
-    found = _table(schema, tables, names, z, loadings, others)
+    values = {name: scores.value(name, "stack", "r2") for name in schema.names}
+    whole = {name: np.nan if value is None else value for name, value in values.items()}
+    found = _table(schema, tables, names, z, loadings, others, whole)
     if not rotate:
         return found
     kept = [names.index(name) for name in found.active()]
@@ -80,7 +83,7 @@ def variance_explained(
         sign = np.sign(loadings[np.abs(loadings).argmax(0), np.arange(len(kept))])[order]
         z, loadings = z[:, order] * sign, loadings[:, order] * sign
         names = [f"f{column}" for column in range(len(kept))]
-    return _table(schema, tables, names, z, loadings, others)
+    return _table(schema, tables, names, z, loadings, others, whole)
 
 
 def _table(
@@ -90,6 +93,7 @@ def _table(
     z: Doubles,
     loadings: Doubles,
     others: Mapping[str, Doubles],
+    whole: Mapping[str, float],
 ) -> VarianceExplained:
     r2, variance, start = {}, {}, 0
     for name in schema.names:
@@ -101,7 +105,7 @@ def _table(
         )
         r2[name] = np.concatenate([shares, shares.sum(0)[None], others[name][None]])
     features = {name: tuple(map(str, schema[name].columns)) for name in schema.names}
-    return VarianceExplained(tuple(names), ("all", "others"), features, r2, variance, z)
+    return VarianceExplained(tuple(names), ("all", "others"), features, r2, variance, z, {"others": whole})
 
 
 def shares_of(z: Doubles, loadings: Doubles, x: Doubles, seen: NDArray[np.bool_]) -> tuple[Doubles, Doubles]:
@@ -136,14 +140,18 @@ def varimax(loadings: Doubles) -> Doubles:
 
 
 def _others(schema: Schema, scores: Scores, name: str) -> Doubles:
-    """The held-out R² of each feature given the other modalities, [F]; NaN where there is none."""
+    """The held-out R² of each feature given the other modalities, [F]; NaN where there is none. Indicators have that of their class."""
     found = {
         row.feature: row.value
         for row in scores.rows
         if (row.modality, row.pattern, row.method, row.score) == (name, None, "stack", "r2")
         and row.feature is not None
     }
-    return np.array([found.get(column, np.nan) for column in schema[name].columns], np.float64)
+    columns = np.array([found.get(column, np.nan) for column in schema[name].columns], np.float64)
+    for group in schema[name].groups:
+        if not group.ranks:
+            columns[group.columns] = found.get(group.name, np.nan)
+    return columns
 
 
 # ---- attribution -------------------------------------------------------------------------------------------------
@@ -183,6 +191,11 @@ def attribute(
 
 def _output(schema: Schema, imputer: Imputer, embedding: Embedding, of: Any) -> tuple[str, str | None, Any]:
     """The label, the modality whose feature it is, and the function of what the members expect."""
+    if isinstance(of, str) and of == "risk":
+        raise InputError(
+            "attribute: got of='risk', which is a combination of Cox regressions and no output of the VAE; expected a column of the "
+            "embedding such as 'z0', or (modality, feature); risk_scores_ compares the modalities"
+        )
     if isinstance(of, str):
         latents = [f"z{column}" for column in range(embedding.width)]
         if of not in latents:
@@ -200,6 +213,13 @@ def _output(schema: Schema, imputer: Imputer, embedding: Embedding, of: Any) -> 
         )
     name, each = of[0], schema[of[0]]
     features = tuple(map(str, each.columns))
+    group = next((group for group in each.groups if group.name == str(of[1]) and not group.ranks), None)
+    if group is not None:
+        names = [str(column) for column in features[group.columns]]
+        raise InputError(
+            f"attribute: got {group.name!r} of {name!r}, a column of classes; expected one of its classes; such as "
+            f"{(name, names[0])!r} (classes: {named(names)})"
+        )
     at = column_of("attribute", of[1], features, (len(features),))
     scale, centre = float(each.scale[at]), float(each.center[at])
     return f"{name} {features[at]}", name, lambda expected: expected[name][:, at] * scale + centre

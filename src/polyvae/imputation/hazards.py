@@ -22,7 +22,10 @@ from polyvae.utils.errors import InputError
 from polyvae.utils.seeds import fold_in
 
 COLUMNS, EQUAL, EMBEDDING, STACK = "(all columns)", "(modalities of one weight)", "(embedding)", "stack"
-"""Names of inputs beside those of modalities, and of the combination. In EQUAL every modality has the same variance in all."""
+"""Names of inputs beside those of modalities, and of the combination. Files contain them; ``method_name`` has those that are printed.
+
+EQUAL is all columns, each divided by the root of the number of columns of its modality, so that modalities have the same total variance.
+"""
 
 _PIECE = 2048  # samples whose inputs are in memory at a time
 _FEW = 20  # events, below which a warning states that the regressions are uncertain
@@ -126,11 +129,10 @@ class Hazards(NamedTuple):
 
 def method_name(name: str) -> str:
     """The name of a method in scores, by its input."""
-    return (
-        name
-        if name == STACK
-        else f"Cox of {name.strip('()') if name in (COLUMNS, EQUAL, EMBEDDING) else name}"
-    )
+    if name == STACK:
+        return name
+    inputs = {COLUMNS: "all columns", EQUAL: "equally weighted modalities", EMBEDDING: "embedding"}
+    return f"Cox of {inputs.get(name, name)}"
 
 
 def _crossed(left_out: Doubles, given: Survival, fold: NDArray[np.intp]) -> Doubles:

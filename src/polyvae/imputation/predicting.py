@@ -19,6 +19,7 @@ from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.tables import Doubles
 from polyvae.imputation.target import TARGET, Target
 from polyvae.utils.errors import InputError, is_number
+from polyvae.utils.text import counted
 
 
 class Predictions(NamedTuple):
@@ -102,7 +103,7 @@ def of_risk(hazards: Hazards, eta: Doubles, level: float | None) -> Predictions:
 
 
 def survival(hazards: Hazards, eta: Doubles, times: Any) -> Predictions:
-    """P(T > t) of log relative hazards [N]. Raises InputError: times that are no numbers of 0 or more."""
+    """P(T > t) of log relative hazards [N]. Warns of times after the last one observed. Raises InputError: no numbers of 0 or more."""
     curve = hazards.curve
     if times is None:
         at = curve.time
@@ -113,4 +114,12 @@ def survival(hazards: Hazards, eta: Doubles, times: Any) -> Predictions:
                 f"predict_survival: got times {times!r}; expected one or more numbers of 0 or more, in the unit of y; such as [365, 730]"
             )
         at = np.array(given, np.float64)
+        last = float(hazards.given.time.max())
+        late = int((at > last).sum())
+        if late:
+            warnings.warn(
+                f"predict_survival: {counted(late, 'time is', 'times are')} later than the last one of the training samples ({last:.10g}), "
+                "after which nothing is known; the curves stay at their last value",
+                stacklevel=3,
+            )
     return Predictions(curve.survival(eta, at), [f"{float(t):.10g}" for t in at])

@@ -22,7 +22,7 @@ from polyvae.imputation.filling import Wanted, fill
 from polyvae.imputation.outputs import Completed, check_output, id_name, kind_of, write, write_columns
 from polyvae.imputation.predicting import Predictions, of_risk, outcome, risks, survival
 from polyvae.imputation.scores import Scores
-from polyvae.imputation.sources import Files, check_new, read_files, target_of
+from polyvae.imputation.sources import Files, Y, check_new, read_files, target_of
 from polyvae.imputation.streaming import Reading, can_stream, impute_files
 from polyvae.utils.errors import InputError, check_count, is_number, nearest
 from polyvae.utils.files import json_text, read_object, short, unwritten, write_atomic
@@ -152,7 +152,7 @@ def fit_run(
     )
     if len(labels) == 2:
         _as_time(estimator)
-    estimator.fit(given.data, None if y is None else y.values)
+    estimator.fit(given.data, None if y is None else y.of(given.data.ids))
     record = FitRecord(
         command=command,
         files={name: str(path) for name, path in files.paths.items()},
@@ -471,37 +471,45 @@ class NewScores(NamedTuple):
     measure: str
 
 
-def score_run(run: FittedRun, files: Files, *, id: str | None = None, mask: bool = False) -> NewScores:
+def score_run(
+    run: FittedRun, files: Files, *, target: str | None = None, id: str | None = None, mask: bool = False
+) -> NewScores:
     """Scores of new samples: every modality hidden in turn and predicted from what else was observed.
 
     Args:
         run: The run.
         files: The files.
+        target: See ``target_of``; None: the columns of the files that have the names of those in the fit.
         id: See ``read_for``.
         mask: See ``read_for``.
+
+    Raises:
+        InputError: A target for a run that has none.
     """
+    if target is not None and run.record.target is None:
+        raise InputError(f"{run.path}: got --target for a run without one; expected none; leave it out")
     given = read_for(run, files, id, mask)
     scores = run.estimator.scores(given.data)
     accuracy = None
-    y = _known_target(run, files, id)
+    y = _known_target(run, files, id) if target is None else target_of(target, files, id or run.estimator.id)
     if y is not None:
-        accuracy = run.estimator.score(given.data, y)
+        accuracy = run.estimator.score(given.data, y.of(given.data.ids))
     classes = run.estimator._target is not None and run.estimator._target.classes is not None
     measure = "C-index" if run.estimator._hazards is not None else "accuracy" if classes else "R²"
     return NewScores(scores, accuracy, measure)
 
 
-def _known_target(run: FittedRun, files: Files, id: str | None) -> dict[str, Any] | None:
-    """The values of the target in the files; None: they have none."""
+def _known_target(run: FittedRun, files: Files, id: str | None) -> Y | None:
+    """The target in the files; None: they have none."""
     column, by = run.record.target, id or run.estimator.id
     known = (
         {name for path in files.paths.values() for name in columns_of(path)} if column is not None else set()
     )
     if column is None or by is False or not known.issuperset(run.record.labels):
         return None
-    values = target_of(column, files, by).values
-    known_values = [value for value in values.values() if value is not None and value != (None, None)]
-    return values if any(value == value for value in known_values) else None
+    found = target_of(column, files, by)
+    known_values = [value for value in found.values.values() if value is not None and value != (None, None)]
+    return found if any(value == value for value in known_values) else None
 
 
 def _check_file(out: Path, force: bool) -> None:

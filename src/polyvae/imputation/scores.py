@@ -10,6 +10,7 @@ from typing import Any
 
 from polyvae.imputation.rows import Row
 from polyvae.utils.errors import InputError, nearest, reading
+from polyvae.utils.text import counted
 
 SCORES: Mapping[str, str] = {
     "r2": "R²",
@@ -29,7 +30,8 @@ SCORES: Mapping[str, str] = {
     "c_index_low": "lower end of the 95 % interval of the C-index",
     "c_index_high": "upper end of the 95 % interval of the C-index",
 }
-_SHOWN = ("r2", "auroc", "accuracy", "coverage", "width", "set_coverage", "set_size")
+_SHOWN = ("r2", "auroc", "accuracy", "coverage", "width", "set_coverage", "set_size", "c_index")
+_ENDS = ("c_index_low", "c_index_high")
 ERRORS = ("fvu", "log_loss", "rmse")  # by which methods are compared: the first that a modality has
 
 
@@ -117,10 +119,11 @@ class Scores:
         return next((row.value for row in self.rows if row[:5] == key), None)
 
     def table(self, *scores: str, pattern: str | None = None) -> str:
-        """Modality by method as text, one block per score; – where there is none.
+        """Modality by method as text, one block per score; – where there is none. Of the C-index a row per method, with its interval.
 
         Args:
-            *scores: Keys of ``SCORES``. Without any: R², AUROC, accuracy, coverage and width, where there are any.
+            *scores: Keys of ``SCORES``. Without any: R², AUROC, accuracy, coverage, width and the C-index, where there are any; all
+                others where there is none of these.
             pattern: Which pattern of observed modalities. None: the rows that are for all of them.
 
         Raises:
@@ -130,11 +133,14 @@ class Scores:
             if score not in SCORES:
                 raise InputError(f"table: got score {score!r}; {nearest(score, SCORES)}")
         part = self.select(feature=None, pattern=pattern)
+        there = {row.score for row in part.rows}
         blocks = []
-        for score in scores or _SHOWN:
+        for score in scores or [score for score in _SHOWN if score in there] or SCORES:
             chosen = part.select(score=score)
             if chosen.rows:
-                blocks.append(_block(chosen, score))
+                blocks.append(_intervals(part) if score == "c_index" else _block(chosen, score))
+        if not blocks and self.rows and not scores:
+            return f"no scores of whole modalities; to_frame() returns {counted(len(self), 'score', 'scores')} of features or patterns"
         return "\n\n".join(blocks) or "no scores"
 
     def to_columns(self) -> dict[str, list[Any]]:
@@ -213,6 +219,21 @@ def _block(scores: Scores, score: str) -> str:
             for name in scores.modalities
         ),
     ]
+    return _aligned(SCORES[score], rows)
+
+
+def _intervals(scores: Scores) -> str:
+    """The C-index of each method, with the ends of its interval where they are known."""
+    rows = []
+    for row in scores.select(score="c_index").rows:
+        ends = [scores.value(row.modality, row.method, end, pattern=row.pattern) for end in _ENDS]
+        interval = "" if None in ends else " to ".join(f"{end:.3f}" for end in ends)
+        rows.append([row.method, f"{row.value:.3f}", interval])
+    return _aligned(SCORES["c_index"], [["", "value", "95 % interval"], *rows])
+
+
+def _aligned(title: str, rows: Sequence[Sequence[str]]) -> str:
+    """Lines of text: a title, and rows whose columns are to the right of each other."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -220,4 +241,4 @@ def _block(scores: Scores, score: str) -> str:
         )
         for row in rows
     ]
-    return "\n".join([SCORES[score], *lines])
+    return "\n".join(line.rstrip() for line in [title, *lines])

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.data.schema import Features, Schema
-from polyvae.imputation.class_scores import Ends, crossed_limits, limits_of, rows_of_classes
+from polyvae.imputation.class_scores import Ends, crossed_limits, limits_of, means_of, rows_of_classes
 from polyvae.imputation.combine import FEWEST, Combination
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.measures import Interval, pooled_fvu
@@ -146,17 +146,18 @@ def _rows(
 ) -> list[Row]:
     """The scores of standardised predictions, in units, without columns that were constant in training.
 
-    R² and FVU of a modality are those of all its columns, indicators of classes among them. Other scores are of numbers, ranks included,
-    or of classes.
+    R² and FVU of a modality are those of all its columns, indicators of classes among them. AUROC, log loss and scores of classes are
+    means over the columns that have them; all others are of numbers, ranks included.
     """
     each = schema[name]
     varying = np.flatnonzero(~np.isin(each.columns, each.constant))
     if not len(varying):
         return []
     numbers = np.array([place for place in varying if each.kinds[place] != "categorical"], np.intp)
-    rows = []
+    rows, single = [], rows_of_classes(each, method, truth, predicted, seen, ends, pattern)
     if len(numbers):
         rows += _numeric(schema, name, method, truth, predicted, seen, ends, features, pattern, numbers)
+        single = _of_flags(schema, name, method, truth, predicted, seen, pattern, numbers) + single
     if len(numbers) < len(varying):
         rows = [row for row in rows if row.feature is not None or row.score not in ("r2", "fvu")]
         true, guess = (schema.restore(name, x)[:, varying] for x in (truth, predicted))
@@ -166,22 +167,9 @@ def _rows(
         if error is not None:
             rows.append(Row(name, None, pattern, method, "fvu", error, count))
             rows.append(Row(name, None, pattern, method, "r2", 1 - error, count))
-    return _merged(rows, rows_of_classes(each, method, truth, predicted, seen, ends, features, pattern), each)
-
-
-def _merged(rows: list[Row], more: list[Row], each: Features) -> list[Row]:
-    """The rows of numbers and of classes, with the mean over both where a score of the modality is of both."""
-    whole = {row.score: row for row in more if row.feature is None}
-    flags = each.kinds.count("binary")
-    counts = flags, sum(not group.ranks for group in each.groups)
-    merged = [
-        row._replace(value=float(np.average([row.value, whole[row.score].value], weights=counts)))
-        if row.feature is None and row.score in whole
-        else row
-        for row in rows
-    ]
-    known = {row.score for row in rows if row.feature is None}
-    return merged + [row for row in more if row.feature is not None or row.score not in known]
+    flags = [place for place in varying if each.kinds[place] not in ("real", "count")]
+    rows += means_of(single, int(seen[:, flags].any(1).sum()))
+    return rows + (single if features else [])
 
 
 def _numeric(
@@ -202,7 +190,7 @@ def _numeric(
     known = seen[:, places]
     spread = _spread(true, guess, known)
     names = [each.columns[place] for place in places] if features else None
-    rows = numeric_rows(
+    return numeric_rows(
         name,
         method,
         true,
@@ -217,19 +205,34 @@ def _numeric(
         if ends is None
         else Interval(*(schema.restore(name, end)[:, places] for end in (ends.low, ends.high))),
     )
-    binary = [place for place, column in enumerate(places) if each.kinds[column] == "binary"]
-    if binary:
-        chance = np.clip(guess[:, binary], _LEAST, 1 - _LEAST)
-        rows += binary_rows(
-            name,
-            method,
-            np.round(true[:, binary]),
-            chance,
-            observed=known[:, binary],
-            pattern=pattern,
-            features=[names[place] for place in binary] if names else None,
-        )
-    return rows
+
+
+def _of_flags(
+    schema: Schema,
+    name: str,
+    method: str,
+    truth: Floats,
+    predicted: Floats,
+    seen: NDArray[np.bool_],
+    pattern: str | None,
+    places: NDArray[np.intp],
+) -> list[Row]:
+    """Log loss and AUROC of each of some columns that has no other values than 0 and 1."""
+    each = schema[name]
+    flags = np.array([place for place in places if each.kinds[place] == "binary"], np.intp)
+    if not len(flags):
+        return []
+    true, guess = (schema.restore(name, x)[:, flags] for x in (truth, predicted))
+    rows = binary_rows(
+        name,
+        method,
+        np.round(true),
+        np.clip(guess, _LEAST, 1 - _LEAST),
+        observed=seen[:, flags],
+        pattern=pattern,
+        features=[each.columns[place] for place in flags],
+    )
+    return [row for row in rows if row.feature is not None]
 
 
 def _spread(

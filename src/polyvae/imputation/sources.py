@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from polyvae.data.groups import text_of
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import Given, read
@@ -14,6 +16,7 @@ from polyvae.data.readers.columns import column_of, columns_of, plain
 from polyvae.data.readers.endings import ENDINGS, SHEETS, ending, stem
 from polyvae.data.readers.omics import from_anndata
 from polyvae.data.readers.opening import OMICS, open_file
+from polyvae.imputation.times import event_first
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
 
@@ -40,11 +43,35 @@ class Y(NamedTuple):
         column: The name of its column; of a time to event those of time and event, with a comma between them.
         values: Id -> value, None where missing; of a time to event (time, event).
         columns: The names of its columns.
+        where: FILE:COLUMN of each column.
     """
 
     column: str
     values: dict[str, Any]
     columns: tuple[str, ...]
+    where: tuple[str, ...]
+
+    def of(self, ids: Sequence[Any] | None) -> Any:
+        """The target of samples: as by id, or of two columns in the order of the samples, with their names.
+
+        Args:
+            ids: The ids of the samples; None: they have none.
+
+        Raises:
+            InputError: No sample has a target.
+        """
+        if ids is None:
+            return self.values
+        if self.values and not any(str(each) in self.values for each in ids):
+            raise InputError(
+                f"target: got ids in {self.where[0].rpartition(':')[0]} none of which is a sample, such as "
+                f"{named(list(self.values), 3)}; expected ids of the data, such as {named(list(ids), 3)}; check their spelling and which "
+                "column they are"
+            )
+        if len(self.columns) == 1:
+            return self.values
+        rows = [self.values.get(str(each), (None, None)) for each in ids]
+        return np.array(rows, dtype=[(name, object) for name in self.where])
 
 
 def files_of(words: Sequence[str], options: Sequence[str] = ()) -> Files:
@@ -161,7 +188,7 @@ def _without(data: MultimodalData, columns: Sequence[str]) -> MultimodalData:
 def target_of(text: str, files: Files, id: Any = None) -> Y:
     """The target that ``text`` names: a column of one of the files, or FILE:COLUMN, of one of the files or another.
 
-    A time to event is named by two columns, TIME,EVENT or FILE:TIME,EVENT.
+    A time to event is named by two columns, TIME,EVENT or FILE:TIME,EVENT; where the first alone has the values of events, it is the event.
 
     Raises:
         InputError: No such column or file, or tables that disagree.
@@ -189,7 +216,7 @@ def target_of(text: str, files: Files, id: Any = None) -> Y:
                     f"target: got {found[key]!r} and {value!r} for sample {key!r}; expected the same in every table; correct one"
                 )
             found[key] = value
-    return Y(text, plain(found), (text,))
+    return Y(text, plain(found), (text,), (f"{owners[0]}:{text}",))
 
 
 def _columns_in(files: Files, name: str) -> list[str]:
@@ -200,9 +227,14 @@ def _columns_in(files: Files, name: str) -> list[str]:
 def _pair_of(prefix: str, text: str, files: Files, id: Any) -> Y:
     """Time and event, each a target of its own, by id."""
     time, event = (target_of(f"{prefix}{column}", files, id) for column in text.split(","))
+    if time.where == event.where:
+        raise InputError(f"target: got column {time.column!r} twice; expected TIME,EVENT; name both")
+    if event_first(time.values, event.values):
+        time, event = event, time
     ids = dict.fromkeys([*time.values, *event.values])
     values = {key: (time.values.get(key), event.values.get(key)) for key in ids}
-    return Y(f"{time.column},{event.column}", values, (time.column, event.column))
+    columns = time.column, event.column
+    return Y(",".join(columns), values, columns, (*time.where, *event.where))
 
 
 def _no_target(text: str, files: Files, columns: Mapping[str, Sequence[str]]) -> InputError:

@@ -14,6 +14,7 @@ from sklearn.metrics import r2_score
 from polyvae.imputation.combine import Combination, half_widths
 from polyvae.imputation.tables import Tables
 from polyvae.utils.errors import InputError
+from polyvae.utils.text import named
 
 TARGET = "(target)"
 """The name of that table among those of the modalities."""
@@ -156,17 +157,18 @@ def values_of(y: Any, ids: Ids, count: int) -> tuple[NDArray[Any], NDArray[np.bo
             raise InputError(
                 f"y: got id {twice!r} more than once; expected one value for each sample; remove the others"
             )
-        if not any(str(name) in table for name in ids):
+        if table and not any(str(name) in table for name in ids):
             raise InputError(
-                "y: got ids none of which is a sample; expected ids of the data; check their spelling"
+                f"y: got ids none of which is a sample, such as {named(list(table), 3)}; expected ids of the data, such as "
+                f"{named(list(ids), 3)}; check their spelling"
             )
         given = np.array([table.get(str(name)) for name in ids], dtype=object)
     else:
         given = _column(np.asarray(y, dtype=object))
     if given.shape != (count,):
         raise InputError(
-            f"y: got shape {given.shape}; expected one value for each of {count} samples (or time and event, with target='time'); "
-            "pass them in the order of X"
+            f"y: got shape {given.shape}; expected one value for each of {count} samples, or two, time and event; pass them in the order "
+            "of X"
         )
     return given, np.array([is_known(value) for value in given], dtype=bool)
 

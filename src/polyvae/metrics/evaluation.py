@@ -98,7 +98,8 @@ class Evaluation(Mapping[str, Any]):
         return table
 
     def __repr__(self) -> str:
-        return "\n".join(f"{name:>40}  {value:.4f}" for name, value in self.headline().items())
+        lines = [f"{name:>40}  {value:.4f}" for name, value in self.headline().items()]
+        return "\n".join(lines or self.get("notes", ())) or "no headline numbers"
 
 
 @torch.inference_mode(False)  # the metric of conflict needs gradients

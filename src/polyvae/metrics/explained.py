@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ class VarianceExplained:
         r2: Modality -> [L + parts, F], the latent dimensions first. A dimension that the modality does not have is NaN.
         variance: Modality -> [F], the sum of squared deviations of each feature.
         factors: [N, L], the values of the latent dimensions; None: they were not kept.
+        whole: Part -> modality -> the R² of the modality, where it was measured on other samples than ``variance``; in place of the
+            pooled one.
 
     Example:
         >>> import numpy as np
@@ -58,6 +60,7 @@ class VarianceExplained:
     r2: Mapping[str, Array]
     variance: Mapping[str, Array]
     factors: Array | None = None
+    whole: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -79,6 +82,8 @@ class VarianceExplained:
         if feature is not None:
             names = self.features[modality]
             return float(row[names.index(self._known("feature", feature, names))])
+        if what in self.whole:
+            return self.whole[what][modality]
         return pooled(row, self.variance[modality])
 
     def by_latent(self, modality: str) -> dict[str, float]:

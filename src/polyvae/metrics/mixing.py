@@ -7,6 +7,7 @@ approximate or depend on the start.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from polyvae.metrics.context import Context, check_finite
 from polyvae.utils.errors import InputError
+from polyvae.utils.text import counted, named
 
 NEIGHBOURS = 90
 ROWS = 20_000  # samples, chosen at random
@@ -180,7 +182,8 @@ def batches(context: Context) -> dict[str, Any]:
     """Mixing of the levels of each covariate, and classes, in the embedding of the held-out samples.
 
     ``ilisi_NAME`` for each covariate with levels; with labels also ``silhouette_batch_NAME``, and ``clisi``, ``silhouette_label``,
-    ``nmi`` and ``ari`` of the labels. Empty for data without such covariates.
+    ``nmi`` and ``ari`` of the labels. Empty for data without a covariate that has several levels, or with fewer than 6 samples; a note
+    has the reason, where the metric was asked for by name or the data have covariates.
 
     Args:
         context: The evaluation context.
@@ -191,8 +194,11 @@ def batches(context: Context) -> dict[str, Any]:
     if len(rows) > ROWS:
         chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(context.seed("batches")))
         rows = rows[chosen[:ROWS]].sort().values
+    names = list(levels)
     levels = {name: x[rows.numpy()] for name, x in levels.items() if len(np.unique(x[rows.numpy()])) > 1}
     if not levels or len(rows) < 6:
+        if data.covariates or "metrics" in context.config.model_fields_set:
+            context.note(f"no mixing of batches: {_reason(names, len(data.covariates), len(rows))}")
         return {}
     step = context.step()
     z = torch.cat([context.model.embed(data.take(part)).cpu() for part in torch.split(rows, step)])
@@ -214,6 +220,17 @@ def batches(context: Context) -> dict[str, Any]:
         "nmi": nmi,
         "ari": ari,
     }
+
+
+def _reason(names: Sequence[str], covariates: int, rows: int) -> str:
+    """Why there is no mixing of batches, given the covariates with levels."""
+    if rows < 6:
+        return f"{counted(rows, 'sample', 'samples')} evaluated; six or more are needed"
+    if names:
+        return f"one level of {named(names)} among the samples evaluated; two or more are needed"
+    if covariates:
+        return "the covariates are numbers; one with levels is needed, such as the text of a batch"
+    return "the data have no covariates; name them with covariates="
 
 
 def _codes(x: NDArray[Any], labels: ArrayLike) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from polyvae.imputation.runs import REPORT, FittedRun
 from polyvae.imputation.tables import Tables
+from polyvae.report.classes import classes_section
 from polyvae.report.held import calibration_section, embedding_section, pairs_section, target_section
 from polyvae.report.metrics import number
 from polyvae.report.tables import View, features_section, samples_section, scores_section
@@ -45,6 +46,7 @@ def write_fit_report(run: FittedRun) -> Path:
         samples_section,
         scores_section,
         features_section,
+        classes_section,
         calibration_section,
         embedding_section,
         cohort_variance_section,
@@ -105,13 +107,10 @@ def _cards(view: View) -> list[Card]:
             "They have every modality. The others are used for training too.",
         )
     ]
+    whole = view.scores.select(feature=None, pattern=None)
     found = {
-        score: [
-            row.value
-            for row in view.scores.rows
-            if (row.feature, row.method, row.score) == (None, "stack", score)
-        ]
-        for score in ("r2", "coverage")
+        score: [row.value for row in whole.select(method="stack", score=score).rows]
+        for score in ("r2", "coverage", "accuracy")
     }
     if found["r2"]:
         cards.append(
@@ -127,6 +126,16 @@ def _cards(view: View) -> list[Card]:
                 f"{100 * float(np.mean(found['coverage'])):.0f} %",
                 "Coverage of 90 % intervals",
                 "How many measured values of samples left out are inside their interval. It should be close to 90 %.",
+            )
+        )
+    if found["accuracy"]:
+        frequent = [row.value for row in whole.select(method="mean", score="accuracy").rows]
+        cards.append(
+            Card(
+                f"{100 * float(np.mean(found['accuracy'])):.0f} %",
+                "Accuracy of imputed classes",
+                "Mean over columns of classes, for samples that were left out. The most frequent class alone would be right in "
+                f"{100 * float(np.mean(frequent)):.0f} %.",
             )
         )
     return cards

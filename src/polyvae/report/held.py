@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from polyvae.imputation.combine import Combination
 from polyvae.imputation.tables import patterns
 from polyvae.imputation.target import TARGET
+from polyvae.report.classes import class_figures
 from polyvae.report.metrics import number
 from polyvae.report.plots import Pair, curves_figure, embedding_figure, pair_figure
 from polyvae.report.sections import Section, Table
@@ -154,21 +155,22 @@ def pairs_section(view: View) -> Section | None:
     """Measured against imputed values of a few features; None where none was measured."""
     figures = []
     for place, each in enumerate(view.estimator.schema_.modalities):
-        found = ranked(view, each.name)
-        if not found:
-            continue
-        chosen = [found[at] for at in sorted({0, len(found) // 2, len(found) - 1})]
+        classes = {group.name for group in each.groups}
+        found = [pair for pair in ranked(view, each.name) if pair[0] not in classes]
+        chosen = [found[at] for at in sorted({0, len(found) // 2, len(found) - 1})] if found else []
         for number_of, (feature, value) in enumerate(chosen):
             pair = _pair(view, each.name, feature, value)
             alt = f"Measured against imputed values of {feature} of {each.name}, {pair.note}."
             figures.append(pair_figure(f"pair_{place}_{number_of}", each.name, pair, alt))
+        figures += class_figures(view, place)
     if not figures:
         return None
     return Section(
         "pairs",
         "Measured against imputed",
-        "For each modality the features with the highest, the middle and the lowest R². Each point is a sample that was left out; the band "
-        "is the 90 % interval around the imputed value.",
+        "For each modality the features with the highest, the middle and the lowest R², numbers and classes apart. Each point is a sample "
+        "that was left out; the band is the 90 % interval around the imputed value. Squares count samples left out by measured and "
+        "imputed class; their tint is the share of the measured class.",
         figures=figures,
         wide=False,
     )

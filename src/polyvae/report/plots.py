@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from polyvae.report.drawing import ACCENT, INK, MUTED, RULE, SERIES, Drawing, Figure, label_width, short
+from polyvae.report.drawing import (
+    ACCENT,
+    INK,
+    MUTED,
+    PAPER,
+    RULE,
+    SERIES,
+    Drawing,
+    Figure,
+    label_width,
+    short,
+)
 
 if TYPE_CHECKING:  # matplotlib takes a third of a second that only drawing should pay
     from matplotlib.axes import Axes
@@ -283,15 +294,7 @@ def pair_figure(name: str, title: str, pair: Pair, alt: str) -> Figure:
         alt: The figure in words.
     """
     with Drawing(name, 310, 320) as drawing:
-        left, first = 8 / drawing.width, 1 - 14 / drawing.height
-        heading: dict[str, Any] = {"color": INK, "ha": "left", "va": "center", "fontsize": 11}
-        drawing.canvas.text(left, first, short(pair.title, 38), **heading)
-        drawing.canvas.text(
-            left,
-            first - 18 / drawing.height,
-            f"{short(title, 28)} · {pair.note}",
-            **heading | {"color": MUTED},
-        )
+        _heading(drawing, pair.title, title, pair.note)
         ax = drawing.axes(56, 46, 240, 222)
         low = float(min(pair.measured.min(), pair.imputed.min()))
         high = float(max(pair.measured.max(), pair.imputed.max()))
@@ -306,6 +309,50 @@ def pair_figure(name: str, title: str, pair: Pair, alt: str) -> Figure:
         ax.locator_params(nbins=5)
         _quiet(ax, "both")
         return drawing.done(alt)
+
+
+def confusion_figure(
+    name: str, modality: str, title: str, note: str, counts: Mapping[str, Mapping[str, int]], alt: str
+) -> Figure:
+    """Measured against imputed classes: how many samples, tinted by their share of the measured class.
+
+    Args:
+        name: Of the figure.
+        modality: The modality.
+        title: The column of classes.
+        note: Such as "accuracy 0.84".
+        counts: Measured class -> imputed class -> samples.
+        alt: The figure in words.
+    """
+    size = len(counts)
+    with Drawing(name, 310, 320) as drawing:
+        _heading(drawing, title, modality, note)
+        ax = drawing.axes(96, 84, 200, 184)
+        for y, found in enumerate(counts.values()):
+            total = max(1, sum(found.values()))
+            for x, count in enumerate(found.values()):
+                share = count / total
+                edges = [x + 0.03, x + 0.97, x + 0.97, x + 0.03], [y + 0.03, y + 0.03, y + 0.97, y + 0.97]
+                ax.fill(*edges, color=ACCENT, alpha=0.92 * share, linewidth=0)
+                colour = PAPER if share > 0.5 else INK if count else MUTED
+                ax.text(x + 0.5, y + 0.5, f"{count:,}", ha="center", va="center", color=colour, fontsize=10)
+        labels, middle = [short(label, 9) for label in counts], np.arange(size) + 0.5
+        wide = max(len(label) for label in labels) * 6.5 * size > 200
+        ax.set_yticks(middle, labels)
+        ax.set_xticks(middle, labels, rotation=90 if wide else 0)
+        ax.set(xlim=(0, size), ylim=(size, 0), xlabel="imputed", ylabel="measured")
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+        return drawing.done(alt)
+
+
+def _heading(drawing: Drawing, title: str, modality: str, note: str) -> None:
+    """Two lines above a figure of one feature."""
+    left, first = 8 / drawing.width, 1 - 14 / drawing.height
+    style: dict[str, Any] = {"color": INK, "ha": "left", "va": "center", "fontsize": 11}
+    drawing.canvas.text(left, first, short(title, 38), **style)
+    below = f"{short(modality, 28)} · {note}"
+    drawing.canvas.text(left, first - 18 / drawing.height, below, **style | {"color": MUTED})
 
 
 def _box(ax: Axes, x: float, y: float, width: float, height: float, colour: str) -> None:

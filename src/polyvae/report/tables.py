@@ -232,7 +232,7 @@ def features_section(view: View) -> Section | None:
         "features",
         "Features",
         "R² of single features of samples left out. A feature with an R² near 0 cannot be predicted from the other modalities, and its "
-        "imputed values are close to its mean.",
+        "imputed values are close to its mean. R² of a column of classes is that of its indicators, columns of zeros and ones.",
         figures=[figure],
         tables=tables,
     )

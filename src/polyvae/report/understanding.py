@@ -66,6 +66,15 @@ def cohort_variance_section(view: View) -> Section | None:
         "of similar strength are mixed; rotated by varimax, each feature depends on few of them. Columns that explain less than "
         "1 % of every modality are not rotated, and not part of the second sum. Last row: R² of each modality predicted from the others."
     )
+    names = [
+        column
+        for each in view.estimator.schema_.modalities
+        for group in each.groups
+        if not group.ranks
+        for column in each.columns[group.columns]
+    ]
+    if names:
+        lead += f" A column of classes has a share for each of its classes, such as {names[0]}."
     top = {name: turned.top(name, _TOP) for name in shown}
     return Section(
         "variance", "Variance explained", lead, figures, _features(shown, top, "rotated factor"), wide=False
