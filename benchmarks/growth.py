@@ -21,9 +21,11 @@ import numpy as np
 import torch
 
 import polyvae as pv
+from benchmarks.bench import tidy
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 RESULTS = Path(__file__).parent / "results" / "cpu.json"
 FIGURE = Path(__file__).parent.parent / "docs" / "growth.png"
@@ -111,7 +113,7 @@ CURVES = {
         (0.2, 0.4, 0.6, 0.8, 1.0),
         lambda share: step(modalities=5, batch=512, missing=1 - share),
         lambda share: _observed(share, 5) / _observed(0.2, 5),
-        "mean squared number of observed modalities",
+        "E[n²], n observed of 5",
     ),
     "features": Curve("features", (100, 1000, 10_000, 100_000), lambda n: step(features=n), lambda n: n, "F"),
     "rows": Curve("rows, an epoch of fit", (1e3, 1e4, 1e5, 1e6), epoch, lambda n: n, "N"),
@@ -181,7 +183,12 @@ def draw(found: dict[str, Any], path: Path) -> None:
         axis.plot(one["values"], one["law"], color="0.6", linestyle="--", label=f"law: {one['formula']}")
         axis.plot(one["values"], one["ratio"], marker="o", markersize=3.5, label="measured")
         axis.set(xscale="log", yscale="log", xlabel=one["title"], ylabel="time / first")
-        axis.legend(fontsize=7, frameon=False)
+        axis.set_xticks(one["values"], [f"{value:g}".replace("e+0", "e") for value in one["values"]])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_locator(LogLocator(10, (1, 3)))
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.legend(fontsize=7, frameon=False, loc="upper left")
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -197,7 +204,7 @@ def main() -> None:
     results = json.loads(given.out.read_text()) if given.out.exists() else {}
     found = {**results.get("growth", {}), **measure(list(given.names or CURVES))}
     found = {name: found[name] for name in CURVES if name in found}
-    given.out.write_text(json.dumps({**results, "growth": found}, indent=1) + "\n")
+    given.out.write_text(tidy({**results, "growth": found}))
     draw(found, given.figure)
     faster = [name for name, one in found.items() if not one["within"]]
     print("faster than the law:", ", ".join(faster) or "nothing")
