@@ -13,7 +13,6 @@ import io
 import os
 import re
 import runpy
-import shutil
 import sys
 import tempfile
 import time
@@ -57,6 +56,13 @@ def written(page, outputs):
     return BLOCK.sub(one, page)
 
 
+def small(picture):
+    """The picture in 64 colours, so that its file is small."""
+    from PIL import Image
+
+    return Image.open(picture).convert("RGB").quantize(64)
+
+
 def main():
     reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     reader.add_argument("name")
@@ -71,7 +77,7 @@ def main():
             page = page_of(given.name)
             page.write_text(written(page.read_text(), outputs))
             for picture in Path(folder).glob("*.png"):
-                shutil.copy(picture, HERE)
+                small(picture).save(HERE / picture.name, optimize=True)
     print(f"{time.process_time() - start:.0f} processor seconds", file=sys.stderr)
 
 
