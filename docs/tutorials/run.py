@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+DATA = {"scvi_users": "citeseq", "mofa_users": "multiomics"}  # pages that use the data of another
 BLOCK = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
 
 
@@ -28,9 +29,7 @@ def page_of(name):
 
 def run(name, folder, shorten=lambda code: code):
     """Yield what each block prints, and what the page shows below it ("" if it shows nothing)."""
-    script = HERE / f"make_{name}.py"
-    if script.exists():
-        runpy.run_path(str(script))["main"](folder)
+    runpy.run_path(str(HERE / f"make_{DATA.get(name, name)}.py"))["main"](folder)
     names, before, path = {}, os.getcwd(), list(sys.path)
     os.chdir(folder)
     sys.path.insert(0, str(HERE))  # where the functions that draw the figures are
