@@ -27,10 +27,10 @@ def page_of(name):
     return HERE / f"{name}.md"
 
 
-def run(name, folder, shorten=lambda code: code):
+def run(name, folder, shorten=lambda code: code, names=None):
     """Yield what each block prints, and what the page shows below it ("" if it shows nothing)."""
     runpy.run_path(str(HERE / f"make_{DATA.get(name, name)}.py"))["main"](folder)
-    names, before, path = {}, os.getcwd(), list(sys.path)
+    names, before, path = {} if names is None else names, os.getcwd(), list(sys.path)
     os.chdir(folder)
     sys.path.insert(0, str(HERE))  # where the functions that draw the figures are
     try:
