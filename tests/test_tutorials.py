@@ -271,7 +271,7 @@ def executed(name: str, folder: Path, shorten: Callable[[str], str] = lambda cod
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*:UserWarning")
 def test_a_tutorial_runs(tmp_path: Path) -> None:
-    names = executed("scvi_users", tmp_path, lambda code: code.replace("epochs=60", "epochs=1"))
+    names = executed("scvi_users", tmp_path, lambda code: code.replace("epochs=120", "epochs=1"))
     assert names["mean"]["protein"].shape == names["real"].shape
 
 
@@ -288,7 +288,7 @@ CLAIMS: dict[str, Callable[[dict[str, Any]], bool]] = {
         names["row"]["polyvae"]["pulse"] > names["row"]["k-NN, features by hand"]["pulse"]
         and names["row"]["polyvae"]["breathing"] < 0.1
     ),
-    "scvi_users": lambda names: names["guesses"]["polyvae"].shape == names["real"].shape,
+    "scvi_users": lambda names: np.corrcoef(names["guesses"]["polyvae"].ravel(), names["real"].ravel())[0, 1] > 0.5,
     "mofa_users": lambda names: 0.8 < names["inside"].to_numpy().mean() <= 1,
 }
 
