@@ -1,24 +1,46 @@
-"""What the tutorial and the README show about tables runs, command by command."""
+"""What the tutorials and the README show runs; calls that they name exist, with their arguments."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import importlib
+import inspect
 import io
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+import polyvae as pv
+from polyvae.core.vae import MultimodalVAE
+from polyvae.metrics.explained import VarianceExplained
+from polyvae.training.settings import TrainSettings
 from tests.helpers.cli import polyvae
 from tests.helpers.cohorts import read_csv
 
 ROOT = Path(__file__).parent.parent
-TUTORIAL = (ROOT / "docs" / "tutorials" / "cohort.md").read_text()
+TUTORIALS = ROOT / "docs" / "tutorials"
+TUTORIAL = (TUTORIALS / "cohort.md").read_text()
+PAGES = sorted(path.stem for path in TUTORIALS.glob("*.md"))
+# What the names of variables on the pages stand for.
+KINDS: dict[str, type] = {
+    **dict.fromkeys(("model", "plain", "more", "linear"), MultimodalVAE),
+    **dict.fromkeys(("data", "whole", "scaled"), pv.MultimodalData),
+    "batch": pv.Batch,
+    "table": VarianceExplained,
+}
+ABSENT = object()
+ATTRIBUTES = {pv.MultimodalData: ("ids", "columns", "levels", "factors", "groups", "card", "scale", "seed")}
 README = (ROOT / "README.md").read_text()
 BRIEF = ["--set", "steps=20", "--set", "members=2", "-q"]
 
@@ -161,3 +183,152 @@ def test_the_recipe_from_a_sentence_to_images_and_back(tmp_path: Path) -> None:
     assert tuple(made.shape) == (4, 1, 3, 32, 32)  # type: ignore[attr-defined]
     assert [len(draw) for draw in captions] == [4] * 5  # type: ignore[attr-defined]
     assert all(isinstance(said, str) for draw in captions for said in draw)  # type: ignore[attr-defined]
+
+
+def blocks(page: str, *kinds: str) -> list[str]:
+    return [
+        code
+        for kind, code in re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
+        if kind in (kinds or ("python", "py"))
+    ]
+
+
+def spans(page: str) -> list[str]:
+    """Calls of polyvae in the text and in the last column of tables: code between quotes that begins with one of its names."""
+    text = re.sub(r"```.*?```", "", page, flags=re.DOTALL)
+    text = re.sub(r"^\|.*\|([^|\n]*)\|$", r"\1", text, flags=re.MULTILINE)
+    first = "|".join((*KINDS, "pv", "est"))
+    return [
+        code
+        for code in re.findall(r"`([^`]+)`", text)
+        if re.match(rf"(?:{first})[.(]", code) and "..." not in code
+    ]
+
+
+def mistakes(code: str) -> Iterator[str]:
+    """Names of polyvae that do not exist, and arguments that its functions do not have."""
+    tree = ast.parse(code)
+    stored = {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "polyvae":
+            module = importlib.import_module(node.module or "")
+            yield from (f"{node.module}.{each.name}" for each in node.names if each.name not in dir(module))
+        if isinstance(node, ast.Attribute) and found(node, stored) is ABSENT:
+            yield ast.unparse(node)
+        if isinstance(node, ast.Call):
+            yield from unknown_arguments(node, stored)
+
+
+def found(node: ast.expr, stored: set[str]) -> Any:
+    """What a name or an attribute stands for; None: unknown; ABSENT: polyvae does not have it."""
+    if isinstance(node, ast.Name):
+        # ``table`` and ``batch`` are also names of other things.
+        other = node.id in ("table", "batch") and node.id in stored
+        return {"pv": pv, "est": pv.Estimator, **({} if other else KINDS)}.get(node.id)
+    owner = found(node.value, stored) if isinstance(node, ast.Attribute) else None
+    if not isinstance(node, ast.Attribute) or (owner is not pv and not isinstance(owner, type)):
+        return None
+    if node.attr.endswith("_"):  # attributes of an Estimator after fit
+        return None
+    if node.attr in dir(owner):
+        return getattr(owner, node.attr)
+    fields = {name for each in getattr(owner, "__mro__", ()) for name in getattr(each, "__annotations__", {})}
+    return None if node.attr in fields or node.attr in ATTRIBUTES.get(owner, ()) else ABSENT
+
+
+def unknown_arguments(node: ast.Call, stored: set[str]) -> Iterator[str]:
+    target = found(node.func, stored)
+    if target is None or not callable(target):
+        return
+    parameters = inspect.signature(target).parameters
+    open_ended = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    settings = TrainSettings.__annotations__ if target in (pv.fit, pv.extend) else {}
+    for argument in node.keywords:
+        if argument.arg not in parameters and argument.arg not in settings and (settings or not open_ended):
+            yield f"{ast.unparse(node.func)}({argument.arg}=)"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_calls_that_a_tutorial_shows_exist(name: str) -> None:
+    page = (TUTORIALS / f"{name}.md").read_text()
+    for code in blocks(page):
+        compile(code, f"{name}.md", "exec")
+    assert [wrong for code in (*blocks(page), *spans(page)) for wrong in mistakes(code)] == []
+    for target in re.findall(r"\]\(([^)#:]+)\)", page):
+        assert (TUTORIALS / target).exists(), target
+    for picture in re.findall(r"\]\((\w+\.png)\)", page):
+        assert (TUTORIALS / picture).stat().st_size <= 60 * 1024, picture
+
+
+def test_mistakes_in_calls_are_found() -> None:
+    code = "import polyvae as pv\npv.fitt(model)\npv.extend(model, data, epoch=1)\nmodel.embed(b, K=1)\npv.MultimodalData.from_frame(x)"
+    assert sorted(mistakes(code)) == sorted(
+        ["pv.fitt", "pv.extend(epoch=)", "pv.MultimodalData.from_frame", "model.embed(K=)"]
+    )
+    assert spans("`pv.fit(model)` and `fit`, `model.embed(...)`") == ["pv.fit(model)"]
+
+
+def executed(name: str, folder: Path, shorten: Callable[[str], str] = lambda code: code) -> dict[str, Any]:
+    """The names that the code of a tutorial leaves; what it prints has the words that the page shows."""
+    names: dict[str, Any] = {}
+    for printed, shown in runpy.run_path(str(TUTORIALS / "run.py"))["run"](name, folder, shorten, names):
+        words = [set(re.findall(r"[A-Za-z]{3,}", text)) for text in (shown, printed)]
+        assert words[0] <= words[1], (words[0] - words[1], printed)
+    return names
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*:UserWarning")
+def test_a_tutorial_runs(tmp_path: Path) -> None:
+    names = executed("scvi_users", tmp_path, lambda code: code.replace("epochs=120", "epochs=1"))
+    assert names["mean"]["protein"].shape == names["real"].shape
+
+
+CLAIMS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "multiomics": lambda names: all(r2 > 0.3 and inside > 0.8 for _, _, r2, inside in names["errors"]),
+    "citeseq": lambda names: (
+        names["ilisi"](names["mdata"].obsm["X_polyvae"], names["batch"]) > 0.6
+        and np.abs(names["z_ab"] - names["mdata"].obsm["X_polyvae"]).max() < 1e-6
+        and np.square(names["guesses"]["polyvae, mapped"] - names["real"]).mean()
+        < 0.8 * np.square(names["guesses"]["polyvae, as batch a"] - names["real"]).mean()
+    ),
+    "lesions": lambda names: names["scores"](names["drawn"])["diameter, R²"] > 0.8,
+    "sensors": lambda names: (
+        names["row"]["polyvae"]["pulse"] > names["row"]["k-NN, features by hand"]["pulse"]
+        and names["row"]["polyvae"]["breathing"] < 0.1
+    ),
+    "scvi_users": lambda names: (
+        np.corrcoef(names["guesses"]["polyvae"].ravel(), names["real"].ravel())[0, 1] > 0.5
+    ),
+    "mofa_users": lambda names: 0.8 < names["inside"].to_numpy().mean() <= 1,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*:UserWarning")
+@pytest.mark.parametrize("name", CLAIMS)
+def test_tutorials_from_start_to_end(name: str, tmp_path: Path) -> None:
+    """Each page, at full size; and what it says of its numbers, with room for other machines."""
+    assert CLAIMS[name](executed(name, tmp_path))
+
+
+def test_every_tutorial_is_executed() -> None:
+    assert sorted([*CLAIMS, "cohort"]) == PAGES
+
+
+@pytest.mark.slow
+def test_the_commands_about_images_with_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    runpy.run_path(str(TUTORIALS / "make_lesions.py"))["main"](tmp_path)
+    page = (TUTORIALS / "lesions.md").read_text()
+    (tmp_path / "lesions.py").write_text(blocks(page)[0])
+    (tmp_path / "lesions.toml").write_text(blocks(page, "toml")[0])
+    shown = [shlex.split(line)[1:] for line in re.findall(r"^polyvae .*$", page, re.MULTILINE)]
+    assert [words[0] for words in shown] == ["train", "evaluate", "report"]
+    for words in shown:
+        brief = ["--set", "train.epochs=1", "-q"] if words[0] == "train" else []
+        done = polyvae(*words, *brief, cwd=tmp_path)
+        assert done.returncode == 0, (words, done.stderr)
+    assert (tmp_path / "runs" / "lesions" / "report.html").exists()
