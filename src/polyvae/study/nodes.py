@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
@@ -15,8 +16,6 @@ from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from polyvae import runs
 from polyvae.config import RunConfig
 from polyvae.data import DATASETS
@@ -28,6 +27,7 @@ from polyvae.study.cluster import LOCAL, joined
 from polyvae.study.packing import pack, unpack
 from polyvae.study.plan import data_key
 from polyvae.study.workers import INTERRUPTED, Answer, Task, line_of
+from polyvae.training.scopes import threads
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import StorageError, read_bytes, write_atomic
 
@@ -201,13 +201,13 @@ def _sent() -> Callable[..., Any]:
 
 def act(task: bytes, folder: bytes | None, judges: _File | None, cwd: str) -> Returned:
     """Run a pickled task in a temporary folder, which has the packed contents. ``cwd``: the working directory of the study."""
-    torch.set_num_threads(1)
-    logging.disable(logging.INFO)  # as in the processes of a study on one machine
     lines, root = _Lines(), logging.getLogger()
+    level = root.manager.disable
+    logging.disable(logging.INFO)  # as in the processes of a study on one machine
     root.addHandler(lines)
     logging.captureWarnings(True)
     try:
-        with tempfile.TemporaryDirectory(prefix="polyvae-") as place:
+        with threads(1), tempfile.TemporaryDirectory(prefix="polyvae-") as place:
             found = _returned(ForkingPickler.loads(task), folder, judges, Path(cwd), Path(place))
             return found._replace(lines=tuple(lines.found))
     except KeyboardInterrupt:  # before the task began, or while its folder was packed
@@ -217,14 +217,18 @@ def act(task: bytes, folder: bytes | None, judges: _File | None, cwd: str) -> Re
     finally:
         logging.captureWarnings(False)
         root.removeHandler(lines)
+        logging.disable(level)
 
 
 def _returned(task: Task, packed: bytes | None, judges: _File | None, cwd: Path, place: Path) -> Returned:
     check_data(task.config, cwd)
-    if cwd.is_dir():
-        os.chdir(cwd)
     if judges is not None:
         _store(judges)
+    with contextlib.chdir(cwd) if cwd.is_dir() else contextlib.nullcontext():
+        return _acted(task, packed, place)
+
+
+def _acted(task: Task, packed: bytes | None, place: Path) -> Returned:
     if task.folder is None:
         answer = _done(task.act)
         return Returned(answer, None, _trained(task) if task.judges and not answer.error else None)
