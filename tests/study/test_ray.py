@@ -285,7 +285,7 @@ def study(*words: str | Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def finished(out: Path) -> int:
-    return len(list(out.glob("cells/*/evaluation.json")))
+    return len(list(out.glob("cells/[!.]*/evaluation.json")))
 
 
 @pytest.mark.slow
@@ -295,21 +295,22 @@ def test_a_raylet_killed_midway_changes_no_table(tiny: Path, tmp_path: Path) -> 
     pytest.importorskip("ray", reason="ray is not installed: pip install 'polyvae[cluster]'")
     from ray.cluster_utils import Cluster
 
-    tiny.write_text(TINY.replace("epochs = 2", "epochs = 60"))
+    tiny.write_text(TINY.replace("epochs = 2", "epochs = 300").replace("seeds = [0, 1]", "seeds = [0]"))
     local, out = tmp_path / "local", tmp_path / "out"
     run_study(tiny, local, show=False)
     raylets = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         _, lost = (raylets.add_node(num_cpus=1) for _ in range(2))
         with study(tiny, "--out", out, "--ray", raylets.address) as process:
-            until(lambda: finished(out) >= 2)
+            until(lambda: finished(out) >= 1)
+            time.sleep(1)  # by then the worker of each node is at work
             raylets.remove_node(lost, allow_graceful=False)
             said, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
         assert said == f"written: {out / 'study.html'}\n"
         assert "its node was lost; it is run on another one" in errors
         same_tables(local, out)
-        # Once more, nothing is run; and an address of a cluster with another version is refused.
+        # Once more, nothing is run.
         before = {path: path.stat().st_mtime_ns for path in out.glob("cells/*/*")}
         with study(tiny, "--out", out, "--ray", raylets.address, "-q") as process:
             process.communicate(timeout=300)
@@ -325,16 +326,16 @@ def test_ctrl_c_and_kill_leave_finished_cells_and_the_same_command_goes_on(
     tiny: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("ray", reason="ray is not installed: pip install 'polyvae[cluster]'")
-    tiny.write_text(TINY.replace("epochs = 2", "epochs = 60"))
+    tiny.write_text(TINY.replace("epochs = 2", "epochs = 60").replace("seeds = [0, 1]", "seeds = [0]"))
     local, out = tmp_path / "local", tmp_path / "out"
     run_study(tiny, local, show=False)
     words = (tiny, "--out", out, "--ray", "--jobs", "1", "-q")
     with study(*words) as process:
-        until(lambda: finished(out) >= 2)
+        until(lambda: finished(out) >= 1)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all processes of the group
         said, errors = process.communicate(timeout=120)
     assert (process.returncode, said) == (130, "")
-    assert re.fullmatch(r"interrupted with \d of 8 cells done; the same command resumes; .*\n", errors)
+    assert re.fullmatch(r"interrupted with \d of 4 cells done; the same command resumes; .*\n", errors)
     assert json.loads((out / "results.json").read_text())["cells"][0]["numbers"]
     kept = finished(out)
     with study(*words) as process:
