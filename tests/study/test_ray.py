@@ -132,6 +132,10 @@ def test_the_reason_that_ray_gives_is_one_line() -> None:
     )
     found = cluster._refused("auto", "ConnectionError: Could not find any running Ray instance.\n")
     assert "(Could not find any running Ray instance.)" in found
+    found = cluster._refused(
+        "h:1", "W gcs_client: InvalidAuthToken: missing\nConnectionError: Failed to connect\n"
+    )
+    assert "got a cluster that expects another token" in found
 
 
 # ---- on a node, here -------------------------------------------------------------------------------------------------------------
@@ -295,7 +299,7 @@ def test_a_raylet_killed_midway_changes_no_table(tiny: Path, tmp_path: Path) -> 
     pytest.importorskip("ray", reason="ray is not installed: pip install 'polyvae[cluster]'")
     from ray.cluster_utils import Cluster
 
-    tiny.write_text(TINY.replace("epochs = 2", "epochs = 300").replace("seeds = [0, 1]", "seeds = [0]"))
+    tiny.write_text(TINY.replace("epochs = 2", "epochs = 150").replace("seeds = [0, 1]", "seeds = [0]"))
     local, out = tmp_path / "local", tmp_path / "out"
     run_study(tiny, local, show=False)
     raylets = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})

@@ -133,6 +133,11 @@ def _refused(address: str, text: str) -> str:
         r"^\S*(?:Error|Exception|Exit): ?(.*?)(?=^\S*Error|\Z)", text, re.DOTALL | re.MULTILINE
     )
     why = short(found[-1] if found else text, 400) or "no reason was given"
+    if "AuthToken" in text:
+        return (
+            f"study: --ray {address}: got a cluster that expects another token; expected its token, which ray start --head made; set "
+            "RAY_AUTH_MODE=token where the token is in the home directory, or RAY_AUTH_TOKEN_PATH"
+        )
     if "version mismatch" in why.lower():
         return (
             f"study: --ray {address}: got a cluster with another version of Python or Ray ({why}); expected the same on every machine; "
