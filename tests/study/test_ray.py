@@ -21,9 +21,10 @@ import pytest
 
 from polyvae.cli.commands import _with_address
 from polyvae.config import RunConfig
+from polyvae.metrics.judge_training import Recipe
 from polyvae.study import cluster, nodes
 from polyvae.study.packing import pack, unpack
-from polyvae.study.plan import read_study
+from polyvae.study.plan import Plan, _judges, read_study
 from polyvae.study.run import _run, _todo, run_study
 from polyvae.study.workers import Answer, Task
 from polyvae.training.directory import RunDirectory
@@ -154,8 +155,6 @@ def test_a_cell_is_trained_where_it_is_sent_and_its_folder_returns(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     cell = read_study(tiny)[1][-1]
-    from polyvae.study.plan import Plan
-
     todo = _todo([cell], Plan(tmp_path / "plan.json", None), tmp_path, False)
     found = nodes.act(sent(todo[cell.name]), None, None, str(tmp_path))
     assert (found.answer, found.judges) == (Answer(None), None)
@@ -204,6 +203,23 @@ def test_judges_travel_to_the_cache_of_a_node(tmp_path: Path, monkeypatch: pytes
     assert (tmp_path / "cache" / "judges-0123.safetensors").read_bytes() == b"weights"
     nodes.act(task, None, ("../outside", b"weights"), str(tmp_path))
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["cache", "judges-0123.safetensors"]
+
+
+def test_judges_that_a_node_trains_return_and_are_used_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief = {"epochs": 1, "least": 1, "most": 1, "width": 8, "batch_size": 32}
+    monkeypatch.setattr(Recipe.__new__, "__defaults__", tuple((Recipe._field_defaults | brief).values()))
+    config = configured(data={"only": ["m0", "m1"], "options": {"train": 60, "test": 20}})
+    task = sent(Task(partial(_judges, config), config, judges=True))
+    monkeypatch.setenv("POLYVAE_CACHE", str(tmp_path / "one"))
+    trained = nodes.act(task, None, None, str(tmp_path)).judges
+    assert trained is not None
+    (file,) = (tmp_path / "one").iterdir()
+    assert trained == (file.name, file.read_bytes())
+    monkeypatch.setenv("POLYVAE_CACHE", str(tmp_path / "other"))
+    assert nodes.act(task, None, trained, str(tmp_path)).judges == trained
+    assert [path.name for path in (tmp_path / "other").iterdir()] == [file.name]
 
 
 @pytest.mark.parametrize(
