@@ -25,6 +25,7 @@ from polyvae.data.custom import is_import, is_path
 from polyvae.metrics.results import generate
 from polyvae.models import model_class
 from polyvae.models.bundles import load_model
+from polyvae.study.cluster import LOCAL
 from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import write_npz
@@ -281,7 +282,7 @@ def report(
 
 @app.command(
     epilog="Examples: `polyvae study experiments/studies/compare_polydigits.toml`, "
-    "`polyvae study STUDY.toml --seeds 1 --only MMVAE+`"
+    "`polyvae study STUDY.toml --seeds 1 --only MMVAE+`, `polyvae study STUDY.toml --ray`"
 )
 def study(
     config: Annotated[Path, typer.Argument(metavar="STUDY", help="A TOML file.", show_default=False)],
@@ -293,6 +294,14 @@ def study(
         int | None,
         typer.Option(
             help="Cells that run at the same time, with one thread each; by default as in the study.", min=1
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Run the cells on Ray (extra cluster): without ADDRESS, on this machine; HOST:PORT or auto: on that cluster.",
+            show_default=False,
         ),
     ] = None,
     only: Annotated[
@@ -323,6 +332,7 @@ def study(
         config,
         where,
         jobs=jobs,
+        ray=ray,
         changes=settings or [],
         only=only or [],
         seeds=seeds,
@@ -368,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line. Exit codes: 0 success, 1 unexpected error, 2 invalid input, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    given = [word for word in given if word != "--debug"]
+    given = _with_address([word for word in given if word != "--debug"])
     try:
         done = app(args=given or ["--help"], standalone_mode=False, prog_name="polyvae")
         code = done if isinstance(done, int) else 0
@@ -395,6 +405,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             err=True,
         )
     sys.exit(code)
+
+
+def _with_address(words: Sequence[str]) -> list[str]:
+    """The words with "local" after a ``--ray`` of ``study`` that has no address, because typer has no optional values."""
+    found: list[str] = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        found.append(word)
+        if (
+            words[0] == "study"
+            and word == "--ray"
+            and (following[:1] in ("", "-") or following.endswith(".toml"))
+        ):
+            found.append(LOCAL)
+    return found
 
 
 def _prior_of(prior: str, run: RunDirectory, given: bool) -> FittedPrior | None:

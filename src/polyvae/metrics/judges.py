@@ -268,6 +268,13 @@ def train_judges(
     return made
 
 
+def judges_file(data: MultimodalData, names: Collection[str] | None = None) -> Path | None:
+    """The file of the cache that ``train_judges(data, names=names)`` reads or writes."""
+    settings = OF_ATTRIBUTES if data.attributes else Recipe()
+    able = None if names is None else teachable(data, [name for name in judgeable(data) if name in names])
+    return _path(True, lessons(data), data.test, settings, 0, able)
+
+
 @torch.no_grad()
 def measured(
     judges: Mapping[str, Reader],

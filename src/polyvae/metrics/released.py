@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from polyvae.data.multimodal import MultimodalData
 from polyvae.metrics import labels
 from polyvae.metrics.judge_training import Progress, Reader
-from polyvae.metrics.judges import Judges, judgeable, measured, teachable, train_judges
+from polyvae.metrics.judges import (
+    Judges,
+    judgeable,
+    judged,
+    judges_file,
+    measured,
+    teachable,
+    train_judges,
+)
 from polyvae.utils.errors import InputError
 
 # Next to the photos, or in the folders of the publication.
@@ -68,6 +76,15 @@ def released(data: MultimodalData) -> dict[str, ReleasedJudge]:
         if path is not None:
             found[name] = _read(path, classes)
     return found
+
+
+def file_of_judges(data: MultimodalData) -> Path | None:
+    """The file of the cache that ``judges_for(data)`` reads or writes; None where no judge is trained."""
+    if not judged(data) or not {"train", "test"} <= set(data.splits):
+        return None
+    known = released(data)
+    rest = [name for name in judgeable(data) if name not in known]
+    return judges_file(data, rest if known else None) if teachable(data, rest) else None
 
 
 def judges_for(

@@ -7,7 +7,7 @@ import json
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from polyvae import runs
 from polyvae.config import RunConfig, assignment, flatten, place, read_toml
 from polyvae.metrics import available, judges_of
 from polyvae.study.config import ContenderSection, StudyConfig
+from polyvae.study.workers import Task
 from polyvae.training.loop import fit
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.files import read_object, write_atomic
@@ -221,21 +222,19 @@ class Plan:
             update={"train": cell.config.train.model_copy(update={"epochs": self.entry(cell).get("epochs")})}
         )
 
-    def tasks(self, cells: Sequence[Cell]) -> dict[str, tuple[Sequence[Cell], Callable[[], Any]]]:
+    def tasks(self, cells: Sequence[Cell]) -> dict[str, tuple[Sequence[Cell], Task]]:
         """Tasks to do before cells are run, and the cells they serve: judges for each data set, and the time of an epoch."""
-        made: dict[str, tuple[Sequence[Cell], Callable[[], Any]]] = {}
-        judged = [
-            cell
-            for cell in cells
-            if {"coherence", "attributes", "quality", "all"} & {*cell.config.evaluate.metrics}
-            or cell.config.evaluate.curve_seconds is not None
-        ]
+        made: dict[str, tuple[Sequence[Cell], Task]] = {}
+        judged = [cell for cell in cells if needs_judges(cell.config)]
         for key in dict.fromkeys(data_key(cell.config) for cell in judged):
             these = [cell for cell in judged if data_key(cell.config) == key]
-            made[f"judges {key}"] = these, partial(_judges, these[0].config)
+            made[f"judges {key}"] = (
+                these,
+                Task(partial(_judges, these[0].config), these[0].config, judges=True),
+            )
         for group in dict.fromkeys(cell.group for cell in cells if not self.known(cell)):
             these = [cell for cell in cells if cell.group == group]
-            made[group] = these, partial(_measure, these[0].config)
+            made[group] = these, Task(partial(_measure, these[0].config), these[0].config)
         return made
 
     def add(self, cell: Cell, measured: float) -> None:
@@ -252,6 +251,14 @@ class Plan:
             }
         )
         write_atomic(self.path, (json.dumps(self.entries, indent=2) + "\n").encode())
+
+
+def needs_judges(config: RunConfig) -> bool:
+    """Whether a run of the configuration reads judges."""
+    return (
+        bool({"coherence", "attributes", "quality", "all"} & {*config.evaluate.metrics})
+        or config.evaluate.curve_seconds is not None
+    )
 
 
 def _trained(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,21 +6,24 @@ needed to resume.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from polyvae import runs
 from polyvae.config import EvaluateConfig, RunConfig, flatten, read_config
+from polyvae.study.cluster import check_address, ray_module
+from polyvae.study.nodes import RayWorkers
 from polyvae.study.page import write_study
-from polyvae.study.plan import Cell, Plan, check_cells, read_study, through_json
+from polyvae.study.plan import Cell, Plan, check_cells, needs_judges, read_study, through_json
 from polyvae.study.tables import Result, write_numbers
-from polyvae.study.workers import Workers, one_thread, terminable
+from polyvae.study.workers import Task, Workers, one_thread, terminable
 from polyvae.training.directory import RunDirectory
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.files import read_object
 from polyvae.utils.locks import only_writer
+from polyvae.utils.partial import sweep
 from polyvae.utils.progress import Reporter, reporter
 from polyvae.utils.records import StoredResults
 
@@ -51,6 +54,7 @@ def run_study(
     out: str | Path,
     *,
     jobs: int | None = None,
+    ray: str | None = None,
     changes: Sequence[str] = (),
     only: Sequence[str] = (),
     seeds: int | None = None,
@@ -63,7 +67,9 @@ def run_study(
     Args:
         path: The TOML file of the study.
         out: The folder of the study; cells are in its folder cells/.
-        jobs: Cells that run at the same time; None: as in the study.
+        jobs: Cells that run at the same time; None: as in the study, and on a cluster that exists one for each of its processors.
+        ray: Run the cells on Ray: "local" starts it on this machine, HOST:PORT joins that cluster, "auto" that of this machine. None:
+            processes of this machine.
         changes: "key=value" for all cells, or "study.key=value" for [study].
         only: Labels of the contenders to run; empty: all.
         seeds: This number of seeds (0, 1, ...) in place of those of the study.
@@ -75,8 +81,12 @@ def run_study(
         The results of all cells. An error in a cell is part of its result.
 
     Raises:
-        InputError: If the study is not valid, or if a report is requested and no cell has the settings of the study.
+        InputError: If the study is not valid, if a report is requested and no cell has the settings of the study, or if Ray is not
+            installed, no cluster answers within the time limit, or its nodes have other versions of Python, Ray or polyvae.
     """
+    if ray is not None:
+        check_address(ray)
+        ray_module()
     changes = [*changes, *([f"study.seeds={list(range(seeds))}"] if seeds is not None else [])]
     study, cells = read_study(path, changes)
     out = Path(out)
@@ -109,7 +119,10 @@ def run_study(
             plan = Plan(out / "plan.json", study.study.seconds)
             if not force:
                 _check_existing(asked, plan, out)
-            workers = Workers(jobs or study.study.jobs)
+            sweep(out / "cells")
+            workers = (
+                Workers(jobs or study.study.jobs) if ray is None else RayWorkers(ray, jobs, study.study.jobs)
+            )
             try:
                 for name, error in _train(asked, plan, out, force, workers, progress):
                     errors[name] = error
@@ -139,7 +152,12 @@ def run_study(
 
 
 def _train(
-    asked: Sequence[Cell], plan: Plan, out: Path, force: bool, workers: Workers, progress: Reporter
+    asked: Sequence[Cell],
+    plan: Plan,
+    out: Path,
+    force: bool,
+    workers: Workers | RayWorkers,
+    progress: Reporter,
 ) -> Iterator[tuple[str, str]]:
     """Plan, then run what is not finished. Yields the names of cells and their errors in the order of completion."""
     failed = set()
@@ -213,15 +231,16 @@ def _made(cell: Cell, other: Sequence[str], plan: Plan) -> str:
     )
 
 
-def _todo(cells: Sequence[Cell], plan: Plan, out: Path, force: bool) -> dict[str, Callable[[], None]]:
+def _todo(cells: Sequence[Cell], plan: Plan, out: Path, force: bool) -> dict[str, Task]:
     """The cells that are not finished as planned, with the task of each."""
-    todo: dict[str, Callable[[], None]] = {}
+    todo: dict[str, Task] = {}
     for cell in cells:
         run, config = RunDirectory(out / "cells" / cell.name), plan.config(cell)
         other = _other(run, config)
         if other or not _judged(run, config.evaluate)[0]:
             restart = any(not one.startswith("evaluate.") for one in other)
-            todo[cell.name] = partial(_run, config, run.path, restart, force)
+            act = partial(_run, config, restart=restart, force=force)
+            todo[cell.name] = Task(act, config, run.path, needs_judges(config))
     return todo
 
 

@@ -16,25 +16,48 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
 
+from polyvae.config import RunConfig
 from polyvae.utils.errors import InputError
 
 _GRACE = 0.5  # seconds after which a Ctrl-C in the terminal has reached every process
 _LOOK = 1.0  # seconds between looks at workers whose end a process of their own may hide
 _END = 5.0  # seconds that an idle worker has to end
 _TRIES = 3  # workers for a task that none has begun
-_INTERRUPTED, _TERMINATED = "interrupted", "terminated"
+INTERRUPTED, _TERMINATED = "interrupted", "terminated"
 _BEGUN = "begun"  # what a worker sends once it has a task
 _SPAWN = get_context("spawn")
 _bell = socket.socketpair()  # in a worker, every signal is written to it, for the lifetime of the process
 _received: list[int] = []  # in a worker, the SIGTERM that it has received
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker does, and what a worker on another machine needs for it.
+
+    Attributes:
+        act: The function; it is given ``folder``, if there is one.
+        config: The configuration of the run.
+        folder: The folder that the task reads and writes.
+        judges: Whether it reads or trains the judges of the data set.
+    """
+
+    act: Callable[..., Any]
+    config: RunConfig
+    folder: Path | None = None
+    judges: bool = False
+
+    def __call__(self) -> Any:
+        return self.act() if self.folder is None else self.act(self.folder)
 
 
 class Answer(NamedTuple):
@@ -135,7 +158,7 @@ class Workers:
                     yield name, Answer(None, f"no worker can be started ({problem.strerror or problem})")
             for worker, answer in self._answers():
                 name = self.busy.pop(worker)
-                if answer.error == _INTERRUPTED:
+                if answer.error == INTERRUPTED:
                     self.idle.append(worker)
                     raise KeyboardInterrupt
                 if worker.ended or answer.error == _TERMINATED:
@@ -248,26 +271,23 @@ def _answer(pickled: bytes, stop: Connection) -> Answer:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         return (
-            Answer(None, _INTERRUPTED)
+            Answer(None, INTERRUPTED)
             if stop.poll()  # the message is never read, so it stays
             else Answer(ForkingPickler.loads(pickled)())
         )
     except KeyboardInterrupt:
-        return Answer(None, _TERMINATED if _received else _INTERRUPTED)
+        return Answer(None, _TERMINATED if _received else INTERRUPTED)
     except Exception as problem:  # any error of a task must leave the other tasks running
-        return Answer(
-            None,
-            " ".join(
-                (
-                    str(problem)
-                    if isinstance(problem, InputError)
-                    else f"{type(problem).__name__}: {problem}"
-                ).split()
-            ),
-        )
+        return Answer(None, line_of(problem))
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def line_of(problem: Exception) -> str:
+    """The error of a task in one line."""
+    words = str(problem) if isinstance(problem, InputError) else f"{type(problem).__name__}: {problem}"
+    return " ".join(words.split())
 
 
 # ---- in the process of the study ---------------------------------------------------------------------------------------------------
