@@ -25,6 +25,7 @@ from polyvae.data.custom import is_import, is_path
 from polyvae.models import model_class
 from polyvae.models.bundles import load_model
 from polyvae.training.directory import RunDirectory
+from polyvae.training.processes import is_first
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import write_npz
 from polyvae.utils.text import counted
@@ -81,7 +82,8 @@ def demo(
     config = _begun(read_config(runs.DEMO, settings or []))
     force = force or out == Path("runs/demo")
     _stop_if_interrupted(runs.train_run(config, out, force=force, show=not quiet).stopped, out, config)
-    _finish(out, quiet)
+    if is_first():
+        _finish(out, quiet)
 
 
 @app.command(
@@ -147,6 +149,8 @@ def train(
     )
     history = runs.train_run(wanted, where, resume=resume, force=force, show=not quiet)
     _stop_if_interrupted(history.stopped, where, wanted)
+    if not is_first():
+        return
     what = "nothing was left to do" if history.step == history.resumed else "trained"
     typer.echo(f"{what} ({history.stopped}, step {history.step}): {where}")
 
@@ -403,6 +407,8 @@ def _finish(out: Path, quiet: bool) -> None:
 
 
 def _stop_if_interrupted(stopped: str, out: Path, config: RunConfig) -> None:
+    if stopped == "interrupted" and not is_first():
+        raise typer.Exit(130)
     if stopped == "interrupted":
         packages = dict.fromkeys(
             path.partition(":")[0].partition(".")[0] for _, path in runs.imports_of(config)

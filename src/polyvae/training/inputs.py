@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -77,7 +77,7 @@ def inputs_of(
     for part in (data, validation):
         for number, batch in enumerate(() if part is None else part.batches(4096)):
             admitted = model.admit(batch, values=True)
-            if number == 0 and part is data:
+            if number == 0 and part is data and fabric.is_global_zero:
                 warn_of_values(model, admitted)
     model.modalities.centre(model.admit(batch) for batch in data.batches(4096))
     loader = SliceLoader(
@@ -89,6 +89,18 @@ def inputs_of(
         world=fabric.world_size,
     )
     return Inputs(loader, validation, len(data), data.digest(), streamed=False)
+
+
+def alike(inputs: Inputs, model: MultimodalVAE, train: TrainConfig) -> dict[str, Any]:
+    """What has to be the same in all processes of a training."""
+    return {
+        "data_with_digest": inputs.digest,
+        "number_of_training_rows": inputs.rows,
+        "number_of_validation_rows": None if inputs.validation is None else len(inputs.validation),
+        "steps_in_an_epoch": len(inputs.loader),
+        "model": (model.name, model.options),
+        "settings": train.model_dump(),
+    }
 
 
 def check_batch(model: MultimodalVAE, batch: Batch, values: bool = False) -> None:
