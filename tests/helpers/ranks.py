@@ -65,9 +65,7 @@ def in_processes(
     return ended
 
 
-def _work(
-    rank: int, given: Mapping[str, str], folder: Path, target: Callable[[int], Found | None]
-) -> None:
+def _work(rank: int, given: Mapping[str, str], folder: Path, target: Callable[[int], Found | None]) -> None:
     os.environ |= given
     signal.signal(signal.SIGINT, signal.default_int_handler)
     code = 0

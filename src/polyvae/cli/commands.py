@@ -25,7 +25,7 @@ from polyvae.data.custom import is_import, is_path
 from polyvae.models import model_class
 from polyvae.models.bundles import load_model
 from polyvae.training.directory import RunDirectory
-from polyvae.training.processes import is_first
+from polyvae.training.processes import is_first, is_reported_elsewhere
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import write_npz
 from polyvae.utils.text import counted
@@ -366,6 +366,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # A file that cannot be reached is an invalid input, too.
         file, why = (problem.filename, problem.strerror) if isinstance(problem, OSError) else (None, None)
         code = 2 if isinstance(problem, InputError) or file is not None else 1
+        if is_reported_elsewhere(problem):
+            sys.exit(code)
         if debug:
             traceback.print_exc()
         line = " ".join((str(problem) if file is None else f"{file}: {why}").split())

@@ -308,7 +308,7 @@ class _Training:
         return noise.part(stream, self.ranks.rank, count, size * count)
 
     def _weight(self, batch: Batch) -> float:
-        """The factor by which the mean over the processes becomes one over their samples, of which a stream may give each another number."""
+        """The factor by which a mean over the processes becomes one over samples, of which a stream may give each another number."""
         if self.ranks.count == 1 or not self.inputs.streamed:
             return 1.0
         total = float(self.ranks.summed(torch.tensor(float(batch.size))))
@@ -397,7 +397,12 @@ class _Training:
         problem = self._diverged(record["train"]["bound"], _DIVERGED)
         if validation is not None and not problem:
             record["validation"] = validate(
-                self.model, validation, self.train.seed, self.train.batch_size, self.fabric.autocast, self.ranks
+                self.model,
+                validation,
+                self.train.seed,
+                self.train.batch_size,
+                self.fabric.autocast,
+                self.ranks,
             )
             bad = [name for name, value in record["validation"].items() if not math.isfinite(value)]
             if bad:

@@ -29,7 +29,8 @@ def check_machine(train: TrainConfig) -> None:
         started = "an earlier fit" if launch.by == "fit" else launch.by
         raise InputError(
             f"fit: got devices={train.devices} in one of {launch.world} processes of {started}; expected the same number; "
-            f"set devices={launch.world}" + ("" if launch.by == "fit" else f", or start the script without {launch.by}")
+            f"set devices={launch.world}"
+            + ("" if launch.by == "fit" else f", or start the script without {launch.by}")
         )
     if launch.by == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise InputError(

@@ -31,6 +31,10 @@ class LostProcess(TrainingError):
     """Another process of the training ended before it was done."""
 
 
+class ErrorElsewhere(InputError):
+    """An error of another process, which is raised in all."""
+
+
 class Launch(NamedTuple):
     """What started this process: ``by`` "torchrun", "srun", "fit" or nothing; the processes in all, and those on this machine."""
 
@@ -80,9 +84,10 @@ class Ranks:
             problem = found
         if self.count == 1:
             return
-        texts = self.gathered(None if problem is None else str(problem))
-        if problem is None and any(texts):
-            problem = InputError(next(text for text in texts if text))
+        texts = self.gathered(None if problem is None else f"{problem}")
+        source = next((rank for rank, text in enumerate(texts) if text is not None), self.rank)
+        if source != self.rank:
+            problem = ErrorElsewhere(texts[source])
         self.agreed = problem
         if problem is not None:
             raise problem
@@ -114,8 +119,8 @@ class Ranks:
             for name, value in parts.items():
                 if others[name] != value:
                     raise InputError(
-                        f"fit: got {name.replace('_', ' ')} {value!r} in process {self.rank} and {others[name]!r} in process {rank}; expected "
-                        "the same in all, each of which runs the script from its beginning; seed what the script draws"
+                        f"fit: got {name.replace('_', ' ')} {value!r} in process {self.rank} and {others[name]!r} in process {rank}; "
+                        "expected the same in all, each of which runs the script from its beginning; seed what the script draws"
                     )
 
     def share_buffers(self, model: nn.Module) -> None:
@@ -123,6 +128,13 @@ class Ranks:
         if self.count > 1:
             for buffer in model.buffers():
                 distributed.broadcast(buffer, 0)
+
+
+def is_reported_elsewhere(problem: Exception) -> bool:
+    """Whether the first process, or the one whose error it is, reports it: it is raised in all, and one line is enough."""
+    if isinstance(problem, ErrorElsewhere):
+        return True
+    return isinstance(problem, TrainingError) and not isinstance(problem, LostProcess) and not is_first()
 
 
 # ---- all end if one does ------------------------------------------------------------------------------------------------------------

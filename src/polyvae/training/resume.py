@@ -103,7 +103,11 @@ def with_other_processes(
     seen = min(taken * size, rows)
     start = min(seen // wanted, per_epoch - 1)
     words = f"{now} {'process' if now == 1 else 'processes'} from here on (before: {before}): a step has {wanted} samples"
-    words += " as before" if wanted == size else f" (before: {size}) and an epoch {per_epoch} steps (before: {steps})"
+    words += (
+        " as before"
+        if wanted == size
+        else f" (before: {size}) and an epoch {per_epoch} steps (before: {steps})"
+    )
     words += ", in the same order of rows"
     again = seen - start * wanted
     words += f", and {again} rows of epoch {epoch + 1} are taken again" if again else ""
