@@ -1211,8 +1211,8 @@ MUTANTS = [
     ),
     Mutant(
         "training.loop:_Training._step",
-        "fold_in(train.seed, 'step', state.step, self.fabric.global_rank)",
-        "fold_in(train.seed, 'step', 0, self.fabric.global_rank)",
+        "fold_in(train.seed, 'step', state.step, self.ranks.rank)",
+        "fold_in(train.seed, 'step', 0, self.ranks.rank)",
         by="training/test_train.py",
     ),
     Mutant(
@@ -1234,13 +1234,13 @@ MUTANTS = [
         by="training/test_failures.py",
     ),
     Mutant(
-        "training.loop:validate",
+        "training.validation:validate",
         "totals if sums is None else sums + totals",
         "totals",
         by="training/test_train.py",
     ),
     Mutant(
-        "training.loop:validate",
+        "training.validation:validate",
         "torch.set_rng_state(state)",
         "None",
         by="training/test_train.py::test_validation_neither_sees_training_rows_nor_leaves_a_trace",

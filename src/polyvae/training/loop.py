@@ -33,7 +33,8 @@ from polyvae.training.scopes import interruptible, max_rows, one_at_a_time, thre
 from polyvae.training.settings import TrainSettings
 from polyvae.training.sound import constants, gradient_sum, unsound
 from polyvae.training.state import State
-from polyvae.training.store import Store, newest, opened
+from polyvae.training.store import Store, newest, opened, summary
+from polyvae.training.validation import validate
 from polyvae.utils.errors import InputError, reading
 from polyvae.utils.files import finite_json
 from polyvae.utils.progress import Reporter, reporter
@@ -475,50 +476,8 @@ class _Training:
         warning = self._diverged(last["train"]["bound"], _WORSE) if last else ""
         if warning and self.ranks.first:
             warnings.warn(warning, stacklevel=4)
-        self.report.say(_summary(self.model.name, state, self.total, self.store))
+        self.report.say(summary(self.model.name, state, self.total, self.store))
         return history
-
-
-@torch.no_grad()
-def validate(
-    model: MultimodalVAE,
-    data: MultimodalData,
-    seed: int = 0,
-    batch_size: int = 256,
-    autocast: Callable[[], Any] | None = None,
-    ranks: Ranks | None = None,
-) -> dict[str, float]:
-    """The mean bound and its terms over ``data``, in nats per sample, in evaluation mode, with the same noise at every call.
-
-    Each process computes its part of the samples of each batch, of which all have ``batch_size`` times their number, and returns the same.
-    """
-    training, names, sums = model.training, list[str](), None
-    several = ranks if ranks is not None and 1 < ranks.count <= len(data) else None
-    rank, count = (several.rank, several.count) if several else (0, 1)
-    with one_at_a_time:
-        state = torch.get_rng_state()
-        model.eval()
-        torch.manual_seed(fold_in(seed, "validation"))
-        stream = noise.Stream(fold_in(seed, "validation"))
-        for batch in data.batches(batch_size * count):
-            mine = batch.rows(slice(rank, None, count)) if several else batch
-            if not mine.size:  # of the last batch
-                break
-            with (
-                noise.part(stream, rank, count, batch.size) if several else nullcontext(),
-                autocast() if autocast is not None else torch.autocast("cpu", enabled=False),
-            ):
-                bound = model(mine)
-            terms = {"bound": bound.value, **bound.terms}
-            totals = torch.stack(
-                [(x if x.device.type == "mps" else x.double()).sum() for x in terms.values()]
-            )
-            names, sums = list(terms), totals if sums is None else sums + totals
-        torch.set_rng_state(state)
-        model.train(training)
-    sums = several.summed(sums) if several and sums is not None else sums
-    means = [] if sums is None else sums.tolist()  # the host waits for a device once
-    return {name: value / len(data) for name, value in zip(names, means, strict=True)}
 
 
 def _settings(run: RunConfig | None, settings: Mapping[str, Any]) -> TrainConfig:
@@ -529,20 +488,3 @@ def _settings(run: RunConfig | None, settings: Mapping[str, Any]) -> TrainConfig
             "or schedule='constant'"
         )
     return train
-
-
-def _summary(name: str, state: State, total: int, store: Store | None) -> str:
-    """Why and where training ended."""
-    history = state.history
-    of = f" of {total - state.shift}" if state.place < total < sys.maxsize else ""
-    place = f"{'' if history.step > history.resumed else 'no step was left to take, '}{history.stopped} at step {state.step}{of}"
-    parts = [f"{name}: {place} after {len(history.records)} epochs and {state.elapsed:.1f} s of training"]
-    if history.records:
-        kind = "validation" if "validation" in history.records[-1] else "train"
-        parts.append(
-            f"{'validation' if kind == 'validation' else 'training'} bound {history.records[-1][kind]['bound']:.2f}"
-        )
-    if store is not None:
-        parts.append(f"written to {store.directory.path}")
-        parts += ["resume to continue"] if history.stopped in ("interrupted", "time") else []
-    return "; ".join(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -278,3 +279,20 @@ class Store:
 
     def _migrated(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return migrated(self.model.name, tensors, self.model.state_dict().keys())
+
+
+def summary(name: str, state: State, total: int, store: Store | None) -> str:
+    """Why and where training ended."""
+    history = state.history
+    of = f" of {total - state.shift}" if state.place < total < sys.maxsize else ""
+    place = f"{'' if history.step > history.resumed else 'no step was left to take, '}{history.stopped} at step {state.step}{of}"
+    parts = [f"{name}: {place} after {len(history.records)} epochs and {state.elapsed:.1f} s of training"]
+    if history.records:
+        kind = "validation" if "validation" in history.records[-1] else "train"
+        parts.append(
+            f"{'validation' if kind == 'validation' else 'training'} bound {history.records[-1][kind]['bound']:.2f}"
+        )
+    if store is not None:
+        parts.append(f"written to {store.directory.path}")
+        parts += ["resume to continue"] if history.stopped in ("interrupted", "time") else []
+    return "; ".join(parts)
