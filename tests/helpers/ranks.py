@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
@@ -37,6 +38,7 @@ def in_processes(
 
     Those that have not ended after ``limit`` seconds are killed, and their code is that of SIGKILL.
     """
+    importlib.import_module("lightning_fabric")  # once, and not in each process
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
