@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import os
 import signal
@@ -48,7 +49,7 @@ def in_processes(
     context, workers = get_context("fork"), []
     for rank in range(count):
         given = shared | {"LOCAL_RANK": str(rank)}
-        workers.append(context.Process(target=_work, args=(rank, given, folder, target)))
+        workers.append(context.Process(target=_work, args=(rank, given, folder, target, limit)))
         workers[-1].start()
     seconds = [0.0] * count
     while time.monotonic() < began + limit and not all(seconds):
@@ -67,11 +68,14 @@ def in_processes(
     return ended
 
 
-def _work(rank: int, given: Mapping[str, str], folder: Path, target: Callable[[int], Found | None]) -> None:
+def _work(
+    rank: int, given: Mapping[str, str], folder: Path, target: Callable[[int], Found | None], limit: float
+) -> None:
     os.environ |= given
     signal.signal(signal.SIGINT, signal.default_int_handler)
     code = 0
     with (folder / f"{rank}.err").open("w") as sys.stderr:
+        faulthandler.dump_traceback_later(0.9 * limit, file=sys.stderr)  # where it hangs
         try:
             found: Any = target(rank)
             if found:

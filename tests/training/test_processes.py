@@ -10,13 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen, run
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset, Subset
 
 import polyvae as pv
+from polyvae.core import noise
 from polyvae.core.modality import Modality
-from polyvae.data.loaders import SliceLoader
+from polyvae.data.loaders import SliceLoader, StreamLoader
 from polyvae.testing import default_worlds, example_data
 from polyvae.training.checkpoints import Checkpoints
 from tests.helpers.ranks import Ended, Found, in_processes
@@ -122,6 +125,43 @@ def flat(value: Any) -> list[float]:
     return [float(value)] if isinstance(value, float) else []
 
 
+def test_a_stream_gives_each_process_its_share(tmp_path: Path) -> None:
+    """Of 45 samples one process has 12 + 11 in its steps, the other 12 + 10: the loss is the mean over samples."""
+    data = small_data(45)
+
+    class Rows(Dataset[dict[str, torch.Tensor]]):
+        def __len__(self) -> int:
+            return len(data)
+
+        def __getitem__(self, row: int) -> dict[str, torch.Tensor]:
+            return {name: data.values(name)[row] for name in data.names}
+
+    def stream(rank: int, count: int) -> StreamLoader:
+        rows = [*range(rank, len(data), count)]
+        return StreamLoader(DataLoader(Subset(Rows(), rows), batch_size=24 // count), size=len(data))
+
+    def train(loader: StreamLoader, devices: int) -> Found:
+        torch.manual_seed(0)
+        model = pv.build("mvtcae", data.modalities(params={"hidden": [4]}), latent=2)
+        # Noise is not shared, because shares may differ; here there is none.
+        with mock.patch.object(noise, "normal", lambda shape, like, name, axes: like.new_zeros(shape)):
+            history = pv.fit(model, loader, epochs=2, devices=devices, **SETTINGS)
+        return {"bound": torch.tensor(history.records[1]["train"]["bound"]), **weights(model)}
+
+    def both(rank: int) -> Found:
+        with pytest.raises(pv.InputError, match=r"^fit: got the same first batch in several of 2 processes"):
+            train(stream(0, 1), 2)
+        return {}
+
+    one = train(stream(0, 1), 1)
+    for ended in in_processes(2, tmp_path, lambda rank: train(stream(rank, 2), 2)):
+        assert ended.code == 0, ended.errors
+        for key, x in one.items():
+            torch.testing.assert_close(ended.found[key], x, rtol=1e-4, atol=1e-5)
+    for ended in in_processes(2, tmp_path, both):
+        assert ended.code == 0, ended.errors
+
+
 # ---- one of them ends --------------------------------------------------------------------------------------------------------------
 
 
@@ -176,7 +216,7 @@ def test_an_error_in_one_is_raised_in_all(tmp_path: Path) -> None:
 # ---- resumed -----------------------------------------------------------------------------------------------------------------------
 
 
-def weights(model: pv.MMVAEPlus) -> Found:
+def weights(model: torch.nn.Module) -> Found:
     return {key: x.clone() for key, x in model.state_dict().items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +15,7 @@ from polyvae.core.vae import MultimodalVAE
 from polyvae.data.loaders import Loader, SliceLoader
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.suitable import unsuited
+from polyvae.training.processes import Ranks
 from polyvae.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -122,6 +124,20 @@ def check_batch(model: MultimodalVAE, batch: Batch, values: bool = False) -> Non
         raise InputError(
             f"fit: nothing was observed in {empty} of {batch.size} rows of a batch; expected at least one modality in "
             "each; drop them first"
+        )
+
+
+def check_shares(ranks: Ranks, batch: Batch) -> None:
+    """Raises InputError: a stream gives two processes the same first batch, so that each trains on all of it."""
+    if ranks.count == 1:
+        return
+    digest = hashlib.blake2b(batch.mask.cpu().numpy().tobytes())
+    for x in batch.data.values():
+        digest.update(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    if len({*ranks.gathered(digest.digest())}) < ranks.count:
+        raise InputError(
+            f"fit: got the same first batch in several of {ranks.count} processes; expected another share of the samples in each; "
+            "give the DataLoader a DistributedSampler with the rank of the process"
         )
 
 

@@ -24,7 +24,7 @@ from polyvae.data.multimodal import MultimodalData
 from polyvae.training.checkpoints import flatten_optimizer
 from polyvae.training.directory import RunDirectory
 from polyvae.training.history import History, TrainingError
-from polyvae.training.inputs import Inputs, alike, check_batch, check_model, inputs_of
+from polyvae.training.inputs import Inputs, alike, check_batch, check_model, check_shares, inputs_of
 from polyvae.training.machine import check_machine, fabric_of, out_of_memory
 from polyvae.training.processes import Ranks, launched, leave
 from polyvae.training.resume import begun_with
@@ -220,6 +220,8 @@ class _Training:
             epoch, start = divmod(state.place, per_epoch)
             before = state.step
             for batch in loader.epoch(epoch, start):
+                if self.inputs.streamed and state.step == state.history.resumed:
+                    check_shares(self.ranks, batch)
                 if self.inputs.streamed and epoch == 0:
                     check_batch(self.model, batch, values=state.step == 0)
                 self._step(module, optimizer, batch)
@@ -308,12 +310,12 @@ class _Training:
         stream = noise.Stream(fold_in(self.train.seed, *path))
         return noise.part(stream, self.ranks.rank, count, size * count)
 
-    def _weight(self, batch: Batch) -> float:
+    def _weight(self, batch: Batch) -> Tensor | float:
         """The factor by which a mean over the processes becomes one over samples, of which a stream may give each another number."""
         if self.ranks.count == 1 or not self.inputs.streamed:
             return 1.0
-        total = float(self.ranks.summed(torch.tensor(float(batch.size))))
-        return batch.size * self.ranks.count / total
+        size = torch.tensor(float(batch.size), device=self.fabric.device)
+        return size * self.ranks.count / self.ranks.summed(size)
 
     def _last(self) -> bool:
         """Whether the next step ends an epoch or writes a checkpoint."""
