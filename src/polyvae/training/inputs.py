@@ -134,11 +134,13 @@ def check_shares(ranks: Ranks, batch: Batch) -> None:
     digest = hashlib.blake2b(batch.mask.cpu().numpy().tobytes())
     for x in batch.data.values():
         digest.update(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    if len({*ranks.gathered(digest.digest())}) < ranks.count:
-        raise InputError(
-            f"fit: got the same first batch in several of {ranks.count} processes; expected another share of the samples in each; "
-            "give the DataLoader a DistributedSampler with the rank of the process"
-        )
+    different = len({*ranks.gathered(digest.digest())})
+    with ranks.together():
+        if different < ranks.count:
+            raise InputError(
+                f"fit: got the same first batch in several of {ranks.count} processes; expected another share of the samples in each; "
+                "give the DataLoader a DistributedSampler with the rank of the process"
+            )
 
 
 def warn_of_values(model: MultimodalVAE, batch: Batch) -> None:

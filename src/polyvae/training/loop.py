@@ -26,7 +26,7 @@ from polyvae.training.directory import RunDirectory
 from polyvae.training.history import History, TrainingError
 from polyvae.training.inputs import Inputs, alike, check_batch, check_model, check_shares, inputs_of
 from polyvae.training.machine import check_machine, fabric_of, out_of_memory
-from polyvae.training.processes import Ranks, launched, leave
+from polyvae.training.processes import LocalError, Ranks, launched
 from polyvae.training.resume import begun_with
 from polyvae.training.schedules import optimizer_of, rate, warmth
 from polyvae.training.scopes import interruptible, max_rows, one_at_a_time, threads
@@ -280,8 +280,7 @@ class _Training:
         except RuntimeError as problem:
             if not out_of_memory(problem):
                 raise
-            leave()  # only this process raises it
-            raise TrainingError(
+            raise LocalError(
                 f"training: memory ran out at step {state.step}; expected room for a batch of {batch.size} samples; lower max_rows "
                 "(a resumed run accepts it), or start again with a smaller batch_size"
             ) from None

@@ -27,7 +27,11 @@ _LOOK, _GRACE = 0.25, 3.0  # seconds between looks, and for a process to end by 
 _CUT = ("connection closed", "connection reset", "broken pipe", "socket", "gloo", "nccl", "timed out")
 
 
-class LostProcess(TrainingError):
+class LocalError(TrainingError):
+    """An error of one process, of which the others do not know."""
+
+
+class LostProcess(LocalError):
     """Another process of the training ended before it was done."""
 
 
@@ -158,9 +162,9 @@ def launched(fabric: Fabric, train: TrainConfig) -> Iterator[Ranks]:
         torch.set_num_threads(min(threads, share_of_cores(train)))
         yield (ranks := Ranks(fabric))
     except BaseException as problem:
-        alone = not isinstance(problem, TrainingError) or not distributed.is_initialized()
+        # The group is not destroyed: with gloo, its destructor can wait for ever for a thread that waits for this one.
+        alone = isinstance(problem, LocalError) or not isinstance(problem, TrainingError)
         if alone and (ranks is None or problem is not ranks.agreed):
-            leave()
             guard.end_children()
         if isinstance(problem, RuntimeError) and _is_cut(problem):
             raise LostProcess(
@@ -179,12 +183,6 @@ def share_of_cores(train: TrainConfig) -> int:
     """The processors for each process of a training on this machine."""
     launch = Launch.found()
     return max(1, (os.cpu_count() or 1) // (launch.local if launch.by else train.devices))
-
-
-def leave() -> None:
-    """Close the connections to the other processes, by which they notice."""
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()
 
 
 def _is_cut(problem: RuntimeError) -> bool:
