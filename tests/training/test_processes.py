@@ -202,12 +202,18 @@ def test_an_error_in_one_is_raised_in_all(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "other.txt").write_text("not a run")
 
+    def ctrl_c(model: Any, record: Any) -> None:
+        if os.environ["LOCAL_RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGINT)
+
     def work(rank: int) -> None:
         with pytest.raises(pv.InputError, match=r"^fit: got data with digest '.*expected the same in all"):
             pv.fit(small_model(), small_data(60 - rank), epochs=1, devices=2, **SETTINGS)
         with pytest.raises(pv.InputError, match="got something that is not a run"):
             pv.fit(small_model(), small_data(), epochs=1, devices=2, out=tmp_path / "run", **SETTINGS)
-        pv.fit(small_model(), small_data(), epochs=1, devices=2, **SETTINGS)  # they are still together
+        # They are still together, and stop together.
+        history = pv.fit(small_model(), small_data(), epochs=10**6, devices=2, watch=ctrl_c, **SETTINGS)
+        assert history.stopped == "interrupted"
 
     for ended in in_processes(2, tmp_path, work):
         assert ended.code == 0, ended.errors
@@ -281,7 +287,30 @@ def test_a_run_resumes_with_steps_of_another_size(tmp_path: Path) -> None:
         pv.fit(small_model(), data, epochs=5, out=out, resume=True, **(given | {"lr": 1.0}))
 
 
-# ---- as users start them -----------------------------------------------------------------------------------------------------------
+# ---- as schedulers and users start them -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_tasks_of_srun_train_together(nodes: int, tmp_path: Path) -> None:
+    """With the variables that srun sets; on two machines, here both are this one."""
+    one = trained("mvae", None, 1)
+
+    def task(rank: int) -> Found:
+        del os.environ["LOCAL_RANK"], os.environ["WORLD_SIZE"]
+        local = {"PROCID": rank, "LOCALID": rank % (2 // nodes), "NODEID": rank // (2 // nodes)}
+        shared = {
+            "NTASKS": 2,
+            "STEP_NUM_TASKS": 2,
+            "STEP_NUM_NODES": nodes,
+            "NTASKS_PER_NODE": 2 // nodes,
+            "NNODES": nodes,
+        }
+        os.environ |= {f"SLURM_{key}": str(value) for key, value in (local | shared).items()}
+        return trained("mvae", None, 2)
+
+    check_equal(one, in_processes(2, tmp_path, task))
+
 
 SCRIPT = """
 import os, sys, torch, polyvae as pv
