@@ -1234,6 +1234,30 @@ MUTANTS = [
         by="training/test_failures.py",
     ),
     Mutant(
+        "core.noise:_numbers",
+        "slice(own.rank, None, own.world)",
+        "slice(0, None, own.world)",
+        by="core/test_noise.py",
+    ),
+    Mutant(
+        "training.resume:with_other_processes",
+        "min(seen // wanted, per_epoch - 1)",
+        "0",
+        by="training/test_processes.py",
+    ),
+    Mutant(
+        "training.store:Store.restore",
+        "torch.zeros_like(x)",
+        "x",
+        by="training/test_processes.py::test_a_run_resumes_with_another_number_of_processes",
+    ),
+    Mutant(
+        "training.validation:validate",
+        "several.summed(sums)",
+        "sums",
+        by="training/test_processes.py",
+    ),
+    Mutant(
         "training.validation:validate",
         "totals if sums is None else sums + totals",
         "totals",

@@ -226,18 +226,35 @@ def weights(model: torch.nn.Module) -> Found:
     return {key: x.clone() for key, x in model.state_dict().items()}
 
 
+class Full(Exception):
+    pass
+
+
+def stop_after(epochs: int) -> Callable[[Any, Any], None]:
+    def watch(model: Any, record: Any) -> None:
+        if record["epoch"] == epochs:
+            raise Full
+
+    return watch
+
+
 def test_a_run_resumes_with_another_number_of_processes(tmp_path: Path) -> None:
+    """In the last of six steps of an epoch, whose means are of all its rows."""
     out, data = tmp_path / "run", small_data(48)
     given = SETTINGS | {"validation": 0, "checkpoint_every": 5}
     whole = small_model()
-    pv.fit(whole, data, epochs=3, batch_size=8, **given)
-    pv.fit(small_model(), data, epochs=1, batch_size=8, out=out, **given)
+    expected = pv.fit(whole, data, epochs=3, batch_size=8, **given).records
+    with pytest.raises(Full):
+        pv.fit(small_model(), data, epochs=1, batch_size=8, out=out, watch=stop_after(1), **given)
 
     def same(rank: int) -> Found:
         """The steps have the samples that they had."""
         model = small_model()
         history = pv.fit(model, data, epochs=2, batch_size=4, devices=2, out=out, resume=True, **given)
-        assert [record["step"] for record in history.records] == [6, 12]
+        assert history.resumed == 5
+        for record, other in zip(history.records, expected, strict=False):
+            assert record["step"] == other["step"]
+            assert record["train"]["bound"] == pytest.approx(other["train"]["bound"], rel=1e-4)
         return weights(model)
 
     for ended in in_processes(2, tmp_path, same):
@@ -258,15 +275,8 @@ def test_a_run_resumes_with_steps_of_another_size(tmp_path: Path) -> None:
     out, data, seen = tmp_path / "run", small_data(48), []
     given = SETTINGS | {"validation": 0, "checkpoint_every": 1}
 
-    class Full(Exception):
-        pass
-
-    def stop(model: Any, record: Any) -> None:
-        if record["epoch"] == 2:
-            raise Full
-
     with pytest.raises(Full):
-        pv.fit(small_model(), data, epochs=4, batch_size=8, out=out, watch=stop, **given)
+        pv.fit(small_model(), data, epochs=4, batch_size=8, out=out, watch=stop_after(2), **given)
     step = Checkpoints(out / "checkpoints").load()[1]["step"]
     assert step == 11  # the fifth of six in the second epoch is stored
 
