@@ -11,9 +11,9 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
+from unittest import mock
 
 import torch
 
@@ -26,7 +26,7 @@ Found = Mapping[str, torch.Tensor]
 class Ended(NamedTuple):
     """How a process ended: its exit code, what it wrote to standard error, what it returned, and after how many seconds."""
 
-    code: int | None
+    code: int
     errors: str
     found: Found
     seconds: float
@@ -45,39 +45,47 @@ def in_processes(
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
     shared[_LEADER] = str(os.getpid())
-    began = time.monotonic()
-    context, workers = get_context("fork"), []
+    began, ended = time.monotonic(), [Ended(-signal.SIGKILL, "", {}, limit)] * count
+    # Not by multiprocessing, whose daemons, such as those that run mutants, may have no processes of their own.
+    workers: dict[int, int] = {}
     for rank in range(count):
-        given = shared | {"LOCAL_RANK": str(rank)}
-        workers.append(context.Process(target=_work, args=(rank, given, folder, target, limit)))
-        workers[-1].start()
-    seconds = [0.0] * count
-    while time.monotonic() < began + limit and not all(seconds):
-        for rank, worker in enumerate(workers):
-            if not worker.is_alive() and not seconds[rank]:
-                seconds[rank] = time.monotonic() - began
+        pid = os.fork()
+        if not pid:
+            _work(rank, shared | {"LOCAL_RANK": str(rank)}, folder, target, limit)
+        workers[pid] = rank
+    while workers:
+        late = time.monotonic() > began + limit
+        for pid, rank in list(workers.items()):
+            if late:
+                os.kill(pid, signal.SIGKILL)
+            done, status = os.waitpid(pid, 0 if late else os.WNOHANG)
+            if done:
+                code = os.waitstatus_to_exitcode(status)
+                ended[rank] = ended[rank]._replace(code=code, seconds=time.monotonic() - began)
+                del workers[pid]
         time.sleep(0.02)
-    ended = []
-    for rank, worker in enumerate(workers):
-        worker.kill()
-        worker.join()
-        stored = folder / f"{rank}.safetensors"
-        found: Found = load_tensors(stored)[0] if stored.exists() else {}
-        stored.unlink(missing_ok=True)
-        ended.append(Ended(worker.exitcode, (folder / f"{rank}.err").read_text(), found, seconds[rank]))
-    return ended
+    return [one._replace(**_written(folder, rank)) for rank, one in enumerate(ended)]
+
+
+def _written(folder: Path, rank: int) -> dict[str, Any]:
+    stored = folder / f"{rank}.safetensors"
+    found = load_tensors(stored)[0] if stored.exists() else {}
+    stored.unlink(missing_ok=True)
+    return {"found": found, "errors": (folder / f"{rank}.err").read_text()}
 
 
 def _work(
     rank: int, given: Mapping[str, str], folder: Path, target: Callable[[int], Found | None], limit: float
-) -> None:
+) -> NoReturn:
     os.environ |= given
     signal.signal(signal.SIGINT, signal.default_int_handler)
     code = 0
     with (folder / f"{rank}.err").open("w") as sys.stderr:
         faulthandler.dump_traceback_later(0.9 * limit, file=sys.stderr)  # where it hangs
         try:
-            found: Any = target(rank)
+            # As many processors as are needed: more processes than there are would be refused.
+            with mock.patch.object(os, "cpu_count", return_value=8):
+                found: Any = target(rank)
             if found:
                 save_tensors(folder / f"{rank}.safetensors", dict(found), {})
         except BaseException:

@@ -49,7 +49,7 @@ def trained(name: str, absent: int | None, devices: int, batch: int = 12) -> Fou
     specs, data = world(name, absent)
     torch.manual_seed(1)
     model = pv.build(name, specs, latent=2).double()
-    given = SETTINGS | {"precision": "fp64", "batch_size": batch // devices, "epochs": 1}
+    given = SETTINGS | {"precision": "fp64", "batch_size": batch // devices, "epochs": 1, "lr": 1e-3}
     held = data.rows(slice(0, HELD))
     history = pv.fit(model, data, validation=0, validation_data=held, devices=devices, **given)
     found = {f"{name}.{absent}.{key}": x.clone() for key, x in model.state_dict().items()}
