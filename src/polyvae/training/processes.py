@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _LEADER = "POLYVAE_LEADER"
 """In the environment of the processes that ``fit`` starts: the process that started them."""
-_LOOK, _GRACE = 0.25, 3.0  # seconds between looks, and for a process to end by itself
+_LOOK, _GRACE = 0.25, 2.5  # seconds between looks, and for a process to end by itself
 _CUT = ("connection closed", "connection reset", "broken pipe", "socket", "gloo", "nccl", "timed out")
 
 
@@ -159,6 +159,7 @@ def launched(fabric: Fabric, train: TrainConfig) -> Iterator[Ranks]:
     guard.start()
     try:
         fabric.launch()
+        guard.met = True
         torch.set_num_threads(min(threads, share_of_cores(train)))
         yield (ranks := Ranks(fabric))
     except BaseException as problem:
@@ -199,6 +200,7 @@ class _Guard(threading.Thread):
     def __init__(self, fabric: Fabric, launch: Launch) -> None:
         super().__init__(daemon=True, name="polyvae-processes")
         self.done = threading.Event()
+        self.met = False  # before, there is no connection that could be cut
         self.parent: int | None = None
         if not launch.by:
             global _started
@@ -212,7 +214,7 @@ class _Guard(threading.Thread):
         while not self.done.wait(_LOOK):
             if not self._lost():
                 continue
-            if self.done.wait(_GRACE):
+            if self.done.wait(_GRACE if self.met else 0):
                 return
             self._kill()
             print(
