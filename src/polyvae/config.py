@@ -119,13 +119,14 @@ class TrainConfig(Section):
         precision: "auto", "fp32", "bf16" (mixed) or "fp64". "auto" is bf16 where the processor or GPU has instructions for it, and
             fp32 elsewhere; a model in double precision stays in it. The choice is kept when a run is resumed.
         device: "auto", "cpu", "cuda" or "mps".
-        devices: How many of them, each with a process of its own that runs the script from its beginning.
+        devices: How many of them, on all machines, each with a process of its own that runs the script from its beginning.
         seed: Of the initial weights, the order of the samples and all noise.
         validation: Share of the training part that is set aside for validation where there is no validation split.
         patience: Epochs without a better validation bound before training stops; the best weights are kept. None: no early stopping.
         checkpoint_every: Steps between checkpoints.
         max_seconds: Seconds of training after which it stops. None: no limit.
-        threads: Threads of the CPU, at most as many as it has processors. None: the default of torch.
+        threads: Threads of the CPU in each process, in all at most as many as it has processors. None: the default of torch, or this
+            process's share of the processors.
         max_rows: Decode at most so many rows at a time, and recompute them in the backward pass: less memory, more time. None: all rows
             at once. It does not change results beyond rounding, and may differ when a run is resumed.
     """

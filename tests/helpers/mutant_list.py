@@ -1236,8 +1236,8 @@ MUTANTS = [
     ),
     Mutant(
         "training.loop:_Training._step",
-        "fold_in(train.seed, 'step', state.step, self.fabric.global_rank)",
-        "fold_in(train.seed, 'step', 0, self.fabric.global_rank)",
+        "fold_in(train.seed, 'step', state.step, self.ranks.rank)",
+        "fold_in(train.seed, 'step', 0, self.ranks.rank)",
         by="training/test_train.py",
     ),
     Mutant(
@@ -1259,13 +1259,37 @@ MUTANTS = [
         by="training/test_failures.py",
     ),
     Mutant(
-        "training.loop:validate",
+        "core.noise:_numbers",
+        "slice(own.rank, None, own.world)",
+        "slice(0, None, own.world)",
+        by="core/test_noise.py",
+    ),
+    Mutant(
+        "training.resume:with_other_processes",
+        "min(seen // wanted, per_epoch - 1)",
+        "0",
+        by="training/test_processes.py",
+    ),
+    Mutant(
+        "training.store:Store.restore",
+        "torch.zeros_like(x)",
+        "x",
+        by="training/test_processes.py::test_a_run_resumes_with_another_number_of_processes",
+    ),
+    Mutant(
+        "training.validation:validate",
+        "several.summed(sums)",
+        "sums",
+        by="training/test_processes.py",
+    ),
+    Mutant(
+        "training.validation:validate",
         "totals if sums is None else sums + totals",
         "totals",
         by="training/test_train.py",
     ),
     Mutant(
-        "training.loop:validate",
+        "training.validation:validate",
         "torch.set_rng_state(state)",
         "None",
         by="training/test_train.py::test_validation_neither_sees_training_rows_nor_leaves_a_trace",

@@ -18,6 +18,7 @@ from polyvae.training import machine, precision
 from polyvae.training.checkpoints import Checkpoints
 from polyvae.training.machine import check_machine
 from polyvae.training.precision import choose, native_bf16
+from polyvae.training.processes import Launch, is_first, share_of_cores
 from polyvae.utils import progress
 from tests.helpers.tiny import small_data, small_model
 
@@ -51,21 +52,75 @@ def test_more_devices_than_there_are_are_one_line(monkeypatch: pytest.MonkeyPatc
 def test_several_devices_require_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each process runs the program again, which a notebook and python -c do not have as a file."""
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
     monkeypatch.setattr(sys.modules["__main__"], "__file__", "script.py", raising=False)
+    monkeypatch.setattr(sys, "argv", [__file__])
     check_machine(asked(devices=2, device="cpu"))
+    refused = r"^fit: got devices=2 in a notebook, an interactive session or python -c; expected a script"
     with monkeypatch.context() as patch:
         patch.delattr(sys.modules["__main__"], "__file__")
-        with pytest.raises(
-            pv.InputError,
-            match=r"^fit: got devices=2 in a notebook, an interactive session or python -c; expected a script",
-        ):
+        with pytest.raises(pv.InputError, match=refused):
             check_machine(asked(devices=2, device="cpu"))
-        patch.setenv("LOCAL_RANK", "1")  # started by torchrun
-        check_machine(asked(devices=2, device="cpu"))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["-"])  # python - < script.py
+        with pytest.raises(pv.InputError, match=refused):
+            check_machine(asked(devices=2, device="cpu"))
     monkeypatch.setattr(machine.multiprocessing, "parent_process", lambda: object())
     with pytest.raises(pv.InputError, match="in a process of multiprocessing"):
         check_machine(asked(devices=2, device="cpu"))
+
+
+TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
+SRUN = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"}
+
+
+@pytest.mark.parametrize(
+    ("by", "environment"),
+    [
+        ("torchrun", TORCHRUN),
+        ("srun", SRUN | {"SLURM_NTASKS_PER_NODE": "2"}),
+        ("an earlier fit", {"LOCAL_RANK": "0", "WORLD_SIZE": "4"}),
+    ],
+)
+def test_devices_are_the_processes_that_were_started(
+    monkeypatch: pytest.MonkeyPatch, by: str, environment: dict[str, str]
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    check_machine(asked(devices=4, device="cpu"))
+    for devices in (1, 2, 8):
+        with pytest.raises(
+            pv.InputError,
+            match=rf"^fit: got devices={devices} in one of 4 processes of {by}; expected the same number; set devices=4",
+        ):
+            check_machine(asked(devices=devices, device="cpu"))
+    assert is_first() == (by == "an earlier fit")
+    assert share_of_cores(asked(devices=4)) == (1 if by == "an earlier fit" else 2)
+
+
+def test_processes_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(sys, "argv", [__file__])
+    check_machine(asked(devices=2, device="cpu", threads=2))
+    with pytest.raises(
+        pv.InputError,
+        match=r"^fit: got threads=3 for each of 2 processes; expected at most 2, the processors",
+    ):
+        check_machine(asked(devices=2, device="cpu", threads=3))
+    assert share_of_cores(asked(devices=3, device="cpu")) == 1
+
+
+def test_a_job_of_slurm_runs_one_process_unless_srun_starts_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fabric alone would wait for tasks that nothing starts."""
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert Launch.found() == ("", 1, 1)
+    check_machine(asked(devices=1, device="cpu"))
+    assert machine.fabric_of(small_model(), asked(device="cpu"), None)[0].world_size == 1
+    for key, value in SRUN.items():
+        monkeypatch.setenv(key, value)
+    with pytest.raises(pv.InputError, match=r"without --ntasks-per-node; .* add --ntasks-per-node=2"):
+        check_machine(asked(devices=4, device="cpu"))
 
 
 # ---- precision ---------------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from polyvae.data import SliceLoader, mix
 from polyvae.training.checkpoints import Checkpoints
 from polyvae.training.directory import RunDirectory
 from polyvae.training.history import TrainingError
-from polyvae.training.loop import validate
+from polyvae.training.validation import validate
 from tests.helpers.tiny import small_data, small_model
 
 

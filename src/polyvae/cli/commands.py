@@ -25,6 +25,7 @@ from polyvae.data.custom import is_import, is_path
 from polyvae.models import model_class
 from polyvae.study.cluster import LOCAL
 from polyvae.training.directory import RunDirectory
+from polyvae.training.processes import is_first, is_reported_elsewhere
 from polyvae.utils.errors import InputError
 
 app = typer.Typer(
@@ -67,7 +68,8 @@ def demo(
     config = _begun(read_config(runs.DEMO, settings or []))
     force = force or out == Path("runs/demo")
     _stop_if_interrupted(runs.train_run(config, out, force=force, show=not quiet).stopped, out, config)
-    _finish(out, quiet)
+    if is_first():
+        _finish(out, quiet)
 
 
 @app.command(
@@ -133,6 +135,8 @@ def train(
     )
     history = runs.train_run(wanted, where, resume=resume, force=force, show=not quiet)
     _stop_if_interrupted(history.stopped, where, wanted)
+    if not is_first():
+        return
     what = "nothing was left to do" if history.step == history.resumed else "trained"
     typer.echo(f"{what} ({history.stopped}, step {history.step}): {where}")
 
@@ -305,6 +309,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # A file that cannot be reached is an invalid input, too.
         file, why = (problem.filename, problem.strerror) if isinstance(problem, OSError) else (None, None)
         code = 2 if isinstance(problem, InputError) or file is not None else 1
+        if is_reported_elsewhere(problem):
+            sys.exit(code)
         if debug:
             traceback.print_exc()
         line = " ".join((str(problem) if file is None else f"{file}: {why}").split())
@@ -339,6 +345,8 @@ def _finish(out: Path, quiet: bool) -> None:
 
 
 def _stop_if_interrupted(stopped: str, out: Path, config: RunConfig) -> None:
+    if stopped == "interrupted" and not is_first():
+        raise typer.Exit(130)
     if stopped == "interrupted":
         packages = dict.fromkeys(
             path.partition(":")[0].partition(".")[0] for _, path in runs.imports_of(config)

@@ -17,11 +17,13 @@ The letters are in the order M, K, V, B, D or W; a table of subsets is [V, E, B]
         value = model(batch).value
     with noise.feed({name: pick_rows(draw) for name, draw in draws.items()}):
         assert model(batch.rows(rows)).value == value[rows]
+
+Where several processes share a batch, ``part`` makes the draws of a sample those that one process with the whole batch would make.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -39,6 +41,33 @@ class Draw(NamedTuple):
     value: Tensor
 
 
+class Stream:
+    """The draws of all samples that processes share: a generator on each device, which starts at ``seed``."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def on(self, device: torch.device) -> torch.Generator:
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(self.seed)
+        return self._generators[device]
+
+
+class _Part(NamedTuple):
+    """Every ``world``-th of ``rows`` samples, from number ``rank`` on."""
+
+    stream: Stream
+    rank: int
+    world: int
+    rows: int
+
+    @property
+    def size(self) -> int:
+        return len(range(self.rank, self.rows, self.world))
+
+
+_part: ContextVar[_Part | None] = ContextVar("part", default=None)
 _fed: ContextVar[Mapping[str, Draw] | None] = ContextVar("fed", default=None)
 _recorded: ContextVar[dict[str, Draw] | None] = ContextVar("recorded", default=None)
 
@@ -80,6 +109,20 @@ def record() -> Iterator[dict[str, Draw]]:
         _recorded.reset(token)
 
 
+@contextmanager
+def part(stream: Stream, rank: int, world: int, rows: int) -> Iterator[None]:
+    """Draw for every ``world``-th of ``rows`` samples, from number ``rank`` on, what a process with all of them would draw.
+
+    Normal, Laplace and uniform draws with an axis B of that many samples are made for all ``rows`` samples, from ``stream``, and those of
+    other samples are dropped. All other draws come from torch's global generator.
+    """
+    token = _part.set(_Part(stream, rank, world, rows))
+    try:
+        yield
+    finally:
+        _part.reset(token)
+
+
 def components(membership: Tensor, weights: Tensor) -> None:
     """Record the meaning of the axis V of the draws that follow: membership [V, E, B], weights [V, B].
 
@@ -94,7 +137,7 @@ def normal(shape: tuple[int, ...], like: Tensor, name: str, axes: str) -> Tensor
     return (
         _fetch(name, axes, shape, like)
         if _fed.get() is not None
-        else _keep(name, axes, torch.randn(shape, dtype=like.dtype, device=like.device))
+        else _keep(name, axes, _numbers(torch.randn, shape, like, axes))
     )
 
 
@@ -103,12 +146,8 @@ def laplace(shape: tuple[int, ...], like: Tensor, name: str, axes: str) -> Tenso
     if _fed.get() is not None:
         return _fetch(name, axes, shape, like)
     # The inverse distribution function is vectorised and exponential_ is not. The clamp avoids log(0).
-    u = (
-        torch.rand(shape, dtype=like.dtype, device=like.device)
-        .mul_(2)
-        .sub_(1)
-        .clamp(min=torch.finfo(like.dtype).eps - 1)
-    )
+    u = _numbers(torch.rand, shape, like, axes)
+    u = u.mul_(2).sub_(1).clamp(min=torch.finfo(like.dtype).eps - 1)
     return _keep(name, axes, torch.log1p(-u.abs()).mul_(-u.sign()))
 
 
@@ -117,7 +156,7 @@ def uniform(shape: tuple[int, ...], like: Tensor, name: str, axes: str) -> Tenso
     return (
         _fetch(name, axes, shape, like)
         if _fed.get() is not None
-        else _keep(name, axes, torch.rand(shape, dtype=like.dtype, device=like.device))
+        else _keep(name, axes, _numbers(torch.rand, shape, like, axes))
     )
 
 
@@ -166,6 +205,16 @@ def choice(weights: Tensor, count: int, name: str, axes: str) -> Tensor:
     u = uniform((count, weights.shape[1]), weights, name, axes)
     edges = weights.double().cumsum(0)  # [V, B]
     return (u.double()[:, None] * edges[-1] >= edges).sum(1).clamp(max=len(weights) - 1)
+
+
+def _numbers(draw: Callable[..., Tensor], shape: tuple[int, ...], like: Tensor, axes: str) -> Tensor:
+    """Independent draws, of all samples of a shared batch where this process has a part of it."""
+    own, at = _part.get(), axes.find("B")
+    if own is None or at < 0 or shape[at] != own.size:
+        return draw(shape, dtype=like.dtype, device=like.device)
+    whole = (*shape[:at], own.rows, *shape[at + 1 :])
+    values = draw(whole, generator=own.stream.on(like.device), dtype=like.dtype, device=like.device)
+    return values[(slice(None),) * at + (slice(own.rank, None, own.world),)].contiguous()
 
 
 def _keep(name: str, axes: str, value: Tensor) -> Tensor:

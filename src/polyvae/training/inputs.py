@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -14,6 +15,7 @@ from polyvae.core.vae import MultimodalVAE
 from polyvae.data.loaders import Loader, SliceLoader
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.suitable import unsuited
+from polyvae.training.processes import Ranks
 from polyvae.utils.arrays import rows_within
 from polyvae.utils.errors import InputError
 
@@ -79,7 +81,7 @@ def inputs_of(
     for part in (data, validation):
         for number, batch in enumerate(() if part is None else part.batches(step)):
             admitted = model.admit(batch, values=True)
-            if number == 0 and part is data:
+            if number == 0 and part is data and fabric.is_global_zero:
                 warn_of_values(model, admitted)
     model.modalities.centre(model.admit(batch) for batch in data.batches(step))
     loader = SliceLoader(
@@ -91,6 +93,18 @@ def inputs_of(
         world=fabric.world_size,
     )
     return Inputs(loader, validation, len(data), data.digest(), streamed=False)
+
+
+def alike(inputs: Inputs, model: MultimodalVAE, train: TrainConfig) -> dict[str, Any]:
+    """What has to be the same in all processes of a training."""
+    return {
+        "data_with_digest": inputs.digest,
+        "number_of_training_rows": inputs.rows,
+        "number_of_validation_rows": None if inputs.validation is None else len(inputs.validation),
+        "steps_in_an_epoch": len(inputs.loader),
+        "model": (model.name, model.options),
+        "settings": train.model_dump(),
+    }
 
 
 def check_batch(model: MultimodalVAE, batch: Batch, values: bool = False) -> None:
@@ -113,6 +127,22 @@ def check_batch(model: MultimodalVAE, batch: Batch, values: bool = False) -> Non
             f"fit: nothing was observed in {empty} of {batch.size} rows of a batch; expected at least one modality in "
             "each; drop them first"
         )
+
+
+def check_shares(ranks: Ranks, batch: Batch) -> None:
+    """Raises InputError: a stream gives two processes the same first batch, so that each trains on all of it."""
+    if ranks.count == 1:
+        return
+    digest = hashlib.blake2b(batch.mask.cpu().numpy().tobytes())
+    for x in batch.data.values():
+        digest.update(x.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    different = len({*ranks.gathered(digest.digest())})
+    with ranks.together():
+        if different < ranks.count:
+            raise InputError(
+                f"fit: got the same first batch in several of {ranks.count} processes; expected another share of the samples in each; "
+                "give the DataLoader a DistributedSampler with the rank of the process"
+            )
 
 
 def warn_of_values(model: MultimodalVAE, batch: Batch) -> None:

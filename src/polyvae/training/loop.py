@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from polyvae.config import RunConfig, TrainConfig, read_config
+from polyvae.core import noise
 from polyvae.core.batch import Batch
 from polyvae.core.bounds import Bound
 from polyvae.core.vae import MultimodalVAE
@@ -22,15 +24,17 @@ from polyvae.data.multimodal import MultimodalData
 from polyvae.training.checkpoints import flatten_optimizer
 from polyvae.training.directory import RunDirectory
 from polyvae.training.history import History, TrainingError
-from polyvae.training.inputs import Inputs, check_batch, check_model, inputs_of
+from polyvae.training.inputs import Inputs, alike, check_batch, check_model, check_shares, inputs_of
 from polyvae.training.machine import check_machine, fabric_of, out_of_memory
+from polyvae.training.processes import LocalError, Ranks, launched
 from polyvae.training.resume import begun_with
 from polyvae.training.schedules import optimizer_of, rate, warmth
 from polyvae.training.scopes import interruptible, max_rows, one_at_a_time, threads
 from polyvae.training.settings import TrainSettings
 from polyvae.training.sound import constants, gradient_sum, unsound
 from polyvae.training.state import State
-from polyvae.training.store import Store, newest, opened
+from polyvae.training.store import Store, newest, opened, summary
+from polyvae.training.validation import validate
 from polyvae.utils.errors import InputError, reading
 from polyvae.utils.files import finite_json
 from polyvae.utils.progress import Reporter, reporter
@@ -72,7 +76,8 @@ def fit(
 
     Calls from several threads run one after the other, because torch's generator and its number of threads belong to the process. With
     ``devices`` above 1 every device has a process that runs the calling script from its beginning, so that script must be a file whose
-    work before ``fit`` may be repeated.
+    work before and after ``fit`` may be repeated. Two processes with ``batch_size=32`` train as one with ``batch_size=64``, up to rounding.
+    If one of the processes ends, the others end within seconds.
 
     Args:
         model: The model to train.
@@ -85,8 +90,8 @@ def fit(
         force: Replace the run in ``out``.
         show: Show progress on standard error.
         run: A complete configuration to store in ``out``; its ``[train]`` table gives the defaults of ``settings``.
-        watch: Called as ``watch(model, record)`` after every epoch. Its time and its random draws do not count. A mapping that it returns
-            is stored in the record as "watched".
+        watch: Called as ``watch(model, record)`` after every epoch, in each process. Its time and its random draws do not count. A mapping
+            that it returns is stored in the record as "watched".
         **settings: The fields of ``polyvae.config.TrainConfig``, where each is described: ``epochs``, ``batch_size``, ``lr``, ``patience``,
             ``max_rows`` and others.
 
@@ -96,9 +101,10 @@ def fit(
     Raises:
         InputError: Rows in which nothing was observed, values outside the support of a likelihood, an unknown or invalid setting, a run
             that exists already, a resumed run that differs from the one that was started, a run directory that another process is
-            writing to, or more threads or devices than the machine has.
-        TrainingError: The bound, a gradient or a weight is not finite, training diverged, or memory ran out. No checkpoint contains values
-            that are not finite.
+            writing to, more threads or devices than the machine has, or another number of devices than torchrun or srun started
+            processes.
+        TrainingError: The bound, a gradient or a weight is not finite, training diverged, memory ran out, or another process of the
+            training ended. No checkpoint contains values that are not finite.
 
     Example:
         >>> import polyvae as pv
@@ -120,19 +126,23 @@ def fit(
     with one_at_a_time:
         recorded = None if kept is None else begun_with(kept, model)
         fabric, precision, why = fabric_of(model, train, recorded)
-        fabric.launch()
         with (
+            launched(fabric, train) as ranks,
             torch.random.fork_rng(),
             threads(train.threads),
             max_rows(model, train.max_rows),
-            reporter(show and fabric.is_global_zero) as report,
+            reporter(show and ranks.first) as report,
             interruptible() as interrupted,
+            ExitStack() as folder,
         ):
-            inputs = inputs_of(data, validation_data, model, train, fabric)
-            with opened(out, model, resume, force, fabric) as store:
-                report.say(f"precision {precision}" + (f" ({why})" if why else ""))
-                training = _Training(fabric, model, train, inputs, store, report, precision)
-                return training.go(resume, run, interrupted, watch)
+            with ranks.together():
+                inputs = inputs_of(data, validation_data, model, train, fabric)
+                store = folder.enter_context(opened(out, model, resume, force, ranks))
+            with ranks.together():
+                ranks.check_alike(**alike(inputs, model, train))
+            report.say(f"precision {precision}" + (f" ({why})" if why else ""))
+            training = _Training(fabric, ranks, model, train, inputs, store, report, precision)
+            return training.go(resume, run, interrupted, watch)
 
 
 class _Training:
@@ -141,6 +151,7 @@ class _Training:
     def __init__(
         self,
         fabric: Fabric,
+        ranks: Ranks,
         model: MultimodalVAE,
         train: TrainConfig,
         inputs: Inputs,
@@ -149,7 +160,7 @@ class _Training:
         precision: str,
     ) -> None:
         self.fabric, self.model, self.train, self.inputs = fabric, model, train, inputs
-        self.store, self.report, self.precision = store, report, precision
+        self.ranks, self.store, self.report, self.precision = ranks, store, report, precision
         self.state = State()
         self.per_epoch = len(inputs.loader)
         self.total = self.per_epoch * train.epochs if train.epochs is not None else sys.maxsize
@@ -161,13 +172,17 @@ class _Training:
         self, resume: bool, run: RunConfig | None, interrupted: Callable[[], bool], watch: Watch | None
     ) -> History:
         state, store = self.state, self.store
-        self._check_weights("before training")
+        with self.ranks.together():
+            self._check_weights("before training")
         module = self.fabric.setup(self.model.train(), move_to_device=True)
         optimizer: Any = self.fabric.setup_optimizers(optimizer_of(self.model, self.train))
         changed: list[str] = []
         if resume and store is not None:
             where = f"{store.directory.path}: checkpoint"
-            with reading(where, "one of this model and these settings", "start the run again"):
+            with (
+                self.ranks.together(),
+                reading(where, "one of this model and these settings", "start the run again"),
+            ):
                 changed = store.restore(
                     state, optimizer, self.inputs, self.train, self.precision, self.report
                 )
@@ -180,13 +195,13 @@ class _Training:
                 store.append({"step": state.step, "note": note})
                 self.report.say(note)
         late = self.train.max_seconds is not None and state.elapsed >= self.train.max_seconds
-        if late and state.step < self.total and state.history.stopped == "done":
+        if late and state.place < self.total and state.history.stopped == "done":
             state.history.stopped = "time"
             self.report.say(
                 f"the run has used its max_seconds={self.train.max_seconds:g}, so nothing is changed; a larger max_seconds continues it"
             )
         self.report.start(
-            f"training {self.model.name}", self.total if self.train.epochs is not None else None, state.step
+            f"training {self.model.name}", self.total if self.train.epochs is not None else None, state.place
         )
         try:
             self._epochs(module, optimizer, interrupted, watch)
@@ -201,16 +216,18 @@ class _Training:
     ) -> None:
         state, loader, per_epoch = self.state, self.inputs.loader, self.per_epoch
         began = time.monotonic() - state.elapsed
-        while state.step < self.total and state.history.stopped == "done":
-            epoch, start = divmod(state.step, per_epoch)
+        while state.place < self.total and state.history.stopped == "done":
+            epoch, start = divmod(state.place, per_epoch)
             before = state.step
             for batch in loader.epoch(epoch, start):
+                if self.inputs.streamed and state.step == state.history.resumed:
+                    check_shares(self.ranks, batch)
                 if self.inputs.streamed and epoch == 0:
                     check_batch(self.model, batch, values=state.step == 0)
                 self._step(module, optimizer, batch)
                 state.step += 1
                 state.elapsed = time.monotonic() - began
-                if state.step % per_epoch == 0:
+                if state.place % per_epoch == 0:
                     self._end_of_epoch(epoch, optimizer, watch)
                     began = time.monotonic() - state.elapsed  # validation and watching are not training time
                 if state.history.stopped == "done":
@@ -218,13 +235,13 @@ class _Training:
                 if (
                     state.history.stopped != "done"
                     or state.step % self.train.checkpoint_every == 0
-                    or state.step == self.total
+                    or state.place == self.total
                 ):
                     self._checkpoint(optimizer)
                     began = time.monotonic() - state.elapsed
-                if state.history.stopped != "done" or state.step % per_epoch == 0:
+                if state.history.stopped != "done" or state.place % per_epoch == 0:
                     break
-            if state.history.stopped == "done" and (state.step == before or state.step % per_epoch):
+            if state.history.stopped == "done" and (state.step == before or state.place % per_epoch):
                 raise InputError(
                     f"fit: the loader gave {state.step - before + start} batches in epoch {epoch + 1}; expected {per_epoch}, "
                     "which is its length; correct its length"
@@ -233,29 +250,24 @@ class _Training:
     def _stop(self, interrupted: bool) -> str:
         """Why to stop now, or "done". All ranks stop together if one of them has to."""
         late = self.train.max_seconds is not None and self.state.elapsed >= self.train.max_seconds
-        if self.fabric.world_size > 1:
-            interrupted, late = self._any(interrupted), self._any(late)
+        # Each vote makes the host wait for a GPU.
+        if self.ranks.count > 1 and (self.fabric.device.type == "cpu" or self.state.step % _LOOK == 0):
+            interrupted, late = self.ranks.any(interrupted, late)
+        elif self.ranks.count > 1:
+            return "done"
         return "interrupted" if interrupted else "time" if late else "done"
-
-    def _any(self, mine: bool) -> bool:
-        """Whether it is true in one of the processes. All must ask."""
-        if self.fabric.world_size == 1:
-            return mine
-        votes = torch.tensor([float(mine)], device=self.fabric.device)
-        total = self.fabric.all_reduce(votes, reduce_op="sum")
-        assert isinstance(total, Tensor)
-        return bool(total > 0)
 
     # ---- one step ----------------------------------------------------------------------------------------------------------------
 
     def _step(self, module: Callable[..., Bound], optimizer: Any, batch: Batch) -> None:
         state, train = self.state, self.train
-        torch.manual_seed(fold_in(train.seed, "step", state.step, self.fabric.global_rank))
+        torch.manual_seed(fold_in(train.seed, "step", state.step, self.ranks.rank))
         for group in optimizer.param_groups:
-            group["lr"] = train.lr * rate(train, state.step, self.total)
+            group["lr"] = train.lr * rate(train, state.place, self.total)
         try:
-            bound = module(batch, warmth(train, state.step, self.per_epoch))
-            loss = -bound.value.mean()
+            with self._noise(batch.size, "step", state.step, 0):
+                bound = module(batch, warmth(train, state.place, self.per_epoch))
+            loss = -bound.value.mean() * self._weight(batch)
             on_host = loss.device.type == "cpu"
             if on_host:
                 self._check_bound(bound, loss.item())
@@ -268,7 +280,7 @@ class _Training:
         except RuntimeError as problem:
             if not out_of_memory(problem):
                 raise
-            raise TrainingError(
+            raise LocalError(
                 f"training: memory ran out at step {state.step}; expected room for a batch of {batch.size} samples; lower max_rows "
                 "(a resumed run accepts it), or start again with a smaller batch_size"
             ) from None
@@ -280,16 +292,34 @@ class _Training:
         optimizer.step()
         if self._last():
             # Nothing that is not finite is validated, kept as the best, or stored.
-            stored = (state.step + 1) % train.checkpoint_every == 0 or state.step + 1 == self.total
+            stored = (state.step + 1) % train.checkpoint_every == 0 or state.place + 1 == self.total
             self._check_weights(f"after step {state.step}", optimizer if stored else None)
         optimizer.zero_grad()
         state.add({"bound": bound.value.detach(), **bound.terms}, batch.size)
         self.report.advance(note=self.note)
 
+    def _noise(self, size: int, *path: str | int) -> AbstractContextManager[None]:
+        """Inside, each process draws for its ``size`` samples what one process would draw that has those of all.
+
+        Processes may have different numbers of samples of a stream.
+        """
+        count = self.ranks.count
+        if count == 1 or self.inputs.streamed:
+            return nullcontext()
+        stream = noise.Stream(fold_in(self.train.seed, *path))
+        return noise.part(stream, self.ranks.rank, count, size * count)
+
+    def _weight(self, batch: Batch) -> Tensor | float:
+        """The factor by which a mean over the processes becomes one over samples, of which a stream may give each another number."""
+        if self.ranks.count == 1 or not self.inputs.streamed:
+            return 1.0
+        size = torch.tensor(float(batch.size), device=self.fabric.device)
+        return size * self.ranks.count / self.ranks.summed(size)
+
     def _last(self) -> bool:
         """Whether the next step ends an epoch or writes a checkpoint."""
         after = self.state.step + 1
-        return after % self.train.checkpoint_every == 0 or after % self.per_epoch == 0
+        return after % self.train.checkpoint_every == 0 or (self.state.place + 1) % self.per_epoch == 0
 
     def _look(self, bound: Bound, loss: Tensor) -> None:
         """Check the gradients, and on a GPU the bound of this step and those since the last look, by one read."""
@@ -310,7 +340,7 @@ class _Training:
 
     def _check_bound(self, bound: Bound, loss: float, sound: bool = True) -> None:
         """Raises TrainingError unless the loss is finite, and the bounds of earlier steps are ``sound``, in all processes."""
-        if self._any(not (sound and math.isfinite(loss))):
+        if any(self.ranks.any(not (sound and math.isfinite(loss)))):
             terms = [name for name, term in bound.terms.items() if not bool(term.isfinite().all())]
             weights = unsound(dict(self.model.named_parameters()))
             place = (
@@ -360,15 +390,21 @@ class _Training:
         record: dict[str, Any] = {
             "step": state.step,
             "epoch": epoch + 1,
-            "seconds": round(state.elapsed, 3),
+            "seconds": round(self.ranks.gathered(state.elapsed)[0], 3),
             "lr": optimizer.param_groups[0]["lr"],
             "precision": self.precision,
-            "train": state.means(),
+            "train": state.means(self.ranks.summed),
         }
+        self.ranks.share_buffers(self.model)
         problem = self._diverged(record["train"]["bound"], _DIVERGED)
         if validation is not None and not problem:
             record["validation"] = validate(
-                self.model, validation, self.train.seed, self.train.batch_size, self.fabric.autocast
+                self.model,
+                validation,
+                self.train.seed,
+                self.train.batch_size,
+                self.fabric.autocast,
+                self.ranks,
             )
             bad = [name for name, value in record["validation"].items() if not math.isfinite(value)]
             if bad:
@@ -388,7 +424,8 @@ class _Training:
         state.history.records.append(record)
         state.history.step = state.step
         if self.store is not None:
-            self.store.append(record)
+            with self.ranks.together():
+                self.store.append(record)
         if problem:
             raise TrainingError(problem)
         shown = record.get("validation", record["train"])["bound"]
@@ -396,7 +433,7 @@ class _Training:
 
     def _diverged(self, bound: float, times: float) -> str:
         first = self.state.first
-        if not self._any(first is not None and bound < first - times * max(1.0, abs(first))):
+        if not any(self.ranks.any(first is not None and bound < first - times * max(1.0, abs(first)))):
             return ""
         return (
             f"training: the bound is {bound:.3g} nats per sample, and was {first:.3g} at the first step; expected it to rise; lower lr "
@@ -412,7 +449,8 @@ class _Training:
             state.best, state.stale = bound, 0
             state.kept = {name: x.detach().clone() for name, x in self.model.state_dict().items()}
             if self.store is not None:
-                self.store.save_best(state)
+                with self.ranks.together():
+                    self.store.save_best(state)
             return
         state.stale += 1
         if state.stale >= self.train.patience:
@@ -420,51 +458,27 @@ class _Training:
 
     def _checkpoint(self, optimizer: Any) -> None:
         if self.store is not None:
-            self.store.save(self.state, optimizer, self.inputs, self.train, self.precision)
+            sums = {name: self.ranks.summed(x) for name, x in self.state.sums.items()}
+            with self.ranks.together():
+                self.store.save(self.state, sums, optimizer, self.inputs, self.train, self.precision)
 
     def _finish(self) -> History:
         state, history = self.state, self.state.history
         if state.kept and history.stopped in ("early", "done"):
             self.model.load_state_dict(state.kept)  # patience asks for the best weights, not the last
+        self.ranks.share_buffers(self.model)
         self.model.eval()
         history.step = state.step
         if self.store is not None:
-            self.store.finish(state)
+            with self.ranks.together():
+                self.store.finish(state)
         # With patience the best weights are kept, whatever followed.
         last = history.records[-1] if history.records and not state.kept else None
         warning = self._diverged(last["train"]["bound"], _WORSE) if last else ""
-        if warning and self.fabric.is_global_zero:
+        if warning and self.ranks.first:
             warnings.warn(warning, stacklevel=4)
-        self.report.say(_summary(self.model.name, state, self.total, self.store))
+        self.report.say(summary(self.model.name, state, self.total, self.store))
         return history
-
-
-@torch.no_grad()
-def validate(
-    model: MultimodalVAE,
-    data: MultimodalData,
-    seed: int = 0,
-    batch_size: int = 256,
-    autocast: Callable[[], Any] | None = None,
-) -> dict[str, float]:
-    """The mean bound and its terms over ``data``, in nats per sample, in evaluation mode, with the same noise at every call."""
-    training, names, sums = model.training, list[str](), None
-    with one_at_a_time:
-        state = torch.get_rng_state()
-        model.eval()
-        torch.manual_seed(fold_in(seed, "validation"))
-        for batch in data.batches(batch_size):
-            with autocast() if autocast is not None else torch.autocast("cpu", enabled=False):
-                bound = model(batch)
-            terms = {"bound": bound.value, **bound.terms}
-            totals = torch.stack(
-                [(x if x.device.type == "mps" else x.double()).sum() for x in terms.values()]
-            )
-            names, sums = list(terms), totals if sums is None else sums + totals
-        torch.set_rng_state(state)
-        model.train(training)
-    means = [] if sums is None else sums.tolist()  # the host waits for a device once
-    return {name: value / len(data) for name, value in zip(names, means, strict=True)}
 
 
 def _settings(run: RunConfig | None, settings: Mapping[str, Any]) -> TrainConfig:
@@ -475,20 +489,3 @@ def _settings(run: RunConfig | None, settings: Mapping[str, Any]) -> TrainConfig
             "or schedule='constant'"
         )
     return train
-
-
-def _summary(name: str, state: State, total: int, store: Store | None) -> str:
-    """Why and where training ended."""
-    history = state.history
-    of = f" of {total}" if state.step < total < sys.maxsize else ""
-    place = f"{'' if history.step > history.resumed else 'no step was left to take, '}{history.stopped} at step {state.step}{of}"
-    parts = [f"{name}: {place} after {len(history.records)} epochs and {state.elapsed:.1f} s of training"]
-    if history.records:
-        kind = "validation" if "validation" in history.records[-1] else "train"
-        parts.append(
-            f"{'validation' if kind == 'validation' else 'training'} bound {history.records[-1][kind]['bound']:.2f}"
-        )
-    if store is not None:
-        parts.append(f"written to {store.directory.path}")
-        parts += ["resume to continue"] if history.stopped in ("interrupted", "time") else []
-    return "; ".join(parts)

@@ -14,8 +14,8 @@ from polyvae.models.bundles import check_storable
 from polyvae.utils.errors import InputError
 from polyvae.utils.renamed import moved
 
-_FREE = {"epochs", "max_seconds", "checkpoint_every", "device", "patience", "threads", "max_rows"}
-"""Settings that may differ when a run is resumed."""
+_FREE = {"epochs", "max_seconds", "checkpoint_every", "device", "devices", "patience", "threads", "max_rows"}
+"""Settings that may differ when a run is resumed; with other ``devices``, ``batch_size`` as well."""
 
 _REMEDIES = {"lr", "clip", "precision"}
 """Settings that may differ after a TrainingError as well."""
@@ -49,7 +49,8 @@ def check_same(
     """
     now, then = train.model_dump(), kept["train"]
     pairs, notes = [], []
-    changed = [key for key in now if key not in _FREE | {"precision"} and now[key] != then.get(key)]
+    free = _FREE | {"precision"} | ({"batch_size"} if train.devices != then.get("devices", 1) else set())
+    changed = [key for key in now if key not in free and now[key] != then.get(key)]
     settings = [(key, now[key], then.get(key)) for key in changed]
     before = begun_with(kept, model)
     settings += [("precision", precision, before)] if precision != before else []
@@ -78,6 +79,41 @@ def check_same(
             f"resume: got {key}={got!r}; expected {expected!r}, as the run began; keep it, or start another run"
         )
     return notes
+
+
+def with_other_processes(
+    kept: Mapping[str, Any], train: TrainConfig, rows: int, per_epoch: int
+) -> tuple[int, str]:
+    """Where a run continues with another number of processes, whose steps have other sizes.
+
+    Args:
+        kept: The metadata of the checkpoint.
+        train: The settings.
+        rows: The number of training rows.
+        per_epoch: The steps in an epoch from here on.
+
+    Returns:
+        What is added to the number of steps for the place (``State.place``), and what changes, in words.
+    """
+    step, then = kept["step"], kept["train"]
+    before, now = then.get("devices", 1), train.devices
+    size, wanted = then["batch_size"] * before, train.batch_size * now
+    steps = kept.get("per_epoch") or -(-rows // size)
+    epoch, taken = divmod(step + kept.get("shift", 0), steps)
+    seen = min(taken * size, rows)
+    start = min(seen // wanted, per_epoch - 1)
+    words = f"{now} {'process' if now == 1 else 'processes'} from here on (before: {before}): a step has {wanted} samples"
+    words += (
+        " as before"
+        if wanted == size
+        else f" (before: {size}) and an epoch {per_epoch} steps (before: {steps})"
+    )
+    words += ", in the same order of rows"
+    again = seen - start * wanted
+    words += f", and {again} rows of epoch {epoch + 1} are taken again" if again else ""
+    if wanted != size and size % now == 0:
+        words += f"; batch_size={size // now} would keep the size of a step"
+    return epoch * per_epoch + start - step, words
 
 
 def begun_with(kept: Mapping[str, Any], model: MultimodalVAE) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ from polyvae.training.checkpoints import Checkpoints, flatten_optimizer, restore
 from polyvae.training.directory import RunDirectory
 from polyvae.training.history import TrainingError
 from polyvae.training.inputs import Inputs
-from polyvae.training.resume import check_same
+from polyvae.training.processes import Ranks
+from polyvae.training.resume import check_same, with_other_processes
 from polyvae.training.sound import constants, unsound
 from polyvae.training.state import State
 from polyvae.utils.errors import InputError
@@ -28,9 +30,6 @@ from polyvae.utils.files import load_tensors, save_tensors, unwritten
 from polyvae.utils.locks import only_writer
 from polyvae.utils.progress import Reporter
 from polyvae.utils.records import StoredTraining
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 
 def newest(out: str | Path | None, infinite: Collection[str] = ()) -> dict[str, Any] | None:
@@ -73,7 +72,7 @@ def _checked(kept: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def opened(
-    out: str | Path | None, model: MultimodalVAE, resume: bool, force: bool, fabric: Fabric
+    out: str | Path | None, model: MultimodalVAE, resume: bool, force: bool, ranks: Ranks
 ) -> Iterator[Store | None]:
     """The run directory, locked against other writers; None where nothing is stored.
 
@@ -87,7 +86,7 @@ def opened(
         yield None
         return
     check_storable(model)
-    leads = fabric.is_global_zero
+    leads = ranks.first
     if not leads:
         directory = RunDirectory(out)
     elif resume:
@@ -101,17 +100,16 @@ def opened(
     with only_writer(directory.path) if leads else nullcontext():
         if leads and not resume:
             RunDirectory.create(out, force=force)
-        fabric.barrier()
-        yield Store(directory, model, fabric)
+        yield Store(directory, model, ranks)
 
 
 class Store:
     """The run directory of one training. Only the first of several processes writes."""
 
-    def __init__(self, directory: RunDirectory, model: MultimodalVAE, fabric: Fabric) -> None:
-        self.directory, self.model, self.fabric = directory, model, fabric
+    def __init__(self, directory: RunDirectory, model: MultimodalVAE, ranks: Ranks) -> None:
+        self.directory, self.model = directory, model
         self.checkpoints = Checkpoints(directory.checkpoints)
-        self.leads = fabric.is_global_zero
+        self.leads = ranks.first
         self.constants = {f"model.{name}" for name in constants(model)}
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -134,18 +132,19 @@ class Store:
     def save(
         self,
         state: State,
+        sums: Mapping[str, Tensor],
         optimizer: torch.optim.Optimizer,
         inputs: Inputs,
         train: TrainConfig,
         precision: str,
     ) -> None:
-        """Write a checkpoint. Raises TrainingError: a value is not finite."""
+        """Write a checkpoint, with the ``sums`` of all processes. Raises TrainingError: a value is not finite."""
         if not self.leads:
             return
         flat, groups = flatten_optimizer(optimizer.state_dict())
         tensors = {f"model.{name}": x for name, x in self.model.state_dict().items()}
         tensors |= {f"optimizer.{name}": x for name, x in flat.items()}
-        tensors |= {f"sums.{name}": x for name, x in state.sums.items()}
+        tensors |= {f"sums.{name}": x for name, x in sums.items()}
         name = unsound({name: x for name, x in tensors.items() if name not in self.constants})
         if name is not None:
             raise TrainingError(
@@ -161,6 +160,7 @@ class Store:
                 "model": self.model.name,
                 "options": self.model.options,
                 "rows": inputs.rows,
+                "per_epoch": len(inputs.loader),
                 "data": inputs.digest,
                 "modalities": check_storable(self.model)["modalities"],
                 "train": train.model_dump(),
@@ -210,8 +210,13 @@ class Store:
             )
         if self.leads:
             self.directory.cut_history(state.step)
-        self.fabric.barrier()
-        state.history.records = [record for record in self.directory.read_history() if "train" in record]
+        else:  # the sums of all processes count once
+            state.sums = {name: torch.zeros_like(x) for name, x in state.sums.items()}
+        state.history.records = [
+            record
+            for record in self.directory.read_history()
+            if "train" in record and record["step"] <= state.step
+        ]
         best = self.directory.checkpoints / "best.safetensors"
         if train.patience is not None and best.exists():
             state.kept = self._migrated(load_tensors(best)[0])
@@ -225,6 +230,9 @@ class Store:
         if kept["stopped"] == "early" and kept["train"]["patience"] == train.patience:
             state.history.stopped = "early"
         steps = len(inputs.loader)
+        if kept["train"].get("devices", 1) != train.devices:
+            state.shift, note = with_other_processes(kept, train, inputs.rows, steps)
+            changed.append(note)
         if kept["train"]["epochs"] != train.epochs and train.schedule != "constant":
             assert train.epochs is not None
             changed.append(
@@ -271,3 +279,20 @@ class Store:
 
     def _migrated(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return migrated(self.model.name, tensors, self.model.state_dict().keys())
+
+
+def summary(name: str, state: State, total: int, store: Store | None) -> str:
+    """Why and where training ended."""
+    history = state.history
+    of = f" of {total - state.shift}" if state.place < total < sys.maxsize else ""
+    place = f"{'' if history.step > history.resumed else 'no step was left to take, '}{history.stopped} at step {state.step}{of}"
+    parts = [f"{name}: {place} after {len(history.records)} epochs and {state.elapsed:.1f} s of training"]
+    if history.records:
+        kind = "validation" if "validation" in history.records[-1] else "train"
+        parts.append(
+            f"{'validation' if kind == 'validation' else 'training'} bound {history.records[-1][kind]['bound']:.2f}"
+        )
+    if store is not None:
+        parts.append(f"written to {store.directory.path}")
+        parts += ["resume to continue"] if history.stopped in ("interrupted", "time") else []
+    return "; ".join(parts)

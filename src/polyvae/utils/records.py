@@ -78,6 +78,8 @@ class StoredSettings(Record):
     precision: Literal["auto", "fp32", "bf16", "fp64"]
     epochs: Count | None
     patience: Count | None
+    devices: Count = 1
+    batch_size: Count = 1
 
 
 class StoredTraining(Record):
@@ -86,6 +88,8 @@ class StoredTraining(Record):
     model_config = ConfigDict(extra="allow")
 
     step: Count
+    shift: int = 0
+    per_epoch: Count | None = None
     elapsed: Amount
     first: float | None = None
     best: float | None
