@@ -101,6 +101,7 @@ def test_devices_are_the_processes_that_were_started(
 def test_processes_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(sys, "argv", [__file__])
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", __file__, raising=False)
     check_machine(asked(devices=2, device="cpu", threads=2))
     with pytest.raises(
         pv.InputError,

@@ -6,6 +6,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -326,7 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _with_address(words: Sequence[str]) -> list[str]:
     """The words with "local" after a ``--ray`` of ``study`` that has no address, because typer has no optional values."""
     found: list[str] = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         found.append(word)
         if (
             words[0] == "study"
