@@ -221,3 +221,10 @@ def test_files_that_are_no_numbers(tmp_path):
     np.save(tmp_path / "x.npy", np.array([["a"], ["b"]]))
     with pytest.raises(pv.InputError, match="expected real numbers"):
         pv.MultimodalData({"x": np.load(tmp_path / "x.npy", mmap_mode="r")})
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_cannot_be_written_to_are_read_without_a_word():
+    x = np.ones((3, 2), np.float32)
+    x.setflags(write=False)
+    assert pv.MultimodalData({"x": x}).values("x").sum() == 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -73,7 +74,9 @@ def observed_tensor(what: str, x: Any) -> tuple[Tensor, Tensor | None]:
         return _dense(what, x.get_data()), x.get_mask()  # type: ignore[no-untyped-call]
     values, observed = observed_array(what, x)
     try:
-        tensor = torch.as_tensor(values)
+        with warnings.catch_warnings():  # of arrays that cannot be written to, which nothing writes to
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            tensor = torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError, LookupError) as problem:  # LookupError: row 0 of a table
         raise _not_numbers(what, x, problem) from None
     return _dense(what, tensor), None if observed is None else torch.from_numpy(observed)
