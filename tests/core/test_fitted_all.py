@@ -196,6 +196,21 @@ def test_a_block_without_columns_does_not_count():
     assert torch.equal(*found)
 
 
+def test_before_training_the_prediction_is_that_of_a_standard_normal(double):
+    for design in mld.DESIGNS:
+        prior = FittedScore(torch.zeros(5), torch.ones(5), 8, 1, blocks=BLOCKS, design=design)
+        x, t = torch.randn(6, 5), torch.tensor([[0.0, 0.3, 0.3]])
+        outside = columns_of(t[0], BLOCKS) > 0
+        assert torch.allclose(prior.net(x, t)[:, outside], -mld.marginal(t[0, 1]).s * x[:, outside])
+
+
+def test_an_unknown_design_is_refused_in_one_line():
+    with pytest.raises(InputError, match="unknown design 'publish'; did you mean 'published'"):
+        FittedScore.fit(torch.randn(30, 3), design="publish")
+    prior = FittedScore.fit(torch.randn(30, 3), steps=1, hidden=4, layers=1, design="published")
+    assert prior.summary == "score network, published design, 1 steps"
+
+
 @pytest.mark.slow
 def test_a_trained_network_draws_near_the_exact_conditional():
     torch.manual_seed(2)
@@ -231,27 +246,29 @@ def test_a_short_training_learns_which_way_two_blocks_depend():
     )
 
 
-def test_a_fifth_of_the_rows_has_a_clean_subset_and_each_is_equally_frequent():
-    clean = mld.subsets(100_000, (2, 0, 3, 1), torch.Generator().manual_seed(0))
+def test_a_share_of_the_rows_has_a_clean_subset_and_each_is_equally_frequent():
+    assert {name: design.clean for name, design in mld.DESIGNS.items()} == {"balanced": 0.5, "published": 0.2}
+    clean = mld.subsets(100_000, (2, 0, 3, 1), torch.Generator().manual_seed(0), 0.2)
     assert not clean[:, 1].any()  # a block without columns
     some_rows = clean[clean.any(-1)]
     assert len(some_rows) / len(clean) == pytest.approx(0.2, abs=0.005)
     _, counts = torch.unique(some_rows, dim=0, return_counts=True)
     assert len(counts) == 6  # of 3 blocks, neither none nor all
     assert counts / len(some_rows) == pytest.approx(np.full(6, 1 / 6), abs=0.01)
-    assert not mld.subsets(50, (4,), torch.Generator().manual_seed(0)).any()
+    assert not mld.subsets(50, (4,), torch.Generator().manual_seed(0), 0.2).any()
 
 
-def test_the_loss_is_the_formula(double):
+@pytest.mark.parametrize(("design", "share", "power"), [("published", 0.2, 1), ("balanced", 0.5, 2)])
+def test_the_loss_is_the_formula(double, design, share, power):
     """(1 + d_S / (D − d_S)) / D Σ_{outside S} (f + ε)², from the same draws."""
     torch.manual_seed(0)
     blocks, x = (1, 2, 2), torch.randn(200, 5)
-    prior = FittedScore(torch.zeros(5), torch.ones(5), 8, 1, blocks=blocks)
+    prior = FittedScore(torch.zeros(5), torch.ones(5), 8, 1, blocks=blocks, design=design)
     nn.init.normal_(prior.net.last[2].weight)
     loss = prior.requires_grad_(False).loss(x, torch.Generator().manual_seed(7))
     draws = torch.Generator().manual_seed(7)
-    t, eps = torch.rand(200, 1, generator=draws), torch.randn(200, 5, generator=draws)
-    clean = mld.subsets(200, blocks, draws)
+    t, eps = torch.rand(200, 1, generator=draws) ** power, torch.randn(200, 5, generator=draws)
+    clean = mld.subsets(200, blocks, draws, share)
     m, s = mld.marginal(t)
     for row in range(200):
         fixed = columns_of(clean[row], blocks)
@@ -273,10 +290,11 @@ def fitted():
         "gmm": FittedMixture.fit(x, 2, blocks=BLOCKS),
         "flow": FittedFlow.fit(x, 1, epochs=1, blocks=BLOCKS),
         "mld": FittedScore.fit(x, steps=2, blocks=BLOCKS, hidden=4, layers=1),
+        "published": FittedScore.fit(x, steps=2, blocks=BLOCKS, hidden=4, layers=1, design="published"),
     }
 
 
-@pytest.mark.parametrize("kind", FITTED)
+@pytest.mark.parametrize("kind", [*FITTED, "published"])
 def test_what_was_stored_is_the_same_prior(fitted, kind, tmp_path):
     prior, run = fitted[kind], RunDirectory(tmp_path)
     save_tensors(run.fitted_prior, prior.state_dict(), prior.settings)
@@ -304,6 +322,13 @@ def test_what_was_stored_is_the_same_prior(fitted, kind, tmp_path):
         ("mld", {"hidden": 10**9}, {}, "got hidden=1000000000"),
         ("mld", {"layers": 2}, {}, "got tensors of another network"),
         ("mld", {"steps": True}, {}, "got steps=True"),
+        (
+            "mld",
+            {"design": "other"},
+            {},
+            "got design='other'; expected balanced or published",
+        ),
+        ("mld", {"design": None}, {}, "got tensors of another network"),
         ("mld", {"blocks": [1, 4]}, {}, "got tensors of another network"),
         ("mld", {}, {"loc": None}, "got no 'loc'; expected loc, scale"),
         ("mld", {}, {"scale": torch.zeros(5)}, "expected [D] both, scale positive"),

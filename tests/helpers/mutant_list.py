@@ -1132,9 +1132,15 @@ MUTANTS = [
         by="core/test_fitted_all.py",
     ),
     Mutant(
-        "core.fitted.score:marginal",
+        "core.fitted.diffusion:marginal",
         "-0.25 * t.square()",
         "-0.5 * t.square()",
+        by="core/test_fitted_all.py",
+    ),
+    Mutant(
+        "core.fitted.score_net:ScoreNet.forward",
+        "self.last(h) - columns_of(s, self.blocks) * x",
+        "self.last(h) + columns_of(s, self.blocks) * x",
         by="core/test_fitted_all.py",
     ),
     Mutant(
