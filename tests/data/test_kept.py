@@ -7,6 +7,7 @@ from pathlib import Path
 import anndata
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import zarr
@@ -23,6 +24,7 @@ MASK = [True] * 30 + [False] * 10
 
 def on_disk(kind, x, folder):
     """The array ``x`` in one of the kinds of storage that data leave where they are."""
+    folder.mkdir(exist_ok=True)
     path = folder / "x"
     if kind == "sparse":
         return sparse.coo_matrix(x)
@@ -192,6 +194,58 @@ def test_missing_entries_of_files(kind, tmp_path):
         pv.MultimodalData({"x": file}, entries={"x": np.ones((12, 6), bool)})
 
 
+@pytest.mark.parametrize("kind", ["npy", "hdf5", "zarr"])
+def test_entry_masks_that_say_no_more_than_rows(kind, tmp_path):
+    x = np.arange(36, dtype=np.float32).reshape(12, 3)
+    x[4] = np.nan
+    pair = [
+        pv.MultimodalData.from_arrays({"x": given, "y": np.ones((12, 1))}, nan="missing")
+        for given in (on_disk(kind, x, tmp_path), x)
+    ]
+    assert [list(data.entries) for data in pair] == [[], []]
+    assert pair[0].digest() == pair[1].digest()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_rows_at_all(kind, tmp_path):
+    for rows in ([], slice(5, 5)):
+        one, two = (data.take(rows) for data in both(kind, None, tmp_path / str(len(str(rows)))))
+        assert one.size == two.size == 0
+        assert one.data["rna"].shape == two.data["rna"].shape
+
+
+def test_files_that_are_closed(tmp_path):
+    with h5py.File(tmp_path / "x", "w") as file:
+        x = file.create_dataset("x", data=np.ones((4, 2)))
+        data = pv.MultimodalData({"x": x})
+    with pytest.raises(pv.InputError, match="expected a file that is open"):
+        data.take([0])
+    with pytest.raises(pv.InputError, match="a dataset of a closed file"):
+        pv.MultimodalData({"x": x})
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.float16, np.float32, np.float64])
+def test_a_backed_table_has_the_type_that_it_has_in_memory(kind, tmp_path):
+    anndata.AnnData(np.arange(12).reshape(4, 3).astype(kind)).write_h5ad(tmp_path / "x.h5ad")
+    one = pv.MultimodalData.from_anndata(anndata.read_h5ad(tmp_path / "x.h5ad", backed="r"))
+    two = pv.MultimodalData.from_anndata(anndata.read_h5ad(tmp_path / "x.h5ad"))
+    same(one, two)
+    assert one.digest() == two.digest()
+
+
+def test_a_file_whose_variance_single_precision_loses(tmp_path):
+    x = np.random.default_rng(0).normal(size=(50, 2)) + 1e9
+    with pytest.warns(UserWarning, match="loses its variance"):
+        pv.MultimodalData({"x": on_disk("npy", x, tmp_path)})
+
+
+def test_columns_of_unsigned_integers_in_another_order():
+    x = np.arange(40, dtype=np.uint16).reshape(10, 4)
+    data = pv.MultimodalData({"x": x}, columns={"x": tuple("abcd")})
+    other = pv.MultimodalData({"x": x[:, ::-1].copy()}, columns={"x": tuple("dcba")})
+    assert torch.equal(Schema.fit(data).align(other).values("x"), data.values("x"))
+
+
 def test_files_are_joined_on_ids_without_a_copy(tmp_path):
     x = np.arange(21, dtype=np.int16).reshape(3, 7)
     arrays, ids = (
@@ -228,3 +282,25 @@ def test_arrays_that_cannot_be_written_to_are_read_without_a_word():
     x = np.ones((3, 2), np.float32)
     x.setflags(write=False)
     assert pv.MultimodalData({"x": x}).values("x").sum() == 6
+
+
+def test_results_go_back_to_backed_anndata(tmp_path):
+    x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    anndata.AnnData(x).write_h5ad(tmp_path / "x.h5ad")
+    backed = anndata.read_h5ad(tmp_path / "x.h5ad", backed="r")
+    with pytest.warns(UserWarning, match="one modality"):
+        est = pv.Estimator(steps=2, members=2, latent=2).fit(backed)
+    assert est.impute(backed).layers["imputed"].shape == (30, 4)
+    assert est.transform(backed).obsm["X_polyvae"].shape[0] == 30
+
+
+def test_anndata_is_no_array(tmp_path):
+    with pytest.raises(pv.InputError, match=r"pass its X, or read it with MultimodalData\.from_anndata"):
+        pv.MultimodalData({"x": anndata.AnnData(np.ones((3, 2)))})
+
+
+def test_kinds_of_tables_beside_x():
+    table = pd.DataFrame({"site": [1, 2, 1, 7], "age": [30.0, 41, 55, 61]}, index=list("abcd"))
+    adata = anndata.AnnData(np.ones((4, 2)), obs=pd.DataFrame(index=list("abcd")), obsm={"t": table})
+    data = pv.MultimodalData.from_anndata(adata, obsm=["t"], kinds={"t": {"site": "categorical"}})
+    assert list(data.levels["t"]) == ["site"]

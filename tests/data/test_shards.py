@@ -96,10 +96,43 @@ def test_what_does_not_fit_is_refused(shards, tmp_path):
         list(loader(shards, size=30).epoch(0))
     with pytest.raises(pv.InputError, match="got more samples for size=20"):
         list(loader(shards, size=20).epoch(0))
+    with pytest.raises(pv.InputError, match="got more samples for size=20"):
+        pv.fit(
+            pv.build("mopoe", SPECS, latent=2), loader(shards, size=20), epochs=1, show=False, device="cpu"
+        )
     with pytest.raises(pv.InputError, match="no files"):
         loader([tmp_path / "no.tar"])
-    with pytest.raises(pv.InputError, match=r"'b' of shape \(3,\) in sample 'sample\d+'"):
-        list(ShardLoader(shards, [pv.Modality("b", (4,))], decode, size=27, batch_size=5).epoch(0))
+    wide = [pv.Modality("a", (2,)), pv.Modality("b", (4,))]
+    for workers in (0, 1):
+        with pytest.raises(pv.InputError, match=r"^shards: sample 'sample\d+' .* got 'b' of shape \(3,\)"):
+            list(ShardLoader(shards, wide, decode, size=27, batch_size=5, workers=workers).epoch(0))
+    with pytest.raises(pv.InputError, match="got modality 'b' from decode"):
+        list(ShardLoader(shards, SPECS[:1], decode, size=27, batch_size=5).epoch(0))
+    with pytest.raises(pv.InputError, match="got list from decode"):
+        list(ShardLoader(shards, SPECS, lambda sample: [1], size=27, batch_size=5).epoch(0))
     (tmp_path / "text.tar").write_text("no archive")
     with pytest.raises(pv.InputError, match=r"text\.tar"):
         list(loader([tmp_path / "text.tar"]).epoch(0))
+
+
+def test_names_of_shards_are_taken_literally(shards, tmp_path):
+    for name in ("a#b.tar", "a?b.tar", "a%20b.tar"):
+        (tmp_path / name).write_bytes(shards[0].read_bytes())
+    (tmp_path / "a").write_bytes(shards[1].read_bytes())
+    for name in ("a#b.tar", "a?b.tar", "a%20b.tar"):
+        found = order(loader([tmp_path / name], size=9).epoch(0))
+        assert sorted(chain(*found)) == list(range(9))
+
+
+def test_types_of_samples_are_promoted(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for number, x in enumerate(
+            [np.array([0, 0]), np.array([1.5, 2.5], np.float32), np.array([1.0, 2.0], ">f4")]
+        ):
+            content = io.BytesIO()
+            np.save(content, x)
+            entry = tarfile.TarInfo(f"{number}.a.npy")
+            entry.size = content.tell()
+            tar.addfile(entry, io.BytesIO(content.getvalue()))
+    (batch,) = loader([tmp_path / "x.tar"], size=3, buffer=1).epoch(0)
+    assert batch.data["a"].tolist() == [[0, 0], [1.5, 2.5], [1, 2]]

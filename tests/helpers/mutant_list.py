@@ -156,7 +156,9 @@ MUTANTS = [
         by="core/test_counts.py",
     ),
     Mutant("data.kept:Kept._rows", "self._dense(found)[back]", "self._dense(found)", by=KEPT),
-    Mutant("data.kept:with_gaps", "gap.flatten(1).any(1)", "gap.flatten(1).all(1)", by=KEPT),
+    Mutant(
+        "data.kept:with_gaps", "agreeing(stored.mask, gaps, stored.names)", "(stored.mask, gaps)", by=KEPT
+    ),
     Mutant("data.digest:digest_of", "mask[piece]", "torch.ones_like(mask[piece])", by=KEPT),
     # ---- core.covariates, extend, mixing ----
     Mutant(
@@ -620,7 +622,7 @@ MUTANTS = [
     ),
     Mutant("models.parts.elbos:sum_of_elbos", "active = decodes(model, batch, q)", "active = q.active"),
     Mutant("models.crmvae:CRMVAE.bound", "active = decodes(self, batch, q)", "active = q.active"),
-    Mutant("core.batch:_agreeing", "rows[m] & given.flatten(1).any(1)", "rows[m]"),
+    Mutant("core.batch:agreeing", "rows[m] & given.flatten(1).any(1)", "rows[m]"),
     Mutant(
         "core.modality:ModalityNet.encoder_input",
         "features - self.centre",

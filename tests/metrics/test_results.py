@@ -56,6 +56,8 @@ def test_files_have_what_memory_has(made, tmp_path):
     file = pv.generate(model, data, out=tmp_path / "a.parquet", **settings)
     table = pd.read_parquet(file)
     assert table.columns.tolist() == ["id", "draw", "x", "y", "v"]
+    assert table["draw"].tolist() == [0, 1, 2] * 23
+    assert table["draw"].dtype.kind == "i"
     assert table["id"].tolist() == [name for name in data.ids for _ in range(3)]
     found = table[["x", "y", "v"]].to_numpy().reshape(23, 3, 3).swapaxes(0, 1)
     np.testing.assert_allclose(found, part["a"].numpy())
@@ -69,6 +71,13 @@ def test_draws_follow_what_was_given(made):
     for name, x in whole.items():
         error = (x.std(0) + other[name].std(0)) / 20
         assert ((x.mean(0) - other[name].mean(0)).abs() <= 4.5 * error + 1e-6).all(), name
+
+
+def test_nothing_given_is_the_prior(made):
+    model, data = made
+    one = pv.generate(model, data, given=[], K=200, seed=2, show=False)["a"].mean((0, 1))
+    other = pv.generate(model, data.observe(), K=200, seed=2, show=False)["a"].mean((0, 1))
+    assert torch.equal(one, other)
 
 
 def test_batches_have_draws_of_their_own(made):
@@ -87,15 +96,18 @@ def test_likelihoods_by_batches(made):
 
 
 @pytest.mark.parametrize("K", [1, 3])
-def test_decoding_by_rows_changes_nothing(made, monkeypatch, K):
+@pytest.mark.parametrize("sample", [False, True])
+def test_decoding_by_rows_changes_nothing(made, monkeypatch, K, sample):
     model, data = made
     batch = data.take(slice(None))
     torch.manual_seed(0)
-    whole = model.generate(batch, K=K)
+    whole = model.generate(batch, K=K, sample=sample)
     monkeypatch.setattr("polyvae.core.modalities._ROWS", 8)
     torch.manual_seed(0)
-    for name, x in model.generate(batch, K=K).items():
+    for name, x in model.generate(batch, K=K, sample=sample).items():
         torch.testing.assert_close(x, whole[name])
+    single = model.modalities.decode(torch.zeros(2), torch.zeros(4))
+    assert {name: tuple(x.shape) for name, x in single.items()} == {"a": (3,), "image": (1, 2, 2)}
 
 
 def test_resampling_by_rows_draws_from_the_posterior(made, monkeypatch):
@@ -117,6 +129,9 @@ def test_resampling_by_rows_draws_from_the_posterior(made, monkeypatch):
         (lambda m, d, at: pv.embed(d, m), "expected a model and MultimodalData"),
         (lambda m, d, at: pv.embed(m, d.take([0])), r"a single batch is for model.embed\(batch\)"),
         (lambda m, d, at: pv.generate(m, d, K=0), "K=0; expected 1"),
+        (lambda m, d, at: pv.generate(m, d, targets="a"), "expected a list of modalities"),
+        (lambda m, d, at: pv.generate(m, d, given="a"), "expected a list of modalities"),
+        (lambda m, d, at: pv.generate(m, d, targets=[]), "expected a list of modalities"),
         (lambda m, d, at: pv.generate(m, d, targets=["b"]), "target 'b', which is not decoded"),
         (lambda m, d, at: pv.generate(m, d, out=at / "x.npy"), "for 2 modalities"),
         (

@@ -116,7 +116,7 @@ class Batch(NamedTuple):
         device = next(iter(tensors.values())).device
         present = _mask(mask, tuple(tensors), count, device)
         own = {name: inside for name, (_, inside) in read.items() if inside is not None}
-        present, entry_masks = _agreeing(present, _entries(entries or {}, own, tensors), tuple(tensors))
+        present, entry_masks = agreeing(present, _entries(entries or {}, own, tensors), tuple(tensors))
         filled = {}
         for row, (name, x) in zip(present, tensors.items(), strict=True):
             observed = entry_masks[name] if name in entry_masks else _spread(row, x)
@@ -337,7 +337,7 @@ def _entries(
     return masks
 
 
-def _agreeing(
+def agreeing(
     mask: Tensor, entries: Mapping[str, Tensor], names: Sequence[str]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The mask, False where no entry was observed, and the entry masks that say more than the mask."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -292,31 +292,26 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
     ) -> Tensor:
         """The mean of one modality, or a draw from its likelihood: [..., D], [..., W] -> [..., *shape]."""
         net, latents = self[name], self.latents(self._names.index(name), z, w, like)
+        out = self._by_rows(net, latents)
         if like is None or name not in like.data:
-            return self._by_rows(net, lambda rows: net.generate(latents[..., rows, :], sample), latents)
+            return net.generated(out, sample)
         x = like.data[name]
         observed = like.mask[like.names.index(name)].view(-1, *[1] * (x.ndim - 1)).expand_as(x)
-        observed = observed & like.entries.get(name, observed)
-        return self._by_rows(
-            net, lambda rows: net.generate(latents[..., rows, :], sample, x[rows], observed[rows]), latents
-        )
+        return net.generated(out, sample, x, observed & like.entries.get(name, observed))
 
-    def _by_rows(self, net: ModalityNet, decode: Callable[[slice], Tensor], latents: Tensor) -> Tensor:
-        """``decode`` of all samples [..., B, C], some at a time, so that what networks compute in between stays small."""
-        lead, count = latents.shape[:-2], latents.shape[-2] if latents.ndim > 1 else 1
-        step = max(1, min(self.max_rows or _ROWS, _ROWS) // max(1, lead.numel()))
-        whole = torch.is_grad_enabled() or self.dense or count <= step
+    def _by_rows(self, net: ModalityNet, latents: Tensor) -> Tensor:
+        """The decoder's output, [..., C] -> [..., *output], some rows at a time, so that what networks compute in between stays small."""
+        step, rows = min(self.max_rows or _ROWS, _ROWS), latents.shape[:-1].numel()
+        whole = torch.is_grad_enabled() or self.dense or rows <= step
         if whole or net.decoder is None or not rows_apart(net.decoder):
-            return decode(slice(None))
-        result: Tensor | None = None
-        for start in range(0, count, step):
-            rows = slice(start, start + step)
-            part = decode(rows)
-            if result is None:
-                result = part.new_empty(*lead, count, *part.shape[len(lead) + 1 :])
-            result[(*[slice(None)] * len(lead), rows)] = part
-        assert result is not None
-        return result
+            return net.decode(latents)
+        flat = latents.reshape(rows, -1)
+        first = net.decode(flat[:step])
+        out = first.new_empty(rows, *first.shape[1:])
+        out[:step] = first
+        for start in range(step, rows, step):
+            out[start : start + step] = net.decode(flat[start : start + step])
+        return out.view(*latents.shape[:-1], *first.shape[1:])
 
     def log_likelihood(
         self,

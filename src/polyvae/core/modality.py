@@ -352,7 +352,12 @@ class ModalityNet(nn.Module):
         Returns:
             [..., B, *shape].
         """
-        out = self.decode(latents)
+        return self.generated(self.decode(latents), sample, x, observed)
+
+    def generated(
+        self, out: Tensor, sample: bool = False, x: Tensor | None = None, observed: Tensor | None = None
+    ) -> Tensor:
+        """As ``generate``, for an output of the decoder, [..., B, *output]."""
         library = None if x is None or observed is None else self.likelihood.library_of(out, x, observed)
         return (self.likelihood.sample if sample else self.likelihood.mean)(out, library)
 

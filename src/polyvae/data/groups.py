@@ -7,6 +7,7 @@ column of ranks 0, 1, 2, ...
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from numbers import Number
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -280,7 +281,12 @@ def text_of(value: object) -> str:
 
 def is_absent(value: object) -> bool:
     """Whether a cell marks what is missing: None, NaN, NA, NaT or empty text."""
-    return value is None or str(value) in ("", "<NA>", "NaT") or value != value
+    if value is None or (isinstance(value, str) and value == ""):
+        return True
+    # By name, because the text of an unknown object may take long to make.
+    return type(value).__name__ in ("NAType", "NaTType") or (
+        isinstance(value, Number | np.generic) and value != value
+    )
 
 
 def _objects(values: Sequence[Any]) -> NDArray[Any]:

@@ -11,13 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyvae.core.batch import Batch
+from polyvae.core.batch import Batch, agreeing
+from polyvae.data.checks import check_precision
 from polyvae.data.sparse import is_sparse, shared
 from polyvae.utils.arrays import whole_tensor
 from polyvae.utils.devices import to_device
-from polyvae.utils.errors import InputError
+from polyvae.utils.errors import InputError, reading
 from polyvae.utils.text import counted
 
+_SOME = 1000  # rows from which precision is judged
 _PIECE = 1_000_000  # values that are read together where a whole modality is passed over
 _FILES = {"h5py": ("Dataset",), "zarr": ("Array",), "anndata": ("_CSRDataset", "BaseCompressedSparseDataset")}
 
@@ -27,8 +29,12 @@ def is_file(x: Any) -> bool:
     if isinstance(x, np.memmap):
         return x.ndim > 1
     kind = type(x)
-    found = kind.__name__ in _FILES.get(kind.__module__.partition(".")[0], ())
-    return found and len(x.shape) > 1 and getattr(x, "format", "csr") == "csr"
+    if kind.__name__ not in _FILES.get(kind.__module__.partition(".")[0], ()):
+        return False
+    if kind.__module__.startswith("h5py") and not x:
+        raise InputError("data: got a dataset of a closed file; expected an open one; open it again")
+    rows = x.shape is not None and len(x.shape) > 1
+    return rows and getattr(x, "format", "csr") == "csr"
 
 
 class Kept:
@@ -37,10 +43,13 @@ class Kept:
     Args:
         array: A SciPy matrix in compressed rows, or an array on disk (``is_file``). It is shared, never copied or modified.
         index: [N] the row of the array for each sample, −1 where it has none. None: its rows in order.
+        kind: The type of the values that are read; None: see ``dtype``.
     """
 
-    def __init__(self, array: Any, index: NDArray[np.int64] | None = None) -> None:
-        self.array, self.index = array, index
+    def __init__(
+        self, array: Any, index: NDArray[np.int64] | None = None, kind: np.dtype[Any] | None = None
+    ) -> None:
+        self.array, self.index, self.kind = array, index, kind
         self.shape = (len(index) if index is not None else array.shape[0], *array.shape[1:])
         self.sparse = is_sparse(array)
 
@@ -52,6 +61,8 @@ class Kept:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the values that are read: that of a file; for sparse matrices single precision, unless they are double."""
+        if self.kind is not None:
+            return self.kind
         own = np.dtype(self.array.dtype)
         if self.sparse or type(self.array).__module__.startswith("anndata"):
             return np.dtype(np.float64 if own == np.float64 else np.float32)
@@ -66,23 +77,24 @@ class Kept:
 
     def part(self, rows: NDArray[np.int64]) -> Kept:
         """The samples ``rows``, of the same array."""
-        return Kept(self.array, rows if self.index is None else self.index[rows])
+        return Kept(self.array, rows if self.index is None else self.index[rows], self.kind)
 
     def placed(self, rows: NDArray[np.int64], count: int) -> Kept:
         """``count`` samples, of which ``rows`` are these, in order; the others have no row."""
         index = np.full(count, -1, np.int64)
         index[rows] = np.arange(self.shape[0]) if self.index is None else self.index
-        return Kept(self.array, index)
+        return Kept(self.array, index, self.kind)
 
     def read(self, rows: NDArray[np.int64] | slice) -> NDArray[Any]:
         """[B, *shape], 0 where there is no row; always memory of its own."""
         index = self._own(rows)
         there = index >= 0
-        if there.all():
-            return self._rows(index)
-        x = np.zeros((len(index), *self.shape[1:]), self.dtype)
-        if there.any():
-            x[there] = self._rows(index[there])
+        with reading("data", "a file that is open and unchanged", "open it again, and make the data again"):
+            if len(index) and there.all():
+                return self._rows(index)
+            x = np.zeros((len(index), *self.shape[1:]), self.dtype)
+            if there.any():
+                x[there] = self._rows(index[there])
         return x
 
     def dense(self, rows: Tensor | slice | None, mask: Tensor, entries: Tensor | None = None) -> Tensor:
@@ -161,13 +173,24 @@ def kept_of(data: Mapping[str, Any]) -> dict[str, Kept]:
     return found
 
 
-def on_disk(where: str, x: Any) -> Kept:
-    """An array on disk. Raises InputError: no rows, no columns, or values that are not real numbers."""
-    if np.dtype(x.dtype).kind not in "iufb":
+def on_disk(where: str, x: Any, floating: bool = False) -> Kept:
+    """An array on disk; ``floating``: read in single precision unless it is double. Raises InputError: no real numbers."""
+    own = np.dtype(x.dtype)
+    if own.kind not in "iufb" or own.itemsize > 8:
         raise InputError(
             f"{where}: got a file of {x.dtype}; expected real numbers; convert it first, text to one-hot columns"
         )
-    return Kept(x)
+    single = own.kind == "b" or (floating and own.newbyteorder("=") != np.float64)
+    return Kept(x, kind=np.dtype(np.float32) if single else None)
+
+
+def stand_ins(kept: Mapping[str, Kept], data: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The rows of ``kept`` without columns, on the device of the other tensors."""
+    device = next((x.device for x in data.values() if isinstance(x, Tensor)), torch.device("cpu"))
+    return {
+        name: torch.from_numpy(np.zeros((one.shape[0], 0), one.dtype)).to(device)
+        for name, one in kept.items()
+    }
 
 
 def with_gaps(stored: Batch, kept: Mapping[str, Kept], entries: Mapping[str, Any]) -> Batch:
@@ -179,7 +202,7 @@ def with_gaps(stored: Batch, kept: Mapping[str, Kept], entries: Mapping[str, Any
     """
     if not kept:
         return stored
-    mask, gaps = stored.mask.clone(), {}
+    gaps = {}
     for name, given in entries.items():
         if kept[name].sparse:
             raise InputError(
@@ -190,12 +213,23 @@ def with_gaps(stored: Batch, kept: Mapping[str, Kept], entries: Mapping[str, Any
             raise InputError(
                 f"entries[{name!r}]: got {gap.dtype} of shape {tuple(gap.shape)}; expected bool {kept[name].shape}; True where observed"
             )
-        row = mask[stored.names.index(name)]
-        gaps[name] = gap & row.view(-1, *[1] * (gap.ndim - 1))
-        row &= gap.flatten(1).any(1)
+        row = stored.mask[stored.names.index(name)]
+        gaps[name] = gap.to(row.device) & row.view(-1, *[1] * (gap.ndim - 1))
+    mask, gaps = agreeing(stored.mask, gaps, stored.names)
     for name, one in kept.items():
-        _check_finite(name, one, mask[stored.names.index(name)], gaps.get(name))
+        row = mask[stored.names.index(name)]
+        _check_finite(name, one, row, gaps.get(name))
+        _check_some(name, one, row, gaps.get(name))
     return stored._replace(entries={**stored.entries, **gaps}, mask=mask, complete=bool(mask.all()))
+
+
+def _check_some(name: str, one: Kept, mask: Tensor, gap: Tensor | None) -> None:
+    """Warn of columns whose variance single precision would lose, from some of the rows."""
+    rows = torch.linspace(0, one.shape[0] - 1, min(_SOME, one.shape[0])).long()
+    there = rows.to(mask.device)
+    own = None if gap is None else gap[there]
+    entries = {} if own is None else {name: own}
+    check_precision(Batch({name: one.dense(rows, mask[there], own)}, mask[there][None], entries))
 
 
 def _check_finite(name: str, one: Kept, mask: Tensor, gap: Tensor | None) -> None:

@@ -32,7 +32,7 @@ from polyvae.data.checks import (
 )
 from polyvae.data.covariates import Conditioned
 from polyvae.data.digest import digest_of
-from polyvae.data.kept import Kept, kept_of, with_gaps
+from polyvae.data.kept import Kept, kept_of, stand_ins, with_gaps
 from polyvae.data.sentences import unpacked
 from polyvae.data.sources import Readers
 from polyvae.data.splits import check_groups, check_splits, check_straddling, drawn
@@ -142,7 +142,7 @@ class MultimodalData(Readers, Attributed, Conditioned):
                 )
         # Of what stays where it is, the batch contains the rows without columns.
         self._kept = kept_of(data)
-        empty = {name: np.zeros((one.shape[0], 0), one.dtype) for name, one in self._kept.items()}
+        empty = stand_ins(self._kept, data)
         inside = {name: gap for name, gap in (entries or {}).items() if name not in self._kept}
         stored = Batch.of({**data, **empty}, mask, inside, covariates)
         stored = with_gaps(

@@ -472,7 +472,7 @@ def _aligned(each: Features, data: MultimodalData, missing: str) -> tuple[Any, T
     x = data.values(name)
     index = torch.tensor([place.get(column, 0) for column in each.columns], device=x.device)
     known = torch.tensor([column in place for column in each.columns], device=x.device)
-    ordered = x.index_select(1, index) * known
+    ordered = torch.where(known, x.index_select(1, index), torch.zeros((), dtype=x.dtype, device=x.device))
     if absent or gaps is not None:
         gaps = data.observed(name).index_select(1, index) & known
     return ordered, gaps, lost

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from polyvae.core.batch import Batch
 from polyvae.core.modality import Modality
-from polyvae.utils.errors import InputError, reading
+from polyvae.utils.arrays import whole_tensor
+from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.seeds import fold_in
 from polyvae.utils.text import named
 
@@ -112,20 +117,27 @@ class ShardLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of this epoch from step ``start`` on. A function of its arguments and the seed alone."""
         self.stream.epoch, self.stream.start = epoch, start
-        seen = start * self.batch_size
+        seen, waiting = start * self.batch_size, None
+        # One batch waits: a caller that takes ``len`` batches would not see that there are more.
         for batch in DataLoader(self.stream, batch_size=None, num_workers=self.workers):
+            if isinstance(batch, str):
+                raise InputError(batch)
             seen += batch.size
             if seen > self._size:
                 break
-            yield batch.to(self.device)
-        if seen != self._size:
+            if waiting is not None:
+                yield waiting
+            waiting = batch.to(self.device)
+        if seen == self._size and waiting is not None:
+            yield waiting
+        elif seen != self._size:
             raise InputError(
                 f"shards: got {'more' if seen > self._size else str(seen)} samples for size={self._size}; expected the number of samples "
                 "in all shards; correct size="
             )
 
 
-class _Stream(IterableDataset[Batch]):
+class _Stream(IterableDataset[Batch | str]):
     def __init__(
         self,
         paths: Sequence[Path],
@@ -139,7 +151,14 @@ class _Stream(IterableDataset[Batch]):
         self.batch_size, self.seed, self.buffer = batch_size, seed, buffer
         self.epoch = self.start = 0
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | str]:
+        """Batches; an error as its text, because a worker would wrap it in a traceback."""
+        try:
+            yield from self._batches()
+        except InputError as problem:
+            yield str(problem)
+
+    def _batches(self) -> Iterator[Batch]:
         worker = get_worker_info()
         mine, among = (0, 1) if worker is None else (worker.id, worker.num_workers)
         samples = islice(self._shuffled(), self.start * self.batch_size, None)
@@ -158,7 +177,7 @@ class _Stream(IterableDataset[Batch]):
         draws.shuffle(paths)
         waiting: list[Mapping[str, Any]] = []
         # Without the scheme a name such as "pipe:..." would be a command.
-        samples = iter(webdataset.tarfile_samples({"url": f"file:{path}"} for path in paths))
+        samples = iter(webdataset.tarfile_samples({"url": f"file:{quote(path)}"} for path in paths))
         while True:
             with reading(f"shards: {named(paths)}", "tar files", "write them again"):
                 sample = next(samples, None)
@@ -171,20 +190,39 @@ class _Stream(IterableDataset[Batch]):
         yield from waiting
 
     def _batch(self, raw: Sequence[Mapping[str, Any]]) -> Batch:
-        decoded = [self.decode(sample) for sample in raw]
+        decoded = [self._decoded(sample) for sample in raw]
         data, mask = {}, {}
         for name, shape in self.shapes.items():
             found = [sample.get(name) for sample in decoded]
             mask[name] = torch.tensor([x is not None for x in found])
-            rows = [torch.zeros(shape) if x is None else torch.as_tensor(x) for x in found]
-            for row, sample in zip(rows, raw, strict=True):
-                if tuple(row.shape) != tuple(shape):
-                    raise InputError(
-                        f"shards: got {name!r} of shape {tuple(row.shape)} in sample {sample['__key__']!r} of {sample['__url__']}; "
-                        f"expected {tuple(shape)}; correct decode, or the specification"
-                    )
-            kind = next(
-                (row.dtype for row, x in zip(rows, found, strict=True) if x is not None), torch.float32
+            types = [x.dtype for x in found if x is not None] or [torch.float32]
+            kind = functools.reduce(torch.promote_types, types)
+            data[name] = torch.stack(
+                [torch.zeros(shape, dtype=kind) if x is None else x.to(kind) for x in found]
             )
-            data[name] = torch.stack([row.to(kind) for row in rows])
         return Batch.of(data, mask)
+
+    def _decoded(self, sample: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The modalities that the sample has. Raises InputError: no mapping, another name, another shape, or no numbers."""
+        where = f"shards: sample {sample['__key__']!r} of {sample['__url__'].removeprefix('file:')}"
+        found = self.decode(sample)
+        if not isinstance(found, Mapping):
+            raise InputError(
+                f"{where}: got {type(found).__name__} from decode; expected a mapping from names to arrays; return one"
+            )
+        arrays = {}
+        for name, x in found.items():
+            if name not in self.shapes:
+                raise InputError(
+                    f"{where}: got modality {name!r} from decode; {nearest(str(name), self.shapes)}"
+                )
+            if x is None:
+                continue
+            values = np.ascontiguousarray(x, x.dtype.newbyteorder("=")) if isinstance(x, np.ndarray) else x
+            arrays[name] = whole_tensor(f"{where}: modality {name!r}", values)
+            if tuple(arrays[name].shape) != tuple(self.shapes[name]):
+                raise InputError(
+                    f"{where}: got {name!r} of shape {tuple(arrays[name].shape)}; expected {tuple(self.shapes[name])}; correct decode, or "
+                    "the specification"
+                )
+        return arrays

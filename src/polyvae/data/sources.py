@@ -160,6 +160,7 @@ class Readers:
         nan: Literal["error", "missing"] = "error",
         labels: Any = None,
         overlap: bool = True,
+        kinds: Mapping[str, Mapping[str, Any]] | None = None,
         **settings: Any,
     ) -> MultimodalData:
         """Read AnnData. A sparse matrix stays sparse.
@@ -172,6 +173,7 @@ class Readers:
             nan: "error", or "missing" where NaN marks entries that were not measured.
             labels: A column of obs, a mapping from ids to classes, or a sequence [N].
             overlap: Whether some sample must have two modalities, where there are two or more.
+            kinds: Of data frames in obsm; see ``from_frames``.
             **settings: Further arguments of MultimodalData: modalities, groups, splits, card, seed, and covariates: columns of obs, or
                 values; see ``from_frames``.
 
@@ -179,10 +181,17 @@ class Readers:
             InputError: No AnnData, an unknown key, and what ``from_frames`` refuses.
         """
         from polyvae.data.readers.omics import from_anndata
+        from polyvae.data.regroup import asked_for, with_kinds
 
-        return from_anndata(
-            adata, name=name, layer=layer, obsm=obsm, nan=nan, labels=labels, overlap=overlap, **settings
-        )[0]
+        settings |= {
+            "name": name,
+            "layer": layer,
+            "obsm": obsm,
+            "nan": nan,
+            "labels": labels,
+            "overlap": overlap,
+        }
+        return with_kinds(from_anndata(adata, asked=asked_for(kinds), **settings)[0], kinds)
 
     @classmethod
     def from_mudata(

@@ -33,8 +33,8 @@ def shared(where: str, x: Any) -> Any:
         raise InputError(f"{where}: got a sparse array of shape {x.shape}; expected [N, F]; give it two axes")
     from scipy import sparse
 
-    if x.dtype == np.float16:
-        x = x.astype(np.float32)
+    if x.dtype == np.float16 or x.dtype.itemsize > 8:
+        x = x.astype(np.float32 if x.dtype == np.float16 else np.float64)
     rows = sparse.csr_array(x)
     if not rows.has_canonical_format:
         rows = rows.copy()

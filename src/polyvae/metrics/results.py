@@ -67,7 +67,7 @@ def embed(
     def results(batch: Batch, start: int) -> dict[str, Tensor]:
         return {"z": model.embed(batch, private)}
 
-    made = _stream("embed", model, data, results, None, out, batch_size, device, show)
+    made = _stream("embed", model, data, results, None, out, batch_size, device, show, named=False)
     return made if isinstance(made, Path) else made["z"]
 
 
@@ -93,7 +93,7 @@ def generate(
     Args:
         model: A trained model in evaluation mode.
         data: N samples.
-        given: The modalities to condition on; None: all that were observed.
+        given: The modalities to condition on; none of them, ``[]``, for draws from the prior. None: all that were observed.
         targets: The modalities to generate; None: all that are decoded.
         K: Draws of the latents per sample.
         sample: Draw from the likelihood; otherwise its mean.
@@ -123,6 +123,11 @@ def generate(
         torch.Size([4, 5, 2])
     """
     _check("generate", model, data, 1 if batch_size is None else batch_size)
+    for what, names in (("given", given), ("targets", targets)):
+        if isinstance(names, str) or (what == "targets" and names is not None and not len(names)):
+            raise InputError(
+                f"generate: got {what}={names!r}; expected a list of modalities, or None; such as ['{data.names[0]}']"
+            )
     if K < 1:
         raise InputError(f"generate: got K={K}; expected 1 or more draws; set K=1 for one")
 
@@ -130,7 +135,13 @@ def generate(
         with torch.random.fork_rng():
             torch.manual_seed(fold_in(seed, "generate", start))
             return model.generate(
-                batch.observe(*given) if given else batch, K, sample, resample, prior, covariates, targets
+                batch if given is None else batch.observe(*given),
+                K,
+                sample,
+                resample,
+                prior,
+                covariates,
+                targets,
             )
 
     wanted = [
@@ -198,6 +209,7 @@ def _stream(
     step: int,
     device: torch.device | str | None,
     show: bool,
+    named: bool = True,
 ) -> Any:
     """``results`` of all batches, name -> [n, *shape] or [K, n, *shape] each: in memory, or the path ``out``."""
     count, lead = len(data), 1 if K is None else 2
@@ -215,7 +227,7 @@ def _stream(
                 put, whole = stack.enter_context(
                     in_memory(K, count)
                     if out is None
-                    else on_disk(what, Path(out), shapes, K, count, data.ids, data.columns)
+                    else on_disk(what, Path(out), shapes, K, count, data.ids, data.columns if named else {})
                 )
             for name, x in made.items():
                 put(name, start, x.cpu())

@@ -34,6 +34,7 @@ from polyvae.utils.files import StorageError, read_bytes, write_atomic
 _log = logging.getLogger("polyvae")
 _LOOK = 1.0  # seconds between looks at the processors of the cluster
 _TRIES = 3  # nodes for a task whose node was lost
+_PATIENCE = 5  # seconds without a processor before a warning
 
 
 _File = tuple[str, bytes]  # the name of a file in the cache, and its content
@@ -63,8 +64,16 @@ class RayWorkers:
 
     def run(self, tasks: Mapping[str, Task]) -> Iterator[tuple[str, Answer]]:
         """Names and answers in the order of completion. Raises KeyboardInterrupt if a task was interrupted."""
-        waiting, tries = list(tasks)[::-1], Counter[str]()
+        waiting, tries, idle = list(tasks)[::-1], Counter[str](), 0
         while waiting or self.busy:
+            if not self.busy and not self._room():
+                idle += 1
+                if idle == _PATIENCE:
+                    _log.warning(
+                        "the cluster has no processors, so no cell can run; it is waited for nodes that have some (ray start --address=...)"
+                    )
+                time.sleep(1)
+                continue
             while waiting and len(self.busy) < self._room():
                 name = waiting.pop()
                 tries[name] += 1
@@ -108,9 +117,11 @@ class RayWorkers:
 
     def _give(self, name: str, task: Task) -> None:
         gpus = task.config.train.devices if task.config.train.device.startswith("cuda") else 0
-        if gpus > self.ray.cluster_resources().get("GPU", 0):
+        if gpus > max(
+            (node["Resources"].get("GPU", 0) for node in self.ray.nodes() if node["Alive"]), default=0
+        ):
             raise InputError(
-                f"got train.device = {task.config.train.device!r} for {gpus} devices; expected nodes with them; choose 'cpu', or start "
+                f"got train.device = {task.config.train.device!r} for {gpus} devices; expected a node with them; choose 'cpu', or start "
                 "nodes with GPUs"
             )
         folder = task.folder if task.folder is not None and task.folder.exists() else None

@@ -207,7 +207,9 @@ class _Guard(threading.Thread):
             os.environ[_LEADER] = str(os.getpid())
             launcher: Any = fabric.strategy.launcher
             _started = launcher.procs  # filled when it launches
-        elif launch.by == "torchrun" or not is_first():
+        elif launch.by == "torchrun":  # whatever an earlier training has left in the environment
+            self.parent = os.getppid()
+        elif not is_first():
             self.parent = int(os.environ.get(_LEADER, os.getppid()))
 
     def run(self) -> None:

@@ -39,6 +39,10 @@ def observed_array(what: str, x: Any) -> tuple[Any, NDArray[np.bool_] | None]:
     Raises:
         InputError: A pandas object with values that are not numbers.
     """
+    if type(x).__name__ in ("AnnData", "MuData"):  # converting one takes minutes where it is backed
+        raise InputError(
+            f"{what}: got {type(x).__name__}; expected an array; pass its X, or read it with MultimodalData.from_{type(x).__name__.lower()}"
+        )
     if isinstance(x, np.ma.MaskedArray):
         missing = np.ma.getmaskarray(x)
         return x.data, ~missing if missing.any() else None

@@ -183,7 +183,8 @@ def poisson(x: Tensor, log_mean: Tensor) -> Tensor:
     By the deviance and Stirling's remainder (Loader, Fast and Accurate Computation of Binomial Probabilities, 2000), because the plain
     sum of x log(mean), −mean and −log x! cancels in float32: at x = 10⁸ its terms are 10⁹ and their sum is −10.
     """
-    found: Tensor = _Poisson.apply(x.detach(), log_mean)  # type: ignore[no-untyped-call]
+    kind = torch.promote_types(x.dtype, log_mean.dtype)
+    found: Tensor = _Poisson.apply(x.detach().to(kind), log_mean.to(kind))  # type: ignore[no-untyped-call]
     return found
 
 

@@ -142,7 +142,7 @@ def _matrix(where: str, x: Any) -> Any:
     if is_sparse(x):
         return compact(where, x)
     if is_file(x):
-        return on_disk(where, x)
+        return on_disk(where, x, floating=True)
     if type(x).__module__.startswith("anndata"):  # compressed columns, whose rows cannot be read alone
         return compact(where, x.to_memory())
     values = np.asarray(
@@ -202,6 +202,11 @@ class _Files(Layout):
         return out
 
 
+def _in_memory(adata: Any) -> Any:
+    """A copy in memory."""
+    return adata.to_memory() if adata.isbacked else adata.copy()
+
+
 class AnnLayout(_Files):
     """AnnData: results are a copy with ``.layers["imputed"]``; other modalities are tables in ``.obsm``, named "NAME_imputed".
 
@@ -221,7 +226,7 @@ class AnnLayout(_Files):
         ids: Ids = None,
         decoder: Decoder = PLAIN,
     ) -> Any:
-        copy = self.adata.copy()
+        copy = _in_memory(self.adata)
         rows = list(range(copy.n_obs))
         cells, columns = decoder.tables(values, columns)
         for name, x in cells.items():
@@ -233,12 +238,12 @@ class AnnLayout(_Files):
         return copy
 
     def embedding(self, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
-        copy = self.adata.copy()
+        copy = _in_memory(self.adata)
         copy.obsm[KEY] = np.asarray(z)
         return copy
 
     def prediction(self, values: NDArray[Any], ids: Ids, names: Sequence[str]) -> Any:
-        return _noted(self.adata.copy(), values, names)
+        return _noted(_in_memory(self.adata), values, names)
 
 
 class MuLayout(_Files):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -14,11 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from polyvae.data.groups import Columns
 from polyvae.data.readers.endings import PARQUET, TEXT, ending
 from polyvae.data.readers.writing import written_table
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import atomic, unwritten
 from polyvae.utils.partial import claimed_folder
+from polyvae.utils.text import named
 
 Put = Callable[[str, int, Tensor], None]
 """Puts the results of a batch, [n, *shape] or [K, n, *shape], where its first sample is in the whole."""
@@ -82,6 +85,11 @@ def on_disk(
                 f"{what}: {out} needs pyarrow, which is not installed; expected it; pip install pyarrow"
             )
         names = columns.get(name) or [f"{name}_{at}" for at in range(shape[0])]
+        header = ["id", *(["draw"] if K is not None and K > 1 else []), *map(str, names)]
+        if twice := [column for column, times in Counter(header).items() if times > 1]:
+            raise InputError(
+                f"{what}: got columns of the name {named(twice)} more than once in {out}; expected distinct ones; write .npy or .zarr"
+            )
         return _table(out, list(names), K, ids)
     if kind == ".npy":
         return _npy(out, K, count)
@@ -111,9 +119,9 @@ def _table(
             )
             if not several:
                 return write(values[0], list(own))
-            draws = np.broadcast_to(np.arange(len(values))[:, None, None], (*values.shape[:2], 1))
-            rows = np.concatenate([draws, values], -1).swapaxes(0, 1).reshape(-1, values.shape[2] + 1)
-            return write(rows, [each for each in own for _ in range(len(values))])
+            draws = np.tile(np.arange(len(values)), values.shape[1])
+            rows = values.swapaxes(0, 1).reshape(-1, values.shape[2])
+            return write(Columns([draws, *rows.T]), [each for each in own for _ in range(len(values))])
 
         yield put, out
 

@@ -62,7 +62,7 @@ def checked(
             f"{where}: got no columns of numbers; expected at least one feature; check which columns were read"
         )
     if isinstance(values, Kept):
-        return _on_disk(where, values, nan)
+        return _on_disk(where, values, columns, nan)
     if is_sparse(values):
         if np.isfinite(values.data).all():
             return Part(values)
@@ -91,14 +91,14 @@ def checked(
     return Part(np.where(missing, 0, values), ~missing)
 
 
-def _on_disk(where: str, values: Kept, nan: Nan) -> Part:
+def _on_disk(where: str, values: Kept, columns: Sequence[str] | None, nan: Nan) -> Part:
     """As ``checked``, by pieces. There is a mask of entries only where one is missing."""
     observed: NDArray[np.bool_] | None = None
     for piece in values.pieces() if values.dtype.kind == "f" else ():
         x = values.read(piece)
         if np.isfinite(x).all():
             continue
-        found = checked(where, x, None, nan).observed
+        found = checked(where, x, columns, nan).observed
         observed = np.ones(values.shape, bool) if observed is None else observed
         observed[piece] = found
     return Part(values, observed)
