@@ -40,41 +40,16 @@ from polyvae.utils.errors import InputError
 from polyvae.utils.locks import only_writer
 from tests.helpers.cli import polyvae
 from tests.helpers.processes import command, fork_server
+from tests.helpers.studies import STUDY
 from tests.helpers.tasks import Unreadable, lost
 
 STUDIES = sorted((Path(__file__).parents[2] / "experiments" / "studies").glob("*.toml"))
-TINY = """
-[study]
-title = "A tiny study"
-seeds = [0, 1]
-epochs = 2
-columns = ["log_likelihood", "seconds_per_epoch", "nothing"]
-plots = [{kind = "curve", x = "private", y = "log_likelihood", log_x = true}]
-
-[base]
-data.options = {train = 60, test = 20}
-train = {batch_size = 20, validation = 0.0, precision = "fp32"}
-evaluate = {metrics = ["likelihood"], likelihood_samples = 20, likelihood_rows = 5}
-modality = [{name = "*", params = {hidden = [20]}}]
-model.latent = 3
-
-[axes]
-private = [1, 2]
-
-[[contender]]
-label = "MMVAE+"
-model.name = "mmvae+"
-
-[[contender]]
-label = "MoPoE"
-model.name = "mopoe"
-"""
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
-    path.write_text(TINY)
+    path.write_text(STUDY)
     return path
 
 
@@ -227,8 +202,8 @@ axes = {"train.lr" = [0.1, 0.2]}
 def test_what_cannot_be_is_an_error_at_the_door(
     tiny: Path, tmp_path: Path, old: str, new: str, line: str
 ) -> None:
-    assert old in TINY
-    tiny.write_text(TINY.replace(old, new))
+    assert old in STUDY
+    tiny.write_text(STUDY.replace(old, new))
     with pytest.raises(InputError, match=re.escape(line)) as problem:
         run_study(tiny, tmp_path / "out", show=False)
     assert "\n" not in str(problem.value)
@@ -248,7 +223,7 @@ def test_what_cannot_be_is_an_error_at_the_door(
     ],
 )
 def test_a_setting_that_would_say_nothing_is_an_error(tiny: Path, change: str, line: str) -> None:
-    tiny.write_text(TINY.replace("epochs = 2", "seconds = 2"))
+    tiny.write_text(STUDY.replace("epochs = 2", "seconds = 2"))
     with pytest.raises(InputError, match=re.escape(line)):
         read_study(tiny, [change])
 
@@ -369,7 +344,7 @@ def test_a_study_from_end_to_end_is_resumed_where_it_stopped(tiny: Path, tmp_pat
 
 @pytest.mark.usefixtures("here")
 def test_seconds_become_epochs_that_are_measured_once(tiny: Path, tmp_path: Path) -> None:
-    tiny.write_text(TINY.replace("epochs = 2", "seconds = 0.2").replace("private = [1, 2]", "private = [1]"))
+    tiny.write_text(STUDY.replace("epochs = 2", "seconds = 0.2").replace("private = [1, 2]", "private = [1]"))
     run_study(tiny, tmp_path / "out", jobs=1, seeds=1, only=["MoPoE"], show=False)
     plan = json.loads((tmp_path / "out" / "plan.json").read_text())
     ((name, (entry,)),) = plan.items()
@@ -392,7 +367,7 @@ def test_a_cell_that_fails_stops_no_other(
     tiny: Path, tmp_path: Path, time: str, when: str, request: pytest.FixtureRequest
 ) -> None:
     """Steps so large that the bound is no longer finite, in training or already while an epoch is measured."""
-    text = TINY.replace("private = [1, 2]", "private = [1]").replace(
+    text = STUDY.replace("private = [1, 2]", "private = [1]").replace(
         'model.name = "mmvae+"', 'model.name = "mmvae+"\ntrain.lr = 1e18'
     )
     tiny.write_text(text.replace("epochs = 2", time))
@@ -420,7 +395,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(
     tiny: Path, tmp_path: Path, number: int, group: bool, request: pytest.FixtureRequest
 ) -> None:
     tiny.write_text(
-        TINY.replace("epochs = 2", "epochs = 1000000").replace("private = [1, 2]", "private = [1]")
+        STUDY.replace("epochs = 2", "epochs = 1000000").replace("private = [1, 2]", "private = [1]")
     )
     out = tmp_path / "out"
     words = ("study", tiny, "--out", out, "--seeds", "1", "--jobs", "1", "--only", "MoPoE", "-q")
@@ -478,7 +453,7 @@ def plan_of(path: Path, cell: Cell, seconds: float, epochs: int) -> None:
 
 
 def test_a_plan_holds_for_its_seconds_and_settings_alone(tiny: Path, tmp_path: Path) -> None:
-    tiny.write_text(TINY.replace("epochs = 2", "seconds = 30"))
+    tiny.write_text(STUDY.replace("epochs = 2", "seconds = 30"))
     cell, other = read_study(tiny)[1][0], read_study(tiny, ["model.beta=2"])[1][0]
     file = tmp_path / "plan.json"
     plan_of(file, cell, 30.0, 7)
@@ -502,7 +477,7 @@ def test_a_plan_holds_for_its_seconds_and_settings_alone(tiny: Path, tmp_path: P
 
 
 def test_a_refused_command_leaves_all_as_it_was(tiny: Path, tmp_path: Path) -> None:
-    tiny.write_text(TINY.replace("epochs = 2", "seconds = 30"))
+    tiny.write_text(STUDY.replace("epochs = 2", "seconds = 30"))
     cell = read_study(tiny)[1][0]
     plan_of(tmp_path / "plan.json", cell, 30.0, 7)
     there(tmp_path, cell, Plan(tmp_path / "plan.json", 30.0), log_likelihood=-3.0)
@@ -514,13 +489,13 @@ def test_a_refused_command_leaves_all_as_it_was(tiny: Path, tmp_path: Path) -> N
     assert (results[cell.name].numbers["log_likelihood"], results[cell.name].epochs) == (-3.0, 7)
     assert [one.epochs for one in results.values() if one.name != cell.name] == [None] * 7  # they never ran
     # What was planned for seconds says nothing of a study that has epochs, nor of other seconds.
-    tiny.write_text(TINY.replace("epochs = 2", "epochs = 9"))
+    tiny.write_text(STUDY.replace("epochs = 2", "epochs = 9"))
     with pytest.raises(InputError, match=r"was made with train\.epochs = 7, and 9 is expected"):
         run_study(tiny, tmp_path, report=True, show=False)
     assert not run_study(
         tiny, tmp_path, changes=["study.epochs=7", "train.device=auto"], report=True, show=False
     ).failed
-    tiny.write_text(TINY.replace("epochs = 2", "seconds = 20"))
+    tiny.write_text(STUDY.replace("epochs = 2", "seconds = 20"))
     with pytest.raises(InputError, match=r"was made with train\.epochs = 7, and none are planned"):
         run_study(tiny, tmp_path, report=True, show=False)
 
@@ -554,7 +529,7 @@ def test_a_report_of_cells_that_are_all_others_leaves_the_tables_as_they_are(
         there(out, cell, log_likelihood=-3.0)
     run_study(tiny, out, report=True, show=False)
     before = bytes_of(out)
-    tiny.write_text(TINY.replace(old, new))
+    tiny.write_text(STUDY.replace(old, new))
     with pytest.raises(InputError, match=re.escape(line)) as problem:
         run_study(tiny, out, report=True, show=False)
     assert "\n" not in str(problem.value)
@@ -582,7 +557,7 @@ def test_a_report_of_some_cells_that_are_others_tells_the_rest_and_why(
 ) -> None:
     for cell in (cells[0], cells[2]):
         there(tmp_path, cell, log_likelihood=-3.0)
-    tiny.write_text(TINY.replace('model.name = "mopoe"', 'model.name = "mopoe"\nmodel.beta = 2.0'))
+    tiny.write_text(STUDY.replace('model.name = "mopoe"', 'model.name = "mopoe"\nmodel.beta = 2.0'))
     done = run_study(tiny, tmp_path, report=True, show=False)
     assert [one.name for one in done.results if one.numbers] == [cells[0].name]
     assert [(one.name, one.error) for one in done.failed] == [
@@ -923,7 +898,7 @@ def test_plots_of_what_is_no_number_and_of_what_has_no_logarithm(tmp_path: Path)
 def test_only_what_was_asked_for_by_name_is_noted_as_absent(
     tiny: Path, tmp_path: Path, asked: str, noted: list[str]
 ) -> None:
-    tiny.write_text(re.sub(r"columns = .*\nplots = .*", asked, TINY))
+    tiny.write_text(re.sub(r"columns = .*\nplots = .*", asked, STUDY))
     there(tmp_path, read_study(tiny)[1][0], conditional_coherence=0.5)
     run_study(tiny, tmp_path, report=True, show=False)
     text = (tmp_path / "study.md").read_text()
