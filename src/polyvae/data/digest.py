@@ -25,18 +25,14 @@ def digest_of(about: Mapping[str, Any], stored: Batch, kept: Mapping[str, Kept])
     """
     state = hashlib.blake2b(digest_size=16)
     state.update(json.dumps(about, sort_keys=True, default=str).encode())
-    for name, x in [
-        *stored.data.items(),
-        ("mask", stored.mask),
-        *stored.entries.items(),
-        *stored.extra.items(),
-        *stored.covariates.values.items(),
-    ]:
-        one = kept.get(name) if x is stored.data.get(name) else None
-        if one is None or one.sparse:
+    others = [*stored.entries.items(), *stored.extra.items(), *stored.covariates.values.items()]
+    in_files = {name for name, one in kept.items() if not one.sparse}
+    for place, (name, x) in enumerate([*stored.data.items(), ("mask", stored.mask), *others]):
+        if place >= len(stored.data) or name not in in_files:
             state.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
             state.update(_bytes(x))
             continue
+        one = kept[name]
         state.update(f"{name} {torch.from_numpy(np.empty(0, one.dtype)).dtype} {one.shape}".encode())
         mask, gap = stored.mask[stored.names.index(name)].cpu(), stored.entries.get(name)
         for piece in one.pieces():
