@@ -14,6 +14,7 @@ import zarr
 from scipy import sparse
 
 import polyvae as pv
+from polyvae.data.kept import Kept
 from polyvae.data.readers import read
 from polyvae.data.schema import Schema
 from polyvae.testing import check_data
@@ -304,3 +305,26 @@ def test_kinds_of_tables_beside_x():
     adata = anndata.AnnData(np.ones((4, 2)), obs=pd.DataFrame(index=list("abcd")), obsm={"t": table})
     data = pv.MultimodalData.from_anndata(adata, obsm=["t"], kinds={"t": {"site": "categorical"}})
     assert list(data.levels["t"]) == ["site"]
+
+
+def test_sparse_matrices_are_joined_on_ids_without_a_copy():
+    x = sparse.csr_matrix(np.arange(12, dtype=np.float32).reshape(4, 3))
+    arrays, ids = {"x": x, "y": np.ones((3, 1))}, {"x": list("cabe"), "y": list("bda")}
+    one = pv.MultimodalData.from_arrays(arrays, ids=ids)
+    two = pv.MultimodalData.from_arrays({**arrays, "x": x.toarray()}, ids=ids)
+    assert np.shares_memory(one.kept["x"].array.data, x.data)
+    same(one, two)
+    np.testing.assert_array_equal(one.sparse["x"].toarray(), two.values("x"))
+    whole = pv.MultimodalData(
+        {"x": one.sparse["x"], "y": two.values("y")}, mask={"x": two.mask[0], "y": two.mask[1]}, ids=one.ids
+    )
+    assert one.digest() == whole.digest()
+    part = one.rows([4, 0, 2])
+    np.testing.assert_array_equal(part.sparse["x"].toarray(), two.rows([4, 0, 2]).values("x"))
+
+
+def test_a_file_is_read_once_for_its_missing_values(tmp_path, monkeypatch):
+    x, read = on_disk("npy", np.ones((40, 7), np.float32), tmp_path), []
+    monkeypatch.setattr(Kept, "pieces", lambda self: read.append(1) or iter([slice(0, self.shape[0])]))
+    pv.MultimodalData.from_arrays({"x": x}, nan="missing")
+    assert len(read) == 1

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from polyvae.core.batch import Batch, agreeing
 from polyvae.data.checks import check_precision
-from polyvae.data.sparse import is_sparse, shared
+from polyvae.data.sparse import is_sparse, shared, spread
 from polyvae.utils.arrays import whole_tensor
 from polyvae.utils.devices import to_device
 from polyvae.utils.errors import InputError, reading
@@ -21,7 +21,7 @@ from polyvae.utils.text import counted
 
 _SOME = 1000  # rows from which precision is judged
 _PIECE = 1_000_000  # values that are read together where a whole modality is passed over
-_FILES = {"h5py": ("Dataset",), "zarr": ("Array",), "anndata": ("_CSRDataset", "BaseCompressedSparseDataset")}
+_FILES = {"h5py": ("Dataset",), "zarr": ("Array",), "anndata": ("CSRDataset", "_CSRDataset")}
 
 
 def is_file(x: Any) -> bool:
@@ -33,8 +33,7 @@ def is_file(x: Any) -> bool:
         return False
     if kind.__module__.startswith("h5py") and not x:
         raise InputError("data: got a dataset of a closed file; expected an open one; open it again")
-    rows = x.shape is not None and len(x.shape) > 1
-    return rows and getattr(x, "format", "csr") == "csr"
+    return x.shape is not None and len(x.shape) > 1
 
 
 class Kept:
@@ -72,7 +71,11 @@ class Kept:
     @property
     def matrix(self) -> Any:
         """The rows of a sparse matrix, in floating point."""
-        whole = self.array if self.index is None else self.array[self.index]
+        whole = self.array
+        if self.index is not None:
+            there = self.index >= 0
+            whole = self.array[self.index[there]]
+            whole = whole if there.all() else spread(whole, np.flatnonzero(there), len(self.index))
         return whole if whole.dtype == self.dtype else whole.astype(self.dtype)
 
     def part(self, rows: NDArray[np.int64]) -> Kept:
@@ -124,7 +127,7 @@ class Kept:
         """The rows of the array."""
         if self.index is not None:
             return self.index[rows]
-        return np.arange(self.shape[0])[rows] if isinstance(rows, slice) else rows
+        return np.arange(*rows.indices(self.shape[0])) if isinstance(rows, slice) else rows
 
     def _rows(self, index: NDArray[np.int64]) -> NDArray[Any]:
         """Rows of the array, all of which exist."""
@@ -141,13 +144,9 @@ class Kept:
         return self._dense(found)[back]
 
     def _dense(self, x: Any) -> NDArray[Any]:
-        values = np.asarray(x.toarray() if is_sparse(x) else x, self.dtype)
-        # A slice of a map is the file itself, and so is a subclass of ndarray that torch does not take.
-        return (
-            np.array(values)
-            if isinstance(x, np.memmap) and np.may_share_memory(values, self.array)
-            else np.asarray(values).view(np.ndarray)
-        )
+        values = np.asarray(x.toarray() if is_sparse(x) else x, self.dtype).view(np.ndarray)
+        mapped = isinstance(self.array, np.memmap) and np.may_share_memory(values, self.array)
+        return values.copy() if mapped else values  # a slice of a map is the file itself
 
 
 def kept_of(data: Mapping[str, Any]) -> dict[str, Kept]:
@@ -193,12 +192,14 @@ def stand_ins(kept: Mapping[str, Kept], data: Mapping[str, Any]) -> dict[str, Te
     }
 
 
-def with_gaps(stored: Batch, kept: Mapping[str, Kept], entries: Mapping[str, Any]) -> Batch:
+def with_gaps(
+    stored: Batch, kept: Mapping[str, Kept], entries: Mapping[str, Any], data: Mapping[str, Any]
+) -> Batch:
     """The batch with entry masks of modalities that stay where they are.
 
     Raises:
         InputError: A mask for a sparse modality or of another shape; a value in a file that is not finite where it is marked as observed.
-            Files of floating-point numbers are read once for it, by pieces.
+            Files of floating-point numbers are read once for it, by pieces; those that ``data`` have as Kept were read before.
     """
     if not kept:
         return stored
@@ -218,7 +219,8 @@ def with_gaps(stored: Batch, kept: Mapping[str, Kept], entries: Mapping[str, Any
     mask, gaps = agreeing(stored.mask, gaps, stored.names)
     for name, one in kept.items():
         row = mask[stored.names.index(name)]
-        _check_finite(name, one, row, gaps.get(name))
+        if data[name] is not one:
+            _check_finite(name, one, row, gaps.get(name))
         _check_some(name, one, row, gaps.get(name))
     return stored._replace(entries={**stored.entries, **gaps}, mask=mask, complete=bool(mask.all()))
 

@@ -145,9 +145,8 @@ class MultimodalData(Readers, Attributed, Conditioned):
         empty = stand_ins(self._kept, data)
         inside = {name: gap for name, gap in (entries or {}).items() if name not in self._kept}
         stored = Batch.of({**data, **empty}, mask, inside, covariates)
-        stored = with_gaps(
-            stored, self._kept, {name: gap for name, gap in (entries or {}).items() if name in empty}
-        )
+        masks = {name: gap for name, gap in (entries or {}).items() if name in empty}
+        stored = with_gaps(stored, self._kept, masks, data)
         count, device = stored.size, stored.device
         extra = {} if labels is None else {"labels": check_labels(labels, count)}
         self._named, more = check_attributes(attributes, classes, said, parsers, stored.names, count)

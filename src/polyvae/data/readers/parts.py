@@ -16,7 +16,7 @@ from polyvae.data.kept import Kept
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.asking import Nan, check_given_ids
 from polyvae.data.readers.covariates import aligned
-from polyvae.data.sparse import is_sparse, spread
+from polyvae.data.sparse import is_sparse
 from polyvae.utils.errors import InputError
 from polyvae.utils.levels import mixes_booleans, warn_of_spellings
 from polyvae.utils.text import counted, named
@@ -286,10 +286,9 @@ def _spread(
     mask[rows] = True
     if len(rows) == count and bool((rows == np.arange(count)).all()):
         return part.values, mask, part.observed
-    if is_sparse(part.values):
-        return spread(part.values, rows, count), mask, None
-    if isinstance(part.values, Kept):
-        return part.values.placed(rows, count), mask, _placed(part.observed, rows, count)
+    if is_sparse(part.values) or isinstance(part.values, Kept):
+        one = part.values if isinstance(part.values, Kept) else Kept(part.values)
+        return one.placed(rows, count), mask, _placed(part.observed, rows, count)
     values = np.zeros((count, *part.values.shape[1:]), dtype=part.values.dtype)
     values[rows] = part.values
     return values, mask, _placed(part.observed, rows, count)
