@@ -34,7 +34,7 @@ from polyvae.utils.files import StorageError, read_bytes, write_atomic
 _log = logging.getLogger("polyvae")
 _LOOK = 1.0  # seconds between looks at the processors of the cluster
 _TRIES = 3  # nodes for a task whose node was lost
-_PATIENCE = 5  # seconds without a processor before a warning
+_PATIENCE = 5  # looks without a processor before a warning
 
 
 _File = tuple[str, bytes]  # the name of a file in the cache, and its content
@@ -60,20 +60,13 @@ class RayWorkers:
         self._act = self.ray.remote(max_retries=0)(_sent())
         self.busy: dict[Any, tuple[str, Task]] = {}
         self._judges: dict[str, _File] = {}
+        self._idle = 0  # looks in a row at which nothing ran
         self._version = metadata.version("polyvae")
 
     def run(self, tasks: Mapping[str, Task]) -> Iterator[tuple[str, Answer]]:
         """Names and answers in the order of completion. Raises KeyboardInterrupt if a task was interrupted."""
-        waiting, tries, idle = list(tasks)[::-1], Counter[str](), 0
+        waiting, tries = list(tasks)[::-1], Counter[str]()
         while waiting or self.busy:
-            if not self.busy and not self._room():
-                idle += 1
-                if idle == _PATIENCE:
-                    _log.warning(
-                        "the cluster has no processors, so no cell can run; it is waited for nodes that have some (ray start --address=...)"
-                    )
-                time.sleep(1)
-                continue
             while waiting and len(self.busy) < self._room():
                 name = waiting.pop()
                 tries[name] += 1
@@ -147,7 +140,13 @@ class RayWorkers:
         """The tasks that have ended, after a short wait."""
         if not self.busy:
             time.sleep(_LOOK)  # no node has a processor now
+            self._idle += 1
+            if self._idle == _PATIENCE:
+                _log.warning(
+                    "the cluster has no processors, so no cell can run; it is waited for nodes that have some (ray start --address=...)"
+                )
             return []
+        self._idle = 0
         done, _ = self.ray.wait(list(self.busy), num_returns=1, timeout=_LOOK)
         return list(done)
 
