@@ -145,6 +145,14 @@ def complete_rows(model: MultimodalVAE, data: MultimodalData) -> torch.Tensor:
     return (rows[private].all(0) & rows.any(0)).nonzero()[:, 0]
 
 
+def check_mode(what: str, model: MultimodalVAE) -> None:
+    """Raises InputError for a model in training mode, whose dropout and batch statistics would change its results."""
+    if model.training:
+        raise InputError(
+            f"{what}: the model is in training mode; expected evaluation mode; call model.eval() first"
+        )
+
+
 def check_finite(what: str, x: torch.Tensor) -> None:
     """Raises InputError if a latent is NaN or infinite; no classifier or density can be fitted to it."""
     bad = int((~x.isfinite()).any(-1).sum())

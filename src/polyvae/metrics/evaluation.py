@@ -18,7 +18,7 @@ from polyvae.metrics.attributes import attributes
 from polyvae.metrics.checklist import checklist
 from polyvae.metrics.coherence import coherence
 from polyvae.metrics.conflict import conflict
-from polyvae.metrics.context import Context, complete_rows, fit_prior
+from polyvae.metrics.context import Context, check_mode, complete_rows, fit_prior
 from polyvae.metrics.diagnosis import Finding, diagnosis
 from polyvae.metrics.features import FeatureNet, load_feature_net
 from polyvae.metrics.judges import Judges, judgeable, judged, teachable
@@ -159,10 +159,7 @@ def evaluate(
     config = EvaluateConfig.check(settings, "evaluate")
     metrics, named = available(config, load=feature_net is None)
     net = named if feature_net is None else feature_net
-    if model.training:
-        raise InputError(
-            "evaluate: the model is in training mode; expected evaluation mode; call model.eval() first"
-        )
+    check_mode("evaluate", model)
     _check_weights(model)
     whole = data.source or data
     test = data.test if "test" in data.splits else data

@@ -16,6 +16,7 @@ from polyvae.core.inference import Estimate
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.output import in_memory, on_disk
+from polyvae.metrics.context import check_mode
 from polyvae.utils.arrays import rows_within
 from polyvae.utils.devices import on_device
 from polyvae.utils.errors import InputError
@@ -241,9 +242,6 @@ def _check(what: str, model: MultimodalVAE, data: MultimodalData, batch_size: in
             f"{what}: got {type(model).__name__} and {type(data).__name__}; expected a model and MultimodalData; a single batch is for "
             f"model.{what}(batch)"
         )
-    if model.training:
-        raise InputError(
-            f"{what}: the model is in training mode; expected evaluation mode; call model.eval() first"
-        )
+    check_mode(what, model)
     if batch_size < 1:
         raise InputError(f"{what}: got batch_size={batch_size}; expected 1 or more; leave it out")
