@@ -20,7 +20,7 @@ def run(kind, rows, features, folder):
 
 
 def test_training_on_a_file_takes_less_memory_than_its_size(tmp_path):
-    found = run("file", 20_000, 2048, tmp_path)
+    found = run("file", 40_000, 2048, tmp_path)  # 328 MB; what is taken does not depend on the number of rows
     assert found["memory"] < 3 * found["limit"]
 
 
@@ -35,7 +35,7 @@ def test_a_file_is_read_nearly_as_fast_as_memory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "features"), [(1500, 2000), pytest.param(200_000, 20_000, marks=pytest.mark.soak)]
+    ("rows", "features"), [(1000, 2000), pytest.param(200_000, 20_000, marks=pytest.mark.soak)]
 )
 def test_wide_counts_take_less_than_two_gigabytes(tmp_path, rows, features):
     found = run("counts", rows, features, tmp_path)

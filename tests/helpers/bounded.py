@@ -66,6 +66,10 @@ def on_counts(rows: int, features: int, folder: Path) -> dict[str, float]:
         "protein": rng.normal(size=(rows, 200)).astype(np.float32),
         "clinical": rng.normal(size=(rows, 20)).astype(np.float32),
     }
+    small = pv.MultimodalData({"x": np.zeros((64, 8), np.float32)})
+    pv.fit(
+        pv.build("vae", small.modalities(), latent=2), small, epochs=1, show=False
+    )  # loads what is imported where it is used
     peak, found = Peak(), {}
     data = pv.MultimodalData(arrays, mask={"protein": rng.random(rows) < 0.9})
     specs = [
