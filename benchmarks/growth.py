@@ -1,7 +1,8 @@
 """How time grows with what it can grow with, beside the expected law: python -m benchmarks.growth [NAME ...] [--out FILE] [--figure FILE].
 
-Processor seconds of one thread, medians; each curve is relative to its first point. The model is mmvae+: each of its M posteriors decodes
-all M modalities, K times each, so a step is expected to grow as M², K, the batch, the features, and the squared share of what is observed.
+Processor seconds of one thread, medians, and wall seconds for processes and workers; each curve is relative to its first point.
+The model of steps is mmvae+: each of its M posteriors decodes all M modalities, K times each, so a step is expected to grow as M², K, the
+batch, the features, and the squared share of what is observed.
 A law is an upper bound: fixed costs of a step make small cases dearer than it, so that curves lie below it.
 """
 
@@ -9,7 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -28,7 +33,9 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 RESULTS = Path(__file__).parent / "results" / "cpu.json"
-FIGURE = Path(__file__).parent.parent / "docs" / "growth.png"
+ROOT = Path(__file__).parent.parent
+FIGURE = ROOT / "docs" / "growth.png"
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 SLACK = 1.25
 """From one value to the next, a ratio above SLACK times that of the law is growth faster than the law."""
 
@@ -39,7 +46,7 @@ class Curve(NamedTuple):
     Attributes:
         title: What it is.
         values: The values, increasing.
-        seconds: Processor seconds for a value.
+        seconds: Processor or wall seconds for a value.
         law: What they are expected to be proportional to, at most.
         formula: The law in words.
     """
@@ -102,6 +109,82 @@ def generation(K: int) -> float:
     return time.process_time() - start
 
 
+TRAINING = """
+import json, sys
+import numpy as np
+import polyvae as pv
+
+if __name__ == "__main__":
+    devices = int(sys.argv[1])
+    rng = np.random.default_rng(0)
+    data = pv.MultimodalData({name: rng.normal(size=(40_000, 400)).astype(np.float32) for name in "ab"})
+    model = pv.build("mopoe", data.modalities(), latent=8)
+    settings = {"device": "cpu", "precision": "fp32", "show": False, "validation": 0, "threads": 1}
+    history = pv.fit(model, data, epochs=8, batch_size=4096 // devices, devices=devices, **settings)
+    seconds = [record["seconds"] for record in history.records]
+    print(json.dumps(sorted(b - a for a, b in zip(seconds, seconds[1:]))[3]))
+"""
+STUDY = """
+[study]
+title = "Growth"
+seeds = [0, 1, 2, 3, 4, 5, 6, 7]
+epochs = 8
+columns = ["log_likelihood"]
+
+[base]
+data.options = {train = 4000, test = 20}
+train = {batch_size = 128, validation = 0.0, precision = "fp32"}
+evaluate = {metrics = ["likelihood"], likelihood_samples = 20, likelihood_rows = 5}
+model.latent = 3
+
+[[contender]]
+label = "MoPoE"
+model.name = "mopoe"
+"""
+
+
+def processes(devices: int) -> float:
+    """An epoch of fit by so many processes of one thread each, with the same number of rows in a step; their start is not counted."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "training.py"
+        script.write_text(TRAINING)
+        return float(_output([str(script), str(int(devices))]).split()[-1])
+
+
+def workers(jobs: int) -> float:
+    """A study of eight cells by so many workers of Ray on this machine, from its start to its tables."""
+    with tempfile.TemporaryDirectory() as folder:
+        study = Path(folder) / "growth.toml"
+        study.write_text(STUDY)
+        start = time.monotonic()
+        _output(
+            [
+                "-m",
+                "polyvae",
+                "study",
+                str(study),
+                "--out",
+                folder + "/out",
+                "--jobs",
+                str(int(jobs)),
+                "--ray",
+                "local",
+                "-q",
+            ]
+        )
+        return time.monotonic() - start
+
+
+def _output(arguments: list[str]) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False, env=environment
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return done.stdout
+
+
 CURVES = {
     "modalities": Curve(
         "modalities M", (2, 4, 6, 8, 10), lambda n: step(modalities=n), lambda n: n * n, "M²"
@@ -119,6 +202,20 @@ CURVES = {
     "rows": Curve("rows, an epoch of fit", (1e3, 1e4, 1e5, 1e6), epoch, lambda n: n, "N"),
     "embedding": Curve("rows, pv.embed", (1e3, 1e4, 1e5, 1e6), embedding, lambda n: n, "N"),
     "generation": Curve("draws K, pv.generate", (1, 5, 10, 50), generation, lambda n: n, "K"),
+    "processes": Curve(
+        "processes P, an epoch of fit",
+        (1, 2),
+        processes,
+        lambda n: 1 / min(n, CORES),
+        f"1 / min(P, {CORES} cores)",
+    ),
+    "workers": Curve(
+        "Ray workers W, a study",
+        (1, 2, 4),
+        workers,
+        lambda n: 1 / min(n, CORES),
+        f"1 / min(W, {CORES} cores)",
+    ),
 }
 
 

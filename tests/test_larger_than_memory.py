@@ -25,6 +25,7 @@ def test_training_on_a_file_takes_less_memory_than_its_size(tmp_path):
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 def test_a_file_is_read_nearly_as_fast_as_memory(tmp_path):
     times = {"file": [], "memory": []}
     for _ in range(3):
@@ -35,7 +36,8 @@ def test_a_file_is_read_nearly_as_fast_as_memory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "features"), [(1000, 2000), pytest.param(200_000, 20_000, marks=pytest.mark.soak)]
+    ("rows", "features"),
+    [(1000, 2000), pytest.param(200_000, 20_000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])],
 )
 def test_wide_counts_take_less_than_two_gigabytes(tmp_path, rows, features):
     found = run("counts", rows, features, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -156,13 +157,16 @@ def launched(fabric: Fabric, train: TrainConfig) -> Iterator[Ranks]:
         return
     threads, variable, launch = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS"), Launch.found()
     guard, ranks = _Guard(fabric, launch), None
+    atexit.unregister(_leave)
     guard.start()
     try:
         fabric.launch()
         guard.met = True
         torch.set_num_threads(min(threads, share_of_cores(train)))
         yield (ranks := Ranks(fabric))
+        atexit.register(_leave)
     except BaseException as problem:
+        atexit.unregister(_leave)
         # The group is not destroyed: with gloo, its destructor can wait for ever for a thread that waits for this one.
         alone = isinstance(problem, LocalError) or not isinstance(problem, TrainingError)
         if alone and (ranks is None or problem is not ranks.agreed):
@@ -178,6 +182,12 @@ def launched(fabric: Fabric, train: TrainConfig) -> Iterator[Ranks]:
         torch.set_num_threads(threads)
         if variable is None:  # Fabric sets it
             os.environ.pop("OMP_NUM_THREADS", None)
+
+
+def _leave() -> None:
+    """At the end of the process: a group that is left to the destructors of C++ can end a process that has succeeded with SIGABRT."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def share_of_cores(train: TrainConfig) -> int:
