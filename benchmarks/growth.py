@@ -282,10 +282,14 @@ def draw(found: dict[str, Any], path: Path) -> None:
         axis.set(xscale="log", yscale="log", xlabel=one["title"], ylabel="time / first")
         axis.set_xticks(one["values"], [f"{value:g}".replace("e+0", "e") for value in one["values"]])
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.yaxis.set_major_locator(LogLocator(10, (1, 3)))
+        falls = one["law"][-1] < 1
+        if falls:
+            axis.set(yscale="linear", ylim=(0, 1.1))
+        else:
+            axis.yaxis.set_major_locator(LogLocator(10, (1, 3)))
+            axis.yaxis.set_minor_locator(NullLocator())
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.yaxis.set_minor_locator(NullLocator())
-        axis.legend(fontsize=7, frameon=False, loc="upper left")
+        axis.legend(fontsize=7, frameon=False, loc="lower left" if falls else "upper left")
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
