@@ -1,0 +1,80 @@
+"""What a metric takes of memory and time: python -m tests.helpers.evaluated METRIC[,METRIC...]|judges|prior ROWS.
+
+So many held-out rows, and as many training rows, of three small modalities with labels, attributes, factors and a covariate. MB of
+anonymous memory above the data; Linux only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import numpy as np
+import torch
+
+import polyvae as pv
+from polyvae.data import MultimodalData
+from tests.helpers.bounded import Peak
+
+SIDE, CLASSES, COLOURS = 12, 5, 3
+
+
+def made(rows: int, seed: int = 0) -> MultimodalData:
+    """``rows`` samples for each of the two parts. A tenth of the table and of the counts is missing."""
+    rng = np.random.default_rng(seed)
+    labels, colours = rng.integers(CLASSES, size=2 * rows), rng.integers(COLOURS, size=2 * rows)
+    means = rng.normal(size=(CLASSES, 20)).astype(np.float32)
+    bright = rng.integers(0, 128, (CLASSES, 1, SIDE, SIDE), np.uint8)
+    image = bright[labels] + 40 * colours[:, None, None, None].astype(np.uint8)
+    table = means[labels] + rng.standard_normal((2 * rows, 20), np.float32)
+    counts = rng.poisson(np.exp(means[labels, :10] / 2)).astype(np.float32)
+    observed = {name: rng.random(2 * rows) < 0.9 for name in ("table", "counts")}
+    specs = [
+        pv.Modality("image", (1, SIDE, SIDE), network="mlp", private=2),
+        pv.Modality("table", (20,), private=2),
+        pv.Modality("counts", (10,), "negative_binomial", private=2),
+        pv.Modality("kind", (CLASSES,), "categorical", role="target"),
+    ]
+    return MultimodalData(
+        {"image": image, "table": table, "counts": counts, "kind": np.eye(CLASSES, dtype=np.float32)[labels]},
+        mask=observed,
+        scale={"image": 1 / 255},
+        labels=labels,
+        attributes={"class": labels, "colour": colours},
+        said={"table": {"class": np.ones(2 * rows, bool)}, "counts": {"class": np.ones(2 * rows, bool)}},
+        factors={"table": {"first": table[:, 0].astype(np.float64)}},
+        covariates={"site": [("a", "b", "c")[row % 3] for row in range(2 * rows)]},
+        modalities=specs,
+        splits={"train": range(rows), "test": range(rows, 2 * rows)},
+    )
+
+
+def measured(names: str, rows: int) -> dict[str, float]:
+    """MB above the data, and seconds."""
+    data = made(rows)
+    torch.manual_seed(0)
+    model = pv.build("mmvae+", data.modalities(), latent=4).eval()
+    few = made(300, seed=1)
+    recipe = {"cache": False, "epochs": 1, "least": 20, "most": 20, "width": 4}
+    judges = pv.metrics.train_judges(few, **recipe)
+    asked = names.split(",")
+    # Libraries are loaded where they are used.
+    if names == "judges":
+        pv.metrics.train_judges(few, **recipe)
+    elif names == "prior":
+        pv.fit_prior(model, few.train)
+    else:
+        pv.evaluate(model, few, judges=judges, metrics=asked, draws=100, likelihood_samples=20, show=False)
+    peak, start = Peak(), time.monotonic()
+    if names == "judges":
+        pv.metrics.train_judges(data, **recipe)
+    elif names == "prior":
+        pv.fit_prior(model, data.train)
+    else:
+        pv.evaluate(model, data, judges=judges, metrics=asked, show=False)
+    return {"memory": peak.taken(), "seconds": time.monotonic() - start}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measured(sys.argv[1], int(sys.argv[2]))))
