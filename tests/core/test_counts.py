@@ -226,22 +226,22 @@ def arguments(name: str, shape: tuple[int, ...], last: tuple[int, ...]) -> tuple
     return (log_mean, *others[name]) if name in others else (-log_mean.exp(), torch.randn(last))
 
 
-SHAPES = [((3, 5, 4), (4,)), ((5, 4), (5, 4)), ((1, 4), (4,)), ((4,), (3, 5, 4))]
+SHAPES = [((2, 2, 3), (3,)), ((1, 3), (2, 3)), ((3,), (2, 2, 3))]
 
 
 @pytest.mark.parametrize("name", COUNTS)
-@pytest.mark.parametrize(("shape", "last"), SHAPES)
-def test_the_derivatives_of_a_mass_are_exact(name, shape, last):
-    """The first and the second, backward and forward, with every argument and with one alone."""
+def test_the_derivatives_of_a_mass_are_exact(name):
+    """The first and the second, backward and forward, with every argument and with one alone; shapes are broadcast."""
     torch.manual_seed(0)
-    x = torch.poisson(torch.full((5, 4), 1.0))
-    x[0, :2] = torch.tensor([40.0, 900.0])  # where series are used
-    given = arguments(name, shape, last)
-    each = [given] if name == "poisson" else [given, given[:1], given[1:]]
-    for some in each:
-        inputs = tuple(one.clone().requires_grad_(any(one is other for other in some)) for one in given)
-        assert torch.autograd.gradcheck(mass(name, x), inputs, check_forward_ad=True)
-        assert torch.autograd.gradgradcheck(mass(name, x), inputs)
+    x = torch.tensor([[0.0, 1.0, 3.0], [0.0, 40.0, 900.0]])  # series are used for large ones
+    for shape, last in SHAPES:
+        given = arguments(name, shape, last)
+        alone = shape == (1, 3) and len(given) > 1
+        for some in [given, given[:1], given[1:]] if alone else [given]:
+            inputs = [one.clone().requires_grad_(any(one is other for other in some)) for one in given]
+            check = {"fast_mode": True, "atol": 1e-4, "rtol": 1e-4}
+            assert torch.autograd.gradcheck(mass(name, x), inputs, check_forward_ad=True, **check)
+            assert torch.autograd.gradgradcheck(mass(name, x), inputs, **check)
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -271,7 +271,7 @@ def test_a_mass_is_mapped_over_any_of_its_arguments(name):
 
 @pytest.mark.parametrize("dispersion", [1e-2, 1.0, 30.0, 1e4, 1e6])
 def test_derivatives_of_the_negative_binomial_do_not_cancel_in_float32(dispersion):
-    """Within a thousandth of those in float64, of their largest term where that is below it."""
+    """Within a thousandth of those in float64, and what a relative error of 2e-6 of the mean explains."""
     log_mean = torch.linspace(-12, 16, 29)[:, None].expand(-1, 5)
     x = (log_mean.exp() * torch.tensor([0.0, 0.5, 0.97, 1.0, 3.0])).round()
     found, exact = (
@@ -279,9 +279,10 @@ def test_derivatives_of_the_negative_binomial_do_not_cancel_in_float32(dispersio
         for kind in (torch.float32, torch.float64)
         for inputs in [[own.to(kind).requires_grad_() for own in (log_mean, torch.full_like(x, dispersion))]]
     )
-    for own, true in zip(found, exact, strict=True):
+    share = log_mean.exp() / (log_mean.exp() + dispersion)
+    for own, true, scale in zip(found, exact, (dispersion * share, share), strict=True):
         assert bool(own.isfinite().all())
-        assert float(((own - true).abs() / (true.abs() + 1e-3 / dispersion)).max()) < 1e-3
+        assert bool(((own - true).abs() <= 1e-3 * true.abs() + 4e-6 * scale).all())
 
 
 @pytest.mark.parametrize(

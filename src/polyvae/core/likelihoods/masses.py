@@ -132,8 +132,8 @@ class _InDispersion(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
-        _, log_mean, dispersion = ctx.saved_tensors
-        first, second = _second_derivatives(*ctx.saved_tensors)
+        x, log_mean, dispersion = ctx.saved_tensors
+        first, second = _second_derivatives(x, log_mean, dispersion)
         return (
             None,
             (grad * first).sum_to_size(log_mean.shape),
@@ -165,8 +165,8 @@ class _ZeroInflated(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, Tensor]:
-        _, log_mass, logit = ctx.saved_tensors
-        first, second = _in_inflation(*ctx.saved_tensors)
+        x, log_mass, logit = ctx.saved_tensors  # once, because checkpoints give them once
+        first, second = _in_inflation(x, log_mass, logit)
         return None, (grad * first).sum_to_size(log_mass.shape), (grad * second).sum_to_size(logit.shape)
 
     @staticmethod
