@@ -214,8 +214,8 @@ MUTANTS = [
     Mutant("metrics.mixing:lisi", "np.log(k // 3)", "np.log(k / 2)", by="metrics/test_mixing.py"),
     Mutant(
         "metrics.mixing:silhouettes_of_batches",
-        "1 - np.abs(silhouette_samples(x[rows], codes[rows]))",
-        "1 - silhouette_samples(x[rows], codes[rows])",
+        "1 - np.abs(_widths(x[rows], codes[rows]))",
+        "1 - _widths(x[rows], codes[rows])",
         by="metrics/test_mixing.py",
     ),
     # ---- core.bounds ----

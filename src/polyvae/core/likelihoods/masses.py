@@ -68,7 +68,7 @@ class _Poisson(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, _: None, tangent: Tensor) -> Tensor:
         x, log_mean = ctx.saved_tensors
-        return tangent * (x - _mean(log_mean))
+        return _moved((tangent, lambda: x - _mean(log_mean)))
 
 
 class _NegativeBinomial(torch.autograd.Function):
@@ -246,7 +246,7 @@ def _applied(function: Any, x: Tensor, *others: Tensor) -> Tensor:
 
 def _by_sign(x: Tensor, zero: Tensor, positive: Callable[..., Tensor], *others: Tensor) -> Tensor:
     """``zero`` where x is 0, and ``positive(x, *others)`` elsewhere, which a CPU computes there alone."""
-    x, zero, *others = torch.broadcast_tensors(x, zero, *others)  # type: ignore[no-untyped-call, assignment]
+    x, zero, *others = torch.broadcast_tensors(x, zero, *others)  # type: ignore[no-untyped-call]
     some = x > 0
     if x.device.type != "cpu":  # where selecting entries would wait for the device
         return torch.where(some, positive(torch.where(some, x, 1), *others), zero)
