@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import sparse
 
 from polyvae.core.modality import Modality
-from polyvae.data import MultimodalData
+from polyvae.data import MultimodalData, hiding
 from polyvae.data.hiding import SLOPE, driver, probabilities, scores
+from polyvae.data.kept import Kept
 from polyvae.utils.errors import InputError
 
 N = 4000
@@ -57,6 +60,34 @@ def test_a_score_is_the_leading_factor_with_a_fixed_sign(data):
     torch.testing.assert_close(scores(scaled.take(slice(None)), "x"), score, rtol=1e-3, atol=1e-3)
     missing = scores(data.take(slice(None)), "y")[::10]
     assert missing.eq(0).all()
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("kind", ["memory map", "sparse"])
+def test_values_that_stay_in_place_are_read_some_at_a_time_with_the_same_scores(
+    kind, gaps, tmp_path, monkeypatch
+):
+    """Bit for bit, also where pieces are small, whose sums are those of all values at once up to rounding."""
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 6, generator=draws) * torch.rand(500, 6, generator=draws).round()
+    entries = {"x": torch.rand(500, 6, generator=draws) > 0.2} if gaps and kind != "sparse" else {}
+    mask = {"x": torch.arange(500) % 7 > 0}
+    np.save(tmp_path / "x.npy", x.numpy())
+    stored = (
+        np.load(tmp_path / "x.npy", mmap_mode="r") if kind == "memory map" else sparse.csr_array(x.numpy())
+    )
+    other = torch.randn(500, 2, generator=draws)
+    one, two = (MultimodalData({"x": own, "y": other}, mask=mask, entries=entries) for own in (x, stored))
+    whole = scores(one.take(slice(None)), "x")
+    for piece in (1_000_000, 60):
+        monkeypatch.setattr(hiding, "_PIECE", piece)
+        with monkeypatch.context() as patch:
+            patch.setattr(Kept, "dense", None)
+            found = scores(two._stored, "x", two.kept)
+        assert torch.equal(found, scores(one.take(slice(None)), "x"))
+        torch.testing.assert_close(found, whole, rtol=1e-9, atol=1e-11)
+        for mechanism in ("mar", "mnar"):
+            assert torch.equal(one.hide(0.5, 3, mechanism).mask, two.hide(0.5, 3, mechanism).mask)
 
 
 def test_missing_entries_count_as_the_mean_of_their_column():

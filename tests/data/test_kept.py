@@ -77,6 +77,8 @@ def same(one, two):
         lambda data: data.rows(slice(2, 9)),
         lambda data: data.observe("protein"),
         lambda data: data.hide(0.5, seed=1),
+        lambda data: data.hide(0.5, seed=1, mechanism="mar"),
+        lambda data: data.hide(0.5, seed=1, mechanism="mnar"),
         lambda data: data.select("rna"),
         lambda data: data.select("protein"),
         lambda data: data.complete(),

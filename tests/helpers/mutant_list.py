@@ -149,11 +149,33 @@ MUTANTS = [
         'fold_in(seed, "generate")',
         by="metrics/test_results.py",
     ),
+    *(
+        Mutant(f"core.likelihoods.masses:{where}", old, new, by="core/test_counts.py")
+        for where, old, new in (
+            ("_Poisson.backward", "x - _mean(log_mean)", "x - log_mean"),
+            ("_in_log_mean", "dispersion + mean", "mean"),
+            ("_InDispersion.forward", "torch.log1p(mean / dispersion)", "mean / dispersion"),
+            ("_positive_in_dispersion", "x / total / (2 * dispersion)", "x / total / dispersion"),
+            ("_second_derivatives", "share * gap", "share"),
+            ("_in_inflation", "torch.where(zero, apart.sigmoid(), 1)", "apart.sigmoid()"),
+            ("_leading", "x.movedim(dim, 0)", "x"),
+        )
+    ),
+    Mutant("core.likelihoods.special:stirling_slope", "0.5 / small", "1 / small", by="core/test_counts.py"),
     Mutant(
-        "core.likelihoods.counts:_Poisson.backward",
-        "x - log_mean.clamp(max=_LARGEST).exp()",
-        "x - log_mean.clamp(max=_LARGEST)",
-        by="core/test_counts.py",
+        "metrics.context:subsample",
+        "numbers[chosen]",
+        "chosen",
+        by="metrics/test_matching.py",
+    ),
+    Mutant(
+        "data.hiding:scores", "standardised(x, seen) @ loadings", "x @ loadings", by="data/test_hiding.py"
+    ),
+    Mutant(
+        "training.processes:variables",
+        "_restore(before)",
+        "None",
+        by="training/test_machine.py",
     ),
     Mutant("data.kept:Kept._rows", "self._dense(found)[back]", "self._dense(found)", by=KEPT),
     Mutant(
@@ -192,8 +214,8 @@ MUTANTS = [
     Mutant("metrics.mixing:lisi", "np.log(k // 3)", "np.log(k / 2)", by="metrics/test_mixing.py"),
     Mutant(
         "metrics.mixing:silhouettes_of_batches",
-        "1 - np.abs(silhouette_samples(x[rows], codes[rows]))",
-        "1 - silhouette_samples(x[rows], codes[rows])",
+        "1 - np.abs(_widths(x[rows], codes[rows]))",
+        "1 - _widths(x[rows], codes[rows])",
         by="metrics/test_mixing.py",
     ),
     # ---- core.bounds ----
@@ -1032,8 +1054,8 @@ MUTANTS = [
     ),
     Mutant(
         "metrics.intervals:_linearised",
-        "above - ratio * below",
-        "above - ratio",
+        "some - ratio * all_of",
+        "some - ratio",
         by="metrics/test_intervals.py",
     ),
     Mutant(
@@ -1165,9 +1187,9 @@ MUTANTS = [
         by="report/test_report.py::test_the_bars_of_a_divergence_are_in_its_order",
     ),
     # ---- data, training and files ----
-    Mutant("data.hiding:kept", "(stays & seen).any(0)", "stays.any(0)", by="data/test_data.py"),
+    Mutant("data.hiding:remaining", "(stays & seen).any(0)", "stays.any(0)", by="data/test_data.py"),
     Mutant(
-        "data.hiding:kept",
+        "data.hiding:remaining",
         "lot.argmax(0, keepdim=True)",
         "lot.argmin(0, keepdim=True)",
         by="data/test_data.py",

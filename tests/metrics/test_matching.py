@@ -8,7 +8,7 @@ import torch
 from scipy.spatial.distance import cdist
 
 import polyvae as pv
-from polyvae.metrics.context import Context
+from polyvae.metrics.context import Context, subsample
 from polyvae.metrics.matching import match, matching
 from tests.helpers.worlds import World
 
@@ -65,6 +65,15 @@ def test_the_metric_uses_each_modality_alone():
     cells = [found["matching"][a][b] for a, b in ("ab", "ac", "bc")]
     assert found["foscttm"] == pytest.approx(np.mean([cell["foscttm"] for cell in cells]))
     assert found["recall_at_10"] == pytest.approx(np.mean([cell["recall"]["10"] for cell in cells]))
+
+
+def test_samples_are_chosen_among_those_that_have_what_is_needed():
+    data = pv.MultimodalData({"x": torch.arange(50.0)[:, None]})
+    among = torch.arange(50) % 3 == 0
+    for rows in (8, 17, 30):
+        few = subsample(data, rows, 1, among)
+        assert torch.equal(few.values("x"), subsample(data.rows(among), rows, 1).values("x"))
+        assert bool(among[few.values("x")[:, 0].long()].all())
 
 
 def test_without_a_shared_latent_there_is_none_and_invalid_embeddings_are_refused():

@@ -14,7 +14,7 @@ import torch
 import polyvae as pv
 from polyvae.config import TrainConfig, read_config
 from polyvae.runs import DEMO
-from polyvae.training import machine, precision
+from polyvae.training import machine, precision, processes
 from polyvae.training.checkpoints import Checkpoints
 from polyvae.training.machine import check_machine
 from polyvae.training.precision import choose, native_bf16
@@ -96,6 +96,40 @@ def test_devices_are_the_processes_that_were_started(
             check_machine(asked(devices=devices, device="cpu"))
     assert is_first() == (by == "an earlier fit")
     assert share_of_cores(asked(devices=4)) == (1 if by == "an earlier fit" else 2)
+
+
+def test_the_variables_of_processes_last_as_long_as_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script that is started afterwards is none of the processes; a second training has them again."""
+    monkeypatch.setattr(processes, "_group", {})
+    for name in processes._VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASTER_PORT", "4321")  # the user's choice stays
+    before, started = dict(os.environ), {"LOCAL_RANK": "0", "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    with processes.variables():
+        os.environ |= started | {processes._LEADER: str(os.getpid())}  # what Fabric and the guard do
+    assert dict(os.environ) == before
+    assert Launch.found() == ("fit", 2, 2)
+    assert is_first()
+    with processes.variables():
+        assert {name: os.environ[name] for name in started} == started
+    assert dict(os.environ) == before
+
+
+def test_a_script_that_one_of_the_processes_starts_is_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that ``fit`` started have its variables from their beginning to their end."""
+    for name, value in {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    for leader in (os.getpid(), os.getppid()):
+        monkeypatch.setenv(processes._LEADER, str(leader))
+        assert Launch.found() == ("fit", 2, 2)
+        with processes.variables():
+            assert os.environ["LOCAL_RANK"] == "1"
+    monkeypatch.setenv(processes._LEADER, "1")
+    assert Launch.found() == ("", 1, 1)
+    before = dict(os.environ)
+    with processes.variables():
+        assert not {"LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT"} & os.environ.keys()
+    assert dict(os.environ) == before
 
 
 def test_processes_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:

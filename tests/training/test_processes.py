@@ -323,7 +323,7 @@ def test_tasks_of_srun_train_together(nodes: int, tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import os, sys, torch, polyvae as pv
+import os, subprocess, sys, torch, polyvae as pv
 mode, rank = sys.argv[1], os.environ.get("LOCAL_RANK")
 if mode == "early" and rank == "1":
     raise RuntimeError("before fit")
@@ -336,7 +336,12 @@ def watch(model, record):
         os.kill(os.getpid(), 9)
 model = pv.MVAE(data.modalities(), latent=2)
 history = pv.fit(model, data, epochs=2, batch_size=8, devices=int(sys.argv[2]), device="cpu", watch=watch, show=False)
-print("rank", os.environ["LOCAL_RANK"], round(history.records[-1]["validation"]["bound"], 4), torch.get_num_threads(), flush=True)
+print("rank", rank or "0", round(history.records[-1]["validation"]["bound"], 4), torch.get_num_threads(), flush=True)
+if mode == "again":
+    again = pv.fit(pv.MVAE(data.modalities(), latent=2), data, epochs=1, devices=2, device="cpu", show=False)
+    alone = [sys.executable, sys.argv[0], "none", "1"]
+    done = subprocess.run(alone, capture_output=True, text=True)
+    print("again", again.stopped, "alone", done.returncode, done.stdout.split(), done.stderr.strip(), flush=True)
 """
 
 
@@ -365,6 +370,16 @@ def test_a_script_and_torchrun_start_the_same_training(tmp_path: Path) -> None:
     code, printed, _ = started(*torchrun, "SCRIPT", "none", "1", folder=tmp_path)
     assert code != 0
     assert "fit: got devices=1 in one of 2 processes of torchrun; expected the same number" in printed
+
+
+@pytest.mark.slow
+def test_after_a_training_a_script_can_train_alone(tmp_path: Path) -> None:
+    """Started by either process, after a second training by the same processes."""
+    code, printed, _ = started("SCRIPT", "again", "2", folder=tmp_path)
+    assert code == 0, printed
+    lines = [line for line in printed.splitlines() if line.startswith("again")]
+    assert len(lines) == 2, printed
+    assert all(line.startswith("again done alone 0 ['rank', '") for line in lines), printed
 
 
 @pytest.mark.slow

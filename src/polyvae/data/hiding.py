@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from polyvae.core.batch import Batch
+from polyvae.data.kept import Kept
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.seeds import fold_in
 
 Mechanism = Literal["mcar", "mar", "mnar"]
 SLOPE = 2.0  # change of the log odds of being hidden per standard deviation of the score
 _ROWS = 1000  # rows from which loadings are computed
+_PIECE = 1_000_000  # values that are in memory together
 
 
-def kept(stored: Batch, encoded: Tensor, rate: float, seed: int, mechanism: str = "mcar") -> Tensor:
+def remaining(
+    stored: Batch,
+    encoded: Tensor,
+    rate: float,
+    seed: int,
+    mechanism: str = "mcar",
+    kept: Mapping[str, Kept] = MappingProxyType({}),
+) -> Tensor:
     """What stays observed: [M, N] bool, on the host.
 
     Args:
@@ -25,6 +37,7 @@ def kept(stored: Batch, encoded: Tensor, rate: float, seed: int, mechanism: str 
         rate: The mean probability with which an observed modality is hidden; with "mar", one other than the driver.
         seed: The same seed hides the same values.
         mechanism: "mcar", "mar" or "mnar".
+        kept: Modalities that stay where they are, of which some samples are read at a time.
 
     Raises:
         InputError: ``rate`` is not a probability; an unknown mechanism; no scores to depend on.
@@ -36,7 +49,7 @@ def kept(stored: Batch, encoded: Tensor, rate: float, seed: int, mechanism: str 
         raise InputError(f"hide: got mechanism={mechanism!r}; expected mcar, mar or mnar; {hint}")
     draws = torch.Generator().manual_seed(fold_in(seed, "hide"))
     mask = stored.mask.cpu()
-    chance = probabilities(stored, encoded, rate, mechanism)
+    chance = probabilities(stored, encoded, rate, mechanism, kept)
     stays = mask & (torch.rand(mask.shape, generator=draws, dtype=torch.float64) >= chance)
     seen = mask & encoded[:, None]
     # The largest of independent uniform numbers is a uniform choice.
@@ -45,7 +58,13 @@ def kept(stored: Batch, encoded: Tensor, rate: float, seed: int, mechanism: str 
     return torch.where((stays & seen).any(0), stays, stays | spared)
 
 
-def probabilities(stored: Batch, encoded: Tensor, rate: float, mechanism: str) -> Tensor:
+def probabilities(
+    stored: Batch,
+    encoded: Tensor,
+    rate: float,
+    mechanism: str,
+    kept: Mapping[str, Kept] = MappingProxyType({}),
+) -> Tensor:
     """The probability of being hidden: [M, N]; for "mcar" the rate itself, [1, 1].
 
     For the other two it is logistic in ``scores``, of the driver for "mar" and of the modality itself for "mnar", with slope ``SLOPE``
@@ -59,10 +78,10 @@ def probabilities(stored: Batch, encoded: Tensor, rate: float, mechanism: str) -
         return chance
     mask, chance = stored.mask.cpu(), torch.zeros(stored.mask.shape, dtype=torch.float64)
     leading = driver(stored, encoded) if mechanism == "mar" else None
-    shared = None if leading is None else scores(stored, stored.names[leading])
+    shared = None if leading is None else scores(stored, stored.names[leading], kept)
     for m, name in enumerate(stored.names):
         if m != leading and bool(mask[m].any()):
-            chance[m] = _logistic(scores(stored, name) if shared is None else shared, mask[m], rate)
+            chance[m] = _logistic(scores(stored, name, kept) if shared is None else shared, mask[m], rate)
     return chance
 
 
@@ -82,41 +101,79 @@ def driver(stored: Batch, encoded: Tensor) -> int:
     return int(stored.mask.cpu().sum(1).masked_fill(~encoded, -1).argmax())
 
 
-def scores(stored: Batch, name: str) -> Tensor:
+def scores(stored: Batch, name: str, kept: Mapping[str, Kept] = MappingProxyType({})) -> Tensor:
     """The first principal component of the standardised columns of a modality, with mean 0 and standard deviation 1: [N].
 
     Its sign is that which makes the first of the large loadings positive. Missing entries are at their mean. Samples without the modality
-    have the score 0.
+    have the score 0. The values are passed over four times, some samples at a time.
 
     Raises:
         InputError: All samples are equal.
     """
     there = stored.mask[stored.names.index(name)].cpu()
-    x = stored.data[name].detach().cpu().flatten(1)[there].double()
-    seen = (
-        stored.entries[name].cpu().flatten(1)[there] if name in stored.entries else torch.ones_like(x).bool()
-    )
-    count = seen.sum(0).clamp(min=1)
-    mean = torch.where(seen, x, 0).sum(0) / count
-    x = torch.where(seen, x - mean, 0)
-    spread = (x.square().sum(0) / count).sqrt()
+    values = _Values(stored, name, kept.get(name))
+    count, total = _sums((x, seen) for x, seen in values.pieces())
+    mean = total / count.clamp(min=1)
+    _, squares = _sums(((x - mean).square(), seen) for x, seen in values.pieces())
+    spread = (squares / count.clamp(min=1)).sqrt()
     varies = spread > 1e-7 * mean.abs()  # the rounding error of a constant column is no variation
-    x = x[:, varies] / spread[varies]
-    if not x.numel():
+    if not bool(varies.any()):
         raise InputError(
             f"hide: all samples of modality {name!r} are equal; expected values on which hiding can depend; "
             'use "mcar", or remove the modality'
         )
-    some = x[:: -(-len(x) // _ROWS)]
+
+    def standardised(x: Tensor, seen: Tensor) -> Tensor:
+        return torch.where(seen, x - mean, 0)[:, varies] / spread[varies]
+
+    numbers = there.nonzero()[:, 0]
+    some = standardised(*values.at(numbers[:: -(-len(numbers) // _ROWS)]))
     rows, columns = some.shape
     gram = some @ some.T if rows < columns else some.T @ some
     first = torch.linalg.eigh(gram).eigenvectors[:, -1]
     loadings = some.T @ first if rows < columns else first
     large = loadings[loadings.abs() >= loadings.abs().max() / 2]
-    along = x @ loadings * large[0].sign()
+    along = torch.cat([standardised(x, seen) @ loadings for x, seen in values.pieces()])
+    along = along * large[0].sign()
     result = torch.zeros(len(there), dtype=torch.float64)
     result[there] = (along - along.mean()) / along.std(correction=0)
     return result
+
+
+class _Values:
+    """The values of one modality in the samples that have it, in double precision and flat, and which were observed, on the host."""
+
+    def __init__(self, stored: Batch, name: str, kept: Kept | None) -> None:
+        self.x, self.kept = stored.data[name], kept
+        self.there = stored.mask[stored.names.index(name)].cpu()
+        self.entries = stored.entries.get(name)
+
+    def pieces(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All of them, some samples at a time."""
+        shape = self.x.shape if self.kept is None else self.kept.shape
+        step = max(1, _PIECE // max(1, math.prod(shape[1:])))
+        for part in torch.split(self.there.nonzero()[:, 0], step):
+            yield self.at(part)
+
+    def at(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the samples ``rows``: [n, F] each."""
+        kept = self.kept
+        read = (
+            self.x[rows.to(self.x.device)].cpu()
+            if kept is None
+            else torch.from_numpy(kept.read(rows.numpy()))
+        )
+        x = read.detach().flatten(1).double()
+        if self.entries is None:
+            return x, torch.ones((), dtype=torch.bool).expand(x.shape)
+        return x, self.entries[rows.to(self.entries.device)].cpu().flatten(1)
+
+
+def _sums(pieces: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """How many values of each column were observed, and their sum: [F] each."""
+    found = [(seen.sum(0), torch.where(seen, x, 0).sum(0)) for x, seen in pieces]
+    counts, totals = zip(*found, strict=True)
+    return torch.stack(counts).sum(0), torch.stack(totals).sum(0)
 
 
 def _logistic(score: Tensor, there: Tensor, rate: float) -> Tensor:

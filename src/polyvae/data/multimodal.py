@@ -408,11 +408,8 @@ class MultimodalData(Readers, Attributed, Conditioned):
                 modality.
         """
         encoded = torch.tensor([spec.role != "target" for spec in self.modalities()])
-        stored = self._stored
-        if mechanism != "mcar":
-            read = {name: self.values(name) for name in self._kept}
-            stored = stored._replace(data={**stored.data, **read})
-        mask = hiding.kept(stored, encoded, rate, self.seed if seed is None else seed, mechanism)
+        given = self.seed if seed is None else seed
+        mask = hiding.remaining(self._stored, encoded, rate, given, mechanism, self._kept)
         return self._like(self._stored.only(mask.to(self.device)))
 
     def select(self, *names: str) -> MultimodalData:

@@ -195,7 +195,7 @@ def _unsaid(
     some = seen & ~torch.stack([x.cpu() for x in said.values()]).all(0)
     if not bool(some.any()):
         return {}
-    part = subsample(data.rows(some), rows, seed)
+    part = subsample(data, rows, seed, some)
     columns: dict[str, list[list[Tensor]]] = {target: [] for target in targets}
     for batch, made, _ in generation.conditional(context, (name,), targets, seed, draws, part):
         truth, stated = readers.truth(batch), readers.stated(batch, (name,))

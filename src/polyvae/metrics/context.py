@@ -102,13 +102,18 @@ class Context:
         return max(1, min(self.batch_size, self.rows // draws))
 
 
-def subsample(data: MultimodalData, rows: int, seed: int) -> MultimodalData:
-    """At most ``rows`` samples. They are chosen at random, because a part may be sorted by class."""
-    if len(data) <= rows:
-        return data
-    return data.rows(
-        torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
-    )
+def subsample(
+    data: MultimodalData, rows: int, seed: int, among: torch.Tensor | None = None
+) -> MultimodalData:
+    """At most ``rows`` samples, of all or of those ``among`` which to choose, [N] bool.
+
+    They are chosen at random, because a part may be sorted by class.
+    """
+    numbers = torch.arange(len(data)) if among is None else among.cpu().nonzero()[:, 0]
+    if len(numbers) <= rows:
+        return data if among is None else data.rows(numbers)
+    chosen = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))[:rows].sort().values
+    return data.rows(numbers[chosen])
 
 
 @torch.no_grad()

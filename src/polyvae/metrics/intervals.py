@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 LEVEL = 1.959963984540054  # 95 %, two-sided
@@ -69,11 +70,14 @@ def ratios(above: Tensor, below: Tensor) -> Estimate | None:
 
 def _linearised(above: Tensor, below: Tensor) -> tuple[float, float] | None:
     """The mean of the ratios, and its variance."""
-    above, below = above.double(), below.double()
-    total = below.sum(1)
-    above, below, total = above[total > 0], below[total > 0], total[total > 0, None]
-    if not len(total):
-        return None
-    ratio = above.sum(1, keepdim=True) / total
-    each = ((above - ratio * below) / total).mean(0)
-    return float(ratio.mean()), float(each.square().sum())
+    mean, count, each = 0.0, 0, torch.zeros(above.shape[1], dtype=torch.float64, device=above.device)
+    for some, all_of in zip(
+        above, below, strict=True
+    ):  # one pair at a time, because there may be many, and many samples
+        some, all_of = some.double(), all_of.double()
+        total = float(all_of.sum())
+        if total > 0:
+            ratio = float(some.sum()) / total
+            each += (some - ratio * all_of) / total
+            mean, count = mean + ratio, count + 1
+    return (mean / count, float((each / count).square().sum())) if count else None

@@ -37,6 +37,7 @@ from polyvae.utils.seeds import fold_in
 
 log = logging.getLogger(__name__)
 
+_ROWS = 1024  # images that are judged together
 FORMAT = 2  # increase it when the network or the training changes, so that cached judges are not used
 
 
@@ -295,18 +296,23 @@ def measured(
     right: dict[str, dict[str, float]] = {}
     predicted, seen = [], []
     for name, judge in judges.items():
-        images = test.values(name).to(next(judge.parameters()).device)
+        device = next(judge.parameters()).device
+        parts = []
+        for rows in torch.split(torch.arange(len(test)), _ROWS):
+            images = test.values(name, rows).to(device)
+            own = {"label": made.predict(name, images)}
+            parts.append(own | (made.read(name, images) if made.attributes else {}))
+        answers = {key: torch.cat([part[key].cpu() for part in parts]) for key in parts[0]}
         seen.append(test.mask[test.names.index(name)].cpu())
-        predicted.append(made.predict(name, images).cpu())
+        predicted.append(answers["label"])
         truth = dict(zip(["label", *heads.attributes], heads.truth(test, name).unbind(1), strict=True))
         if test.labels is not None:
             truth["label"] = torch.where(seen[-1] & known_labels(test.labels).cpu(), test.labels.cpu(), -1)
-        answers = {"label": predicted[-1]} | (made.read(name, images) if made.attributes else {})
         shares = {}
         for key, answer in answers.items():
             known = truth[key] >= 0
             if bool(known.any()):
-                shares[key] = float((answer.cpu() == truth[key])[known].double().mean())
+                shares[key] = float((answer == truth[key])[known].double().mean())
         right[name] = shares
     alike = torch.stack(predicted)[:, torch.stack(seen).all(0)]
     return Judges(

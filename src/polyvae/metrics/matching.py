@@ -60,7 +60,7 @@ def matching(context: Context, *, rows: int = ROWS) -> dict[str, Any]:
         context.report.advance()
         if int(both.sum()) < 2:
             continue
-        few = subsample(context.data.rows(both), rows, context.seed("matching/rows", number))
+        few = subsample(context.data, rows, context.seed("matching/rows", number), both)
         embedded = []
         for name in (a, b):
             parts = [model.embed(batch.observe(name)).cpu() for batch in few.batches(context.batch_size)]

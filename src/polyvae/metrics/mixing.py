@@ -20,6 +20,7 @@ from polyvae.utils.text import counted, named
 
 NEIGHBOURS = 90
 ROWS = 20_000  # samples, chosen at random
+_MEGABYTES = 64  # of distances at a time
 _TOLERANCE, _STEPS = 1e-5, 50  # of the entropy, and of the search for the width of a neighbourhood
 
 
@@ -121,11 +122,9 @@ def silhouettes(x: NDArray[Any], labels: ArrayLike) -> float:
         >>> silhouettes(np.array([[0.0], [0.0], [1.0], [1.0]]), [0, 0, 1, 1])
         1.0
     """
-    from sklearn.metrics import silhouette_score
-
     if not 1 < _several(x, labels, "class") < len(x):
         raise InputError("silhouettes: got a class for every sample; expected fewer; check the labels")
-    return (1 + float(silhouette_score(x, _codes(x, labels)))) / 2
+    return (1 + float(_widths(x, _codes(x, labels)).mean())) / 2
 
 
 def silhouettes_of_batches(x: NDArray[Any], labels: ArrayLike, batches: ArrayLike) -> float:
@@ -147,13 +146,11 @@ def silhouettes_of_batches(x: NDArray[Any], labels: ArrayLike, batches: ArrayLik
         >>> silhouettes_of_batches(np.array([[0.0], [0.0], [1.0], [1.0]]), [0, 0, 0, 0], [0, 0, 1, 1])
         0.0
     """
-    from sklearn.metrics import silhouette_samples
-
     classes, codes, means = _codes(x, labels), _codes(x, batches), []
     for own in np.unique(classes):
         rows = classes == own
         if 1 < len(np.unique(codes[rows])) < rows.sum():
-            means.append(float((1 - np.abs(silhouette_samples(x[rows], codes[rows]))).mean()))
+            means.append(float((1 - np.abs(_widths(x[rows], codes[rows]))).mean()))
     return float(np.mean(means)) if means else float("nan")
 
 
@@ -231,6 +228,16 @@ def _reason(names: Sequence[str], covariates: int, rows: int) -> str:
     if covariates:
         return "the covariates are numbers; one with levels is needed, such as the text of a batch"
     return "the data have no covariates; name them with covariates="
+
+
+def _widths(x: NDArray[Any], codes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The silhouette width of each sample, from some rows of the matrix of distances at a time."""
+    from sklearn import config_context
+    from sklearn.metrics import silhouette_samples
+
+    with config_context(working_memory=_MEGABYTES):
+        found: NDArray[np.float64] = silhouette_samples(x, codes)
+    return found
 
 
 def _codes(x: NDArray[Any], labels: ArrayLike) -> NDArray[np.int64]:

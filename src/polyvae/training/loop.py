@@ -26,7 +26,7 @@ from polyvae.training.directory import RunDirectory
 from polyvae.training.history import History, TrainingError
 from polyvae.training.inputs import Inputs, alike, check_batch, check_model, check_shares, inputs_of
 from polyvae.training.machine import check_machine, fabric_of, out_of_memory
-from polyvae.training.processes import LocalError, Ranks, launched
+from polyvae.training.processes import LocalError, Ranks, launched, variables
 from polyvae.training.resume import begun_with
 from polyvae.training.schedules import optimizer_of, rate, warmth
 from polyvae.training.scopes import interruptible, max_rows, one_at_a_time, threads
@@ -123,7 +123,7 @@ def fit(
     kept = newest(out, constants(model)) if resume and train.precision == "auto" else None
     if kept is not None:
         train = train.model_copy(update={"precision": kept["train"]["precision"]})
-    with one_at_a_time:
+    with one_at_a_time, variables():
         recorded = None if kept is None else begun_with(kept, model)
         fabric, precision, why = fabric_of(model, train, recorded)
         with (

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _LEADER = "POLYVAE_LEADER"
 """In the environment of the processes that ``fit`` starts: the process that started them."""
+_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", _LEADER)
+_group: dict[str, str] = {}
+"""The variables of the processes that this one has started, for further trainings by the same processes."""
 _LOOK, _GRACE = 0.25, 2.5  # seconds between looks, and for a process to end by itself
 _CUT = ("connection closed", "connection reset", "broken pipe", "socket", "gloo", "nccl", "timed out")
 
@@ -50,13 +53,13 @@ class Launch(NamedTuple):
     @classmethod
     def found(cls) -> Launch:
         """As the environment states it. A SLURM job without srun runs its script once, so nothing was started."""
-        given = os.environ
+        given = {**os.environ, **_group}
         if "TORCHELASTIC_RUN_ID" in given:
             return cls("torchrun", int(given["WORLD_SIZE"]), int(given["LOCAL_WORLD_SIZE"]))
         tasks = int(given.get("SLURM_STEP_NUM_TASKS", "1")) if "SLURM_PROCID" in given else 1
         if tasks > 1:
             return cls("srun", tasks, tasks // int(given.get("SLURM_STEP_NUM_NODES", "1")))
-        if "LOCAL_RANK" in given and "WORLD_SIZE" in given:
+        if "LOCAL_RANK" in given and "WORLD_SIZE" in given and not _inherited():
             return cls("fit", int(given["WORLD_SIZE"]), int(given["WORLD_SIZE"]))
         return cls("", 1, 1)
 
@@ -65,8 +68,44 @@ def is_first() -> bool:
     """Whether this process is the first of its training, or the only one; also before ``fit`` and after it."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank() == 0
-    by, given = Launch.found().by, os.environ
+    by, given = Launch.found().by, {**os.environ, **_group}
     return not by or int(given[{"torchrun": "RANK", "srun": "SLURM_PROCID", "fit": "LOCAL_RANK"}[by]]) == 0
+
+
+def _inherited() -> bool:
+    """Whether the variables are those of a training whose processes do not include this one, which one of them has started."""
+    leader = os.environ.get(_LEADER)
+    return leader is not None and leader not in (str(os.getpid()), str(os.getppid()))
+
+
+@contextmanager
+def variables() -> Iterator[None]:
+    """Inside, the environment has the variables of the processes that ``fit`` has started or will start from this one.
+
+    Afterwards it is as before, because a script that this process starts later is none of these. Those that something else has set stay.
+    """
+    by = Launch.found().by
+    if by and not _group:
+        yield
+        return
+    before = {name: os.environ.get(name) for name in _VARIABLES}
+    if _inherited():
+        _restore(dict.fromkeys(_VARIABLES))
+    os.environ.update(_group)
+    try:
+        yield
+    finally:
+        if "LOCAL_RANK" in os.environ:
+            _group.update({name: os.environ[name] for name in _VARIABLES if name in os.environ})
+        _restore(before)
+
+
+def _restore(before: Mapping[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 class Ranks:

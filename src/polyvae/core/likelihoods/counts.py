@@ -1,13 +1,11 @@
-"""Likelihoods of counts: Poisson, negative binomial, zero-inflated negative binomial; below them their log-masses and draws.
+"""Likelihoods of counts: Poisson, negative binomial, zero-inflated negative binomial; below them their draws.
 
 Means are kept as logarithms, so that a proportion of 1e-30 is no special case.
 """
 
 from __future__ import annotations
 
-import math
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +13,9 @@ from torch.nn import functional
 
 from polyvae.core import noise
 from polyvae.core.distributions import softplus_scale
-from polyvae.core.likelihoods import special
 from polyvae.core.likelihoods.base import Entrywise, offending
+from polyvae.core.likelihoods.masses import negative_binomial, poisson, zero_inflated
 from polyvae.utils.errors import InputError, is_number
-
-_TWO_PI = 2 * math.pi
-_LARGEST = 80.0  # a log-mean above it has no finite mean in float32
 
 
 class Counts(Entrywise):
@@ -175,95 +170,6 @@ def log_shares(out: Tensor, shape: tuple[int, ...], observed: Tensor | None = No
 def library_size(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """A sample's total count, at least 1: [..., *shape] -> [..., 1, ..., 1]."""
     return x.sum(tuple(range(-len(shape), 0)), keepdim=True).clamp(min=1)
-
-
-def poisson(x: Tensor, log_mean: Tensor) -> Tensor:
-    """Log-mass in nats: log of mean^x e^{−mean} / x!. It has no gradient in x.
-
-    By the deviance and Stirling's remainder (Loader, Fast and Accurate Computation of Binomial Probabilities, 2000), because the plain
-    sum of x log(mean), −mean and −log x! cancels in float32: at x = 10⁸ its terms are 10⁹ and their sum is −10.
-    """
-    kind = torch.promote_types(x.dtype, log_mean.dtype)
-    found: Tensor = _Poisson.apply(x.detach().to(kind), log_mean.to(kind))  # type: ignore[no-untyped-call]
-    return found
-
-
-class _Poisson(torch.autograd.Function):
-    """The log-mass, whose derivative in the log-mean is x − mean: a graph would keep nine tensors for it."""
-
-    @staticmethod
-    def forward(x: Tensor, log_mean: Tensor) -> Tensor:
-        mean = log_mean.clamp(max=_LARGEST).exp()
-        x, log_mean = torch.broadcast_tensors(x, log_mean)  # type: ignore[no-untyped-call]
-        some = x > 0
-        if x.device.type != "cpu":  # where selecting entries would wait for the device
-            return torch.where(some, _positive(torch.where(some, x, 1), log_mean, mean), -mean)
-        result = mean.neg().expand(x.shape).contiguous()
-        result[some] = _positive(x[some], log_mean[some], mean.expand(x.shape)[some])
-        return result
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[int | None, int | None], x: Tensor, log_mean: Tensor
-    ) -> tuple[Tensor, int]:
-        axes = max(t.ndim - (dim is not None) for t, dim in zip((x, log_mean), in_dims, strict=True))
-        first, second = (_leading(t, dim, axes) for t, dim in zip((x, log_mean), in_dims, strict=True))
-        return _Poisson.apply(first, second), 0  # type: ignore[no-untyped-call]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        x, log_mean = ctx.saved_tensors
-        slope = grad * (x - log_mean.clamp(max=_LARGEST).exp())
-        return None, slope.sum_to_size(log_mean.shape)
-
-    @staticmethod
-    def jvp(ctx: Any, _: None, tangent: Tensor) -> Tensor:
-        x, log_mean = ctx.saved_tensors
-        change: Tensor = tangent * (x - log_mean.clamp(max=_LARGEST).exp())
-        return change
-
-
-def _positive(x: Tensor, log_mean: Tensor, mean: Tensor) -> Tensor:
-    """The log-mass at x > 0."""
-    deviance = special.deviance(x, x - mean, x.log() - log_mean)
-    return -special.stirling(x) - deviance - 0.5 * (_TWO_PI * x).log()
-
-
-def _leading(x: Tensor, dim: int | None, axes: int) -> Tensor:
-    """The mapped axis first, then ``axes`` others."""
-    x = x[None] if dim is None else x.movedim(dim, 0)
-    return x.view(len(x), *[1] * (axes + 1 - x.ndim), *x.shape[1:])
-
-
-def negative_binomial(x: Tensor, log_mean: Tensor, dispersion: Tensor) -> Tensor:
-    """Log-mass in nats, with mean μ, variance μ + μ²/θ and θ = ``dispersion``: log of Γ(x+θ) / (Γ(θ) x!) (θ/(θ+μ))^θ (μ/(θ+μ))^x.
-
-    As ``poisson``, by two deviances and three remainders. They depend on x − μ, which has no rounding error where x is close to μ.
-    """
-    mean = log_mean.clamp(max=_LARGEST).exp()
-    some, positive = x > 0, torch.where(x > 0, x, 1)
-    total = positive + dispersion
-    log_shift = torch.log1p(mean / dispersion) - torch.log1p(positive / dispersion)  # log (θ + μ) / (θ + x)
-    change = dispersion * ((positive - mean) / (dispersion + mean))
-    log_ratio = positive.log() - log_mean + log_shift
-    deviance = special.deviance(dispersion, -change, log_shift) + special.deviance(
-        positive, change, log_ratio
-    )
-    remainder = special.stirling(total) - special.stirling(dispersion) - special.stirling(positive)
-    peak = -torch.log1p(positive / dispersion) - 0.5 * (_TWO_PI * positive * (dispersion / total)).log()
-    return torch.where(some, remainder - deviance + peak, -dispersion * torch.log1p(mean / dispersion))
-
-
-def zero_inflated(x: Tensor, log_mass: Tensor, logit: Tensor) -> Tensor:
-    """Log-mass in nats: log of γ 1{x = 0} + (1 − γ) exp(log_mass), with γ = sigmoid(logit)."""
-    kept = log_mass - functional.softplus(logit)
-    zero = torch.logaddexp(kept, functional.logsigmoid(logit)).clamp(max=0)
-    return torch.where(x == 0, zero, kept)
 
 
 def draw_poisson(log_mean: Tensor) -> Tensor:

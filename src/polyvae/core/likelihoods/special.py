@@ -40,6 +40,15 @@ def stirling(n: Tensor) -> Tensor:
     )
 
 
+def stirling_slope(n: Tensor) -> Tensor:
+    """The derivative of ``stirling``, ψ(n + 1) − log n − 1 / 2n, for n > 0."""
+    large = n >= _SERIES_FROM
+    square = torch.where(large, n, _SERIES_FROM).square().reciprocal()
+    series = -square * (1 / 12 - square * (1 / 120 - square * (1 / 252 - square * (1 / 240 - square / 132))))
+    small = torch.where(large, 1, n)
+    return torch.where(large, series, torch.digamma(small + 1) - small.log() - 0.5 / small)
+
+
 def gamma_remainder(n: Tensor, log_n: Tensor) -> Tensor:
     """The remainder of Stirling's formula for a gamma function: log Γ(n) − n log n + n − ½ log 2π, given log n; n may underflow to 0."""
     large = n >= _SERIES_FROM
