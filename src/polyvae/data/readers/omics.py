@@ -18,10 +18,11 @@ from polyvae.data.readers.asking import Nan, check_columns, check_nan
 from polyvae.data.readers.classes import Ask, Asked
 from polyvae.data.readers.covariates import of_obs
 from polyvae.data.readers.endings import ending
-from polyvae.data.readers.frames import by_index, frame_part, pandas_table
+from polyvae.data.readers.frames import by_index, frame_part
 from polyvae.data.readers.layout import Ids, Layout
 from polyvae.data.readers.opening import OMICS, opened
 from polyvae.data.readers.parts import Part, checked, joined
+from polyvae.data.readers.types import pandas_table
 from polyvae.data.readers.writing import write_table
 from polyvae.data.sparse import compact, is_sparse
 from polyvae.utils.errors import InputError, nearest, reading

@@ -19,11 +19,12 @@ from polyvae.data.readers.asking import Nan, check_file, check_id, check_nan
 from polyvae.data.readers.classes import Ask, Asked
 from polyvae.data.readers.doubtful import is_id
 from polyvae.data.readers.endings import PARQUET, TEXT, ending, stem, unknown_ending
-from polyvae.data.readers.frames import Form, FrameLayout, by_index, frame_part, pandas_table
+from polyvae.data.readers.frames import Form, FrameLayout, by_index, frame_part
 from polyvae.data.readers.layout import COLUMNS, IDS, LABELS, ArrayLayout, Ids
 from polyvae.data.readers.opening import has_index, opened, read_parquet
 from polyvae.data.readers.parts import Part, joined
 from polyvae.data.readers.text import Sheets, read_sheet, read_sheets
+from polyvae.data.readers.types import pandas_table
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.text import named
 
@@ -91,13 +92,13 @@ class FileLayout(FrameLayout):
         self.files = dict(files)
 
     def _table(self, form: Form | None, x: Cells, labels: Sequence[Any], ids: Ids) -> Any:
-        form = next(iter(self.forms.values())) if form is None else form
+        form = next(iter(self.forms.values()))._replace(types={}) if form is None else form
         backend = library()
         if backend == "pandas":
             import pandas as pd
 
             index = pd.RangeIndex(len(x)) if ids is None else pd.Index(list(ids), name=form.id or None)
-            return pandas_table(x, list(labels), index, form.types)
+            return pandas_table(x, list(labels), index, form.types if form.pandas else {})
         return super()._table(form._replace(backend=backend, id=form.id or "id"), x, labels, ids)
 
     def _ending(self, name: str) -> str:
