@@ -200,7 +200,6 @@ def test_decimals_none_and_sparse_or_short_floats_are_numbers():
     [
         (None, {}, "got NoneType"),
         ({}, {}, "got dict"),
-        ({"a": pd.DataFrame({"a": [1.0]}), "b": np.ones((1, 1))}, {}, "of different kinds"),
         (np.ones(3), {}, "a size after the number of samples"),
         ({"x": np.array([["a"]])}, {}, "expected real numbers"),
         ({"x": np.array([[np.inf, 1]])}, {}, r"1 infinite value in 1 column \('0'\)"),

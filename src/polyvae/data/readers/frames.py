@@ -56,7 +56,7 @@ def from_frames(
     if not frames:
         raise InputError("from_frames: got no table; expected one for each modality; such as {'rna': frame}")
     tables = {name: opened(f"modality {name!r}", x) for name, x in frames.items()}
-    check_pairing([name for name, frame in tables.items() if id is None and _by_position(frame)], len(tables))
+    check_pairing([name for name, frame in tables.items() if id is None and is_numbered(frame)], len(tables))
     label = labels if isinstance(labels, str) else None
     if label is not None and all(label not in map(str, _columns(frame)) for frame in tables.values()):
         known = [str(name) for frame in tables.values() for name in _columns(frame)]
@@ -221,7 +221,7 @@ def _columns(frame: nw.DataFrame[Any]) -> list[Any]:
     return list(native.columns) if nw.dependencies.is_pandas_dataframe(native) else list(frame.columns)
 
 
-def _by_position(frame: nw.DataFrame[Any]) -> bool:
+def is_numbered(frame: nw.DataFrame[Any]) -> bool:
     """Whether the rows have no names: no index, or the one that pandas numbers by itself."""
     native = frame.to_native()
     if not nw.dependencies.is_pandas_dataframe(native):

@@ -62,7 +62,9 @@ def from_anndata(
         )
     keys = {key: key for key in obsm} if not isinstance(obsm, Mapping) else dict(obsm)
     parts = (
-        {} if adata.X is None and layer is None else {name: _part(f"modality {name!r}", adata, layer, nan)}
+        {}
+        if adata.X is None and layer is None
+        else {name: adata_part(f"modality {name!r}", adata, layer, nan)}
     )
     for own, key in keys.items():
         if key not in adata.obsm:
@@ -103,7 +105,8 @@ def from_mudata(
         if name not in mdata.mod:
             raise InputError(f"layer: there is no modality {name!r}; {nearest(name, mdata.mod)}")
     parts = {
-        name: _part(f"modality {name!r}", adata, layers.get(name), nan) for name, adata in mdata.mod.items()
+        name: adata_part(f"modality {name!r}", adata, layers.get(name), nan)
+        for name, adata in mdata.mod.items()
     }
     data = joined(
         parts,
@@ -115,7 +118,8 @@ def from_mudata(
     return data, MuLayout(mdata)
 
 
-def _part(where: str, adata: Any, layer: str | None, nan: Nan) -> Part:
+def adata_part(where: str, adata: Any, layer: str | None, nan: Nan) -> Part:
+    """X, or a layer, as a part. Raises InputError: there is none, or it is no matrix of numbers."""
     if layer is not None and layer not in adata.layers:
         raise InputError(f"{where}: there is no layer {layer!r}; {nearest(layer, adata.layers)}")
     x = adata.X if layer is None else adata.layers[layer]
