@@ -37,6 +37,7 @@ def join(
     *,
     ids: Mapping[str, Sequence[Hashable]] | Sequence[Hashable] | None = None,
     id: str | Literal[False] | None = None,
+    layer: Mapping[str, str] | None = None,
     nan: Literal["error", "missing"] = "error",
     labels: Any = None,
     overlap: bool = True,
@@ -55,6 +56,7 @@ def join(
         ids: Modality -> n names of its rows, for arrays; or names for all arrays.
         id: The column of data frames and tables with the ids. None: the index of pandas, and the first column of files. False: data
             frames and tables have none.
+        layer: Modality -> layer of its AnnData to read in place of X.
         nan: "error", or "missing" where NaN and null mark entries that were not measured.
         labels: A column of the frames or of obs, a mapping from ids to classes, or a sequence [N]; see ``MultimodalData.from_frames``.
         overlap: Whether some sample must have two modalities, where there are two or more.
@@ -81,7 +83,7 @@ def join(
     """
     asked = asked_for(kinds)
     found, _ = from_together(
-        data, ids=ids, id=id, nan=nan, labels=labels, overlap=overlap, asked=asked, **settings
+        data, ids=ids, id=id, layer=layer, nan=nan, labels=labels, overlap=overlap, asked=asked, **settings
     )
     return with_kinds(found, kinds)
 
@@ -102,6 +104,7 @@ def from_together(
     *,
     ids: Mapping[str, Sequence[Hashable]] | Sequence[Hashable] | None = None,
     id: Any = None,
+    layer: Mapping[str, str] | None = None,
     nan: Nan = "error",
     labels: Any = None,
     overlap: bool = True,
@@ -112,9 +115,10 @@ def from_together(
     check_nan(nan)
     check_id(id)
     check_mapping("join", data)
-    for name in ids if isinstance(ids, Mapping) else ():
-        if name not in data:
-            raise InputError(f"ids: modality {name!r} is not in the data; {nearest(str(name), data)}")
+    for what, named_by in {"ids": ids, "layer": layer}.items():
+        for name in named_by if isinstance(named_by, Mapping) else ():
+            if name not in data:
+                raise InputError(f"{what}: modality {name!r} is not in the data; {nearest(str(name), data)}")
     label = labels if isinstance(labels, str) else None
     names = names_of(settings.get("covariates"))
     data, beside = (data, {}) if names is None else _set_aside(data, names)
@@ -122,7 +126,7 @@ def from_together(
     for name, x in data.items():
         own = Asked() if asked is None else asked(name)
         given = ids.get(name) if isinstance(ids, Mapping) else ids
-        found = _read(name, x, given, id, nan, label, own)
+        found = _read(name, x, given, id, (layer or {}).get(name), nan, label, own)
         if isinstance(found, Archive):
             added(parts, Path(str(name)), found)
             stored = stored if found.labels is None else found.labels
@@ -174,7 +178,14 @@ def _set_aside(data: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[str,
 
 
 def _read(
-    name: str, x: Any, ids: Sequence[Hashable] | None, id: Any, nan: Nan, label: str | None, asked: Asked
+    name: str,
+    x: Any,
+    ids: Sequence[Hashable] | None,
+    id: Any,
+    layer: str | None,
+    nan: Nan,
+    label: str | None,
+    asked: Asked,
 ) -> tuple[Part, Form] | Archive:
     """One modality as a part, with what is needed to return a table like it; or the arrays in a file."""
     where = f"modality {name!r}"
@@ -182,19 +193,15 @@ def _read(
         path = Path(x)
         if ending(path) in ARRAYS:
             found = archive_parts(path, name, nan)
-            return (
-                found
-                if ids is None
-                else Archive({key: _named(where, part, ids) for key, part in found.parts.items()})
-            )
+            return found._replace(parts={key: _named(where, part, ids) for key, part in found.parts.items()})
         if ending(path) == ".h5ad":
-            return _of_anndata(where, open_file(path), nan, label)
+            return _of_anndata(where, open_file(path), layer, nan, label)
         if ending(path) not in INPUTS:
             raise unknown_ending(path, (*INPUTS, ".h5ad"), "beside other modalities")
         part, form = table_form(path, id, nan, label, asked)
         return part, form if form.pandas else form._replace(backend=library())
     if is_anndata(x):
-        return _of_anndata(where, x, nan, label)
+        return _of_anndata(where, x, layer, nan, label)
     if is_mudata(x) or isinstance(x, MultimodalData | Sentences):
         raise InputError(
             f"{where}: got {type(x).__name__}; expected AnnData, a data frame, an array or a path; pass the modalities of MuData one by "
@@ -205,18 +212,21 @@ def _read(
         numbered = id is None and is_numbered(frame)
         part, form = frame_part(where, frame, False if numbered else id, nan, label, asked)
         form = form._replace(index=None) if numbered else form
-        return (part if ids is None or part.ids is not None else _named(where, part, ids)), form
+        return _named(where, part, ids), form
     return Archive({name: array_part(where, x, nan, ids)})
 
 
-def _of_anndata(where: str, adata: Any, nan: Nan, label: str | None) -> tuple[Part, Form]:
-    part = adata_part(where, adata, None, nan)
+def _of_anndata(where: str, adata: Any, layer: str | None, nan: Nan, label: str | None) -> tuple[Part, Form]:
+    part = adata_part(where, adata, layer, nan)
     if label is not None and label in adata.obs.columns:
         part = part._replace(labels=adata.obs[label].tolist())
     return part, Form(tuple(adata.var_names), True, None, None, 0, adata.obs_names)
 
 
-def _named(where: str, part: Part, ids: Sequence[Hashable]) -> Part:
+def _named(where: str, part: Part, ids: Sequence[Hashable] | None) -> Part:
+    """The part with these ids, where it has none. Raises InputError: another number of ids."""
+    if ids is None or part.ids is not None:
+        return part
     if len(ids) != part.values.shape[0]:
         raise InputError(
             f"{where}: got {len(ids)} ids for {part.values.shape[0]} rows; expected one for each row; check which rows they belong to"
