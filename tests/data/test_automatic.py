@@ -207,7 +207,8 @@ def test_a_date_is_standardised_by_the_training_part_and_spoils_nothing():
     table = pd.DataFrame(
         {"date": 20240131.0 + 100 * random.integers(0, 9, N), "bmi": random.normal(25, 4, N)}, index=IDS
     )
-    given = pv.MultimodalData.from_frames({"clinical": table}).split(seed=1)
+    with pytest.warns(UserWarning, match="look like dates"):
+        given = pv.MultimodalData.from_frames({"clinical": table}).split(seed=1)
     (spec,) = given.modalities(likelihood="auto", params={"hidden": [8]})
     rows = given._splits["train"].tolist()
     assert spec.params == {"hidden": [8], **NORMAL, **standard(table.iloc[rows], "date", "bmi")}

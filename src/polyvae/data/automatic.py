@@ -183,7 +183,7 @@ def _blocks(data: MultimodalData, spec: Modality, rows: torch.Tensor) -> Iterato
     """Values and which were observed, some rows at a time."""
     step = max(1, _CELLS // math.prod(spec.shape))
     observed = data.observed(spec.name)
-    for part in rows.split(step):
+    for part in torch.split(rows, step):
         x = data.values(spec.name, part).cpu().numpy().astype(np.float64)
         yield x, observed[part.to(observed.device)].cpu().numpy()
 

@@ -216,8 +216,9 @@ def _sorted(values: Collection[Any], kind: str) -> list[Any]:
             "target='class' takes them as classes without this warning",
             stacklevel=4,
         )
-    warn_of_spellings("y", [*values])
-    return sorted(values)
+    classes = sorted(values)
+    warn_of_spellings("y", classes)
+    return classes
 
 
 def _are_classes(given: NDArray[Any], known: NDArray[np.bool_], kind: str) -> bool:

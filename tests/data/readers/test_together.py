@@ -149,7 +149,10 @@ def test_files_of_arrays_beside_tables(tmp_path):
     assert bool(data.mask.all())
     assert np.array_equal(data.values("scan").numpy(), SCAN.astype(np.float32))
     assert "scan" in data.kept
-    given = pv.load_dataset(str(paths[1]), files=[str(tmp_path / "sorted.npz")])
+    with pytest.warns(UserWarning, match="in row i of 'sorted'"):
+        given = pv.load_dataset(
+            str(paths[1]), files=[str(tmp_path / "sorted.npz")], fractions={"train": 0.5, "test": 0.5}
+        )
     assert given.names == ("scan", "sorted")
     assert given.splits
     np.save(tmp_path / "few.npy", SCAN[:5])

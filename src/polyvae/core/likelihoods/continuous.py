@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -279,7 +279,7 @@ class StudentTLikelihood(Scaled):
 def _entries(key: str, given: Sequence[float] | float, shape: tuple[int, ...]) -> Tensor:
     """One number, [], or one for each entry, [*shape]. Raises InputError: anything else."""
     several = isinstance(given, Sequence) and not isinstance(given, str)
-    values = list(given) if isinstance(given, Sequence) and several else [given]
+    values: list[Any] = list(given) if isinstance(given, Sequence) and several else [given]
     valid = all(is_number(value) and (key != "std" or float(value) > 0) for value in values)
     if not valid or (several and len(values) != prod(shape)):
         shown = f"{len(values)} values" if several and valid else repr(given)[:80]

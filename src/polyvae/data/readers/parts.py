@@ -25,6 +25,9 @@ MOST = 2**31
 """Values of one sparse matrix that may become dense: 8 GiB in single precision."""
 
 
+_SEVERAL = 5  # rows from which their numbers are compared
+
+
 class Part(NamedTuple):
     """The rows of one modality.
 
@@ -288,7 +291,7 @@ def _shifted(parts: Mapping[str, Part]) -> str:
     starts: dict[int, dict[int, str]] = {}
     for name, part in parts.items():
         first, count = text_of((part.ids or [""])[0]), len(part.ids or ())
-        if count > 1 and first.isascii() and first.isdecimal():
+        if count >= _SEVERAL and first.isascii() and first.isdecimal():
             start = int(first)
             if all(text_of(value) == str(start + at) for at, value in enumerate(part.ids or ())):
                 starts.setdefault(count, {}).setdefault(start, name)
