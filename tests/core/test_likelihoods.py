@@ -62,6 +62,45 @@ def test_student_t_with_many_degrees_of_freedom_is_normal_in_float32():
         )
 
 
+@pytest.mark.parametrize("name", ["normal", "laplace", "student_t"])
+@pytest.mark.parametrize("scale", [0.75, "per_entry"])
+def test_standardised_values_have_the_density_of_their_unit(name, scale):
+    center, std = np.array([[20240131.0, -3, 0], [5, 1, 2]]), np.array([[300.0, 0.01, 1], [2, 3, 4]])
+    plain = LIKELIHOODS[name]((2, 3), scale)
+    likelihood = LIKELIHOODS[name]((2, 3), scale, center=center.ravel().tolist(), std=std.ravel().tolist())
+    assert not likelihood.state_dict().keys() ^ plain.state_dict().keys()
+    out, y = torch.randn(4, 5, 2, 3), torch.randn(5, 2, 3)
+    x, observed = y * torch.tensor(std) + torch.tensor(center), torch.rand(5, 2, 3) < 0.7
+    assert torch.allclose(likelihood.features(x), y)
+    expected = plain.entries(out, y) - torch.tensor(std).log()
+    assert torch.allclose(likelihood.entries(out, x), expected)
+    assert torch.allclose(likelihood.log_prob(out, x), expected.sum((-1, -2)))
+    assert torch.allclose(
+        likelihood.log_prob(out, x, observed), torch.where(observed, expected, 0).sum((-1, -2))
+    )
+    assert torch.allclose(likelihood.mean(out), out * torch.tensor(std) + torch.tensor(center))
+    torch.manual_seed(0)
+    drawn = plain.sample(out)
+    torch.manual_seed(0)
+    assert torch.allclose(likelihood.features(likelihood.sample(out)), drawn, atol=1e-6)
+    assert not likelihood.takes_linear
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"std": 0.0},
+        {"std": [1.0, -1.0]},
+        {"center": [1.0]},
+        {"center": "mean"},
+        {"center": [1.0, float("nan")]},
+    ],
+)
+def test_centers_that_cannot_be_are_refused(wrong):
+    with pytest.raises(InputError, match=f"likelihood: got {next(iter(wrong))}=.*one for each of 2 entries"):
+        LIKELIHOODS["normal"]((2,), **wrong)
+
+
 @pytest.mark.parametrize("df", [1, 0.5, "free", float("inf"), True])
 def test_degrees_of_freedom_that_cannot_be_are_refused(df):
     with pytest.raises(InputError, match=f"got df={df!r}; expected a finite number above 1"):

@@ -74,6 +74,13 @@ def test_what_a_likelihood_can_have_produced_suits_it(name):
     assert said(name, fitting(name, shape, 50, np.random.default_rng(1)), **required(name, shape[-1])) == ""
 
 
+def test_whole_numbers_of_a_table_are_chosen_a_likelihood_for_and_standardised_ones_are_silent():
+    x = RANDOM.poisson(3, (200, 3))
+    assert "data.modalities(likelihood=\"auto\"), or --set 'modality.*.likelihood=auto'" in said("normal", x)
+    assert "auto" not in said("normal", RANDOM.poisson(3, (200, 1, 2, 2)))
+    assert said("normal", 1000 + x, center=[1003.0] * 3, std=[1.7] * 3) == ""
+
+
 def test_bounded_values():
     assert "none is 0 or 1" in said("bernoulli", RANDOM.random((200, 3)))
     assert "0.39 % of the range" in said("discretised_logistic", RANDOM.integers(0, 2, (200, 3)) / 255)

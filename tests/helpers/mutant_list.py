@@ -134,6 +134,40 @@ MUTANTS = [
     ),
     Mutant("data.suitable:_discrete", "(rows == 1).all()", "(rows >= 0).all()", by="data/test_suitable.py"),
     Mutant("data.kinds:_inferred", "spread >= _SPREAD[0]", "True", by="data/test_kinds.py"),
+    # ---- what is done to people's data without being asked ----
+    *(
+        Mutant(where, old, new, by=by)
+        for where, old, new, by in (
+            (
+                "core.likelihoods.continuous:Scaled.entries",
+                "found - self.std.log()",
+                "found",
+                "core/test_likelihoods.py",
+            ),
+            ("data.automatic:_chosen", 'data._splits.get("train")', "None", "data/test_automatic.py"),
+            ("data.kinds:panel_of", "reaching.mean() >= 0.5", "True", "data/test_automatic.py"),
+            ("data.kinds:panel_of", "_NEARLY * several", "several", "data/test_automatic.py"),
+            (
+                "data.readers.doubtful:_few_codes",
+                "times.min() < max(_OFTEN[0], _OFTEN[1] * len(x))",
+                "False",
+                "data/readers/test_doubtful.py",
+            ),
+            ("data.readers.together:with_ids", "len(fitting) > 1", "False", "data/readers/test_together.py"),
+            (
+                "data.readers.types:_integers",
+                "(x != np.floor(x)).any()",
+                "False",
+                "data/readers/test_frames.py",
+            ),
+            (
+                "imputation.rows:numeric_rows",
+                "found / unit if name in IN_UNITS else found",
+                "found",
+                "imputation/test_scores.py",
+            ),
+        )
+    ),
     # ---- data.kept, data.digest ----
     Mutant("data.kept:Kept.part", "self.index[rows]", "rows", by=KEPT),
     Mutant("data.kept:Kept._own", "self.index[rows]", "np.arange(self.shape[0])[rows]", by=KEPT),

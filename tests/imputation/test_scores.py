@@ -97,6 +97,29 @@ def test_coverage_and_width_of_intervals():
     assert width(truth, interval, seen).tolist() == [4, np.inf]
 
 
+def test_scores_of_features_of_other_units_are_pooled_in_standard_deviations():
+    rng = np.random.default_rng(5)
+    truth, units = rng.normal(size=(50, 2)), np.array([1.0, 1000.0])
+    about = {"features": ["a", "b"], "std": np.full((50, 2), 0.5)}
+
+    def found(unit):
+        interval = Interval((truth - 1.5) * unit, (truth + 0.5) * unit)
+        given = {**about, "std": about["std"] * unit, "scale": unit, "interval": interval}
+        rows = numeric_rows("m", "x", truth * unit, 0.5 * truth * unit, np.zeros(2), **given)
+        return {(row.feature, row.score): row.value for row in rows}
+
+    one, other = found(np.ones(2)), found(units)
+    for score in ("rmse", "crps", "width"):
+        assert other[None, score] == pytest.approx(one[None, score])
+        assert other["b", score] == pytest.approx(1000 * one["b", score])
+    assert other[None, "width"] == pytest.approx(2)
+    assert (
+        Scores([Row("m", None, None, "x", "width", 2.0, 50)])
+        .table("width")
+        .startswith("width of the interval, in standard deviations of the training samples")
+    )
+
+
 def test_classes_are_scored_as_by_scikit_learn():
     rng = np.random.default_rng(3)
     chance = rng.dirichlet(np.ones(3), 60)

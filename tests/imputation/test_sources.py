@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from polyvae.imputation.sources import files_of, target_of
+from polyvae.imputation.outputs import Completed, write
+from polyvae.imputation.sources import files_of, read_files, target_of
 from polyvae.utils.errors import InputError
 from tests.helpers.cohorts import write_cohort, write_csv
 
@@ -79,3 +81,26 @@ def test_tables_that_disagree_are_refused(tmp_path: Path) -> None:
         write_csv(tmp_path / f"{name}.csv", ["id", "group"], {"p": [value]})
     with pytest.raises(InputError, match="'p'"):
         target_of("group", files_of([str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]))
+
+
+def test_arrays_beside_tables_are_read_and_written_in_their_shape(tmp_path: Path) -> None:
+    rows = {f"s{at}": [at + 0.5, at + 1.5, at % 2] for at in range(6)}
+    write_csv(tmp_path / "rna.csv", ["id", "a", "b", "sex"], rows)
+    scan = np.arange(24.0).reshape(6, 1, 2, 2)
+    np.save(tmp_path / "scan.npy", scan)
+    files = files_of([str(tmp_path / "rna.csv"), f"mri={tmp_path / 'scan.npy'}"])
+    with pytest.warns(
+        UserWarning, match="'mri' has no ids; row i is taken to be the sample in row i of 'rna'"
+    ):
+        given = read_files(files, labels=("b", "sex"))
+    assert given.data.names == ("rna", "mri")
+    assert given.data.columns == {"rna": ("a",)}
+    assert given.data.values("mri").shape == scan.shape
+    columns = {"rna": ["a"], "mri": [f"mri_{at}" for at in range(4)]}
+    values = {name: given.data.values(name).flatten(1).numpy() for name in given.data.names}
+    completed = Completed(given, columns, {"rna": (1,), "mri": (1, 2, 2)}, {}, {"": values, ".low": values})
+    written = write(completed, tmp_path / "out", "")
+    assert [path.name for path in written] == ["rna.csv", "mri.npy", "rna.low.csv", "mri.low.npy"]
+    assert np.array_equal(np.load(tmp_path / "out" / "mri.npy"), scan)
+    assert (tmp_path / "out" / "rna.csv").read_text().splitlines()[:2] == ["id,a", "s0,0.5"]
+    assert write(completed, tmp_path / "csv", ".csv")[1].read_text().startswith("id,mri_0,mri_1")

@@ -63,6 +63,11 @@ def test_many_whole_numbers_are_said_to_be_classes():
     assert Target.fit(list(range(20, 40)), None, 20, "number").classes is None
 
 
+def test_classes_of_y_that_differ_in_spelling_are_a_warning():
+    with pytest.warns(UserWarning, match="y: 'Male', 'male', 'male ' differ in case or white space alone"):
+        Target.fit(["male", "Male", "male ", "female"], None, 4, "auto")
+
+
 def test_y_needs_its_name_and_a_sample():
     x = {"a": np.zeros((2, 3), "f4")}
     seen = {"a": np.ones((2, 3), bool)}

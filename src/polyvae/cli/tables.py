@@ -41,8 +41,8 @@ Data = Annotated[
     list[str],
     typer.Argument(
         metavar="FILES...",
-        help="csv, tsv, parquet or npz files, one for each modality, or one .h5ad or .h5mu file. The name of a file names its modality; "
-        "NAME=FILE and --NAME FILE give another name.",
+        help="csv, tsv, parquet, npy, npz or .h5ad files, one for each modality, or one .h5mu file. The name of a file names its modality; "
+        "NAME=FILE and --NAME FILE give another name. Rows of npy files are in the order of a table with as many rows.",
         show_default=False,
     ),
 ]

@@ -24,6 +24,7 @@ from polyvae.data.attributes import Parser, Reading
 from polyvae.data.custom import from_files, from_function, is_import, is_path
 from polyvae.data.loaders import Loader, SliceLoader, StreamLoader
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.together import join
 from polyvae.data.sentences import Sentences, text
 from polyvae.data.sets.cub import cub
 from polyvae.data.sets.emoji import emoji
@@ -51,6 +52,7 @@ __all__ = [
     "ShardLoader",
     "SliceLoader",
     "StreamLoader",
+    "join",
     "load_dataset",
     "mix",
     "text",

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polyvae.core.likelihoods import LIKELIHOODS
-from polyvae.core.likelihoods.mixed import check_column
+from polyvae.core.likelihoods import LIKELIHOODS, Scaled
+from polyvae.core.likelihoods.mixed import PARTS, check_column
 from polyvae.core.modality import Modality
 from polyvae.data.groups import Group, generated, groups_of, original
-from polyvae.data.kinds import Block, Summary, parts_of, summary
+from polyvae.data.kinds import Block, panel_of, parts_of, standardised, summary
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
 
@@ -25,15 +25,17 @@ if TYPE_CHECKING:
 
 AUTO, OVERRIDES = "auto", "overrides"
 _CELLS = 2**22  # values that are looked at at a time
-_MANY = 50  # columns of counts from which they are proportions of a total, as in sequencing
+_PANEL = 5  # named columns from which counts are a panel; columns without names are one from two
 
 
 def changed(data: MultimodalData, spec: Modality, changes: Mapping[str, Any], alone: bool = True) -> Modality:
     """The specification with other fields, of which ``likelihood="auto"`` chooses by the values of the modality.
 
     "auto" chooses what ``infer_parts`` does: a likelihood where it suits all columns, else "mixed" with its parts. Columns of classes
-    are "categorical", of ordered ones "ordinal", and of booleans "bernoulli". A table of counts alone, in many columns, is
-    "negative_binomial", whose library is the median of the totals. Samples of several axes and texts keep the likelihood that they have.
+    are "categorical", of ordered ones "ordinal", and of booleans "bernoulli". Real numbers are standardised by their means and standard
+    deviations in the split "train", if there is one, which are in the specification as ``center`` and ``std``; the data stay as they are.
+    A panel of counts, in which nearly all columns are counts, has one likelihood, "negative_binomial" with the median of the totals as
+    library where it has many columns or large counts. Samples of several axes and texts keep the likelihood that they have.
     ``params={"overrides": {column: likelihood or [likelihood, params]}}`` states it for some columns. Other parameters are kept.
 
     Args:
@@ -56,7 +58,7 @@ def changed(data: MultimodalData, spec: Modality, changes: Mapping[str, Any], al
         >>> data = pv.MultimodalData.from_frames({"clinical": table})
         >>> spec = data.modalities(likelihood="auto", params={"overrides": {"age": "student_t"}})[0]
         >>> chosen(data, spec)
-        "modality 'clinical': mixed: student_t ('age'), bernoulli ('smoker'), categorical ('arm')"
+        "modality 'clinical': mixed: standardised student_t ('age'), bernoulli ('smoker'), categorical ('arm')"
     """
     if changes.get("likelihood") != AUTO:
         return dataclasses.replace(spec, **changes)
@@ -78,7 +80,7 @@ def chosen(data: MultimodalData, spec: Modality) -> str:
         data: The data that contain the modality.
         spec: Its specification.
     """
-    where = f"modality {spec.name!r}: {spec.likelihood}"
+    where = f"modality {spec.name!r}: {_kind(spec.likelihood, spec.params)}"
     if spec.likelihood != "mixed":
         return where
     columns, groups = _columns(data, spec)
@@ -93,7 +95,9 @@ def chosen(data: MultimodalData, spec: Modality) -> str:
 
 
 def _kind(name: str, params: Mapping[str, Any] | None = None) -> str:
-    return f"{name} of {params['levels']} levels" if params and "levels" in params else name
+    if params and "levels" in params:
+        return f"{name} of {params['levels']} levels"
+    return f"standardised {name}" if params and {"center", "std"} & params.keys() else name
 
 
 def _of_ids(spec: Modality) -> bool:
@@ -150,24 +154,8 @@ def _chosen(
 ) -> tuple[str, dict[str, Any]]:
     """The likelihood and its parameters."""
     _, groups = _columns(data, spec)
-    totals: list[NDArray[np.float64]] = []
-
-    def blocks() -> Iterator[Block]:
-        totals.clear()
-        step = max(1, _CELLS // math.prod(spec.shape))
-        observed = data.observed(spec.name)
-        for start in range(0, len(data), step):
-            rows = torch.arange(start, min(start + step, len(data)))
-            x = data.values(spec.name, rows).cpu().numpy().astype(np.float64)
-            seen = observed[start : start + step].cpu().numpy()
-            totals.append(x[seen.all(1)].sum(1))
-            yield x, seen
-
-    found = summary(blocks)
-    if not groups and not overrides and _is_sequencing(found):
-        whole = np.concatenate(totals)
-        whole = whole[whole > 0]
-        return "negative_binomial", {"library": float(np.median(whole))} if len(whole) else {}
+    every = torch.arange(len(data))
+    found = summary(lambda: _blocks(data, spec, every))
     wide = [(group.start, len(group.levels)) for group in groups if not group.ranks]
     ranks = {
         group.start: len(group.levels)
@@ -175,15 +163,52 @@ def _chosen(
         if group.ranks and len(group.levels) > 2 and group.start not in overrides
     }
     truth = {group.start: ["bernoulli"] for group in groups if group.ranks and len(group.levels) <= 2}
-    parts = parts_of(found, wide, ranks, {**truth, **overrides})
+    stated: dict[int, Sequence[Any]] = {**truth, **overrides}
+    others = {at for group in groups for at in range(group.columns.start, group.columns.stop)} | {*stated}
+    least = _PANEL if spec.name in data.columns else 2
+    panel = panel_of(found, others, len(groups), least)
+    parts = parts_of(found, wide, ranks, {**panel, **stated})
+    if any(issubclass(PARTS[part[0]], Scaled) for part in parts):
+        train = data._splits.get("train")
+        parts = standardised(parts, found if train is None else summary(lambda: _blocks(data, spec, train)))
+    if ["negative_binomial"] in panel.values():
+        parts = _with_totals(data, spec, parts, panel.keys())
     if len(parts) > 1:
         return "mixed", {"parts": parts}
     name, _, *params = parts[0]
     return name, dict(params[0]) if params else {}
 
 
-def _is_sequencing(found: Summary) -> bool:
-    """Whether all columns are counts, and there are many."""
-    known = found.known > 0
-    counts = (found.low >= 0) & found.whole | ~known
-    return len(known) >= _MANY and bool(counts.all()) and bool((found.high[known] > 1).any())
+def _blocks(data: MultimodalData, spec: Modality, rows: torch.Tensor) -> Iterator[Block]:
+    """Values and which were observed, some rows at a time."""
+    step = max(1, _CELLS // math.prod(spec.shape))
+    observed = data.observed(spec.name)
+    for part in torch.split(rows, step):
+        x = data.values(spec.name, part).cpu().numpy().astype(np.float64)
+        yield x, observed[part.to(observed.device)].cpu().numpy()
+
+
+def _with_totals(
+    data: MultimodalData, spec: Modality, parts: list[list[Any]], panel: Set[int]
+) -> list[list[Any]]:
+    """The parts; those of a panel of counts have the median total of the samples as ``library``, a single column has none."""
+    starts = np.cumsum([0, *(part[1] for part in parts)]).tolist()
+    spans = [slice(start, start + part[1]) for start, part in zip(starts, parts, strict=False)]
+    wanted = {
+        number: own
+        for number, own in enumerate(spans)
+        if len(parts[number]) == 2 and panel & set(range(own.start, own.stop))
+    }
+    totals: dict[int, list[NDArray[np.float64]]] = {number: [] for number in wanted}
+    for x, seen in _blocks(data, spec, torch.arange(len(data))):
+        for number, own in wanted.items():
+            totals[number].append(x[:, own][seen[:, own].all(1)].sum(1))
+    result = list(parts)
+    for number, found in totals.items():
+        whole = np.concatenate(found)
+        whole = whole[whole > 0]
+        if parts[number][1] == 1:
+            result[number] = [*parts[number], {"library": "none"}]
+        elif len(whole):
+            result[number] = [*parts[number], {"library": float(np.median(whole))}]
+    return result

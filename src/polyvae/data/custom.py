@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import read
-from polyvae.data.readers.endings import ENDINGS as TABLES
+from polyvae.data.readers.endings import INPUTS as TABLES
 from polyvae.data.readers.endings import ending
 from polyvae.data.readers.opening import OMICS
 from polyvae.data.readers.tables import listed

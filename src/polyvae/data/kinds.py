@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from polyvae.core.likelihoods.mixed import check_column
-from polyvae.utils.errors import InputError, check_count
+from polyvae.core.likelihoods.continuous import Scaled
+from polyvae.core.likelihoods.mixed import PARTS, check_column
+from polyvae.utils.errors import InputError, check_count, is_number
 
 _USUAL = (
     30.0  # the largest mean of counts: networks start near 0 and a rate is about as large as their output
 )
 _SPREAD = (0.5, 1.5)  # variance over mean of a Poisson distribution, about
+_MANY = 50  # columns of counts from which they are proportions of a total, as in sequencing
+_NEARLY = 0.9  # share of the columns of more than two values that are counts in a panel of counts
+_LOW = 0.1  # of the mean: counts that vary more than amounts come down to it
 Block = tuple[NDArray[np.float64], NDArray[np.bool_]]
 
 
@@ -137,6 +141,73 @@ def parts_of(
             parts.append(part)
         column += count
     return parts
+
+
+def panel_of(found: Summary, others: Collection[int], classes: int, least: int) -> dict[int, list[Any]]:
+    """The one likelihood of the columns of a panel of counts: column -> [likelihood] or [likelihood, params]; empty: it is none.
+
+    In a panel nearly all columns are counts. Those of few counts alone (0 and 1, or one value) belong to it. "negative_binomial" without
+    params stands for one with the usual total of the panel as ``library``. Counts that are large and nowhere near 0 are like amounts:
+    "normal".
+
+    Args:
+        found: The summary of the table.
+        others: Columns of classes, and those whose likelihood is stated.
+        classes: The number of variables that are classes.
+        least: The number of columns from which counts are a panel.
+    """
+    known, free = found.known > 0, np.ones(len(found.known), bool)
+    free[list(others)] = False
+    whole = free & known & found.whole & (found.low >= 0)
+    spread = found.variance / np.where(found.mean > 0, found.mean, 1)
+    counts = whole & found.several & (spread >= _SPREAD[0])
+    varying = free & known & (found.low < found.high)
+    several = int((varying & found.several).sum()) + classes
+    wide = (
+        not others and len(known) >= _MANY and bool((whole | ~known).all() and (found.high[known] > 1).any())
+    )
+    nearly = counts.sum() >= max(least, varying.sum() / 2, _NEARLY * several)
+    if not (wide or nearly):
+        return {}
+    large = counts & (found.mean > _USUAL)
+    reaching = (found.low <= _LOW * found.mean)[large]
+    if wide or counts.sum() >= _MANY or (len(reaching) and reaching.mean() >= 0.5):
+        chosen: list[Any] = ["negative_binomial"]
+    elif len(reaching):
+        return {int(at): ["normal", {"scale": "per_entry"}] for at in np.flatnonzero(counts)}
+    else:
+        name = "negative_binomial" if (spread[counts] > _SPREAD[1]).any() else "poisson"
+        chosen = [name, {"library": "none"}]
+    return {int(at): chosen for at in np.flatnonzero(whole | (free & ~known))}
+
+
+def standardised(parts: Sequence[Sequence[Any]], found: Summary) -> list[list[Any]]:
+    """The same parts; those of real numbers have the means and standard deviations of their columns as ``center`` and ``std``.
+
+    Parts whose ``scale`` is a number, or which have one of both, are as they were stated.
+
+    Args:
+        parts: As ``infer_parts`` returns them.
+        found: The summary of the table.
+    """
+    varies = (found.known > 0) & (found.variance > 0) & (found.low < found.high)
+    center = np.where(varies, found.mean, np.where(found.known > 0, found.low, 0))
+    std = np.sqrt(np.where(varies, found.variance, 1))
+    result, at = list[list[Any]](), 0
+    for name, count, *rest in parts:
+        params = dict(rest[0]) if rest else {}
+        stated = is_number(params.get("scale")) or bool({"center", "std"} & params.keys())
+        if issubclass(PARTS[name], Scaled) and not stated:
+            own = slice(at, at + count)
+            params |= {"center": _short(center[own]), "std": _short(std[own])}
+        result.append([name, count, params] if params else [name, count])
+        at += count
+    return result
+
+
+def _short(x: NDArray[np.float64]) -> list[float]:
+    """Numbers as they are stored: nine digits are more than single precision has."""
+    return [float(f"{value:.9g}") for value in x]
 
 
 def _inferred(found: Summary, at: int) -> list[Any]:

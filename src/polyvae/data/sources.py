@@ -114,7 +114,8 @@ class Readers:
         Separators (comma, semicolon, tab) and encodings (UTF-8, UTF-16, Windows-1252) are detected.
 
         Args:
-            paths: Modality -> path; or paths, whose stems name the modalities. Files are .csv, .tsv, .parquet (also mixed) or .npz.
+            paths: Modality -> path; or paths, whose stems name the modalities. Files are .csv, .tsv, .parquet, .npy,
+                .npz or .h5ad, also mixed. Arrays without ids have those of a table with as many rows, in its order; see ``pv.data.join``.
             id: The column with the ids. None: the first column, if it contains text or has an empty name or one such as "id" or
                 "sample_id". False: row i is the same sample in every table.
             nan: "error", or "missing" where empty cells and words such as NA mark entries that were not measured.
@@ -127,11 +128,11 @@ class Readers:
         Raises:
             InputError: A file that is missing or no table, no ids, and what ``from_frames`` refuses.
         """
-        from polyvae.data.readers.tables import from_tables
+        from polyvae.data.readers.together import from_paths
         from polyvae.data.regroup import asked_for, with_kinds
 
         asked = asked_for(kinds)
-        data, _ = from_tables(paths, id=id, nan=nan, labels=labels, overlap=overlap, asked=asked, **settings)
+        data, _ = from_paths(paths, id=id, nan=nan, labels=labels, overlap=overlap, asked=asked, **settings)
         return with_kinds(data, kinds)
 
     @classmethod

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.data.groups import Cells, Decoder, Group, original, taken
@@ -23,6 +24,7 @@ from polyvae.data.readers.layout import Ids, archive, ordered
 from polyvae.data.readers.omics import AnnLayout, MuLayout
 from polyvae.data.readers.opening import OMICS
 from polyvae.data.readers.tables import FileLayout
+from polyvae.data.readers.together import TogetherLayout
 from polyvae.data.readers.writing import write_table, written_table
 from polyvae.imputation.filling import ENDS
 from polyvae.utils.errors import InputError, nearest, reading
@@ -79,7 +81,8 @@ def id_name(given: Given) -> str:
     Args:
         given: The data that came in.
     """
-    forms = list(given.layout.forms.values()) if isinstance(given.layout, FrameLayout) else []
+    layout = given.layout.tables if isinstance(given.layout, TogetherLayout) else given.layout
+    forms = list(layout.forms.values()) if isinstance(layout, FrameLayout) else []
     return str(forms[0].id or "id") if forms else "id"
 
 
@@ -177,7 +180,7 @@ def write(completed: Completed, out: Path, kind: str) -> list[Path]:
         ]
     if ending(out) in (*TEXT, *PARQUET):
         return _write_single(completed, out)
-    return _write_folder(completed, out, kind or _kind(completed))
+    return _write_folder(completed, out, kind)
 
 
 class Streamed(NamedTuple):
@@ -246,10 +249,11 @@ def _record(folder: Path, files: Sequence[str]) -> None:
 
 
 def _kind(completed: Completed) -> str:
-    """The format of the files of a folder: that of the first file that came in, where it is one of tables."""
+    """The format of the tables in a folder: that of the first table that came in."""
     layout = completed.given.layout
-    kinds = [ending(path) for path in layout.files.values()] if isinstance(layout, FileLayout) else []
-    return kinds[0] if kinds and kinds[0] in (*TEXT, *PARQUET) else ".csv"
+    files = layout.files.values() if isinstance(layout, FileLayout | TogetherLayout) else []
+    kinds = [ending(path) for path in files if ending(path) in (*TEXT, *PARQUET)]
+    return kinds[0] if kinds else ".csv"
 
 
 def _beside(out: Path, suffix: str) -> Path:
@@ -273,12 +277,19 @@ def _write_single(completed: Completed, out: Path) -> list[Path]:
 
 def _write_folder(completed: Completed, out: Path, kind: str) -> list[Path]:
     names = _file_names(list(completed.columns), out)
+    layout = completed.given.layout
     with _replacing(out) as folder:
         files: list[str] = []
         for suffix, part in completed.parts.items():
             for name, x in part.items():
+                shaped = x.reshape(len(x), *completed.shapes[name])
+                if not kind and isinstance(layout, TogetherLayout) and layout.of_arrays(name, shaped):
+                    files.append(f"{names[name]}{suffix}.npy")
+                    with atomic(folder / files[-1]) as file:
+                        np.lib.format.write_array(file, shaped, allow_pickle=False)
+                    continue
                 values, columns = completed.table(name, x, suffix)
-                files.append(f"{names[name]}{suffix}{kind}")
+                files.append(f"{names[name]}{suffix}{kind or _kind(completed)}")
                 write_table(folder / files[-1], values, columns, completed.ids, completed.id_name)
         _record(folder, files)
     return [out / file for file in files]

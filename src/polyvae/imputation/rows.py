@@ -25,6 +25,9 @@ from polyvae.imputation.measures import (
 )
 from polyvae.utils.errors import InputError
 
+IN_UNITS = ("rmse", "crps", "width")
+"""Scores in the unit of a feature; for all features of a modality, in standard deviations of the training samples."""
+
 
 class Row(NamedTuple):
     """One score.
@@ -35,7 +38,8 @@ class Row(NamedTuple):
         pattern: The modalities from which it was imputed, such as "mrna+protein"; None: whatever was observed.
         method: Such as "ridge".
         score: A key of ``SCORES``.
-        value: Finite, or infinite for a width.
+        value: Finite, or infinite for a width. Of the scores in IN_UNITS: in the unit of the feature; for all of them, in standard
+            deviations of the training samples.
         n: The number of samples.
     """
 
@@ -65,9 +69,10 @@ def numeric_rows(
 ) -> list[Row]:
     """The scores of one modality imputed by one method, per feature and for all features.
 
-    For all features, RMSE, Pearson correlation, CRPS, coverage and width are means over the features for which they are defined. FVU is
-    squared error over squared deviation, both summed over features divided by ``scale``, and R² is 1 − FVU: a mean of ratios would be
-    dominated by features that hardly vary in the test samples.
+    For all features, RMSE, Pearson correlation, CRPS, coverage and width are means over the features for which they are defined, RMSE, CRPS
+    and width of features divided by ``scale``, because their units differ; of one feature they are in its unit. FVU is squared error over
+    squared deviation, both summed over features divided by ``scale``, and R² is 1 − FVU: a mean of ratios would be dominated by features
+    that hardly vary in the test samples.
 
     Args:
         modality: Its name.
@@ -99,7 +104,10 @@ def numeric_rows(
     if interval is not None:
         values["coverage"] = coverage(truth, interval, observed)
         values["width"] = width(truth, interval, observed)
-    whole: dict[str, float | None] = {name: _mean(found) for name, found in values.items()}
+    unit = np.asarray(1.0 if scale is None else scale, np.float64)
+    whole: dict[str, float | None] = {
+        name: _mean(found / unit if name in IN_UNITS else found) for name, found in values.items()
+    }
     whole["fvu"] = pooled_fvu(truth, prediction, mean, observed, scale)
     whole["r2"] = None if whole["fvu"] is None else 1 - whole["fvu"]
     seen = np.ones(np.shape(truth), bool) if observed is None else np.asarray(observed, bool)

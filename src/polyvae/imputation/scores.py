@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from polyvae.imputation.rows import Row
+from polyvae.imputation.rows import IN_UNITS, Row
 from polyvae.utils.errors import InputError, nearest, reading
 from polyvae.utils.text import counted
 
@@ -32,6 +32,7 @@ SCORES: Mapping[str, str] = {
 }
 _SHOWN = ("r2", "auroc", "accuracy", "coverage", "width", "set_coverage", "set_size", "c_index")
 _ENDS = ("c_index_low", "c_index_high")
+_UNIT = ", in standard deviations of the training samples"
 ERRORS = ("fvu", "log_loss", "rmse")  # by which methods are compared: the first that a modality has
 
 
@@ -219,7 +220,7 @@ def _block(scores: Scores, score: str) -> str:
             for name in scores.modalities
         ),
     ]
-    return _aligned(SCORES[score], rows)
+    return _aligned(f"{SCORES[score]}{_UNIT if score in IN_UNITS else ''}", rows)
 
 
 def _intervals(scores: Scores) -> str:

@@ -13,14 +13,14 @@ from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import Given, read
 from polyvae.data.readers.classes import Ask
 from polyvae.data.readers.columns import column_of, columns_of, plain
-from polyvae.data.readers.endings import ENDINGS, SHEETS, ending, stem
+from polyvae.data.readers.endings import INPUTS, SHEETS, ending, stem
 from polyvae.data.readers.omics import from_anndata
 from polyvae.data.readers.opening import OMICS, open_file
 from polyvae.imputation.times import event_first
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
 
-KNOWN = (*ENDINGS, *OMICS)
+KNOWN = (*INPUTS, *OMICS)
 _LISTED = 6  # columns that an error lists
 
 
@@ -137,7 +137,7 @@ def read_files(
     """The data in the files.
 
     Args:
-        files: The files: tables and npz files, or one .h5ad or .h5mu file.
+        files: The files: tables, npy, npz and .h5ad files, or one .h5mu file.
         id: See ``polyvae.data.readers.read``.
         nan: See ``polyvae.data.readers.read``.
         labels: Columns that are no features, where a table has them: that of a class or a number, or those of time and event.
@@ -150,11 +150,12 @@ def read_files(
     kinds = {name: ending(path) for name, path in files.paths.items()}
     columns = {name: columns_of(path) for name, path in files.paths.items()}  # also: each can be read
     omics = [name for name, kind in kinds.items() if kind in OMICS]
-    if omics and len(kinds) > 1:
+    whole = [name for name in omics if kinds[name] == ".h5mu"]
+    if whole and len(kinds) > 1:
         raise InputError(
-            f"{files.paths[omics[0]]}: got a {kinds[omics[0]]} file beside others; expected it alone; store all in one .h5mu file"
+            f"{files.paths[whole[0]]}: got a .h5mu file beside others; expected it alone; store all in one .h5mu file"
         )
-    if omics:
+    if omics and len(kinds) == 1:
         name = omics[0]
         path = files.paths[name]
         if kinds[name] == ".h5ad" and name in files.given:
@@ -174,7 +175,9 @@ def _without(data: MultimodalData, columns: Sequence[str]) -> MultimodalData:
     for name in data.names:
         own = data.columns.get(name, ())
         kept = [at for at, column in enumerate(own) if column not in columns]
-        if kept:
+        if name not in data.columns:
+            values[name], entries[name] = data.values(name), data.observed(name)
+        elif kept:
             values[name], entries[name] = data.values(name)[:, kept], data.observed(name)[:, kept]
             names[name] = [own[at] for at in kept]
             levels |= {name: data.levels[name]} if name in data.levels else {}

@@ -14,6 +14,7 @@ from sklearn.metrics import r2_score
 from polyvae.imputation.combine import Combination, half_widths
 from polyvae.imputation.tables import Tables
 from polyvae.utils.errors import InputError
+from polyvae.utils.levels import warn_of_spellings
 from polyvae.utils.text import named
 
 TARGET = "(target)"
@@ -215,7 +216,9 @@ def _sorted(values: Collection[Any], kind: str) -> list[Any]:
             "target='class' takes them as classes without this warning",
             stacklevel=4,
         )
-    return sorted(values)
+    classes = sorted(values)
+    warn_of_spellings("y", classes)
+    return classes
 
 
 def _are_classes(given: NDArray[Any], known: NDArray[np.bool_], kind: str) -> bool:

@@ -452,6 +452,8 @@ def _scales(model: MultimodalVAE, data: MultimodalData) -> list[Finding]:
         likelihood = net.likelihood
         if not isinstance(likelihood, Scaled) or name not in data.names or net.decoder is None:
             continue
+        if likelihood.standardises:
+            continue
         x, seen = _values(data, name)
         count = np.maximum(seen.sum(0), 1)
         mean = np.where(seen, x, 0).sum(0) / count

@@ -41,6 +41,12 @@ DOUBTFUL = [
         "as codes do; take them as classes with kinds=",
     ),
     (
+        np.array([1, 2, 3, 7])[np.arange(N) % 4],
+        "('c'; such as 1, 2, 3, 7) is taken as numbers",
+        "as codes are; take them as classes with kinds={NAME: {COLUMN: 'categorical'}}, as ranks with 'ordinal'",
+    ),
+    (1 + np.arange(N) % 2, "('c'; such as 1, 2) is taken as numbers", "two that are not 0 and 1"),
+    (
         ["male", "Male", " male"] * 8,
         "classes of column 'c': ' male', 'Male', 'male' differ",
         "str.strip().str",
@@ -84,6 +90,13 @@ def test_ids_by_name_and_several_columns_are_one_line():
         RANDOM.poisson(20_000, N),
         500 * RANDOM.integers(30, 60, N),  # incomes
         RANDOM.integers(0, 4, N),
+        1 + np.arange(N) % 5,  # grades, or people in a household
+        np.array([10, 20, 50, 100])[np.arange(N) % 4],  # doses
+        np.array([0, 1, 2, 7])[
+            np.minimum(np.arange(N) % 9, 2) + (np.arange(N) == 5)
+        ],  # counts with one large one
+        np.where(np.arange(N) % 3, 2015, 2018),  # years
+        np.arange(N) % 2,
         np.arange(N) / 10,
         ["female", "male"] * (N // 2),
         ["stage 1", "stage 1a", "stage 2"] * (N // 3),
@@ -108,6 +121,17 @@ def test_what_a_person_stated_is_no_warning():
         )
     assert data.columns["t"] == ("x", "zip=10115", "zip=20095", "zip=80331", "c")
     assert not data.entries
+
+
+def test_few_codes_are_stated_and_wide_tables_of_counts_have_gaps_by_chance():
+    codes = np.array([1, 2, 3, 7])[np.arange(N) % 4]
+    for kind in ("count", "real", "categorical"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            pv.MultimodalData.from_frames({"t": frame(c=codes)}, kinds={"t": {"c": kind}})
+    wide = RANDOM.poisson(2, (N, 60))
+    wide[:, 7] = codes
+    assert not warned(pd.DataFrame(wide, index=IDS, columns=[f"g{at}" for at in range(60)]))
 
 
 def test_labels_and_covariates_that_differ_in_spelling():

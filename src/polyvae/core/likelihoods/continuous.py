@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -76,13 +77,40 @@ def fixed_or_learned(
 
 
 class Scaled(WithScale):
-    """A location from the decoder and a scale that does not depend on the latents: arguments as in ``WithScale``.
+    """A location from the decoder and a scale that does not depend on the latents.
+
+    With ``center`` and ``std`` the networks see (x − center) / std, and ``scale`` is in units of ``std``. Densities, means and draws are in
+    the units of x.
+
+    Args:
+        shape: Shape of one sample.
+        scale: As in ``WithScale``.
+        center: A number for each entry, in row-major order, or one for all, that is subtracted first. None: 0.
+        std: A number above 0 for each entry, or one for all, that the result is divided by. None: 1.
 
     Attributes:
         power: The distance of an entry is |x − out| to this power; 0: the distance has another form.
+
+    Raises:
+        InputError: As in ``WithScale``; another number of values, or values that are not finite or, of ``std``, not above 0.
     """
 
     power: ClassVar[int] = 0
+    center: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        scale: float | str = 1.0,
+        center: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+    ) -> None:
+        super().__init__(shape, scale)
+        self.standardises = center is not None or std is not None
+        # Parameters of the specification, which is stored with the model: no state of their own.
+        self.register_buffer("center", _entries("center", 0.0 if center is None else center, shape), False)
+        self.register_buffer("std", _entries("std", 1.0 if std is None else std, shape), False)
 
     @abstractmethod
     def distance(self, out: Tensor, x: Tensor) -> Tensor:
@@ -93,10 +121,11 @@ class Scaled(WithScale):
         """Log-likelihood in nats of ``count`` entries of one scale, whose distances sum to ``distance``."""
 
     def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        return self.density(self.distance(out, x), self.scale, 1)
+        found = self.density(self.distance(out, self.features(x)), self.scale, 1)
+        return found - self.std.log() if self.standardises else found
 
     def log_prob(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
-        if not self.one_scale:
+        if not self.one_scale or self.standardises:
             return self.summed(self.entries(out, x), observed)
         # With one scale only the distances are summed over entries; everything else is computed once per sample.
         count = prod(self.shape) if observed is None else self.summed(observed, None).to(out.dtype)
@@ -105,7 +134,7 @@ class Scaled(WithScale):
     @property
     def takes_linear(self) -> bool:
         """Whether ``log_prob_linear`` is available."""
-        return self.power > 0 and self.one_scale
+        return self.power > 0 and self.one_scale and not self.standardises
 
     def needs_no_output(self, last: nn.Linear, rows: int, data: int) -> bool:
         """Whether ``log_prob_linear`` of ``rows`` latents of ``data`` samples allocates no array of rows times the data's width."""
@@ -139,10 +168,14 @@ class Scaled(WithScale):
         return self.density(distance.view(lead), self.scale, prod(self.shape))
 
     def mean(self, out: Tensor, library: Tensor | None = None) -> Tensor:
-        return out
+        return self.in_units(out)
+
+    def in_units(self, x: Tensor) -> Tensor:
+        """Standardised values in the units of the data."""
+        return x * self.std + self.center if self.standardises else x
 
     def features(self, x: Tensor) -> Tensor:
-        return x
+        return (x - self.center) / self.std if self.standardises else x
 
     def invalid(self, x: Tensor, observed: Tensor) -> str:
         return ""
@@ -161,7 +194,7 @@ class NormalLikelihood(Scaled):
         return distance * (-0.5 / scale**2) - count * (_log(scale) + HALF_LOG_TWO_PI)
 
     def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
-        return out + self.scale * noise.normal(tuple(out.shape), out, "x", "")
+        return self.in_units(out + self.scale * noise.normal(tuple(out.shape), out, "x", ""))
 
 
 class LaplaceLikelihood(Scaled):
@@ -177,7 +210,7 @@ class LaplaceLikelihood(Scaled):
         return distance * (-1 / scale) - count * _log(2 * scale)
 
     def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
-        return out + self.scale * noise.laplace(tuple(out.shape), out, "x", "")
+        return self.in_units(out + self.scale * noise.laplace(tuple(out.shape), out, "x", ""))
 
 
 class StudentTLikelihood(Scaled):
@@ -190,13 +223,22 @@ class StudentTLikelihood(Scaled):
         scale: As in ``Scaled``.
         df: Degrees of freedom, a number above 1, below which there is no mean; or "learned": one parameter for the modality, which starts
             at 4 and is above 1.
+        center: As in ``Scaled``.
+        std: As in ``Scaled``.
 
     Raises:
         InputError: As in ``Scaled``, or degrees of freedom that are neither.
     """
 
-    def __init__(self, shape: tuple[int, ...], scale: float | str = 1.0, df: float | str = 4.0) -> None:
-        super().__init__(shape, scale)
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        scale: float | str = 1.0,
+        df: float | str = 4.0,
+        center: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
+    ) -> None:
+        super().__init__(shape, scale, center, std)
         if df != "learned" and not (is_number(df) and float(df) > 1):
             raise InputError(
                 f"likelihood 'student_t': got df={df!r}; expected a finite number above 1 (at 1 and below there is no mean), or 'learned'"
@@ -231,7 +273,22 @@ class StudentTLikelihood(Scaled):
     def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
         half = (self.df / 2).to(out)
         width = (noise.gamma(half.expand_as(out), "x.rate", "") / half).sqrt()
-        return out + self.scale * noise.normal(tuple(out.shape), out, "x", "") / width
+        return self.in_units(out + self.scale * noise.normal(tuple(out.shape), out, "x", "") / width)
+
+
+def _entries(key: str, given: Sequence[float] | float, shape: tuple[int, ...]) -> Tensor:
+    """One number, [], or one for each entry, [*shape]. Raises InputError: anything else."""
+    several = isinstance(given, Sequence) and not isinstance(given, str)
+    values: list[Any] = list(given) if isinstance(given, Sequence) and several else [given]
+    valid = all(is_number(value) and (key != "std" or float(value) > 0) for value in values)
+    if not valid or (several and len(values) != prod(shape)):
+        shown = f"{len(values)} values" if several and valid else repr(given)[:80]
+        expected = "numbers above 0" if key == "std" else "numbers"
+        raise InputError(
+            f"likelihood: got {key}={shown}; expected finite {expected}: one, or one for each of {prod(shape)} entries; correct it"
+        )
+    found = torch.tensor([float(value) for value in values])
+    return found.view(shape) if several else found[0]
 
 
 def _log(x: Tensor | float) -> Tensor | float:

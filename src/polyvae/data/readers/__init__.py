@@ -16,13 +16,13 @@ from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.arrays import from_arrays
 from polyvae.data.readers.asking import Nan, check_file
 from polyvae.data.readers.classes import Ask
-from polyvae.data.readers.endings import ENDINGS as TABLES
+from polyvae.data.readers.endings import INPUTS as TABLES
 from polyvae.data.readers.endings import ending, unknown_ending
 from polyvae.data.readers.frames import from_frames
 from polyvae.data.readers.layout import ArrayLayout, DataLayout, Layout
 from polyvae.data.readers.omics import from_anndata, from_mudata, is_anndata, is_mudata
 from polyvae.data.readers.opening import OMICS, is_frame, open_file
-from polyvae.data.readers.tables import from_tables
+from polyvae.data.readers.together import from_paths, from_together
 from polyvae.utils.errors import InputError
 
 __all__ = ["Given", "Layout", "read"]
@@ -59,8 +59,8 @@ def read(
     """Read data of any supported kind.
 
     Args:
-        x: A mapping from names to data frames, arrays or paths; one data frame or array [N, F] (modality "table"); AnnData, MuData or
-            MultimodalData; a path, or a list of paths (the stem of a file names its modality).
+        x: A mapping from names to data frames, arrays, AnnData or paths; one data frame or array [N, F] (modality "table"); AnnData, MuData
+            or MultimodalData; a path, or a list of paths (the stem of a file names its modality).
         id: The column with the ids of samples; False: row i is the same sample in every table.
         nan: "missing": NaN and null mark missing entries; "error": they are an error.
         labels: See ``MultimodalData.from_frames``.
@@ -96,7 +96,7 @@ def _read(
     if isinstance(x, Mapping) and x:
         return _mapping(x, id, common)
     if isinstance(x, list | tuple) and x and all(isinstance(each, str | os.PathLike) for each in x):
-        return _file(Path(x[0]), id, common) if len(x) == 1 else Given(*from_tables(x, id=id, **common))
+        return _file(Path(x[0]), id, common) if len(x) == 1 else Given(*from_paths(x, id=id, **common))
     if isinstance(x, list | tuple) and any(_is_table(each) for each in x):
         raise InputError(
             f"data: got a {type(x).__name__} of tables; expected a mapping from names of modalities to tables, or one table; such as "
@@ -119,20 +119,13 @@ def _is_table(x: Any) -> bool:
 
 
 def _mapping(x: Mapping[str, Any], id: Any, common: dict[str, Any]) -> Given:
-    kinds = {name: _kind(value) for name, value in x.items()}
-    if len(set(kinds.values())) > 1:
-        raise InputError(
-            f"data: got modalities of different kinds, {kinds}; expected one kind; convert all to data frames"
-        )
-    kind = next(iter(kinds.values()))
-    if kind == "path":
-        return Given(*from_tables(x, id=id, **common))
-    if kind == "data frame":
+    kinds = {_kind(value) for value in x.values()}
+    if kinds == {"path"}:
+        return Given(*from_paths(x, id=id, **common))
+    if kinds == {"data frame"}:
         return Given(*from_frames(x, id=id, **common))
-    if kind == "AnnData":
-        raise InputError(
-            "data: got a mapping of AnnData; expected MuData, which names the samples of all; pass mudata.MuData(...)"
-        )
+    if kinds != {"array"}:
+        return Given(*from_together(x, id=id, **common))
     common.pop("asked")
     return Given(*from_arrays(x, **common))
 
@@ -156,4 +149,4 @@ def _file(path: Path, id: Any, common: dict[str, Any]) -> Given:
     if kind not in TABLES:
         check_file(path)
         raise unknown_ending(path, (*TABLES, *OMICS))
-    return Given(*from_tables(path, id=id, **common))
+    return Given(*from_paths(path, id=id, **common))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from polyvae.data.readers.asking import check_file, check_given_ids
-from polyvae.data.readers.endings import ENDINGS, PARQUET, TEXT, ending, unknown_ending
+from polyvae.data.readers.endings import INPUTS, PARQUET, TEXT, ending, unknown_ending
 from polyvae.data.readers.lines import MISSING, header_and_rows
 from polyvae.data.readers.opening import OMICS, has_index, open_file, opened, read_parquet
 from polyvae.utils.errors import InputError, nearest, reading
@@ -17,7 +17,7 @@ from polyvae.utils.text import named
 
 
 def columns_of(path: Path) -> list[str]:
-    """The names of the columns of a table in a csv, tsv or parquet file; of the columns of obs in .h5ad and .h5mu; none of npz.
+    """The names of the columns of a table in a csv, tsv or parquet file; of the columns of obs in .h5ad and .h5mu; none of npy and npz.
 
     Raises:
         InputError: A file that cannot be read, or of another kind.
@@ -30,8 +30,8 @@ def columns_of(path: Path) -> list[str]:
         return [str(name) for name in _frame(path).columns]
     if kind in OMICS:
         return [str(name) for name in open_file(path).obs.columns]
-    if kind not in ENDINGS:
-        raise unknown_ending(path, (*ENDINGS, *OMICS))
+    if kind not in INPUTS:
+        raise unknown_ending(path, (*INPUTS, *OMICS))
     return []
 
 

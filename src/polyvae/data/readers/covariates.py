@@ -73,7 +73,7 @@ def set_aside(
     rest = {}
     for table, frame in tables.items():
         here = [name for name in frame.columns if str(name) in names]
-        found[table] = {str(name): _cells(frame[name]) for name in here}
+        found[table] = {str(name): cells_of(frame[name]) for name in here}
         rest[table] = frame.drop(here) if here else frame
     return rest, found
 
@@ -103,7 +103,7 @@ def merged(found: Mapping[str, Values], ids: Mapping[str, Sequence[Hashable] | N
     }
 
 
-def _cells(series: nw.Series[Any]) -> list[Any]:
+def cells_of(series: nw.Series[Any]) -> list[Any]:
     """The values of a column; those of categories as text, because they are levels, also where they look like numbers."""
     values = series.to_list()
     if series.dtype not in (nw.Categorical, nw.Enum):
@@ -128,7 +128,7 @@ def _in_order(name: str, x: Any, ids: Sequence[Hashable] | None, count: int) -> 
     where = f"covariate {name!r}"
     if nw.dependencies.is_pandas_series(x) and ids is not None:
         check_given_ids(where, x.index.tolist())
-        x = dict(zip(x.index.tolist(), _cells(nw.from_native(x, series_only=True)), strict=True))
+        x = dict(zip(x.index.tolist(), cells_of(nw.from_native(x, series_only=True)), strict=True))
     if not isinstance(x, Mapping):
         return x
     by_text = {text_of(key): value for key, value in x.items()}

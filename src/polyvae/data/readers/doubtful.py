@@ -16,8 +16,16 @@ from polyvae.utils.text import counted, named
 FEW = 10
 """Values from which anything is concluded."""
 AS_CLASSES = "take them as classes with kinds={NAME: {COLUMN: 'categorical'}}"
+_FEW_CODES = (
+    "they are few with a gap between them, or two that are not 0 and 1, as codes are; take them as classes with "
+    "kinds={NAME: {COLUMN: 'categorical'}}, as ranks with 'ordinal', or state that they are amounts with 'real' or counts with 'count'"
+)
 _LOOK = 50  # rows that are looked at in every column
 _LARGE = 10_000  # whole numbers from it that repeat are codes rather than counts
+_SMALL = 100  # the largest number of few that are taken for codes
+_DISTINCT = 10  # so many different values are few
+_OFTEN = (3, 0.02)  # rows, and share of the rows, in which each of few codes occurs
+_CHANCE = 0.05  # share of the columns of whole numbers of a table below which some have gaps by chance, as in wide tables of counts
 _STEP = 10  # the largest common divisor of the differences of codes; prices and the like are rounded to more
 MARKS = {"-", "--", "---", ".", "..", "?", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "missing", "unknown", "[not available]",
           "not available", "[unknown]", "[not applicable]", "not applicable", "not reported"}  # fmt: skip
@@ -44,13 +52,20 @@ def warn_of_numbers(
         values: [n, F], NaN where missing.
         known: Columns of which a person stated what they are.
     """
-    reasons: dict[str, dict[str, int]] = {}
-    for at in _whole(values):
+    reasons: dict[str, dict[str, str]] = {}
+    places, few = _whole(values), dict[str, str]()
+    for at in places:
         x = values[:, at]
         x = x[~np.isnan(x)]
         whole = bool((np.isfinite(x) & (x == np.floor(x))).all())
-        if names[at] not in known and whole and (reason := _reason(names[at], x)):
-            reasons.setdefault(reason, {})[names[at]] = int(x[0])
+        if names[at] in known or not whole:
+            continue
+        if reason := _reason(names[at], x):
+            reasons.setdefault(reason, {})[names[at]] = str(int(x[0]))
+        elif found := _few_codes(x):
+            few[names[at]] = ", ".join(map(str, found))
+    if few and len(few) >= _CHANCE * len(places):
+        reasons[_FEW_CODES] = few
     for reason, own in reasons.items():
         first = next(iter(own.values()))
         warnings.warn(
@@ -93,6 +108,20 @@ def _reason(name: str, x: NDArray[Any]) -> str:
     if low >= _LARGE and _are_codes(np.unique(x), len(x)):
         return f"the values are large and repeat, as codes do; {AS_CLASSES}, or drop them"
     return ""
+
+
+def _few_codes(x: NDArray[Any]) -> list[int]:
+    """The values of whole numbers that are few, each of them frequent, with a gap between them that counts would not have; else none."""
+    if len(x) < FEW or float(x.max()) > _SMALL or float(x.min()) < 0 or len(np.unique(x[:_LOOK])) > _DISTINCT:
+        return []
+    distinct, times = np.unique(x, return_counts=True)
+    steps = np.diff(distinct)
+    if not 1 < len(distinct) <= _DISTINCT or times.min() < max(_OFTEN[0], _OFTEN[1] * len(x)):
+        return []
+    if np.gcd.reduce(distinct.astype(np.int64)) > 1 and np.gcd.reduce(steps.astype(np.int64)) > 1:
+        return []  # doses, percentages and other amounts that are rounded
+    gap = bool((steps > 1).any()) or (len(distinct) == 2 and float(distinct[0]) > 0)
+    return distinct.astype(np.int64).tolist() if gap else []
 
 
 def _within(first: float, last: float, low: float, high: float) -> bool:

@@ -10,6 +10,9 @@ from polyvae.utils.errors import InputError, nearest
 TEXT = (".csv", ".tsv", ".txt")
 PARQUET = (".parquet", ".pq")
 ENDINGS = (*TEXT, *PARQUET, ".npz")
+ARRAYS = (".npy", ".npz")
+INPUTS = (*ENDINGS, ".npy")
+"""Endings of files that are read."""
 SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 """Endings of spreadsheets, which are not read."""
 

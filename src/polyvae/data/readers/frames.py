@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.core.batch import check_mapping
-from polyvae.data.groups import BETWEEN, PLAIN, Cells, Columns, Decoder, column, is_absent, taken, text_of
+from polyvae.data.groups import PLAIN, Cells, Decoder, column, is_absent, taken, text_of
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.asking import Nan, check_columns, check_id, check_nan
 from polyvae.data.readers.classes import Ask, Asked, Read, Words, encoded
@@ -24,6 +24,7 @@ from polyvae.data.readers.doubtful import warn_of_numbers
 from polyvae.data.readers.layout import Ids, Layout, ordered
 from polyvae.data.readers.opening import opened
 from polyvae.data.readers.parts import Part, checked, joined
+from polyvae.data.readers.types import pandas_table, table_of, types_of
 from polyvae.data.readers.writing import target, write_table
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
@@ -55,7 +56,7 @@ def from_frames(
     if not frames:
         raise InputError("from_frames: got no table; expected one for each modality; such as {'rna': frame}")
     tables = {name: opened(f"modality {name!r}", x) for name, x in frames.items()}
-    check_pairing([name for name, frame in tables.items() if id is None and _by_position(frame)], len(tables))
+    check_pairing([name for name, frame in tables.items() if id is None and is_numbered(frame)], len(tables))
     label = labels if isinstance(labels, str) else None
     if label is not None and all(label not in map(str, _columns(frame)) for frame in tables.values()):
         known = [str(name) for frame in tables.values() for name in _columns(frame)]
@@ -102,7 +103,7 @@ class Form(NamedTuple):
         id: The name of its id column; None: it has none.
         place: The position of that column.
         index: Its pandas index.
-        types: The types of its columns of categories, by name.
+        types: The types of its columns of integers, booleans and categories, by name.
     """
 
     labels: tuple[Any, ...]
@@ -183,15 +184,15 @@ class FrameLayout(Layout):
         return str(form.id or index or "id")
 
     def _table(self, form: Form | None, x: Cells, labels: Sequence[Any], ids: Ids) -> Any:
-        form = next(iter(self.forms.values())) if form is None else form
+        form = next(iter(self.forms.values()))._replace(types={}) if form is None else form
         if form.pandas:
             return self._pandas(form, x, labels, ids)
-        columns = {str(label): _plain(column(x, at)) for at, label in enumerate(labels)}
+        columns: dict[str, Any] = {str(label): column(x, at) for at, label in enumerate(labels)}
         if ids is not None and form.id is not None:
             pairs = list(columns.items())
             pairs.insert(min(form.place, len(pairs)), (form.id, list(ids)))
             columns = dict(pairs)
-        return nw.from_dict(columns, backend=form.backend).to_native()
+        return table_of(columns, form.types, form.backend)
 
     def _pandas(self, form: Form, x: Cells, labels: Sequence[Any], ids: Ids) -> Any:
         if form.id is not None and ids is not None:
@@ -215,53 +216,12 @@ class FrameLayout(Layout):
         return index.astype(came[0].dtype) if len(kinds) == 1 and index.nlevels == 1 else index
 
 
-def pandas_table(
-    x: Cells, labels: Sequence[Any], index: Any = None, types: Mapping[str, Any] | None = None
-) -> Any:
-    """A data frame of pandas.
-
-    Args:
-        x: Its cells.
-        labels: The names of its columns.
-        index: Its index; None: row numbers.
-        types: The types of columns of categories, by name.
-    """
-    import pandas as pd
-
-    if not isinstance(x, Columns):
-        return pd.DataFrame(x, index=index, columns=pd.Index(labels))
-    table = pd.DataFrame(dict(enumerate(x.columns)), index=index)
-    for at, label in enumerate(labels):
-        kind = (types or {}).get(str(label))
-        if kind is not None:
-            table[at] = _categories(table[at], kind)
-    table.columns = pd.Index(labels)
-    return table
-
-
-def _categories(cells: Any, kind: Any) -> Any:
-    """Cells as categories of the type in which they came in; with further categories where they contain others, as sets of them."""
-    import pandas as pd
-
-    by_text = {text_of(value): value for value in kind.categories}
-    values = [by_text.get(text_of(value), value) for value in cells]
-    more = [value for value in dict.fromkeys(values) if value not in set(kind.categories)]
-    if more and (kind.ordered or any(BETWEEN in str(value) for value in more)):
-        return cells
-    return pd.Series(pd.Categorical(values, [*kind.categories, *more], kind.ordered), index=cells.index)
-
-
-def _plain(x: NDArray[Any]) -> Any:
-    """A column for a library that does not take objects of NumPy."""
-    return x.tolist() if x.dtype == object else x
-
-
 def _columns(frame: nw.DataFrame[Any]) -> list[Any]:
     native = frame.to_native()
     return list(native.columns) if nw.dependencies.is_pandas_dataframe(native) else list(frame.columns)
 
 
-def _by_position(frame: nw.DataFrame[Any]) -> bool:
+def is_numbered(frame: nw.DataFrame[Any]) -> bool:
     """Whether the rows have no names: no index, or the one that pandas numbers by itself."""
     native = frame.to_native()
     if not nw.dependencies.is_pandas_dataframe(native):
@@ -303,7 +263,7 @@ def frame_part(
         column,
         place,
         native.index if pandas and column is None else None,
-        _types(native, kept) if pandas else {},
+        types_of(frame, kept),
     )
     names = tuple(texts[at] for at in kept)
     if not kept and own is not None:
@@ -311,14 +271,6 @@ def frame_part(
     read = _numbers(where, frame, kept, names, Asked() if asked is None else asked)
     part = checked(where, read.values, read.columns, nan, read.levels)
     return part._replace(columns=read.columns, ids=ids, labels=own, levels=read.levels), form
-
-
-def _types(native: Any, kept: Sequence[int]) -> dict[str, Any]:
-    """The types of the columns of categories of a data frame of pandas."""
-    import pandas as pd
-
-    kinds = native.dtypes.to_numpy()
-    return {str(native.columns[at]): kinds[at] for at in kept if isinstance(kinds[at], pd.CategoricalDtype)}
 
 
 def _values(frame: nw.DataFrame[Any], at: int) -> list[Any]:

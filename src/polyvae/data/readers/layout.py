@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from polyvae.data.groups import PLAIN, Columns, Decoder, original
 from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers.endings import ending
 from polyvae.utils.files import write_npz
 
 Ids = Sequence[Hashable] | None
@@ -132,7 +133,12 @@ class _Archives(Layout):
         return [out]
 
     def save_embedding(self, out: Path, z: NDArray[Any], ids: Ids, names: Sequence[str]) -> Path:
-        write_npz(out, archive({"z": z}, {"z": names}, ids))
+        from polyvae.data.readers.writing import write_table  # which imports this module
+
+        if ending(out) == ".npz":
+            write_npz(out, archive({"z": z}, {"z": names}, ids))
+        else:
+            write_table(out, np.asarray(z), names, ids)
         return out
 
 

@@ -18,10 +18,11 @@ from polyvae.data.readers.asking import Nan, check_columns, check_nan
 from polyvae.data.readers.classes import Ask, Asked
 from polyvae.data.readers.covariates import of_obs
 from polyvae.data.readers.endings import ending
-from polyvae.data.readers.frames import by_index, frame_part, pandas_table
+from polyvae.data.readers.frames import by_index, frame_part
 from polyvae.data.readers.layout import Ids, Layout
 from polyvae.data.readers.opening import OMICS, opened
 from polyvae.data.readers.parts import Part, checked, joined
+from polyvae.data.readers.types import pandas_table
 from polyvae.data.readers.writing import write_table
 from polyvae.data.sparse import compact, is_sparse
 from polyvae.utils.errors import InputError, nearest, reading
@@ -61,7 +62,9 @@ def from_anndata(
         )
     keys = {key: key for key in obsm} if not isinstance(obsm, Mapping) else dict(obsm)
     parts = (
-        {} if adata.X is None and layer is None else {name: _part(f"modality {name!r}", adata, layer, nan)}
+        {}
+        if adata.X is None and layer is None
+        else {name: adata_part(f"modality {name!r}", adata, layer, nan)}
     )
     for own, key in keys.items():
         if key not in adata.obsm:
@@ -102,7 +105,8 @@ def from_mudata(
         if name not in mdata.mod:
             raise InputError(f"layer: there is no modality {name!r}; {nearest(name, mdata.mod)}")
     parts = {
-        name: _part(f"modality {name!r}", adata, layers.get(name), nan) for name, adata in mdata.mod.items()
+        name: adata_part(f"modality {name!r}", adata, layers.get(name), nan)
+        for name, adata in mdata.mod.items()
     }
     data = joined(
         parts,
@@ -114,7 +118,8 @@ def from_mudata(
     return data, MuLayout(mdata)
 
 
-def _part(where: str, adata: Any, layer: str | None, nan: Nan) -> Part:
+def adata_part(where: str, adata: Any, layer: str | None, nan: Nan) -> Part:
+    """X, or a layer, as a part. Raises InputError: there is none, or it is no matrix of numbers."""
     if layer is not None and layer not in adata.layers:
         raise InputError(f"{where}: there is no layer {layer!r}; {nearest(layer, adata.layers)}")
     x = adata.X if layer is None else adata.layers[layer]

@@ -25,6 +25,9 @@ MOST = 2**31
 """Values of one sparse matrix that may become dense: 8 GiB in single precision."""
 
 
+_SEVERAL = 5  # rows from which their numbers are compared
+
+
 class Part(NamedTuple):
     """The rows of one modality.
 
@@ -222,9 +225,9 @@ def _check_overlap(parts: Mapping[str, Part], places: Mapping[str, NDArray[np.in
     seen = np.zeros(count, dtype=np.int64)
     for rows in places.values():
         seen[rows] += 1
-    alike, turned = _alike(parts), _transposed(parts)
+    alike, turned, shifted = _alike(parts), _transposed(parts), _shifted(parts)
     if int(seen.max()) < 2:
-        hint = "".join(f"; {text}" for text in (alike, turned or _both_transposed(parts)) if text)
+        hint = "".join(f"; {text}" for text in (alike, turned or _both_transposed(parts), shifted) if text)
         first = {name: text_of((part.ids or [""])[0]) for name, part in parts.items()}
         raise InputError(
             f"data: got no sample with two modalities (first ids: {first}){hint}; expected ids in common; correct them, or choose the id "
@@ -234,6 +237,11 @@ def _check_overlap(parts: Mapping[str, Part], places: Mapping[str, NDArray[np.in
         warnings.warn(f"data: {alike}; they are different samples here; correct the ids", stacklevel=4)
     if turned:
         warnings.warn(f"data: {turned}", stacklevel=4)
+    if shifted:
+        warnings.warn(
+            f"data: {shifted}; they are joined by these numbers; correct the ids if rows are the same samples",
+            stacklevel=4,
+        )
 
 
 def _transposed(parts: Mapping[str, Part]) -> str:
@@ -276,6 +284,22 @@ def _alike(parts: Mapping[str, Part]) -> str:
         f"{counted(len(pairs), 'id differs', 'ids differ')} between modalities in case, white space or leading zeros alone, such as "
         f"{pairs[0][0]!r} and {pairs[0][1]!r}"
     )
+
+
+def _shifted(parts: Mapping[str, Part]) -> str:
+    """A hint where two tables of as many rows number them from different starts, as from 0 and from 1."""
+    starts: dict[int, dict[int, str]] = {}
+    for name, part in parts.items():
+        first, count = text_of((part.ids or [""])[0]), len(part.ids or ())
+        if count >= _SEVERAL and first.isascii() and first.isdecimal():
+            start = int(first)
+            if all(text_of(value) == str(start + at) for at, value in enumerate(part.ids or ())):
+                starts.setdefault(count, {}).setdefault(start, name)
+    for count, own in starts.items():
+        if len(own) > 1:
+            (a, one), (b, other), *_ = own.items()
+            return f"the rows of modality {one!r} are numbered from {a} and those of {other!r} from {b}, {count} in each, as if shifted"
+    return ""
 
 
 def _spread(

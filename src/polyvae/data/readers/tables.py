@@ -5,27 +5,26 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import narwhals as nw
-import numpy as np
 
 from polyvae.data.groups import Cells
 from polyvae.data.multimodal import MultimodalData
-from polyvae.data.readers.arrays import array_part
+from polyvae.data.readers.archives import added, archive_parts
 from polyvae.data.readers.asking import Nan, check_file, check_id, check_nan
 from polyvae.data.readers.classes import Ask, Asked
 from polyvae.data.readers.doubtful import is_id
 from polyvae.data.readers.endings import PARQUET, TEXT, ending, stem, unknown_ending
-from polyvae.data.readers.frames import Form, FrameLayout, by_index, frame_part, pandas_table
-from polyvae.data.readers.layout import COLUMNS, IDS, LABELS, ArrayLayout, Ids
+from polyvae.data.readers.frames import Form, FrameLayout, by_index, frame_part
+from polyvae.data.readers.layout import ArrayLayout, Ids
 from polyvae.data.readers.opening import has_index, opened, read_parquet
 from polyvae.data.readers.parts import Part, joined
 from polyvae.data.readers.text import Sheets, read_sheet, read_sheets
+from polyvae.data.readers.types import pandas_table
 from polyvae.utils.errors import InputError, nearest, reading
-from polyvae.utils.text import named
 
 Paths = Mapping[str, Any] | Sequence[Any] | str | os.PathLike[str]
 
@@ -68,7 +67,7 @@ def from_tables(
     parts: dict[str, Part] = {}
     forms: dict[str, Form] = {}
     for name, path in files.items():
-        parts[name], forms[name] = _table(path, id, nan, label, Asked() if asked is None else asked(name))
+        parts[name], forms[name] = table_form(path, id, nan, label, Asked() if asked is None else asked(name))
     if label is not None and all(part.labels is None for part in parts.values()):
         known = [column for part in parts.values() for column in part.columns or ()]
         raise InputError(f"labels: no table has a column {label!r}; {nearest(label, known)}")
@@ -91,13 +90,13 @@ class FileLayout(FrameLayout):
         self.files = dict(files)
 
     def _table(self, form: Form | None, x: Cells, labels: Sequence[Any], ids: Ids) -> Any:
-        form = next(iter(self.forms.values())) if form is None else form
+        form = next(iter(self.forms.values()))._replace(types={}) if form is None else form
         backend = library()
         if backend == "pandas":
             import pandas as pd
 
             index = pd.RangeIndex(len(x)) if ids is None else pd.Index(list(ids), name=form.id or None)
-            return pandas_table(x, list(labels), index, form.types)
+            return pandas_table(x, list(labels), index, form.types if form.pandas else {})
         return super()._table(form._replace(backend=backend, id=form.id or "id"), x, labels, ids)
 
     def _ending(self, name: str) -> str:
@@ -106,10 +105,11 @@ class FileLayout(FrameLayout):
 
 def table_part(path: Path, id: Any, nan: Nan, label: str | None) -> Part:
     """A table in a csv, tsv or parquet file as a part. Raises InputError: a file of another kind."""
-    return _table(path, id, nan, label, Asked())[0]
+    return table_form(path, id, nan, label, Asked())[0]
 
 
-def _table(path: Path, id: Any, nan: Nan, label: str | None, asked: Asked) -> tuple[Part, Form]:
+def table_form(path: Path, id: Any, nan: Nan, label: str | None, asked: Asked) -> tuple[Part, Form]:
+    """A table in a csv, tsv or parquet file as a part, and what is needed to return one like it. Raises InputError: another kind."""
     kind = ending(path)
     if kind in TEXT:
         sheet = read_sheet(path, id, nan, label, asked)
@@ -177,13 +177,13 @@ def table_parts(
     if kind in TEXT:
         return read_sheets(path, id, nan, label, count, asked)
     if kind not in PARQUET or importlib.util.find_spec("pyarrow") is None:
-        part, form = _table(path, id, nan, label, asked)
+        part, form = table_form(path, id, nan, label, asked)
         return Sheets(tuple(part.columns or ()), form.id, iter([part]), part.levels)
     check_file(path)
     frames = _frames(path, count)
     first = next(frames, None)
     if first is None:
-        part, form = _table(path, id, nan, label, asked)  # which raises the error for an empty table
+        part, form = table_form(path, id, nan, label, asked)  # which raises the error for an empty table
         return Sheets(tuple(part.columns or ()), form.id, iter([part]), part.levels)
     part, form = _frame(path, first, id, nan, label, asked)
     rest = (_frame(path, frame, id, nan, label, asked)[0] for frame in frames)
@@ -209,41 +209,12 @@ def _from_npz(
 ) -> tuple[MultimodalData, ArrayLayout]:
     """Each array is a modality; "ids", "labels" and "NAME.columns" describe them. One array alone is named by its file."""
     parts: dict[str, Part] = {}
-    found_labels: Any = None
-    for file_name, path in files.items():
-        check_file(path)
-        expected = "arrays of numbers or text as numpy.savez writes them"
-        with reading(str(path), expected, "write it again"), np.load(path, allow_pickle=False) as file:
-            stored = {key: file[key] for key in file.files}
-        ids: list[Hashable] | None = stored[IDS].tolist() if IDS in stored else None
-        if LABELS in stored and labels is None:
-            found_labels = (
-                stored[LABELS] if ids is None else dict(zip(ids, stored[LABELS].tolist(), strict=False))
-            )
-        arrays = {
-            key: x for key, x in stored.items() if key not in (IDS, LABELS) and not key.endswith(COLUMNS)
-        }
-        for key, x in arrays.items():
-            name = file_name if len(arrays) == 1 else key
-            if name in parts:
-                raise InputError(
-                    f"{path}: got a second modality {name!r}; expected distinct names; rename it"
-                )
-            columns = stored.get(f"{key}{COLUMNS}")
-            parts[name] = array_part(
-                f"{path}: {key}",
-                x,
-                nan,
-                ids,
-                None if columns is None else [str(column) for column in columns],
-            )
-    if not parts:
-        raise InputError(
-            f"data: got no array in {named(list(files.values()))}; expected one for each modality"
-        )
-    data = joined(
-        parts, labels=found_labels if labels is None else by_index(labels), overlap=overlap, **settings
-    )
+    stored: Any = None
+    for name, path in files.items():
+        found = archive_parts(path, name, nan)
+        added(parts, path, found)
+        stored = stored if found.labels is None else found.labels
+    data = joined(parts, labels=stored if labels is None else by_index(labels), overlap=overlap, **settings)
     return data, ArrayLayout(
         False, data.columns, {name: part.values.shape[1:] for name, part in parts.items()}
     )
