@@ -93,9 +93,11 @@ MUTANTS = [
             (
                 "ordered",
                 "ordered:OrdinalLikelihood.sample",
-                "u[..., None] >= (self.thresholds - out[..., None]).sigmoid()",
+                "u[..., None] >= below",
                 "u[..., None] >= self.thresholds.sigmoid()",
             ),
+            ("ordered", "ordered:OrdinalLikelihood.entries", "gap / scale", "gap"),
+            ("ordered", "ordered:OrdinalLikelihood.scale", "_SPEED * self.raw_scale", "self.raw_scale"),
             ("ordered", "ordered:DiscretisedLogisticLikelihood.entries", "k == self.top", "k > self.top"),
             (
                 "ordered",
@@ -1485,6 +1487,24 @@ MUTANTS = [
         "int(rows.sum()) < min(FEWEST, len(rows))",
         "False",
         by="imputation/test_combine.py",
+    ),
+    Mutant(
+        "imputation.combine:_Moments.weights",
+        "share / count",
+        "0",
+        by="imputation/test_combine.py",
+    ),
+    Mutant(
+        "imputation.imputer:Imputer._within",
+        "np.where(hidden, 0, np.tile(values, (rounds, 1)))",
+        "np.tile(values, (rounds, 1))",
+        by="imputation/test_imputer.py",
+    ),
+    Mutant(
+        "imputation.classes:limits_by_class",
+        "codes[:, None] == np.arange(known.shape[1])",
+        "codes[:, None] >= 0",
+        by="imputation/test_classes.py",
     ),
     Mutant(
         "imputation.members:Members.predict_left_out",

@@ -49,3 +49,22 @@ def test_without_the_target_the_same_is_imputed(imputer: Imputer) -> None:
     assert {name for name, _ in beside} == {"a", "b", "y"}
     for key, values in found.items():
         assert np.array_equal(values, beside[key])
+
+
+def test_of_few_samples_every_entry_is_hidden_once_and_has_no_influence_on_its_prediction(
+    imputer: Imputer,
+) -> None:
+    everything = (True, True, False)
+    turn = imputer.turns("a", np.random.default_rng(0).random((1000, 3)))
+    assert np.bincount(turn.ravel()) == pytest.approx(600, abs=90)
+    before = imputer.combination(everything, "a")
+    assert before.seen.all()
+    values = imputer.tables.values["a"]
+    kept, values[3, 1] = values[3, 1], values[3, 1] + 5
+    imputer._combinations.clear()
+    after = imputer.combination(everything, "a")
+    values[3, 1] = kept
+    imputer._combinations.clear()
+    for name in ("vae", "linear vae", "factors"):
+        assert after.left_out[name][3, 1] == before.left_out[name][3, 1]
+        assert (after.left_out[name][3, [0, 2]] != before.left_out[name][3, [0, 2]]).any()
