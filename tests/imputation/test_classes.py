@@ -92,16 +92,16 @@ def test_class_conditional_sets_cover_each_class_however_rare():
     """P(class in set | class) = ceil((n + 1) level) / (n + 1) for its n samples; limits of all samples together leave the rare one out."""
     rng = np.random.default_rng(1)
     codes = (rng.random(42000) < 0.05).astype(np.intp)
-    chance = np.clip(0.05 + 0.1 * codes + 0.08 * rng.normal(size=len(codes)), 0, 1)
+    chance = 1 / (1 + np.exp(3 - 1.5 * codes - 0.7 * rng.normal(size=len(codes))))
     found = np.stack([1 - chance, chance], 1)
     at, new, true = np.arange(40000), found[2000:], codes[2000:]
     together = sets(new, threshold(1 - found[np.arange(2000), codes[:2000]], 0.9))[at, true]
     limits = limits_by_class(1 - found[:2000], codes[:2000], 0.9)
     apart = sets_by_class(1 - new, limits)
-    assert together[true == 1].mean() < 0.01
+    assert together[true == 1].mean() < 0.1
     assert together.mean() > 0.9
-    for each in (0, 1):
-        assert apart[at, true][true == each].mean() == pytest.approx(0.9, abs=0.05)
+    assert apart[at, true][true == 1].mean() == pytest.approx(0.9, abs=0.05)
+    assert apart[at, true][true == 0].mean() == 1  # the most probable class is in every set
     few = limits_by_class(1 - found[:30], np.zeros(30, np.intp), 0.9)
     assert few[0] < np.inf
     assert few[1] == np.inf  # a class without enough samples is in all sets

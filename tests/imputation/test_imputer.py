@@ -59,12 +59,15 @@ def test_of_few_samples_every_entry_is_hidden_once_and_has_no_influence_on_its_p
     assert np.bincount(turn.ravel()) == pytest.approx(600, abs=90)
     before = imputer.combination(everything, "a")
     assert before.seen.all()
-    values = imputer.tables.values["a"]
-    kept, values[3, 1] = values[3, 1], values[3, 1] + 5
+    values, others = imputer.tables.values["a"], list[bool]()
+    for row in (12, 20):
+        kept, values[row, 1] = values[row, 1], values[row, 1] + 5
+        imputer._combinations.clear()
+        after = imputer.combination(everything, "a").left_out
+        values[row, 1] = kept
+        for name in ("vae", "linear vae", "factors"):
+            changed = after[name][row] != before.left_out[name][row]
+            assert not changed[1]
+            others.append(bool(changed.any()))
     imputer._combinations.clear()
-    after = imputer.combination(everything, "a")
-    values[3, 1] = kept
-    imputer._combinations.clear()
-    for name in ("vae", "linear vae", "factors"):
-        assert after.left_out[name][3, 1] == before.left_out[name][3, 1]
-        assert (after.left_out[name][3, [0, 2]] != before.left_out[name][3, [0, 2]]).any()
+    assert any(others)  # predictions of entries that were hidden in other rounds depend on it
