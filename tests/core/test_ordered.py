@@ -25,7 +25,7 @@ def ordinal(levels: int, columns: int = 3):
     torch.manual_seed(2)
     likelihood = LIKELIHOODS["ordinal"]((columns,), levels=levels)
     for parameter in likelihood.parameters():
-        parameter.data.add_(0.1 * torch.randn_like(parameter))
+        parameter.data.add_(torch.randn_like(parameter))
     return likelihood
 
 
@@ -33,14 +33,12 @@ def ordinal(levels: int, columns: int = 3):
 def test_an_ordinal_mass_is_a_difference_of_cumulative_logits(levels):
     likelihood, out = ordinal(levels), 2 * torch.randn(4, 3)
     found = masses(likelihood, out, torch.arange(levels)).detach().numpy()
-    theta, scale = likelihood.thresholds.detach().numpy(), likelihood.scale.detach().numpy()
+    theta = likelihood.thresholds.detach().numpy()
     assert theta.shape == (3, levels - 1)
-    assert (scale > 0).all()
     assert (np.diff(theta) > 0).all()
     for row in range(4):
         for column in range(3):
-            logits = (theta[column] - float(out[row, column])) / scale[column]
-            below = [0.0, *(1 / (1 + np.exp(-logits))), 1.0]
+            below = [0.0] + [1 / (1 + math.exp(float(out[row, column]) - t)) for t in theta[column]] + [1.0]
             assert found[:, row, column] == pytest.approx(np.diff(below))
     mean = (np.arange(levels)[:, None, None] * found).sum(0)
     assert likelihood.mean(out).detach().numpy() == pytest.approx(mean)
@@ -54,21 +52,6 @@ def test_ordinal_levels_start_equally_probable(levels):
     likelihood = LIKELIHOODS["ordinal"]((2,), levels=levels)
     found = masses(likelihood, torch.zeros(1, 2), torch.arange(levels)) * levels
     assert found.detach().numpy() == pytest.approx(np.ones((levels, 1, 2)), rel=0.01)
-
-
-def test_sharp_grades_are_learned_in_some_hundred_steps():
-    """Grades that a latent separates: their mean ranks are these grades, and not drawn together, after 250 steps of Adam."""
-    torch.manual_seed(0)
-    grade = torch.arange(90) % 3
-    z = (grade - 1 + 0.15 * torch.randn(90))[:, None]
-    likelihood, slope = LIKELIHOODS["ordinal"]((1,), levels=3), torch.ones(1, requires_grad=True)
-    optimizer = torch.optim.Adam([slope, *likelihood.parameters()], lr=2e-3)
-    for _ in range(250):
-        optimizer.zero_grad()
-        (-likelihood.log_prob(slope * z, grade[:, None].double()).mean()).backward()
-        optimizer.step()
-    found = likelihood.mean(slope * z).detach()[:, 0]
-    assert [float(found[grade == k].mean()) for k in range(3)] == pytest.approx([0, 1, 2], abs=0.1)
 
 
 def test_ordinal_shapes_broadcast_and_every_parameter_gets_a_gradient():
@@ -171,8 +154,8 @@ def test_a_narrow_level_far_from_zero_keeps_its_digits_in_single_precision():
     """Thresholds near −21, which float32 resolves to 2e-6, and gaps of 1e-6: log of gap · sigmoid' at −21, which is e^−21."""
     likelihood = LIKELIHOODS["ordinal"]((1,), levels=4).float()
     with torch.no_grad():
-        likelihood.lowest.fill_(-2.1)  # a tenth of the threshold
-        likelihood.raw_gaps.fill_(-4.0)
+        likelihood.lowest.fill_(-21.0)
+        likelihood.raw_gaps.fill_(-40.0)
     found = likelihood.log_prob(torch.zeros(1, 1, dtype=torch.float32), torch.tensor([[2.0]]))
     assert float(found) == pytest.approx(-21.0 + math.log(1e-6), abs=1e-3)
     found.sum().backward()

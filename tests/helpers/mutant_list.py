@@ -93,11 +93,9 @@ MUTANTS = [
             (
                 "ordered",
                 "ordered:OrdinalLikelihood.sample",
-                "u[..., None] >= below",
+                "u[..., None] >= (self.thresholds - out[..., None]).sigmoid()",
                 "u[..., None] >= self.thresholds.sigmoid()",
             ),
-            ("ordered", "ordered:OrdinalLikelihood.entries", "gap / scale", "gap"),
-            ("ordered", "ordered:OrdinalLikelihood.scale", "_SPEED * self.raw_scale", "self.raw_scale"),
             ("ordered", "ordered:DiscretisedLogisticLikelihood.entries", "k == self.top", "k > self.top"),
             (
                 "ordered",
@@ -1535,7 +1533,7 @@ MUTANTS = [
         by="imputation/test_classes.py",
     ),
     Mutant(
-        "imputation.imputer:Imputer.chosen",
+        "imputation.imputer:Imputer.turns",
         "draws if leader is None else draws[:, leader]",
         "draws",
         by="imputation/test_classes.py",

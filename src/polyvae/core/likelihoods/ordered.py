@@ -19,17 +19,13 @@ _MOST_LEVELS, _MOST_VALUES = 1000, 2**16
 _FEW = 40  # thresholds on either side of a location: those farther off count 0 or 1 to 2e-9
 _OFF = 0.05  # steps: multiples of 1/255 are rounded in float32
 _FAR = 50.0  # scales beyond an end of the range at which nothing changes any more
-_FINEST = 0.05  # the smallest scale of an ordinal
-_SPEED = 10.0  # the factor of the parameters of an ordinal, so that few steps of an optimiser move it far
 _NARROW = 2.0  # a scale in steps, from which a sum over thresholds is an integral and three corrections, to 1e-8 of a step
 
 
 class OrdinalLikelihood(Entrywise):
-    """Ranks x from 0 to levels − 1, by cumulative logits: P(x ≤ k) = sigmoid((θ_k − out) / s), with thresholds θ_0 < θ_1 < ...
+    """Ranks x from 0 to levels − 1, by cumulative logits: P(x ≤ k) = sigmoid(θ_k − out), with thresholds θ_0 < θ_1 < ...
 
-    Each entry has its own levels − 1 thresholds and its own scale s, which are parameters. They start where s = 1 and all levels have the
-    same probability for out = 0. A level between two others can be nearly certain only if its thresholds are many scales apart. Single
-    parameters move little in a training of some hundred steps, so s and the thresholds are functions of ten times their parameters.
+    Each entry has its own levels − 1 thresholds, which are parameters and start where all levels have the same probability for out = 0.
     ``mean`` is the mean rank.
 
     Args:
@@ -53,34 +49,23 @@ class OrdinalLikelihood(Entrywise):
         logits = (shares / (1 - shares)).log().to(torch.get_default_dtype())
         # The inverse of softplus_scale, up to its floor.
         raw_gaps = torch.expm1(logits.diff()).log() - math.log(math.e - 1)
-        self.lowest = nn.Parameter(logits[0].expand(shape) / _SPEED)
-        self.raw_gaps = nn.Parameter(raw_gaps.expand(*shape, -1) / _SPEED)
-        self.raw_scale = nn.Parameter(torch.zeros(shape))
+        self.lowest = nn.Parameter(logits[0].expand(shape).clone())
+        self.raw_gaps = nn.Parameter(raw_gaps.expand(*shape, -1).clone())
 
     @property
     def largest(self) -> int:
         return self.levels - 1
 
     @property
-    def scale(self) -> Tensor:
-        """s, [*shape]."""
-        return _FINEST + (1 - _FINEST) * softplus_scale(_SPEED * self.raw_scale)
-
-    @property
-    def gaps(self) -> Tensor:
-        """[*shape, levels − 2], the distances of the thresholds."""
-        return softplus_scale(_SPEED * self.raw_gaps)
-
-    @property
     def thresholds(self) -> Tensor:
         """[*shape, levels − 1], increasing."""
-        lowest = _SPEED * self.lowest[..., None]
-        return torch.cat([lowest, lowest + self.gaps.cumsum(-1)], -1)
+        lowest = self.lowest[..., None]
+        return torch.cat([lowest, lowest + softplus_scale(self.raw_gaps).cumsum(-1)], -1)
 
     def entries(self, out: Tensor, x: Tensor, observed: Tensor | None = None) -> Tensor:
         rank = (x if observed is None else torch.where(observed, x, 0)).nan_to_num()
         rank = rank.clamp(0, self.levels - 1).long()  # [..., *shape]
-        thresholds, scale, inner = self.thresholds, self.scale, self.levels - 1
+        thresholds, inner = self.thresholds, self.levels - 1
         # The place of an entry's first threshold in the flat table; selecting from it needs no table for each sample.
         place = inner * torch.arange(self.lowest.numel(), device=out.device).view(self.shape)
         above = place + rank.clamp(max=inner - 1)
@@ -88,17 +73,16 @@ class OrdinalLikelihood(Entrywise):
         lower = _selected(thresholds, place + (rank - 1).clamp(min=0))
         first, last = rank == 0, rank == self.levels - 1
         # Gaps below each threshold: as differences of thresholds far from 0 they would lose their digits.
-        gaps = torch.cat([torch.ones_like(self.lowest)[..., None], self.gaps], -1)
+        gaps = torch.cat([torch.ones_like(self.lowest)[..., None], softplus_scale(self.raw_gaps)], -1)
         gap = torch.where(last, 1, _selected(gaps, above))
-        return log_between((lower - out) / scale, (upper - out) / scale, gap / scale, first, last)
+        return log_between(lower - out, upper - out, gap, first, last)
 
     def mean(self, out: Tensor, library: Tensor | None = None) -> Tensor:
-        return ((out[..., None] - self.thresholds) / self.scale[..., None]).sigmoid().sum(-1)
+        return (out[..., None] - self.thresholds).sigmoid().sum(-1)
 
     def sample(self, out: Tensor, library: Tensor | None = None) -> Tensor:
         u = noise.uniform(tuple(out.shape), out, "x", "")
-        below = ((self.thresholds - out[..., None]) / self.scale[..., None]).sigmoid()
-        return (u[..., None] >= below).sum(-1).to(out)
+        return (u[..., None] >= (self.thresholds - out[..., None]).sigmoid()).sum(-1).to(out)
 
     def features(self, x: Tensor) -> Tensor:
         return x / (self.levels - 1)
