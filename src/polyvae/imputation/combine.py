@@ -178,22 +178,22 @@ class _Moments(NamedTuple):
     Attributes:
         gram: [G, M, M].
         target: [G, M].
-        count: [G].
+        entries: [G].
     """
 
     gram: NDArray[np.float64]
     target: NDArray[np.float64]
-    count: NDArray[np.float64]
+    entries: NDArray[np.float64]
 
     def __add__(self, other: _Moments) -> _Moments:  # type: ignore[override]
         return _Moments(*(a + b for a, b in zip(self, other, strict=True)))
 
     def weights(self, share: float) -> NDArray[np.float64]:
         """Weights of each group: [G, M], with as much evidence added from the mean over all entries as ``share`` entries have."""
-        gram, target, count = self.gram.sum(0), self.target.sum(0), max(float(self.count.sum()), 1.0)
+        gram, target = self.gram.sum(0), self.target.sum(0)
         if not np.isfinite(share) or len(self.gram) == 1:
             return np.repeat(_solve(gram, target)[None], len(self.gram), 0)
-        more = share / count
+        more = share / max(float(self.entries.sum()), 1.0)
         return np.stack(
             [_solve(g + more * gram, t + more * target) for g, t in zip(self.gram, self.target, strict=True)]
         )
