@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.imputation.__main__ import main
-from benchmarks.imputation.calibration import patterns, ridge_interval
+from benchmarks.imputation.calibration import most_frequent, patterns, ridge_interval
 from benchmarks.imputation.factors import Mofa
 from benchmarks.imputation.linear import Ridge, conformal_halfwidth, decomposed, fit_dual, gaussian, linear
 from benchmarks.imputation.memory import rows
@@ -216,6 +216,13 @@ def test_patterns_are_all_others_all_but_one_and_each_alone():
         ("d",),
     ]
     assert list(patterns(["a", "b"], "b")) == [("a",)]
+
+
+def test_the_least_coverage_is_the_share_of_the_most_frequent_value():
+    y = np.array([[0.0, 1.0], [0.0, 2.0], [0.0, 3.0], [1.0, 4.0]])
+    seen = np.array([[True, False], [True, True], [True, True], [True, True]])
+    assert most_frequent(y, seen) == pytest.approx([0.75, 1 / 3])
+    assert np.isnan(most_frequent(y, np.zeros_like(seen))).all()
 
 
 def test_conformal_intervals_of_ridge_cover_new_rows():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.imputation.linear import Ridge, conformal_halfwidth
 from benchmarks.imputation.protocol import Fold, Folds, folds
@@ -31,10 +32,25 @@ def ridge_interval(model: Ridge, inputs: Views, target: str, level: float) -> Fi
     return Filled(values, values - reach, values + reach)
 
 
+def most_frequent(y: NDArray[np.floating], seen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The share of the most frequent value of each column: [F], NaN where nothing was observed.
+
+    Where it is above the level, an interval that contains this value covers more often than the level.
+    """
+    shares = np.full(y.shape[1], np.nan)
+    for column in np.flatnonzero(seen.any(0)):
+        counts = np.unique(y[seen[:, column], column], return_counts=True)[1]
+        shares[column] = counts.max() / counts.sum()
+    return shares
+
+
 def calibrate(
     table: Table, methods: list[str], how: Folds, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """One entry per method, fold, modality and pattern: the means of coverage and width over columns, and test rows."""
+    """One entry per method, fold, modality and pattern: the means of coverage and width over columns, and test rows.
+
+    "least" is the coverage of intervals that cover with the level and contain the most frequent value of each column.
+    """
     entries: list[dict[str, Any]] = []
     count, rate = how.count, how.rate
     for fold in folds(table, how):
@@ -77,12 +93,14 @@ def _of_method(name: str, fold: Fold) -> list[dict[str, Any]]:
                 filled = stack.interval(given, target, LEVEL)
             ends = Interval(filled.low, filled.high)
             inside, wide = coverage(y[rows], ends, seen[rows]), width(y[rows], ends, seen[rows])
+            one = most_frequent(y[rows], seen[rows])
             found.append(
                 {
                     "view": target,
                     "pattern": "+".join(pattern),
                     "coverage": float(np.nanmean(inside)),
                     "width": float(np.nanmean(wide)),
+                    "least": float(np.nanmean(np.maximum(one, LEVEL))),
                     "n": len(rows),
                 }
             )

@@ -1543,6 +1543,24 @@ MUTANTS = [
         by="imputation/test_combine.py",
     ),
     Mutant(
+        "imputation.combine:_Moments.weights",
+        "share / count",
+        "0",
+        by="imputation/test_combine.py",
+    ),
+    Mutant(
+        "imputation.imputer:Imputer._within",
+        "np.where(hidden, 0, np.tile(values, (rounds, 1)))",
+        "np.tile(values, (rounds, 1))",
+        by="imputation/test_imputer.py",
+    ),
+    Mutant(
+        "imputation.classes:limits_by_class",
+        "codes[:, None] == np.arange(known.shape[1])",
+        "codes[:, None] >= 0",
+        by="imputation/test_classes.py",
+    ),
+    Mutant(
         "imputation.members:Members.predict_left_out",
         "fold == member",
         "fold != member",
@@ -1571,7 +1589,7 @@ MUTANTS = [
         by="imputation/test_classes.py",
     ),
     Mutant(
-        "imputation.imputer:Imputer.chosen",
+        "imputation.imputer:Imputer.turns",
         "draws if leader is None else draws[:, leader]",
         "draws",
         by="imputation/test_classes.py",

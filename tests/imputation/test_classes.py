@@ -14,9 +14,12 @@ from polyvae.imputation.classes import (
     chances,
     classes_at,
     classes_of_ranks,
+    distances,
+    limits_by_class,
     probable_sets,
     rank_ends,
     sets,
+    sets_by_class,
     threshold,
 )
 
@@ -83,6 +86,33 @@ def test_sets_cover_whatever_the_probabilities_are():
     probable = probable_sets(true, 0.8)
     assert ((true * probable).sum(1) >= 0.8 - 1e-6).all()
     assert probable[np.arange(20000), codes].mean() > 0.8
+
+
+def test_class_conditional_sets_cover_each_class_however_rare():
+    """P(class in set | class) = ceil((n + 1) level) / (n + 1) for its n samples; limits of all samples together leave the rare one out."""
+    rng = np.random.default_rng(1)
+    codes = (rng.random(42000) < 0.05).astype(np.intp)
+    chance = 1 / (1 + np.exp(3 - 1.5 * codes - 0.7 * rng.normal(size=len(codes))))
+    found = np.stack([1 - chance, chance], 1)
+    at, new, true = np.arange(40000), found[2000:], codes[2000:]
+    together = sets(new, threshold(1 - found[np.arange(2000), codes[:2000]], 0.9))[at, true]
+    limits = limits_by_class(1 - found[:2000], codes[:2000], 0.9)
+    apart = sets_by_class(1 - new, limits)
+    assert together[true == 1].mean() < 0.1
+    assert together.mean() > 0.9
+    assert apart[at, true][true == 1].mean() == pytest.approx(0.9, abs=0.05)
+    assert apart[at, true][true == 0].mean() == 1  # the most probable class is in every set
+    few = limits_by_class(1 - found[:30], np.zeros(30, np.intp), 0.9)
+    assert few[0] < np.inf
+    assert few[1] == np.inf  # a class without enough samples is in all sets
+    assert sets_by_class(1 - new, few)[:, 1].all()
+
+
+def test_distances_of_classes_and_ranks():
+    names = Group(name="a", levels=["x", "y", "z"], start=0, ranks=False)
+    assert distances(names, np.array([[0.2, 0.5, 0.3]])) == pytest.approx(np.array([[0.8, 0.5, 0.7]]))
+    ranks = Group(name="a", levels=["x", "y", "z"], start=0, ranks=True)
+    assert distances(ranks, np.array([[0.2], [5.0]])) == pytest.approx(np.array([[0.2, 0.8, 1.8], [2, 1, 0]]))
 
 
 def test_draws_have_the_probabilities_that_were_predicted():
@@ -203,6 +233,35 @@ def test_intervals_of_classes_are_sets_and_levels(fitted, given):
     assert (low["stage"] <= filled["stage"]).all()
     assert (filled["stage"] <= high["stage"]).all()
     assert (low["dead"] <= high["dead"]).all()
+
+
+def test_class_conditional_intervals_contain_the_prediction(fitted, given):
+    filled, low, high = (
+        table["clinical"] for table in fitted.impute(given, interval=0.9, kind="class-conditional")
+    )
+    plain = fitted.impute(given, interval=0.9)[1]["clinical"]
+    assert low["age"].equals(plain["age"])
+    for row in np.flatnonzero(given["clinical"]["type"].isna()):
+        assert filled["type"].iloc[row] in low["type"].iloc[row].split(" | ")
+    for column in ("stage", "grade", "dead"):
+        assert (low[column] <= filled[column]).all()
+        assert (filled[column] <= high[column]).all()
+    with pytest.raises(pv.InputError, match="got kind='mondrian'; expected one of conformal, class-cond"):
+        fitted.impute(given, interval=0.9, kind="mondrian")
+
+
+def test_class_conditional_ends_of_flags_are_flags():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(90, 1))
+    x = np.concatenate([z + 0.3 * rng.normal(size=(90, 3)), z > 1.2], 1)
+    given = np.where(rng.random(x.shape) < 0.3, np.nan, x)
+    est = pv.Estimator(steps=15, members=2, latent=2, seed=0)
+    _, low, high = est.fit(given).impute(given, interval=0.9, kind="class-conditional")
+    gaps = np.isnan(given[:, 3])
+    assert set(low[gaps, 3]) <= {0, 1}
+    assert set(high[gaps, 3]) <= {0, 1}
+    assert (low <= high).all()
+    assert high[gaps & (x[:, 3] == 1), 3].mean() > 0.7
 
 
 def test_draws_are_classes_never_two_of_a_column(fitted, given):

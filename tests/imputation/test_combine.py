@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import nnls
 
-from polyvae.imputation.combine import Combination, Known, half_widths
+from polyvae.imputation.combine import Combination, Known, _moments, half_widths
 
 
 def known(n: int, matched: np.ndarray | None = None, seed: int = 0) -> Known:
@@ -36,6 +37,45 @@ def test_the_combination_is_not_worse_than_its_best_part():
     found = Combination(case)
     errors = {name: ((x - found.y) ** 2).mean() for name, x in found.left_out.items()}
     assert errors["stack"] <= min(errors[name] for name in errors if name != "stack") * 1.01
+
+
+def two_methods(n: int, leader: np.ndarray | None) -> Known:
+    """The columns 0 and 1 are predicted well by the first of two methods, 2 and 3 by the second."""
+    rng = np.random.default_rng(2)
+    y = rng.normal(size=(n, 4)).astype("f4")
+    noise = np.array([[0.1, 0.1, 1.0, 1.0], [1.0, 1.0, 0.1, 0.1]])
+    members = {
+        name: (y + rng.normal(size=y.shape) * own).astype("f4") for name, own in zip("ab", noise, strict=True)
+    }
+    case = known(n)._replace(x=np.zeros((n, 0), "f4"), y=y, by_members=members, leader=leader)
+    return case._replace(seen=rng.random(y.shape) < 0.7)
+
+
+def test_columns_have_weights_of_their_own():
+    found = Combination(two_methods(300, np.array([0, 0, 2, 3])))
+    assert found.by_column["a"] == pytest.approx([1, 1, 0, 0], abs=0.1)
+    assert found.by_column["b"] == pytest.approx([0, 0, 1, 1], abs=0.1)
+    assert found.by_column["a"][0] == found.by_column["a"][1]  # of one class
+    assert found.weights["a"] == pytest.approx(found.by_column["a"].mean())
+    pooled = Combination(two_methods(300, None))
+    assert np.ptp(pooled.by_column["a"]) == 0
+    error, whole = ((x.left_out["stack"] - x.y)[x.seen].std() for x in (found, pooled))
+    assert error < 0.3 * whole
+
+
+@pytest.mark.parametrize("share", [10.0, 300.0, np.inf])
+def test_weights_of_a_column_are_least_squares_with_a_share_of_all_entries(share):
+    case = two_methods(40, None)
+    left_out, y, seen = [x.astype("f8") for x in case.by_members.values()], case.y.astype("f8"), case.seen
+    found = _moments(left_out, y, seen, np.arange(4)).weights(share)
+    flat, truth = np.stack([x[seen] for x in left_out], 1), y[seen]
+    more = np.sqrt(share / len(flat)) if np.isfinite(share) else 1.0
+    for column in range(4):
+        own = np.stack([x[seen[:, column], column] for x in left_out], 1)
+        a, b = more * flat, more * truth
+        if np.isfinite(share):
+            a, b = np.concatenate([own, a]), np.concatenate([y[seen[:, column], column], b])
+        assert found[column] == pytest.approx(nnls(a, b)[0], rel=1e-6)
 
 
 def test_predictions_are_the_weighted_sum():

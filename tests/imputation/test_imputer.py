@@ -49,3 +49,25 @@ def test_without_the_target_the_same_is_imputed(imputer: Imputer) -> None:
     assert {name for name, _ in beside} == {"a", "b", "y"}
     for key, values in found.items():
         assert np.array_equal(values, beside[key])
+
+
+def test_of_few_samples_every_entry_is_hidden_once_and_has_no_influence_on_its_prediction(
+    imputer: Imputer,
+) -> None:
+    everything = (True, True, False)
+    turn = imputer.turns("a", np.random.default_rng(0).random((1000, 3)))
+    assert np.bincount(turn.ravel()) == pytest.approx(600, abs=90)
+    before = imputer.combination(everything, "a")
+    assert before.seen.all()
+    values, others = imputer.tables.values["a"], list[bool]()
+    for row in (12, 20):
+        kept, values[row, 1] = values[row, 1], values[row, 1] + 5
+        imputer._combinations.clear()
+        after = imputer.combination(everything, "a").left_out
+        values[row, 1] = kept
+        for name in ("vae", "linear vae", "factors"):
+            changed = after[name][row] != before.left_out[name][row]
+            assert not changed[1]
+            others.append(bool(changed.any()))
+    imputer._combinations.clear()
+    assert any(others)  # predictions of entries that were hidden in other rounds depend on it

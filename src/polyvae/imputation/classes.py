@@ -54,23 +54,27 @@ class Calibration(NamedTuple):
         codes: [c], the classes that were observed.
         known: [calibration samples] bool, of which it was observed.
         fold: [c], the fold in which each is left out.
+        distances: [c, classes], of the same predictions.
     """
 
     chances: Doubles
     codes: Codes
     known: Flags
     fold: NDArray[np.intp]
+    distances: Doubles
 
     @classmethod
     def of(cls, each: Features, group: Group, combination: Combination) -> Calibration:
         """Of one group of the modality that a combination predicts."""
         known: Flags = np.asarray(combination.seen[:, group.start], bool)
         stack, y = combination.left_out["stack"][known], combination.y[known]
+        values = in_units(each, group, stack)
         return cls(
-            chances(group, in_units(each, group, stack)),
+            chances(group, values),
             true_codes(group, in_units(each, group, y)),
             known,
             combination.fold[known],
+            distances(group, values),
         )
 
     @property
@@ -114,6 +118,35 @@ def rank_ends(group: Group, centre: Doubles, below: Doubles, above: Doubles) -> 
     low, high = np.clip(low, 0, most), np.clip(high, 0, most)
     none = low > high
     return np.where(none, nearest, low), np.where(none, nearest, high)
+
+
+def distances(group: Group, values: Doubles) -> Doubles:
+    """How far each class is from a prediction in units [n, C]: 1 − its probability, of ranks the distance from the rank; [n, classes]."""
+    if not group.ranks:
+        return 1 - chances(group, values)
+    most = len(group.levels) - 1
+    return np.abs(np.arange(most + 1) - np.clip(values[:, :1], 0, most))
+
+
+def limits_by_class(known: Doubles, codes: Codes, level: float) -> Doubles:
+    """The limit of each class, by the distances of its own samples alone (label-conditional: Vovk et al. 2005; Sadinle et al. 2019).
+
+    Args:
+        known: [c, classes], the distances of calibration samples.
+        codes: [c], their classes.
+        level: The probability with which sets contain the true class, whichever class it is.
+
+    Returns:
+        [classes]; infinite where a class has too few samples.
+    """
+    own = np.where(codes[:, None] == np.arange(known.shape[1]), known, np.nan)
+    return half_widths(own, level)
+
+
+def sets_by_class(found: Doubles, limits: Doubles) -> Flags:
+    """Which classes are up to their limit, and the nearest one: distances [n, classes], limits [classes] -> [n, classes]."""
+    nearest = found.argmin(1)[:, None] == np.arange(found.shape[1])
+    return np.asarray((found <= limits + _NEAR * 1e3) | nearest, bool)
 
 
 def places(calibration: Calibration, v: Doubles) -> Doubles:

@@ -2,11 +2,13 @@
 
 For every pattern of observed modalities and every modality to predict, the members of the VAE and the simple methods are combined by
 non-negative least squares on their predictions of samples left out. The residuals of the combination on those samples give the intervals.
+Missing entries of an observed table are predicted with weights of each column, which are shrunk to those of the table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +18,11 @@ from scipy.optimize import nnls
 from polyvae.imputation.simple import GAMMAS, KernelRidge, Neighbours, Predictor, Ridge, Spectra
 from polyvae.imputation.tables import Flags, Floats
 
+Places = NDArray[np.intp]
+
 CURVED_FROM = 500  # samples, from which kernel ridge is one of the methods
 FEWEST = 100  # calibration samples of a pattern, below which they are pooled with those of coarser patterns
+_SHARES = (10.0, 30.0, 100.0, 300.0, np.inf)  # entries of all columns that are counted with those of each
 
 
 class Known(NamedTuple):
@@ -33,6 +38,7 @@ class Known(NamedTuple):
         by_members: Name -> the predictions of samples left out, by the members of each ensemble, [n, F].
         typical: Returns [F], the variance that factors leave the entries of a sample given its other entries, a mean over calibration
             samples; None for predictions from other modalities alone.
+        leader: [F], columns with the same number have the same weights, and others their own; None: all columns have the same.
     """
 
     rows: NDArray[np.intp]
@@ -43,6 +49,7 @@ class Known(NamedTuple):
     matched: Flags
     by_members: Mapping[str, Floats]
     typical: Callable[[], NDArray[np.float64]] | None = None
+    leader: NDArray[np.intp] | None = None
 
 
 class Once:
@@ -62,7 +69,8 @@ class Combination:
     """The methods that predict one modality from a pattern of others, their weights and the residuals of samples left out.
 
     Attributes:
-        weights: Name of the method -> its weight.
+        weights: Name of the method -> its weight; where columns have their own, the mean over them.
+        by_column: Name of the method -> its weight in each column, [F].
         left_out: Name of the method, or "stack" -> predictions of the calibration samples, each left out, [c, F].
         y: The calibration samples, [c, F].
         seen: [c, F] bool, their observed entries.
@@ -90,7 +98,10 @@ class Combination:
         rows = np.ones_like(rows) if self.pooled else rows
         self.y, self.seen, self.fold = known.y[rows], known.seen[rows], known.fold[rows]
         self.left_out = {name: x[rows] for name, x in left_out.items()}
-        self.weights, self.left_out["stack"] = _stacked(self.left_out, self.y, self.seen, self.fold)
+        self.by_column, self.left_out["stack"] = _stacked(
+            self.left_out, self.y, self.seen, self.fold, known.leader
+        )
+        self.weights = {name: float(weight.mean()) for name, weight in self.by_column.items()}
 
     @property
     def cells(self) -> int:
@@ -122,7 +133,7 @@ class Combination:
         parts |= {name: part.predict(x) for name, part in self.simple.items() if self.weights[name] > 0}
         total = np.zeros((len(x), self.y.shape[1]), np.float32)
         for name, part in parts.items():
-            total += np.float32(self.weights[name]) * part
+            total += self.by_column[name].astype(np.float32) * part
         return {**parts, "stack": total}
 
     def half_widths(self, level: float) -> NDArray[np.float64]:
@@ -161,29 +172,87 @@ def half_widths(residuals: NDArray[np.floating], level: float) -> NDArray[np.flo
     return np.where(enough, np.take_along_axis(size, place[None], 0)[0], np.inf)
 
 
+class _Moments(NamedTuple):
+    """Sums over entries, of all columns of each of G groups: of products of M predictions, of their products with the truth, of 1.
+
+    Attributes:
+        gram: [G, M, M].
+        target: [G, M].
+        entries: [G].
+    """
+
+    gram: NDArray[np.float64]
+    target: NDArray[np.float64]
+    entries: NDArray[np.float64]
+
+    def __add__(self, other: _Moments) -> _Moments:  # type: ignore[override]
+        return _Moments(*(a + b for a, b in zip(self, other, strict=True)))
+
+    def weights(self, share: float) -> NDArray[np.float64]:
+        """Weights of each group: [G, M], with as much evidence added from the mean over all entries as ``share`` entries have."""
+        gram, target = self.gram.sum(0), self.target.sum(0)
+        if not np.isfinite(share) or len(self.gram) == 1:
+            return np.repeat(_solve(gram, target)[None], len(self.gram), 0)
+        more = share / max(float(self.entries.sum()), 1.0)
+        return np.stack(
+            [_solve(g + more * gram, t + more * target) for g, t in zip(self.gram, self.target, strict=True)]
+        )
+
+    def error(self, weights: NDArray[np.float64]) -> float:
+        """The squared error of these weights [G, M], less the sum of squares of the truth."""
+        own = np.einsum("gm,gmk,gk->", weights, self.gram, weights)
+        return float(own - 2 * (weights * self.target).sum())
+
+
 def _stacked(
-    left_out: Mapping[str, Floats], y: Floats, seen: Flags, fold: NDArray[np.intp]
-) -> tuple[dict[str, float], Floats]:
-    """Weights by non-negative least squares, and the combination of each sample by weights of the other folds."""
-    names = list(left_out)
+    left_out: Mapping[str, Floats], y: Floats, seen: Flags, fold: NDArray[np.intp], leader: Places | None
+) -> tuple[dict[str, NDArray[np.float64]], Floats]:
+    """Weights by non-negative least squares, and the combination of each sample by weights of the other folds.
+
+    Of columns with weights of their own, the share of the evidence of all columns has the smallest error on the folds left out.
+    """
+    names, width = list(left_out), y.shape[1]
     if not names or not seen.any():
-        return dict.fromkeys(names, 0.0), np.zeros_like(y)
-    moments = {}
-    for e in np.unique(fold):
-        rows = fold == e
-        flat = np.stack([left_out[name][rows][seen[rows]] for name in names], 1).astype(np.float64)
-        moments[e] = flat.T @ flat, flat.T @ y[rows][seen[rows]].astype(np.float64)
+        return {name: np.zeros(width) for name in names}, np.zeros_like(y)
+    group = np.zeros(width, np.intp) if leader is None else np.unique(leader, return_inverse=True)[1]
+    moments = {
+        e: _moments([x[fold == e] for x in left_out.values()], y[fold == e], seen[fold == e], group)
+        for e in np.unique(fold)
+    }
+    total = reduce(_Moments.__add__, moments.values())
+    without = {
+        e: reduce(_Moments.__add__, [own for key, own in moments.items() if key != e] or [total])
+        for e in moments
+    }
+    shares = _SHARES if len(total.gram) > 1 else _SHARES[-1:]
+    crossed = {share: {e: own.weights(share) for e, own in without.items()} for share in shares}
+    best = min(shares, key=lambda share: sum(own.error(crossed[share][e]) for e, own in moments.items()))
     combined = np.zeros_like(y)
-    for e in moments:
-        others = [pair for key, pair in moments.items() if key != e] or list(moments.values())
-        for weight, name in zip(_solve(others), names, strict=True):
-            combined[fold == e] += np.float32(weight) * left_out[name][fold == e]
-    return dict(zip(names, _solve(list(moments.values())).tolist(), strict=True)), combined
+    for e, weights in crossed[best].items():
+        for weight, x in zip(weights.T.astype(np.float32), left_out.values(), strict=True):
+            combined[fold == e] += weight[group] * x[fold == e]
+    return dict(zip(names, total.weights(best).T[:, group], strict=True)), combined
 
 
-def _solve(moments: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> NDArray[np.float64]:
-    gram = np.sum([pair[0] for pair in moments], 0)
-    target = np.sum([pair[1] for pair in moments], 0)
+def _moments(left_out: Sequence[Floats], y: Floats, seen: Flags, group: Places) -> _Moments:
+    """The sums over the entries that were observed, of the columns of each group."""
+    groups = int(group.max()) + 1
+    if groups == 1:
+        flat, truth = np.stack([x[seen] for x in left_out], 1).astype(np.float64), y[seen].astype(np.float64)
+        return _Moments((flat.T @ flat)[None], (flat.T @ truth)[None], np.array([float(len(flat))]))
+    x = np.stack([np.where(seen, x, 0) for x in left_out], -1).astype(np.float64)
+    each = (
+        np.einsum("nfm,nfk->fmk", x, x),
+        np.einsum("nfm,nf->fm", x, y.astype(np.float64)),
+        seen.sum(0).astype(np.float64),
+    )
+    sums = [np.zeros((groups, *one.shape[1:])) for one in each]
+    for into, one in zip(sums, each, strict=True):
+        np.add.at(into, group, one)
+    return _Moments(*sums)
+
+
+def _solve(gram: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
     # |A v - b|² = v'Gv - 2 t'v + const with A the root of G: as many rows as methods, whatever the number of samples.
     w, u = np.linalg.eigh(gram)
     kept = w > max(float(w[-1]), 0.0) * 1e-12

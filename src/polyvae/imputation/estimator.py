@@ -287,7 +287,9 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 training samples have the modality (fewer than interval / (1 − interval)).
             draws: Return this many completed data sets, for multiple imputation; ``pool`` combines what is computed from each.
             statistic: "mean" or "median".
-            kind: "conformal" intervals, from residuals of samples left out, or "predictive" ones, from draws of the VAE.
+            kind: "conformal" intervals, from residuals of samples left out; "class-conditional", the same with sets that contain
+                each class, and each of the numbers 0 and 1, with this probability where it is the true one, however rare; or
+                "predictive" ones, from draws of the VAE.
 
         Returns:
             Data in the container, units, columns and order of X, for all its samples and all modalities of the training data; with
@@ -333,7 +335,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             interval: Write the ends of intervals too, as NAME.low and NAME.high; see ``impute``.
             draws: Write completed data with draws too, as NAME.draw1, NAME.draw2, ...
             statistic: "mean" or "median".
-            kind: "conformal" or "predictive"; see ``impute``.
+            kind: "conformal", "class-conditional" or "predictive"; see ``impute``.
             format: "csv", "tsv" or "parquet", of the files of a folder; None: that of the first file. Parquet needs pyarrow.
             force: Replace results that polyvae wrote.
 

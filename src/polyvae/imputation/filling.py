@@ -21,13 +21,17 @@ from polyvae.imputation.classes import (
     chances,
     classes_at,
     classes_of_ranks,
+    distances,
     in_units,
+    limits_by_class,
     places,
     probable_sets,
     rank_ends,
     sets,
+    sets_by_class,
     threshold,
 )
+from polyvae.imputation.combine import half_widths
 from polyvae.imputation.imputer import MOST_FACTORS, Imputed, Imputer
 from polyvae.imputation.tables import Doubles, Flags, Floats, SparseRows, Tables
 from polyvae.imputation.wide import WIDE
@@ -36,7 +40,8 @@ from polyvae.utils.seeds import fold_in
 
 Values = NDArray[np.floating[Any]]
 Statistic = Literal["mean", "median"]
-Kind = Literal["conformal", "predictive"]
+Kind = Literal["conformal", "class-conditional", "predictive"]
+KINDS: tuple[Kind, ...] = ("conformal", "class-conditional", "predictive")
 
 BLOCK = 4096
 """Samples that are completed at a time, at most; see ``block_size``."""
@@ -55,7 +60,8 @@ class Wanted(NamedTuple):
     Attributes:
         statistic: "mean" or "median" of what is missing.
         level: The probability that an interval covers; None: no intervals.
-        kind: "conformal": from residuals of samples left out. "predictive": quantiles of draws from the VAE around the prediction.
+        kind: "conformal": from residuals of samples left out. "class-conditional": of classes, and of numbers that are 0 or 1, from those
+            of samples of each class apart. "predictive": quantiles of draws from the VAE around the prediction.
         draws: Number of draws; 0: none.
         seed: Of the draws.
     """
@@ -84,7 +90,7 @@ def wanted(seed: int, interval: Any, draws: Any, statistic: Any, kind: Any, both
         raise InputError("impute: got draws and interval; expected one of the two; call it twice")
     for name, value, known in (
         ("statistic", statistic, ("mean", "median")),
-        ("kind", kind, ("conformal", "predictive")),
+        ("kind", kind, KINDS),
     ):
         if value not in known:
             raise InputError(f"impute: got {name}={value!r}; expected one of {', '.join(known)}; choose one")
@@ -283,7 +289,7 @@ def fill_block(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: W
         centre = found.values + (_median(found) if wanted.statistic == "median" else 0)
         put(values, centre, classes.most_probable)
         if ends is not None:
-            below, above = _interval(found, wanted, spread)
+            below, above = _interval(schema[found.name], found, wanted, spread)
             put(ends[0], found.values + below, classes.ends(below, above, 0))
             put(ends[1], found.values + above, classes.ends(below, above, 1))
         for lot, factor, other, one in zip(lots, u, others, drawn, strict=True):
@@ -340,7 +346,7 @@ class _Classes:
         groups = self.each.groups
         self.centre = {group.name: in_units(self.each, group, found.values) for group in groups}
         self.chances = {group.name: chances(group, self.centre[group.name]) for group in groups}
-        drawn = groups if wanted.draws or (wanted.level is not None and wanted.kind == "conformal") else []
+        drawn = groups if wanted.draws or (wanted.level is not None and wanted.kind != "predictive") else []
         self.known = {group.name: Calibration.of(self.each, group, found.combination) for group in drawn}
 
     def most_probable(self, group: Group, own: Doubles) -> Doubles:
@@ -351,6 +357,8 @@ class _Classes:
         """The lower or upper rank; of an unordered class ones for all classes of the set, at both ends."""
 
         def of(group: Group, own: Doubles) -> Doubles:
+            if self.wanted.kind == "class-conditional":
+                return self._by_class(group, end)
             if group.ranks:
                 at, scale = group.start, self.each.scale[group.start]
                 shape = len(own), below.shape[-1]
@@ -363,6 +371,17 @@ class _Classes:
             return sets(self.chances[group.name], limit).astype(np.float64)
 
         return of
+
+    def _by_class(self, group: Group, end: int) -> Doubles:
+        """As ``ends``; of ranks the lowest and the highest of the set."""
+        assert self.wanted.level is not None
+        known = self.known[group.name]
+        limits = limits_by_class(known.distances, known.codes, self.wanted.level)
+        inside = sets_by_class(distances(group, self.centre[group.name]), limits)
+        if not group.ranks:
+            return inside.astype(np.float64)
+        last = inside.shape[1] - 1
+        return np.asarray(last - inside[:, ::-1].argmax(1) if end else inside.argmax(1), np.float64)[:, None]
 
     def of_ranks(
         self, rank: Doubles | None, other: np.random.Generator
@@ -413,7 +432,7 @@ def _median(found: Imputed) -> Doubles:
 
 
 def _interval(
-    found: Imputed, wanted: Wanted, spread: Mapping[str, tuple[Floats, Floats]] | None
+    each: Features, found: Imputed, wanted: Wanted, spread: Mapping[str, tuple[Floats, Floats]] | None
 ) -> tuple[Doubles, Doubles]:
     """The ends of the interval relative to the prediction: [F] or [n, F] each."""
     assert wanted.level is not None
@@ -421,7 +440,30 @@ def _interval(
         low, high = spread[found.name]
         return low[found.rows].astype(np.float64), high[found.rows].astype(np.float64)
     width = found.combination.half_widths(wanted.level)
-    return -width, width
+    flags = np.flatnonzero(np.array(each.kinds) == "binary")
+    if wanted.kind != "class-conditional" or not len(flags):
+        return -width, width
+    below, above = (np.broadcast_to(x, found.values.shape).copy() for x in (-width, width))
+    below[:, flags], above[:, flags] = _of_flags(each, found, wanted.level, flags)
+    return below, above
+
+
+def _of_flags(
+    each: Features, found: Imputed, level: float, flags: NDArray[np.intp]
+) -> tuple[Doubles, Doubles]:
+    """The ends of sets of the numbers 0 and 1, from residuals of samples with a 0 and with a 1 apart, relative to the prediction."""
+    centre, scale = (np.asarray(x)[flags] for x in (each.center, each.scale))
+    guess, known, new = (
+        np.clip(x[:, flags] * scale + centre, 0, 1)
+        for x in (found.combination.left_out["stack"], found.combination.y, found.values)
+    )
+    ones, seen = known > 0.5, found.combination.seen[:, flags]
+    of_zero = half_widths(np.where(seen & ~ones, guess, np.nan), level)
+    of_one = half_widths(np.where(seen & ones, 1 - guess, np.nan), level)
+    zero, one = (new <= of_zero) | (new < 0.5), (1 - new <= of_one) | (new >= 0.5)
+    low, high = np.where(zero, 0.0, 1.0), np.where(one, 1.0, 0.0)
+    below, above = ((end - centre) / scale - found.values[:, flags] for end in (low, high))
+    return below, above
 
 
 def _spread(imputer: Imputer, part: Tables, wanted: Wanted) -> dict[str, tuple[Floats, Floats]]:

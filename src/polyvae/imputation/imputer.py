@@ -18,7 +18,7 @@ from polyvae.imputation.members import Members, Schedule
 from polyvae.imputation.simple import Spectra
 from polyvae.imputation.tables import Flags, Floats, Pattern, Tables, patterns, pieces
 from polyvae.imputation.trees import Trees, affordable
-from polyvae.imputation.wide import Wide
+from polyvae.imputation.wide import WIDE, Wide
 from polyvae.utils.progress import Reporter
 from polyvae.utils.seeds import fold_in
 
@@ -31,6 +31,7 @@ MOST_FACTORS = max(_FACTORS)
 _LARGEST_TABLE = 2**24  # values of a table that the simple methods and the calibration use
 _CELLS = 2**28  # values of all combinations that stay in memory, beyond two
 _TYPICAL = 200  # calibration samples whose spread is computed
+_HIDDEN_OF_EACH = 200  # hidden entries of a column, for which few samples take several rounds
 _LARGEST_CALIBRATION = 5000  # training samples that the simple methods and the calibration use
 
 
@@ -207,41 +208,51 @@ class Imputer:
 
     def _within(self, pattern: Pattern, name: str) -> Known:
         rows = self.calibration[self.tables.observed[name][self.calibration].any(1)]
-        part, fold = self.tables.rows(rows), self.fold[rows]
+        part, fold, count = self.tables.rows(rows), self.fold[rows], len(rows)
+        seen, values = part.observed[name], part.values[name]
         draws = np.random.default_rng(fold_in(self.seed, "hidden entries", self.tables.names.index(name)))
-        hidden = part.observed[name] & self.chosen(name, draws.random(part.observed[name].shape))
-        given = part.only(pattern)
+        rounds = _rounds(count)
+        turn = self.turns(name, draws.random(seen.shape))
+        hidden = np.concatenate([seen & (turn == number) for number in range(rounds)])
+        # All rounds at once, because trees take the same time for few samples as for many.
+        given = part.only(pattern).rows(np.tile(np.arange(count), rounds))
         given = Tables(
-            {**given.values, name: np.where(hidden, 0, part.values[name]).astype(np.float32)},
-            {**given.observed, name: part.observed[name] & ~hidden},
+            {**given.values, name: np.where(hidden, 0, np.tile(values, (rounds, 1))).astype(np.float32)},
+            {**given.observed, name: np.tile(seen, (rounds, 1)) & ~hidden},
         )
-        by_members = {
-            label: each.predict_left_out(given, fold)[name] for label, each in self.ensembles.items()
-        }
-        simple: dict[str, Floats] = {}
-        for e in np.unique(fold):
-            left = np.flatnonzero(fold == e)
+        folds = np.tile(fold, rounds)
+        found = {label: each.predict_left_out(given, folds)[name] for label, each in self.ensembles.items()}
+        for e in np.unique(folds):
+            left = np.flatnonzero(folds == e)
             for label, x in self._inside(int(e), given.rows(left), name).items():
-                simple.setdefault(label, np.zeros_like(part.values[name]))[left] = x
+                found.setdefault(label, np.zeros((len(folds), values.shape[1]), np.float32))[left] = x
+        last = np.minimum(turn, rounds - 1)[None]  # the round in which each entry is hidden
+        left_out = {
+            label: np.take_along_axis(x.reshape(rounds, *values.shape), last, 0)[0]
+            for label, x in found.items()
+        }
+        few = slice(min(_TYPICAL, count))
+        typical = partial(self._typical, *self._entries_of(given.rows(few), name), hidden[few])
         return Known(
             rows,
-            np.zeros((len(rows), 0), np.float32),
-            part.values[name],
-            hidden,
+            np.zeros((count, 0), np.float32),
+            values,
+            seen & (turn < rounds),
             fold,
             _whole(part, pattern),
-            {**by_members, **simple},
-            Once(
-                partial(
-                    self._typical, *self._entries_of(given.rows(slice(_TYPICAL)), name), hidden[:_TYPICAL]
-                )
-            ),
+            left_out,
+            Once(typical),
+            self.leaders.get(name, np.arange(values.shape[1])) if values.shape[1] <= WIDE else None,
         )
+
+    def turns(self, name: str, draws: NDArray[np.float64]) -> NDArray[np.intp]:
+        """The round in which each entry of a modality is hidden, of random numbers [n, F]: that of the columns of a class is the same."""
+        leader = self.leaders.get(name)
+        return np.asarray((draws if leader is None else draws[:, leader]) / HIDDEN, np.intp)
 
     def chosen(self, name: str, draws: NDArray[np.float64]) -> Flags:
         """Which entries of a modality to hide, of random numbers [n, F]: the columns of a class together."""
-        leader = self.leaders.get(name)
-        return np.asarray((draws if leader is None else draws[:, leader]) < HIDDEN, bool)
+        return np.asarray(self.turns(name, draws) == 0, bool)
 
     def _typical(self, seen: Flags, columns: slice, hidden: Flags) -> NDArray[np.float64]:
         """[F], the mean over samples of the variance that factors leave their hidden entries (all entries of columns without any)."""
@@ -429,6 +440,11 @@ def specs(tables: Tables, design: Design, targets: Sequence[str], wide: Wide) ->
 def _entries(tables: Tables, targets: Sequence[str]) -> bool:
     """Whether entries are hidden in training: one modality can be predicted only from its own entries."""
     return tables.gaps or len(tables.names) - len(targets) < 2
+
+
+def _rounds(count: int) -> int:
+    """In how many rounds a share of the entries of ``count`` samples is hidden, each entry once at most."""
+    return int(min(1 / HIDDEN, max(1, -(-_HIDDEN_OF_EACH // (HIDDEN * count)))))
 
 
 def _whole(tables: Tables, pattern: Pattern) -> Flags:
