@@ -247,7 +247,8 @@ def test_a_short_training_learns_which_way_two_blocks_depend():
 
 
 def test_a_share_of_the_rows_has_a_clean_subset_and_each_is_equally_frequent():
-    assert {name: design.clean for name, design in mld.DESIGNS.items()} == {"balanced": 0.5, "published": 0.2}
+    shares = {"balanced": 0.5, "published": 0.2, "guided": 0.8}
+    assert {name: design.clean for name, design in mld.DESIGNS.items()} == shares
     clean = mld.subsets(100_000, (2, 0, 3, 1), torch.Generator().manual_seed(0), 0.2)
     assert not clean[:, 1].any()  # a block without columns
     some_rows = clean[clean.any(-1)]
@@ -258,25 +259,84 @@ def test_a_share_of_the_rows_has_a_clean_subset_and_each_is_equally_frequent():
     assert not mld.subsets(50, (4,), torch.Generator().manual_seed(0), 0.2).any()
 
 
-@pytest.mark.parametrize(("design", "share", "power"), [("published", 0.2, 1), ("balanced", 0.5, 2)])
-def test_the_loss_is_the_formula(double, design, share, power):
-    """(1 + d_S / (D − d_S)) / D Σ_{outside S} (f + ε)², from the same draws."""
+@pytest.mark.parametrize(
+    ("design", "share", "power", "absent"),
+    [("published", 0.2, 1, 0), ("balanced", 0.5, 2, 0), ("guided", 0.8, 2, 0.15)],
+)
+def test_the_loss_is_the_formula(double, design, share, power, absent):
+    """(1 + d_S / (D − d_S)) / D Σ_{outside S} (f + ε)², from the same draws; S contains what is given, or is absent."""
     torch.manual_seed(0)
+    given = torch.randn(200, 5)
     blocks, x = (1, 2, 2), torch.randn(200, 5)
     prior = FittedScore(torch.zeros(5), torch.ones(5), 8, 1, blocks=blocks, design=design)
     nn.init.normal_(prior.net.last[2].weight)
-    loss = prior.requires_grad_(False).loss(x, torch.Generator().manual_seed(7))
+    loss = prior.requires_grad_(False).loss(x, torch.Generator().manual_seed(7), given)
     draws = torch.Generator().manual_seed(7)
     t, eps = torch.rand(200, 1, generator=draws) ** power, torch.randn(200, 5, generator=draws)
     clean = mld.subsets(200, blocks, draws, share)
+    without = torch.rand(200, 1, generator=draws) < absent if absent else torch.zeros(200, 1) > 0
+    assert bool(absent) == bool((clean & without).any())
     m, s = mld.marginal(t)
     for row in range(200):
         fixed = columns_of(clean[row], blocks)
-        noisy = torch.where(fixed, x[row], m[row] * x[row] + s[row] * eps[row])
-        f = prior.net(noisy[None], torch.where(clean[row], 0, t[row])[None])[0]
+        known = torch.zeros(5) if without[row] else given[row]
+        noisy = torch.where(fixed, known, m[row] * x[row] + s[row] * eps[row])
+        f = prior.net(noisy[None], torch.where(clean[row], 1.0 * without[row], t[row])[None])[0]
         d = int(fixed.sum())
         expected = (1 + d / (5 - d)) / 5 * (f + eps[row])[~fixed].square().sum()
         assert float(loss[row]) == pytest.approx(float(expected))
+
+
+class Guided(nn.Module):
+    """s(t) times the score of y_t, given x or without it, for a normal pair (x, y) of correlation .8."""
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        m, s = mld.marginal(t[:, 1:])
+        seen = t[:, :1] == 0
+        assert bool((seen | (t[:, :1] == 1)).all())
+        assert bool(((x[:, :1] == 0) | seen).all())  # what is absent is 0
+        variance = torch.where(seen, 0.36, 1.0) * m.square() + s.square()
+        f = s * (m * torch.where(seen, 0.8 * x[:, :1], 0) - x[:, 1:]) / variance
+        return torch.cat([torch.full_like(f, torch.nan), f], -1)
+
+
+def test_guided_draws_have_the_moments_of_the_guided_diffusion(double):
+    """With normal latents every step is linear, so that means and variances after 250 steps are known."""
+    n, x = 20_000, 1.5
+    for g in (0.0, 1.0, 3.0):
+        prior = FittedScore(torch.zeros(2), torch.ones(2), 2, 1, blocks=(1, 1), design="guided", guidance=g)
+        prior.net = Guided()
+        torch.manual_seed(0)
+        drawn = prior.complete(
+            torch.tensor([[x, 0.0]]).expand(n, -1), torch.tensor([[True, False]]).expand(n, -1)
+        )
+        mean, variance, step = 0.0, 1.0, 1 / mld.EULER
+        for number in range(mld.EULER, 0, -1):
+            t = torch.tensor(number * step)
+            m, beta = float(mld.marginal(t).m), float(mld.rate(t))
+            own, without = 1 / (0.36 * m**2 + 1 - m**2), 1.0
+            pull = 1 + step * beta * (0.5 - ((1 + g) * own - g * without))
+            mean = pull * mean + step * beta * (1 + g) * own * m * 0.8 * x
+            variance = pull**2 * variance + (step * beta if number > 1 else 0)
+        assert drawn[:, 0].numpy() == pytest.approx(np.full(n, x))
+        assert float(drawn[:, 1].mean()) == pytest.approx(mean, abs=4 * (variance / n) ** 0.5)
+        assert float(drawn[:, 1].var()) == pytest.approx(variance, rel=0.05)
+        if not g:
+            assert (mean, variance) == (pytest.approx(0.8 * x, abs=0.02), pytest.approx(0.36, abs=0.03))
+
+
+def test_a_design_or_guidance_that_is_not_valid_is_refused():
+    for given, says in (
+        ({"design": "guide"}, "unknown design 'guide'; did you mean 'guided'?"),
+        ({"design": "guided", "guidance": -1}, "got guidance=-1; expected a number, 0 or more"),
+        ({"guidance": 1.0}, "got guidance=1.0 with design 'balanced'; expected design 'guided'"),
+    ):
+        with pytest.raises(InputError) as caught:
+            FittedScore(torch.zeros(2), torch.ones(2), **given)
+        assert says in str(caught.value)
+        with pytest.raises(InputError) as caught:
+            fit_prior(*some("vae"), kind="mld", latents="all", **given)
+        assert says in str(caught.value)
 
 
 # ---- storage ---------------------------------------------------------------------------------------------------------------------
@@ -291,10 +351,11 @@ def fitted():
         "flow": FittedFlow.fit(x, 1, epochs=1, blocks=BLOCKS),
         "mld": FittedScore.fit(x, steps=2, blocks=BLOCKS, hidden=4, layers=1),
         "published": FittedScore.fit(x, steps=2, blocks=BLOCKS, hidden=4, layers=1, design="published"),
+        "guided": FittedScore.fit(x, 2, 0, BLOCKS, 4, 1, design="guided", guidance=2),
     }
 
 
-@pytest.mark.parametrize("kind", [*FITTED, "published"])
+@pytest.mark.parametrize("kind", [*FITTED, "published", "guided"])
 def test_what_was_stored_is_the_same_prior(fitted, kind, tmp_path):
     prior, run = fitted[kind], RunDirectory(tmp_path)
     save_tensors(run.fitted_prior, prior.state_dict(), prior.settings)
@@ -326,9 +387,11 @@ def test_what_was_stored_is_the_same_prior(fitted, kind, tmp_path):
             "mld",
             {"design": "other"},
             {},
-            "got design='other'; expected balanced or published",
+            "got design='other'; expected balanced, published, guided",
         ),
         ("mld", {"design": None}, {}, "got tensors of another network"),
+        ("mld", {"guidance": 1.0}, {}, "got guidance=1.0; expected a number, 0 or more, that its design"),
+        ("guided", {"guidance": "1"}, {}, "got guidance=1; expected a number"),
         ("mld", {"blocks": [1, 4]}, {}, "got tensors of another network"),
         ("mld", {}, {"loc": None}, "got no 'loc'; expected loc, scale"),
         ("mld", {}, {"scale": torch.zeros(5)}, "expected [D] both, scale positive"),

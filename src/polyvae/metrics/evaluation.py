@@ -257,7 +257,7 @@ def _fitted_prior(
     wanted = config.fitted_prior
     if not wanted.components or train is None or (wanted.latents == "z" and not model.shared):
         return None
-    rows = len(train) if wanted.latents == "z" else len(complete_rows(model, train))
+    rows = len(train) if wanted.latents == "z" else len(complete_rows(model, train, wanted.latents))
     which = "training samples" if wanted.latents == "z" else "complete training samples"
     few, least = min(wanted.components, max(1, rows // 20)), FITTED[wanted.kind].least
     if rows < least:
@@ -265,9 +265,10 @@ def _fitted_prior(
         return None
     if few < wanted.components and wanted.kind == "gmm":
         say(f"fitted prior: {few} components instead of {wanted.components}, for {rows} samples")
-    if wanted.latents == "all" and rows < len(train):
+    if wanted.latents != "z" and rows < len(train):
+        inferred = "all private latents" if wanted.latents == "all" else "the latents of each modality"
         say(
-            f"fitted prior: fitted to the {rows:,} of {len(train):,} training samples in which all private latents are inferred"
+            f"fitted prior: fitted to the {rows:,} of {len(train):,} training samples in which {inferred} are inferred"
         )
     return fit_prior(
         model,
@@ -279,6 +280,11 @@ def _fitted_prior(
         wanted.transforms,
         wanted.latents,
         wanted.steps,
+        wanted.hidden,
+        wanted.layers,
+        wanted.design,
+        wanted.guidance,
+        wanted.given,
     )
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from polyvae.utils.errors import InputError
 
+_ALL = ", over all latents"
+
 
 class FittedPrior(nn.Module, ABC):
     """A distribution of latents, fitted after training to draws from the aggregate posterior.
@@ -22,7 +24,8 @@ class FittedPrior(nn.Module, ABC):
         least: The smallest number of draws to fit it to (for a mixture, per component).
         conditional: Whether ``complete`` can draw some blocks given the others.
         latent: Columns, D.
-        blocks: How many columns belong together: (D,) for z alone; for all latents, first those of z, then those of each w_m.
+        blocks: How many columns belong together: (D,) for z alone; for all latents, first those of z, then those of each w_m; for the
+            latents of each modality, those of z and w_m together.
         settings: What JSON stores beside the tensors, ``kind`` and ``blocks`` included.
         summary: A short description for reports.
     """
@@ -37,14 +40,34 @@ class FittedPrior(nn.Module, ABC):
 
     @property
     def latents(self) -> str:
-        """ "z", or "all" for z and the private latents of all modalities."""
+        """ "z", "all" for z and the private latents of all modalities, or "each" for z and w_m as inferred from each modality alone."""
+        if self.settings.get("each", False):
+            return "each"
         return "all" if len(self.blocks) > 1 else "z"
+
+    @property
+    def means(self) -> bool:
+        """Whether conditional draws are given posterior means of what was observed, and not posterior draws."""
+        return bool(self.settings.get("means", False))
+
+    def of_each(self, means: bool = False) -> Self:
+        """Declare that the blocks are the latents of each modality. ``means``: that it was fitted given posterior means."""
+        self.settings |= {"each": True, "means": means}
+        self.summary = f"{self.summary.removesuffix(_ALL)}, over the latents of each modality"
+        return self
+
+    def _restored(self, settings: Mapping[str, Any]) -> Self:
+        """This prior with what ``of_each`` declared before it was stored. Raises InputError: a setting that is not valid."""
+        each, means = settings.get("each", False), settings.get("means", False)
+        if type(each) is not bool or type(means) is not bool:
+            raise misfit(f"each={str(each)[:80]} and means={str(means)[:80]}", "true or false")
+        return self.of_each(means) if each else self
 
     def describe(self, summary: str, blocks: Sequence[int] | None, **settings: Any) -> None:
         """Set ``blocks`` (None: one block), ``settings`` and ``summary``."""
         self.blocks = (self.latent,) if blocks is None else tuple(blocks)
         self.settings = {"kind": self.kind, **settings, "blocks": list(self.blocks)}
-        self.summary = summary + (", over all latents" if self.latents == "all" else "")
+        self.summary = summary + (_ALL if self.latents == "all" else "")
 
     @classmethod
     @abstractmethod

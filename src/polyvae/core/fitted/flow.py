@@ -83,7 +83,7 @@ class FittedFlow(FittedPrior):
             raise misfit(
                 "tensors that do not fit this version's flow", "those of the same zuko version"
             ) from None
-        return prior.requires_grad_(False)
+        return prior.requires_grad_(False)._restored(settings)
 
     @classmethod
     @torch.enable_grad()

@@ -98,7 +98,8 @@ class FittedMixture(FittedPrior):
             raise misfit("weights that are no probabilities", "numbers of 0 or more with sum 1")
         if not bool((scale_tril.diagonal(dim1=-2, dim2=-1) > 0).all()):
             raise misfit("a scale_tril that is no Cholesky factor", "a positive diagonal")
-        return cls(weights, loc, scale_tril, covariance, stored_blocks(settings, loc.shape[1]))
+        prior = cls(weights, loc, scale_tril, covariance, stored_blocks(settings, loc.shape[1]))
+        return prior._restored(settings)
 
     @classmethod
     def fit(
