@@ -257,6 +257,11 @@ def test_a_share_of_the_rows_has_a_clean_subset_and_each_is_equally_frequent():
     assert len(counts) == 6  # of 3 blocks, neither none nor all
     assert counts / len(some_rows) == pytest.approx(np.full(6, 1 / 6), abs=0.01)
     assert not mld.subsets(50, (4,), torch.Generator().manual_seed(0), 0.2).any()
+    often = mld.subsets(100_000, (2, 0, 3, 1), torch.Generator().manual_seed(0), 0.8, given=[1, 3])
+    # The block without columns does not count, so block 3 is alone in 3/4 of these rows, and in 1/6 of the others.
+    alone = (often == torch.tensor([False, False, False, True])).all(-1)
+    assert float(often.any(-1).double().mean()) == pytest.approx(0.8, abs=0.005)
+    assert float(alone.double().mean()) == pytest.approx(0.8 * (3 / 4 + 1 / 4 / 6), abs=0.005)
 
 
 @pytest.mark.parametrize(
@@ -521,5 +526,11 @@ def test_a_prior_that_does_not_fit_is_refused_in_one_line(make, call, says):
 def test_unknown_latents_and_no_shared_latent_are_refused():
     with pytest.raises(InputError, match="unknown latents 'w'"):
         fit_prior(*some("vae"), latents="w")
+    with pytest.raises(InputError, match="got given='other'"):
+        fit_prior(*some("vae"), kind="mld", latents="all", given=["other"])
+    names = list(some("vae")[0].modalities)
+    for latents, given in (("z", names[:1]), ("all", names)):
+        with pytest.raises(InputError, match="expected some of the modalities"):
+            fit_prior(*some("mopoe" if latents == "z" else "vae"), kind="mld", latents=latents, given=given)
     with pytest.raises(InputError, match="or fit one with latents='all'"):
         fit_prior(*some("vae"))

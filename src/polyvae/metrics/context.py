@@ -125,7 +125,7 @@ def posterior_samples(
     latents: str = "z",
     K: int = 1,
 ) -> torch.Tensor:
-    """K posterior draws of z, of "all" latents, or of those of "each" modality, for each of the first ``limit`` samples of ``data``: [K N, C].
+    """K posterior draws of z, "all" latents, or those of "each" modality, for each of the first ``limit`` samples of ``data``: [K N, C].
 
     If not of z alone, these are the first complete samples (see ``complete_rows``).
     """
