@@ -265,17 +265,23 @@ def test_a_share_of_the_rows_has_a_clean_subset_and_each_is_equally_frequent():
 
 
 @pytest.mark.parametrize(
-    ("design", "share", "power", "absent"),
-    [("published", 0.2, 1, 0), ("balanced", 0.5, 2, 0), ("guided", 0.8, 2, 0.15)],
+    ("design", "share", "power", "absent", "stands"),
+    [
+        ("published", 0.2, 1, 0, False),
+        ("balanced", 0.5, 2, 0, False),
+        ("guided", 0.8, 2, 0.15, False),
+        ("guided", 0.8, 2, 0.15, True),
+    ],
 )
-def test_the_loss_is_the_formula(double, design, share, power, absent):
-    """(1 + d_S / (D − d_S)) / D Σ_{outside S} (f + ε)², from the same draws; S contains what is given, or is absent."""
+def test_the_loss_is_the_formula(double, design, share, power, absent, stands):
+    """(1 + d_S / (D − d_S)) / D Σ_{outside S} (f + ε)², from the same draws; S contains x or what stands for it, or is absent."""
     torch.manual_seed(0)
-    given = torch.randn(200, 5)
+    known = torch.randn(200, 5)
     blocks, x = (1, 2, 2), torch.randn(200, 5)
-    prior = FittedScore(torch.zeros(5), torch.ones(5), 8, 1, blocks=blocks, design=design)
+    sizes = (3, 1, 1) if stands else None
+    prior = FittedScore(torch.zeros(5), torch.ones(5), 8, 1, blocks=blocks, design=design, known=sizes)
     nn.init.normal_(prior.net.last[2].weight)
-    loss = prior.requires_grad_(False).loss(x, torch.Generator().manual_seed(7), given)
+    loss = prior.requires_grad_(False).loss(x, torch.Generator().manual_seed(7), known if stands else None)
     draws = torch.Generator().manual_seed(7)
     t, eps = torch.rand(200, 1, generator=draws) ** power, torch.randn(200, 5, generator=draws)
     clean = mld.subsets(200, blocks, draws, share)
@@ -284,9 +290,10 @@ def test_the_loss_is_the_formula(double, design, share, power, absent):
     m, s = mld.marginal(t)
     for row in range(200):
         fixed = columns_of(clean[row], blocks)
-        known = torch.zeros(5) if without[row] else given[row]
-        noisy = torch.where(fixed, known, m[row] * x[row] + s[row] * eps[row])
-        f = prior.net(noisy[None], torch.where(clean[row], 1.0 * without[row], t[row])[None])[0]
+        kept = torch.zeros(5) if without[row] else x[row]
+        noisy = torch.where(fixed, kept, m[row] * x[row] + s[row] * eps[row])
+        time = torch.where(clean[row], 1.0 * without[row], t[row])[None]
+        f = prior.net(noisy[None], time, known[row][None])[0] if stands else prior.net(noisy[None], time)[0]
         d = int(fixed.sum())
         expected = (1 + d / (5 - d)) / 5 * (f + eps[row])[~fixed].square().sum()
         assert float(loss[row]) == pytest.approx(float(expected))
@@ -344,6 +351,38 @@ def test_a_design_or_guidance_that_is_not_valid_is_refused():
         assert says in str(caught.value)
 
 
+def test_what_stands_for_a_block_decides_and_not_the_block(double):
+    """Draws depend on ``known`` of the blocks that are given, and neither on their values nor on ``known`` of the others."""
+    x, generator = torch.randn(200, 5), torch.Generator().manual_seed(0)
+    parts = [torch.randn(200, size, generator=generator) * 3 + 1 for size in (4, 2, 1)]
+    prior = FittedScore.fit(x, 2, 0, BLOCKS, 4, 1, design="guided", guidance=1.0, known=parts)
+    for parameter in prior.net.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    assert prior.known == (4, 2, 1)
+    known, observed = torch.cat(parts, -1), torch.tensor([[False, True, False]]).expand(200, -1)
+    standard = (known - prior.known_loc) / prior.known_scale
+    assert (float(standard.mean()), float(standard.std())) == (pytest.approx(0), pytest.approx(1, abs=0.01))
+
+    def drawn(values, stands):
+        torch.manual_seed(1)
+        return prior.complete(values, observed, stands)
+
+    first, other = drawn(x, known), torch.randn(200, 5)
+    other[:, 1:3] = x[:, 1:3]
+    assert torch.equal(first[:, 1:3], x[:, 1:3])
+    assert torch.equal(drawn(other, known), first)
+    apart = known.clone()
+    apart[:, :4], apart[:, 6:] = 9, 9
+    assert torch.equal(drawn(x, apart), first)
+    apart[:, 4:6] = 9
+    assert not torch.isclose(drawn(x, apart)[:, 3:], first[:, 3:]).any()
+    moved = x.clone()
+    moved[:, 1:3] += 1
+    assert torch.equal(drawn(moved, known)[:, 3:], first[:, 3:])
+    with pytest.raises(InputError, match="got known=None"):
+        prior.complete(x, observed)
+
+
 # ---- storage ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -397,6 +436,13 @@ def test_what_was_stored_is_the_same_prior(fitted, kind, tmp_path):
         ("mld", {"design": None}, {}, "got tensors of another network"),
         ("mld", {"guidance": 1.0}, {}, "got guidance=1.0; expected a number, 0 or more, that its design"),
         ("guided", {"guidance": "1"}, {}, "got guidance=1; expected a number"),
+        (
+            "guided",
+            {"known": [1, 2, -1]},
+            {},
+            "got known=[1, 2, -1]; expected a number of columns for each block",
+        ),
+        ("guided", {"known": [1, 2, 2]}, {}, "got tensors of another network"),
         ("mld", {"blocks": [1, 4]}, {}, "got tensors of another network"),
         ("mld", {}, {"loc": None}, "got no 'loc'; expected loc, scale"),
         ("mld", {}, {"scale": torch.zeros(5)}, "expected [D] both, scale positive"),

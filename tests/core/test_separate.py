@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
-from polyvae import InputError, Modality, MultimodalData, build, evaluate, fit_prior
+from polyvae import InputError, Modality, MultimodalData, build, evaluate, fit_prior, load_dataset
 from polyvae.core.fitted import FittedFlow, FittedMixture, FittedScore
-from polyvae.core.separate import blocks_of_each, complete_each, decode_each, infer_each
+from polyvae.core.separate import blocks_of_each, complete_each, decode_each, describe_each, infer_each
+from polyvae.core.vocabulary import FIRST
 from polyvae.metrics.context import posterior_samples
 from polyvae.runs import fitted_prior
 from polyvae.training.directory import RunDirectory
@@ -49,12 +49,29 @@ def test_each_modality_is_inferred_from_itself_and_decoded_from_its_own_latents(
     made = decode_each(model, latents)
     assert set(made) == set(NAMES)
     assert all(torch.allclose(made[key], expected[key]) for key in NAMES)
-    means = infer_each(model, batch, 2, mean=True)
-    assert torch.equal(means[0], means[1])
-    for m, part in enumerate(means[0].split(sizes, -1)):
+    for m, part in enumerate(describe_each(model, batch)):
         both = model.embed(batch.observe(NAMES[m]), private=True)
         own = both[:, model.shared :][:, columns[m]]
         assert torch.equal(part, torch.cat([both[:, : model.shared], own], -1))
+
+
+def test_sentences_are_described_by_their_words():
+    data = load_dataset("shapes_captions", train=20, test=10, unseen=0, judges=0)
+    model = build("mopoe", data.modalities(), latent=2).eval()
+    batch = data.train.take(slice(0, 20))
+    image, words = describe_each(model, batch)
+    vocabulary = model.modalities["caption"].likelihood.vocabulary
+    assert (image.shape, words.shape) == ((20, 2), (20, vocabulary.size))
+    for row, caption in zip(words, vocabulary.decode(batch.data["caption"].numpy()), strict=True):
+        for id_ in range(2, vocabulary.size):
+            assert int(row[id_]) == caption.split().count(
+                vocabulary.words[id_ - FIRST] if id_ >= FIRST else ""
+            )
+    assert not words[:, 0].any()
+    prior = fit_prior(model, data.train, kind="mld", latents="each", steps=1, hidden=2, layers=1)
+    assert prior.known == (2, vocabulary.size)
+    made = model.generate(batch.observe("caption"), 2, prior=prior, targets=["image"])["image"]
+    assert made.shape == (2, 20, 3, 16, 16)
 
 
 def test_what_was_observed_keeps_its_posterior_draws_and_the_rest_follows_the_prior_given_these():
@@ -83,22 +100,6 @@ def _seeded(seed, call, *given):
     return call(*given)
 
 
-def test_a_prior_that_was_fitted_given_means_is_given_means(double):
-    """w_b | mean of q(w_a) is N(.9 mean, .19), whatever is drawn of w_a."""
-    model = build("vae", [Modality("a", (1,)), Modality("b", (1,))], latent=1).double().eval()
-    tril = torch.tensor([[[1.0, 0.0], [0.9, 0.19**0.5]]])
-    batch = MultimodalData({"a": torch.randn(3, 1), "b": torch.randn(3, 1)}).take(slice(0, 3)).observe("a")
-    mean = model.embed(batch)[:, 0]
-    for means in (True, False):
-        prior = FittedMixture(torch.ones(1), torch.zeros(1, 2), tril, blocks=(1, 1)).of_each(means)
-        torch.manual_seed(0)
-        latents = complete_each(model, batch, 20_000, prior)
-        assert float(latents[..., 0].std(0).min()) > 0.1  # posterior draws, which are decoded
-        residual = latents[..., 1] - 0.9 * (mean if means else latents[..., 0])
-        assert residual.mean(0).numpy() == pytest.approx(np.zeros(3), abs=0.015)
-        assert residual.var(0).numpy() == pytest.approx(np.full(3, 0.19), abs=0.01)
-
-
 def test_it_is_fitted_to_samples_in_which_every_modality_is_observed():
     model, data = some("jmvae")
     part = MultimodalData(
@@ -114,11 +115,11 @@ def test_it_is_fitted_to_samples_in_which_every_modality_is_observed():
         fitted_prior={"latents": "each", "components": 1},
         show=False,
     )
-    assert (result.prior.blocks, result.prior.latents, result.prior.means) == ((2, 2), "each", False)
+    assert (result.prior.blocks, result.prior.latents, result.prior.known) == ((2, 2), "each", None)
     assert result["fitted_prior"].endswith("full, over the latents of each modality")
     assert any("30 of 40 training samples in which the latents of each" in note for note in result["notes"])
     score = fit_prior(model, data, kind="mld", latents="each", steps=2, hidden=4, layers=1, design="guided")
-    assert (score.latents, score.means, score.design) == ("each", True, "guided")
+    assert (score.latents, score.known, score.design) == ("each", (2, 2), "guided")
     with pytest.raises(InputError, match="samples in which every modality is observed"):
         fit_prior(model, part.rows(slice(0, 10)), latents="each")
     only = build("mmvae+", [Modality("a", (3,)), Modality("b", (2,), role="target")], latent=2).eval()
@@ -131,16 +132,18 @@ def test_what_was_stored_is_the_same_prior(kind, tmp_path):
     x = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
     prior = {
         "gmm": lambda: FittedMixture.fit(x, 2, blocks=(2, 2)),
-        "mld": lambda: FittedScore.fit(x, 2, 0, (2, 2), 4, 1, design="guided", guidance=1.5),
+        "mld": lambda: FittedScore.fit(
+            x, 2, 0, (2, 2), 4, 1, design="guided", guidance=1.5, known=[x, x[:, :1]]
+        ),
         "flow": lambda: FittedFlow.fit(x, 1, epochs=1, blocks=(2, 2)),
-    }[kind]().of_each(means=kind == "mld")
+    }[kind]().of_each()
     run = RunDirectory(tmp_path)
     save_tensors(run.fitted_prior, prior.state_dict(), prior.settings)
     again = fitted_prior(run)
-    assert (again.latents, again.means, again.summary) == ("each", kind == "mld", prior.summary)
+    assert (again.latents, again.known, again.summary) == ("each", prior.known, prior.summary)
     assert (again.settings, again.blocks) == (prior.settings, (2, 2))
-    save_tensors(run.fitted_prior, prior.state_dict(), prior.settings | {"means": 3})
-    with pytest.raises(InputError, match="got each=True and means=3; expected true or false"):
+    save_tensors(run.fitted_prior, prior.state_dict(), prior.settings | {"each": 3})
+    with pytest.raises(InputError, match="got each=3; expected true or false"):
         fitted_prior(run)
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from polyvae.core.batch import Batch
 from polyvae.core.fitted import FittedPrior
-from polyvae.core.fitted.base import columns_of
+from polyvae.core.likelihoods.sequence import Text
+from polyvae.core.vocabulary import PADDING
 
 if TYPE_CHECKING:
     from polyvae.core.inference import Inference
@@ -26,28 +27,54 @@ def blocks_of_each(model: Inference) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def infer_each(model: Inference, batch: Batch, K: int = 1, mean: bool = False) -> Tensor:
+def infer_each(model: Inference, batch: Batch, K: int = 1) -> Tensor:
     """Posterior draws of the latents of each modality, given it alone; where it was not observed, draws from the prior of the model.
 
     Args:
         model: The model.
         batch: The data.
         K: Draws per sample.
-        mean: Return posterior means in place of draws.
 
     Returns:
         [K, B, D + W_1 + ... + D + W_M].
     """
     batch, parts = model.admit(batch), []
     for name, span in zip(model.modalities, model.modalities.columns, strict=True):
-        alone = batch.observe(name)
-        if mean:
-            both = model.embed(alone, private=True).expand(K, -1, -1)
-            z, w = both[..., : model.shared], both[..., model.shared :]
-        else:
-            z, w, _ = model.draw(alone, K)
+        z, w, _ = model.draw(batch.observe(name), K)
         parts += [z, w[..., span]]
     return torch.cat(parts, -1)
+
+
+@torch.no_grad()
+def describe_each(model: Inference, batch: Batch) -> list[Tensor]:
+    """What stands for each modality where it is given to a score network: the counts of its words, or the posterior means of its latents.
+
+    An expert is trained to decode, and what its posterior mean says of other modalities can be hard to read after short training. The words
+    of a sentence are not, and the score network learns to read them.
+
+    Args:
+        model: The model.
+        batch: The data; values where a modality was not observed have no meaning.
+
+    Returns:
+        [B, C_m] for each modality.
+    """
+    batch, parts = model.admit(batch), []
+    for (name, net), span in zip(model.modalities.items(), model.modalities.columns, strict=True):
+        if isinstance(net.likelihood, Text):
+            parts.append(word_counts(batch.data[name], net.likelihood.vocabulary.size))
+        else:
+            both = model.embed(batch.observe(name), private=True)
+            parts.append(torch.cat([both[:, : model.shared], both[:, model.shared :][:, span]], -1))
+    return parts
+
+
+def word_counts(x: Tensor, size: int) -> Tensor:
+    """How often each id above that of padding occurs: [B, L] -> [B, size]."""
+    ids = x.nan_to_num().clamp(0, size - 1).long()
+    counts = x.new_zeros(len(x), size).scatter_add_(1, ids, torch.ones_like(x))
+    counts[:, PADDING] = 0
+    return counts
 
 
 @torch.no_grad()
@@ -65,14 +92,15 @@ def complete_each(model: Inference, batch: Batch, K: int, prior: FittedPrior) ->
     """
     batch = model.admit(batch)
     latents = infer_each(model, batch, K)
-    given = infer_each(model, batch, K, mean=True) if prior.means else latents
-    known = batch.mask.T  # [B, M]
-    rows = (~known).any(1).nonzero()[:, 0]
+    observed = batch.mask.T  # [B, M]
+    rows = (~observed).any(1).nonzero()[:, 0]
     if not len(rows):
         return latents
-    each = known[rows].expand(K, -1, -1).flatten(0, 1)
-    drawn = prior.complete(given[:, rows].flatten(0, 1), each)
-    drawn = torch.where(columns_of(each, prior.blocks), latents[:, rows].flatten(0, 1), drawn)
+    known = None
+    if prior.known is not None:
+        known = torch.cat(describe_each(model, batch), -1)[rows].expand(K, -1, -1).flatten(0, 1)
+    each = observed[rows].expand(K, -1, -1).flatten(0, 1)
+    drawn = prior.complete(latents[:, rows].flatten(0, 1), each, known)
     return latents.index_copy(1, rows, drawn.view(K, len(rows), -1))
 
 

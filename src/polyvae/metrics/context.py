@@ -12,7 +12,7 @@ import torch
 from polyvae.config import EvaluateConfig, EvaluateSettings
 from polyvae.core.fitted import FITTED, FittedFlow, FittedMixture, FittedPrior, FittedScore
 from polyvae.core.fitted.score import check_design
-from polyvae.core.separate import blocks_of_each, infer_each
+from polyvae.core.separate import blocks_of_each, describe_each, infer_each
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
 from polyvae.metrics.features import FeatureNet
@@ -141,11 +141,11 @@ def posterior_samples(
 
 
 @torch.no_grad()
-def _means(model: MultimodalVAE, data: MultimodalData, limit: int, K: int) -> torch.Tensor:
-    """Posterior means of the latents of each modality, in the rows of ``posterior_samples``: [K N, C]."""
+def _described(model: MultimodalVAE, data: MultimodalData, limit: int, K: int) -> list[torch.Tensor]:
+    """What stands for each modality where it is given, in the rows of ``posterior_samples``: [K N, C_m] for each."""
     rows = complete_rows(model, data, "each")[:limit]
-    batches = data.rows(rows).batches(1000)
-    return torch.cat([infer_each(model, batch, K, mean=True).flatten(0, 1) for batch in batches])
+    found = [describe_each(model, batch) for batch in data.rows(rows).batches(1000)]
+    return [torch.cat([part.repeat(K, 1) for part in parts]) for parts in zip(*found, strict=True)]
 
 
 def complete_rows(model: MultimodalVAE, data: MultimodalData, latents: str = "all") -> torch.Tensor:
@@ -222,8 +222,8 @@ def fit_prior(
     Over the latents of each modality, [z_1, w_1, ..., z_M, w_M] with z_m ~ q(z | x_m), every modality is decoded from its own. Given a
     caption, ``model.generate(batch, prior=prior)`` then draws the latents that an image has, in place of decoding an image from those of
     the caption. So an image differs from draw to draw in what the caption leaves open. It is fitted to samples in which all modalities
-    are observed. Conditional draws of a score network are given the posterior means of what was observed, and those of a mixture
-    posterior draws.
+    are observed. Conditional draws of a mixture are given posterior draws of what was observed. Those of a score network are given the
+    counts of the words of a sentence, and posterior means of the latents of other modalities.
 
     Args:
         model: A trained model.
@@ -295,7 +295,7 @@ def fit_prior(
     if kind == "flow":
         prior: FittedPrior = FittedFlow.fit(x, transforms, seed, blocks=blocks)
     elif kind == "mld":
-        known = _means(model, data, limit, draws) if latents == "each" else None
+        known = _described(model, data, limit, draws) if latents == "each" else None
         places = _places(model, latents, given)
         prior = FittedScore.fit(
             x,
@@ -312,5 +312,5 @@ def fit_prior(
     else:
         prior = FittedMixture.fit(x, components, covariance, seed, blocks)
     if latents == "each":
-        prior = prior.of_each(means=kind == "mld")
+        prior = prior.of_each()
     return prior.to(next(model.parameters()).device)

@@ -46,22 +46,22 @@ class FittedPrior(nn.Module, ABC):
         return "all" if len(self.blocks) > 1 else "z"
 
     @property
-    def means(self) -> bool:
-        """Whether conditional draws are given posterior means of what was observed, and not posterior draws."""
-        return bool(self.settings.get("means", False))
+    def known(self) -> tuple[int, ...] | None:
+        """Of each block, the columns of what stands for it where it is given; None: the block itself."""
+        return None
 
-    def of_each(self, means: bool = False) -> Self:
-        """Declare that the blocks are the latents of each modality. ``means``: that it was fitted given posterior means."""
-        self.settings |= {"each": True, "means": means}
+    def of_each(self) -> Self:
+        """Declare that the blocks are the latents of each modality."""
+        self.settings |= {"each": True}
         self.summary = f"{self.summary.removesuffix(_ALL)}, over the latents of each modality"
         return self
 
     def _restored(self, settings: Mapping[str, Any]) -> Self:
         """This prior with what ``of_each`` declared before it was stored. Raises InputError: a setting that is not valid."""
-        each, means = settings.get("each", False), settings.get("means", False)
-        if type(each) is not bool or type(means) is not bool:
-            raise misfit(f"each={str(each)[:80]} and means={str(means)[:80]}", "true or false")
-        return self.of_each(means) if each else self
+        each = settings.get("each", False)
+        if type(each) is not bool:
+            raise misfit(f"each={str(each)[:80]}", "true or false")
+        return self.of_each() if each else self
 
     def describe(self, summary: str, blocks: Sequence[int] | None, **settings: Any) -> None:
         """Set ``blocks`` (None: one block), ``settings`` and ``summary``."""
@@ -87,12 +87,13 @@ class FittedPrior(nn.Module, ABC):
         """n draws of all columns: [n, D]."""
 
     @abstractmethod
-    def complete(self, x: Tensor, observed: Tensor) -> Tensor:
+    def complete(self, x: Tensor, observed: Tensor, known: Tensor | None = None) -> Tensor:
         """Draw the blocks that are not observed, given those that are.
 
         Args:
             x: Latents, [N, D]; the values of blocks that are not observed are ignored.
             observed: [N, G] bool, which blocks are given.
+            known: What stands for the blocks that are given, [N, C], of a prior with ``known``; None: ``x``.
 
         Returns:
             [N, D], with the observed columns of x unchanged.

@@ -147,7 +147,7 @@ class FittedMixture(FittedPrior):
         eps = noise.normal((n, self.loc.shape[1]), self.loc, "prior.z", "BD")
         return self.loc[choice] + _scaled(self.scale_tril, choice, eps)
 
-    def complete(self, x: Tensor, observed: Tensor) -> Tensor:
+    def complete(self, x: Tensor, observed: Tensor, known: Tensor | None = None) -> Tensor:
         patterns, which = torch.unique(observed, dim=0, return_inverse=True)
         rows = [(which == number).nonzero()[:, 0] for number in range(len(patterns))]
         known = list(columns_of(patterns, self.blocks))

@@ -89,6 +89,7 @@ class FittedScore(FittedPrior):
         seed: Seed of the initial parameters.
         design: "balanced", "published" or "guided".
         guidance: g, 0 or more; above 0 for the design "guided" only.
+        known: Columns of what stands for each block where it is clean; None: the block itself.
 
     Raises:
         InputError: An unknown design, or a guidance that is not valid.
@@ -99,6 +100,8 @@ class FittedScore(FittedPrior):
     conditional = True
     loc: Tensor
     scale: Tensor
+    known_loc: Tensor
+    known_scale: Tensor
 
     def __init__(
         self,
@@ -111,6 +114,7 @@ class FittedScore(FittedPrior):
         seed: int = 0,
         design: str = "balanced",
         guidance: float = 0.0,
+        known: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         check_design(design, guidance)
@@ -126,10 +130,19 @@ class FittedScore(FittedPrior):
             steps=steps,
             design=design,
             guidance=self.guidance,
+            known=None if known is None else list(known),
         )
+        if known is not None:
+            self.register_buffer("known_loc", loc.new_zeros(sum(known)))
+            self.register_buffer("known_scale", loc.new_ones(sum(known)))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.net = ScoreNet(self.blocks, hidden, layers, design == "published").to(loc)
+            self.net = ScoreNet(self.blocks, hidden, layers, design == "published", known).to(loc)
+
+    @property
+    def known(self) -> tuple[int, ...] | None:
+        sizes = self.settings["known"]
+        return None if sizes is None else tuple(sizes)
 
     @classmethod
     def restore(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
@@ -148,14 +161,27 @@ class FittedScore(FittedPrior):
         guidance = settings.get("guidance", 0.0)
         if not is_number(guidance) or guidance < 0 or (guidance > 0 and not DESIGNS[design].absent):
             raise misfit(f"guidance={str(guidance)[:80]}", "a number, 0 or more, that its design allows")
+        known = settings.get("known")
+        most = max(x.numel() for x in tensors.values())
+        if known is not None and not (
+            isinstance(known, list)
+            and len(known) == len(blocks)
+            and all(type(size) is int and 0 <= size <= most for size in known)
+        ):
+            raise misfit(f"known={str(known)[:80]}", "a number of columns for each block")
         with torch.device("meta"):
-            expected = ScoreNet(blocks, hidden, layers, design == "published").state_dict(prefix="net.")
-        if {key: x.shape for key, x in expected.items()} != {
-            key: x.shape for key, x in tensors.items() if key not in ("loc", "scale")
-        }:
+            expected = ScoreNet(blocks, hidden, layers, design == "published", known).state_dict(
+                prefix="net."
+            )
+        own = {"known_loc", "known_scale"} if known is not None else set()
+        shapes = {key: x.shape for key, x in expected.items()}
+        shapes |= {key: torch.Size([sum(known or ())]) for key in own}
+        if shapes != {key: x.shape for key, x in tensors.items() if key not in ("loc", "scale")}:
             raise misfit("tensors of another network", "those of its hidden units, layers and blocks")
+        if own and not bool((tensors["known_scale"] > 0).all()):
+            raise misfit("known_scale with other values", "positive numbers")
         steps = _whole(settings, "steps", 2**62)
-        prior = cls(loc, scale, hidden, layers, steps, blocks, design=design, guidance=guidance)
+        prior = cls(loc, scale, hidden, layers, steps, blocks, design=design, guidance=guidance, known=known)
         prior.load_state_dict(dict(tensors))
         return prior.requires_grad_(False)._restored(settings)
 
@@ -173,7 +199,7 @@ class FittedScore(FittedPrior):
         lr: float | None = None,
         design: str = "balanced",
         guidance: float = 0.0,
-        known: Tensor | None = None,
+        known: Sequence[Tensor] | None = None,
         given: Sequence[int] = (),
     ) -> Self:
         """Train the score network; its parameters are a moving average over the training.
@@ -189,7 +215,7 @@ class FittedScore(FittedPrior):
             lr: Learning rate at the start, which falls to 0 along a cosine; None: 3e-3, in the published design 1e-3.
             design: "balanced", "published" or "guided".
             guidance: The factor g of conditional draws.
-            known: What clean blocks contain in place of ``z``, such as posterior means, [N, D]; None: ``z``.
+            known: What stands for each block where it is clean, such as posterior means: [N, C_g] for each; None: ``z``.
             given: Blocks that are S in three quarters of the rows in which S is not empty, because they will most often be given.
 
         Raises:
@@ -197,18 +223,22 @@ class FittedScore(FittedPrior):
         """
         check_samples(z, cls.least, "", "give more data")
         z, generator = z.detach(), torch.Generator().manual_seed(seed)
+        sizes = None if known is None else [part.shape[1] for part in known]
         prior = cls(
-            z.mean(0), z.std(0).clamp(min=1e-6), hidden, layers, steps, blocks, seed, design, guidance
+            z.mean(0), z.std(0).clamp(min=1e-6), hidden, layers, steps, blocks, seed, design, guidance, sizes
         )
         x = (z - prior.loc) / prior.scale
-        known = x if known is None else (known.detach() - prior.loc) / prior.scale
+        if known is not None:
+            clean = torch.cat(list(known), -1).detach()
+            prior.known_loc, prior.known_scale = clean.mean(0), clean.std(0).clamp(min=0.01)
+            clean = (clean - prior.known_loc) / prior.known_scale
         averaged = AveragedModel(prior.net, avg_fn=_average)
         optimizer = torch.optim.Adam(prior.net.parameters(), lr=DESIGNS[design].lr if lr is None else lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
             rows = torch.randint(len(x), (batch_size,), generator=generator).to(x.device)
             optimizer.zero_grad()
-            loss = prior.loss(x[rows], generator, known[rows], given)
+            loss = prior.loss(x[rows], generator, None if known is None else clean[rows], given)
             loss.mean().backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(prior.net.parameters(), 1.0)
             optimizer.step()
@@ -220,19 +250,26 @@ class FittedScore(FittedPrior):
     def loss(
         self, x: Tensor, generator: torch.Generator, known: Tensor | None = None, given: Sequence[int] = ()
     ) -> Tensor:
-        """The denoising loss of standardised latents, per column: [B, D] -> [B]; ``known`` and ``given`` as for ``fit``."""
-        design, known = DESIGNS[self.design], x if known is None else known
+        """The denoising loss of standardised latents, per column: [B, D] -> [B].
+
+        Args:
+            x: Standardised latents.
+            generator: Of time, noise and subsets.
+            known: What stands for clean blocks, [B, C], standardised; None: ``x``.
+            given: Blocks that are most often given.
+        """
+        design = DESIGNS[self.design]
         t = torch.rand(len(x), 1, generator=generator).pow(design.power).clamp(min=1e-6).to(x)
         eps = torch.randn(x.shape, generator=generator).to(x)
         clean = subsets(len(x), self.blocks, generator, design.clean, given).to(x.device)
         fixed = columns_of(clean, self.blocks)
         at = marginal(t)
-        noisy, times = torch.where(fixed, known, at.m * x + at.s * eps), torch.where(clean, 0, t)
+        noisy, times = torch.where(fixed, x, at.m * x + at.s * eps), torch.where(clean, 0, t)
         if design.absent:
             without = (torch.rand(len(x), 1, generator=generator) < design.absent).to(x.device)
             noisy = torch.where(fixed & without, 0, noisy)
             times = torch.where(clean & without, 1, times)
-        error = torch.where(fixed, 0, self.net(noisy, times) + eps).square()
+        error = torch.where(fixed, 0, self._network(noisy, times, known) + eps).square()
         share = fixed.to(x).mean(-1)  # 1 + d_S / (D − d_S) = 1 / (1 − d_S / D)
         return error.mean(-1) / (1 - share)
 
@@ -240,16 +277,24 @@ class FittedScore(FittedPrior):
         start = self.loc.expand(n, -1)
         return self._reverse(start, torch.zeros((n, len(self.blocks)), dtype=torch.bool, device=start.device))
 
-    def complete(self, x: Tensor, observed: Tensor) -> Tensor:
-        return self._reverse(x, observed)
+    def complete(self, x: Tensor, observed: Tensor, known: Tensor | None = None) -> Tensor:
+        if (known is None) != (self.known is None):
+            raise InputError(
+                f"fitted prior: got known={'None' if known is None else 'a tensor'}; expected what stands for the blocks that are given "
+                "exactly if the prior was fitted with it; call generate of the model"
+            )
+        return self._reverse(x, observed, known)
 
     @torch.no_grad()
-    def _reverse(self, given: Tensor, observed: Tensor) -> Tensor:
+    def _reverse(self, given: Tensor, observed: Tensor, known: Tensor | None = None) -> Tensor:
         """The reverse diffusion dx = −½ β x dt − β · score dt + β^½ dW, from t = 1 to 0, of the blocks not observed."""
         fixed = columns_of(observed, self.blocks)
         # In training, a block without columns is never clean, so its time is that of the noise here, too.
         observed = observed & torch.tensor(self.blocks, device=observed.device).bool()
         clean = (given - self.loc) / self.scale
+        if self.known is not None:
+            known = clean.new_zeros(len(clean), sum(self.known)) if known is None else known
+            known = (known - self.known_loc) / self.known_scale
         if bool((observed == observed[:1]).all()):
             observed = observed[:1]  # one pattern: the layers for the time run on one row
         x = noise.normal(tuple(given.shape), given, "prior.z", "BD")
@@ -257,21 +302,33 @@ class FittedScore(FittedPrior):
         for number in range(EULER, 0, -1):
             x = torch.where(fixed, clean, x)
             t = x.new_full((1, 1), number / EULER)
-            beta, score = rate(t), self.prediction(x, t, observed) / marginal(t).s
+            beta, score = rate(t), self.prediction(x, t, observed, known) / marginal(t).s
             x = x + step * beta * (0.5 * x + score)
             if number > 1:
                 x = x + (step * beta).sqrt() * noise.normal(tuple(x.shape), x, "prior.z", "BD")
         return torch.where(fixed, given, self.loc + self.scale * x)
 
-    def prediction(self, x: Tensor, t: Tensor, observed: Tensor) -> Tensor:
-        """The prediction of −ε with guidance, f + g (f − f_0): [N, D], time [1, 1], blocks that are given [N, G] or [1, G] -> [N, D]."""
-        f: Tensor = self.net(x, torch.where(observed, 0, t))
+    def prediction(self, x: Tensor, t: Tensor, observed: Tensor, known: Tensor | None = None) -> Tensor:
+        """The prediction of −ε with guidance, f + g (f − f_0).
+
+        Args:
+            x: Standardised latents, [N, D].
+            t: The time, [1, 1].
+            observed: Blocks that are given, [N, G] or [1, G].
+            known: What stands for these, [N, C], standardised; None: ``x``.
+
+        Returns:
+            [N, D].
+        """
+        f = self._network(x, torch.where(observed, 0, t), known)
         if not self.guidance:
             return f
-        without: Tensor = self.net(
-            torch.where(columns_of(observed, self.blocks), 0, x), torch.where(observed, 1, t)
-        )
-        return f + self.guidance * (f - without)
+        without = torch.where(columns_of(observed, self.blocks), 0, x)
+        return f + self.guidance * (f - self._network(without, torch.where(observed, 1, t), known))
+
+    def _network(self, x: Tensor, t: Tensor, known: Tensor | None) -> Tensor:
+        out: Tensor = self.net(x, t) if known is None else self.net(x, t, known)
+        return out
 
 
 def check_design(design: str, guidance: float) -> None:
