@@ -111,7 +111,7 @@ def test_it_is_fitted_to_samples_in_which_every_modality_is_observed():
         model,
         part,
         train=part,
-        metrics=["reconstruction"],
+        metrics=["attributes"],
         fitted_prior={"latents": "each", "components": 1},
         show=False,
     )

@@ -128,11 +128,10 @@ def decode_each(
     """
     modalities, made = model.modalities, {}
     parts = latents.split(blocks_of_each(model), -1)
-    decoded = [name for name, net in modalities.items() if net.decoder is not None]
-    for name in decoded if targets is None else targets:
+    for name in modalities.targets(targets):
         m = list(modalities).index(name)
         z, own = parts[m][..., : model.shared], parts[m][..., model.shared :]
         w = own.new_zeros(*own.shape[:-1], modalities.columns[-1].stop)
         w[..., modalities.columns[m]] = own
-        made |= modalities.decode(z, w, sample, like, [name])
+        made[name] = modalities.decode_one(name, z, w, sample, like)
     return made

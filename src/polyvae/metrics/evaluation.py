@@ -176,7 +176,10 @@ def evaluate(
             judges = judges_of(whole, note)
         fitted_to = whole.train if train is None and "train" in whole.splits else train
         prior = None
-        if {"coherence", "quality"} & set(metrics):
+        given = (
+            config.fitted_prior.latents != "z"
+        )  # else it has no conditional draws, from which attributes are read
+        if {"coherence", "quality"} & set(metrics) or ("attributes" in metrics and given):
             prior = _fitted_prior(model, fitted_to, config, note)
         context = Context(model, test, config, judges, prior, fitted_to, net, report, notes=notes)
         part = _describe(context, data)
