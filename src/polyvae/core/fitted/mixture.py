@@ -150,15 +150,15 @@ class FittedMixture(FittedPrior):
     def complete(self, x: Tensor, observed: Tensor, known: Tensor | None = None) -> Tensor:
         patterns, which = torch.unique(observed, dim=0, return_inverse=True)
         rows = [(which == number).nonzero()[:, 0] for number in range(len(patterns))]
-        known = list(columns_of(patterns, self.blocks))
-        parts = [self.given(x[index], here) for index, here in zip(rows, known, strict=True)]
+        columns = list(columns_of(patterns, self.blocks))
+        parts = [self.given(x[index], here) for index, here in zip(rows, columns, strict=True)]
         weights = x.new_empty((len(x), len(self.weights)))
         for index, part in zip(rows, parts, strict=True):
             weights[index] = part.weights
         choice = noise.choice(weights.T, 1, "prior.component", "KB")[0]
         eps = noise.normal(tuple(x.shape), x, "prior.z", "BD")
         done = x.clone()
-        for index, here, part in zip(rows, known, parts, strict=True):
+        for index, here, part in zip(rows, columns, parts, strict=True):
             chosen = choice[index]
             drawn = part.loc[torch.arange(len(index), device=x.device), chosen]
             drawn = drawn + _scaled(part.scale_tril, chosen, eps[index][:, ~here])
