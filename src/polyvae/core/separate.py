@@ -127,7 +127,7 @@ def decode_each(
         InputError: A target without a decoder.
     """
     modalities, made = model.modalities, {}
-    parts = torch.split(latents, blocks_of_each(model), -1)
+    parts = torch.split(latents, list(blocks_of_each(model)), -1)
     for name in modalities.targets(targets):
         m = list(modalities).index(name)
         z, own = parts[m][..., : model.shared], parts[m][..., model.shared :]
