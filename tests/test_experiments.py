@@ -89,6 +89,21 @@ def test_the_papers_experiment_with_birds() -> None:
     assert image.encoder.branches[0][-1].in_features == 1024
 
 
+def test_the_experiment_of_what_a_caption_does_not_say() -> None:
+    """experiments/unsaid.toml: the settings are read, and fit the model and the prior."""
+    config = read_config(FOLDER / "unsaid.toml")
+    assert RunConfig.check(tomllib.loads(write_config(config))) == config
+    data = pv.load_dataset("shapes_captions", train=20, test=10, unseen=0, judges=0)
+    model = runs.model_of(config, data).eval()
+    assert [(net.spec.name, net.private) for net in model.modalities.values()] == [
+        ("image", 4),
+        ("caption", 4),
+    ]
+    wanted = config.evaluate.fitted_prior.model_dump(exclude={"kind", "steps", "hidden", "layers"})
+    prior = pv.fit_prior(model, data.train, kind="mld", steps=1, hidden=2, layers=1, **wanted)
+    assert (prior.latents, prior.design, prior.guidance) == ("each", "guided", wanted["guidance"])
+
+
 @pytest.mark.slow
 @pytest.mark.data
 @needs_mnist

@@ -165,10 +165,10 @@ class FittedPriorConfig(Section):
         default="gmm",
         description='"gmm": a Gaussian mixture; "flow": a normalising flow (by zuko); "mld": a score network (latent diffusion).',
     )
-    latents: Literal["z", "all"] = Field(
+    latents: Literal["z", "all", "each"] = Field(
         default="z",
         description='"z": the shared latent; "all": also the private latents, with conditional draws of those that were not inferred '
-        '(not with "flow").',
+        '(not with "flow"); "each": z and the private latents as inferred from each modality alone, from which it is decoded.',
     )
     components: int = Field(
         default=20,
@@ -180,6 +180,22 @@ class FittedPriorConfig(Section):
         description="Covariance of each Gaussian component; over all latents, full ones are shrunk towards their diagonals.",
     )
     steps: _Count = Field(default=4000, description="Training steps of the score network.")
+    hidden: _Count = Field(default=256, description="Hidden units of the score network.")
+    layers: _Count = Field(default=3, description="Residual layers of the score network.")
+    design: Literal["balanced", "published", "guided"] = Field(
+        default="balanced",
+        description='How the score network is trained: "balanced"; "published": as the authors; "guided": for conditional draws.',
+    )
+    guidance: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description='With the design "guided": larger values make conditional draws agree more with what is given, and vary less.',
+    )
+    given: Annotated[list[str], _Listed] = Field(
+        default=[],
+        description="Modalities whose latents are most often given to the score network; most of its training is for these.",
+    )
     transforms: _Count = Field(default=3, description="Spline transforms of the flow.")
     seed: _Seed = Field(default=0, description="Seed of the posterior draws and of the fit.")
 

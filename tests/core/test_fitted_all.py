@@ -247,7 +247,8 @@ def test_a_short_training_learns_which_way_two_blocks_depend():
 
 
 def test_a_share_of_the_rows_has_a_clean_subset_and_each_is_equally_frequent():
-    assert {name: design.clean for name, design in mld.DESIGNS.items()} == {"balanced": 0.5, "published": 0.2}
+    shares = {"balanced": 0.5, "published": 0.2, "guided": 0.8}
+    assert {name: design.clean for name, design in mld.DESIGNS.items()} == shares
     clean = mld.subsets(100_000, (2, 0, 3, 1), torch.Generator().manual_seed(0), 0.2)
     assert not clean[:, 1].any()  # a block without columns
     some_rows = clean[clean.any(-1)]
@@ -256,27 +257,130 @@ def test_a_share_of_the_rows_has_a_clean_subset_and_each_is_equally_frequent():
     assert len(counts) == 6  # of 3 blocks, neither none nor all
     assert counts / len(some_rows) == pytest.approx(np.full(6, 1 / 6), abs=0.01)
     assert not mld.subsets(50, (4,), torch.Generator().manual_seed(0), 0.2).any()
+    often = mld.subsets(100_000, (2, 0, 3, 1), torch.Generator().manual_seed(0), 0.8, given=[1, 3])
+    # The block without columns does not count, so block 3 is alone in 3/4 of these rows, and in 1/6 of the others.
+    alone = (often == torch.tensor([False, False, False, True])).all(-1)
+    assert float(often.any(-1).double().mean()) == pytest.approx(0.8, abs=0.005)
+    assert float(alone.double().mean()) == pytest.approx(0.8 * (3 / 4 + 1 / 4 / 6), abs=0.005)
 
 
-@pytest.mark.parametrize(("design", "share", "power"), [("published", 0.2, 1), ("balanced", 0.5, 2)])
-def test_the_loss_is_the_formula(double, design, share, power):
-    """(1 + d_S / (D − d_S)) / D Σ_{outside S} (f + ε)², from the same draws."""
+@pytest.mark.parametrize(
+    ("design", "share", "power", "absent", "stands"),
+    [
+        ("published", 0.2, 1, 0, False),
+        ("balanced", 0.5, 2, 0, False),
+        ("guided", 0.8, 2, 0.15, False),
+        ("guided", 0.8, 2, 0.15, True),
+    ],
+)
+def test_the_loss_is_the_formula(double, design, share, power, absent, stands):
+    """(1 + d_S / (D − d_S)) / D Σ_{outside S} (f + ε)², from the same draws; S contains x or what stands for it, or is absent."""
     torch.manual_seed(0)
+    known = torch.randn(200, 5)
     blocks, x = (1, 2, 2), torch.randn(200, 5)
-    prior = FittedScore(torch.zeros(5), torch.ones(5), 8, 1, blocks=blocks, design=design)
+    sizes = (3, 1, 1) if stands else None
+    prior = FittedScore(torch.zeros(5), torch.ones(5), 8, 1, blocks=blocks, design=design, known=sizes)
     nn.init.normal_(prior.net.last[2].weight)
-    loss = prior.requires_grad_(False).loss(x, torch.Generator().manual_seed(7))
+    loss = prior.requires_grad_(False).loss(x, torch.Generator().manual_seed(7), known if stands else None)
     draws = torch.Generator().manual_seed(7)
     t, eps = torch.rand(200, 1, generator=draws) ** power, torch.randn(200, 5, generator=draws)
     clean = mld.subsets(200, blocks, draws, share)
+    without = torch.rand(200, 1, generator=draws) < absent if absent else torch.zeros(200, 1) > 0
+    assert bool(absent) == bool((clean & without).any())
     m, s = mld.marginal(t)
     for row in range(200):
         fixed = columns_of(clean[row], blocks)
-        noisy = torch.where(fixed, x[row], m[row] * x[row] + s[row] * eps[row])
-        f = prior.net(noisy[None], torch.where(clean[row], 0, t[row])[None])[0]
+        kept = torch.zeros(5) if without[row] else x[row]
+        noisy = torch.where(fixed, kept, m[row] * x[row] + s[row] * eps[row])
+        time = torch.where(clean[row], 1.0 * without[row], t[row])[None]
+        f = prior.net(noisy[None], time, known[row][None])[0] if stands else prior.net(noisy[None], time)[0]
         d = int(fixed.sum())
         expected = (1 + d / (5 - d)) / 5 * (f + eps[row])[~fixed].square().sum()
         assert float(loss[row]) == pytest.approx(float(expected))
+
+
+class Guided(nn.Module):
+    """s(t) times the score of y_t, given x or without it, for a normal pair (x, y) of correlation .8."""
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        m, s = mld.marginal(t[:, 1:])
+        seen = t[:, :1] == 0
+        assert bool((seen | (t[:, :1] == 1)).all())
+        assert bool(((x[:, :1] == 0) | seen).all())  # what is absent is 0
+        variance = torch.where(seen, 0.36, 1.0) * m.square() + s.square()
+        f = s * (m * torch.where(seen, 0.8 * x[:, :1], 0) - x[:, 1:]) / variance
+        return torch.cat([torch.full_like(f, torch.nan), f], -1)
+
+
+def test_guided_draws_have_the_moments_of_the_guided_diffusion(double):
+    """With normal latents every step is linear, so that means and variances after 250 steps are known."""
+    n, x = 20_000, 1.5
+    for g in (0.0, 1.0, 3.0):
+        prior = FittedScore(torch.zeros(2), torch.ones(2), 2, 1, blocks=(1, 1), design="guided", guidance=g)
+        prior.net = Guided()
+        torch.manual_seed(0)
+        drawn = prior.complete(
+            torch.tensor([[x, 0.0]]).expand(n, -1), torch.tensor([[True, False]]).expand(n, -1)
+        )
+        mean, variance, step = 0.0, 1.0, 1 / mld.EULER
+        for number in range(mld.EULER, 0, -1):
+            t = torch.tensor(number * step)
+            m, beta = float(mld.marginal(t).m), float(mld.rate(t))
+            own, without = 1 / (0.36 * m**2 + 1 - m**2), 1.0
+            pull = 1 + step * beta * (0.5 - ((1 + g) * own - g * without))
+            mean = pull * mean + step * beta * (1 + g) * own * m * 0.8 * x
+            variance = pull**2 * variance + (step * beta if number > 1 else 0)
+        assert drawn[:, 0].numpy() == pytest.approx(np.full(n, x))
+        assert float(drawn[:, 1].mean()) == pytest.approx(mean, abs=4 * (variance / n) ** 0.5)
+        assert float(drawn[:, 1].var()) == pytest.approx(variance, rel=0.05)
+        if not g:
+            assert (mean, variance) == (pytest.approx(0.8 * x, abs=0.02), pytest.approx(0.36, abs=0.03))
+
+
+def test_a_design_or_guidance_that_is_not_valid_is_refused():
+    for given, says in (
+        ({"design": "guide"}, "unknown design 'guide'; did you mean 'guided'?"),
+        ({"design": "guided", "guidance": -1}, "got guidance=-1; expected a number, 0 or more"),
+        ({"guidance": 1.0}, "got guidance=1.0 with design 'balanced'; expected design 'guided'"),
+    ):
+        with pytest.raises(InputError) as caught:
+            FittedScore(torch.zeros(2), torch.ones(2), **given)
+        assert says in str(caught.value)
+        with pytest.raises(InputError) as caught:
+            fit_prior(*some("vae"), kind="mld", latents="all", **given)
+        assert says in str(caught.value)
+
+
+def test_what_stands_for_a_block_decides_and_not_the_block(double):
+    """Draws depend on ``known`` of the blocks that are given, and neither on their values nor on ``known`` of the others."""
+    x, generator = torch.randn(200, 5), torch.Generator().manual_seed(0)
+    parts = [torch.randn(200, size, generator=generator) * 3 + 1 for size in (4, 2, 1)]
+    prior = FittedScore.fit(x, 2, 0, BLOCKS, 4, 1, design="guided", guidance=1.0, known=parts)
+    for parameter in prior.net.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    assert prior.known == (4, 2, 1)
+    known, observed = torch.cat(parts, -1), torch.tensor([[False, True, False]]).expand(200, -1)
+    standard = (known - prior.known_loc) / prior.known_scale
+    assert (float(standard.mean()), float(standard.std())) == (pytest.approx(0), pytest.approx(1, abs=0.01))
+
+    def drawn(values, stands):
+        torch.manual_seed(1)
+        return prior.complete(values, observed, stands)
+
+    first, other = drawn(x, known), torch.randn(200, 5)
+    other[:, 1:3] = x[:, 1:3]
+    assert torch.equal(first[:, 1:3], x[:, 1:3])
+    assert torch.equal(drawn(other, known), first)
+    apart = known.clone()
+    apart[:, :4], apart[:, 6:] = 9, 9
+    assert torch.equal(drawn(x, apart), first)
+    apart[:, 4:6] = 9
+    assert not torch.isclose(drawn(x, apart)[:, 3:], first[:, 3:]).any()
+    moved = x.clone()
+    moved[:, 1:3] += 1
+    assert torch.equal(drawn(moved, known)[:, 3:], first[:, 3:])
+    with pytest.raises(InputError, match="got known=None"):
+        prior.complete(x, observed)
 
 
 # ---- storage ---------------------------------------------------------------------------------------------------------------------
@@ -291,10 +395,11 @@ def fitted():
         "flow": FittedFlow.fit(x, 1, epochs=1, blocks=BLOCKS),
         "mld": FittedScore.fit(x, steps=2, blocks=BLOCKS, hidden=4, layers=1),
         "published": FittedScore.fit(x, steps=2, blocks=BLOCKS, hidden=4, layers=1, design="published"),
+        "guided": FittedScore.fit(x, 2, 0, BLOCKS, 4, 1, design="guided", guidance=2),
     }
 
 
-@pytest.mark.parametrize("kind", [*FITTED, "published"])
+@pytest.mark.parametrize("kind", [*FITTED, "published", "guided"])
 def test_what_was_stored_is_the_same_prior(fitted, kind, tmp_path):
     prior, run = fitted[kind], RunDirectory(tmp_path)
     save_tensors(run.fitted_prior, prior.state_dict(), prior.settings)
@@ -326,9 +431,18 @@ def test_what_was_stored_is_the_same_prior(fitted, kind, tmp_path):
             "mld",
             {"design": "other"},
             {},
-            "got design='other'; expected balanced or published",
+            "got design='other'; expected balanced, published, guided",
         ),
         ("mld", {"design": None}, {}, "got tensors of another network"),
+        ("mld", {"guidance": 1.0}, {}, "got guidance=1.0; expected a number, 0 or more, that its design"),
+        ("guided", {"guidance": "1"}, {}, "got guidance=1; expected a number"),
+        (
+            "guided",
+            {"known": [1, 2, -1]},
+            {},
+            "got known=[1, 2, -1]; expected a number of columns for each block",
+        ),
+        ("guided", {"known": [1, 2, 2]}, {}, "got tensors of another network"),
         ("mld", {"blocks": [1, 4]}, {}, "got tensors of another network"),
         ("mld", {}, {"loc": None}, "got no 'loc'; expected loc, scale"),
         ("mld", {}, {"scale": torch.zeros(5)}, "expected [D] both, scale positive"),
@@ -458,5 +572,11 @@ def test_a_prior_that_does_not_fit_is_refused_in_one_line(make, call, says):
 def test_unknown_latents_and_no_shared_latent_are_refused():
     with pytest.raises(InputError, match="unknown latents 'w'"):
         fit_prior(*some("vae"), latents="w")
+    with pytest.raises(InputError, match="got given='other'"):
+        fit_prior(*some("vae"), kind="mld", latents="all", given=["other"])
+    names = list(some("vae")[0].modalities)
+    for latents, given in (("z", names[:1]), ("all", names)):
+        with pytest.raises(InputError, match="expected some of the modalities"):
+            fit_prior(*some("mopoe" if latents == "z" else "vae"), kind="mld", latents=latents, given=given)
     with pytest.raises(InputError, match="or fit one with latents='all'"):
         fit_prior(*some("vae"))

@@ -1202,10 +1202,22 @@ MUTANTS = [
         by="core/test_fitted_all.py",
     ),
     Mutant(
-        "core.fitted.score:FittedScore._reverse",
+        "core.fitted.score:FittedScore.prediction",
         "torch.where(observed, 0, t)",
         "t.expand(*observed.shape)",
         by="core/test_fitted_all.py",
+    ),
+    Mutant(
+        "core.fitted.score:FittedScore.prediction",
+        "f + self.guidance * (f - self._network(without, torch.where(observed, 1, t), known))",
+        "f + self.guidance * (self._network(without, torch.where(observed, 1, t), known) - f)",
+        by="core/test_fitted_all.py",
+    ),
+    Mutant(
+        "core.separate:infer_each",
+        "batch.observe(name)",
+        "batch",
+        by="core/test_separate.py",
     ),
     Mutant(
         "metrics.context:complete_rows",

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from polyvae import Modality, MultimodalData, build, load_dataset
+from polyvae.core.fitted import FittedMixture
 from polyvae.data.sets.shapes import VOCABULARY
 from polyvae.data.sets.shapes_grammar import LENGTH
 from polyvae.metrics import Context, Judges, evaluate, generation, train_judges
@@ -160,6 +161,30 @@ def test_diversity_of_what_was_not_said(monkeypatch, data, judges, model, make, 
     assert set(found["unsaid"]) == {"hint"}
     assert found["unsaid"]["hint"]["a"]["colour"]["samples"] == 200
     assert "shape" not in found["unsaid"]["hint"]["a"]
+
+
+def test_a_prior_with_conditional_draws_has_numbers_of_its_own(monkeypatch, data, judges, model):
+    """With the fitted prior the colour varies, else it is constant."""
+    kinds = []
+
+    def conditional(context, members, targets, seed, K=1, data=None, prior=None):
+        kinds.append(prior)
+        generator(monkeypatch, constant if prior is None else uniform)
+        made = generation.conditional(context, members, targets, seed, K, data)
+        monkeypatch.setattr(generation, "conditional", conditional)
+        return made
+
+    prior = FittedMixture(torch.ones(1), torch.zeros(1, 6), torch.eye(6)[None], blocks=(2, 2, 2)).of_each()
+    monkeypatch.setattr(generation, "conditional", conditional)
+    found = attributes(Context.of(model, data.test, judges, train=data.train, prior=prior))
+    assert found["unsaid_entropy"] == pytest.approx(0, abs=1e-12)
+    assert found["unsaid_entropy_fitted"] == pytest.approx(1, abs=0.02)
+    assert found["unsaid_accuracy_fitted"] == found["attribute_accuracy_fitted"] == 1
+    assert "attribute_chance" in found
+    assert "attribute_chance_fitted" not in found
+    assert {"unsaid_entropy", "unsaid_entropy_fitted"} <= set(found["intervals"])
+    assert set(found["unsaid_fitted"]) == {"hint"}
+    assert {id(kind) for kind in kinds} == {id(None), id(prior)}
 
 
 def test_accuracy_counts_what_was_said_and_all(monkeypatch, data, judges, model):

@@ -20,6 +20,7 @@ from polyvae.core.fitted import FittedPrior
 from polyvae.core.modalities import Modalities
 from polyvae.core.modality import Modality
 from polyvae.core.priors import ConditionalPrior, MixturePrior, PseudoPrior, StandardPrior, TopDownPrior
+from polyvae.core.separate import blocks_of_each, complete_each, decode_each
 from polyvae.utils.devices import to_device
 from polyvae.utils.errors import InputError, check_count, nearest
 
@@ -195,11 +196,12 @@ class Inference(nn.Module, ABC):
             ``z`` [K, B, D] and ``w`` [K, B, W].
 
         Raises:
-            InputError: The prior is over other latents, or has no conditional draws.
+            InputError: The prior is over other latents, such as those of each modality, or has no conditional draws.
         """
         check_count("draw_latents", "K", K)
         if prior is None:
             return Latents(*self.draw(batch, K)[:2])
+        self._check_one_z("draw_latents", prior, "generate")
         self._check_conditional("draw_latents", prior)
         batch = self.admit(batch)
         draws, inferred = self._draw(batch, K)
@@ -247,6 +249,7 @@ class Inference(nn.Module, ABC):
         """
         check_count("draw_prior", "n", n)
         if prior is not None:
+            self._check_one_z("draw_prior", prior, "sample")
             self._check_prior("draw_prior", prior)
             if prior.latents == "all":
                 return self._split(prior.draw(n))
@@ -294,7 +297,8 @@ class Inference(nn.Module, ABC):
             resample: Draw 32 K (at least 256) latents from a defended proposal and resample K of them by
                 importance weights. This brings them closer to the exact posterior.
             prior: A prior that was fitted to all latents. Latents of missing modalities are drawn from it,
-                given those that were inferred (see ``draw_latents``).
+                given those that were inferred (see ``draw_latents``). If it was fitted to the latents of each
+                modality, every modality is decoded from its own.
             covariates: name -> [B], or one value for all: values that the decoders are given in place of the samples' own, such as
                 {"batch": "b"}, for what the samples would be in batch b. The latents are inferred given their own values.
             targets: The modalities to generate; None: all that are decoded.
@@ -317,8 +321,10 @@ class Inference(nn.Module, ABC):
         if resample:
             self._check_density("generate")
         batch = self.admit(batch, values=True)
-        z, w = self._resampled(batch, K) if resample else self.draw_latents(batch, K, prior)
         like = batch if covariates is None else self._counterfactual(batch, covariates)
+        if prior is not None and prior.latents == "each":
+            return decode_each(self, complete_each(self, batch, K, prior), sample, like, targets)
+        z, w = self._resampled(batch, K) if resample else self.draw_latents(batch, K, prior)
         return self.modalities.decode(z, w, sample, like, targets)
 
     @torch.no_grad()
@@ -347,6 +353,10 @@ class Inference(nn.Module, ABC):
         check_count("sample", "n", n)
         if prior is not None:
             self._check_prior("sample", prior)
+            if prior.latents == "each":
+                latents = prior.draw(n)
+                like = None if covariates is None else self._with_reference(latents, covariates)
+                return decode_each(self, latents, sample, like)
         return self.decode(*self.draw_prior(n, prior), sample, covariates)
 
     def log_likelihood(self, batch: Batch, z: Tensor, w: Tensor, decoded: Tensor | None = None) -> Tensor:
@@ -434,11 +444,21 @@ class Inference(nn.Module, ABC):
                 "include one; compare coherence, or generate without resample"
             )
 
+    def _check_one_z(self, what: str, prior: FittedPrior, other: str) -> None:
+        if prior.latents == "each":
+            raise InputError(
+                f"{what}: got a fitted prior over the latents of each modality, which have a z each; expected one with a single z; "
+                f"call {other}, or fit one with latents='all'"
+            )
+
     def _check_prior(self, what: str, prior: FittedPrior) -> None:
-        if prior.latents == "all" and prior.blocks != self.blocks:
+        each = prior.latents == "each"
+        blocks = blocks_of_each(self) if each else self.blocks
+        if prior.latents != "z" and prior.blocks != blocks:
+            which = "the latents of each modality" if each else "z and of each private latent"
             raise InputError(
                 f"{what}: got a fitted prior over blocks of {list(prior.blocks)} columns; expected "
-                f"{list(self.blocks)}, those of z and of each private latent of {self.name}; fit it to this model"
+                f"{list(blocks)}, those of {which} of {self.name}; fit it to this model"
             )
         if prior.latents == "z" and prior.latent != self.shared:
             raise InputError(

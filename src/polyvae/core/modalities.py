@@ -275,17 +275,21 @@ class Modalities(nn.Module, Mapping[str, ModalityNet]):
         Raises:
             InputError: A target without a decoder.
         """
-        for name in targets or ():
-            if name not in self._names or self[name].decoder is None:
-                decoded = [name for name in self._names if self[name].decoder is not None]
+        return {name: self.decode_one(name, z, w, sample, like) for name in self.targets(targets)}
+
+    def targets(self, names: Sequence[str] | None) -> list[str]:
+        """These modalities in the order of the model; None: all that are decoded.
+
+        Raises:
+            InputError: One of them has no decoder, or is not in the model.
+        """
+        decoded = [name for name in self._names if self[name].decoder is not None]
+        for name in names or ():
+            if name not in decoded:
                 raise InputError(
                     f"decode: got target {name!r}, which is not decoded; {nearest(name, decoded)}"
                 )
-        return {
-            name: self.decode_one(name, z, w, sample, like)
-            for m, name in enumerate(self._names)
-            if self.at(m).decoder is not None and (targets is None or name in targets)
-        }
+        return [name for name in decoded if names is None or name in names]
 
     def decode_one(
         self, name: str, z: Tensor, w: Tensor, sample: bool = False, like: Batch | None = None

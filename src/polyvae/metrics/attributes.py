@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from polyvae.config import EvaluateConfig
+from polyvae.core.fitted import FittedPrior
 from polyvae.data import MultimodalData
 from polyvae.metrics import generation
 from polyvae.metrics.context import Context, subsample
@@ -44,6 +45,7 @@ def attributes(context: Context, *, draws: int = 20, rows: int = 200) -> dict[st
       share of attributes stated; ``sentence_chance`` as above.
     * ``unsaid_entropy``, ``unsaid_diversity``: see the module; from ``draws`` draws for each of at most ``rows`` samples.
       ``unsaid_accuracy`` is the accuracy of what was stated, in the same draws.
+    * the same with ``_fitted``, if the fitted prior has conditional draws of the latents from which a missing modality is decoded.
 
     ``attributes`` has the numbers by input, target and attribute, ``unsaid`` those of what was not stated, each with an interval of 95 %.
     Empty for data without attributes.
@@ -64,29 +66,54 @@ def attributes(context: Context, *, draws: int = 20, rows: int = 200) -> dict[st
                 "no attributes: the data have labels alone, or nothing that can be read; it is left out"
             )
         return {}
-    context.report.start("attributes", 2 * len(inputs))
+    fitted = generation.conditional_prior(context)
+    context.report.start("attributes", (2 if fitted is None else 4) * len(inputs))
+    result: dict[str, Any] = {"intervals": {}}
+    for suffix, prior in ({"": None} | ({"_fitted": fitted} if fitted is not None else {})).items():
+        found, ends = _with_prior(context, readers, inputs, targets, prior, draws, rows)
+        result |= {f"{key}{suffix}": value for key, value in found.items()}
+        result["intervals"] |= {f"{key}{suffix}": value for key, value in ends.items()}
+    if "unsaid" in result:
+        result["unsaid_settings"] = {"draws": draws, "samples": rows}
+    return result
+
+
+def _with_prior(
+    context: Context,
+    readers: Readers,
+    inputs: list[str],
+    targets: list[str],
+    prior: FittedPrior | None,
+    draws: int,
+    rows: int,
+) -> tuple[_Numbers, _Numbers]:
+    """The numbers of ``attributes`` for what is generated with this prior, and their intervals."""
+    stream = "attributes" if prior is None else "attributes/fitted"
     table: dict[str, dict[str, _Numbers]] = {}
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for number, name in enumerate(inputs):
         others = [target for target in targets if target != name]
-        table[name] = _table(context, readers, name, others, context.seed("attributes/table", number), pairs)
+        seed = context.seed(f"{stream}/table", number)
+        table[name] = _table(context, readers, name, others, seed, pairs, prior)
         context.report.advance()
     unsaid: dict[str, dict[str, _Numbers]] = {}
     varied: dict[str, list[_Varied]] = {}
     for number, name in enumerate(inputs):
         others = [target for target in targets if target != name and not readers.parsed(target)]
-        seed = context.seed("attributes/unsaid", number)
-        for target, found in _unsaid(context, readers, name, others, seed, draws, rows).items():
+        seed = context.seed(f"{stream}/unsaid", number)
+        for target, found in _unsaid(context, readers, name, others, seed, draws, rows, prior).items():
             unsaid.setdefault(name, {})[target] = found.by_attribute([*readers.attributes])
             varied.setdefault(name, []).append(found)
         context.report.advance()
     estimates = {key: shares(*_stacked(own)) for key, own in pairs.items()} | _summary(varied)
-    known = {key: own for key, own in estimates.items() if own is not None}
-    result: dict[str, Any] = {key: own.value for key, own in known.items()}
-    result |= {"attributes": table, "intervals": {key: own.interval for key, own in known.items()}}
+    # Chance does not depend on what is generated.
+    known = {
+        key: own for key, own in estimates.items() if own and (prior is None or not key.endswith("chance"))
+    }
+    result: _Numbers = {key: own.value for key, own in known.items()} | {"attributes": table}
     if unsaid:
-        result |= {"unsaid": unsaid, "unsaid_settings": {"draws": draws, "samples": rows}}
-    return result
+        result["unsaid"] = unsaid
+    return result, {key: own.interval for key, own in known.items()}
 
 
 def entropies(counts: Tensor) -> Tensor:
@@ -184,7 +211,14 @@ def _summary(varied: dict[str, list[_Varied]]) -> dict[str, Estimate | None]:
 
 
 def _unsaid(
-    context: Context, readers: Readers, name: str, targets: list[str], seed: int, draws: int, rows: int
+    context: Context,
+    readers: Readers,
+    name: str,
+    targets: list[str],
+    seed: int,
+    draws: int,
+    rows: int,
+    prior: FittedPrior | None,
 ) -> dict[str, _Varied]:
     """Target -> how what this input does not state varies; empty if it states everything."""
     data = context.data
@@ -197,7 +231,7 @@ def _unsaid(
         return {}
     part = subsample(data, rows, seed, some)
     columns: dict[str, list[list[Tensor]]] = {target: [] for target in targets}
-    for batch, made, _ in generation.conditional(context, (name,), targets, seed, draws, part):
+    for batch, made, _ in generation.conditional(context, (name,), targets, seed, draws, part, prior):
         truth, stated = readers.truth(batch), readers.stated(batch, (name,))
         values = torch.stack([*truth.values()], 1)
         known = torch.stack([stated[key] for key in truth], 1)
@@ -243,6 +277,7 @@ def _table(
     targets: list[str],
     seed: int,
     pairs: dict[str, list[tuple[Tensor, Tensor]]],
+    prior: FittedPrior | None,
 ) -> dict[str, _Numbers]:
     """Target -> its numbers given one modality. What enters the headline numbers is added to ``pairs``: [N] each."""
     count = len(context.data)
@@ -260,7 +295,7 @@ def _table(
         )
 
     usual = most_frequent(context.train or context.data)
-    for batch, made, rows in generation.conditional(context, (name,), targets, seed):
+    for batch, made, rows in generation.conditional(context, (name,), targets, seed, prior=prior):
         truth, stated = readers.truth(batch), readers.stated(batch, (name,))
         every = dict.fromkeys(stated, torch.ones(batch.size, dtype=torch.bool))
         for target, x in made.items():

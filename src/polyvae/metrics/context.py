@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Unpack
 
@@ -10,6 +11,8 @@ import torch
 
 from polyvae.config import EvaluateConfig, EvaluateSettings
 from polyvae.core.fitted import FITTED, FittedFlow, FittedMixture, FittedPrior, FittedScore
+from polyvae.core.fitted.score import check_design
+from polyvae.core.separate import blocks_of_each, describe_each, infer_each
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
 from polyvae.metrics.features import FeatureNet
@@ -18,8 +21,10 @@ from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.progress import Reporter, Silent
 from polyvae.utils.seeds import fold_in
 
-LATENTS = ("z", "all")
+LATENTS = ("z", "all", "each")
+_FITTED_TO = 20_000  # samples that a mixture or a flow is fitted to
 _DRAWS = 10  # posterior draws of each sample for a score network
+_ROWS = 200_000  # at most this many draws in all
 
 
 @dataclass(frozen=True)
@@ -125,28 +130,40 @@ def posterior_samples(
     latents: str = "z",
     K: int = 1,
 ) -> torch.Tensor:
-    """K posterior draws of z, or of "all" latents, for each of the first ``limit`` samples of ``data``: [K N, D] or [K N, D + W].
+    """K posterior draws of z, "all" latents, or those of "each" modality, for each of the first ``limit`` samples of ``data``: [K N, C].
 
-    For all latents, these are the first complete samples (see ``complete_rows``).
+    If not of z alone, these are the first complete samples (see ``complete_rows``).
     """
-    rows = torch.arange(len(data)) if latents == "z" else complete_rows(model, data)
+    rows = torch.arange(len(data)) if latents == "z" else complete_rows(model, data, latents)
+    batches = data.rows(rows[:limit]).batches(1000)
     with torch.random.fork_rng():
         torch.manual_seed(fold_in(seed, "fitted prior"))
-        draws = [model.draw(batch, K) for batch in data.rows(rows[:limit]).batches(1000)]
+        if latents == "each":
+            return torch.cat([infer_each(model, batch, K).flatten(0, 1) for batch in batches])
+        draws = [model.draw(batch, K) for batch in batches]
     parts = [draw.z if latents == "z" else torch.cat([draw.z, draw.w], -1) for draw in draws]
     return torch.cat([part.flatten(0, 1) for part in parts])
 
 
-def complete_rows(model: MultimodalVAE, data: MultimodalData) -> torch.Tensor:
+@torch.no_grad()
+def _described(model: MultimodalVAE, data: MultimodalData, limit: int, K: int) -> list[torch.Tensor]:
+    """What stands for each modality where it is given, in the rows of ``posterior_samples``: [K N, C_m] for each."""
+    rows = complete_rows(model, data, "each")[:limit]
+    found = [describe_each(model, batch) for batch in data.rows(rows).batches(1000)]
+    return [torch.cat([part.repeat(K, 1) for part in parts]) for parts in zip(*found, strict=True)]
+
+
+def complete_rows(model: MultimodalVAE, data: MultimodalData, latents: str = "all") -> torch.Tensor:
     """The samples in which every encoded modality with private latents is observed, and at least one modality is encoded: [N] int64.
 
-    Only there are all latents inferred. Elsewhere some would be draws from the prior, unrelated to the rest.
+    Only there are all latents inferred. Elsewhere some would be draws from the prior, unrelated to the rest. For the latents of "each"
+    modality, those in which every encoded modality is observed.
     """
     mask = {name: row.cpu() for name, row in zip(data.names, data.mask, strict=True)}
     missing = torch.zeros(len(data), dtype=torch.bool)
     encoded = [net for net in model.modalities.values() if net.encoder is not None]
     rows = torch.stack([mask.get(net.spec.name, missing) for net in encoded])
-    private = torch.tensor([net.private > 0 for net in encoded])
+    private = torch.tensor([net.private > 0 or latents == "each" for net in encoded])
     return (rows[private].all(0) & rows.any(0)).nonzero()[:, 0]
 
 
@@ -168,6 +185,20 @@ def check_finite(what: str, x: torch.Tensor) -> None:
         )
 
 
+def _places(model: MultimodalVAE, latents: str, given: Sequence[str]) -> list[int]:
+    """The blocks of the modalities that are most often given; z, which is always inferred, is among them. Raises InputError for others."""
+    for name in given:
+        if name not in model.modalities:
+            raise InputError(f"fitted prior: got given={name!r}; {nearest(name, model.modalities)}")
+    if given and (latents == "z" or set(given) == set(model.modalities)):
+        raise InputError(
+            f"fitted prior: got given={list(given)} with latents={latents!r}; expected some of the modalities, and latents that can be "
+            "drawn given others; leave given out, or choose latents='each'"
+        )
+    places = [place for place, name in enumerate(model.modalities) if name in given]
+    return places if latents == "each" else [0, *(place + 1 for place in places)] if given else []
+
+
 def fit_prior(
     model: MultimodalVAE,
     data: MultimodalData,
@@ -178,6 +209,11 @@ def fit_prior(
     transforms: int = 3,
     latents: str = "z",
     steps: int = 4000,
+    hidden: int = 256,
+    layers: int = 3,
+    design: str = "balanced",
+    guidance: float = 0.0,
+    given: Sequence[str] = (),
 ) -> FittedPrior:
     """Fit a distribution of the latents to draws from the aggregate posterior.
 
@@ -186,7 +222,13 @@ def fit_prior(
     Over all latents [z, w_1, ..., w_M], it replaces p(z) p(w | z), and ``model.generate(batch, prior=prior)`` draws the private latents of
     missing modalities given z and those of the observed ones. Models without a shared latent can so generate across modalities. It is
     fitted to complete samples only, those in which every modality with private latents is observed. A score network is fitted to ten
-    posterior draws of each sample.
+    posterior draws of each sample, or fewer so that these are at most 200,000.
+
+    Over the latents of each modality, [z_1, w_1, ..., z_M, w_M] with z_m ~ q(z | x_m), every modality is decoded from its own. Given a
+    caption, ``model.generate(batch, prior=prior)`` then draws the latents that an image has, in place of decoding an image from those of
+    the caption. So an image differs from draw to draw in what the caption leaves open. It is fitted to samples in which all modalities
+    are observed. Conditional draws of a mixture are given posterior draws of what was observed. Those of a score network are given the
+    counts of the words of a sentence, and posterior means of the latents of other modalities.
 
     Args:
         model: A trained model.
@@ -198,8 +240,15 @@ def fit_prior(
         kind: "gmm" for a Gaussian mixture, "flow" for a normalising flow (needs the extra ``flow``; no conditional draws), "mld" for a
             score network (multimodal latent diffusion).
         transforms: The number of spline transforms of the flow.
-        latents: "z" or "all".
+        latents: "z", "all" or "each".
         steps: The number of training steps of the score network.
+        hidden: Hidden units of the score network.
+        layers: Residual layers of the score network.
+        design: "balanced", "published", or "guided" for a score network that is trained for conditional draws.
+        guidance: With the design "guided", 0 or more. Larger values make conditional draws agree more with what is given, and vary less; 0
+            are draws from the conditional density.
+        given: With ``kind="mld"``, modalities whose latents are most often given. Most of the training of the score network is then for
+            draws given these.
 
     Returns:
         The fitted prior, on the device of the model.
@@ -231,19 +280,42 @@ def fit_prior(
         )
     if kind not in FITTED:
         raise InputError(f"fitted prior: unknown kind {kind!r}; {nearest(kind, FITTED)}")
-    if latents == "all" and not len(complete_rows(model, data)):
+    check_design(design, guidance)
+    if latents != "z" and not len(complete_rows(model, data, latents)):
+        which = "every modality with private latents" if latents == "all" else "every modality"
         raise InputError(
-            "fitted prior: got no complete sample; expected samples in which every modality with private latents is observed; fit one "
-            "with latents='z'"
+            f"fitted prior: got no complete sample; expected samples in which {which} is observed; fit one with latents='z'"
+        )
+    if latents == "each" and len(model.encoded) < len(model.modalities):
+        raise InputError(
+            "fitted prior: got latents='each' for a model with a modality that is not encoded; expected encoders of all, from which z is "
+            "inferred; fit one with latents='all'"
         )
     # Clean blocks enter a score network without noise. With several draws, their values do not identify a training sample.
-    x = posterior_samples(model, data, seed, latents=latents, K=_DRAWS if kind == "mld" else 1)
+    limit = _ROWS if kind == "mld" else _FITTED_TO
+    draws = min(_DRAWS, _ROWS // min(len(data), limit)) if kind == "mld" else 1
+    x = posterior_samples(model, data, seed, limit, latents, draws)
     check_finite("fitted prior", x)
-    blocks = model.blocks if latents == "all" else None
+    blocks = {"z": None, "all": model.blocks, "each": blocks_of_each(model)}[latents]
     if kind == "flow":
         prior: FittedPrior = FittedFlow.fit(x, transforms, seed, blocks=blocks)
     elif kind == "mld":
-        prior = FittedScore.fit(x, steps, seed, blocks)
+        known = _described(model, data, limit, draws) if latents == "each" else None
+        places = _places(model, latents, given)
+        prior = FittedScore.fit(
+            x,
+            steps,
+            seed,
+            blocks,
+            hidden,
+            layers,
+            design=design,
+            guidance=guidance,
+            known=known,
+            given=places,
+        )
     else:
         prior = FittedMixture.fit(x, components, covariance, seed, blocks)
+    if latents == "each":
+        prior = prior.of_each()
     return prior.to(next(model.parameters()).device)

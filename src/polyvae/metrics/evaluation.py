@@ -176,7 +176,10 @@ def evaluate(
             judges = judges_of(whole, note)
         fitted_to = whole.train if train is None and "train" in whole.splits else train
         prior = None
-        if {"coherence", "quality"} & set(metrics):
+        given = (
+            config.fitted_prior.latents != "z"
+        )  # else it has no conditional draws, from which attributes are read
+        if {"coherence", "quality"} & set(metrics) or ("attributes" in metrics and given):
             prior = _fitted_prior(model, fitted_to, config, note)
         context = Context(model, test, config, judges, prior, fitted_to, net, report, notes=notes)
         part = _describe(context, data)
@@ -257,7 +260,7 @@ def _fitted_prior(
     wanted = config.fitted_prior
     if not wanted.components or train is None or (wanted.latents == "z" and not model.shared):
         return None
-    rows = len(train) if wanted.latents == "z" else len(complete_rows(model, train))
+    rows = len(train) if wanted.latents == "z" else len(complete_rows(model, train, wanted.latents))
     which = "training samples" if wanted.latents == "z" else "complete training samples"
     few, least = min(wanted.components, max(1, rows // 20)), FITTED[wanted.kind].least
     if rows < least:
@@ -265,9 +268,10 @@ def _fitted_prior(
         return None
     if few < wanted.components and wanted.kind == "gmm":
         say(f"fitted prior: {few} components instead of {wanted.components}, for {rows} samples")
-    if wanted.latents == "all" and rows < len(train):
+    if wanted.latents != "z" and rows < len(train):
+        inferred = "all private latents" if wanted.latents == "all" else "the latents of each modality"
         say(
-            f"fitted prior: fitted to the {rows:,} of {len(train):,} training samples in which all private latents are inferred"
+            f"fitted prior: fitted to the {rows:,} of {len(train):,} training samples in which {inferred} are inferred"
         )
     return fit_prior(
         model,
@@ -279,6 +283,11 @@ def _fitted_prior(
         wanted.transforms,
         wanted.latents,
         wanted.steps,
+        wanted.hidden,
+        wanted.layers,
+        wanted.design,
+        wanted.guidance,
+        wanted.given,
     )
 
 

@@ -12,6 +12,7 @@ from polyvae.core.batch import Batch
 from polyvae.core.fitted import FittedPrior
 from polyvae.core.likelihoods.counts import Counts
 from polyvae.core.priors import ConditionalPrior, TopDownPrior
+from polyvae.core.separate import complete_each, decode_each
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
 from polyvae.metrics.context import Context
@@ -56,16 +57,17 @@ def conditional(
         batch = batch.rows(index)
         if not batch.size:
             continue
+        like, given = model.admit(batch), batch.observe(*members)
         with torch.random.fork_rng():
             torch.manual_seed(fold_in(seed, "conditional", number))
-            z, w = model.draw_latents(batch.observe(*members), K, prior)
-        if context.config.protocol == "published" and prior is None:
-            w = _shared(model, w, members)
-        yield Given(
-            batch,
-            {name: model.modalities.decode_one(name, z, w, like=model.admit(batch)) for name in targets},
-            rows,
-        )
+            if prior is not None and prior.latents == "each":
+                made = decode_each(model, complete_each(model, given, K, prior), like=like, targets=targets)
+            else:
+                z, w = model.draw_latents(given, K, prior)
+                if context.config.protocol == "published" and prior is None:
+                    w = _shared(model, w, members)
+                made = {name: model.modalities.decode_one(name, z, w, like=like) for name in targets}
+        yield Given(batch, made, rows)
 
 
 @torch.no_grad()
@@ -80,17 +82,26 @@ def unconditional(context: Context, prior: FittedPrior | None, seed: int) -> Ite
     for start in range(0, context.config.draws, step):
         with torch.random.fork_rng():
             torch.manual_seed(fold_in(seed, "unconditional", start))
-            z, w = model.draw_prior(min(step, context.config.draws - start), prior)
-        if context.config.protocol == "published" and (prior is None or prior.latents == "z"):
-            w = _shared(model, w, ())
-        rows = (start + torch.arange(len(w))) % len(context.data)
-        yield model.modalities.decode(z, w, like=model.admit(context.data.take(rows)) if counts else None)
+            n = min(step, context.config.draws - start)
+            rows = (start + torch.arange(n)) % len(context.data)
+            like = model.admit(context.data.take(rows)) if counts else None
+            if prior is not None and prior.latents == "each":
+                made = decode_each(model, prior.draw(n), like=like)
+            else:
+                z, w = model.draw_prior(n, prior)
+                if context.config.protocol == "published" and (prior is None or prior.latents == "z"):
+                    w = _shared(model, w, ())
+                made = model.modalities.decode(z, w, like=like)
+        yield made
 
 
 def conditional_prior(context: Context) -> FittedPrior | None:
-    """The fitted prior, if it draws private latents given others; None otherwise, or if the model has no private latents."""
+    """The fitted prior, if it draws latents of missing modalities given others; else None.
+
+    A prior of all latents does not, if the model has no private latents, because z is inferred.
+    """
     prior = context.prior
-    if prior is None or prior.latents == "z" or not len(context.model.owner):
+    if prior is None or prior.latents == "z" or (prior.latents == "all" and not len(context.model.owner)):
         return None
     if not prior.conditional:
         context.note(

@@ -16,12 +16,15 @@ def attributes_section(page: Page) -> Section | None:
     if not any(table.values()):
         return None
     tables = [_headlines(values)]
-    tables += [
-        _pair(observed, target, found) for observed, row in table.items() for target, found in row.items()
-    ]
-    unsaid = values.get("unsaid") or {}
-    if any(unsaid.values()):
-        tables.append(_unsaid(unsaid, values.get("unsaid_settings") or {}))
+    for suffix, which in (("", ""), ("_fitted", ", fitted prior")):
+        tables += [
+            _pair(observed, f"{target}{which}", found)
+            for observed, row in (values.get(f"attributes{suffix}") or {}).items()
+            for target, found in row.items()
+        ]
+        unsaid = values.get(f"unsaid{suffix}") or {}
+        if any(unsaid.values()):
+            tables.append(_unsaid(unsaid, values.get("unsaid_settings") or {}, which))
     lead = (
         "What a sentence or an image states, read from what was generated given one other modality. Images are read by judges, sentences "
         "by a parser. A model that always draws the same image can be right in all that was stated, so accuracy is shown beside the "
@@ -85,7 +88,7 @@ def _pair(observed: str, target: str, found: Mapping[str, Any]) -> Table:
     )
 
 
-def _unsaid(unsaid: Mapping[str, Any], settings: Mapping[str, Any]) -> Table:
+def _unsaid(unsaid: Mapping[str, Any], settings: Mapping[str, Any], which: str) -> Table:
     rows = [
         (
             f"{observed} → {target}: {name}",
@@ -99,7 +102,7 @@ def _unsaid(unsaid: Mapping[str, Any], settings: Mapping[str, Any]) -> Table:
     ]
     draws = f", from {settings['draws']} draws for each sample" if "draws" in settings else ""
     return Table(
-        ("not stated", "entropy, relative", "diversity, relative", "samples"),
+        (f"not stated{which}", "entropy, relative", "diversity, relative", "samples"),
         rows,
         f"The numbers are relative to the training samples that agree in what was stated{draws}; with intervals of 95 %. 1: as varied as "
         "the data.",

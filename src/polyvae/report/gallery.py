@@ -60,13 +60,15 @@ class Scene:
     @property
     def fitted(self) -> bool:
         """Whether there is a fitted prior to draw from; one over z alone needs a shared latent."""
-        return self.prior is not None and (self.model.shared > 0 or self.prior.latents == "all")
+        return self.prior is not None and (self.model.shared > 0 or self.prior.latents != "z")
 
     @property
     def conditional(self) -> FittedPrior | None:
-        """The fitted prior, if it draws the private latents of missing modalities; else None."""
+        """The fitted prior, if it draws latents of missing modalities; else None."""
         prior = self.prior
-        usable = prior is not None and prior.latents == "all" and prior.conditional and len(self.model.owner)
+        if prior is None or not prior.conditional:
+            return None
+        usable = prior.latents == "each" or (prior.latents == "all" and len(self.model.owner))
         return prior if usable else None
 
     @property
@@ -243,8 +245,8 @@ def unconditional(scene: Scene, fitted: bool, draws: int = 20) -> Figure:
 
 def _drawn(scene: Scene, fitted: bool) -> str:
     """Which latents are drawn from the prior that is shown."""
-    if fitted and scene.prior is not None and scene.prior.latents == "all":
-        return "all latents"
+    if fitted and scene.prior is not None and scene.prior.latents != "z":
+        return "all latents" if scene.prior.latents == "all" else "the latents of each modality"
     return "z" if scene.model.shared else "private latents"
 
 

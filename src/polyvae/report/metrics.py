@@ -245,7 +245,9 @@ _WORDS: tuple[tuple[str, Better], ...] = (
     (r"distance|error|(^|_)[fk]id(_|$)", "lower"),
     (r"coherence|log_likelihood|precision|recall|coverage|accuracy", "higher"),
 )
-_FITTED = "Private latents of what is not observed are drawn from a distribution fitted to all latents after training."
+_FITTED = (
+    "Latents of what is not observed are drawn from a distribution fitted to all latents after training."
+)
 _SIZED = re.compile(r"coherence_(\d+)_inputs(_fitted)?")
 _QUALITY = re.compile(
     "(unconditional|conditional|real)_(frechet_distance|kernel_distance|fid|kid|precision|recall|density|coverage)"

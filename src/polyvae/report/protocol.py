@@ -11,6 +11,8 @@ from polyvae.data import MultimodalData
 from polyvae.metrics.generation import even
 from polyvae.report.metrics import by_attribute
 
+_EACH = "over the latents of each modality"  # in the summary of such a prior
+
 
 def protocol(
     model: MultimodalVAE,
@@ -60,9 +62,8 @@ def protocol(
                 f"{_private(model)}{', one draw for all of them' if shared and len(model.owner) else ''}; "
                 "the mean of the likelihood, not a draw from it."
                 + (
-                    " With the fitted prior, the private latents of unobserved modalities are drawn from it, given z and those of the "
-                    "observed ones."
-                    if "conditional_coherence_fitted" in evaluation
+                    f" With the fitted prior, {_drawn_given(evaluation)}."
+                    if "conditional_coherence_fitted" in evaluation or "attributes_fitted" in evaluation
                     else ""
                 ),
             ),
@@ -140,12 +141,23 @@ def _private(model: MultimodalVAE) -> str:
 
 def _fitted_to(evaluation: Mapping[str, Any]) -> str:
     summary = str(evaluation.get("fitted_prior") or "none was fitted")
-    draws = "ten posterior draws" if summary.startswith("score network") else "one posterior draw"
-    return f"{draws} per {'complete ' if 'over all latents' in summary else ''}training sample ({summary})"
+    draws = "up to ten posterior draws" if summary.startswith("score network") else "one posterior draw"
+    complete = "complete " if "over all latents" in summary or _EACH in summary else ""
+    return f"{draws} per {complete}training sample ({summary})"
+
+
+def _drawn_given(evaluation: Mapping[str, Any]) -> str:
+    if _EACH in str(evaluation.get("fitted_prior")):
+        return (
+            "the latents of unobserved modalities are drawn from it, given those of the observed ones, and each modality is decoded from "
+            "its own"
+        )
+    return "the private latents of unobserved modalities are drawn from it, given z and those of the observed ones"
 
 
 def _fresh(shared: bool, evaluation: Mapping[str, Any]) -> str:
-    fitted = "over all latents" in str(evaluation.get("fitted_prior"))
+    summary = str(evaluation.get("fitted_prior"))
+    fitted = "over all latents" in summary or _EACH in summary
     return (
         f"w from p(w){' (with the fitted prior, from it)' if fitted else ''}, "
         f"{'one draw for all modalities' if shared else 'one draw for each modality'}; "

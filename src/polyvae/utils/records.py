@@ -158,6 +158,8 @@ class StoredEvaluation(Record):
     intervals: dict[str, _Ends] | None = None
     attributes: dict[str, dict[str, dict[str, Any]]] | None = None
     unsaid: dict[str, dict[str, dict[str, Any]]] | None = None
+    attributes_fitted: dict[str, dict[str, dict[str, Any]]] | None = None
+    unsaid_fitted: dict[str, dict[str, dict[str, Any]]] | None = None
     coherence_by_observed_fitted: _Numbers | None = None
     unconditional_by_attribute: dict[str, Agreed] | None = None
     unconditional_by_attribute_fitted: dict[str, Agreed] | None = None

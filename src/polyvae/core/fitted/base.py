@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from polyvae.utils.errors import InputError
 
+_ALL = ", over all latents"
+
 
 class FittedPrior(nn.Module, ABC):
     """A distribution of latents, fitted after training to draws from the aggregate posterior.
@@ -22,7 +24,8 @@ class FittedPrior(nn.Module, ABC):
         least: The smallest number of draws to fit it to (for a mixture, per component).
         conditional: Whether ``complete`` can draw some blocks given the others.
         latent: Columns, D.
-        blocks: How many columns belong together: (D,) for z alone; for all latents, first those of z, then those of each w_m.
+        blocks: How many columns belong together: (D,) for z alone; for all latents, first those of z, then those of each w_m; for the
+            latents of each modality, those of z and w_m together.
         settings: What JSON stores beside the tensors, ``kind`` and ``blocks`` included.
         summary: A short description for reports.
     """
@@ -37,14 +40,34 @@ class FittedPrior(nn.Module, ABC):
 
     @property
     def latents(self) -> str:
-        """ "z", or "all" for z and the private latents of all modalities."""
+        """ "z", "all" for z and the private latents of all modalities, or "each" for z and w_m as inferred from each modality alone."""
+        if self.settings.get("each", False):
+            return "each"
         return "all" if len(self.blocks) > 1 else "z"
+
+    @property
+    def known(self) -> tuple[int, ...] | None:
+        """Of each block, the columns of what stands for it where it is given; None: the block itself."""
+        return None
+
+    def of_each(self) -> Self:
+        """Declare that the blocks are the latents of each modality."""
+        self.settings |= {"each": True}
+        self.summary = f"{self.summary.removesuffix(_ALL)}, over the latents of each modality"
+        return self
+
+    def _restored(self, settings: Mapping[str, Any]) -> Self:
+        """This prior with what ``of_each`` declared before it was stored. Raises InputError: a setting that is not valid."""
+        each = settings.get("each", False)
+        if type(each) is not bool:
+            raise misfit(f"each={str(each)[:80]}", "true or false")
+        return self.of_each() if each else self
 
     def describe(self, summary: str, blocks: Sequence[int] | None, **settings: Any) -> None:
         """Set ``blocks`` (None: one block), ``settings`` and ``summary``."""
         self.blocks = (self.latent,) if blocks is None else tuple(blocks)
         self.settings = {"kind": self.kind, **settings, "blocks": list(self.blocks)}
-        self.summary = summary + (", over all latents" if self.latents == "all" else "")
+        self.summary = summary + (_ALL if self.latents == "all" else "")
 
     @classmethod
     @abstractmethod
@@ -64,12 +87,13 @@ class FittedPrior(nn.Module, ABC):
         """n draws of all columns: [n, D]."""
 
     @abstractmethod
-    def complete(self, x: Tensor, observed: Tensor) -> Tensor:
+    def complete(self, x: Tensor, observed: Tensor, known: Tensor | None = None) -> Tensor:
         """Draw the blocks that are not observed, given those that are.
 
         Args:
             x: Latents, [N, D]; the values of blocks that are not observed are ignored.
             observed: [N, G] bool, which blocks are given.
+            known: What stands for the blocks that are given, [N, C], of a prior with ``known``; None: ``x``.
 
         Returns:
             [N, D], with the observed columns of x unchanged.

@@ -83,7 +83,7 @@ class FittedFlow(FittedPrior):
             raise misfit(
                 "tensors that do not fit this version's flow", "those of the same zuko version"
             ) from None
-        return prior.requires_grad_(False)
+        return prior.requires_grad_(False)._restored(settings)
 
     @classmethod
     @torch.enable_grad()
@@ -140,7 +140,7 @@ class FittedFlow(FittedPrior):
         z: Tensor = self.loc + self.scale * self.flow().transform.inv(eps)
         return z
 
-    def complete(self, x: Tensor, observed: Tensor) -> Tensor:
+    def complete(self, x: Tensor, observed: Tensor, known: Tensor | None = None) -> Tensor:
         raise InputError(
             "fitted prior: got kind 'flow', which has no conditional draws; expected 'gmm' or 'mld'; "
             "fit one with kind='gmm', latents='all'"

@@ -98,7 +98,8 @@ class FittedMixture(FittedPrior):
             raise misfit("weights that are no probabilities", "numbers of 0 or more with sum 1")
         if not bool((scale_tril.diagonal(dim1=-2, dim2=-1) > 0).all()):
             raise misfit("a scale_tril that is no Cholesky factor", "a positive diagonal")
-        return cls(weights, loc, scale_tril, covariance, stored_blocks(settings, loc.shape[1]))
+        prior = cls(weights, loc, scale_tril, covariance, stored_blocks(settings, loc.shape[1]))
+        return prior._restored(settings)
 
     @classmethod
     def fit(
@@ -146,18 +147,18 @@ class FittedMixture(FittedPrior):
         eps = noise.normal((n, self.loc.shape[1]), self.loc, "prior.z", "BD")
         return self.loc[choice] + _scaled(self.scale_tril, choice, eps)
 
-    def complete(self, x: Tensor, observed: Tensor) -> Tensor:
+    def complete(self, x: Tensor, observed: Tensor, known: Tensor | None = None) -> Tensor:
         patterns, which = torch.unique(observed, dim=0, return_inverse=True)
         rows = [(which == number).nonzero()[:, 0] for number in range(len(patterns))]
-        known = list(columns_of(patterns, self.blocks))
-        parts = [self.given(x[index], here) for index, here in zip(rows, known, strict=True)]
+        columns = list(columns_of(patterns, self.blocks))
+        parts = [self.given(x[index], here) for index, here in zip(rows, columns, strict=True)]
         weights = x.new_empty((len(x), len(self.weights)))
         for index, part in zip(rows, parts, strict=True):
             weights[index] = part.weights
         choice = noise.choice(weights.T, 1, "prior.component", "KB")[0]
         eps = noise.normal(tuple(x.shape), x, "prior.z", "BD")
         done = x.clone()
-        for index, here, part in zip(rows, known, parts, strict=True):
+        for index, here, part in zip(rows, columns, parts, strict=True):
             chosen = choice[index]
             drawn = part.loc[torch.arange(len(index), device=x.device), chosen]
             drawn = drawn + _scaled(part.scale_tril, chosen, eps[index][:, ~here])

@@ -22,23 +22,33 @@ class ScoreNet(nn.Module):
         hidden: Hidden units.
         layers: Residual layers.
         published: Whether the time is added only.
+        known: Columns of what stands for each block where it is clean; None: the block itself.
     """
 
-    def __init__(self, blocks: Sequence[int], hidden: int, layers: int, published: bool = False) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[int],
+        hidden: int,
+        layers: int,
+        published: bool = False,
+        known: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.blocks, self.published = tuple(blocks), published
+        self.known = self.blocks if known is None else tuple(known)
         times = (2 if published else 3) * len(blocks)
         self.time = nn.Sequential(nn.Linear(times, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
-        self.first = nn.Linear(2 * sum(blocks), hidden)
+        self.first = nn.Linear(sum(blocks) + sum(self.known), hidden)
         self.layers = nn.ModuleList([_Residual(hidden, scaled=not published) for _ in range(layers)])
         self.last = nn.Sequential(nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, sum(blocks)))
         for parameter in self.last[2].parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, known: Tensor | None = None) -> Tensor:
         s = marginal(t).s
-        fixed = columns_of(t == 0, self.blocks)
-        h = self.first(torch.cat([torch.where(fixed, 0, x), torch.where(fixed, x, 0)], -1))
+        noisy = torch.where(columns_of(t == 0, self.blocks), 0, x)
+        clean = torch.where(columns_of(t == 0, self.known), x if known is None else known, 0)
+        h = self.first(torch.cat([noisy, clean], -1))
         times = [t, s] if self.published else [t, s, s.clamp(min=1e-3).log() / 3]
         time = self.time(torch.cat(times, -1))
         for layer in self.layers:
