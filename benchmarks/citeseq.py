@@ -216,13 +216,13 @@ def estimated(train: Cells, test: Cells, seed: int) -> Array:
         protein = cells.protein if cells.counts is None else np.round(np.expm1(cells.protein * width + mean))
         rna = cells.rna if cells.counts is None else cells.counts
         batch = pd.DataFrame({"batch": pd.Categorical(cells.batch, np.unique(train.batch))})
-        return {"rna": rna, "protein": protein, "batch": batch}
+        return {"rna": pd.DataFrame(rna), "protein": pd.DataFrame(protein), "batch": batch}
 
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", UserWarning
         )  # that proteins are missing, and on which scale counts are
-        est = pv.Estimator(seed=seed).fit(tables(train))
+        est = pv.Estimator(id=False, seed=seed).fit(tables(train))
         hidden = {name: x for name, x in tables(test).items() if name != "protein"}
         statistic = "mean" if test.counts is None else "median"
         found = np.asarray(est.impute(hidden, statistic=statistic)["protein"], np.float64)

@@ -16,7 +16,6 @@ from scipy.optimize import nnls
 from polyvae.imputation.simple import GAMMAS, KernelRidge, Neighbours, Predictor, Ridge, Spectra
 from polyvae.imputation.tables import Flags, Floats
 
-CURVED_FROM = 500  # samples, from which kernel ridge is one of the methods
 _PANELS = 8  # panels, at most, for which the simple methods are fitted apart
 _OF_PANEL = 50  # samples of a panel, at least
 FEWEST = 100  # calibration samples of a pattern, below which they are pooled with those of coarser patterns
@@ -76,7 +75,7 @@ def panels_of(seen: Flags) -> list[Panel]:
     whole = np.arange(len(seen))
     rest = np.ones(patterns.shape[1], bool)
     if patterns.shape[1] <= _PANELS:
-        rest = patterns.sum(0) < _OF_PANEL
+        rest = (patterns.sum(0) < _OF_PANEL) | patterns.all(0)
     place = inverse.reshape(-1)
     own = [
         Panel(np.flatnonzero(patterns[:, number]), np.flatnonzero(place == number))
@@ -141,8 +140,7 @@ class Combination:
 
             self.simple["ridge"] = fitted(Ridge, known.x, y, panels)
             self.simple["k-NN"] = fitted(Neighbours, known.x, y, panels)
-            if len(y) >= CURVED_FROM:
-                self.simple["kernel ridge"] = fitted(curved, known.x, y, panels)
+            self.simple["kernel ridge"] = fitted(curved, known.x, y, panels)
         left_out = {**{name: part.left_out for name, part in self.simple.items()}, **known.by_members}
         rows = known.matched
         self.pooled = int(rows.sum()) < min(FEWEST, len(rows))
