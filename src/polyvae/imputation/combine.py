@@ -16,8 +16,6 @@ from scipy.optimize import nnls
 from polyvae.imputation.simple import GAMMAS, KernelRidge, Neighbours, Predictor, Ridge, Spectra
 from polyvae.imputation.tables import Flags, Floats
 
-_PANELS = 8  # panels, at most, for which the simple methods are fitted apart
-_OF_PANEL = 50  # samples of a panel, at least
 FEWEST = 100  # calibration samples of a pattern, below which they are pooled with those of coarser patterns
 
 
@@ -57,6 +55,10 @@ class Once:
         if self.value is None:
             self.value = self.make()
         return self.value
+
+
+_PANELS = 8  # panels, at most, for which the simple methods are fitted apart
+_OF_PANEL = 50  # samples of a panel, at least
 
 
 class Panel(NamedTuple):
