@@ -59,7 +59,7 @@ def on_logs(kinds: Sequence[str]) -> Flags:
 def refuse_negative(name: str, columns: Sequence[str], negative: Flags) -> None:
     """Raises InputError: a column on the scale log(1 + x) has values below 0, [F]."""
     if negative.any():
-        found = [columns[place] for place in np.flatnonzero(negative)]
+        found = [columns[place] for place in np.flatnonzero(negative).tolist()]
         count = counted(len(found), "column", "columns")
         raise InputError(
             f"modality {name!r}, on the scale log(1 + x): got values below 0 in {count} ({named(found)}); "
