@@ -296,6 +296,8 @@ CLAIMS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "citeseq": lambda names: (
         names["ilisi"](names["mdata"].obsm["X_polyvae"], names["batch"]) > 0.6
         and np.abs(names["z_ab"] - names["mdata"].obsm["X_polyvae"]).max() < 1e-6
+        and names["correlation"](names["found"]["Estimator"], names["truth"])
+        > names["correlation"](names["found"]["ridge"], names["truth"])
         and np.square(names["guesses"]["polyvae, mapped"] - names["real"]).mean()
         < 0.8 * np.square(names["guesses"]["polyvae, as batch a"] - names["real"]).mean()
     ),
