@@ -1523,7 +1523,13 @@ MUTANTS = [
         "squares @ shrink",
         by="imputation/test_simple.py",
     ),
-    Mutant("imputation.simple:ridge_path", "(1 - leverage)[:, None]", "1.0", by="imputation/test_simple.py"),
+    Mutant("imputation.simple:ridge_path", "(1 - leverage)", "1.0", by="imputation/test_simple.py"),
+    Mutant(
+        "imputation.simple:ridge_path",
+        "each + each.mean(1, keepdims=True)",
+        "0 * each + each.mean(1, keepdims=True)",
+        by="imputation/test_simple.py",
+    ),
     Mutant(
         "imputation.simple:KernelRidge.__init__",
         "coefficients - coefficients.mean(0)",

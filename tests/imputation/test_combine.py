@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
-from polyvae.imputation.combine import Combination, Known, _moments, half_widths
+from polyvae.imputation.combine import Combination, Known, _moments, half_widths, panels_of
+from polyvae.imputation.simple import Ridge
 
 
 def known(n: int, matched: np.ndarray | None = None, seed: int = 0) -> Known:
@@ -125,3 +126,36 @@ def test_a_combination_without_inputs_is_the_mean():
     assert found.weights == {}
     assert (found.predict(np.zeros((3, 0), "f4"), {})["stack"] == 0).all()
     assert np.isfinite(found.half_widths(0.9)).all()
+
+
+def two_panels(n: int, lacking: int) -> Known:
+    """The last two columns were observed in all samples but the first ``lacking`` ones."""
+    case = known(n)
+    seen = np.ones_like(case.seen)
+    seen[:lacking, 2:] = False
+    return case._replace(seen=seen, y=np.where(seen, case.y, 0))
+
+
+def test_columns_of_a_panel_are_fitted_to_the_samples_that_have_it():
+    case = two_panels(200, 80)
+    assert [(len(rows), columns.tolist()) for rows, columns in panels_of(case.seen)] == [
+        (120, [2, 3]),
+        (200, [0, 1]),
+    ]
+    found = Combination(case).simple["ridge"]
+    some = Ridge(case.x[80:], case.y[80:, 2:])
+    new = known(20, seed=1).x
+    assert np.array_equal(found.predict(new)[:, 2:], some.predict(new))
+    assert np.array_equal(found.predict(new)[:, :2], Ridge(case.x, case.y[:, :2]).predict(new))
+    assert np.array_equal(found.left_out[80:, 2:], some.left_out)
+
+
+def test_columns_of_few_samples_are_filled_in_first():
+    """With 49 samples of their own, the regression learns from what the members predict of the others too."""
+    case = two_panels(200, 151)
+    assert [len(rows) for rows, _ in panels_of(case.seen)] == [200]
+    found = Combination(case).simple["ridge"]
+    filled = np.where(case.seen, case.y, case.by_members["vae"])
+    assert np.array_equal(found.left_out, Ridge(case.x, filled).left_out)
+    scattered = np.random.default_rng(0).random((200, 20)) < 0.8
+    assert len(panels_of(scattered)) == 1

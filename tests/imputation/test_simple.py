@@ -20,13 +20,33 @@ def world(n: int, p: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def test_ridge_left_out_is_exact(n, p):
     x, y = world(n, p)
     found = Ridge(x, y)
-    assert np.isfinite(found.alpha)
+    assert np.isfinite(found.alpha).all()
     reference = LinearReference(alpha=found.alpha)
     without = [
         reference.fit(np.delete(x, i, 0), np.delete(y, i, 0)).predict(x[i : i + 1])[0] for i in range(n)
     ]
     assert np.abs(found.left_out - without).max() < 1e-5
     assert np.abs(found.predict(x) - reference.fit(x, y).predict(x)).max() < 1e-5
+
+
+def test_a_column_has_the_penalty_of_its_own_error_and_the_mean_error():
+    """By refitting without each sample, for every penalty; a column of noise has a larger one than a column without noise."""
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(40, 12)).astype("f4")
+    signal = x @ rng.normal(size=(12, 3))
+    y = (signal * [1, 1, 0.2] + rng.normal(size=(40, 3)) * [0.05, 1, 1]).astype("f4")
+    y /= y.std(0)
+    alphas = np.logspace(-3, 4, 22) * float(((x - x.mean(0)) ** 2).sum() / 40)
+    errors = np.zeros((22, 3))
+    for i in range(40):
+        rest = np.delete(np.arange(40), i)
+        for number, alpha in enumerate(alphas):
+            guess = LinearReference(alpha=alpha).fit(x[rest], y[rest]).predict(x[i : i + 1])[0]
+            errors[number] += (guess - y[i]) ** 2
+    expected = alphas[(errors + errors.mean(1, keepdims=True)).argmin(0)]
+    found = Ridge(x, y)
+    assert found.alpha == pytest.approx(expected, rel=1e-5)
+    assert found.alpha[0] < found.alpha[2]
 
 
 def test_ridge_of_noise_is_the_mean():
@@ -49,14 +69,13 @@ def test_kernel_ridge_is_that_of_scikit_learn():
     assert np.abs(found.predict(x) - fitted - y.mean(0)).max() < 1e-3
     i = 7
     others = np.delete(np.arange(60), i)
-    hat = (
-        np.linalg.solve(
-            centring @ kernel @ centring + found.alpha * np.eye(60), centring @ kernel @ centring
-        ).T
-        + 1 / 60
-    )
-    residual = (y - hat @ y)[i] / (1 - hat[i, i])
-    assert np.abs(y[i] - residual - found.left_out[i]).max() < 1e-3
+    for column, alpha in enumerate(found.alpha):
+        hat = (
+            np.linalg.solve(centring @ kernel @ centring + alpha * np.eye(60), centring @ kernel @ centring).T
+            + 1 / 60
+        )
+        residual = (y - hat @ y)[i, column] / (1 - hat[i, i])
+        assert np.abs(y[i, column] - residual - found.left_out[i, column]) < 1e-3
     assert len(others) == 59
 
 

@@ -19,6 +19,7 @@ from polyvae.core.batch import Batch
 from polyvae.core.modality import Modality
 from polyvae.data.groups import Decoder, Group, Levels, Unseen, generated, groups_of, original
 from polyvae.data.kept import Kept
+from polyvae.data.logscale import Asking, amounts, asked_for, chosen, logarithms, on_logs, refuse_negative
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.classes import Ask, Asked
 from polyvae.data.regroup import regrouped
@@ -43,13 +44,15 @@ class Features(Record):
         named: Whether the training data named them. If not, they were generated and are matched by position.
         kinds: "real", "count" or "binary", by the observed training values; "categorical" for each column of an unordered class, and
             "ordinal" for ranks of more than two.
-        center: Means of the observed training values.
-        scale: Their standard deviations, with divisor n; 1 where a feature is constant.
+        center: Means of the observed training values; on the scale log(1 + x) of their logarithms.
+        scale: Their standard deviations, with divisor n; 1 where a feature is constant. On the scale log(1 + x) the root of their mean
+            variance, for all features: rare counts vary little, and at equal variance their noise would outweigh the others.
         low: The smallest observed values.
         high: The largest observed values.
         constant: The names of features with one value only, or none.
         units: Feature -> unit, for text in reports.
         groups: The columns of classes in the data, each stored as several columns of zeros and ones, or as one of ranks.
+        log_scale: Whether the features other than 0 and 1 are described on the scale log(1 + x).
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -64,6 +67,12 @@ class Features(Record):
     constant: list[str]
     units: dict[str, str]
     groups: list[Group] = Field(default_factory=list)
+    log_scale: bool = False
+
+    @property
+    def logs(self) -> NDArray[np.bool_]:
+        """Which features are on the scale log(1 + x), [F]."""
+        return on_logs(self.kinds) & self.log_scale
 
     @property
     def originals(self) -> list[str]:
@@ -77,11 +86,14 @@ class Features(Record):
         return {column: own.get(column) for column in self.originals}
 
     def standardised(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Values [n, F] less the training means, divided by the training standard deviations.
+        """Values [n, F] less the training means, divided by the training standard deviations, after logarithms where these are asked for.
 
         Args:
             values: In units.
         """
+        if self.log_scale:
+            refuse_negative(self.name, self.columns, (values < 0).any(0) & self.logs)
+            values = logarithms(values, self.logs)
         scaled = (values - np.asarray(self.center)) / np.asarray(self.scale)
         return np.asarray(np.clip(scaled, -_LARGEST, _LARGEST))  # beyond, float32 is infinite
 
@@ -136,6 +148,8 @@ class Schema(Record):
         data: MultimodalData,
         units: Mapping[str, Mapping[str, str]] | None = None,
         kinds: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        log_scale: Literal["auto"] | Sequence[str] = (),
     ) -> Schema:
         """Describe the observed values of training data.
 
@@ -143,16 +157,18 @@ class Schema(Record):
             data: The training data.
             units: Modality -> feature -> unit.
             kinds: Modality -> column -> "real", "count" or "binary", where its values alone would be of another kind.
+            log_scale: The modalities that are described on the scale log(1 + x). "auto": tables of counts alone, skewed as those of
+                molecules are.
 
         Raises:
-            InputError: A modality that no sample has; units of unknown features; values that do not fit their kind.
+            InputError: A modality that no sample has; units of unknown features; values that do not fit their kind or scale.
         """
-        return cls(
-            modalities=[
-                _features(data, name, (units or {}).get(name, {}), (kinds or {}).get(name, {}))
-                for name in data.names
-            ]
-        )
+        asked = asked_for(log_scale, data.names)
+        found = [
+            _features(data, name, (units or {}).get(name, {}), (kinds or {}).get(name, {}))
+            for name in data.names
+        ]
+        return cls(modalities=[_on_scale(data, each, asked[each.name]) for each in found])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -282,6 +298,19 @@ class Schema(Record):
 
     def restore(self, name: str, values: Any) -> NDArray[np.float64]:
         """Standardised values in the units of the data.
+
+        Args:
+            name: The modality.
+            values: [..., F].
+
+        Returns:
+            [..., F] float64.
+        """
+        each, found = self[name], self.unstandardise(name, values)
+        return amounts(found, each.logs) if each.log_scale else found
+
+    def unstandardise(self, name: str, values: Any) -> NDArray[np.float64]:
+        """Standardised values in the units of the data, or on the scale log(1 + x) of modalities that are described on it.
 
         Args:
             name: The modality.
@@ -432,6 +461,26 @@ def _features(
         units=dict(units),
         groups=groups,
     )
+
+
+def _on_scale(data: MultimodalData, each: Features, asked: Asking) -> Features:
+    """The features on the scale log(1 + x), if that is asked for, or if their values say so."""
+    observed = data.observed(each.name).flatten(1).cpu().numpy()
+    found = chosen(
+        each.name,
+        each.columns,
+        each.kinds,
+        each.low,
+        asked,
+        lambda: ((observed[rows], x) for rows, x in _pieces(data, each.name)),
+    )
+    if found is None:
+        return each
+    varying = ~np.isin(each.columns, each.constant)
+    center = np.where(varying, found.mean, logarithms(np.asarray(each.low), on_logs(each.kinds)))
+    size = float(np.sqrt(found.variance[varying].mean())) if found.variance[varying].any() else 1.0
+    scale = np.where(varying, size, 1).tolist()
+    return each.model_copy(update={"log_scale": True, "center": center.tolist(), "scale": scale})
 
 
 def _aligned(each: Features, data: MultimodalData, missing: str) -> tuple[Any, Tensor | None, str]:

@@ -23,13 +23,14 @@ _CODES = tuple(sign * float(digit * length) for sign in (-1, 1) for digit in "78
 """Numbers that tables from surveys and instruments contain where nothing was measured."""
 
 
-def advise(schema: Schema, tables: Tables) -> None:
+def advise(schema: Schema, tables: Tables, asked: str | Sequence[str] = ()) -> None:
     """Warn of modalities that few samples have, of columns without a value or with codes for missing values, of strongly skewed amounts,
-    of a single modality, and of one modality given twice.
+    of counts whose scale was chosen by their values, of a single modality, and of one modality given twice.
 
     Args:
         schema: The schema of the training data.
         tables: The training samples, standardised; with the target, if there is one.
+        asked: The parameter ``log_scale`` of the estimator.
     """
     if len(tables.names) == 1:
         _warn(
@@ -62,11 +63,16 @@ def advise(schema: Schema, tables: Tables) -> None:
                 f"modality {name!r}: {counted(len(coded), 'column has a value', 'columns have a value')} that repeats far outside the "
                 f"others ({shown}{more}) and looks like a code for missing; replace it by NaN"
             )
+        if schema[name].log_scale and asked == "auto":
+            _warn(
+                f"modality {name!r}: {int(schema[name].logs.sum())} columns of skewed counts are described on the scale log(1 + x), and so "
+                "are their scores; imputed values are counts; log_scale=[] leaves counts as they are"
+            )
         skewed = _skewed(schema, name, x, seen)
         if count >= _FEW and skewed > _SHARE * x.shape[1]:
             _warn(
                 f"modality {name!r}: {skewed} of {x.shape[1]} columns are strongly skewed amounts, as raw counts and concentrations are; "
-                "log2(x + 1) is usually predicted better"
+                "log2(x + 1) is usually predicted better; give that, or log_scale=[{name!r}]"
             )
 
 
@@ -114,6 +120,8 @@ def _coded(schema: Schema, name: str, x: Floats, seen: Flags) -> list[tuple[str,
 def _skewed(schema: Schema, name: str, x: np.ndarray, seen: np.ndarray) -> int:
     """The number of columns that are never negative, not indicators, and have a skewness above 3."""
     each = schema[name]
+    if each.log_scale:
+        return 0
     amounts = (np.array(each.low) >= 0) & (np.array(each.kinds) != "binary")
     cubes = np.zeros(len(amounts))  # of standardised values
     for rows, part in pieces(x):

@@ -20,7 +20,6 @@ from polyvae.imputation.tables import Flags, Floats
 
 Places = NDArray[np.intp]
 
-CURVED_FROM = 500  # samples, from which kernel ridge is one of the methods
 FEWEST = 100  # calibration samples of a pattern, below which they are pooled with those of coarser patterns
 _SHARES = (10.0, 30.0, 100.0, 300.0, np.inf)  # entries of all columns that are counted with those of each
 
@@ -65,6 +64,62 @@ class Once:
         return self.value
 
 
+_PANELS = 8  # panels, at most, for which the simple methods are fitted apart
+_OF_PANEL = 50  # samples of a panel, at least
+
+
+class Panel(NamedTuple):
+    """Columns that the same training samples have: row numbers [n], column numbers [f]."""
+
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+
+
+def panels_of(seen: Flags) -> list[Panel]:
+    """The columns of a table by the samples in which they were observed: seen [n, F].
+
+    Panels of few samples, and all of them where there are many, are one panel with all samples, whose missing entries are filled in.
+    """
+    patterns, inverse = np.unique(seen, axis=1, return_inverse=True)
+    whole = np.arange(len(seen))
+    rest = np.ones(patterns.shape[1], bool)
+    if patterns.shape[1] <= _PANELS:
+        rest = (patterns.sum(0) < _OF_PANEL) | patterns.all(0)
+    place = inverse.reshape(-1)
+    own = [
+        Panel(np.flatnonzero(patterns[:, number]), np.flatnonzero(place == number))
+        for number in np.flatnonzero(~rest)
+    ]
+    others = np.flatnonzero(rest[place])
+    return [*own, Panel(whole, others)] if len(others) else own
+
+
+class Panels:
+    """A method that is fitted to each panel."""
+
+    def __init__(
+        self, make: Callable[[Floats, Floats], Predictor], x: Floats, y: Floats, panels: Sequence[Panel]
+    ) -> None:
+        self.parts = [(columns, make(x[rows], y[np.ix_(rows, columns)])) for rows, columns in panels]
+        self.left_out, self.size = y.copy(), y.shape[1]
+        for (rows, columns), (_, part) in zip(panels, self.parts, strict=True):
+            self.left_out[np.ix_(rows, columns)] = part.left_out
+
+    def predict(self, x: Floats) -> Floats:
+        """[N, inputs] -> [N, F]."""
+        found = np.empty((len(x), self.size), np.float32)
+        for columns, part in self.parts:
+            found[:, columns] = part.predict(x)
+        return found
+
+
+def fitted(
+    make: Callable[[Floats, Floats], Predictor], x: Floats, y: Floats, panels: Sequence[Panel]
+) -> Predictor:
+    """A method fitted to all samples, or to those of each panel."""
+    return make(x, y) if len(panels) == 1 and len(panels[0].rows) == len(y) else Panels(make, x, y, panels)
+
+
 class Combination:
     """The methods that predict one modality from a pattern of others, their weights and the residuals of samples left out.
 
@@ -88,10 +143,14 @@ class Combination:
         if known.x.shape[1] and len(y) > 2:
             next_to = next(iter(known.by_members.values()), None)
             y = y if next_to is None else np.where(known.seen, y, next_to)
-            self.simple["ridge"] = Ridge(known.x, y)
-            self.simple["k-NN"] = Neighbours(known.x, y)
-            if len(y) >= CURVED_FROM:
-                self.simple["kernel ridge"] = KernelRidge(known.x, y, gammas or GAMMAS, spectra)
+            panels = panels_of(known.seen)
+
+            def curved(x: Floats, own: Floats) -> KernelRidge:
+                return KernelRidge(x, own, gammas or GAMMAS, spectra if len(x) == len(y) else None)
+
+            self.simple["ridge"] = fitted(Ridge, known.x, y, panels)
+            self.simple["k-NN"] = fitted(Neighbours, known.x, y, panels)
+            self.simple["kernel ridge"] = fitted(curved, known.x, y, panels)
         left_out = {**{name: part.left_out for name, part in self.simple.items()}, **known.by_members}
         rows = known.matched
         self.pooled = int(rows.sum()) < min(FEWEST, len(rows))
@@ -110,9 +169,10 @@ class Combination:
 
     @property
     def gamma(self) -> tuple[float, ...] | None:
-        """The parameter of the kernel that was chosen, for the combinations of other patterns."""
+        """The parameters of the kernels that were chosen, for the combinations of other patterns."""
         kernel = self.simple.get("kernel ridge")
-        return (kernel.gamma,) if isinstance(kernel, KernelRidge) else None
+        parts = [part for _, part in kernel.parts] if isinstance(kernel, Panels) else [kernel]
+        return tuple(sorted({part.gamma for part in parts if isinstance(part, KernelRidge)})) or None
 
     @property
     def residuals(self) -> Floats:

@@ -73,6 +73,10 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         kinds: Modality -> column -> "categorical", "ordinal", "real", "count" or "binary", or the classes of an ordinal in order, where
             the values alone mean another kind: integer codes of classes, text beside numbers.
         unseen_classes: What classes are that the training data did not have: "error", or "mask", which makes the entry missing.
+        log_scale: The modalities that are described on the scale log(1 + x), with one scale for all columns: a list of names, or "auto"
+            for tables of counts alone, five columns or more, which are skewed as counts of RNA and proteins are. Imputed values are in
+            units: means of amounts, or with ``statistic="median"`` their medians, whose logarithms are the predictions of least error
+            there. Scores and attributions are of log(1 + x).
         target: What y is: "class", "number", "time" (time and event), or "auto", by its values.
         units: Modality -> feature -> unit, for reports.
         device: Where the members compute, such as "cpu" or "cuda".
@@ -116,6 +120,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         missing_columns: Literal["error", "mask"] = "error",
         kinds: dict[str, dict[str, Any]] | None = None,
         unseen_classes: Literal["error", "mask"] = "error",
+        log_scale: Literal["auto"] | list[str] = "auto",
         target: Literal["auto", "class", "number", "time"] = "auto",
         units: dict[str, dict[str, str]] | None = None,
         device: str = "cpu",
@@ -134,6 +139,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.missing_columns = missing_columns
         self.kinds = kinds
         self.unseen_classes = unseen_classes
+        self.log_scale = log_scale
         self.target = target
         self.units = units
         self.device = device
@@ -160,7 +166,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         given = self._read(X, lambda name: Asked((self.kinds or {}).get(name, {})))
         given = given._replace(data=with_kinds(given.data, self.kinds))
         data = _observed_rows(given.data)
-        schema = Schema.fit(data, self.units, self.kinds)
+        schema = Schema.fit(data, self.units, self.kinds, log_scale=self.log_scale)
         data = schema.align(data)
         order = canonical(schema, data)
         tables = whole(schema, data, order)
@@ -168,7 +174,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         kept = np.flatnonzero(given.data.mask.any(0).cpu().numpy())[order]
         if target is not None:
             tables = target.beside(tables, kept)
-        advise(schema, tables)
+        advise(schema, tables, self.log_scale)
         if target is not None and target.classes is not None:
             advise_of_classes(data, len(target.classes))
         with reporter(self.verbose) as report:

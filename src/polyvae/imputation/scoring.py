@@ -144,7 +144,7 @@ def _rows(
     features: bool,
     pattern: str | None = None,
 ) -> list[Row]:
-    """The scores of standardised predictions, in units, without columns that were constant in training.
+    """The scores of standardised predictions, in units or on the scale log(1 + x), without columns that were constant in training.
 
     R² and FVU of a modality are those of all its columns, indicators of classes among them. AUROC, log loss and scores of classes are
     means over the columns that have them; all others are of numbers, ranks included.
@@ -160,7 +160,7 @@ def _rows(
         single = _of_flags(schema, name, method, truth, predicted, seen, pattern, numbers) + single
     if len(numbers) < len(varying):
         rows = [row for row in rows if row.feature is not None or row.score not in ("r2", "fvu")]
-        true, guess = (schema.restore(name, x)[:, varying] for x in (truth, predicted))
+        true, guess = (schema.unstandardise(name, x)[:, varying] for x in (truth, predicted))
         centre, scale = (np.asarray(x)[varying] for x in (each.center, each.scale))
         error = pooled_fvu(true, guess, centre, seen[:, varying], scale)
         count = int(seen[:, varying].any(1).sum())
@@ -186,7 +186,7 @@ def _numeric(
 ) -> list[Row]:
     """The scores of some columns as numbers."""
     each = schema[name]
-    true, guess = (schema.restore(name, x)[:, places] for x in (truth, predicted))
+    true, guess = (schema.unstandardise(name, x)[:, places] for x in (truth, predicted))
     known = seen[:, places]
     spread = _spread(true, guess, known)
     names = [each.columns[place] for place in places] if features else None
@@ -203,7 +203,7 @@ def _numeric(
         std=np.broadcast_to(spread, true.shape),
         interval=None
         if ends is None
-        else Interval(*(schema.restore(name, end)[:, places] for end in (ends.low, ends.high))),
+        else Interval(*(schema.unstandardise(name, end)[:, places] for end in (ends.low, ends.high))),
     )
 
 

@@ -69,38 +69,43 @@ def spectrum_of_kernel(kernel: Doubles) -> Spectrum:
 Spectra = dict[float, tuple[Spectrum, Doubles | None, Doubles]]
 
 
-def ridge_path(spectrum: Spectrum, y: Floats) -> tuple[float, Floats, Doubles]:
-    """Ridge regression with an intercept and the penalty of the smallest exact leave-one-out error.
+def ridge_path(spectrum: Spectrum, y: Floats) -> tuple[Doubles, Floats, Doubles]:
+    """Ridge regression with an intercept and a penalty for each column by exact leave-one-out errors.
 
     With H = 11'/n + U diag(w / (w + α)) U', U orthogonal to 1, the residual of sample i without it is (y − H y)_i / (1 − H_ii)
-    (Allen 1974). Penalties that leave a sample a leverage near 1 are not considered: there this quotient is of rounding errors, and
-    with a bound on it the best α would be 0.
+    (Allen 1974). The penalty of a column has the smallest sum of its own error and the mean error of all columns: the error of one column
+    varies with its samples, and one penalty for all would be wrong for some. Penalties that leave a sample a leverage near 1 are not
+    considered: there this quotient is of rounding errors, and with a bound on it the best α would be 0.
 
     Args:
         spectrum: Of centred inputs.
         y: [n, F].
 
     Returns:
-        α, infinite where the mean predicts best; the leave-one-out predictions [n, F]; the coefficients of the coordinates U √w,
+        α, [F], infinite where the mean predicts best; the leave-one-out predictions [n, F]; the coefficients of the coordinates U √w,
         [r, F].
     """
     u, w = spectrum.u, spectrum.w
     n = len(y)
     centred = y - y.mean(0, dtype=np.float64)
     uy, squares = u.T @ centred, u**2
-    alpha, residual, path = np.inf, centred / (1 - 1 / n) if n > 1 else centred, np.zeros_like(uy)
-    best = float((residual**2).sum())
-    for candidate in _ALPHAS * max(float(w.sum()) / n, 1e-12):
-        shrink = w / (w + candidate)
+
+    def left_out(shrink: Doubles) -> Doubles:  # [r, 1] or [r, F] -> [n, F]
         leverage = squares @ shrink + 1 / n
-        if leverage.max() > _LEVERAGE:
-            continue
-        found = (centred - u @ (shrink[:, None] * uy)) / (1 - leverage)[:, None]
-        error = float((found**2).sum())
-        if error < best:
-            alpha, best, residual = float(candidate), error, found
-            path = (np.sqrt(w) / (w + candidate))[:, None] * uy
-    return alpha, (y - residual).astype(np.float32), path
+        return np.asarray((centred - u @ (shrink * uy)) / (1 - leverage), np.float64)
+
+    alphas = [np.inf]
+    errors = [(centred**2).sum(0) * (1 if n < 2 else (n / (n - 1)) ** 2)]
+    for candidate in _ALPHAS * max(float(w.sum()) / n, 1e-12):
+        shrink = (w / (w + candidate))[:, None]
+        if (squares @ shrink).max() + 1 / n <= _LEVERAGE:
+            alphas.append(float(candidate))
+            errors.append((left_out(shrink) ** 2).sum(0))
+    each = np.stack(errors)
+    alpha = np.asarray(alphas)[(each + each.mean(1, keepdims=True)).argmin(0)]
+    shares = 1 / (w[:, None] + alpha)  # [r, F], 0 for an infinite penalty
+    residual = left_out(w[:, None] * shares) if n > 1 else centred
+    return alpha, (y - residual).astype(np.float32), np.sqrt(w)[:, None] * shares * uy
 
 
 class Ridge:

@@ -54,6 +54,7 @@ class _Params(Record):
     seed: int
     kinds: dict[str, dict[str, str | list[bool | int | float | str]]] | None = None
     unseen_classes: Literal["error", "mask"] = "error"
+    log_scale: Literal["auto"] | list[str] = "auto"
 
 
 class _Target(Record):
@@ -148,7 +149,9 @@ def leaders_of(schema: Schema) -> dict[str, NDArray[np.intp]]:
 
 
 def _plain(value: Any) -> Any:
-    """A whole number of NumPy as one of Python, which JSON can hold."""
+    """A whole number of NumPy as one of Python, which JSON can hold, and a tuple as a list."""
+    if isinstance(value, tuple):
+        return list(value)
     return int(value) if isinstance(value, np.integer) else value
 
 

@@ -152,8 +152,8 @@ def _protocol(view: View, run: FittedRun) -> list[tuple[str, str]]:
         ("Files", "; ".join(f"{name}: {path}" for name, path in run.record.files.items())),
         (
             "Methods",
-            f"Ensembles of VAEs: {labels}. Simple methods: ridge regression, k-nearest neighbours on principal components, and from 500 "
-            "samples kernel ridge regression. They are combined by non-negative least squares.",
+            f"Ensembles of VAEs: {labels}. Simple methods: ridge regression, kernel ridge regression, and k-nearest neighbours on "
+            "principal components. They are combined by non-negative least squares.",
         ),
         (
             "Samples left out",

@@ -181,10 +181,13 @@ def _pair(view: View, name: str, feature: str, r2: float) -> Pair:
     column = schema[name].columns.index(feature)
     seen = np.flatnonzero(combination.seen[:, column])
     rows = seen[_some(len(seen))[:400]] if len(seen) > 400 else seen
-    measured = schema.restore(name, combination.y)[rows, column]
-    imputed = schema.restore(name, combination.left_out["stack"])[rows, column]
+    measured = schema.unstandardise(name, combination.y)[rows, column]
+    imputed = schema.unstandardise(name, combination.left_out["stack"])[rows, column]
     half = float(combination.half_widths(0.9)[column]) * schema[name].scale[column]
-    return Pair(feature, schema[name].units.get(feature, ""), measured, imputed, half, f"R² {number(r2, 2)}")
+    unit = schema[name].units.get(feature, "")
+    if schema[name].logs[column]:
+        unit = f"log(1 + {unit or 'x'})"
+    return Pair(feature, unit, measured, imputed, half, f"R² {number(r2, 2)}")
 
 
 # ---- target ----------------------------------------

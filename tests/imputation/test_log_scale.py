@@ -1,0 +1,72 @@
+"""Counts that the Estimator describes on the scale log(1 + x): results in counts, scores in logarithms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import polyvae as pv
+
+
+def cells(count: int = 160, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    state = np.random.default_rng(9).normal(size=(2, 40))
+    z = rng.normal(size=(count, 2))
+    rna = rng.poisson(np.exp(0.7 * z @ state[:, :32] + 0.5)).astype(float)
+    protein = rng.poisson(np.exp(0.7 * z @ state[:, 32:] + 4) * rng.gamma(8, 1 / 8, (count, 8))).astype(float)
+    return {"rna": rna, "protein": protein}
+
+
+@pytest.fixture(scope="module")
+def fitted() -> pv.Estimator:
+    with pytest.warns(
+        UserWarning, match=r"'rna': 32 columns of skewed counts are described on the scale log\(1 \+ x\)"
+    ):
+        return pv.Estimator(steps=20, members=2, latent=2, seed=0).fit(cells())
+
+
+def test_means_are_those_over_residuals_and_medians_are_those_of_the_logarithms(fitted):
+    """E[1 + x] is exp(prediction) times the mean of exp(residual), whatever the distribution of residuals (Duan 1983)."""
+    new = {"rna": cells(50, 1)["rna"]}
+    mean, median = (fitted.impute(new, statistic=each)["protein"] for each in ("mean", "median"))
+    combination = fitted._imputer.combination(fitted._imputer.others("protein"), "protein")
+    residuals = combination.residuals * np.asarray(fitted.schema_["protein"].scale)
+    expected = np.exp(residuals).mean(0) / np.exp(np.median(residuals, 0))
+    ratio = (1 + mean) / (1 + median)
+    np.testing.assert_allclose(ratio, np.broadcast_to(expected, ratio.shape), rtol=1e-4)
+    assert (mean >= 0).all()
+
+
+def test_imputed_counts_are_close_and_intervals_cover_them(fitted):
+    new = cells(100, 1)
+    guess, low, high = fitted.impute({"rna": new["rna"]}, interval=0.9)
+    logs = [np.log1p(x["protein"]) for x in (guess, new, cells())]
+    assert ((logs[0] - logs[1]) ** 2).sum() < 0.5 * ((logs[1] - logs[2].mean(0)) ** 2).sum()
+    inside = (low["protein"] <= new["protein"]) & (new["protein"] <= high["protein"])
+    assert 0.84 < inside.mean() < 0.96
+    assert (low["protein"] >= 0).all()
+
+
+def test_scores_are_those_of_logarithms(fitted):
+    found = fitted.scores(cells(100, 1))
+    new = cells(100, 1)
+    combination_scale = fitted.impute({"rna": new["rna"]}, statistic="median")["protein"]
+    combination = fitted._imputer.combination(fitted._imputer.others("protein"), "protein")
+    shift = np.median(combination.residuals, 0) * np.asarray(fitted.schema_["protein"].scale)
+    guess = np.log1p(combination_scale) - shift
+    error = np.sqrt(((guess - np.log1p(new["protein"])) ** 2).mean(0)).mean()
+    assert found.value("protein", "stack", "rmse") == pytest.approx(error, rel=1e-4)
+
+
+def test_a_file_and_its_estimator_agree(fitted, tmp_path):
+    fitted.save(tmp_path / "cells.polyvae")
+    again = pv.Estimator.load(tmp_path / "cells.polyvae")
+    new = {"rna": cells(5, 1)["rna"]}
+    assert np.array_equal(again.impute(new)["protein"], fitted.impute(new)["protein"])
+    assert again.log_scale == "auto"
+
+
+def test_counts_as_they_are(recwarn):
+    est = pv.Estimator(steps=5, members=2, latent=2, seed=0, log_scale=[]).fit(cells())
+    assert not any(each.log_scale for each in est.schema_.modalities)
+    assert not any("log(1 + x)" in str(each.message) for each in recwarn)
