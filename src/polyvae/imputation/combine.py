@@ -33,6 +33,7 @@ class Known(NamedTuple):
         by_members: Name -> the predictions of samples left out, by the members of each ensemble, [n, F].
         typical: Returns [F], the variance that factors leave the entries of a sample given its other entries, a mean over calibration
             samples; None for predictions from other modalities alone.
+        shift: [n, F], what covariates add to y; None: there are none.
     """
 
     rows: NDArray[np.intp]
@@ -43,6 +44,7 @@ class Known(NamedTuple):
     matched: Flags
     by_members: Mapping[str, Floats]
     typical: Callable[[], NDArray[np.float64]] | None = None
+    shift: Floats | None = None
 
 
 class Once:
@@ -63,7 +65,8 @@ class Combination:
 
     Attributes:
         weights: Name of the method -> its weight.
-        left_out: Name of the method, or "stack" -> predictions of the calibration samples, each left out, [c, F].
+        left_out: Name of the method, or "stack" -> predictions of the calibration samples, each left out, [c, F]; with what covariates
+            add to them, which ``predict`` leaves out.
         y: The calibration samples, [c, F].
         seen: [c, F] bool, their observed entries.
         fold: [c], the folds in which they are left out.
@@ -91,6 +94,10 @@ class Combination:
         self.y, self.seen, self.fold = known.y[rows], known.seen[rows], known.fold[rows]
         self.left_out = {name: x[rows] for name, x in left_out.items()}
         self.weights, self.left_out["stack"] = _stacked(self.left_out, self.y, self.seen, self.fold)
+        if known.shift is not None:
+            shift = known.shift[rows]
+            self.y = np.where(self.seen, self.y + shift, 0)
+            self.left_out = {name: x + shift for name, x in self.left_out.items()}
 
     @property
     def cells(self) -> int:
