@@ -77,6 +77,28 @@ def test_intervals_cover_and_errors_are_below_those_without() -> None:
     assert 0.87 < covered["with"] < 0.93
 
 
+@pytest.mark.slow
+def test_intervals_cover_where_levels_have_few_samples() -> None:
+    rng, axes = np.random.default_rng(0), np.random.default_rng(41)
+    w, moved = axes.normal(size=(2, 12)), 2 * axes.normal(size=(40, 12))
+
+    def draw(n: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        site = rng.permutation(np.arange(n) % 40)
+        x = rng.normal(size=(n, 2)) @ w + moved[site] + 0.5 * rng.normal(size=(n, 12))
+        return {"a": x[:, :8], "b": x[:, 8:]}, np.array([f"s{each}" for each in site], dtype=object)
+
+    train, site = draw(320)  # eight samples of each site
+    est = pv.Estimator(steps=200, members=3, latent=4, seed=0, covariates=["site"])
+    est.fit(pv.MultimodalData(train, covariates={"site": site}))
+    new, site = draw(2000)
+    given = pv.MultimodalData(new, mask={"b": np.zeros(2000, bool)}, covariates={"site": site})
+    _, low, high = (part.values("b").numpy() for part in est.impute(given, interval=0.9))
+    covered = ((low <= new["b"]) & (new["b"] <= high)).mean()
+    print(covered)
+    assert 0.87 < covered < 0.93
+    assert abs(est.scores_.value("b", "stack", "coverage") - 0.9) < 0.03
+
+
 def test_predictions_are_better_with_covariates_than_without(fitted: pv.Estimator) -> None:
     truth = cells(60, 0)[0]["protein"][:12]
     with warnings.catch_warnings():

@@ -69,6 +69,20 @@ def test_what_is_removed_is_what_is_added_and_a_row_does_not_depend_on_the_other
     assert np.array_equal(alone, effects.of("a", c))
 
 
+def test_effects_of_a_sample_left_out_are_those_of_a_fit_without_it() -> None:
+    c = columns(40)
+    c = c[np.argsort(c[:, 0], kind="stable")]
+    given = tables(c, np.repeat([[40.0], [-40], [0], [0]], 6, 1))
+    effects = Effects.fit(given, ["a"], SIZES)
+    left = effects.left_out("a", c, effects.removed(given).values["a"])
+    for row in (0, 17, 39):
+        others = np.delete(np.arange(40), row)
+        again = Effects.fit(given.rows(others), ["a"], SIZES)
+        change = effects.of("a", c)[row] - again.of("a", c[row : row + 1])[0]
+        assert np.abs(change).max() > 0.02
+        assert np.allclose(effects.of("a", c)[row] - left[row], change, rtol=0.1, atol=0.02)
+
+
 def test_a_sparse_table_is_as_a_dense_one() -> None:
     c = columns(80)
     x = np.random.default_rng(2).poisson(0.5, (80, 30)) + 2.0 * c[:, :1]

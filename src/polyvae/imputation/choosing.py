@@ -17,7 +17,7 @@ from polyvae.utils.errors import InputError
 from polyvae.utils.seeds import fold_in
 
 BYTES = 10
-"""Bytes that ``fit`` takes at its peak for each value of a dense table: a standardised copy, which entries were observed, and parts of both."""
+"""Bytes that ``fit`` takes for each value of a dense table: a standardised copy, which entries were observed, and parts of both."""
 
 _GIB = 2**30
 
@@ -64,8 +64,8 @@ def check_memory(data: MultimodalData) -> None:
     free = free_memory()
     if stays and free is not None and needed > free:
         raise InputError(
-            f"fit: got {len(data):,} samples of {', '.join(map(repr, stays))} in files, which take about {needed / _GIB:.1f} GiB of memory to "
-            f"train on; expected at most the {free / _GIB:.1f} GiB that are free; train on fewer with "
+            f"fit: got {len(data):,} samples of {', '.join(map(repr, stays))} in files, which take about {needed / _GIB:.1f} GiB of "
+            f"memory to train on; expected at most the {free / _GIB:.1f} GiB that are free; train on fewer with "
             f"max_samples={max(2, int(len(data) * free / needed / 2)):d}"
         )
 

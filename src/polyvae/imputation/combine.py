@@ -33,7 +33,8 @@ class Known(NamedTuple):
         by_members: Name -> the predictions of samples left out, by the members of each ensemble, [n, F].
         typical: Returns [F], the variance that factors leave the entries of a sample given its other entries, a mean over calibration
             samples; None for predictions from other modalities alone.
-        shift: [n, F], what covariates add to y; None: there are none.
+        shift: What covariates add to y, and what they would if each sample had been left out of their estimate, [n, F] each; None: there
+            are none.
     """
 
     rows: NDArray[np.intp]
@@ -44,7 +45,7 @@ class Known(NamedTuple):
     matched: Flags
     by_members: Mapping[str, Floats]
     typical: Callable[[], NDArray[np.float64]] | None = None
-    shift: Floats | None = None
+    shift: tuple[Floats, Floats] | None = None
 
 
 class Once:
@@ -95,9 +96,9 @@ class Combination:
         self.left_out = {name: x[rows] for name, x in left_out.items()}
         self.weights, self.left_out["stack"] = _stacked(self.left_out, self.y, self.seen, self.fold)
         if known.shift is not None:
-            shift = known.shift[rows]
+            shift, without = (x[rows] for x in known.shift)
             self.y = np.where(self.seen, self.y + shift, 0)
-            self.left_out = {name: x + shift for name, x in self.left_out.items()}
+            self.left_out = {name: x + without for name, x in self.left_out.items()}
 
     @property
     def cells(self) -> int:

@@ -20,6 +20,7 @@ from polyvae.data.schema import Features, Schema
 from polyvae.imputation.tables import Doubles, Flags, Floats, SparseRows, Tables, pieces
 
 _RIDGE = 1e-3  # samples that a penalty counts for: levels add up to the intercept, so that without one there is no single solution
+_MOST = 0.9  # the largest leverage of a sample
 _LEAST = 1e-3  # the smallest standard deviation of what is left of a feature, relative to that of the feature
 
 
@@ -28,9 +29,11 @@ class Effects(NamedTuple):
 
     Attributes:
         shifts: Modality -> [1 + C, F], the intercept and the coefficients of the columns of covariates. Empty: there are no covariates.
+        leverages: Modality -> [1 + C, F], which times the squares of these columns give the leverage of a training sample.
     """
 
     shifts: Mapping[str, Floats] = {}
+    leverages: Mapping[str, Floats] = {}
 
     @classmethod
     def fit(cls, tables: Tables, names: Sequence[str], sizes: Sequence[int]) -> Effects:
@@ -43,18 +46,28 @@ class Effects(NamedTuple):
         """
         assert tables.covariates is not None
         c = tables.covariates.astype(np.float64)
-        return cls(
-            {
-                name: _coefficients(tables.values[name], tables.observed[name], c, sizes).astype(np.float32)
-                for name in names
-            }
-        )
+        found = {name: _coefficients(tables.values[name], tables.observed[name], c, sizes) for name in names}
+        return cls({name: b for name, (b, _) in found.items()}, {name: h for name, (_, h) in found.items()})
 
     def of(self, name: str, columns: Floats | None) -> Floats:
         """What samples with these columns of covariates [n, C] have of a modality: [n, F]."""
         assert columns is not None
         shift = self.shifts[name]
         return np.asarray(shift[0] + _product(columns, shift[1:]), np.float32)
+
+    def left_out(self, name: str, columns: Floats, left: Floats) -> Floats:
+        """What ``of`` would be for training samples if each had been left out of the estimate: [n, F].
+
+        As of every linear fit, y − ŷ without sample i is (y − ŷ)_i / (1 − h_i) (Allen 1974), with the shrinkage as it is.
+
+        Args:
+            name: The modality.
+            columns: Their covariates, [n, C].
+            left: Their values without the effects, zero where missing, [n, F].
+        """
+        lever = self.leverages[name]
+        h = np.minimum(lever[0] + _product(columns**2, lever[1:]), _MOST)
+        return np.asarray(self.of(name, columns) - left * h / (1 - h), np.float32)
 
     def shift_of(self, name: str, columns: Floats) -> Callable[[NDArray[Any] | slice], Floats]:
         """A function of rows of ``columns`` [N, C] that returns ``of`` these."""
@@ -96,7 +109,7 @@ class Effects(NamedTuple):
                 )
             )
             shifts[each.name] = (self.shifts[each.name] / size).astype(np.float32)
-        return schema.model_copy(update={"modalities": features}), Effects(shifts)
+        return schema.model_copy(update={"modalities": features}), Effects(shifts, self.leverages)
 
 
 def _at(effects: Effects, name: str, columns: Floats, rows: NDArray[Any] | slice) -> Floats:
@@ -120,9 +133,11 @@ def _deviations(x: Floats | SparseRows, seen: Flags) -> Doubles:
     return np.sqrt(squares / np.maximum(seen.sum(0), 1))
 
 
-def _coefficients(x: Floats | SparseRows, seen: Flags, c: Doubles, sizes: Sequence[int]) -> Doubles:
-    """The intercept and the coefficients of one table: [1 + C, F]."""
-    found = np.zeros((1 + c.shape[1], x.shape[1]))
+def _coefficients(
+    x: Floats | SparseRows, seen: Flags, c: Doubles, sizes: Sequence[int]
+) -> tuple[Floats, Floats]:
+    """The intercept and the coefficients of one table, and the leverages: [1 + C, F] each."""
+    found, levers = (np.zeros((1 + c.shape[1], x.shape[1]), np.float32) for _ in range(2))
     for columns, there in _alike(x, seen):
         rows = np.flatnonzero(there)
         if len(rows) < 3:
@@ -135,8 +150,8 @@ def _coefficients(x: Floats | SparseRows, seen: Flags, c: Doubles, sizes: Sequen
             values = part[own][:, columns].astype(np.float64)
             sums += design[place[some][own]].T @ values
             squares += (values**2).sum(0)
-        found[:, columns] = _shrunk(design, sums, squares, sizes)
-    return found
+        found[:, columns], levers[:, columns] = _shrunk(design, sums, squares, sizes)
+    return found, levers
 
 
 def _alike(x: Floats | SparseRows, seen: Flags) -> Iterator[tuple[NDArray[np.intp], Flags]]:
@@ -151,8 +166,10 @@ def _alike(x: Floats | SparseRows, seen: Flags) -> Iterator[tuple[NDArray[np.int
         yield np.array(columns, np.intp), seen[:, columns[0]]
 
 
-def _shrunk(design: Doubles, sums: Doubles, squares: Doubles, sizes: Sequence[int]) -> Doubles:
-    """Coefficients of the columns of ``design`` [n, 1 + C], shrunk: [1 + C, F].
+def _shrunk(
+    design: Doubles, sums: Doubles, squares: Doubles, sizes: Sequence[int]
+) -> tuple[Doubles, Doubles]:
+    """Coefficients of the columns of ``design`` [n, 1 + C], shrunk, and the leverages of samples with these columns: [1 + C, F] each.
 
     Args:
         design: Ones, and the columns of the covariates.
@@ -168,7 +185,7 @@ def _shrunk(design: Doubles, sums: Doubles, squares: Doubles, sizes: Sequence[in
     left = squares - 2 * (b * sums).sum(0) + np.einsum("cf,cd,df->f", b, gram, b, optimize=True)
     freedom = n - 1 - sum(size - 1 if size > 1 else 1 for size in sizes)
     noise = np.maximum(left, 0) / max(freedom, 1)
-    mean, start = gram[0, 1:] / n, 1
+    mean, start, levers = gram[0, 1:] / n, 1, np.full(b.shape, 1 / n)
     for size in sizes:
         own = slice(start, start + size)
         if size > 1:  # levels, of which each has its number of samples
@@ -177,9 +194,11 @@ def _shrunk(design: Doubles, sums: Doubles, squares: Doubles, sizes: Sequence[in
         else:
             count, weight = np.array([gram[start, start] - n * mean[start - 1] ** 2]), np.ones(1)
         error = noise / np.maximum(count, _RIDGE)[:, None]
-        there = count > _RIDGE
-        spread = np.maximum((weight[:, None] * (b[own] ** 2 - error))[there].sum(0), 0)
-        b[own] = np.where(there[:, None], b[own] * spread / np.maximum(spread + error, 1e-300), 0)
+        there = (count > _RIDGE)[:, None]
+        spread = np.maximum((np.where(there, weight[:, None] * (b[own] ** 2 - error), 0)).sum(0), 0)
+        kept = np.where(there, spread / np.maximum(spread + error, 1e-300), 0)
+        b[own] = b[own] * kept
+        levers[own] = kept * (1 / np.maximum(count, 1) - (1 / n if size > 1 else 0))[:, None]
         start += size
     b[0] = (sums[0] - gram[0, 1:] @ b[1:]) / n
-    return b
+    return b, levers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,12 +18,12 @@ from polyvae.data.groups import Decoder
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import Given
 from polyvae.data.readers.classes import Ask, Asked
-from polyvae.data.regroup import check_kinds, with_kinds
+from polyvae.data.regroup import with_kinds
 from polyvae.data.schema import Schema, asked_of
 from polyvae.imputation import storing
 from polyvae.imputation.advice import advise, advise_of_classes, advise_of_training_samples, warn_of_infinite
-from polyvae.imputation.conditions import adjusted, advise_of_covariates, instead_of, names_of, read_with
 from polyvae.imputation.choosing import check_memory, chosen_rows
+from polyvae.imputation.conditions import adjusted, advise_of_covariates, instead_of, names_of, read_with
 from polyvae.imputation.cox import concordance
 from polyvae.imputation.diagnosis import diagnose
 from polyvae.imputation.embedding import Embedding
@@ -32,6 +31,7 @@ from polyvae.imputation.explain import attribute, variance_explained
 from polyvae.imputation.filling import Kind, Statistic, blocks, canonical, check_level, fill, wanted, whole
 from polyvae.imputation.hazards import Hazards
 from polyvae.imputation.imputer import Imputer
+from polyvae.imputation.parameters import check_parameters
 from polyvae.imputation.predicting import Outcome, TargetPredictor, of_risk, outcome, risks, survival
 from polyvae.imputation.recipe import designs
 from polyvae.imputation.scores import Scores
@@ -44,7 +44,7 @@ from polyvae.metrics.attribution import STEPS, Attribution
 from polyvae.metrics.diagnosis import Diagnosis
 from polyvae.metrics.explained import VarianceExplained
 from polyvae.utils.devices import device_of
-from polyvae.utils.errors import InputError, check_count, is_number
+from polyvae.utils.errors import InputError, check_count
 from polyvae.utils.progress import reporter
 from polyvae.utils.seeds import fold_in
 
@@ -169,7 +169,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             InputError: Data that cannot be read, fewer than 2 samples, a sample of which nothing was observed, or an option out of range.
         """
         start = time.monotonic()
-        self._check()
+        check_parameters(self.get_params(deep=False))
         given = self._read(X, lambda name: Asked((self.kinds or {}).get(name, {})))
         names = names_of(self.covariates)
         advise_of_covariates(X if isinstance(X, MultimodalData) else given.data, names, self.covariates)
@@ -241,45 +241,6 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             self.feature_names_in_ = np.array(schema.modalities[0].originals, dtype=object)
         if target is not None and target.classes is not None:
             self.classes_ = np.array(target.classes)
-
-    def _check(self) -> None:
-        check_kinds(self.kinds)
-        names_of(self.covariates)
-        check_count("estimator", "latent", self.latent)
-        check_count("estimator", "members", self.members, 2)
-        if self.steps is not None:
-            check_count("estimator", "steps", self.steps)
-        if self.max_samples is not None:
-            check_count("estimator", "max_samples", self.max_samples, 2)
-        for name, kind, expected in (
-            ("model", str, "the name of a model"),
-            ("seed", (int, np.integer), "a whole number"),
-            ("options", dict, "a mapping, or None"),
-            ("network", dict, "a mapping, or None"),
-            ("units", dict, "a mapping, or None"),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, kind) and not (value is None and kind is dict):
-                raise InputError(f"estimator: got {name}={value!r}; expected {expected}; correct it")
-        for name, own in (self.units or {}).items():
-            if not isinstance(own, dict):
-                raise InputError(
-                    f"estimator: got units of {name!r}: {own!r}; expected a mapping from features to units; correct it"
-                )
-        for name, known in (
-            ("target", ("auto", "class", "number", "time")),
-            ("missing_columns", ("error", "mask")),
-            ("unseen_classes", ("error", "mask")),
-        ):
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f"estimator: got {name}={getattr(self, name)!r}; expected one of {', '.join(known)}; choose one"
-                )
-        device_of("estimator", self.device)
-        if self.max_seconds is not None and (not is_number(self.max_seconds) or self.max_seconds <= 0):
-            raise InputError(
-                f"estimator: got max_seconds={self.max_seconds!r}; expected a number above 0; None sets no limit"
-            )
 
     def _read(self, X: Data, asked: Ask, overlap: bool = True) -> Given:
         return read_with(X, self.covariates, id=self.id, nan=self.nan, overlap=overlap, asked=asked)
@@ -735,4 +696,3 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
-

@@ -207,7 +207,7 @@ class Imputer:
             fold,
             _whole(part, pattern),
             {label: x[name] for label, x in by_members.items()} if any(pattern) else {},
-            shift=self._shift(part, name),
+            shift=self._known_shift(part, name),
         )
 
     def _within(self, pattern: Pattern, name: str) -> Known:
@@ -241,8 +241,15 @@ class Imputer:
                     self._typical, *self._entries_of(given.rows(slice(_TYPICAL)), name), hidden[:_TYPICAL]
                 )
             ),
-            self._shift(part, name),
+            self._known_shift(part, name),
         )
+
+    def _known_shift(self, part: Tables, name: str) -> tuple[Floats, Floats] | None:
+        """What covariates add to training samples, and what they would if each had been left out, [n, F] each; None: nothing."""
+        if name not in self.effects.shifts or part.covariates is None:
+            return None
+        left = self.effects.left_out(name, part.covariates, part.values[name])
+        return self.effects.of(name, part.covariates), left
 
     def _shift(self, tables: Tables, name: str) -> Floats | None:
         """What covariates add to predictions of a modality, [n, F]; None: nothing."""

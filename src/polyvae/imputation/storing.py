@@ -197,6 +197,7 @@ def save(
         tensors["covariates"] = torch.from_numpy(imputer.tables.covariates)
     for number, name in enumerate(imputer.effects.shifts):
         tensors[f"effects.{number}"] = torch.from_numpy(imputer.effects.shifts[name])
+        tensors[f"leverages.{number}"] = torch.from_numpy(imputer.effects.leverages[name])
     for label, members in imputer.ensembles.items():
         tensors |= {f"members.{label}.{key}": x.cpu().contiguous() for key, x in members.state().items()}
     metadata: dict[str, Any] = {
@@ -231,14 +232,16 @@ def _effects(path: str | Path, schema: Schema, tensors: Mapping[str, Tensor]) ->
     rows = 1 + sum(one.covariate.columns for one in schema.covariates)
     if rows == 1:
         return Effects()
-    return Effects(
+    found = (
         {
             each.name: _tensor(
-                path, tensors, f"effects.{number}", (rows, len(each.columns)), torch.float32
+                path, tensors, f"{key}.{number}", (rows, len(each.columns)), torch.float32
             ).numpy()
             for number, each in enumerate(schema.modalities)
         }
+        for key in ("effects", "leverages")
     )
+    return Effects(*found)
 
 
 def _sparse(
