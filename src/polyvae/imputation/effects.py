@@ -20,6 +20,7 @@ from polyvae.data.schema import Features, Schema
 from polyvae.imputation.tables import Doubles, Flags, Floats, SparseRows, Tables, pieces
 
 _RIDGE = 1e-3  # samples that a penalty counts for: levels add up to the intercept, so that without one there is no single solution
+_CELLS = 2**22  # values of a table that are in memory at a time
 _MOST = 0.9  # the largest leverage of a sample
 _LEAST = 1e-3  # the smallest standard deviation of what is left of a feature, relative to that of the feature
 
@@ -144,11 +145,12 @@ def _coefficients(
             continue
         design = np.concatenate([np.ones((len(rows), 1)), c[rows]], 1)
         sums, squares = np.zeros((design.shape[1], len(columns))), np.zeros(len(columns))
-        place = np.cumsum(there) - 1
-        for some, part in pieces(x):
-            own = there[some]
-            values = part[own][:, columns].astype(np.float64)
-            sums += design[place[some][own]].T @ values
+        step = max(1, _CELLS // len(columns))
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            own = x[some] if isinstance(x, SparseRows) else x[some[:, None], columns]
+            values = own.astype(np.float64)
+            sums += design[start : start + step].T @ values
             squares += (values**2).sum(0)
         found[:, columns], levers[:, columns] = _shrunk(design, sums, squares, sizes)
     return found, levers
