@@ -352,8 +352,6 @@ _SPELLED = {
     "kinds={NAME: {COLUMN: 'categorical'}}": "--set kinds.NAME.COLUMN=categorical",
     "kinds={NAME: {COLUMN: ['low', 'high']}}": """--set 'kinds.NAME.COLUMN=["low", "high"]'""",
     "with unseen_classes='mask'": "with --mask",
-    "for another level with covariates=": "for another level with --at",
-    "name them in covariates= to": "name them with --covariate to",
 }
 """Remedies in messages of the library -> options of the command line."""
 

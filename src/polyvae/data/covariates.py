@@ -187,8 +187,8 @@ def _encoded(one: Known, found: Covariates, count: int) -> NDArray[np.float32]:
         for at in torch.unique(values).tolist():
             if names[at] not in one.levels:
                 raise InputError(
-                    f"{where}: unknown level {names[at]!r}; {nearest(names[at], one.levels)}; fit with samples of it, or predict for "
-                    "another level with covariates="
+                    f"{where}: unknown level {names[at]!r}; {nearest(names[at], one.levels)}; fit with samples of it, or give these "
+                    "samples a known level"
                 )
     return one.covariate.encode(values, names, torch.float32).numpy().reshape(count, -1)
 
