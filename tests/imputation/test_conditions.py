@@ -17,11 +17,12 @@ BATCHES = ("x", "y", "z")
 
 
 def cells(n: int, seed: int, shift: float = 3.0) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Two tables of two shared factors, in three batches that move every feature; and an age that does."""
+    """Two tables of two shared factors, in three batches and with an age that move every feature: five dimensions, of which the first
+    table has four columns, so that it cannot tell batches from factors."""
     rng, axes = np.random.default_rng(seed), np.random.default_rng(40)
     z, batch, age = rng.normal(size=(n, 2)), rng.choice(3, n, p=[0.4, 0.4, 0.2]), 50 + 9 * rng.normal(size=n)
     tables = {}
-    for name, width in (("rna", 8), ("protein", 5)):
+    for name, width in (("rna", 4), ("protein", 5)):
         w, moved, aged = axes.normal(size=(2, width)), axes.normal(size=(3, width)), axes.normal(size=width)
         effect = shift * moved[batch] + 0.05 * shift * (age - 50)[:, None] * aged
         tables[name] = z @ w + effect + 0.5 * rng.normal(size=(n, width))
@@ -73,7 +74,7 @@ def test_intervals_cover_and_errors_are_below_those_without() -> None:
         covered[label] = ((low <= truth) & (truth <= high)).mean()
     print(errors, covered)
     assert errors["with"] < 0.75 * errors["without"]
-    assert errors["with"] < 0.75  # the noise has .5, and two factors are known from eight columns
+    assert errors["with"] < 1  # the noise has .5, and two factors are known from four columns
     assert 0.87 < covered["with"] < 0.93
 
 
@@ -123,11 +124,12 @@ def test_another_value_moves_predictions_by_its_effect_and_leaves_what_was_measu
     assert np.array_equal(moved[12:], own[12:])
     assert np.array_equal(moved[:12][batch[:12] == "y"], own[:12][batch[:12] == "y"])
     axes = np.random.default_rng(40)
-    axes.normal(size=(2, 8)), axes.normal(size=(3, 8)), axes.normal(size=8), axes.normal(size=(2, 5))
+    axes.normal(size=(2, 4)), axes.normal(size=(3, 4)), axes.normal(size=4), axes.normal(size=(2, 5))
     shift = 3 * axes.normal(size=(3, 5))
     there = batch[:12] == "x"
     assert there.any()
-    assert np.abs((moved - own)[:12][there] - (shift[1] - shift[0])).max() < 1.5  # of up to 9
+    assert np.abs((moved - own)[:12][there] - (shift[1] - shift[0])).max() < 2.5
+    assert np.corrcoef((moved - own)[:12][there].mean(0), shift[1] - shift[0])[0, 1] > 0.9
 
 
 def test_embeddings_of_batches_overlap(fitted: pv.Estimator) -> None:
