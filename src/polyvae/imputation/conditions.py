@@ -123,13 +123,22 @@ def _tables_in(x: Any) -> dict[str, Path]:
 
 
 def _from_files(x: Any, files: Mapping[str, Path], names: Sequence[str], how: dict[str, Any]) -> Given:
-    found = of_files(files, names, how.get("id"))
+    found = of_files(files, names, how.get("id"), how.get("nan"))
     given = read(x, covariates=found, **how)
     return given._replace(data=without(given.data, names))
 
 
-def of_files(files: Mapping[str, Path], names: Sequence[str], id: Any = None) -> dict[str, Any]:
-    """Columns of tables in files: name -> id -> value. Raises InputError: no such column, no ids, or tables that disagree."""
+def of_files(
+    files: Mapping[str, Path], names: Sequence[str], id: Any = None, nan: Any = "missing"
+) -> dict[str, Any]:
+    """Columns of tables in files: name -> id -> value.
+
+    Raises InputError: no such column, no ids, or tables that disagree; nan="error", because columns of text are read as missing numbers.
+    """
+    if nan == "error":
+        raise InputError(
+            "covariates: got tables in files with nan='error'; expected nan='missing'; set it, or pass data frames"
+        )
     if id is False:
         raise InputError(
             "covariates: got tables in files whose rows are paired by position; expected ids, by which a covariate is found; add an id "

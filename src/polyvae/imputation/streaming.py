@@ -138,6 +138,7 @@ class Spool:
         check: Callable[[MultimodalData], None],
         asked: Ask,
     ) -> None:
+        given = of_files(files, self.names, how.id, how.nan) if self.names else {}
         sheets = {
             name: table_parts(path, how.id, how.nan, how.label, BLOCK, asked(name))
             for name, path in files.items()
@@ -163,29 +164,26 @@ class Spool:
                 "name the samples"
             )
         self.size = next(iter(lengths.values())) if self.by_position else self.index.size
-        self.covariates = self._covariates(files, how.id)
+        self.covariates = {name: self._values(name, values) for name, values in given.items()}
 
     def _features(self, columns: Sequence[str]) -> tuple[str, ...]:
         """The columns that are no covariates."""
         return tuple(column for column in columns if column not in self.names)
 
-    def _covariates(self, files: Mapping[str, Path], id: Any) -> dict[str, NDArray[Any]]:
-        """Name -> [N]. Raises InputError: a sample without a value."""
-        found: dict[str, NDArray[Any]] = {}
-        for name, values in (of_files(files, self.names, id) if self.names else {}).items():
-            texts = [
-                text
-                for start in range(0, self.size, BLOCK)
-                for text in self.index.texts(start, min(start + BLOCK, self.size))
-            ]
-            lacking = [text for text in texts if values.get(text) is None]
-            if lacking:
-                raise InputError(
-                    f"covariate {name!r}: got no value for {len(lacking)} of {self.size} samples ({named(lacking)}); expected one for each "
-                    "sample; add them, such as 'unknown'"
-                )
-            found[name] = np.array([values[text] for text in texts])
-        return found
+    def _values(self, name: str, values: Mapping[str, Any]) -> NDArray[Any]:
+        """A covariate of all samples, [N]. Raises InputError: a sample without a value."""
+        texts = [
+            text
+            for start in range(0, self.size, BLOCK)
+            for text in self.index.texts(start, min(start + BLOCK, self.size))
+        ]
+        lacking = [text for text in texts if values.get(text) is None]
+        if lacking:
+            raise InputError(
+                f"covariate {name!r}: got no value for {len(lacking)} of {self.size} samples ({named(lacking)}); expected one for each "
+                "sample; add them, such as 'unknown'"
+            )
+        return np.array([values[text] for text in texts])
 
     def _add(self, name: str, every: tuple[str, ...], kept: bool, parts: Iterator[Part], number: int) -> int:
         """Read one table, of which the features are kept or the ids alone, and return the number of its rows."""
