@@ -50,10 +50,8 @@ def test_a_memory_map_is_trained_on_in_part_and_predicted_as_a_whole(tmp_path: P
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         est = pv.Estimator(**QUICK, max_samples=80).fit(given, y)
-        again = pv.Estimator(**QUICK, max_samples=80).fit(given, y)
     assert est._imputer.tables.size == 80
     assert est.impute(given).values("b").shape == (300, 2)
-    assert np.array_equal(est.predict(given), again.predict(given))
     assert np.corrcoef(est.predict(given), y)[0, 1] > 0.9
     est.save(tmp_path / "part.polyvae")
     assert pv.Estimator.load(tmp_path / "part.polyvae").max_samples == 80
