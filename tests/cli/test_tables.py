@@ -464,9 +464,9 @@ def test_covariates_are_conditioned_on_and_are_no_features(cohort: Path, tmp_pat
     assert {key for key in known if own[key] == moved[key]} >= same
     assert own != moved
     done = polyvae("impute", "run", "rna.csv", "--at", "batch=2", "-o", "no", cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "unknown level '2'" in done.stderr
     done = polyvae("impute", "run", "protein.csv", "-o", "no", cwd=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "no table has a column 'batch'" in done.stderr
