@@ -1563,9 +1563,17 @@ MUTANTS = [
         by="imputation/test_effects.py",
     ),
     Mutant(
-        "imputation.effects:Effects.of", "shift[0] + _product", "_product", by="imputation/test_effects.py"
+        "imputation.effects:Effects.of",
+        "shift[0] + _product(columns, shift[1:])",
+        "_product(columns, shift[1:])",
+        by="imputation/test_effects.py",
     ),
-    Mutant("imputation.effects:Effects.left_out", "h / (1 - h)", "h", by="imputation/test_effects.py"),
+    Mutant(
+        "imputation.effects:Effects.left_out",
+        "left * h / (1 - h)",
+        "left * h",
+        by="imputation/test_effects.py",
+    ),
     Mutant(
         "imputation.imputer:Imputer.admit",
         "self.effects.removed(tables)",
