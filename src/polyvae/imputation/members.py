@@ -241,10 +241,10 @@ class Members:
         mask: Tensor,
         seen: dict[str, Tensor],
         shown: dict[str, Tensor],
-        covariates: dict[str, Tensor],
+        covariates: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """The negative objective of one member, averaged over its samples."""
-        batch = Batch(values, mask, seen, {}, False, Covariates(covariates))
+        batch = Batch(values, mask, seen, {}, False, Covariates(covariates or {}))
         given = batch
         if shown:
             visible = torch.stack([shown[name].any(-1) for name in values]) & mask
