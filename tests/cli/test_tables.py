@@ -295,7 +295,7 @@ def test_existing_results_are_replaced_on_request_alone(cohort: Path, tmp_path: 
         (["fit", "rna.csv", "--out", "y", "--target", "clinical.csv"], "such as clinical.csv:remark"),
         (["embed", "run", "rna.csv", "-o", "rna.csv", "--force"], "read as output"),
         (["embed", "run", "rna.csv", "-o", "z.xlsx"], "ends in '.xlsx'"),
-        (["predict", "run", "rna.csv", "-o", "z.parquet"], "ends in '.parquet'"),
+        (["predict", "run", "rna.csv", "-o", "z.npz"], "ends in '.npz'"),
         (["score", "rna.csv", "rna.csv"], "expected a run of polyvae fit"),
         (["report", "nowhere"], "no such run"),
         (["fit", "rna.csv", "--out", "."], "not a run of polyvae fit"),
@@ -435,3 +435,38 @@ def test_a_damaged_run_is_one_line(cohort: Path, tmp_path: Path) -> None:
         (line,) = done.stderr.splitlines()
         assert name in line
         shutil.rmtree(run)
+
+
+def test_covariates_are_conditioned_on_and_are_no_features(cohort: Path, tmp_path: Path) -> None:
+    for name in ("rna", "protein"):
+        header, rows = read_csv(cohort / f"{name}.csv")
+        if name == "rna":
+            header, rows = (
+                [*header, "batch"],
+                {key: [*cells, str(int(key[1:]) % 2)] for key, cells in rows.items()},
+            )
+        write_csv(tmp_path / f"{name}.csv", header, {key: rows[key] for key in sorted(rows) if key in rows})
+    known = read_csv(tmp_path / "rna.csv")[1]
+    header, rows = read_csv(tmp_path / "protein.csv")
+    write_csv(tmp_path / "protein.csv", header, {key: cells for key, cells in rows.items() if key in known})
+    words = ["rna.csv", "protein.csv", "--out", "run", "-q", *QUICK]
+    done = polyvae("fit", *words, "--covariate", "batch=categorical", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    schema = open_fitted(tmp_path / "run").estimator.schema_
+    assert "batch" not in schema["rna"].columns
+    assert schema.covariates[0].levels == ["0", "1"]
+    done = polyvae("impute", "run", "rna.csv", "-o", "own", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = polyvae("impute", "run", "rna.csv", "--at", "batch=1", "-o", "moved", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    own, moved = (read_csv(tmp_path / part / "protein.csv")[1] for part in ("own", "moved"))
+    same = {key for key, cells in known.items() if cells[-1] == "1"}
+    assert {key for key in known if own[key] == moved[key]} >= same
+    assert own != moved
+    done = polyvae("impute", "run", "rna.csv", "--at", "batch=2", "-o", "no", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "unknown level '2'" in done.stderr
+    done = polyvae("impute", "run", "protein.csv", "-o", "no", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "no table has a column 'batch'" in done.stderr

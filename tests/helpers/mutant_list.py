@@ -1649,6 +1649,36 @@ MUTANTS = [
         by="imputation/test_estimator.py",
     ),
     Mutant(
+        "imputation.effects:_shrunk",
+        "b[own] * kept",
+        "b[own]",
+        by="imputation/test_effects.py",
+    ),
+    Mutant(
+        "imputation.effects:Effects.of",
+        "shift[0] + _product(columns, shift[1:])",
+        "_product(columns, shift[1:])",
+        by="imputation/test_effects.py",
+    ),
+    Mutant(
+        "imputation.effects:Effects.left_out",
+        "left * h / (1 - h)",
+        "left * h",
+        by="imputation/test_effects.py",
+    ),
+    Mutant(
+        "imputation.imputer:Imputer.admit",
+        "self.effects.removed(tables)",
+        "tables",
+        by="imputation/test_conditions.py",
+    ),
+    Mutant(
+        "imputation.choosing:chosen_rows",
+        "rows[order[:most]]",
+        "rows[:most]",
+        by="imputation/test_choosing.py",
+    ),
+    Mutant(
         "models.subsetpoe:SubsetPoE.bound",
         "warm * self.beta * kl",
         "self.beta * kl * kl",

@@ -1,9 +1,13 @@
 """Intervals of numbers and sets of classes."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
 import polyvae as pv
+from polyvae.imputation import filling, streaming
 
 LEVEL = 0.8
 
@@ -78,3 +82,63 @@ def test_too_few_samples_give_infinite_intervals_and_whole_sets():
     est = pv.Estimator(steps=3, members=2, latent=2, target="number").fit(x, y)
     with pytest.warns(UserWarning, match="infinite"):
         assert np.isinf(est.predict(x, interval=0.9)[:, 1:]).all()
+
+
+# ---- from files to a file --------------------------------------------------------------------------------------------
+
+
+def written(folder: Path, n: int, seed: int) -> dict[str, Path]:
+    """The cohort in files, rows of the second in another order, without what is missing."""
+    x, _, _ = cohort(n, seed)
+    paths = {}
+    for name, values in x.items():
+        frame = pd.DataFrame(
+            values, [f"p{i:03d}" for i in range(n)], [f"{name}{i}" for i in range(values.shape[1])]
+        )
+        paths[name] = folder / f"{name}.csv"
+        (frame if name == "a" else frame.dropna()[::-1]).to_csv(paths[name], index_label="id")
+    return paths
+
+
+def target(kind: str, n: int) -> object:
+    _, number, classes = cohort(n, 0)
+    ids = [f"p{i:03d}" for i in range(n)]
+    if kind == "time":
+        return pd.DataFrame({"time": np.exp(number - 10), "event": np.arange(n) % 3 > 0}, ids)
+    return dict(zip(ids, number if kind == "number" else classes, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["class", "number", "time"])
+def test_predictions_in_blocks_are_those_of_the_whole_bit_for_bit(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(filling, "BLOCK", 7)
+    monkeypatch.setattr(streaming, "BLOCK", 7)
+    paths = written(tmp_path, 40, 0)
+    est = pv.Estimator(steps=5, members=2, latent=2, seed=0, network={"hidden": [8]}).fit(
+        paths, target(kind, 40)
+    )
+    times = (0.5, 2.0) if kind == "time" else ()
+    out = est.predict_to(tmp_path / "y.csv", paths, interval=LEVEL, times=times)
+    found = pd.read_csv(out, index_col="id", float_precision="round_trip")
+    whole = est.predict(paths, interval=LEVEL)
+    assert found.index.tolist() == whole.index.tolist()
+    if kind == "class":
+        assert found["prediction"].tolist() == est.predict(paths)["prediction"].tolist()
+        assert np.array_equal(found[[f"p({each})" for each in est.classes_]], est.predict_proba(paths))
+        assert found["set"].tolist() == ["|".join(whole.columns[row]) for row in whole.to_numpy(bool)]
+        with pytest.raises(pv.InputError, match="got texts in prediction, set"):
+            est.predict_to(tmp_path / "y.npy", paths, interval=LEVEL)
+        assert not (tmp_path / "y.npy").exists()
+        return
+    assert np.array_equal(found[list(whole.columns)], whole)
+    est.predict_to(tmp_path / "y.npy", paths, interval=LEVEL, times=times)
+    assert np.array_equal(np.load(tmp_path / "y.npy"), found)
+    if kind == "time":
+        assert np.array_equal(found[["S(0.5)", "S(2)"]], est.predict_survival(paths, times))
+    else:
+        est.predict_to(tmp_path / "y.parquet", paths, interval=LEVEL)
+        assert pd.read_parquet(tmp_path / "y.parquet").set_index("id").equals(found)
+        with pytest.raises(pv.InputError, match="got an existing file"):
+            est.predict_to(tmp_path / "y.parquet", paths)
+        with pytest.raises(pv.InputError, match="got times, and y was no time"):
+            est.predict_to(tmp_path / "z.csv", paths, times=[1])
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".partial")]

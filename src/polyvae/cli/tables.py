@@ -35,6 +35,30 @@ def _times(text: str | None) -> list[float]:
         return [float(part) for part in text.split(",")] if text is not None else []
 
 
+def _covariates(words: list[str] | None) -> list[str] | dict[str, str] | None:
+    """Names of covariates, with their kinds where one is stated, from words such as "batch" or "batch=categorical"."""
+    if not words:
+        return None
+    kinds = {name: kind or None for name, _, kind in (word.partition("=") for word in words)}
+    return cast(Any, kinds) if any(kinds.values()) else list(words)
+
+
+def _values(words: list[str] | None) -> dict[str, Any] | None:
+    """Values by name from words such as "batch=b" or "age=50"."""
+    found: dict[str, Any] = {}
+    for word in words or ():
+        name, equals, value = word.partition("=")
+        if not equals or not name or not value:
+            raise InputError(
+                f"--at {word}: got no NAME=VALUE; expected a covariate and its value; such as batch=b"
+            )
+        try:
+            found[name] = float(value)
+        except ValueError:
+            found[name] = value
+    return found or None
+
+
 FILES = {"ignore_unknown_options": True}  # --NAME FILE names a modality
 
 Data = Annotated[
@@ -79,6 +103,15 @@ def fit(
             show_default=False,
         ),
     ] = None,
+    covariate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="A column that is known of every sample and conditioned on, such as its batch; repeatable. COLUMN=categorical takes "
+            "numbers as levels.",
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="A name from `polyvae models`; subset-poe by default.", show_default=False),
@@ -106,6 +139,7 @@ def fit(
             "--out",
             "--id",
             "--target",
+            "--covariate",
             "--model",
             "--seed",
             "--max-seconds",
@@ -124,6 +158,7 @@ def fit(
             max_seconds=max_seconds,
             id=False if by_position else id,
             verbose=not quiet,
+            covariates=_covariates(covariate),
         )
         run = fitted.fit_run(
             given, out, estimator, target=target, force=force, command=shlex.join(["polyvae", *sys.argv[1:]])
@@ -159,6 +194,14 @@ def impute(
     draws: Annotated[
         int, typer.Option(help="Write completed data with draws too: NAME.draw1, ...", min=0)
     ] = 0,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Predict what is missing at this value of a covariate in place of that of each sample, such as batch=b; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     format: Annotated[
         str | None,
         typer.Option(help="csv, tsv, parquet or npz; by default that of the files.", show_default=False),
@@ -173,12 +216,13 @@ def impute(
     from polyvae.imputation.sources import files_of
 
     given = files_of(
-        files, ("--out", "--interval", "--draws", "--format", "--id", "--mask", "--device", "--force")
+        files,
+        ("--out", "--interval", "--draws", "--at", "--format", "--id", "--mask", "--device", "--force"),
     )
     with _messages():
         written = fitted.impute_run(
             fitted.open_fitted(run, device), given, out,
-            interval=interval, draws=draws, format=format, id=id, mask=mask, force=force,
+            interval=interval, draws=draws, format=format, id=id, mask=mask, force=force, covariates=_values(at),
         )  # fmt: skip
     for path in written:
         typer.echo(f"written: {path}")
@@ -213,7 +257,9 @@ def embed(
 def predict(
     run: Fitted,
     files: Data,
-    out: Annotated[Path, typer.Option("-o", "--out", help="A csv or tsv file.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="A csv, tsv, parquet or npy file.", show_default=False)
+    ],
     interval: Annotated[
         float | None,
         typer.Option(

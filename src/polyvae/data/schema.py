@@ -17,6 +17,7 @@ from torch import Tensor
 
 from polyvae.core.batch import Batch
 from polyvae.core.modality import Modality
+from polyvae.data.covariates import Known, encoded, known_of
 from polyvae.data.groups import Decoder, Group, Levels, Unseen, generated, groups_of, original
 from polyvae.data.kept import Kept
 from polyvae.data.logscale import Asking, amounts, asked_for, chosen, logarithms, on_logs, refuse_negative
@@ -46,13 +47,15 @@ class Features(Record):
             "ordinal" for ranks of more than two.
         center: Means of the observed training values; on the scale log(1 + x) of their logarithms.
         scale: Their standard deviations, with divisor n; 1 where a feature is constant. On the scale log(1 + x) the root of their mean
-            variance, for all features: rare counts vary little, and at equal variance their noise would outweigh the others.
+            variance, for all features: rare counts vary little, and at equal variance their noise would outweigh the others. With
+            covariates those of what these leave.
         low: The smallest observed values.
         high: The largest observed values.
         constant: The names of features with one value only, or none.
         units: Feature -> unit, for text in reports.
         groups: The columns of classes in the data, each stored as several columns of zeros and ones, or as one of ranks.
         log_scale: Whether the features other than 0 and 1 are described on the scale log(1 + x).
+        deviation: Their standard deviations where ``scale`` is that of what covariates leave; empty: ``scale``.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -73,6 +76,12 @@ class Features(Record):
     def logs(self) -> NDArray[np.bool_]:
         """Which features are on the scale log(1 + x), [F]."""
         return on_logs(self.kinds) & self.log_scale
+    deviation: list[Annotated[float, Field(gt=0)]] = Field(default_factory=list)
+
+    @property
+    def deviations(self) -> list[float]:
+        """The standard deviations of the observed training values, with divisor n; 1 where a feature is constant."""
+        return self.deviation or self.scale
 
     @property
     def originals(self) -> list[str]:
@@ -103,6 +112,8 @@ class Features(Record):
         for key in ("columns", "kinds", "center", "scale", "low", "high"):
             if len(getattr(self, key)) != size:
                 raise ValueError(f"{key} of length {size}, one for each feature")
+        if len(self.deviation) not in (0, size):
+            raise ValueError(f"deviation of length {size}, one for each feature, or none")
         if len(set(self.columns)) != size:
             raise ValueError("distinct names of columns")
         stop = 0
@@ -126,6 +137,7 @@ class Schema(Record):
 
     Args:
         modalities: The features of each modality, in the order of the data.
+        covariates: What the estimator is conditioned on.
 
     Example:
         >>> import numpy as np
@@ -141,6 +153,7 @@ class Schema(Record):
     """
 
     modalities: Annotated[list[Features], Field(min_length=1)]
+    covariates: list[Known] = Field(default_factory=list)
 
     @classmethod
     def fit(
@@ -148,6 +161,7 @@ class Schema(Record):
         data: MultimodalData,
         units: Mapping[str, Mapping[str, str]] | None = None,
         kinds: Mapping[str, Mapping[str, Any]] | None = None,
+        covariates: Sequence[str] = (),
         *,
         log_scale: Literal["auto"] | Sequence[str] = (),
     ) -> Schema:
@@ -157,18 +171,23 @@ class Schema(Record):
             data: The training data.
             units: Modality -> feature -> unit.
             kinds: Modality -> column -> "real", "count" or "binary", where its values alone would be of another kind.
+            covariates: Names of covariates of the data, which are conditioned on.
             log_scale: The modalities that are described on the scale log(1 + x). "auto": tables of counts alone, skewed as those of
                 molecules are.
 
         Raises:
-            InputError: A modality that no sample has; units of unknown features; values that do not fit their kind or scale.
+            InputError: A modality that no sample has; units of unknown features; values that do not fit their kind or scale; an unknown
+                covariate.
         """
         asked = asked_for(log_scale, data.names)
         found = [
             _features(data, name, (units or {}).get(name, {}), (kinds or {}).get(name, {}))
             for name in data.names
         ]
-        return cls(modalities=[_on_scale(data, each, asked[each.name]) for each in found])
+        return cls(
+            modalities=[_on_scale(data, each, asked[each.name]) for each in found],
+            covariates=known_of(data, covariates),
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -295,6 +314,24 @@ class Schema(Record):
                 values[rows] = np.where(observed[rows], each.standardised(x), 0)
             result[each.name] = Standardised(values, observed)
         return result
+
+    def conditions(
+        self, data: MultimodalData, instead: Mapping[str, Any] | None = None
+    ) -> NDArray[np.float32] | None:
+        """The columns of the covariates of samples, [N, C]; None: the schema has none.
+
+        Args:
+            data: The samples.
+            instead: Name -> one value for all samples or [N], which takes the place of their own.
+
+        Raises:
+            InputError: A covariate that the data lack, one of another kind, or a level that the training data did not have.
+        """
+        if not self.covariates and instead:
+            raise InputError(
+                f"covariates: got {list(instead)}; expected none, because fit had no covariates; leave them out"
+            )
+        return encoded(self.covariates, data, instead) if self.covariates else None
 
     def restore(self, name: str, values: Any) -> NDArray[np.float64]:
         """Standardised values in the units of the data.

@@ -113,7 +113,7 @@ def means_of(rows: Sequence[Row], count: int) -> list[Row]:
 
 def _explained(each: Features, group: Group, truth: Floats, predicted: Floats) -> dict[str, float]:
     """R² of the indicators of a class, pooled as those of a modality are."""
-    centre, scale = (np.asarray(x)[group.columns] for x in (each.center, each.scale))
+    centre, scale = (np.asarray(x)[group.columns] for x in (each.center, each.deviations))
     error = pooled_fvu(in_units(each, group, truth), in_units(each, group, predicted), centre, None, scale)
     return {} if error is None else {"r2": 1 - error, "fvu": error}
 

@@ -38,6 +38,8 @@ class Known(NamedTuple):
         typical: Returns [F], the variance that factors leave the entries of a sample given its other entries, a mean over calibration
             samples; None for predictions from other modalities alone.
         leader: [F], columns with the same number have the same weights, and others their own; None: all columns have the same.
+        shift: What covariates add to y, and what they would if each sample had been left out of their estimate, [n, F] each; None: there
+            are none.
     """
 
     rows: NDArray[np.intp]
@@ -49,6 +51,7 @@ class Known(NamedTuple):
     by_members: Mapping[str, Floats]
     typical: Callable[[], NDArray[np.float64]] | None = None
     leader: NDArray[np.intp] | None = None
+    shift: tuple[Floats, Floats] | None = None
 
 
 class Once:
@@ -126,7 +129,8 @@ class Combination:
     Attributes:
         weights: Name of the method -> its weight; where columns have their own, the mean over them.
         by_column: Name of the method -> its weight in each column, [F].
-        left_out: Name of the method, or "stack" -> predictions of the calibration samples, each left out, [c, F].
+        left_out: Name of the method, or "stack" -> predictions of the calibration samples, each left out, [c, F]; with what covariates
+            add to them, which ``predict`` leaves out.
         y: The calibration samples, [c, F].
         seen: [c, F] bool, their observed entries.
         fold: [c], the folds in which they are left out.
@@ -161,6 +165,10 @@ class Combination:
             self.left_out, self.y, self.seen, self.fold, known.leader
         )
         self.weights = {name: float(weight.mean()) for name, weight in self.by_column.items()}
+        if known.shift is not None:
+            shift, without = (x[rows] for x in known.shift)
+            self.y = np.where(self.seen, self.y + shift, 0)
+            self.left_out = {name: x + without for name, x in self.left_out.items()}
 
     @property
     def cells(self) -> int:

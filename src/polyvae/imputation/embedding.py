@@ -24,7 +24,8 @@ class Embedding(NamedTuple):
     """A linear map from the expected values of all modalities to D columns.
 
     The latents of members have no common axes. What they have in common is what they expect of every modality, given what was observed of
-    a sample. Its principal components over the training samples are the embedding.
+    a sample. Its principal components over the training samples are the embedding. Decoders are given the means of covariates there, so
+    that samples which differ in their covariates alone have nearly the same embedding.
 
     Attributes:
         mean: [P], of the expected values of the training samples.
@@ -37,7 +38,8 @@ class Embedding(NamedTuple):
     @classmethod
     def fit(cls, imputer: Imputer, width: int) -> Embedding:
         """The components of the training samples, at most ``width`` of them."""
-        expected = joined(imputer, members_of(imputer).predict(imputer.tables.rows(sampled(imputer))))
+        part = at_means(imputer, imputer.tables.rows(sampled(imputer)))
+        expected = joined(imputer, members_of(imputer).predict(part))
         pca = components(expected, width)
         return cls(pca.mean_.astype(np.float32), pca.components_.T.astype(np.float32))
 
@@ -48,14 +50,18 @@ class Embedding(NamedTuple):
 
     def of(self, imputer: Imputer, tables: Tables) -> Floats:
         """The embedding of samples, [N, D]."""
-        tables = imputer.admit(tables)
+        return self.of_admitted(imputer, imputer.admit(tables))
+
+    def of_admitted(self, imputer: Imputer, tables: Tables) -> Floats:
+        """The embedding of samples that the imputer admitted, or of its training samples, [N, D]."""
+        tables = at_means(imputer, tables)
         return np.concatenate(
             [self.project(imputer, members_of(imputer).predict(part)) for part in _pieces(tables)]
         )
 
     def spread(self, imputer: Imputer, tables: Tables, seed: int) -> Floats:
         """The standard deviation of the embedding over members and draws from their posteriors, [N, D]."""
-        tables = imputer.admit(tables)
+        tables = at_means(imputer, imputer.admit(tables))
         return np.concatenate([self._spread(imputer, part, seed) for part in _pieces(tables)])
 
     def _spread(self, imputer: Imputer, part: Tables, seed: int) -> Floats:
@@ -69,6 +75,14 @@ class Embedding(NamedTuple):
     def project(self, imputer: Imputer, expected: Mapping[str, Floats]) -> Floats:
         """The embedding [N, D] of expected values of all modalities."""
         return np.asarray((joined(imputer, expected) - self.mean) @ self.axes, np.float32)
+
+
+def at_means(imputer: Imputer, tables: Tables) -> Tables:
+    """Samples of which predictions are made at the mean of each column of covariates of the training samples."""
+    known = imputer.tables.covariates
+    if known is None:
+        return tables
+    return tables._replace(wanted=np.repeat(known.mean(0, keepdims=True), tables.size, 0))
 
 
 def sampled(imputer: Imputer) -> slice:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,12 +16,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from polyvae.data.groups import Decoder
 from polyvae.data.multimodal import MultimodalData
-from polyvae.data.readers import Given, read
+from polyvae.data.readers import Given
 from polyvae.data.readers.classes import Ask, Asked
-from polyvae.data.regroup import check_kinds, with_kinds
+from polyvae.data.regroup import with_kinds
 from polyvae.data.schema import Schema, asked_of
 from polyvae.imputation import storing
 from polyvae.imputation.advice import advise, advise_of_classes, advise_of_training_samples, warn_of_infinite
+from polyvae.imputation.choosing import check_memory, chosen_rows
+from polyvae.imputation.conditions import adjusted, advise_of_covariates, instead_of, names_of, read_with
 from polyvae.imputation.cox import concordance
 from polyvae.imputation.diagnosis import diagnose
 from polyvae.imputation.embedding import Embedding
@@ -29,11 +31,12 @@ from polyvae.imputation.explain import attribute, variance_explained
 from polyvae.imputation.filling import Kind, Statistic, blocks, canonical, check_level, fill, wanted, whole
 from polyvae.imputation.hazards import Hazards
 from polyvae.imputation.imputer import Imputer
-from polyvae.imputation.predicting import Outcome, of_risk, outcome, risks, survival
+from polyvae.imputation.parameters import check_parameters
+from polyvae.imputation.predicting import Outcome, TargetPredictor, of_risk, outcome, risks, survival
 from polyvae.imputation.recipe import designs
 from polyvae.imputation.scores import Scores
 from polyvae.imputation.scoring import held_out, on_hidden, on_new
-from polyvae.imputation.streaming import Reading, impute_files
+from polyvae.imputation.streaming import Reading, impute_files, predict_files
 from polyvae.imputation.tables import Tables
 from polyvae.imputation.target import TARGET, Target
 from polyvae.imputation.times import Times, columns_in
@@ -41,8 +44,9 @@ from polyvae.metrics.attribution import STEPS, Attribution
 from polyvae.metrics.diagnosis import Diagnosis
 from polyvae.metrics.explained import VarianceExplained
 from polyvae.utils.devices import device_of
-from polyvae.utils.errors import InputError, check_count, is_number
+from polyvae.utils.errors import InputError, check_count
 from polyvae.utils.progress import reporter
+from polyvae.utils.seeds import fold_in
 
 Data = Any
 """Data frames, arrays, AnnData, MuData, MultimodalData or paths: what ``polyvae.data.readers.read`` accepts."""
@@ -67,6 +71,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         network: Parameters of the networks, such as ``{"hidden": [256], "dropout": 0.1}``. None: by the number of samples.
         steps: The largest number of training steps. None: by the number of samples.
         max_seconds: The largest training time of each ensemble. None: no limit.
+        max_samples: The largest number of training samples; of more as many are drawn at random, by their ids or else their places, so
+            that the memory of ``fit`` is bounded. None: all.
         id: The column with the ids of samples; False: row i is the same sample in every table.
         nan: "missing", or "error".
         missing_columns: What it means that new data lack a feature: "error", or "mask", which makes its entries missing.
@@ -78,6 +84,9 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             units: means of amounts, or with ``statistic="median"`` their medians, whose logarithms are the predictions of least error
             there. Scores and attributions are of log(1 + x).
         target: What y is: "class", "number", "time" (time and event), or "auto", by its values.
+        covariates: What is known of every sample and conditioned on, such as a batch: names of columns of tables, of columns of obs of
+            AnnData and MuData, or of covariates of MultimodalData. They are no features. Texts are levels and numbers are numbers; a
+            mapping from names to "categorical" or "real" (None: by the values) takes codes as levels. None: none.
         units: Modality -> feature -> unit, for reports.
         device: Where the members compute, such as "cpu" or "cuda".
         seed: The seed of folds, initial weights and noise.
@@ -115,6 +124,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         network: dict[str, Any] | None = None,
         steps: int | None = None,
         max_seconds: float | None = None,
+        max_samples: int | None = None,
         id: Any = None,
         nan: Literal["missing", "error"] = "missing",
         missing_columns: Literal["error", "mask"] = "error",
@@ -122,6 +132,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         unseen_classes: Literal["error", "mask"] = "error",
         log_scale: Literal["auto"] | list[str] = "auto",
         target: Literal["auto", "class", "number", "time"] = "auto",
+        covariates: Sequence[str] | dict[str, str | None] | None = None,
         units: dict[str, dict[str, str]] | None = None,
         device: str = "cpu",
         seed: int = 0,
@@ -134,6 +145,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.network = network
         self.steps = steps
         self.max_seconds = max_seconds
+        self.max_samples = max_samples
         self.id = id
         self.nan = nan
         self.missing_columns = missing_columns
@@ -141,6 +153,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.unseen_classes = unseen_classes
         self.log_scale = log_scale
         self.target = target
+        self.covariates = covariates
         self.units = units
         self.device = device
         self.seed = seed
@@ -162,21 +175,26 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             InputError: Data that cannot be read, fewer than 2 samples, a sample of which nothing was observed, or an option out of range.
         """
         start = time.monotonic()
-        self._check()
+        check_parameters(self.get_params(deep=False))
         given = self._read(X, lambda name: Asked((self.kinds or {}).get(name, {})))
+        names = names_of(self.covariates)
+        advise_of_covariates(X if isinstance(X, MultimodalData) else given.data, names, self.covariates)
         given = given._replace(data=with_kinds(given.data, self.kinds))
-        data = _observed_rows(given.data)
-        schema = Schema.fit(data, self.units, self.kinds, log_scale=self.log_scale)
+        rows = chosen_rows(given.data, self.max_samples, self.seed)
+        data = given.data if rows is None else given.data.rows(rows)
+        check_memory(data)
+        schema = Schema.fit(data, self.units, self.kinds, names, log_scale=self.log_scale)
         data = schema.align(data)
         order = canonical(schema, data)
         tables = whole(schema, data, order)
         target, times = self._of_y(y, given.data)
-        kept = np.flatnonzero(given.data.mask.any(0).cpu().numpy())[order]
+        kept = order if rows is None else rows[order]
         if target is not None:
             tables = target.beside(tables, kept)
         advise(schema, tables, self.log_scale)
         if target is not None and target.classes is not None:
             advise_of_classes(data, len(target.classes))
+        schema, effects, tables = adjusted(schema, data, order, tables)
         with reporter(self.verbose) as report:
             imputer = Imputer(
                 tables,
@@ -186,6 +204,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 device_of("estimator", self.device),
                 () if target is None else (TARGET,),
                 leaders=storing.leaders_of(schema),
+                effects=effects,
             ).fit(report)
             report.start("combining and scoring", None)
             embedding = Embedding.fit(imputer, self.latent)
@@ -229,44 +248,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         if target is not None and target.classes is not None:
             self.classes_ = np.array(target.classes)
 
-    def _check(self) -> None:
-        check_kinds(self.kinds)
-        check_count("estimator", "latent", self.latent)
-        check_count("estimator", "members", self.members, 2)
-        if self.steps is not None:
-            check_count("estimator", "steps", self.steps)
-        for name, kind, expected in (
-            ("model", str, "the name of a model"),
-            ("seed", (int, np.integer), "a whole number"),
-            ("options", dict, "a mapping, or None"),
-            ("network", dict, "a mapping, or None"),
-            ("units", dict, "a mapping, or None"),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, kind) and not (value is None and kind is dict):
-                raise InputError(f"estimator: got {name}={value!r}; expected {expected}; correct it")
-        for name, own in (self.units or {}).items():
-            if not isinstance(own, dict):
-                raise InputError(
-                    f"estimator: got units of {name!r}: {own!r}; expected a mapping from features to units; correct it"
-                )
-        for name, known in (
-            ("target", ("auto", "class", "number", "time")),
-            ("missing_columns", ("error", "mask")),
-            ("unseen_classes", ("error", "mask")),
-        ):
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f"estimator: got {name}={getattr(self, name)!r}; expected one of {', '.join(known)}; choose one"
-                )
-        device_of("estimator", self.device)
-        if self.max_seconds is not None and (not is_number(self.max_seconds) or self.max_seconds <= 0):
-            raise InputError(
-                f"estimator: got max_seconds={self.max_seconds!r}; expected a number above 0; None sets no limit"
-            )
-
     def _read(self, X: Data, asked: Ask, overlap: bool = True) -> Given:
-        return read(X, id=self.id, nan=self.nan, overlap=overlap, asked=asked)
+        return read_with(X, self.covariates, id=self.id, nan=self.nan, overlap=overlap, asked=asked)
 
     def _aligned(self, X: Data) -> tuple[Given, MultimodalData]:
         check_is_fitted(self, "schema_")
@@ -284,6 +267,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         draws: int | None = None,
         statistic: Statistic = "mean",
         kind: Kind = "conformal",
+        covariates: dict[str, Any] | None = None,
     ) -> Any:
         """The same data with what was not measured filled in; measured values are returned as they were given.
 
@@ -296,6 +280,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             kind: "conformal" intervals, from residuals of samples left out; "class-conditional", the same with sets that contain
                 each class, and each of the numbers 0 and 1, with this probability where it is the true one, however rare; or
                 "predictive" ones, from draws of the VAE.
+            covariates: Name -> one value for all samples, or [N], in place of their own: {"batch": "b"} predicts what is missing as it
+                would have been measured in batch b.
 
         Returns:
             Data in the container, units, columns and order of X, for all its samples and all modalities of the training data; with
@@ -306,7 +292,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         asked = wanted(self.seed, interval, draws, statistic, kind)
         given, data = self._aligned(X)
-        filled = fill(self.schema_, self._imputer, data, asked)
+        filled = fill(self.schema_, self._imputer, data, asked, instead_of(self.schema_, covariates))
         if draws is not None:
             return [self._back(given, one) for one in filled.draws]
         if interval is not None:
@@ -328,6 +314,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         kind: Kind = "conformal",
         format: str | None = None,
         force: bool = False,
+        covariates: dict[str, Any] | None = None,
     ) -> list[Path]:
         """``impute`` from files to files, for data that memory does not hold: the same results, bit for bit.
 
@@ -344,6 +331,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             kind: "conformal", "class-conditional" or "predictive"; see ``impute``.
             format: "csv", "tsv" or "parquet", of the files of a folder; None: that of the first file. Parquet needs pyarrow.
             force: Replace results that polyvae wrote.
+            covariates: Name -> one value for all samples in place of their own; see ``impute``.
 
         Returns:
             The paths that were written.
@@ -354,10 +342,14 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "schema_")
         asked = wanted(self.seed, interval, draws, statistic, kind, both=True)
-        how = Reading(self.id, self.nan, None, self.missing_columns, self.unseen_classes)
+        instead = instead_of(self.schema_, covariates)
         return impute_files(
-            self.schema_, self._imputer, files, Path(out), asked, how, format=format, force=force
-        )
+            self.schema_, self._imputer, files, Path(out), asked, self._reading(),
+            format=format, force=force, covariates=instead,
+        )  # fmt: skip
+
+    def _reading(self) -> Reading:
+        return Reading(self.id, self.nan, None, self.missing_columns, self.unseen_classes, self.covariates)
 
     def _back(self, given: Given, values: dict[str, NDArray[np.floating[Any]]], sets: bool = False) -> Any:
         shaped = {
@@ -428,6 +420,45 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         found = result.with_interval(self._target)
         return given.layout.prediction(found.values, given.data.ids, found.names)
 
+    def predict_to(
+        self,
+        out: str | Path,
+        files: Any,
+        *,
+        interval: float | None = None,
+        times: Sequence[float] = (),
+        force: bool = False,
+    ) -> Path:
+        """``predict``, ``predict_proba`` and ``predict_survival`` from files to a table, for data that memory does not hold.
+
+        The values are the same, bit for bit. Some thousands of samples are in memory at a time, as of ``impute_to``.
+
+        Args:
+            out: A csv, tsv or parquet file; or an npy file [N, C] of numbers without ids, where y is a number or a time.
+            files: See ``impute_to``.
+            interval: Write intervals or sets too; see ``predict``.
+            times: Of a time to event, the times of ``predict_survival``, each in a column S(T).
+            force: Replace an existing file.
+
+        Returns:
+            The path. Columns are the ids and: of a number prediction, and with ``interval`` lower and upper; of a class prediction,
+            p(CLASS) for each class, and with ``interval`` set, its classes with a bar between them; of a time risk and median, and
+            with ``interval`` lower and upper. Rows are in the order in which the samples first occur.
+
+        Raises:
+            InputError: ``fit`` was called without y, files that do not fit the training data, or an existing ``out``.
+            StorageError: The file could not be written.
+        """
+        check_level("predict", interval)
+        if not self._with_times() and len(times):
+            raise InputError("predict: got times, and y was no time in fit; expected none; leave them out")
+        return predict_files(self._predictor(interval, times), files, Path(out), self._reading(), force=force)
+
+    def _predictor(self, interval: float | None, times: Sequence[float] = ()) -> TargetPredictor:
+        return TargetPredictor(
+            self.schema_, self._imputer, self._embedding, self._target, self._hazards, interval, times
+        )
+
     def predict_proba(self, X: Data) -> Any:
         """The probability of each class, in the order of ``classes_``.
 
@@ -493,7 +524,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return part if self._target is None else self._target.missing_beside(part)
 
     def sample(self, n: int, seed: int = 0) -> Any:
-        """New samples of all modalities, drawn from the prior of the VAE.
+        """New samples of all modalities, drawn from the prior of the VAE; with the covariates of training samples chosen at random.
 
         Args:
             n: The number of samples.
@@ -504,11 +535,17 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "schema_")
         check_count("sample", "n", n)
+        known, effects = self._imputer.tables, self._imputer.effects
         nothing = Tables(
-            {name: np.zeros((n, x.shape[1]), np.float32) for name, x in self._imputer.tables.values.items()},
-            {name: np.zeros((n, x.shape[1]), bool) for name, x in self._imputer.tables.values.items()},
+            {name: np.zeros((n, x.shape[1]), np.float32) for name, x in known.values.items()},
+            {name: np.zeros((n, x.shape[1]), bool) for name, x in known.values.items()},
         )
+        if known.covariates is not None:
+            rows = np.random.default_rng(fold_in(seed, "covariates")).integers(known.size, size=n)
+            nothing = nothing._replace(covariates=known.covariates[rows])
         drawn = next(iter(self._imputer.ensembles.values())).draw(nothing, seed)
+        if effects.shifts:
+            drawn |= {name: drawn[name] + effects.of(name, nothing.at) for name in effects.shifts}
         return {name: self.schema_.restore(name, drawn[name]) for name in self.schema_.names}
 
     def scores(self, X: Data) -> Scores:
@@ -524,7 +561,9 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         part = whole(self.schema_, data, canonical(self.schema_, data))
         if len(self.schema_.names) == 1:
             return on_hidden(self.schema_, self._imputer, self._with_target(part))
-        advise_of_training_samples(self._imputer.tables, part, self.schema_.names)
+        advise_of_training_samples(
+            self._imputer.tables, self._imputer.effects.removed(part), self.schema_.names
+        )
         return on_new(self.schema_, self._imputer, self._with_target(part))
 
     def score(self, X: Data, y: Any = None) -> float:
@@ -665,19 +704,3 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
-
-
-def _observed_rows(data: MultimodalData) -> MultimodalData:
-    """The samples of which something was observed. Raises InputError: fewer than 2."""
-    observed = data.mask.any(0)
-    lacking = int((~observed).sum())
-    if len(data) - lacking < 2:
-        raise InputError(
-            f"fit: got {len(data) - lacking} samples of which something was observed; expected at least 2; add samples"
-        )
-    if lacking:
-        warnings.warn(
-            f"fit: {lacking} of {len(data)} samples have no observed entry; they are left out", stacklevel=3
-        )
-        return data.rows(observed.nonzero()[:, 0].cpu())
-    return data

@@ -24,11 +24,11 @@ from torch import Tensor
 from polyvae.core.batch import Batch
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data.schema import Schema
-from polyvae.imputation.embedding import Embedding, joined, members_of, sampled
+from polyvae.imputation.embedding import Embedding, at_means, joined, members_of, sampled
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.members import Members
 from polyvae.imputation.scores import Scores
-from polyvae.imputation.tables import Doubles, Tables
+from polyvae.imputation.tables import Doubles, Tables, conditions
 from polyvae.metrics.attribution import Attribution, checked, column_of, integrate, posterior_means
 from polyvae.metrics.explained import VarianceExplained
 from polyvae.utils.errors import InputError, nearest
@@ -60,10 +60,10 @@ def variance_explained(
     """
     if tables is None:
         rows = sampled(imputer)
-        tables = imputer.tables.rows(rows)
+        tables = at_means(imputer, imputer.tables.rows(rows))
         expected = members_of(imputer).predict_left_out(tables, imputer.fold[rows])
     else:
-        tables = imputer.admit(tables)
+        tables = at_means(imputer, imputer.admit(tables))
         expected = members_of(imputer).predict(tables)
     z = (joined(imputer, expected) - embedding.mean).astype(np.float64) @ embedding.axes.astype(np.float64)
     loadings = embedding.axes.astype(np.float64)
@@ -167,7 +167,7 @@ def attribute(
     steps: int,
 ) -> Attribution:
     """Integrated gradients of a column of the embedding, or of the ensemble's prediction of a feature; see ``Estimator.attribute``."""
-    label, own, read = _output(schema, imputer, embedding, of)
+    label, own, at, read = _output(schema, imputer, embedding, of)
     encoded = [name for name in schema.names if name not in imputer.targets]
     chosen = (
         [name for name in encoded if name != own] if to is None else [to] if isinstance(to, str) else list(to)
@@ -178,9 +178,13 @@ def attribute(
     if not chosen:
         raise InputError("attribute: got one modality; expected another as input; name it in to=")
     tables = imputer.admit(tables).only(tuple(name in chosen for name in tables.names))
+    tables = at_means(imputer, tables) if own is None else tables
     ends = {name: torch.from_numpy(np.ascontiguousarray(tables.values[name])).double() for name in chosen}
     starts = {name: torch.zeros_like(x) for name, x in ends.items()}
     values, first, last = integrate(partial(_predicted, imputer, tables, read), starts, ends, steps)
+    if own in imputer.effects.shifts:
+        shift = imputer.effects.of(own, tables.at)[:, at].astype(np.float64) * schema[own].scale[at]
+        first, last = first + torch.from_numpy(shift), last + torch.from_numpy(shift)
     return checked(
         Attribution(
             label, values, last, first, {name: tuple(map(str, schema[name].columns)) for name in chosen}
@@ -189,8 +193,10 @@ def attribute(
     )
 
 
-def _output(schema: Schema, imputer: Imputer, embedding: Embedding, of: Any) -> tuple[str, str | None, Any]:
-    """The label, the modality whose feature it is, and the function of what the members expect."""
+def _output(
+    schema: Schema, imputer: Imputer, embedding: Embedding, of: Any
+) -> tuple[str, str | None, int, Any]:
+    """The label, the modality whose feature it is and its place there (None and 0), and the function of what the members expect."""
     if isinstance(of, str) and of == "risk":
         raise InputError(
             "attribute: got of='risk', which is a combination of Cox regressions and no output of the VAE; expected a column of the "
@@ -205,7 +211,7 @@ def _output(schema: Schema, imputer: Imputer, embedding: Embedding, of: Any) -> 
             torch.from_numpy(part).double() for part in (embedding.axes[:, column].copy(), embedding.mean)
         )
         names = [name for name in imputer.tables.names if name not in imputer.targets]
-        return of, None, lambda expected: (torch.cat([expected[name] for name in names], 1) - mean) @ axis
+        return of, None, 0, lambda expected: (torch.cat([expected[name] for name in names], 1) - mean) @ axis
     if not isinstance(of, tuple) or len(of) != 2 or of[0] not in schema.names:
         raise InputError(
             f"attribute: got of={of!r}; expected a column of the embedding such as 'z0', or (modality, feature); modalities: "
@@ -222,7 +228,7 @@ def _output(schema: Schema, imputer: Imputer, embedding: Embedding, of: Any) -> 
         )
     at = column_of("attribute", of[1], features, (len(features),))
     scale, centre = float(each.scale[at]), float(each.center[at])
-    return f"{name} {features[at]}", name, lambda expected: expected[name][:, at] * scale + centre
+    return f"{name} {features[at]}", name, at, lambda expected: expected[name][:, at] * scale + centre
 
 
 def _predicted(imputer: Imputer, tables: Tables, read: Any, values: Mapping[str, Tensor]) -> Tensor:
@@ -255,13 +261,15 @@ def _expected(
             observed = observed.any(1, keepdim=True).expand(x.shape)
         coordinates[name], seen[name] = x.to(device), observed.to(device)
     mask = torch.stack([each.any(1) for each in seen.values()])
-    batch = Batch(coordinates, mask, seen if members.entries else {}, {}, False)
-    found = members.call(member, _at_means, batch)
+    given = conditions(tables.covariates, device)
+    batch = Batch(coordinates, mask, seen if members.entries else {}, {}, False, given)
+    found = members.call(member, _at_posterior_means, batch, tables.like(batch))
     result = {name: x.cpu().double() for name, x in found.items()}
     for name, basis in wide.bases.items():
         result[name] = (result[name] * float(basis.scale)) @ torch.from_numpy(basis.axes).double().T
     return result
 
 
-def _at_means(model: MultimodalVAE, batch: Batch) -> dict[str, Tensor]:
-    return model.modalities.decode(*posterior_means(model, batch))
+def _at_posterior_means(model: MultimodalVAE, batch: Batch, like: Batch) -> dict[str, Tensor]:
+    given = Batch({}, like.mask, covariates=like.covariates) if like.covariates.values else None
+    return model.modalities.decode(*posterior_means(model, batch), like=given)

@@ -144,7 +144,9 @@ def tables_of(schema: Schema, data: MultimodalData) -> Tables:
     """Aligned data, standardised."""
     found = schema.standardise(data)
     return Tables(
-        {name: x.values for name, x in found.items()}, {name: x.observed for name, x in found.items()}
+        {name: x.values for name, x in found.items()},
+        {name: x.observed for name, x in found.items()},
+        schema.conditions(data),
     )
 
 
@@ -154,6 +156,8 @@ def keys(schema: Schema, data: MultimodalData) -> list[bytes]:
     for name in schema.names:
         seen = data.observed(name).flatten(1).cpu().numpy()
         parts += [np.where(seen, data.values(name).flatten(1).cpu().numpy(), 0).astype(np.float64), seen]
+    conditions = schema.conditions(data)
+    parts += [] if conditions is None else [conditions]
     pattern = data.mask.cpu().numpy()
     return [
         pattern[:, row].tobytes()
@@ -204,7 +208,8 @@ def whole(schema: Schema, data: MultimodalData, order: NDArray[np.intp]) -> Tabl
         for name, x in schema.standardise(some.rows(torch.from_numpy(rows)), dense).items():
             values[name][start : start + BLOCK] = x.values
             observed[name][start : start + BLOCK] = x.observed
-    return Tables(values, observed)
+    conditions = schema.conditions(data)
+    return Tables(values, observed, None if conditions is None else conditions[order])
 
 
 def _count(data: MultimodalData, name: str) -> int:
@@ -224,7 +229,13 @@ def blocks(schema: Schema, data: MultimodalData) -> Iterator[tuple[NDArray[np.in
         yield rows, tables_of(schema, data.rows(torch.from_numpy(rows)))
 
 
-def fill(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: Wanted) -> Filled:
+def fill(
+    schema: Schema,
+    imputer: Imputer,
+    data: MultimodalData,
+    wanted: Wanted,
+    covariates: Mapping[str, Any] | None = None,
+) -> Filled:
     """Fill in what is missing, and nothing else.
 
     Args:
@@ -232,14 +243,17 @@ def fill(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: Wanted)
         imputer: The fitted methods.
         data: Aligned data.
         wanted: What to fill in.
+        covariates: Name -> one value for all samples or [N], at which predictions are made in place of their own.
 
     Returns:
         The data in units, in the order of the samples and of the schema.
     """
     order, parts, size = canonical(schema, data), {}, block_size(schema)
+    at = None if covariates is None else schema.conditions(data, covariates)
     for number, start in enumerate(range(0, len(order), size)):
         rows = order[start : start + size]
-        found = fill_block(schema, imputer, data.rows(torch.from_numpy(rows)), wanted, number)
+        own = None if at is None else at[rows]
+        found = fill_block(schema, imputer, data.rows(torch.from_numpy(rows)), wanted, number, own)
         for suffix, part in found.parts().items():
             if suffix not in parts:
                 parts[suffix] = {name: np.empty((len(data), x.shape[1]), x.dtype) for name, x in part.items()}
@@ -255,7 +269,14 @@ def draw_names(count: int) -> list[str]:
     return [f".draw{number}" for number in range(1, count + 1)]
 
 
-def fill_block(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: Wanted, number: int) -> Filled:
+def fill_block(
+    schema: Schema,
+    imputer: Imputer,
+    data: MultimodalData,
+    wanted: Wanted,
+    number: int,
+    at: Floats | None = None,
+) -> Filled:
     """Fill in one block of samples: ``fill`` for the samples of one block in their canonical order.
 
     Args:
@@ -264,8 +285,9 @@ def fill_block(schema: Schema, imputer: Imputer, data: MultimodalData, wanted: W
         data: The samples of the block, aligned.
         wanted: What to fill in.
         number: The number of the block, from which draws are seeded.
+        at: [n, C], the columns of covariates at which predictions are made; None: their own.
     """
-    part, rows = tables_of(schema, data), np.arange(len(data))
+    part, rows = tables_of(schema, data)._replace(wanted=at), np.arange(len(data))
     values = {name: _copied(data.values(name).flatten(1)) for name in schema.names}
     ends = (
         None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyvae.imputation.cox import Concordance, Curve, Survival, breslow, concordance
-from polyvae.imputation.embedding import Embedding, members_of
+from polyvae.imputation.embedding import Embedding, at_means, members_of
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.risk import Linear, cox_ridge, folds, stacked
 from polyvae.imputation.rows import Row
@@ -22,6 +22,7 @@ from polyvae.utils.errors import InputError
 from polyvae.utils.seeds import fold_in
 
 COLUMNS, EQUAL, EMBEDDING, STACK = "(all columns)", "(modalities of one weight)", "(embedding)", "stack"
+COVARIATES = "(covariates)"
 """Names of inputs beside those of modalities, and of the combination. Files contain them; ``method_name`` has those that are printed.
 
 EQUAL is all columns, each divided by the root of the number of columns of its modality, so that modalities have the same total variance.
@@ -35,7 +36,7 @@ class Hazards(NamedTuple):
     """A fitted model of time to event.
 
     Attributes:
-        regressions: Input -> its Cox regression; an input is a modality, ``COLUMNS``, ``EQUAL`` or ``EMBEDDING``.
+        regressions: Input -> its Cox regression; an input is a modality, ``COVARIATES``, ``COLUMNS``, ``EQUAL`` or ``EMBEDDING``.
         weights: Input -> its weight in the combination.
         given: The times of the training samples of which they are known, n of them.
         left_out: Input, or ``STACK`` -> log relative hazards of these samples, each left out, [n].
@@ -131,7 +132,12 @@ def method_name(name: str) -> str:
     """The name of a method in scores, by its input."""
     if name == STACK:
         return name
-    inputs = {COLUMNS: "all columns", EQUAL: "equally weighted modalities", EMBEDDING: "embedding"}
+    inputs = {
+        COLUMNS: "all columns",
+        EQUAL: "equally weighted modalities",
+        EMBEDDING: "embedding",
+        COVARIATES: "covariates",
+    }
     return f"Cox of {inputs.get(name, name)}"
 
 
@@ -147,7 +153,7 @@ def _crossed(left_out: Doubles, given: Survival, fold: NDArray[np.intp]) -> Doub
 def _inputs(
     imputer: Imputer, embedding: Embedding, tables: Tables, fold: NDArray[np.intp] | None = None
 ) -> dict[str, Floats]:
-    """Input -> [N, P]: the modalities with what is missing filled in, all of them, and the embedding.
+    """Input -> [N, P]: the modalities with what is missing filled in, the covariates, all of them, and the embedding.
 
     Args:
         imputer: The imputer, whose first ensemble fills in.
@@ -155,11 +161,13 @@ def _inputs(
         tables: Samples, N of them.
         fold: [N], the members that left them out. None: all members fill in.
     """
-    members = members_of(imputer)
+    members, tables = members_of(imputer), at_means(imputer, tables)
     expected = members.predict(tables) if fold is None else members.predict_left_out(tables, fold)
     filled = {
         name: np.where(tables.observed[name], tables.values[name], expected[name]) for name in tables.names
     }
+    if tables.covariates is not None:
+        filled[COVARIATES] = tables.covariates
     z = embedding.project(imputer, expected)
     if len(filled) == 1:
         return {**filled, EMBEDDING: z}

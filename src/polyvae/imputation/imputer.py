@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from polyvae.core.covariates import Covariate
 from polyvae.core.modality import Modality
 from polyvae.imputation.combine import Combination, Known, Once
+from polyvae.imputation.effects import Effects
 from polyvae.imputation.factors import Factors
 from polyvae.imputation.members import Members, Schedule
 from polyvae.imputation.simple import Spectra
@@ -89,6 +91,7 @@ class Imputer:
         wide: The coordinates of wide tables; None: those of ``tables`` are computed.
         leaders: Modality -> [F], for each column the first of those that are observed together with it; those of a modality that is not
             named are observed one by one.
+        effects: What covariates add to features, which ``tables`` are without; new samples have it. None: there are no covariates.
 
     Attributes:
         fold: [N], the fold in which each training sample is left out.
@@ -105,8 +108,9 @@ class Imputer:
         targets: Sequence[str] = (),
         wide: Wide | None = None,
         leaders: Mapping[str, NDArray[np.intp]] | None = None,
+        effects: Effects | None = None,
     ) -> None:
-        self.leaders = dict(leaders or {})
+        self.leaders, self.effects = dict(leaders or {}), Effects() if effects is None else effects
         self.tables, self.designs, self.count, self.seed = tables, tuple(designs), count, seed
         self.targets = tuple(targets)
         size = tables.size
@@ -204,6 +208,7 @@ class Imputer:
             fold,
             _whole(part, pattern),
             {label: x[name] for label, x in by_members.items()} if any(pattern) else {},
+            shift=self._known_shift(part, name),
         )
 
     def _within(self, pattern: Pattern, name: str) -> Known:
@@ -216,9 +221,9 @@ class Imputer:
         hidden = np.concatenate([seen & (turn == number) for number in range(rounds)])
         # All rounds at once, because trees take the same time for few samples as for many.
         given = part.only(pattern).rows(np.tile(np.arange(count), rounds))
-        given = Tables(
-            {**given.values, name: np.where(hidden, 0, np.tile(values, (rounds, 1))).astype(np.float32)},
-            {**given.observed, name: np.tile(seen, (rounds, 1)) & ~hidden},
+        given = given._replace(
+            values={**given.values, name: np.where(hidden, 0, np.tile(values, (rounds, 1))).astype(np.float32)},
+            observed={**given.observed, name: np.tile(seen, (rounds, 1)) & ~hidden},
         )
         folds = np.tile(fold, rounds)
         found = {label: each.predict_left_out(given, folds)[name] for label, each in self.ensembles.items()}
@@ -243,7 +248,19 @@ class Imputer:
             left_out,
             Once(typical),
             self.leaders.get(name, np.arange(values.shape[1])) if values.shape[1] <= WIDE else None,
+            self._known_shift(part, name),
         )
+
+    def _known_shift(self, part: Tables, name: str) -> tuple[Floats, Floats] | None:
+        """What covariates add to training samples, and what they would if each had been left out, [n, F] each; None: nothing."""
+        if name not in self.effects.shifts or part.covariates is None:
+            return None
+        left = self.effects.left_out(name, part.covariates, part.values[name])
+        return self.effects.of(name, part.covariates), left
+
+    def _shift(self, tables: Tables, name: str) -> Floats | None:
+        """What covariates add to predictions of a modality, [n, F]; None: nothing."""
+        return self.effects.of(name, tables.at) if name in self.effects.shifts else None
 
     def turns(self, name: str, draws: NDArray[np.float64]) -> NDArray[np.intp]:
         """The round in which each entry of a modality is hidden, of random numbers [n, F]: that of the columns of a class is the same."""
@@ -270,14 +287,15 @@ class Imputer:
     def _inputs(
         self, given: Tables, pattern: Pattern, by_members: Mapping[str, Mapping[str, Floats]]
     ) -> Floats:
-        """The columns of the pattern's modalities, missing entries filled in by the first ensemble: [N, P]."""
+        """The columns of the pattern's modalities, missing entries filled in by the first ensemble, and those of covariates: [N, P]."""
         filled = next(iter(by_members.values()))
         parts = [
             np.where(given.observed[name], given.values[name], filled[name])
             for name, kept in zip(given.names, pattern, strict=True)
             if kept
         ]
-        return np.concatenate(parts, 1) if parts else np.zeros((given.size, 0), np.float32)
+        beside = [] if given.at is None else [given.at]
+        return np.concatenate(parts + beside, 1) if parts else np.zeros((given.size, 0), np.float32)
 
     def _inside(self, left_out: int | None, tables: Tables, name: str) -> dict[str, Floats]:
         """One modality from what was observed of all, by the simple methods that predict entries: method -> [n, F].
@@ -350,12 +368,14 @@ class Imputer:
     # ---- new samples -----------------------------------------------------------------------------------------
 
     def admit(self, tables: Tables) -> Tables:
-        """New samples with each value at most one width of the training range outside it.
+        """New samples without the effects of covariates, and with each value at most one width of the training range outside it.
 
         A column that was constant in training, or nearly so, has no scale, and one new value in it would outweigh all other columns.
         """
-        values = {name: np.clip(x, *self._range[name]) for name, x in tables.values.items()}
-        return Tables(values, tables.observed)
+        tables = self.effects.removed(tables)
+        return tables._replace(
+            values={name: np.clip(x, *self._range[name]) for name, x in tables.values.items()}
+        )
 
     def complete(self, tables: Tables) -> Tables:
         """The tables in the order of the training samples, with the targets that they lack as missing."""
@@ -365,7 +385,7 @@ class Imputer:
             absent = name in self.targets and name not in tables.values
             values[name] = np.zeros(shape, np.float32) if absent else tables.values[name]
             observed[name] = np.zeros(shape, bool) if absent else tables.observed[name]
-        return Tables(values, observed)
+        return tables._replace(values=values, observed=observed)
 
     # ---- imputation ------------------------------------------------------------------------------------------
 
@@ -409,6 +429,9 @@ class Imputer:
                 found |= self._inside(None, own, name)
                 entries = self._entries_of(own, name)
             parts = combination.predict(x[some], found)
+            shift = self._shift(part, name)
+            if shift is not None:
+                parts = {method: each + shift[some] for method, each in parts.items()}
             shown = parts if methods else {}
             yield Imputed(name, rows[some], parts["stack"], wanted[some], combination, shown, entries)
 
@@ -423,6 +446,7 @@ def specs(tables: Tables, design: Design, targets: Sequence[str], wide: Wide) ->
         wide: The coordinates of wide tables.
     """
     network = dict(design.network)
+    columns = 0 if tables.covariates is None else tables.covariates.shape[1]
     kind, entries = network.pop("network", "auto"), _entries(tables, targets)
     return [
         Modality(
@@ -432,6 +456,7 @@ def specs(tables: Tables, design: Design, targets: Sequence[str], wide: Wide) ->
             params={"scale": "per_entry", **network},
             role="target" if name in targets else "both",
             entries=entries and name not in targets,
+            covariates=tuple(Covariate(str(at)) for at in range(columns)),
         )
         for name, x in tables.values.items()
     ]

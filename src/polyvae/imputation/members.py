@@ -17,6 +17,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.utils._pytree import tree_map
 
 from polyvae.core.batch import Batch
+from polyvae.core.covariates import Covariates
 from polyvae.core.distributions import Mixture
 from polyvae.core.modality import Modality
 from polyvae.core.vae import MultimodalVAE
@@ -183,8 +184,10 @@ class Members:
         values = {name: x[rows] for name, x in data.data.items()}  # [E, B, F]
         seen = {name: x[rows] for name, x in data.entries.items()}
         mask = data.mask[:, rows].transpose(0, 1)  # [E, M, B]
+        given = {name: x[rows] for name, x in data.covariates.values.items()}  # [E, B]
         optimizer.zero_grad(set_to_none=True)
-        loss = self._losses(self.parameters, self.buffers, values, mask, seen, self._shown(seen)).sum()
+        arguments = values, mask, seen, self._shown(seen), given
+        loss = self._losses(self.parameters, self.buffers, *arguments).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
@@ -207,10 +210,11 @@ class Members:
         values = {name: x[rows] for name, x in data.data.items()}
         seen = {name: x[rows] for name, x in data.entries.items()}
         mask = data.mask[:, rows].transpose(0, 1)
+        given = {name: x[rows] for name, x in data.covariates.values.items()}
         with forked(self.device):
             try:
                 vmap(self._objective, randomness="different")(
-                    self.parameters, self.buffers, values, mask, seen, seen
+                    self.parameters, self.buffers, values, mask, seen, seen, given
                 )
             except RuntimeError as problem:
                 if "vmap" not in str(problem):
@@ -237,9 +241,10 @@ class Members:
         mask: Tensor,
         seen: dict[str, Tensor],
         shown: dict[str, Tensor],
+        covariates: dict[str, Tensor] | None = None,
     ) -> Tensor:
         """The negative objective of one member, averaged over its samples."""
-        batch = Batch(values, mask, seen, {}, False)
+        batch = Batch(values, mask, seen, {}, False, Covariates(covariates or {}))
         given = batch
         if shown:
             visible = torch.stack([shown[name].any(-1) for name in values]) & mask
@@ -249,6 +254,7 @@ class Members:
                 shown,
                 {},
                 False,
+                batch.covariates,
             )
         value: Tensor = _call(self.base, parameters, buffers, _bound, batch, given)
         return -value.mean()
@@ -317,7 +323,7 @@ class Members:
         with _seeded(fold_in(seed, "expected"), self.device):
             for member in range(self.count):
                 batch = self.wide.known_to(member, down).batch(self.device, self.entries)
-                found = _call(self.base, *self._of(member), _generated, batch)
+                found = _call(self.base, *self._of(member), _drawn, batch, tables.like(batch), False)
                 results.append(self.wide.up({name: x.cpu().numpy() for name, x in found.items()}))
         return results
 
@@ -335,7 +341,7 @@ class Members:
                     part = rows[start : start + _ROWS]
                     down = self.wide.known_to(member, self.wide.down(tables.rows(part)))
                     batch = down.batch(self.device, self.entries)
-                    found = _call(self.base, *self._of(member), _draw, batch)
+                    found = _call(self.base, *self._of(member), _drawn, batch, down.like(batch), True)
                     drawn = self.wide.up({name: x.cpu().numpy() for name, x in found.items()})
                     for name, x in drawn.items():
                         result[name][part] = x
@@ -352,7 +358,7 @@ class Members:
 
     def _mean_of(self, member: int, tables: Tables) -> dict[str, Tensor]:
         batch, seed = tables.batch(self.device, self.entries), fold_in(self.seed, "mean", member)
-        found: dict[str, Tensor] = _call(self.base, *self._of(member), _mean, batch, seed)
+        found: dict[str, Tensor] = _call(self.base, *self._of(member), _mean, batch, tables.like(batch), seed)
         return found
 
     def _of(self, member: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -431,20 +437,31 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _mean(model: MultimodalVAE, batch: Batch, seed: int) -> dict[str, Tensor]:
-    """E[x | observed]: at the posterior mean for one component without private latents, else the mean of draws."""
+def _mean(model: MultimodalVAE, batch: Batch, like: Batch, seed: int) -> dict[str, Tensor]:
+    """E[x | observed]: at the posterior mean for one component without private latents, else the mean of draws.
+
+    ``like``: the batch with the covariates at which decoders predict.
+    """
     q = _posterior(model, batch)
     if len(q.weights) == 1 and not len(model.owner):
         z = torch.where(q.observed[:, None], q.mean, model.prior.z().mean)
-        return model.modalities.decode(z, z[..., :0])
+        return model.modalities.decode(z, z[..., :0], like=_covariates_alone(like))
     with _seeded(seed, batch.device):
-        drawn = model.generate(batch, K=_DRAWS)
+        drawn = model.generate(batch, K=_DRAWS, covariates=_given(batch, like))
     return {name: x.mean(0) for name, x in drawn.items()}
 
 
-def _generated(model: MultimodalVAE, batch: Batch) -> dict[str, Tensor]:
-    return {name: x[0] for name, x in model.generate(batch).items()}
+def _drawn(model: MultimodalVAE, batch: Batch, like: Batch, sample: bool) -> dict[str, Tensor]:
+    """One draw of every modality; ``sample``: from the likelihood, else its mean."""
+    drawn = model.generate(batch, sample=sample, covariates=_given(batch, like))
+    return {name: x[0] for name, x in drawn.items()}
 
 
-def _draw(model: MultimodalVAE, batch: Batch) -> dict[str, Tensor]:
-    return {name: x[0] for name, x in model.generate(batch, sample=True).items()}
+def _given(batch: Batch, like: Batch) -> dict[str, Tensor] | None:
+    """The values of covariates at which decoders predict; None: those of the batch."""
+    return None if like is batch else {name: x.cpu() for name, x in like.covariates.values.items()}
+
+
+def _covariates_alone(like: Batch) -> Batch | None:
+    """Samples of which nothing but covariates is known; None: there are none."""
+    return Batch({}, like.mask, covariates=like.covariates) if like.covariates.values else None

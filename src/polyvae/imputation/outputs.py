@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from polyvae.data.groups import Cells, Decoder, Group, original, taken
+from polyvae.data.groups import Cells, Columns, Decoder, Group, original, taken
 from polyvae.data.readers import Given
 from polyvae.data.readers.endings import ENDINGS, PARQUET, TEXT, ending
 from polyvae.data.readers.frames import FrameLayout
@@ -394,23 +395,87 @@ def _write_omics(completed: Completed, part: Mapping[str, NDArray[Any]], out: Pa
     return out
 
 
-def write_columns(out: Path, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write columns of text or numbers as csv or tsv.
+def check_file(out: Path, force: bool) -> None:
+    """Raises InputError where ``out`` is a folder, or exists and may not be replaced.
 
     Args:
-        out: The file.
-        columns: Header -> cells.
+        out: A file.
+        force: Whether it may be replaced.
+    """
+    check_output(out, (), force)
+    if out.is_dir():
+        raise InputError(
+            f"{out}: got a folder; expected the name of a file, such as {out / 'z.csv'}; name one"
+        )
+    if out.exists() and not force:
+        raise InputError(f"{out}: got an existing file; expected a new one; --force replaces it")
+
+
+def check_columns(out: Path) -> None:
+    """Raises InputError unless ``write_columns`` can write such a file."""
+    if ending(out) not in (*TEXT, *PARQUET, ".npy"):
+        raise InputError(
+            f"{out}: got a file that ends in {ending(out)!r}; expected one of {', '.join((*TEXT, *PARQUET, '.npy'))}; rename it"
+        )
+    if ending(out) in PARQUET and importlib.util.find_spec("pyarrow") is None:
+        raise InputError(
+            f"{out}: pyarrow is not installed; expected it, to write parquet files in blocks; install it, or choose .csv"
+        )
+
+
+def write_columns(
+    out: Path, blocks: Iterable[Mapping[str, NDArray[Any]]], count: int, id: str, ids: Iterable[Sequence[Any]]
+) -> None:
+    """Write columns of texts or numbers, block by block.
+
+    Args:
+        out: A csv, tsv, parquet or npy file. The last one contains the columns of numbers as [N, C] in double precision, without ids.
+        blocks: Header -> cells, of some samples after the other; the headers of all are the same.
+        count: The number of samples.
+        id: The header of the column of ids.
+        ids: The ids of the samples of each block.
 
     Raises:
-        InputError: Another ending.
+        InputError: Another ending, or texts in an npy file.
+        StorageError: The file could not be written.
     """
-    if ending(out) not in TEXT:
-        raise InputError(
-            f"{out}: got a file that ends in {ending(out)!r}; expected one of {', '.join(TEXT)}; rename it"
-        )
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t" if ending(out) == ".tsv" else ",", lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
+    check_columns(out)
+    if ending(out) == ".npy":
+        _write_npy(out, blocks, count)
+        return
+    if ending(out) in TEXT:
+        _write_text(out, blocks, id, ids)
+        return
+    pairs = zip(blocks, ids, strict=True)
+    first, own = next(pairs)
+    with written_table(out, list(first), id) as put:
+        put(Columns(list(first.values())), own)
+        for block, own in pairs:
+            put(Columns(list(block.values())), own)
+
+
+def _write_text(
+    out: Path, blocks: Iterable[Mapping[str, NDArray[Any]]], id: str, ids: Iterable[Sequence[Any]]
+) -> None:
     with atomic(out) as file:
-        file.write(text.getvalue().encode())
+        for number, (block, own) in enumerate(zip(blocks, ids, strict=True)):
+            text = io.StringIO()
+            writer = csv.writer(text, delimiter="\t" if ending(out) == ".tsv" else ",", lineterminator="\n")
+            if not number:
+                writer.writerow([id, *block])
+            writer.writerows(zip(own, *(x.tolist() for x in block.values()), strict=True))
+            file.write(text.getvalue().encode())
+
+
+def _write_npy(out: Path, blocks: Iterable[Mapping[str, NDArray[Any]]], count: int) -> None:
+    with atomic(out) as file:
+        for number, block in enumerate(blocks):
+            texts = [name for name, x in block.items() if x.dtype.kind not in "biuf"]
+            if texts:
+                raise InputError(
+                    f"{out}: got texts in {', '.join(texts)}; expected numbers, which an npy file holds; choose .csv or .parquet"
+                )
+            if not number:
+                header = {"descr": "<f8", "fortran_order": False, "shape": (count, len(block))}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.stack(list(block.values()), 1).astype("<f8").tobytes())

@@ -16,7 +16,7 @@ from polyvae.imputation.embedding import Embedding
 from polyvae.imputation.filling import blocks
 from polyvae.imputation.hazards import Hazards
 from polyvae.imputation.imputer import Imputer
-from polyvae.imputation.tables import Doubles
+from polyvae.imputation.tables import Doubles, Floats
 from polyvae.imputation.target import TARGET, Target
 from polyvae.utils.errors import InputError, is_number
 from polyvae.utils.text import counted
@@ -73,6 +73,14 @@ def outcome(
         data: Samples, aligned with the schema.
         level: The probability that intervals or sets cover. None: none are computed.
     """
+    predicted, reach = _predicted(schema, imputer, target, data, level)
+    return Outcome(*target.read(predicted), reach)
+
+
+def _predicted(
+    schema: Schema, imputer: Imputer, target: Target, data: MultimodalData, level: float | None
+) -> tuple[Floats, Doubles]:
+    """The standardised prediction [N, W], and the reach of its intervals or sets [N]."""
     predicted, reach = np.zeros((len(data), target.width), np.float32), np.full(len(data), np.inf)
     for rows, part in blocks(schema, data):
         for found in imputer.impute(target.missing_beside(part)):
@@ -80,7 +88,7 @@ def outcome(
                 predicted[rows[found.rows]] = found.values
                 if level is not None:
                     reach[rows[found.rows]] = target.reach(found.combination, level)
-    return Outcome(*target.read(predicted), reach)
+    return predicted, reach
 
 
 def risks(
@@ -123,3 +131,88 @@ def survival(hazards: Hazards, eta: Doubles, times: Any) -> Predictions:
                 stacklevel=3,
             )
     return Predictions(curve.survival(eta, at), [f"{float(t):.10g}" for t in at])
+
+
+# ---- tables of predictions ---------------------------------------------------------------------------------------
+
+
+class TargetPredictor(NamedTuple):
+    """What predicts a target, as columns of a table.
+
+    Attributes:
+        schema: The schema of the training data.
+        imputer: The fitted imputer.
+        embedding: The embedding.
+        target: A class or a number; None: it is a time to event.
+        hazards: The model of a time to event; None: the target is a class or a number.
+        level: The probability that intervals or sets cover; None: there are none.
+        times: Of a time to event, the times for which the survival curve is written.
+    """
+
+    schema: Schema
+    imputer: Imputer
+    embedding: Embedding
+    target: Target | None
+    hazards: Hazards | None
+    level: float | None = None
+    times: Sequence[float] = ()
+
+    @property
+    def width(self) -> int:
+        """The number of columns of ``numbers``."""
+        return 1 if self.target is None else self.target.width + 1
+
+    def numbers(self, data: MultimodalData) -> Doubles:
+        """What ``columns`` needs of samples that are aligned with the schema, [N, width]."""
+        if self.target is None:
+            assert self.hazards is not None
+            return risks(self.schema, self.imputer, self.embedding, self.hazards, data)[:, None]
+        predicted, reach = _predicted(self.schema, self.imputer, self.target, data, self.level)
+        return np.concatenate([predicted, reach[:, None]], 1, dtype=np.float64)
+
+    def columns(self, numbers: Doubles, name: str) -> dict[str, NDArray[Any]]:
+        """The columns of predictions.
+
+        Args:
+            numbers: What ``numbers`` returned, of some or all samples.
+            name: The name of the column of a class or a number.
+
+        Returns:
+            Name -> [N]. Of a number the prediction, with a level also lower and upper; of a class the most probable one, the probability
+            of each, p(CLASS), and with a level its set, whose classes are separated by a bar; of a time to event the risk and the median,
+            with a level also lower and upper, and S(T) for each time.
+        """
+        if self.target is None:
+            return self._of_risk(numbers[:, 0])
+        predicted = numbers[:, :-1].astype(np.float32)
+        result = Outcome(*self.target.read(predicted), numbers[:, -1])
+        found: dict[str, NDArray[Any]] = {name: result.values}
+        if self.target.classes is not None and result.chances is not None:
+            found |= {
+                f"p({each})": column
+                for each, column in zip(self.target.classes, result.chances.T, strict=True)
+            }
+        if self.level is not None:
+            found |= _ends(result.with_interval(self.target), self.target.classes)
+        return found
+
+    def _of_risk(self, eta: Doubles) -> dict[str, NDArray[Any]]:
+        assert self.hazards is not None
+        ends = of_risk(self.hazards, eta, 0.9 if self.level is None else self.level)
+        shown = ends.names if self.level is not None else ends.names[:2]
+        found = {name: ends.values[:, at] for at, name in enumerate(shown)}
+        if len(self.times):
+            curves = survival(self.hazards, eta, list(self.times))
+            found |= {f"S({t})": curves.values[:, at] for at, t in enumerate(curves.names)}
+        return found
+
+
+def _ends(found: Predictions, classes: Sequence[Any] | None) -> dict[str, NDArray[Any]]:
+    """The columns lower and upper of a number; of classes one with the set, its classes separated by a bar."""
+    if classes is None:
+        return {"lower": found.values[:, 1], "upper": found.values[:, 2]}
+    sets = [
+        "|".join(name for name, inside in zip(found.names, row, strict=True) if inside)
+        for row in found.values.tolist()
+    ]
+    return {"set": np.array(sets, dtype=object)}

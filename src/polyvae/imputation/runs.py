@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from polyvae.config import assignment
-from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import Given
 from polyvae.data.readers.classes import Asked
 from polyvae.data.readers.columns import columns_of
 from polyvae.data.schema import asked_of
 from polyvae.imputation.advice import warn_of_infinite
+from polyvae.imputation.conditions import instead_of
 from polyvae.imputation.estimator import Estimator
 from polyvae.imputation.filling import Wanted, fill
-from polyvae.imputation.outputs import Completed, check_output, id_name, kind_of, write, write_columns
-from polyvae.imputation.predicting import Predictions, of_risk, outcome, risks, survival
+from polyvae.imputation.outputs import (
+    Completed,
+    check_columns,
+    check_file,
+    check_output,
+    id_name,
+    kind_of,
+    write,
+    write_columns,
+)
 from polyvae.imputation.scores import Scores
 from polyvae.imputation.sources import Files, Y, check_new, read_files, target_of
-from polyvae.imputation.streaming import Reading, can_stream, impute_files
+from polyvae.imputation.streaming import Reading, can_stream, impute_files, predict_files
 from polyvae.utils.errors import InputError, check_count, is_number, nearest
 from polyvae.utils.files import json_text, read_object, short, unwritten, write_atomic
 from polyvae.utils.locks import LOCK
@@ -149,6 +157,7 @@ def fit_run(
         nan=estimator.nan,
         labels=labels,
         asked=lambda name: Asked((estimator.kinds or {}).get(name, {})),
+        covariates=estimator.covariates,
     )
     if len(labels) == 2:
         _as_time(estimator)
@@ -264,9 +273,15 @@ def read_for(run: FittedRun, files: Files, id: str | None = None, mask: bool = F
     if mask:
         estimator.set_params(missing_columns="mask", unseen_classes="mask")
     by = id or estimator.id
-    asked = asked_of(estimator.schema_, estimator.unseen_classes)
-    labels = run.record.labels
-    given = read_files(files, id=by, nan=estimator.nan, labels=labels, overlap=False, asked=asked)
+    given = read_files(
+        files,
+        id=by,
+        nan=estimator.nan,
+        labels=run.record.labels,
+        overlap=False,
+        asked=asked_of(estimator.schema_, estimator.unseen_classes),
+        covariates=estimator.covariates,
+    )
     names = estimator.schema_.names
     if not set(names) & set(given.data.names):
         file = next(iter(files.paths.values()))
@@ -288,6 +303,7 @@ def impute_run(
     id: str | None = None,
     mask: bool = False,
     force: bool = False,
+    covariates: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Fill in what is missing in files, and write the result.
 
@@ -301,6 +317,7 @@ def impute_run(
         id: See ``read_for``.
         mask: See ``read_for``.
         force: Replace results that polyvae wrote.
+        covariates: Name -> one value for all samples in place of their own, at which predictions are made.
 
     Returns:
         The paths that were written.
@@ -314,20 +331,16 @@ def impute_run(
     schema, wanted = estimator.schema_, Wanted(level=interval, draws=draws, seed=estimator.seed)
     check_output(out, wanted.suffixes()[1:], force)
     check_new(files.paths, out)
+    instead = instead_of(schema, covariates)
     if can_stream(files.paths, out, kind) and _size(files) >= LARGE:
-        how = Reading(
-            id or estimator.id,
-            estimator.nan,
-            run.record.labels[-1] if run.record.labels else None,  # a column of times is numeric, and ignored
-            "mask" if mask else estimator.missing_columns,
-            "mask" if mask else estimator.unseen_classes,
-        )
+        how = _reading(run, id, mask)
         return impute_files(
-            schema, estimator._imputer, files.paths, out, wanted, how, format=format, force=force
-        )
+            schema, estimator._imputer, files.paths, out, wanted, how,
+            format=format, force=force, covariates=instead,
+        )  # fmt: skip
     given = read_for(run, files, id, mask)
     data = schema.align(given.data, missing=estimator.missing_columns, unseen=estimator.unseen_classes)
-    filled = fill(schema, estimator._imputer, data, wanted)
+    filled = fill(schema, estimator._imputer, data, wanted, instead)
     warn_of_infinite(filled.infinite())
     shapes = {each.name: tuple(each.shape) for each in schema.modalities}
     return write(Completed(given, schema.columns, shapes, schema.groups, filled.parts()), out, kind)
@@ -363,7 +376,7 @@ def embed_run(
         mask: See ``read_for``.
         force: Replace an existing file.
     """
-    _check_file(out, force)
+    check_file(out, force)
     check_new(files.paths, out)
     given = read_for(run, files, id, mask)
     z = run.estimator.transform(given.data, std=std)
@@ -391,7 +404,7 @@ def predict_run(
     Args:
         run: The run.
         files: The files.
-        out: A csv or tsv file.
+        out: A csv, tsv or parquet file; or an npy file, of a number or a time.
         interval: Write intervals of numbers, or sets of classes, that cover with this probability too; see ``Estimator.predict``.
         times: Of a time to event.
         id: See ``read_for``.
@@ -407,54 +420,30 @@ def predict_run(
         raise InputError(
             f"{run.path}: got times, and the target {name!r} is none; expected a run with time and event; leave them out"
         )
-    _check_file(out, force)
+    check_file(out, force)
+    check_columns(out)
     check_new(files.paths, out)
+    predictor = estimator._predictor(interval, times)
+    if can_stream(files.paths, out, "") and _size(files) >= LARGE:
+        return predict_files(predictor, files.paths, out, _reading(run, id, mask), name, force=force)
     given = read_for(run, files, id, mask)
-    ids, first = given.data.ids, id_name(given)
-    columns: dict[str, Sequence[Any]] = {}
-    if estimator._hazards is not None:
-        eta = risks(
-            estimator.schema_, estimator._imputer, estimator._embedding, estimator._hazards, _of(run, given)
-        )
-        found = of_risk(estimator._hazards, eta, 0.9 if interval is None else interval)
-        shown = found.values if interval is not None else found.values[:, :2]
-        columns |= dict(zip(found.names, shown.T.tolist(), strict=False))
-        if len(times):
-            curves = survival(estimator._hazards, eta, list(times))
-            columns |= {
-                f"S({t})": column for t, column in zip(curves.names, curves.values.T.tolist(), strict=True)
-            }
-    else:
-        assert estimator._target is not None
-        result = outcome(estimator.schema_, estimator._imputer, estimator._target, _of(run, given), interval)
-        columns[name if name != first else "prediction"] = result.values.tolist()
-        classes = estimator._target.classes
-        if classes is not None and result.chances is not None:
-            for each, column in zip(classes, result.chances.T, strict=True):
-                columns[f"p({each})"] = [repr(float(value)) for value in column]
-        if interval is not None:
-            columns |= _ends(result.with_interval(estimator._target), classes)
-    count = len(next(iter(columns.values())))
-    write_columns(out, {first: list(ids) if ids is not None else list(range(count)), **columns})
+    data = estimator.schema_.align(
+        given.data, missing=estimator.missing_columns, unseen=estimator.unseen_classes
+    )
+    first = id_name(given)
+    columns = predictor.columns(predictor.numbers(data), name if name != first else "prediction")
+    ids = range(len(data)) if data.ids is None else list(data.ids)
+    write_columns(out, [columns], len(data), first, [ids])
     return out
 
 
-def _of(run: FittedRun, given: Given) -> MultimodalData:
-    estimator = run.estimator
-    return estimator.schema_.align(
-        given.data, missing=estimator.missing_columns, unseen=estimator.unseen_classes
-    )
-
-
-def _ends(found: Predictions, classes: Sequence[Any] | None) -> dict[str, list[Any]]:
-    """The columns lower and upper of a number; of classes one with the set, its classes separated by a bar."""
-    if classes is None:
-        return {"lower": found.values[:, 1].tolist(), "upper": found.values[:, 2].tolist()}
-    sets = [
-        "|".join(name for name, inside in zip(found.names, row, strict=True) if inside)
-        for row in found.values.tolist()
-    ]
-    return {"set": sets}
+def _reading(run: FittedRun, id: str | None, mask: bool) -> Reading:
+    """How files of the run are read in blocks."""
+    how, labels = run.estimator._reading(), run.record.labels
+    how = how._replace(
+        id=id or how.id, label=labels[-1] if labels else None
+    )  # a column of times is numeric, and ignored
+    return how._replace(missing="mask", unseen="mask") if mask else how
 
 
 class NewScores(NamedTuple):
@@ -510,16 +499,6 @@ def _known_target(run: FittedRun, files: Files, id: str | None) -> Y | None:
     found = target_of(column, files, by)
     known_values = [value for value in found.values.values() if value is not None and value != (None, None)]
     return found if any(value == value for value in known_values) else None
-
-
-def _check_file(out: Path, force: bool) -> None:
-    check_output(out, (), force)
-    if out.is_dir():
-        raise InputError(
-            f"{out}: got a folder; expected the name of a file, such as {out / 'z.csv'}; name one"
-        )
-    if out.exists() and not force:
-        raise InputError(f"{out}: got an existing file; expected a new one; --force replaces it")
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -85,9 +85,9 @@ def on_hidden(schema: Schema, imputer: Imputer, tables: Tables) -> Scores:
     rows = np.flatnonzero(hidden.any(1))
     if not len(rows):
         return Scores([])
-    given = Tables(
-        {**tables.values, name: np.where(hidden, 0, truth).astype(np.float32)},
-        {**tables.observed, name: seen & ~hidden},
+    given = tables._replace(
+        values={**tables.values, name: np.where(hidden, 0, truth).astype(np.float32)},
+        observed={**tables.observed, name: seen & ~hidden},
     )
     return _compared(schema, imputer, name, given.rows(rows), truth[rows], hidden[rows])
 
@@ -161,7 +161,7 @@ def _rows(
     if len(numbers) < len(varying):
         rows = [row for row in rows if row.feature is not None or row.score not in ("r2", "fvu")]
         true, guess = (schema.unstandardise(name, x)[:, varying] for x in (truth, predicted))
-        centre, scale = (np.asarray(x)[varying] for x in (each.center, each.scale))
+        centre, scale = (np.asarray(x)[varying] for x in (each.center, each.deviations))
         error = pooled_fvu(true, guess, centre, seen[:, varying], scale)
         count = int(seen[:, varying].any(1).sum())
         if error is not None:
@@ -196,7 +196,7 @@ def _numeric(
         true,
         guess,
         np.asarray(each.center)[places],
-        scale=np.asarray(each.scale)[places],
+        scale=np.asarray(each.deviations)[places],
         observed=known,
         pattern=pattern,
         features=names,

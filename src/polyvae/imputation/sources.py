@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from polyvae.data.groups import text_of
-from polyvae.data.multimodal import MultimodalData
-from polyvae.data.readers import Given, read
+from polyvae.data.readers import Given
 from polyvae.data.readers.classes import Ask
 from polyvae.data.readers.columns import column_of, columns_of, plain
 from polyvae.data.readers.endings import INPUTS, SHEETS, ending, stem
 from polyvae.data.readers.omics import from_anndata
 from polyvae.data.readers.opening import OMICS, open_file
+from polyvae.imputation.conditions import names_of, read_with, with_kinds_of, without
 from polyvae.imputation.times import event_first
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
@@ -133,6 +133,7 @@ def read_files(
     labels: Sequence[str] = (),
     overlap: bool = True,
     asked: Ask | None = None,
+    covariates: Any = None,
 ) -> Given:
     """The data in the files.
 
@@ -143,6 +144,7 @@ def read_files(
         labels: Columns that are no features, where a table has them: that of a class or a number, or those of time and event.
         overlap: Whether some sample must have two modalities.
         asked: See ``polyvae.data.readers.read``.
+        covariates: Those of an estimator, which are columns of the tables, or of obs.
 
     Raises:
         InputError: A file that cannot be read, or kinds that cannot be combined.
@@ -159,33 +161,16 @@ def read_files(
         name = omics[0]
         path = files.paths[name]
         if kinds[name] == ".h5ad" and name in files.given:
-            return Given(*from_anndata(open_file(path), name=name, nan=nan, overlap=overlap))
-        return read(path, nan=nan, overlap=overlap)
+            names = names_of(covariates) or None
+            given = Given(
+                *from_anndata(open_file(path), name=name, nan=nan, overlap=overlap, covariates=names)
+            )
+            return given._replace(data=with_kinds_of(given.data, covariates))
+        return read_with(path, covariates, nan=nan, overlap=overlap)
     there = [label for label in reversed(labels) if any(label in each for each in columns.values())]
-    given = read(
-        files.paths, id=id, nan=nan, labels=there[0] if there else None, overlap=overlap, asked=asked
-    )
-    return given._replace(data=_without(given.data, there[1:])) if there[1:] else given
-
-
-def _without(data: MultimodalData, columns: Sequence[str]) -> MultimodalData:
-    """The same data without these columns of numbers, and without modalities that have no other."""
-    values, entries, names = {}, {}, {}
-    levels: dict[str, Any] = {}
-    for name in data.names:
-        own = data.columns.get(name, ())
-        kept = [at for at, column in enumerate(own) if column not in columns]
-        if name not in data.columns:
-            values[name], entries[name] = data.values(name), data.observed(name)
-        elif kept:
-            values[name], entries[name] = data.values(name)[:, kept], data.observed(name)[:, kept]
-            names[name] = [own[at] for at in kept]
-            levels |= {name: data.levels[name]} if name in data.levels else {}
-    if not values:
-        raise InputError(
-            f"data: got no column beside the target {named(columns)}; expected features; add a table of them"
-        )
-    return MultimodalData(values, entries=entries, columns=names, levels=levels, ids=data.ids)
+    label = there[0] if there else None
+    given = read_with(files.paths, covariates, id=id, nan=nan, labels=label, overlap=overlap, asked=asked)
+    return given._replace(data=without(given.data, there[1:], "the target")) if there[1:] else given
 
 
 def target_of(text: str, files: Files, id: Any = None) -> Y:

@@ -106,6 +106,11 @@ class Index:
         find = "SELECT shown FROM samples WHERE number > ? AND number <= ? ORDER BY number"
         return [shown for (shown,) in self.base.execute(find, (start, stop))]
 
+    def texts(self, start: int, stop: int) -> list[str]:
+        """The ids of the samples ``start`` to ``stop`` as text by which they are compared: 1 and 1.0 are "1"."""
+        find = "SELECT text FROM samples WHERE number > ? AND number <= ? ORDER BY number"
+        return [text for (text,) in self.base.execute(find, (start, stop))]
+
     def sort(self, keys: Sequence[bytes], start: int) -> None:
         """Give the samples ``start``, ``start + 1``, ... their keys."""
         pairs = sorted((key, start + at) for at, key in enumerate(keys))

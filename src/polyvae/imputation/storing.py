@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -17,13 +17,14 @@ from polyvae.core.modality import Modality
 from polyvae.data.groups import leaders
 from polyvae.data.schema import Features, Schema
 from polyvae.imputation.cox import Survival
+from polyvae.imputation.effects import Effects
 from polyvae.imputation.embedding import Embedding
 from polyvae.imputation.filling import standardised
-from polyvae.imputation.hazards import COLUMNS, EMBEDDING, EQUAL, STACK, Hazards
+from polyvae.imputation.hazards import COLUMNS, COVARIATES, EMBEDDING, EQUAL, STACK, Hazards
 from polyvae.imputation.imputer import Design, Imputer, specs
 from polyvae.imputation.risk import Linear
 from polyvae.imputation.scores import Scores
-from polyvae.imputation.tables import SparseRows, Tables
+from polyvae.imputation.tables import Floats, SparseRows, Tables
 from polyvae.imputation.target import TARGET, Target
 from polyvae.imputation.wide import WIDE, Wide
 from polyvae.models import MODELS
@@ -53,6 +54,8 @@ class _Params(Record):
     units: dict[str, dict[str, str]] | None
     seed: int
     kinds: dict[str, dict[str, str | list[bool | int | float | str]]] | None = None
+    covariates: list[str] | dict[str, Literal["categorical", "real"] | None] | None = None
+    max_samples: Annotated[int, Field(ge=2)] | None = None
     unseen_classes: Literal["error", "mask"] = "error"
     log_scale: Literal["auto"] | list[str] = "auto"
 
@@ -96,6 +99,7 @@ class Stored(NamedTuple):
         scores: Its held-out scores.
         hazards: The model of time to event; None: y was something else.
         tensors: All tensors of the file.
+        effects: What covariates add to features.
     """
 
     params: dict[str, Any]
@@ -106,6 +110,7 @@ class Stored(NamedTuple):
     scores: Scores
     hazards: Hazards | None
     tensors: Mapping[str, Tensor]
+    effects: Effects
 
     def imputer(self, designs: Sequence[Design], device: torch.device) -> Imputer:
         """The imputer, with the stored members on ``device``. Raises InputError: tensors of other names or shapes."""
@@ -118,7 +123,7 @@ class Stored(NamedTuple):
                 for design in designs
             }
             together = leaders_of(self.schema)
-            made = Imputer(self.tables, designs, count, seed, device, targets, wide, together)
+            made = Imputer(self.tables, designs, count, seed, device, targets, wide, together, self.effects)
             for label, members in made.ensembles.items():
                 members.restore(states[label])
         return made
@@ -149,10 +154,8 @@ def leaders_of(schema: Schema) -> dict[str, NDArray[np.intp]]:
 
 
 def _plain(value: Any) -> Any:
-    """A whole number of NumPy as one of Python, which JSON can hold, and a tuple as a list."""
-    if isinstance(value, tuple):
-        return list(value)
-    return int(value) if isinstance(value, np.integer) else value
+    """A whole number of NumPy as one of Python, and a tuple as a list, which JSON can hold."""
+    return int(value) if isinstance(value, np.integer) else list(value) if isinstance(value, tuple) else value
 
 
 def _fits(stacked: Tensor, one: Tensor, count: int) -> bool:
@@ -191,6 +194,11 @@ def save(
         else:
             tensors[f"values.{number}"] = torch.from_numpy(x)
             tensors[f"observed.{number}"] = torch.from_numpy(imputer.tables.observed[name])
+    if imputer.tables.covariates is not None:
+        tensors["covariates"] = torch.from_numpy(imputer.tables.covariates)
+    for number, name in enumerate(imputer.effects.shifts):
+        tensors[f"effects.{number}"] = torch.from_numpy(imputer.effects.shifts[name])
+        tensors[f"leverages.{number}"] = torch.from_numpy(imputer.effects.leverages[name])
     for label, members in imputer.ensembles.items():
         tensors |= {f"members.{label}.{key}": x.cpu().contiguous() for key, x in members.state().items()}
     metadata: dict[str, Any] = {
@@ -220,7 +228,30 @@ def _sparse_parts(x: SparseRows) -> dict[str, NDArray[Any]]:
     }
 
 
-def _sparse(path: str | Path, tensors: Mapping[str, Tensor], key: str, each: Features) -> SparseRows:
+def _effects(path: str | Path, schema: Schema, tensors: Mapping[str, Tensor]) -> Effects:
+    """What covariates add to features. Raises InputError: other shapes or types than the schema says."""
+    rows = 1 + sum(one.covariate.columns for one in schema.covariates)
+    if rows == 1:
+        return Effects()
+    found = (
+        {
+            each.name: _tensor(
+                path, tensors, f"{key}.{number}", (rows, len(each.columns)), torch.float32
+            ).numpy()
+            for number, each in enumerate(schema.modalities)
+        }
+        for key in ("effects", "leverages")
+    )
+    return Effects(*found)
+
+
+def _sparse(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    key: str,
+    each: Features,
+    shift: Callable[[NDArray[Any] | slice], Floats] | None,
+) -> SparseRows:
     """A wide sparse table. Raises InputError: parts that are no matrix in compressed rows with the columns of the schema."""
     data = tensors.get(f"{key}.data", torch.empty(0))
     kind = torch.float64 if data.dtype == torch.float64 else torch.float32
@@ -239,7 +270,7 @@ def _sparse(path: str | Path, tensors: Mapping[str, Tensor], key: str, each: Fea
 
     matrix = sparse.csr_array((values, columns, starts), shape=(len(seen), width))
     matrix.sum_duplicates()
-    return SparseRows(matrix, seen, partial(standardised, each))
+    return SparseRows(matrix, seen, partial(standardised, each), shift)
 
 
 def load(path: str | Path) -> Stored:
@@ -265,19 +296,21 @@ def load(path: str | Path) -> Stored:
                 f"{path}: got a target whose parts differ in length; expected one size; {_REMEDY}"
             )
         target = Target(y.classes, np.array(y.center), np.array(y.scale))
+    effects = _effects(path, found.features, tensors)
     return Stored(
         params,
         found.features,
-        _tables(path, found, tensors),
+        _tables(path, found, tensors, effects),
         target,
         _embedding(path, found.features, tensors),
         Scores.from_json(found.scores),
         None if found.hazards is None else _hazards(path, found, tensors),
         tensors,
+        effects,
     )
 
 
-def _tables(path: str | Path, found: _Metadata, tensors: Mapping[str, Tensor]) -> Tables:
+def _tables(path: str | Path, found: _Metadata, tensors: Mapping[str, Tensor], effects: Effects) -> Tables:
     """The training samples. Raises InputError: other modalities, shapes or types than the schema and the target say."""
     widths = {each.name: len(each.columns) for each in found.features.modalities}
     if found.target is not None:
@@ -286,8 +319,18 @@ def _tables(path: str | Path, found: _Metadata, tensors: Mapping[str, Tensor]) -
         raise InputError(
             f"{path}: got tables that are not those of the schema; expected {len(widths)}; {_REMEDY}"
         )
+    given = None
+    if effects.shifts:
+        columns = len(next(iter(effects.shifts.values()))) - 1
+        given = _tensor(path, tensors, "covariates", (None, columns), torch.float32).numpy()
     sparse = {
-        name: _sparse(path, tensors, f"sparse.{number}", found.features[name])
+        name: _sparse(
+            path,
+            tensors,
+            f"sparse.{number}",
+            found.features[name],
+            None if given is None else effects.shift_of(name, given),
+        )
         for number, name in enumerate(widths)
         if f"sparse.{number}.data" in tensors and name != TARGET
     }
@@ -297,7 +340,7 @@ def _tables(path: str | Path, found: _Metadata, tensors: Mapping[str, Tensor]) -
         if first in sparse
         else _tensor(path, tensors, "values.0", (None, widths[first]), torch.float32)
     )
-    if any(len(x) != size for x in sparse.values()):
+    if any(len(x) != size for x in (*sparse.values(), *([] if given is None else [given]))):
         raise InputError(f"{path}: got tables of different sizes; expected {size} samples in each; {_REMEDY}")
     if size < 2:
         raise InputError(f"{path}: got {size} training samples; expected 2 or more; {_REMEDY}")
@@ -309,7 +352,7 @@ def _tables(path: str | Path, found: _Metadata, tensors: Mapping[str, Tensor]) -
             continue
         values[name] = _tensor(path, tensors, f"values.{number}", (size, width), torch.float32).numpy()
         observed[name] = _tensor(path, tensors, f"observed.{number}", (size, width), torch.bool).numpy()
-    return Tables(values, observed)
+    return Tables(values, observed, given)
 
 
 def _hazards_parts(hazards: Hazards) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -330,6 +373,8 @@ def _hazards(path: str | Path, found: _Metadata, tensors: Mapping[str, Tensor]) 
     """The model of time to event. Raises InputError: other inputs, shapes or types than those of the schema, or no event."""
     assert found.hazards is not None
     widths = {each.name: len(each.columns) for each in found.features.modalities}
+    if found.features.covariates:
+        widths[COVARIATES] = sum(one.covariate.columns for one in found.features.covariates)
     total = sum(widths.values())
     if len(widths) > 1:
         widths = {COLUMNS: total, EQUAL: total, **widths}

@@ -29,9 +29,19 @@ from polyvae.data.readers.parts import Part
 from polyvae.data.readers.tables import listed, table_parts
 from polyvae.data.schema import Features, Schema, asked_of
 from polyvae.imputation.advice import warn_of_infinite
+from polyvae.imputation.conditions import names_of, of_files, with_kinds_of
 from polyvae.imputation.filling import BLOCK, ENDS, Wanted, block_size, fill_block, keys
 from polyvae.imputation.imputer import Imputer
-from polyvae.imputation.outputs import Streamed, check_output, kind_of, write_streamed
+from polyvae.imputation.outputs import (
+    Streamed,
+    check_columns,
+    check_file,
+    check_output,
+    kind_of,
+    write_columns,
+    write_streamed,
+)
+from polyvae.imputation.predicting import TargetPredictor
 from polyvae.imputation.spool import Index, Matrix, Rows
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import unwritten
@@ -48,6 +58,7 @@ class Reading(NamedTuple):
         label: A column that is no feature, where a table has it.
         missing: What it means that a table lacks a feature: "error", or "mask".
         unseen: What classes are that the training data did not have: "error", or "mask".
+        covariates: Those of the estimator, which are columns of the tables.
     """
 
     id: Any = None
@@ -55,6 +66,7 @@ class Reading(NamedTuple):
     label: str | None = None
     missing: Literal["error", "mask"] = "error"
     unseen: Unseen = "error"
+    covariates: Any = None
 
 
 class Column(NamedTuple):
@@ -111,6 +123,7 @@ class Spool:
         check_id(how.id)
         check_nan(how.nan)
         self.folder, self.index, self.columns = folder, Index(folder / "index"), dict[str, Column]()
+        self.names, self.kinds = names_of(how.covariates), how.covariates
         try:
             self._join(files, how, kept, check, asked)
         except BaseException:
@@ -125,11 +138,12 @@ class Spool:
         check: Callable[[MultimodalData], None],
         asked: Ask,
     ) -> None:
+        given = of_files(files, self.names, how.id, how.nan) if self.names else {}
         sheets = {
             name: table_parts(path, how.id, how.nan, how.label, BLOCK, asked(name))
             for name, path in files.items()
         }
-        widths = {name: sheet.columns for name, sheet in sheets.items() if sheet.columns}
+        widths = {name: own for name, sheet in sheets.items() if (own := self._features(sheet.columns))}
         if not widths:
             raise InputError(
                 "data: got no modality; expected at least one with features; pass a mapping from names to tables"
@@ -141,7 +155,7 @@ class Spool:
         self.id = next(sheets[name].id for name in widths)
         self.by_position = all(sheet.id is None for sheet in sheets.values())
         lengths = {
-            name: self._add(name, sheet.columns if name in kept else (), sheet.parts, number)
+            name: self._add(name, sheet.columns, name in kept, sheet.parts, number)
             for number, (name, sheet) in enumerate(sheets.items())
         }
         if self.by_position and len(set(lengths.values())) > 1:
@@ -150,10 +164,32 @@ class Spool:
                 "name the samples"
             )
         self.size = next(iter(lengths.values())) if self.by_position else self.index.size
+        self.covariates = {name: self._values(name, values) for name, values in given.items()}
 
-    def _add(self, name: str, columns: tuple[str, ...], parts: Iterator[Part], number: int) -> int:
-        """Read one table, and return the number of its rows."""
+    def _features(self, columns: Sequence[str]) -> tuple[str, ...]:
+        """The columns that are no covariates."""
+        return tuple(column for column in columns if column not in self.names)
+
+    def _values(self, name: str, values: Mapping[str, Any]) -> NDArray[Any]:
+        """A covariate of all samples, [N]. Raises InputError: a sample without a value."""
+        texts = [
+            text
+            for start in range(0, self.size, BLOCK)
+            for text in self.index.texts(start, min(start + BLOCK, self.size))
+        ]
+        lacking = [text for text in texts if values.get(text) is None]
+        if lacking:
+            raise InputError(
+                f"covariate {name!r}: got no value for {len(lacking)} of {self.size} samples ({named(lacking)}); expected one for each "
+                "sample; add them, such as 'unknown'"
+            )
+        return np.array([values[text] for text in texts])
+
+    def _add(self, name: str, every: tuple[str, ...], kept: bool, parts: Iterator[Part], number: int) -> int:
+        """Read one table, of which the features are kept or the ids alone, and return the number of its rows."""
         count, here, twice = 0, bytearray(), list[str]()
+        columns = self._features(every) if kept else ()
+        places = [at for at, column in enumerate(every) if column not in self.names]
         for part in parts:
             length = part.values.shape[0]
             rows = np.arange(count, count + length)
@@ -169,7 +205,7 @@ class Spool:
                     self.columns[name] = Column(matrix, here, columns, part.levels)
                 seen = part.observed
                 values = part.values if seen is None else np.where(seen, part.values, np.nan)
-                self.columns[name].matrix.write(rows, values)
+                self.columns[name].matrix.write(rows, values[:, places] if self.names else values)
         if twice:
             raise InputError(
                 f"modality {name!r}: got {counted(len(twice), 'id', 'ids')} more than once ({named(twice)}); expected one row per sample; "
@@ -183,7 +219,9 @@ class Spool:
         for name, column in self.columns.items():
             values[name], mask[name] = column.read(rows)
         columns = {name: column.columns for name, column in self.columns.items()}
-        return _data(values, mask, columns, {name: column.levels for name, column in self.columns.items()})
+        levels = {name: column.levels for name, column in self.columns.items()}
+        given = {name: x[rows] for name, x in self.covariates.items()}
+        return with_kinds_of(_data(values, mask, columns, levels, given), self.kinds)
 
     def ids(self, start: int, stop: int) -> list[str] | None:
         """The ids of the samples ``start`` to ``stop``; None: they have none."""
@@ -210,6 +248,7 @@ def _data(
     mask: Mapping[str, NDArray[np.bool_]],
     columns: Mapping[str, tuple[str, ...]],
     levels: Mapping[str, Mapping[str, tuple[Any, ...]]],
+    covariates: Mapping[str, NDArray[Any]] | None = None,
 ) -> MultimodalData:
     entries = {name: ~np.isnan(x) for name, x in values.items() if np.isnan(x).any()}
     filled = {name: np.where(entries[name], x, 0) if name in entries else x for name, x in values.items()}
@@ -217,15 +256,114 @@ def _data(
         # A Schema standardises in float64, so that nothing is lost.
         warnings.filterwarnings("ignore", message="modality .* loses its variance in float32")
         return MultimodalData(
-            filled, mask=mask or None, entries=entries or None, columns=columns, levels=levels
+            filled,
+            mask=mask or None,
+            entries=entries or None,
+            columns=columns,
+            levels=levels,
+            covariates=covariates or None,
         )
 
 
 @contextmanager
+def storing_beside(beside: Path) -> Iterator[None]:
+    """Errors of the temporary folder beside a path as StorageError."""
+    try:
+        yield
+    except OSError as problem:
+        raise unwritten(beside, problem) from None
+    except sqlite3.OperationalError as problem:
+        raise unwritten(beside, OSError(errno.ENOSPC, str(problem))) from None
+
+
+class Joined:
+    """The samples of files in their canonical order, aligned with the training data, some thousands at a time.
+
+    Args:
+        schema: The schema of the training data.
+        spool: The samples.
+        how: How they were read.
+        folder: Where results are stored.
+        stack: Closes the files of results.
+    """
+
+    def __init__(self, schema: Schema, spool: Spool, how: Reading, folder: Path, stack: ExitStack) -> None:
+        self.schema, self.spool, self.how, self.folder, self.stack = schema, spool, how, folder, stack
+        self.size = block_size(schema)
+        far = Counter[str]()
+        for start in range(0, spool.size, self.size):
+            data = self._aligned(np.arange(start, min(start + self.size, spool.size)))
+            far.update(schema.far(data))
+            spool.index.sort(keys(schema, data), start)
+        schema.warn_of_far(far)
+
+    def _aligned(self, rows: Rows) -> MultimodalData:
+        return self.schema.align(
+            self.spool.rows(rows), missing=self.how.missing, unseen=self.how.unseen, quiet=True
+        )
+
+    def blocks(self) -> Iterator[tuple[Rows, MultimodalData]]:
+        """The blocks of the samples in their canonical order, with their numbers."""
+        for rows in self.spool.index.ordered(self.size):
+            yield rows, self._aligned(rows)
+
+    def matrix(self, name: str, width: int, kind: np.dtype[Any]) -> Matrix:
+        """A matrix of results on disk, with a row for each sample."""
+        made = Matrix(self.folder / f"result.{name}", width, kind)
+        self.stack.callback(made.close)
+        return made
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """The samples in the order in which they came in, by starts and stops."""
+        for start in range(0, self.spool.size, self.size):
+            yield start, min(start + self.size, self.spool.size)
+
+    @property
+    def id_name(self) -> str | None:
+        """The header of the column of ids; None: the samples have none."""
+        return None if self.spool.by_position else self.spool.id or "id"
+
+
+@contextmanager
+def spooled(schema: Schema, files: Mapping[str, Path], how: Reading, beside: Path) -> Iterator[Joined]:
+    """Files in a temporary folder that is removed at the end.
+
+    Args:
+        schema: The schema of the training data.
+        files: Modality -> csv, tsv or parquet file.
+        how: How they are read.
+        beside: The folder is made beside this path.
+
+    Yields:
+        The samples.
+
+    Raises:
+        InputError: Files that do not fit the training data.
+        StorageError: No space for the folder, which takes that of the data and of each result.
+    """
+    with ExitStack() as stack:
+        with storing_beside(beside):
+            beside.absolute().parent.mkdir(parents=True, exist_ok=True)
+            sweep(beside.absolute().parent)
+            folder = stack.enter_context(claimed_folder(beside.absolute()))
+            asked = asked_of(schema, how.unseen)
+            spool = Spool(folder, files, how, schema.names, lambda data: _check(schema, data, how), asked)
+            stack.callback(spool.close)
+            joined = Joined(schema, spool, how, folder, stack)
+        yield joined
+
+
+@contextmanager
 def completed(
-    schema: Schema, imputer: Imputer, files: Mapping[str, Path], how: Reading, wanted: Wanted, beside: Path
+    schema: Schema,
+    imputer: Imputer,
+    files: Mapping[str, Path],
+    how: Reading,
+    wanted: Wanted,
+    beside: Path,
+    covariates: Mapping[str, Any] | None = None,
 ) -> Iterator[Streamed]:
-    """Files with what is missing filled in, in a temporary folder that is removed at the end.
+    """Files with what is missing filled in; see ``spooled``.
 
     Args:
         schema: The schema of the training data.
@@ -233,43 +371,23 @@ def completed(
         files: Modality -> csv, tsv or parquet file.
         how: How they are read.
         wanted: What to fill in.
-        beside: The folder is made beside this path.
+        beside: A temporary folder is made beside this path.
+        covariates: Name -> one value for all samples in place of their own, at which predictions are made.
 
     Yields:
         The completed samples.
-
-    Raises:
-        InputError: Files that do not fit the training data.
-        StorageError: No space for the folder, which takes that of the data and of each result.
     """
-    with ExitStack() as stack:
-        try:
-            beside.absolute().parent.mkdir(parents=True, exist_ok=True)
-            sweep(beside.absolute().parent)
-            folder = stack.enter_context(claimed_folder(beside.absolute()))
-            asked = asked_of(schema, how.unseen)
-            spool = Spool(folder, files, how, schema.names, lambda data: _check(schema, data, how), asked)
-            stack.callback(spool.close)
-            far, size = Counter[str](), block_size(schema)
-            for start in range(0, spool.size, size):
-                rows = np.arange(start, min(start + size, spool.size))
-                data = schema.align(spool.rows(rows), missing=how.missing, unseen=how.unseen, quiet=True)
-                far.update(schema.far(data))
-                spool.index.sort(keys(schema, data), start)
-            schema.warn_of_far(far)
-            results: dict[str, dict[str, Matrix]] = {}
-            infinite = set[str]()
-            for number, rows in enumerate(spool.index.ordered(size)):
-                data = schema.align(spool.rows(rows), missing=how.missing, unseen=how.unseen, quiet=True)
-                found = fill_block(schema, imputer, data, wanted, number)
+    with spooled(schema, files, how, beside) as joined:
+        results: dict[str, dict[str, Matrix]] = {}
+        infinite = set[str]()
+        with storing_beside(beside):
+            for number, (rows, data) in enumerate(joined.blocks()):
+                at = None if covariates is None else schema.conditions(data, covariates)
+                found = fill_block(schema, imputer, data, wanted, number, at)
                 infinite |= set(found.infinite())
-                _store(folder, results, found.parts(), rows, stack)
-        except OSError as problem:
-            raise unwritten(beside, problem) from None
-        except sqlite3.OperationalError as problem:
-            raise unwritten(beside, OSError(errno.ENOSPC, str(problem))) from None
+                _store(joined, results, found.parts(), rows)
         warn_of_infinite([name for name in schema.names if name in infinite])
-        known = {each.name: each for each in schema.modalities}
+        spool, known = joined.spool, {each.name: each for each in schema.modalities}
         order = {
             name: ordered(
                 _came(known[name], spool.columns[name].columns if name in spool.columns else ()),
@@ -279,14 +397,13 @@ def completed(
         }
 
         def table(suffix: str, name: str) -> Iterator[tuple[Cells, list[str] | None]]:
-            for start in range(0, spool.size, size):
-                stop = min(start + size, spool.size)
+            for start, stop in joined.ranges():
                 decoder = Decoder(schema.groups, suffix in ENDS)
                 cells = decoder.cells(name, results[suffix][name].read(np.arange(start, stop)))
                 yield taken(cells, order[name]), spool.ids(start, stop)
 
         columns = {name: [known[name].originals[at] for at in own] for name, own in order.items()}
-        yield Streamed(columns, list(results), None if spool.by_position else spool.id or "id", table)
+        yield Streamed(columns, list(results), joined.id_name, table)
 
 
 def _came(each: Features, columns: Sequence[str]) -> list[str]:
@@ -296,18 +413,16 @@ def _came(each: Features, columns: Sequence[str]) -> list[str]:
 
 
 def _store(
-    folder: Path,
+    joined: Joined,
     results: dict[str, dict[str, Matrix]],
     parts: Mapping[str, Mapping[str, NDArray[Any]]],
     rows: Rows,
-    stack: ExitStack,
 ) -> None:
     for suffix, part in parts.items():
         for number, (name, x) in enumerate(part.items()):
             own = results.setdefault(suffix, {})
             if name not in own:
-                own[name] = Matrix(folder / f"result.{number}{suffix}", x.shape[1], x.dtype)
-                stack.callback(own[name].close)
+                own[name] = joined.matrix(f"{number}{suffix}", x.shape[1], x.dtype)
             own[name].write(rows, x)
 
 
@@ -341,6 +456,7 @@ def impute_files(
     *,
     format: str | None = None,
     force: bool = False,
+    covariates: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Fill in what is missing in files, and write the result, with some thousands of samples in memory at a time.
 
@@ -353,6 +469,7 @@ def impute_files(
         how: How the files are read.
         format: Of the files of a folder; None: that of the data.
         force: Replace results that polyvae wrote.
+        covariates: Name -> one value for all samples in place of their own, at which predictions are made.
 
     Returns:
         The paths that were written.
@@ -372,5 +489,56 @@ def impute_files(
         raise InputError(
             f"{out}: got one table for {len(schema.modalities)} modalities; expected a folder; choose another path"
         )
-    with completed(schema, imputer, paths, how, wanted, out) as streamed:
+    with completed(schema, imputer, paths, how, wanted, out, covariates) as streamed:
         return write_streamed(streamed, out, kind or ending(next(iter(paths.values()))))
+
+
+def predict_files(
+    predictor: TargetPredictor,
+    files: Any,
+    out: Path,
+    how: Reading,
+    name: str = "prediction",
+    *,
+    force: bool = False,
+) -> Path:
+    """Predict the target of the samples in files, and write a table, with some thousands of samples in memory at a time.
+
+    Args:
+        predictor: What predicts.
+        files: Modality -> csv, tsv or parquet file; or a list of files whose names are those of modalities.
+        out: A csv, tsv, parquet or npy file.
+        how: How the files are read.
+        name: The name of the column of a class or a number.
+        force: Replace an existing file.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: Other kinds of files, files that do not fit the training data, or an existing ``out``.
+        StorageError: The file could not be written.
+    """
+    check_file(out, force)
+    check_columns(out)
+    paths = listed(files)
+    if not can_stream(paths, out, ""):
+        raise InputError(
+            f"{out}: got {named([str(path) for path in paths.values()])}; expected csv, tsv or parquet files (with pyarrow installed); use "
+            "predict for others"
+        )
+    with spooled(predictor.schema, paths, how, out) as joined:
+        stored = joined.matrix("numbers", predictor.width, np.dtype(np.float64))
+        with storing_beside(out):
+            for rows, data in joined.blocks():
+                stored.write(rows, predictor.numbers(data))
+        first = joined.id_name or "id"
+        label = name if name != first else "prediction"
+        write_columns(
+            out,
+            (predictor.columns(stored.read(np.arange(*ends)), label) for ends in joined.ranges()),
+            joined.spool.size,
+            first,
+            (joined.spool.ids(*ends) or range(*ends) for ends in joined.ranges()),
+        )
+    return out

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polyvae.core.batch import Batch
+from polyvae.core.covariates import Covariates
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -25,10 +26,17 @@ class SparseRows:
         matrix: SciPy matrix in compressed rows [N, F], not standardised.
         seen: [N] bool, which samples have the modality; the rows of others are zero.
         standardise: Standardises values [n, F].
+        shift: Returns what is subtracted from these of some rows, [n, F]; None: nothing.
     """
 
-    def __init__(self, matrix: Any, seen: Flags, standardise: Callable[[Doubles], Floats]) -> None:
-        self.matrix, self.seen, self.standardise = matrix, seen, standardise
+    def __init__(
+        self,
+        matrix: Any,
+        seen: Flags,
+        standardise: Callable[[Doubles], Floats],
+        shift: Callable[[NDArray[Any] | slice], Floats] | None = None,
+    ) -> None:
+        self.matrix, self.seen, self.standardise, self.shift = matrix, seen, standardise, shift
         self.shape: tuple[int, int] = tuple(matrix.shape)
 
     def __len__(self) -> int:
@@ -36,6 +44,7 @@ class SparseRows:
 
     def __getitem__(self, index: NDArray[Any] | slice) -> Floats:
         values = self.standardise(self.matrix[index].toarray().astype(np.float64))
+        values = values if self.shift is None else values - self.shift(index)
         return np.asarray(np.where(self.seen[index][:, None], values, 0), np.float32)
 
     @property
@@ -51,10 +60,14 @@ class Tables(NamedTuple):
         values: Name -> [N, F] float32, zero where missing. Of all training samples a wide sparse table is a ``SparseRows``, which can
             be indexed by rows as an array can, and nothing else; ``rows`` returns arrays.
         observed: Name -> [N, F] bool.
+        covariates: [N, C] float32, the columns of covariates; None: there are none.
+        wanted: [N, C], those at which predictions are made; None: ``covariates``.
     """
 
     values: Mapping[str, Floats]
     observed: Mapping[str, Flags]
+    covariates: Floats | None = None
+    wanted: Floats | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -76,11 +89,18 @@ class Tables(NamedTuple):
         """Whether a modality that was observed lacks an entry."""
         return any(bool((seen.any(1) & ~seen.all(1)).any()) for seen in self.observed.values())
 
+    @property
+    def at(self) -> Floats | None:
+        """[N, C], the columns of covariates at which predictions are made; None: there are none."""
+        return self.covariates if self.wanted is None else self.wanted
+
     def rows(self, index: NDArray[np.intp] | slice) -> Tables:
         """Some of the samples."""
         return Tables(
             {name: x[index] for name, x in self.values.items()},
             {name: seen[index] for name, seen in self.observed.items()},
+            None if self.covariates is None else self.covariates[index],
+            None if self.wanted is None else self.wanted[index],
         )
 
     def only(self, pattern: Pattern) -> Tables:
@@ -90,7 +110,7 @@ class Tables(NamedTuple):
             shape = self.values[name].shape
             values[name] = self.values[name] if kept else np.zeros(shape, np.float32)
             observed[name] = self.observed[name] if kept else np.zeros(shape, bool)
-        return Tables(values, observed)
+        return self._replace(values=values, observed=observed)
 
     def batch(self, device: torch.device, entries: bool) -> Batch:
         """The samples as a batch; ``entries``: with the observed entries of every modality."""
@@ -104,7 +124,22 @@ class Tables(NamedTuple):
                 name: torch.from_numpy(np.ascontiguousarray(x)).to(device)
                 for name, x in self.observed.items()
             }
-        return Batch(tensors, mask, seen, {}, False)
+        return Batch(tensors, mask, seen, {}, False, conditions(self.covariates, device))
+
+    def like(self, batch: Batch) -> Batch:
+        """The batch of these samples with the covariates at which predictions are made."""
+        if self.wanted is None:
+            return batch
+        return batch._replace(covariates=conditions(self.wanted, batch.device))
+
+
+def conditions(columns: Floats | None, device: torch.device) -> Covariates:
+    """The columns of covariates [N, C] as those of a batch, each a number."""
+    if columns is None:
+        return Covariates()
+    return Covariates(
+        {str(at): torch.from_numpy(column.copy()).to(device) for at, column in enumerate(columns.T)}
+    )
 
 
 def pieces(x: Floats | SparseRows, cells: int = 2**22) -> Iterator[tuple[slice, Floats]]:

@@ -90,14 +90,16 @@ class Target:
                 "fit: got y of samples alone of which nothing was observed; expected one for others; leave y out"
             )
         known = np.repeat(self.known[rows][:, None], self.width, 1)
-        return Tables({**tables.values, TARGET: self.values[rows]}, {**tables.observed, TARGET: known})
+        return tables._replace(
+            values={**tables.values, TARGET: self.values[rows]}, observed={**tables.observed, TARGET: known}
+        )
 
     def missing_beside(self, tables: Tables) -> Tables:
         """The tables with y missing."""
         shape = tables.size, self.width
-        return Tables(
-            {**tables.values, TARGET: np.zeros(shape, np.float32)},
-            {**tables.observed, TARGET: np.zeros(shape, bool)},
+        return tables._replace(
+            values={**tables.values, TARGET: np.zeros(shape, np.float32)},
+            observed={**tables.observed, TARGET: np.zeros(shape, bool)},
         )
 
     def read(self, predicted: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[np.float64] | None]:

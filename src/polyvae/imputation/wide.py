@@ -77,7 +77,7 @@ class Wide:
             if span is not None:
                 mean, axes = span
                 values[name] = np.asarray(mean + ((tables.values[name] - mean) @ axes) @ axes.T, np.float32)
-        return Tables(values, tables.observed)
+        return tables._replace(values=values)
 
     def size(self, name: str, columns: int) -> int:
         """The number of coordinates of a table of ``columns`` columns."""
@@ -91,7 +91,7 @@ class Wide:
             values[name] = np.concatenate(parts)
             row = np.asarray(tables.observed[name].any(1), bool)
             observed[name] = np.repeat(row[:, None], basis.axes.shape[1], 1)
-        return Tables(values, observed)
+        return tables._replace(values=values, observed=observed)
 
     def up(self, values: Mapping[str, Floats]) -> dict[str, Floats]:
         """Columns from coordinates: name -> [N, P]."""

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from polyvae.imputation.runs import REPORT, FittedRun
-from polyvae.imputation.tables import Tables
 from polyvae.report.classes import classes_section
 from polyvae.report.held import calibration_section, embedding_section, pairs_section, target_section
 from polyvae.report.metrics import number
@@ -75,9 +74,9 @@ def write_fit_report(run: FittedRun) -> Path:
 def _view(run: FittedRun) -> View:
     estimator = run.estimator
     imputer, names = estimator._imputer, estimator.schema_.names
-    tables = Tables(
-        {name: imputer.tables.values[name] for name in names},
-        {name: imputer.tables.observed[name] for name in names},
+    tables = imputer.tables._replace(
+        values={name: imputer.tables.values[name] for name in names},
+        observed={name: imputer.tables.observed[name] for name in names},
     )
     held = {}
     for name in names:

@@ -101,7 +101,7 @@ def embedding_section(view: View) -> Section | None:
     kept = _some(view.tables.size)
     imputer = estimator._imputer
     part = estimator._with_target(view.tables.rows(kept))
-    z = estimator._embedding.of(imputer, part)
+    z = estimator._embedding.of_admitted(imputer, part)
     if z.shape[1] < 2 or len(z) < 3:
         return None
     lacking = [pattern_name(view.names, row) for row in view.tables.mask[kept].tolist()]

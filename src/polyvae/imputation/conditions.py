@@ -1,0 +1,260 @@
+"""Covariates of an estimator: which of them are conditioned on, and where data of each kind have them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyvae.data.covariates import conditioned_on, is_levels
+from polyvae.data.groups import groups_of
+from polyvae.data.multimodal import MultimodalData
+from polyvae.data.readers import Given, read
+from polyvae.data.readers.columns import column_of, columns_of, plain
+from polyvae.data.readers.covariates import merged
+from polyvae.data.readers.endings import PARQUET, TEXT, ending
+from polyvae.data.readers.tables import listed
+from polyvae.data.schema import Schema
+from polyvae.imputation.effects import Effects
+from polyvae.imputation.filling import whole
+from polyvae.imputation.tables import Tables
+from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.text import named
+
+KINDS = ("categorical", "real")
+_CODES = (
+    12  # distinct whole numbers of a covariate, up to which a warning states that they are taken as a number
+)
+
+
+def names_of(covariates: Any) -> list[str]:
+    """The names of the covariates of an estimator.
+
+    Args:
+        covariates: None, a sequence of names, or a mapping from names to kinds, of which None is by the values.
+
+    Raises:
+        InputError: Anything else, a name that occurs twice, or an unknown kind.
+    """
+    if covariates is None:
+        return []
+    if isinstance(covariates, str) or not isinstance(covariates, Mapping | Sequence):
+        raise InputError(
+            f"estimator: got covariates={covariates!r}; expected a list of names, or a mapping from names to kinds; such as "
+            "covariates=['batch']"
+        )
+    names = list(covariates)
+    for name in names:
+        if not isinstance(name, str) or not name or names.count(name) > 1:
+            raise InputError(
+                f"estimator: got {name!r} among covariates; expected distinct names; such as covariates=['batch', 'age']"
+            )
+    if isinstance(covariates, Mapping):
+        for name, kind in covariates.items():
+            if kind is not None and kind not in KINDS:
+                raise InputError(
+                    f"estimator: got kind {kind!r} of covariate {name!r}; expected one of {', '.join(KINDS)}, or None; choose one"
+                )
+    return names
+
+
+def read_with(x: Any, covariates: Any, **how: Any) -> Given:
+    """``polyvae.data.readers.read`` for an estimator.
+
+    Columns of tables, and of obs of AnnData and MuData, that are covariates are no features. MultimodalData have covariates of
+    their own, of which those are kept that the estimator is conditioned on.
+
+    Args:
+        x: The data.
+        covariates: Those of the estimator; see ``names_of``.
+        **how: Arguments of ``read``.
+
+    Raises:
+        InputError: Data without such a covariate, or of which a sample lacks its value; what ``read`` refuses.
+    """
+    names = names_of(covariates)
+    if not names:
+        return read(x, **how)
+    files = _tables_in(x)
+    if isinstance(x, MultimodalData):
+        given = read(x, **how)
+    elif files:
+        given = _from_files(x, files, names, how)
+    else:
+        given = read(x, covariates=names, **how)
+    own = given.data.covariates
+    for name in names:
+        if name not in own:
+            hint = nearest(name, own) if own else "pass covariates= to MultimodalData"
+            raise InputError(f"covariates: the data have no covariate {name!r}; {hint}")
+    return given._replace(data=with_kinds_of(given.data, covariates))
+
+
+def with_kinds_of(data: MultimodalData, covariates: Any) -> MultimodalData:
+    """The same samples with the covariates of an estimator alone, of their kinds; see ``names_of``.
+
+    Raises InputError: levels where numbers are asked for.
+    """
+    names = names_of(covariates)
+    kinds = covariates if isinstance(covariates, Mapping) else {}
+    for name in names:
+        if kinds.get(name) == "real" and is_levels(data, name):
+            raise InputError(
+                f"covariate {name!r}: got levels with kind 'real'; expected numbers; convert them, or take it as 'categorical'"
+            )
+    return conditioned_on(data, names, [name for name in names if kinds.get(name) == "categorical"])
+
+
+def _tables_in(x: Any) -> dict[str, Path]:
+    """Modality -> path, of data that are tables in files; empty for others."""
+    paths = x if isinstance(x, Mapping) else [x] if isinstance(x, str | os.PathLike) else x
+    if not isinstance(paths, Mapping | list | tuple) or not paths:
+        return {}
+    values = list(paths.values()) if isinstance(paths, Mapping) else list(paths)
+    if not all(isinstance(value, str | os.PathLike) for value in values):
+        return {}
+    found = listed(paths)
+    return found if all(ending(path) in (*TEXT, *PARQUET) for path in found.values()) else {}
+
+
+def _from_files(x: Any, files: Mapping[str, Path], names: Sequence[str], how: dict[str, Any]) -> Given:
+    found = of_files(files, names, how.get("id"), how.get("nan"))
+    given = read(x, covariates=found, **how)
+    return given._replace(data=without(given.data, names))
+
+
+def of_files(
+    files: Mapping[str, Path], names: Sequence[str], id: Any = None, nan: Any = "missing"
+) -> dict[str, Any]:
+    """Columns of tables in files: name -> id -> value.
+
+    Raises InputError: no such column, no ids, or tables that disagree; nan="error", because columns of text are read as missing numbers.
+    """
+    if nan == "error":
+        raise InputError(
+            "covariates: got tables in files with nan='error'; expected nan='missing'; set it, or pass data frames"
+        )
+    if id is False:
+        raise InputError(
+            "covariates: got tables in files whose rows are paired by position; expected ids, by which a covariate is found; add an id "
+            "column, or pass data frames"
+        )
+    columns = {key: columns_of(path) for key, path in files.items()}
+    everything = [column for own in columns.values() for column in own]
+    found: dict[str, dict[str, list[Any]]] = {}
+    ids: dict[str, list[Any]] = {}
+    for name in names:
+        if name not in everything:
+            raise InputError(f"covariates: no table has a column {name!r}; {nearest(name, everything)}")
+        for key, path in files.items():
+            if name in columns[key]:
+                own = column_of(path, name, id if isinstance(id, str) else None)
+                found.setdefault(key, {})[name], ids[key] = list(own.values()), list(own)
+    return {name: plain(values) for name, values in merged(found, ids).items()}
+
+
+def without(data: MultimodalData, names: Sequence[str], what: str = "the covariates") -> MultimodalData:
+    """The same samples without the columns ``names`` of tables, and without modalities that have no other.
+
+    Raises InputError: no column is left beside ``what``.
+    """
+    values, entries, columns, levels = {}, {}, dict[str, list[str]](), dict[str, Any]()
+    mask = {}
+    for name in data.names:
+        own = list(data.columns.get(name, ()))
+        aside = {
+            at
+            for group in groups_of(own, data.levels.get(name, {}))
+            if group.name in names
+            for at in range(len(own))[group.columns]
+        } | {at for at, column in enumerate(own) if column in names}
+        kept = [at for at in range(len(own)) if at not in aside]
+        if not kept:
+            continue
+        values[name], columns[name] = data.values(name)[:, kept], [own[at] for at in kept]
+        mask[name] = data.mask[data.names.index(name)]
+        entries[name] = data.observed(name)[:, kept]
+        levels[name] = {key: each for key, each in data.levels.get(name, {}).items() if key not in names}
+    if not values:
+        raise InputError(
+            f"data: got no column beside {what} {named(list(names))}; expected features; add a table of them"
+        )
+    return MultimodalData(
+        values,
+        mask=mask,
+        entries=entries,
+        columns=columns,
+        levels=levels,
+        ids=data.ids,
+        labels=data.labels,
+        covariates=data.covariates,
+    )
+
+
+def instead_of(schema: Schema, covariates: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Values of covariates as ``Schema.conditions`` takes them: numbers as text where the training data had levels.
+
+    Raises InputError: no mapping.
+    """
+    if covariates is None:
+        return None
+    if not isinstance(covariates, Mapping):
+        raise InputError(
+            f"covariates: got {type(covariates).__name__}; expected a mapping from names to values; such as {{'batch': 'b'}}"
+        )
+    levels = {one.name for one in schema.covariates if one.levels is not None}
+    return {name: _texts(x) if name in levels else x for name, x in covariates.items()}
+
+
+def _texts(x: Any) -> Any:
+    """Numbers as the names of levels."""
+    if isinstance(x, str | bool):
+        return x
+    if isinstance(x, int | float):
+        return f"{x:.15g}"
+    return [_texts(value) for value in x] if isinstance(x, list | tuple) else x
+
+
+def adjusted(
+    schema: Schema, data: MultimodalData, order: NDArray[np.intp], tables: Tables
+) -> tuple[Schema, Effects, Tables]:
+    """The training samples without the effects of covariates, in the scale of what is left; the schema and the effects in this scale.
+
+    Args:
+        schema: The schema, with the standard deviations of the features.
+        data: The training samples.
+        order: Their order in ``tables``.
+        tables: The same, standardised; with the target, if there is one.
+    """
+    if not schema.covariates:
+        return schema, Effects(), tables
+    sizes = [one.covariate.columns for one in schema.covariates]
+    schema, effects = Effects.fit(tables, schema.names, sizes).rescaled(schema, tables)
+    values = {**tables.values, **whole(schema, data, order).values}
+    return schema, effects, effects.removed(tables._replace(values=values))
+
+
+def advise_of_covariates(data: MultimodalData, names: Sequence[str], kinds: Any) -> None:
+    """Warn of covariates that the data have and that are not used, and of whole numbers that may be codes of levels."""
+    unused = [name for name in data.covariates if name not in names]
+    if unused:
+        warnings.warn(
+            f"fit: the data have covariates that are not used ({named(unused)}); name them in covariates= to condition on them",
+            stacklevel=3,
+        )
+    for name, x in data.covariates.items():
+        stated = isinstance(kinds, Mapping) and kinds.get(name) is not None
+        if name not in names or stated or is_levels(data, name):
+            continue
+        distinct = sorted(set(x.tolist()))
+        if len(distinct) <= _CODES and all(float(value).is_integer() for value in distinct):
+            warnings.warn(
+                f"fit: covariate {name!r} has {len(distinct)} distinct whole numbers, which are taken as a number; "
+                f"covariates={{{name!r}: 'categorical'}} takes them as levels, and 'real' as a number without this warning",
+                stacklevel=3,
+            )

@@ -1,0 +1,291 @@
+"""Estimators with covariates: where they come from, what they change, and one line where something is wrong."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import polyvae as pv
+from polyvae.imputation import filling, streaming
+from polyvae.imputation.conditions import advise_of_covariates
+
+QUICK = {"steps": 30, "members": 2, "latent": 3, "seed": 0, "network": {"hidden": [16]}}
+BATCHES = ("x", "y", "z")
+
+
+def cells(n: int, seed: int, shift: float = 3.0) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Two tables of two shared factors, in three batches and with an age that move every feature: five dimensions, of which the first
+    table has four columns, so that it cannot tell batches from factors."""
+    rng, axes = np.random.default_rng(seed), np.random.default_rng(40)
+    z, batch, age = rng.normal(size=(n, 2)), rng.choice(3, n, p=[0.4, 0.4, 0.2]), 50 + 9 * rng.normal(size=n)
+    tables = {}
+    for name, width in (("rna", 4), ("protein", 5)):
+        w, moved, aged = axes.normal(size=(2, width)), axes.normal(size=(3, width)), axes.normal(size=width)
+        effect = shift * moved[batch] + 0.05 * shift * (age - 50)[:, None] * aged
+        tables[name] = z @ w + effect + 0.5 * rng.normal(size=(n, width))
+    return tables, np.array(BATCHES, dtype=object)[batch], age
+
+
+def frames(n: int = 60, seed: int = 0, missing: int = 12) -> dict[str, pd.DataFrame]:
+    """The same as data frames; the first has the covariates as columns, the second lacks its first samples."""
+    tables, batch, age = cells(n, seed)
+    ids = [f"c{i:03d}" for i in range(n)]
+    made = {
+        name: pd.DataFrame(x, ids, [f"{name}{i}" for i in range(x.shape[1])]) for name, x in tables.items()
+    }
+    made["rna"].insert(2, "batch", batch)
+    made["rna"]["age"] = age
+    return {"rna": made["rna"], "protein": made["protein"].iloc[missing:]}
+
+
+def multimodal(n: int, seed: int, hidden: int) -> pv.MultimodalData:
+    tables, batch, age = cells(n, seed)
+    return pv.MultimodalData(
+        tables, mask={"protein": np.arange(n) >= hidden}, covariates={"batch": batch, "age": age}
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted() -> pv.Estimator:
+    return pv.Estimator(**QUICK, covariates=["batch", "age"]).fit(frames())
+
+
+def as_array(filled: dict[str, pd.DataFrame]) -> np.ndarray:
+    return filled["protein"].sort_index().to_numpy()
+
+
+# ---- what they change ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_intervals_cover_and_errors_are_below_those_without() -> None:
+    train, new = multimodal(400, 0, 80), multimodal(1500, 1, 1500)
+    truth = cells(1500, 1)[0]["protein"]
+    errors, covered = {}, {}
+    for label, names in (("with", ["batch", "age"]), ("without", None)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            est = pv.Estimator(steps=200, members=3, latent=4, seed=0, covariates=names).fit(train)
+        values, low, high = (part.values("protein").numpy() for part in est.impute(new, interval=0.9))
+        errors[label] = np.sqrt(((values - truth) ** 2).mean())
+        covered[label] = ((low <= truth) & (truth <= high)).mean()
+    print(errors, covered)
+    assert errors["with"] < 0.75 * errors["without"]
+    assert errors["with"] < 1  # the noise has .5, and two factors are known from four columns
+    assert 0.87 < covered["with"] < 0.93
+
+
+@pytest.mark.slow
+def test_intervals_cover_where_levels_have_few_samples() -> None:
+    rng, axes = np.random.default_rng(0), np.random.default_rng(41)
+    w, moved = axes.normal(size=(2, 12)), 2 * axes.normal(size=(40, 12))
+
+    def draw(n: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        site = rng.permutation(np.arange(n) % 40)
+        x = rng.normal(size=(n, 2)) @ w + moved[site] + 0.5 * rng.normal(size=(n, 12))
+        return {"a": x[:, :8], "b": x[:, 8:]}, np.array([f"s{each}" for each in site], dtype=object)
+
+    train, site = draw(320)  # eight samples of each site
+    est = pv.Estimator(steps=200, members=3, latent=4, seed=0, covariates=["site"])
+    est.fit(pv.MultimodalData(train, covariates={"site": site}))
+    new, site = draw(2000)
+    given = pv.MultimodalData(new, mask={"b": np.zeros(2000, bool)}, covariates={"site": site})
+    _, low, high = (part.values("b").numpy() for part in est.impute(given, interval=0.9))
+    covered = ((low <= new["b"]) & (new["b"] <= high)).mean()
+    print(covered)
+    assert 0.87 < covered < 0.93
+    assert abs(est.scores_.value("b", "stack", "coverage") - 0.9) < 0.03
+
+
+def test_predictions_are_better_with_covariates_than_without(fitted: pv.Estimator) -> None:
+    truth = cells(60, 0)[0]["protein"][:12]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        without = pv.Estimator(**QUICK).fit(
+            {name: x.drop(columns=["batch", "age"], errors="ignore") for name, x in frames().items()}
+        )
+    error = {
+        label: ((as_array(est.impute(frames()))[:12] - truth) ** 2).mean()
+        for label, est in (("with", fitted), ("without", without))
+    }
+    assert error["with"] < 0.5 * error["without"]
+
+
+def test_another_value_moves_predictions_by_its_effect_and_leaves_what_was_measured(
+    fitted: pv.Estimator,
+) -> None:
+    given, batch = frames(), cells(60, 0)[1]
+    own = as_array(fitted.impute(given))
+    assert np.array_equal(as_array(fitted.impute(given, covariates={"batch": batch})), own)
+    moved = as_array(fitted.impute(given, covariates={"batch": "y"}))
+    assert np.array_equal(moved[12:], own[12:])
+    assert np.array_equal(moved[:12][batch[:12] == "y"], own[:12][batch[:12] == "y"])
+    axes = np.random.default_rng(40)
+    axes.normal(size=(2, 4)), axes.normal(size=(3, 4)), axes.normal(size=4), axes.normal(size=(2, 5))
+    shift = 3 * axes.normal(size=(3, 5))
+    there = batch[:12] == "x"
+    assert there.any()
+    assert np.abs((moved - own)[:12][there] - (shift[1] - shift[0])).max() < 2.5
+    assert np.corrcoef((moved - own)[:12][there].mean(0), shift[1] - shift[0])[0, 1] > 0.9
+
+
+def test_embeddings_of_batches_overlap(fitted: pv.Estimator) -> None:
+    z, batch = fitted.transform(frames()).sort_index().to_numpy(), cells(60, 0)[1]
+    means = np.stack([z[batch == level].mean(0) for level in BATCHES])
+    assert np.abs(means[:, 0] - z[:, 0].mean()).max() < 0.7 * z[:, 0].std()
+
+
+def test_scores_are_in_units_and_of_the_whole_variance(fitted: pv.Estimator) -> None:
+    scores = fitted.scores_
+    assert scores.value("protein", "stack", "r2") > 0.8
+    assert abs(scores.value("protein", "mean", "r2")) < 0.05
+    assert scores.value("protein", "stack", "rmse") < 1.5
+    new = fitted.scores(frames(40, 5, 4))
+    assert new.value("protein", "stack", "r2") > 0.7
+
+
+@pytest.mark.slow
+def test_an_age_that_is_a_covariate_predicts_risk() -> None:
+    given, age = frames(80), cells(80, 0)[2]
+    rng = np.random.default_rng(9)
+    y = pd.DataFrame(
+        {"days": np.exp(-0.15 * (age - 50)) * rng.exponential(size=80), "died": True}, frames(80)["rna"].index
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        est = pv.Estimator(**QUICK, covariates=["batch", "age"]).fit(given, y)
+    assert est.risk_scores_.value("(target)", "Cox of covariates", "c_index") > 0.75
+    assert est.score(given, y) > 0.75
+
+
+@pytest.mark.slow
+def test_a_class_may_depend_on_a_covariate() -> None:
+    given, age = frames(80), cells(80, 0)[2]
+    y = pd.Series(np.where(age > 50, "old", "young"), given["rna"].index)
+    est = pv.Estimator(**QUICK, covariates=["batch", "age"]).fit(given, y)
+    assert est.score(given, y) > 0.8
+
+
+# ---- where they come from ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_frames_files_and_multimodal_data_give_the_same(fitted: pv.Estimator, tmp_path: Path) -> None:
+    given = frames()
+    own = as_array(fitted.impute(given))
+    paths = {}
+    for name, frame in given.items():
+        paths[name] = tmp_path / f"{name}.csv"
+        frame.to_csv(paths[name], index_label="id")
+    from_files = pv.Estimator(**QUICK, covariates=["batch", "age"]).fit(paths)
+    assert np.array_equal(as_array(from_files.impute(paths)), own)
+    from_data = pv.Estimator(**QUICK, covariates=["batch", "age"]).fit(multimodal(60, 0, 12))
+    found = from_data.impute(multimodal(60, 0, 12))
+    assert np.allclose(found.values("protein").numpy(), own, rtol=1e-5)
+    assert list(found.covariates) == ["batch", "age"]
+
+
+@pytest.mark.slow
+def test_covariates_of_obs() -> None:
+    anndata = pytest.importorskip("anndata")
+    tables, batch, _ = cells(50, 0)
+    obs = pd.DataFrame({"batch": pd.Categorical(batch)}, [f"c{i}" for i in range(50)])
+    given = anndata.AnnData(tables["rna"], obs=obs, obsm={"protein": tables["protein"]})
+    given.X[:5, 0] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        est = pv.Estimator(**QUICK, covariates=["batch"]).fit(given)
+        assert est.schema_.covariates[0].levels == list(BATCHES)
+        assert not np.isnan(est.impute(given).layers["imputed"]).any()
+
+
+def test_numbers_of_a_categorical_covariate_are_levels() -> None:
+    tables, batch, _ = cells(50, 0)
+    codes = np.array([BATCHES.index(each) + 1 for each in batch])
+    data = pv.MultimodalData(tables, covariates={"batch": codes})
+    with pytest.warns(UserWarning, match="3 distinct whole numbers, which are taken as a number"):
+        advise_of_covariates(data, ["batch"], None)
+    est = pv.Estimator(**QUICK, covariates={"batch": "categorical"}).fit(data)
+    assert est.schema_.covariates[0].levels == ["1", "2", "3"]
+    moved = [
+        est.impute(data.observe("rna"), covariates={"batch": value}).values("protein") for value in (2, "2")
+    ]
+    assert np.array_equal(*moved)
+
+
+def test_covariates_that_are_not_used_are_named() -> None:
+    with pytest.warns(UserWarning, match=r"have covariates that are not used \('age'\)"):
+        advise_of_covariates(multimodal(30, 0, 5), ["batch"], ["batch"])
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_keeps_everything(fitted: pv.Estimator, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "cells.polyvae")
+    again = pv.Estimator.load(tmp_path / "cells.polyvae")
+    given = frames(30, 3)
+    assert np.array_equal(as_array(again.impute(given)), as_array(fitted.impute(given)))
+    assert np.array_equal(again.transform(given), fitted.transform(given))
+    assert again.get_params()["covariates"] == ["batch", "age"]
+
+
+def test_a_stream_is_the_whole_bit_for_bit(
+    fitted: pv.Estimator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filling, "BLOCK", 7)
+    monkeypatch.setattr(streaming, "BLOCK", 7)
+    paths = {}
+    for name, frame in frames(30, 4, 6).items():
+        paths[name] = tmp_path / f"{name}.csv"
+        frame.to_csv(paths[name], index_label="id")
+    for label, instead in (("own", None), ("moved", {"batch": "z"})):
+        whole = fitted.impute(paths, covariates=instead)
+        fitted.impute_to(tmp_path / label, paths, covariates=instead)
+        for name in paths:
+            found = pd.read_csv(tmp_path / label / f"{name}.csv", index_col=0, float_precision="round_trip")
+            assert list(found.columns) == list(whole[name].columns)
+            assert np.array_equal(found.to_numpy(), whole[name].to_numpy())
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ("batch", "expected a list of names"),
+        (["batch", "batch"], "expected distinct names"),
+        ([""], "expected distinct names"),
+        ({"batch": "ordinal"}, "got kind 'ordinal' of covariate 'batch'"),
+        (["bach"], "no table has a column 'bach'; did you mean 'batch'"),
+        ({"batch": "real"}, "got levels with kind 'real'"),
+    ],
+)
+def test_covariates_that_cannot_be(given: object, text: str) -> None:
+    with pytest.raises(pv.InputError, match=text) as problem:
+        pv.Estimator(**QUICK, covariates=given).fit(frames())
+    assert "\n" not in str(problem.value)
+
+
+def test_values_that_cannot_be(fitted: pv.Estimator) -> None:
+    new = frames(20, 1)
+    new["rna"]["batch"] = "w"
+    with pytest.raises(pv.InputError, match="covariate 'batch': unknown level 'w'"):
+        fitted.impute(new)
+    with pytest.raises(pv.InputError, match="no table has a column 'batch'"):
+        fitted.impute({"rna": frames()["rna"].drop(columns="batch")})
+    with pytest.raises(pv.InputError, match="covariate 'batch': got 20 missing values"):
+        fitted.impute({"rna": new["rna"].assign(batch=None)})
+    with pytest.raises(pv.InputError, match="covariate 'batch': unknown level 'v'"):
+        fitted.impute(frames(), covariates={"batch": "v"})
+    with pytest.raises(pv.InputError, match="covariates: got 'site'"):
+        fitted.impute(frames(), covariates={"site": "v"})
+    with pytest.raises(pv.InputError, match="covariate 'age': got levels; expected numbers"):
+        fitted.impute(frames(), covariates={"age": "old"})
+    with pytest.raises(pv.InputError, match="the data have no covariate 'batch'"):
+        fitted.impute(pv.MultimodalData({"rna": cells(5, 0)[0]["rna"]}))
