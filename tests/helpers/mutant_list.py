@@ -1543,6 +1543,20 @@ MUTANTS = [
         by="imputation/test_simple.py",
     ),
     Mutant(
+        "imputation.combine:panels_of",
+        "patterns.sum(0) < _OF_PANEL",
+        "patterns.sum(0) < 0",
+        by="imputation/test_combine.py",
+    ),
+    Mutant(
+        "imputation.filling:_mean",
+        "np.where(known, residuals, 0) * scale",
+        "np.where(known, residuals, 0)",
+        by="imputation/test_log_scale.py",
+    ),
+    Mutant("data.logscale:moments", "3 * mean * second", "2 * mean * second", by="data/test_logscale.py"),
+    Mutant("data.logscale:better", "<= _SKEWED", "<= -9 * _SKEWED", by="data/test_logscale.py"),
+    Mutant(
         "imputation.combine:half_widths",
         "(count + 1) * level - 1e-9",
         "count * level - 1e-9",
