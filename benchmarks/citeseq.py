@@ -237,7 +237,9 @@ def on_one_scale(cells: Cells, train: Cells) -> Cells:
     assert train.counts is not None
     logs = np.log1p(train.counts)
     return cells._replace(rna=(np.log1p(cells.counts) - logs.mean(0)) / np.sqrt(logs.var(0).mean()))
-def estimated(
+
+
+def conditioned(
     train: Cells, test: Cells, whole: Cells, given: argparse.Namespace, seed: int, covariates: list[str]
 ) -> tuple[Array, Array]:
     """The proteins of the test cells by an Estimator, given their RNA, and its embedding of all cells."""
@@ -344,7 +346,7 @@ def measured(cells: Cells, given: argparse.Namespace, seed: int) -> tuple[dict[s
         nmi, ari = agreement(z, whole.group)
         found |= {f"iLISI, {label}": ilisi(z, whole.batch), f"NMI, {label}": nmi, f"ARI, {label}": ari}
         if given.estimator:
-            guesses[f"Estimator {label}"], z = estimated(train, test, whole, given, seed, list(covariates))
+            guesses[f"Estimator {label}"], z = conditioned(train, test, whole, given, seed, list(covariates))
             nmi, ari = agreement(z, whole.group)
             found |= {f"iLISI, Estimator {label}": ilisi(z, whole.batch)}
             found |= {f"NMI, Estimator {label}": nmi, f"ARI, Estimator {label}": ari}

@@ -1555,7 +1555,12 @@ MUTANTS = [
         by="imputation/test_log_scale.py",
     ),
     Mutant("data.logscale:moments", "3 * mean * second", "2 * mean * second", by="data/test_logscale.py"),
-    Mutant("data.logscale:better", "<= _SKEWED", "<= -9 * _SKEWED", by="data/test_logscale.py"),
+    Mutant(
+        "data.logscale:better",
+        "np.median(raw.skewness[varying]) <= _SKEWED",
+        "np.median(raw.skewness[varying]) <= -9 * _SKEWED",
+        by="data/test_logscale.py",
+    ),
     Mutant(
         "imputation.combine:half_widths",
         "(count + 1) * level - 1e-9",
@@ -1576,8 +1581,8 @@ MUTANTS = [
     ),
     Mutant(
         "imputation.combine:_Moments.weights",
-        "share / count",
-        "0",
+        "share / max(float(self.entries.sum()), 1.0)",
+        "0.0",
         by="imputation/test_combine.py",
     ),
     Mutant(
@@ -1639,7 +1644,7 @@ MUTANTS = [
         by="imputation/test_trees.py",
     ),
     Mutant(
-        "imputation.filling:_joint_residual",
+        "imputation.residuals:joint_residual",
         "model.draw(seen, columns, u) + np.sqrt(noise) * other.standard_normal(found.values.shape)",
         "np.sqrt(noise) * other.standard_normal(found.values.shape)",
         by="imputation/test_estimator.py",

@@ -21,6 +21,7 @@ from polyvae.data.covariates import Known, encoded, known_of
 from polyvae.data.groups import Decoder, Group, Levels, Unseen, generated, groups_of, original
 from polyvae.data.kept import Kept
 from polyvae.data.logscale import Asking, amounts, asked_for, chosen, logarithms, on_logs, refuse_negative
+from polyvae.data.mismatch import no_columns, sized
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.classes import Ask, Asked
 from polyvae.data.regroup import regrouped
@@ -71,12 +72,12 @@ class Features(Record):
     units: dict[str, str]
     groups: list[Group] = Field(default_factory=list)
     log_scale: bool = False
+    deviation: list[Annotated[float, Field(gt=0)]] = Field(default_factory=list)
 
     @property
     def logs(self) -> NDArray[np.bool_]:
         """Which features are on the scale log(1 + x), [F]."""
         return on_logs(self.kinds) & self.log_scale
-    deviation: list[Annotated[float, Field(gt=0)]] = Field(default_factory=list)
 
     @property
     def deviations(self) -> list[float]:
@@ -530,14 +531,14 @@ def _aligned(each: Features, data: MultimodalData, missing: str) -> tuple[Any, T
     if given is None or not each.named:
         if shape != tuple(each.shape):
             raise InputError(
-                f"modality {name!r}: got {_sized(shape)}; expected {_sized(tuple(each.shape))} as in the training data; give "
+                f"modality {name!r}: got {sized(shape)}; expected {sized(tuple(each.shape))} as in the training data; give "
                 "the columns names, or the same columns in the same order"
             )
         return data.kept[name] if name in data.kept else data.values(name), gaps, ""
     place = {column: at for at, column in enumerate(given)}
     absent = [column for column in each.columns if column not in place]
     if len(absent) == size:
-        raise _no_columns(each, data)
+        raise no_columns(each.name, each.columns, data)
     lacking = original(absent, {group.name: group.levels for group in each.groups if not group.ranks})
     if absent and missing == "error":
         raise InputError(
@@ -564,28 +565,8 @@ def _aligned(each: Features, data: MultimodalData, missing: str) -> tuple[Any, T
     return ordered, gaps, lost
 
 
-def _no_columns(each: Features, data: MultimodalData) -> InputError:
-    """The error where the data have no column of a modality: it is transposed, or another modality."""
-    given = data.columns[each.name]
-    known, ids = set(each.columns), [str(name) for name in data.ids or ()]
-    swapped = sum(name in known for name in ids)
-    if swapped > 1:
-        return InputError(
-            f"modality {each.name!r}: got the names of {counted(swapped, 'column', 'columns')} as ids of samples; expected a row for each "
-            "sample; transpose the table"
-        )
-    return InputError(
-        f"modality {each.name!r}: got {named(given, 3)} and none of the {counted(len(known), 'column', 'columns')} of the training data "
-        f"({named(each.columns, 3)}); expected all of them; is it another modality, or transposed?"
-    )
-
-
 def _row(data: MultimodalData, name: str, gaps: Tensor | None) -> Tensor:
     """[N] bool: which samples have the modality."""
     if name not in data.names:
         return torch.zeros(len(data), dtype=torch.bool, device=data.device)
     return data.mask[data.names.index(name)] if gaps is None else gaps.flatten(1).any(1)
-
-
-def _sized(shape: Sequence[int]) -> str:
-    return counted(shape[0], "column", "columns") if len(shape) == 1 else f"shape {tuple(shape)}"

@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtr
 from torch import Tensor
 
 from polyvae.data.groups import Codes, Group
@@ -33,6 +32,7 @@ from polyvae.imputation.classes import (
 )
 from polyvae.imputation.combine import half_widths
 from polyvae.imputation.imputer import MOST_FACTORS, Imputed, Imputer
+from polyvae.imputation.residuals import joint_residual, whole_residual
 from polyvae.imputation.tables import Doubles, Flags, Floats, SparseRows, Tables
 from polyvae.imputation.wide import WIDE
 from polyvae.utils.errors import InputError, check_count, is_number
@@ -317,10 +317,10 @@ def fill_block(
             put(ends[1], found.values + above, classes.ends(below, above, 1))
         for lot, factor, other, one in zip(lots, u, others, drawn, strict=True):
             if found.given is not None:
-                residual, rank = _joint_residual(imputer, found, factor[found.rows], other)
+                residual, rank = joint_residual(imputer, found, factor[found.rows], other)
                 put(one, found.values + residual, classes.of_ranks(rank, other))
             else:
-                residual = _residual(found, lot[found.rows], other)
+                residual = whole_residual(found, lot[found.rows], other)
                 put(one, found.values + residual, classes.of_lots(lot[found.rows], other))
     low, high = (None, None) if ends is None else ends
     return Filled(values, low, high, drawn)
@@ -535,49 +535,3 @@ def _quantiles(
         low, high = np.quantile(each, [(1 - wanted.level) / 2, (1 + wanted.level) / 2], axis=0)
         result[name] = low.astype(np.float32), high.astype(np.float32)
     return result
-
-
-def _joint_residual(
-    imputer: Imputer, found: Imputed, u: NDArray[np.float64], other: np.random.Generator
-) -> tuple[Floats, Doubles | None]:
-    """Residuals of entries of a sample of which other entries were observed, and their ranks: [n, F] each; no ranks without residuals.
-
-    They depend on each other as the factors do, given which entries were observed. The noise of a column is what its residuals on the
-    calibration samples vary more than the factors. Ranks of such draws choose among these residuals (a Gaussian copula), and their
-    variance, relative to that on the calibration samples, scales them.
-    """
-    assert found.given is not None
-    assert found.combination.typical is not None
-    residuals = np.sort(found.combination.residuals, axis=0)  # NaN last
-    if not len(residuals):
-        return np.zeros_like(found.values), None
-    model, (seen, columns), typical = imputer.spread(), found.given, found.combination.typical()
-    count = (~np.isnan(residuals)).sum(0)
-    square = np.nansum(residuals.astype(np.float64) ** 2, 0) / np.maximum(count, 1)
-    noise = np.maximum(square - typical, 1e-6)
-    variance = model.variance(seen, columns) + noise
-    drawn = model.draw(seen, columns, u) + np.sqrt(noise) * other.standard_normal(found.values.shape)
-    rank = ndtr(drawn / np.sqrt(variance))
-    place = np.minimum((rank * count).astype(np.intp), np.maximum(count - 1, 0))
-    chosen = np.take_along_axis(residuals, place, 0)
-    scale = np.sqrt(variance / (typical + noise))
-    return np.where(count > 0, chosen * scale, 0).astype(np.float32), rank
-
-
-def _residual(found: Imputed, lot: NDArray[np.float64], other: np.random.Generator) -> Floats:
-    """A residual vector of a random calibration sample for each sample: [n, F].
-
-    The lot of a sample is the same for all its modalities, so that modalities whose calibration samples are the same get the residuals
-    of one sample. Entries that this sample lacks get those of another, which ``other`` chooses.
-    """
-    residuals = found.combination.residuals
-    if not len(residuals):
-        return np.zeros_like(found.values)
-    drawn = residuals[(lot * len(residuals)).astype(np.intp)]
-    missing: Flags = np.isnan(drawn)
-    if missing.any():
-        for column in np.flatnonzero(missing.any(0)):
-            known = residuals[~np.isnan(residuals[:, column]), column]
-            lacking = missing[:, column]
-            drawn[lacking, column] = other.choice(known, lacking.sum()) if len(known) else 0
-    return drawn

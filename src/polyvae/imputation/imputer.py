@@ -222,7 +222,10 @@ class Imputer:
         # All rounds at once, because trees take the same time for few samples as for many.
         given = part.only(pattern).rows(np.tile(np.arange(count), rounds))
         given = given._replace(
-            values={**given.values, name: np.where(hidden, 0, np.tile(values, (rounds, 1))).astype(np.float32)},
+            values={
+                **given.values,
+                name: np.where(hidden, 0, np.tile(values, (rounds, 1))).astype(np.float32),
+            },
             observed={**given.observed, name: np.tile(seen, (rounds, 1)) & ~hidden},
         )
         folds = np.tile(fold, rounds)

@@ -335,12 +335,14 @@ def _tables(path: str | Path, found: _Metadata, tensors: Mapping[str, Tensor], e
         if f"sparse.{number}.data" in tensors and name != TARGET
     }
     first = next(iter(widths))
-    size = len(
+    of_first: Any = (
         sparse[first]
         if first in sparse
         else _tensor(path, tensors, "values.0", (None, widths[first]), torch.float32)
     )
-    if any(len(x) != size for x in (*sparse.values(), *([] if given is None else [given]))):
+    size = int(of_first.shape[0])
+    others: list[Any] = [*sparse.values(), *([] if given is None else [given])]
+    if any(len(x) != size for x in others):
         raise InputError(f"{path}: got tables of different sizes; expected {size} samples in each; {_REMEDY}")
     if size < 2:
         raise InputError(f"{path}: got {size} training samples; expected 2 or more; {_REMEDY}")

@@ -179,8 +179,8 @@ def _intervals(view: View) -> Table:
         "Means over features. RMSE and width are in standard deviations of the training samples, because the units of features differ; "
         "scores.json has them for each feature in its unit. Coverage and width: of 90 % intervals. An infinite width: too few samples were "
         "measured to calibrate some feature. Weights: of the methods in the stack, by least squares, the mean over columns where each has "
-        "its own. They need not add up to 1: with a sum below 1, imputed values are closer to the mean than those of the methods, and with a "
-        "sum above 1 farther from it.",
+        "its own. They need not add up to 1: with a sum below 1, imputed values are closer to the mean than those of the methods, and with "
+        "a sum above 1 farther from it.",
         prose=True,
     )
 
