@@ -62,6 +62,19 @@ def test_a_score_is_the_leading_factor_with_a_fixed_sign(data):
     assert missing.eq(0).all()
 
 
+@pytest.mark.parametrize(
+    ("mechanism", "expected"), [("mar", "c04fd7b3910b1fe0"), ("mnar", "586c1f292c961dd3")]
+)
+def test_masks_are_those_of_values_read_all_at_once(mechanism, expected):
+    """Recorded before values were read some samples at a time."""
+    draws = torch.Generator().manual_seed(3)
+    data = MultimodalData(
+        {name: torch.randn(400, width, generator=draws) for name, width in (("a", 5), ("b", 3))}
+    )
+    mask = data.hide(0.4, 3, mechanism).mask
+    assert hashlib.blake2b(mask.numpy().tobytes(), digest_size=8).hexdigest() == expected
+
+
 @pytest.mark.parametrize("gaps", [False, True])
 @pytest.mark.parametrize("kind", ["memory map", "sparse"])
 def test_values_that_stay_in_place_are_read_some_at_a_time_with_the_same_scores(

@@ -112,9 +112,9 @@ def scores(stored: Batch, name: str, kept: Mapping[str, Kept] = MappingProxyType
     """
     there = stored.mask[stored.names.index(name)].cpu()
     values = _Values(stored, name, kept.get(name))
-    count, total = _sums((x, seen) for x, seen in values.pieces())
+    count, total = _sums(values.pieces(), values.width)
     mean = total / count.clamp(min=1)
-    _, squares = _sums(((x - mean).square(), seen) for x, seen in values.pieces())
+    _, squares = _sums((((x - mean).square(), seen) for x, seen in values.pieces()), values.width)
     spread = (squares / count.clamp(min=1)).sqrt()
     varies = spread > 1e-7 * mean.abs()  # the rounding error of a constant column is no variation
     if not bool(varies.any()):
@@ -133,7 +133,11 @@ def scores(stored: Batch, name: str, kept: Mapping[str, Kept] = MappingProxyType
     first = torch.linalg.eigh(gram).eigenvectors[:, -1]
     loadings = some.T @ first if rows < columns else first
     large = loadings[loadings.abs() >= loadings.abs().max() / 2]
-    along = torch.cat([standardised(x, seen) @ loadings for x, seen in values.pieces()])
+    along = torch.zeros(len(numbers), dtype=torch.float64)
+    start = 0
+    for x, seen in values.pieces():
+        along[start : start + len(x)] = standardised(x, seen) @ loadings
+        start += len(x)
     along = along * large[0].sign()
     result = torch.zeros(len(there), dtype=torch.float64)
     result[there] = (along - along.mean()) / along.std(correction=0)
@@ -147,11 +151,11 @@ class _Values:
         self.x, self.kept = stored.data[name], kept
         self.there = stored.mask[stored.names.index(name)].cpu()
         self.entries = stored.entries.get(name)
+        self.width = math.prod((self.x if kept is None else kept).shape[1:])
 
     def pieces(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All of them, some samples at a time."""
-        shape = self.x.shape if self.kept is None else self.kept.shape
-        step = max(1, _PIECE // max(1, math.prod(shape[1:])))
+        step = max(1, _PIECE // max(1, self.width))
         for part in torch.split(self.there.nonzero()[:, 0], step):
             yield self.at(part)
 
@@ -169,11 +173,14 @@ class _Values:
         return x, self.entries[rows.to(self.entries.device)].cpu().flatten(1)
 
 
-def _sums(pieces: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _sums(pieces: Iterable[tuple[Tensor, Tensor]], width: int) -> tuple[Tensor, Tensor]:
     """How many values of each column were observed, and their sum: [F] each."""
-    found = [(seen.sum(0), torch.where(seen, x, 0).sum(0)) for x, seen in pieces]
-    counts, totals = zip(*found, strict=True)
-    return torch.stack(counts).sum(0), torch.stack(totals).sum(0)
+    count, total = torch.zeros(width, dtype=torch.int64), torch.zeros(width, dtype=torch.float64)
+    for x, seen in pieces:
+        # In place, because small tensors that stay between large ones that go leave holes in memory.
+        count += seen.sum(0)
+        total += torch.where(seen, x, 0).sum(0)
+    return count, total
 
 
 def _logistic(score: Tensor, there: Tensor, rate: float) -> Tensor:

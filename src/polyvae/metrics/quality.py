@@ -221,17 +221,24 @@ class _Kept:
         self.total, self.count = total, 0
         self.chosen = torch.zeros(total, dtype=torch.bool)
         self.chosen[torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:keep]] = True
-        self.parts: list[Tensor] = []
+        self.filled = 0
+        self.store = torch.zeros(0)
 
     def add(self, features: Tensor) -> Tensor:
         """Add features; return those that count."""
         features = features[: self.total - self.count]
-        self.parts.append(features[self.chosen[self.count : self.count + len(features)].to(features.device)])
+        part = features[self.chosen[self.count : self.count + len(features)].to(features.device)]
+        if (
+            not self.count
+        ):  # one tensor, because small ones that stay between large ones that go leave holes in memory
+            self.store = features.new_zeros(int(self.chosen.sum()), *features.shape[1:])
+        self.store[self.filled : self.filled + len(part)] = part
+        self.filled += len(part)
         self.count += len(features)
         return features
 
     def features(self) -> Tensor:
-        return torch.cat(self.parts)
+        return self.store[: self.filled]
 
 
 def _nets(context: Context) -> dict[str, FeatureNet]:
