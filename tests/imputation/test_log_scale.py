@@ -52,10 +52,11 @@ def test_scores_are_those_of_logarithms(fitted):
     new = cells(100, 1)
     combination_scale = fitted.impute({"rna": new["rna"]}, statistic="median")["protein"]
     combination = fitted._imputer.combination(fitted._imputer.others("protein"), "protein")
-    shift = np.median(combination.residuals, 0) * np.asarray(fitted.schema_["protein"].scale)
+    scale = np.asarray(fitted.schema_["protein"].scale)
+    shift = np.median(combination.residuals, 0) * scale
     guess = np.log1p(combination_scale) - shift
-    error = np.sqrt(((guess - np.log1p(new["protein"])) ** 2).mean(0)).mean()
-    assert found.value("protein", "stack", "rmse") == pytest.approx(error, rel=1e-4)
+    error = np.sqrt(((guess - np.log1p(new["protein"])) ** 2).mean(0))
+    assert found.value("protein", "stack", "rmse") == pytest.approx((error / scale).mean(), rel=1e-4)
 
 
 def test_a_file_and_its_estimator_agree(fitted, tmp_path):

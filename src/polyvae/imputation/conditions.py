@@ -166,7 +166,11 @@ def without(data: MultimodalData, names: Sequence[str], what: str = "the covaria
     values, entries, columns, levels = {}, {}, dict[str, list[str]](), dict[str, Any]()
     mask = {}
     for name in data.names:
-        own = list(data.columns.get(name, ()))
+        if name not in data.columns:  # an array, of which no column has a name
+            values[name], entries[name] = data.values(name), data.observed(name)
+            mask[name] = data.mask[data.names.index(name)]
+            continue
+        own = list(data.columns[name])
         aside = {
             at
             for group in groups_of(own, data.levels.get(name, {}))
