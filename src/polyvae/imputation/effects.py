@@ -131,7 +131,7 @@ def _deviations(x: Floats | SparseRows, seen: Flags) -> Doubles:
     squares = np.zeros(x.shape[1])
     for _, part in pieces(x):
         squares += (part.astype(np.float64) ** 2).sum(0)
-    return np.sqrt(squares / np.maximum(seen.sum(0), 1))
+    return np.asarray(np.sqrt(squares / np.maximum(seen.sum(0), 1)), np.float64)
 
 
 def _coefficients(
@@ -203,4 +203,4 @@ def _shrunk(
         levers[own] = kept * (1 / np.maximum(count, 1) - (1 / n if size > 1 else 0))[:, None]
         start += size
     b[0] = (sums[0] - gram[0, 1:] @ b[1:]) / n
-    return b, levers
+    return np.asarray(b, np.float64), np.asarray(levers, np.float64)

@@ -182,7 +182,7 @@ def attribute(
     ends = {name: torch.from_numpy(np.ascontiguousarray(tables.values[name])).double() for name in chosen}
     starts = {name: torch.zeros_like(x) for name, x in ends.items()}
     values, first, last = integrate(partial(_predicted, imputer, tables, read), starts, ends, steps)
-    if own in imputer.effects.shifts:
+    if own is not None and own in imputer.effects.shifts:
         shift = imputer.effects.of(own, tables.at)[:, at].astype(np.float64) * schema[own].scale[at]
         first, last = first + torch.from_numpy(shift), last + torch.from_numpy(shift)
     return checked(
