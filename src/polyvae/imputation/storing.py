@@ -341,8 +341,8 @@ def _tables(path: str | Path, found: _Metadata, tensors: Mapping[str, Tensor], e
         else _tensor(path, tensors, "values.0", (None, widths[first]), torch.float32)
     )
     size = int(of_first.shape[0])
-    others: list[Any] = [*sparse.values(), *([] if given is None else [given])]
-    if any(len(x) != size for x in others):
+    sizes = [len(x) for x in sparse.values()] + ([] if given is None else [len(given)])
+    if any(each != size for each in sizes):
         raise InputError(f"{path}: got tables of different sizes; expected {size} samples in each; {_REMEDY}")
     if size < 2:
         raise InputError(f"{path}: got {size} training samples; expected 2 or more; {_REMEDY}")
