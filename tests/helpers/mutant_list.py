@@ -1488,8 +1488,8 @@ MUTANTS = [
     ),
     Mutant(
         "imputation.combine:_Moments.weights",
-        "share / count",
-        "0",
+        "share / max(float(self.entries.sum()), 1.0)",
+        "0.0",
         by="imputation/test_combine.py",
     ),
     Mutant(
