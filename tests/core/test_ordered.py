@@ -54,6 +54,22 @@ def test_ordinal_levels_start_equally_probable(levels):
     assert found.detach().numpy() == pytest.approx(np.ones((levels, 1, 2)), rel=0.01)
 
 
+def test_grades_that_the_input_determines_are_not_drawn_together():
+    """A small network before the likelihood, and no latent with noise: mean ranks are the grades after some hundred steps."""
+    torch.manual_seed(0)
+    grade = torch.arange(60) % 3
+    z = (grade - 1 + 0.15 * torch.randn(60))[:, None]
+    likelihood = LIKELIHOODS["ordinal"]((1,), levels=3)
+    network = torch.nn.Sequential(torch.nn.Linear(1, 64), torch.nn.ReLU(), torch.nn.Linear(64, 1))
+    optimizer = torch.optim.Adam([*network.parameters(), *likelihood.parameters()], lr=0.02)
+    for _ in range(200):
+        optimizer.zero_grad()
+        (-likelihood.log_prob(network(z), grade[:, None].double()).mean()).backward()
+        optimizer.step()
+    found = likelihood.mean(network(z)).detach()[:, 0]
+    assert [float(found[grade == k].mean()) for k in range(3)] == pytest.approx([0, 1, 2], abs=0.1)
+
+
 def test_ordinal_shapes_broadcast_and_every_parameter_gets_a_gradient():
     likelihood = ordinal(4)
     out, x = torch.randn(2, 5, 3, requires_grad=True), torch.randint(0, 4, (5, 3)).double()
