@@ -10,11 +10,12 @@ import pytest
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.platform != "linux", reason="anonymous memory is read from /proc")
 def test_metrics_take_little_memory_for_many_samples():
     """Ten times as many samples may take 0.5 kB more for each: coherence keeps its answers for intervals."""
-    few, many = 5_000, 50_000
-    names = ["coherence", "attributes", "reconstruction", "latents", "prediction", "matching", "diagnosis"]
+    few, many = 2_000, 20_000
+    names = ["coherence", "reconstruction", "latents", "matching", "diagnosis"]
     found = {rows: measured(rows, names) for rows in (few, many)}
     for name in names:
         assert found[many][name] < found[few][name] + 64 + 0.5e-3 * (many - few), found
