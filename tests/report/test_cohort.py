@@ -221,7 +221,10 @@ def test_columns_of_classes_have_scores_features_and_figures(tmp_path: Path) -> 
 def test_the_rarest_of_many_classes_are_drawn_as_one() -> None:
     group = Group(name="site", levels=list("abcdefghij"), start=0, ranks=False)
     codes = np.repeat(np.arange(10), np.arange(10, 0, -1))
-    found = _counts(group, Calibration(np.eye(10)[codes], codes, np.ones(len(codes), bool), codes, np.zeros((len(codes), 10))))
+    found = _counts(
+        group,
+        Calibration(np.eye(10)[codes], codes, np.ones(len(codes), bool), codes, np.zeros((len(codes), 10))),
+    )
     assert list(found) == [*"abcdefg", "(others)"]
     assert found["a"]["a"] == 10
     assert found["(others)"] == {**dict.fromkeys("abcdefg", 0), "(others)": 3 + 2 + 1}
