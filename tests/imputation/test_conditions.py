@@ -200,7 +200,7 @@ def test_columns_of_files_are_covariates_beside_arrays_and_adata(tmp_path: Path)
         data = read_with(paths, ["batch", "age"]).data
     assert list(data.covariates) == ["batch", "age"]
     assert data.names == ("rna", "scan", "image")
-    assert data.columns["rna"] == ["rna0", "rna1", "rna2", "rna3"]
+    assert list(data.columns["rna"]) == ["rna0", "rna1", "rna2", "rna3"]
     assert data.mask[1].tolist() == [False] * 2 + [True] * 6
 
     anndata = pytest.importorskip("anndata")
