@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
 import polyvae as pv
+from polyvae.data.schema import Schema
+from polyvae.imputation.advice import advise
+from polyvae.imputation.filling import canonical, whole
 
 
 def cells(count: int = 160, seed: int = 0) -> dict[str, np.ndarray]:
@@ -78,3 +83,12 @@ def test_counts_as_they_are(recwarn):
     est = pv.Estimator(steps=5, members=2, latent=2, seed=0, log_scale=[]).fit(cells())
     assert not any(each.log_scale for each in est.schema_.modalities)
     assert not any("log(1 + x)" in str(each.message) for each in recwarn)
+
+
+def test_the_advice_for_amounts_names_the_modality() -> None:
+    data = pv.MultimodalData({"rna": np.exp(3 * np.random.default_rng(0).normal(size=(100, 4)))})
+    schema = Schema.fit(data)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        advise(schema, whole(schema, data, canonical(schema, data)), "auto")
+    assert any("log_scale=['rna']" in str(each.message) for each in found)
