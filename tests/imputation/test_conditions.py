@@ -13,7 +13,7 @@ import polyvae as pv
 from polyvae.data.covariates import Known
 from polyvae.data.schema import Schema
 from polyvae.imputation import filling, streaming
-from polyvae.imputation.conditions import advise_of_covariates, instead_of
+from polyvae.imputation.conditions import advise_of_covariates, instead_of, read_with
 
 QUICK = {"steps": 30, "members": 2, "latent": 3, "seed": 0, "network": {"hidden": [16]}}
 BATCHES = ("x", "y", "z")
@@ -189,6 +189,32 @@ def test_frames_files_and_multimodal_data_give_the_same(fitted: pv.Estimator, tm
     found = from_data.impute(multimodal(60, 0, 12))
     assert np.allclose(found.values("protein").numpy(), own, rtol=1e-5)
     assert list(found.covariates) == ["batch", "age"]
+
+
+def test_columns_of_files_are_covariates_beside_arrays_and_adata(tmp_path: Path) -> None:
+    made = frames(8, missing=0)
+    ids = made["rna"].index.to_numpy(str)
+    paths = {"rna": tmp_path / "rna.csv", "scan": tmp_path / "scan.npz", "image": tmp_path / "image.npy"}
+    made["rna"].to_csv(paths["rna"], index_label="id")
+    np.savez(paths["scan"], scan=np.ones((6, 1, 4, 4)) * np.arange(6)[:, None, None, None], ids=ids[2:])
+    np.save(paths["image"], np.arange(16.0).reshape(8, 2))
+    with pytest.warns(UserWarning, match="image' has no ids; row i"):
+        data = read_with(paths, ["batch", "age"]).data
+    assert list(data.covariates) == ["batch", "age"]
+    assert data.names == ("rna", "scan", "image")
+    assert data.columns["rna"] == ["rna0", "rna1", "rna2", "rna3"]
+    assert data.mask[1].tolist() == [False] * 2 + [True] * 6
+
+    anndata = pytest.importorskip("anndata")
+    obs = pd.DataFrame({"batch": list(made["rna"]["batch"])}, ids)
+    anndata.AnnData(made["protein"].to_numpy(), obs=obs).write_h5ad(tmp_path / "protein.h5ad")
+    given = [paths["rna"], tmp_path / "protein.h5ad"]
+    data = read_with(given, ["batch"], id="id").data
+    assert list(data.covariates) == ["batch"]
+    assert "batch" not in data.columns["rna"]
+    only = read_with([tmp_path / "protein.h5ad", paths["scan"]], ["batch"]).data
+    assert list(only.covariates) == ["batch"]
+    assert only.names == ("protein", "scan")
 
 
 @pytest.mark.slow

@@ -35,7 +35,9 @@ def test_means_are_on_a_line_through_those_over_residuals(fitted):
     new = {"rna": cells(50, 1)["rna"]}
     mean, median = (fitted.impute(new, statistic=each)["protein"] for each in ("mean", "median"))
     combination = fitted._imputer.combination(fitted._imputer.others("protein"), "protein")
-    scale, centre = (np.asarray(x) for x in (fitted.schema_["protein"].scale, fitted.schema_["protein"].center))
+    scale, centre = (
+        np.asarray(x) for x in (fitted.schema_["protein"].scale, fitted.schema_["protein"].center)
+    )
     residuals = combination.residuals * scale
     size = np.exp(residuals).mean(0)
     smeared = (1 + median) / np.exp(np.median(residuals, 0)) * size

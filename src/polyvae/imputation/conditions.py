@@ -18,7 +18,7 @@ from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import Given, read
 from polyvae.data.readers.columns import column_of, columns_of, plain
 from polyvae.data.readers.covariates import merged
-from polyvae.data.readers.endings import PARQUET, TEXT, ending
+from polyvae.data.readers.endings import ARRAYS, PARQUET, TEXT, ending
 from polyvae.data.readers.tables import listed
 from polyvae.data.schema import Schema
 from polyvae.imputation.effects import Effects
@@ -112,7 +112,7 @@ def with_kinds_of(data: MultimodalData, covariates: Any) -> MultimodalData:
 
 
 def _tables_in(x: Any) -> dict[str, Path]:
-    """Modality -> path, of data that are tables in files; empty for others."""
+    """Modality -> path, of data in files, some of them tables or several of them AnnData; empty for others."""
     paths = x if isinstance(x, Mapping) else [x] if isinstance(x, str | os.PathLike) else x
     if not isinstance(paths, Mapping | list | tuple) or not paths:
         return {}
@@ -120,7 +120,10 @@ def _tables_in(x: Any) -> dict[str, Path]:
     if not all(isinstance(value, str | os.PathLike) for value in values):
         return {}
     found = listed(paths)
-    return found if all(ending(path) in (*TEXT, *PARQUET) for path in found.values()) else {}
+    kinds = [ending(path) for path in found.values()]
+    with_names = [kind for kind in kinds if kind not in ARRAYS]
+    known = all(kind in (*TEXT, *PARQUET, ".h5ad") for kind in with_names)
+    return found if with_names and known and kinds != [".h5ad"] else {}
 
 
 def _from_files(x: Any, files: Mapping[str, Path], names: Sequence[str], how: dict[str, Any]) -> Given:
@@ -132,7 +135,7 @@ def _from_files(x: Any, files: Mapping[str, Path], names: Sequence[str], how: di
 def of_files(
     files: Mapping[str, Path], names: Sequence[str], id: Any = None, nan: Any = "missing"
 ) -> dict[str, Any]:
-    """Columns of tables in files: name -> id -> value.
+    """Columns of tables, and of obs, in files: name -> id -> value.
 
     Raises InputError: no such column, no ids, or tables that disagree; nan="error", because columns of text are read as missing numbers.
     """
@@ -154,7 +157,7 @@ def of_files(
             raise InputError(f"covariates: no table has a column {name!r}; {nearest(name, everything)}")
         for key, path in files.items():
             if name in columns[key]:
-                own = column_of(path, name, id if isinstance(id, str) else None)
+                own = column_of(path, name, id if isinstance(id, str) and ending(path) != ".h5ad" else None)
                 found.setdefault(key, {})[name], ids[key] = list(own.values()), list(own)
     return {name: plain(values) for name, values in merged(found, ids).items()}
 

@@ -261,7 +261,8 @@ def with_ids(parts: Mapping[str, Part]) -> dict[str, Part]:
             known = {own[0]: len(order) for order, own in orders.items()}
             raise InputError(
                 f"modality {name!r}: got {counted(count, 'row', 'rows')} without ids beside modalities with ids, of which none has as many "
-                f"({', '.join(f'{key!r}: {size:,}' for key, size in known.items())}); expected as many rows in the same order; give it ids"
+                f"({', '.join(f'{key!r}: {size:,}' for key, size in known.items())}); expected as many rows in the same order, or ids; "
+                "store it as .npz with an array 'ids', or join all in Python by pv.data.join(..., ids={...})"
             )
         if len(fitting) > 1:
             raise InputError(
