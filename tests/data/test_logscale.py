@@ -52,6 +52,10 @@ def test_counts_of_molecules_are_on_this_scale_and_other_numbers_are_not():
     assert not fit(molecules()[:, :4])["x"].log_scale  # few columns may be anything
     assert not fit(load_digits().data)["x"].log_scale
     assert not fit(np.random.default_rng(0).poisson(40, (200, 8)))["x"].log_scale  # symmetric
+    draws = np.random.default_rng(1)
+    assert not fit(draws.poisson(draws.gamma(10, 5, (2000, 8))))[
+        "x"
+    ].log_scale  # skewed, and less in logarithms, but little
     assert not fit(molecules() + 0.5)["x"].log_scale  # no counts
     assert not fit(np.c_[molecules(), -1 - molecules()[:, 0]])["x"].log_scale
 

@@ -1549,7 +1549,7 @@ MUTANTS = [
         by="imputation/test_combine.py",
     ),
     Mutant(
-        "imputation.filling:_mean",
+        "imputation.residuals:mean_of_amounts",
         "np.where(known, residuals, 0) * scale",
         "np.where(known, residuals, 0)",
         by="imputation/test_log_scale.py",

@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 
 import polyvae as pv
+from polyvae.data.covariates import Known
+from polyvae.data.schema import Schema
 from polyvae.imputation import filling, streaming
-from polyvae.imputation.conditions import advise_of_covariates, read_with
+from polyvae.imputation.conditions import advise_of_covariates, instead_of, read_with
 
 QUICK = {"steps": 30, "members": 2, "latent": 3, "seed": 0, "network": {"hidden": [16]}}
 BATCHES = ("x", "y", "z")
@@ -315,3 +317,22 @@ def test_values_that_cannot_be(fitted: pv.Estimator) -> None:
         fitted.impute(frames(), covariates={"age": "old"})
     with pytest.raises(pv.InputError, match="the data have no covariate 'batch'"):
         fitted.impute(pv.MultimodalData({"rna": cells(5, 0)[0]["rna"]}))
+
+
+def test_values_are_names_of_levels_or_numbers_whatever_type_they_have() -> None:
+    data = pv.MultimodalData({"rna": np.arange(4.0).reshape(2, 2)})
+    known = [Known(name="batch", levels=["001", "1", "x"]), Known(name="age", mean=50.0, scale=2.0)]
+    schema = Schema.fit(data).model_copy(update={"covariates": known})
+    for one in (1, 1.0, "1", "1.0", np.int64(1), np.float32(1)):
+        assert instead_of(schema, {"batch": one}) == {"batch": "1"}
+    for several in ([1, 1], np.array([1, 1]), pd.Series([1.0, 1.0])):
+        assert instead_of(schema, {"batch": several}) == {"batch": ["1", "1"]}
+    assert instead_of(schema, {"batch": "001", "age": "40"}) == {"batch": "001", "age": 40.0}
+    assert instead_of(schema, {"batch": "v", "age": "old"}) == {"batch": "v", "age": "old"}
+
+
+def test_files_have_one_value_for_all_samples() -> None:
+    schema = Schema.fit(pv.MultimodalData({"rna": np.arange(4.0).reshape(2, 2)}))
+    assert instead_of(schema, {"batch": np.float64(2)}, single=True) == {"batch": 2.0}
+    with pytest.raises(pv.InputError, match="covariate 'batch': got list; expected one value"):
+        instead_of(schema, {"batch": np.array([1, 2])}, single=True)

@@ -85,3 +85,10 @@ def test_scores_of_what_cannot_be_scored():
     for y in (["a"] * 4, [None] * 4):
         with pytest.raises(pv.InputError, match="score"):
             found.score(predicted, y, None, 4)
+
+
+def test_y_of_other_samples_than_those_of_training():
+    tables = Tables({"rna": np.zeros((2, 1), np.float32)}, {"rna": np.ones((2, 1), bool)})
+    target = Target.fit([None, None, "a", "b"], None, 4, "auto")
+    with pytest.raises(pv.InputError, match=r"no known y of a training sample; .* max_samples"):
+        target.beside(tables, np.array([0, 1]))

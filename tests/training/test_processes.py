@@ -336,12 +336,14 @@ def watch(model, record):
         os.kill(os.getpid(), 9)
 model = pv.MVAE(data.modalities(), latent=2)
 history = pv.fit(model, data, epochs=2, batch_size=8, devices=int(sys.argv[2]), device="cpu", watch=watch, show=False)
-print("rank", rank or "0", round(history.records[-1]["validation"]["bound"], 4), torch.get_num_threads(), flush=True)
+bound = round(history.records[-1]["validation"]["bound"], 4)
+sys.stdout.write(f"rank {rank or '0'} {bound} {torch.get_num_threads()}\\n")  # at once, as the other process writes too
+sys.stdout.flush()
 if mode == "again":
     again = pv.fit(pv.MVAE(data.modalities(), latent=2), data, epochs=1, devices=2, device="cpu", show=False)
     alone = [sys.executable, sys.argv[0], "none", "1"]
     done = subprocess.run(alone, capture_output=True, text=True)
-    print("again", again.stopped, "alone", done.returncode, done.stdout.split(), done.stderr.strip(), flush=True)
+    sys.stdout.write(f"again {again.stopped} alone {done.returncode} {done.stdout.split()} {done.stderr.strip()}\\n")
 """
 
 

@@ -44,7 +44,7 @@ def _covariates(words: list[str] | None) -> list[str] | dict[str, str] | None:
 
 
 def _values(words: list[str] | None) -> dict[str, Any] | None:
-    """Values by name from words such as "batch=b" or "age=50"."""
+    """Texts by name from words such as "batch=b" or "age=50"; of numbers, ``instead_of`` makes them numbers."""
     found: dict[str, Any] = {}
     for word in words or ():
         name, equals, value = word.partition("=")
@@ -52,10 +52,7 @@ def _values(words: list[str] | None) -> dict[str, Any] | None:
             raise InputError(
                 f"--at {word}: got no NAME=VALUE; expected a covariate and its value; such as batch=b"
             )
-        try:
-            found[name] = float(value)
-        except ValueError:
-            found[name] = value
+        found[name] = value
     return found or None
 
 

@@ -72,7 +72,7 @@ def advise(schema: Schema, tables: Tables, asked: str | Sequence[str] = ()) -> N
         if count >= _FEW and skewed > _SHARE * x.shape[1]:
             _warn(
                 f"modality {name!r}: {skewed} of {x.shape[1]} columns are strongly skewed amounts, as raw counts and concentrations are; "
-                "log2(x + 1) is usually predicted better; give that, or log_scale=[{name!r}]"
+                f"log2(x + 1) is usually predicted better; give that, or log_scale=[{name!r}]"
             )
 
 

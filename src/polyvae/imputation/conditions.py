@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import narwhals as nw
 import numpy as np
 from numpy.typing import NDArray
 
@@ -203,10 +204,18 @@ def without(data: MultimodalData, names: Sequence[str], what: str = "the covaria
     )
 
 
-def instead_of(schema: Schema, covariates: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Values of covariates as ``Schema.conditions`` takes them: numbers as text where the training data had levels.
+def instead_of(
+    schema: Schema, covariates: Mapping[str, Any] | None, single: bool = False
+) -> dict[str, Any] | None:
+    """Values of covariates as ``Schema.conditions`` takes them: numbers as text where the training data had levels, else text as numbers.
 
-    Raises InputError: no mapping.
+    Args:
+        schema: The schema of the training data.
+        covariates: Name -> one value for all samples, or [N].
+        single: Whether they are one value each, because samples are read in blocks, in an order of their own.
+
+    Raises:
+        InputError: No mapping; several values with ``single``.
     """
     if covariates is None:
         return None
@@ -214,17 +223,42 @@ def instead_of(schema: Schema, covariates: Mapping[str, Any] | None) -> dict[str
         raise InputError(
             f"covariates: got {type(covariates).__name__}; expected a mapping from names to values; such as {{'batch': 'b'}}"
         )
-    levels = {one.name for one in schema.covariates if one.levels is not None}
-    return {name: _texts(x) if name in levels else x for name, x in covariates.items()}
+    levels = {one.name: one.levels for one in schema.covariates}
+    found = {name: _known(_of_python(x), levels.get(name)) for name, x in covariates.items()}
+    for name, x in found.items():
+        if single and not isinstance(x, str | bool | int | float):
+            raise InputError(
+                f"covariate {name!r}: got {type(x).__name__}; expected one value for all samples of the files; use impute for others"
+            )
+    return found
 
 
-def _texts(x: Any) -> Any:
-    """Numbers as the names of levels."""
-    if isinstance(x, str | bool):
+def _known(x: Any, levels: Sequence[str] | None) -> Any:
+    """Values as names of ``levels``, or (None) as numbers, where they can be."""
+    if isinstance(x, list | tuple):
+        return [_known(value, levels) for value in x]
+    if levels is None:
+        return _number(x) if isinstance(x, str) else x
+    if isinstance(x, bool) or not isinstance(x, int | float | str) or x in levels:
         return x
-    if isinstance(x, int | float):
-        return f"{x:.15g}"
-    return [_texts(value) for value in x] if isinstance(x, list | tuple) else x
+    number = _number(x)
+    if isinstance(number, str):
+        return x
+    text = f"{number:.15g}"
+    return x if isinstance(x, str) and text not in levels else text
+
+
+def _of_python(x: Any) -> Any:
+    """Numbers, arrays and columns of other libraries as those of Python."""
+    return x.tolist() if isinstance(x, np.ndarray | np.generic) or nw.dependencies.is_pandas_series(x) else x
+
+
+def _number(x: Any) -> Any:
+    """A number; text that is none as it is."""
+    try:
+        return float(x)
+    except ValueError:
+        return x
 
 
 def adjusted(

@@ -342,7 +342,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "schema_")
         asked = wanted(self.seed, interval, draws, statistic, kind, both=True)
-        instead = instead_of(self.schema_, covariates)
+        instead = instead_of(self.schema_, covariates, single=True)
         return impute_files(
             self.schema_, self._imputer, files, Path(out), asked, self._reading(),
             format=format, force=force, covariates=instead,

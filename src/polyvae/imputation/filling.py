@@ -32,7 +32,7 @@ from polyvae.imputation.classes import (
 )
 from polyvae.imputation.combine import half_widths
 from polyvae.imputation.imputer import MOST_FACTORS, Imputed, Imputer
-from polyvae.imputation.residuals import joint_residual, whole_residual
+from polyvae.imputation.residuals import joint_residual, mean_of_amounts, whole_residual
 from polyvae.imputation.tables import Doubles, Flags, Floats, SparseRows, Tables
 from polyvae.imputation.wide import WIDE
 from polyvae.utils.errors import InputError, check_count, is_number
@@ -309,7 +309,9 @@ def fill_block(
     for found in imputer.impute(part):
         put, classes = _Put(schema, found, rows), _Classes(schema, found, wanted)
         each = schema[found.name]
-        centre = found.values + (_median(found) if wanted.statistic == "median" else _mean(each, found))
+        centre = found.values + (
+            _median(found) if wanted.statistic == "median" else mean_of_amounts(each, found)
+        )
         put(values, centre, classes.most_probable)
         if ends is not None:
             below, above = _interval(schema[found.name], found, wanted, spread)
@@ -452,20 +454,6 @@ def _median(found: Imputed) -> Doubles:
     known = ~np.isnan(residuals)
     filled = np.where(known.any(0), residuals, 0)
     return np.nanmedian(filled, axis=0) if len(filled) else np.zeros(found.values.shape[1])
-
-
-def _mean(each: Features, found: Imputed) -> Doubles:
-    """What is added to predictions of logarithms so that they are logarithms of means: [F]; 0 for other columns.
-
-    The mean of an amount is that over the residuals of samples left out, E[1 + x] = exp(prediction) · mean of exp(residual) (Duan 1983).
-    """
-    residuals, logs = found.combination.residuals, each.logs
-    if not len(residuals) or not logs.any():
-        return np.zeros(len(logs))
-    known, scale = ~np.isnan(residuals), np.asarray(each.scale)
-    ratios = np.where(known & logs, np.exp(np.where(known, residuals, 0) * scale), 0)
-    mean = ratios.sum(0) / np.maximum(known.sum(0), 1)
-    return np.where(mean > 0, np.log(np.where(mean > 0, mean, 1)) / scale, 0)
 
 
 def _interval(

@@ -6,8 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from polyvae.data.schema import Features
 from polyvae.imputation.imputer import Imputed, Imputer
 from polyvae.imputation.tables import Doubles, Flags, Floats
+
+_LARGEST = 69.0  # the logarithm of 1e30
 
 
 def joint_residual(
@@ -54,3 +57,30 @@ def whole_residual(found: Imputed, lot: NDArray[np.float64], other: np.random.Ge
             lacking = missing[:, column]
             drawn[lacking, column] = other.choice(known, lacking.sum()) if len(known) else 0
     return drawn
+
+
+def mean_of_amounts(each: Features, found: Imputed) -> Doubles:
+    """What is added to predictions of logarithms so that they are logarithms of means: [n, F]; 0 for other columns.
+
+    Over the residuals of samples left out, E[1 + x] = exp(prediction) · mean of exp(residual) (Duan 1983). Few samples with large residuals
+    make this mean vary more than the amounts do, so it is followed by the line through the amounts of samples left out, with a slope from 0
+    to 1, by least squares.
+    """
+    values, residuals, logs = found.values.astype(np.float64), found.combination.residuals, each.logs
+    if not len(residuals) or not logs.any():
+        return np.zeros_like(values)
+    known, scale, centre = ~np.isnan(residuals) & logs, np.asarray(each.scale), np.asarray(each.center)
+    count = np.maximum(known.sum(0), 1)
+    size = np.where(known, np.exp(np.where(known, residuals, 0) * scale), 0).sum(0) / count
+
+    def amount(x: Floats | Doubles, more: Doubles | float = 1.0) -> Doubles:
+        return np.asarray(np.exp(np.minimum(x * scale + centre, _LARGEST)) * more * logs, np.float64)
+
+    y = found.combination.y.astype(np.float64)
+    left, true = (np.where(known, x, 0) for x in (amount(y - np.where(known, residuals, 0), size), amount(y)))
+    means = left.sum(0) / count, true.sum(0) / count
+    around = np.where(known, left - means[0], 0)
+    square = (around**2).sum(0)
+    slope = np.clip((around * (true - means[1])).sum(0) / np.where(square > 0, square, 1), 0, 1)
+    expected = np.maximum(means[1] + slope * (amount(values, size) - means[0]), 1)
+    return np.where(logs & (size > 0), (np.log(expected) - centre) / scale - values, 0)

@@ -87,7 +87,8 @@ class Target:
             )
         if not self.known[rows].any():
             raise InputError(
-                "fit: got y of samples alone of which nothing was observed; expected one for others; leave y out"
+                "fit: got no known y of a training sample; expected one of some that max_samples keeps, with an observed entry; add "
+                "y, or leave it out"
             )
         known = np.repeat(self.known[rows][:, None], self.width, 1)
         return tables._replace(

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 _LEADER = "POLYVAE_LEADER"
 """In the environment of the processes that ``fit`` starts: the process that started them."""
-_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", _LEADER)
+_MEMBER = "POLYVAE_MEMBER"
+"""In the environment of these processes, once they train: each itself. What one of them starts has inherited it."""
+_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", _LEADER, _MEMBER)
 _group: dict[str, str] = {}
 """The variables of the processes that this one has started, for further trainings by the same processes."""
 _LOOK, _GRACE = 0.25, 2.5  # seconds between looks, and for a process to end by itself
@@ -74,8 +76,7 @@ def is_first() -> bool:
 
 def _inherited() -> bool:
     """Whether the variables are those of a training whose processes do not include this one, which one of them has started."""
-    leader = os.environ.get(_LEADER)
-    return leader is not None and leader not in (str(os.getpid()), str(os.getppid()))
+    return os.environ.get(_MEMBER, str(os.getpid())) != str(os.getpid())
 
 
 @contextmanager
@@ -200,6 +201,8 @@ def launched(fabric: Fabric, train: TrainConfig) -> Iterator[Ranks]:
     guard.start()
     try:
         fabric.launch()
+        if launch.by in ("", "fit"):
+            os.environ[_MEMBER] = str(os.getpid())
         guard.met = True
         torch.set_num_threads(min(threads, share_of_cores(train)))
         yield (ranks := Ranks(fabric))

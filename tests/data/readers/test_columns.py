@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from polyvae.data.readers.columns import column_of, columns_of, plain
@@ -42,3 +44,15 @@ def test_numbers_are_numbers_only_where_all_are():
     assert plain({"a": "1.5", "b": "2"}) == {"a": 1.5, "b": 2.0}
     assert plain({"a": "1", "b": "x"}) == {"a": "1", "b": "x"}
     assert plain({"a": True, "b": False}) == {"a": True, "b": False}
+
+
+def test_a_column_of_a_text_file_takes_the_memory_of_a_column(tmp_path):
+    path, row = tmp_path / "wide.csv", ",".join(["0.125"] * 1000)
+    names = ",".join(f"g{at}" for at in range(1000))
+    path.write_text(f"id,{names}\n" + "".join(f"s{at},{row}\n" for at in range(500)))
+    tracemalloc.start()
+    assert len(columns_of(path)) == 1001
+    assert column_of(path, "g7")["s499"] == "0.125"
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 2**20  # the 500,000 cells take 29 MB

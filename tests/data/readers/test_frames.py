@@ -321,3 +321,12 @@ def test_random_ragged_frames_return_as_they_came(frames):
     for name, table in frames.items():
         pd.testing.assert_frame_equal(back[name].loc[table.index], table)
         assert back[name].drop(index=table.index).isna().all(axis=None)
+
+
+def test_a_table_of_covariates_alone_is_no_modality():
+    found = pd.DataFrame({"batch": ["x", "y"]}, index=["b", "a"])
+    data = pv.MultimodalData.from_frames({"rna": frame(["a", "b"]), "samples": found}, covariates=["batch"])
+    assert data.names == ("rna",)
+    assert data.covariates["batch"].tolist() == ["y", "x"]
+    with pytest.raises(pv.InputError, match="modality 'samples': got no columns of numbers"):
+        pv.MultimodalData.from_frames({"rna": frame(["a", "b"]), "samples": found.drop(columns="batch")})

@@ -25,7 +25,10 @@ def columns_of(path: Path) -> list[str]:
     kind = ending(path)
     check_file(path)
     if kind in TEXT:
-        return header_and_rows(path)[0]
+        header, rows = header_and_rows(path)
+        for _ in rows:  # an error of a row is one of the file
+            pass
+        return header
     if kind in PARQUET:
         return [str(name) for name in _frame(path).columns]
     if kind in OMICS:
@@ -63,8 +66,10 @@ def column_of(path: Path, column: str, id: str | None = None) -> dict[str, Any]:
     else:
         _, rows = header_and_rows(path)
         place = names.index(id) if id is not None else 0
-        ids = [row[place].strip() for row in rows]
-        values = [_value(row[names.index(column)]) for row in rows]
+        at, pairs = names.index(column), list[tuple[str, str | None]]()
+        for row in rows:
+            pairs.append((row[place].strip(), _value(row[at])))
+        ids, values = [one for one, _ in pairs], [value for _, value in pairs]
     return dict(zip(check_given_ids(str(path), ids), values, strict=True))
 
 

@@ -67,7 +67,8 @@ def from_frames(
     parts, forms = {}, {}
     for name, frame in tables.items():
         own = Asked() if asked is None else asked(name)
-        parts[name], forms[name] = frame_part(f"modality {name!r}", frame, id, nan, label, own)
+        aside = bool(found.get(name))
+        parts[name], forms[name] = frame_part(f"modality {name!r}", frame, id, nan, label, own, aside)
     if names is not None:
         settings["covariates"] = merged(found, {name: part.ids for name, part in parts.items()})
     data = joined(parts, labels=None if label is not None else by_index(labels), overlap=overlap, **settings)
@@ -233,9 +234,15 @@ def is_numbered(frame: nw.DataFrame[Any]) -> bool:
 
 
 def frame_part(
-    where: str, frame: nw.DataFrame[Any], id: Id, nan: Nan, label: str | None, asked: Asked | None = None
+    where: str,
+    frame: nw.DataFrame[Any],
+    id: Id,
+    nan: Nan,
+    label: str | None,
+    asked: Asked | None = None,
+    aside: bool = False,
 ) -> tuple[Part, Form]:
-    """A table as a part. Raises InputError, which begins with ``where``."""
+    """A table as a part; ``aside``: of which covariates were taken, so that it may have no feature. Raises InputError."""
     native, labels = frame.to_native(), _columns(frame)
     check_columns(where, labels)
     pandas = bool(nw.dependencies.is_pandas_dataframe(native))
@@ -266,7 +273,7 @@ def frame_part(
         types_of(frame, kept),
     )
     names = tuple(texts[at] for at in kept)
-    if not kept and own is not None:
+    if not kept and (own is not None or aside):
         return Part(np.zeros((len(frame), 0)), None, names, ids, own), form
     read = _numbers(where, frame, kept, names, Asked() if asked is None else asked)
     part = checked(where, read.values, read.columns, nan, read.levels)

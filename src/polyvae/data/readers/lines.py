@@ -23,19 +23,21 @@ SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-nan")
 
 
-def header_and_rows(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The names of the columns and the cells of the rows. Raises InputError, which begins with the path: rows of other lengths."""
-    header, rows, _ = split(str(path), lines_of(path))
+def header_and_rows(path: Path) -> tuple[list[str], Iterator[list[str]]]:
+    """The names of the columns, and the cells of the rows, which are read one by one. Raises InputError: rows of other lengths."""
+    header, rows, _ = split(str(path), Lines(path))
     check_columns(str(path), header)
-    found = []
-    try:
-        for line, cells in rows:
-            if len(cells) != len(header):
-                raise InputError(uneven(str(path), line, len(cells), len(header)))
-            found.append(cells)
-    except csv.Error as problem:
-        raise InputError(f"{path}: cannot be read ({problem}); expected a table; correct it") from None
-    return header, found
+
+    def cells_of() -> Iterator[list[str]]:
+        try:
+            for line, cells in rows:
+                if len(cells) != len(header):
+                    raise InputError(uneven(str(path), line, len(cells), len(header)))
+                yield cells
+        except csv.Error as problem:
+            raise InputError(f"{path}: cannot be read ({problem}); expected a table; correct it") from None
+
+    return header, cells_of()
 
 
 class Lines:
