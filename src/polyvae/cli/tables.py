@@ -76,7 +76,7 @@ Mask = Annotated[
     bool,
     typer.Option(
         "--mask",
-        help="Take features that the files lack, and classes that the training data lacked, as missing.",
+        help="Take features that the files lack, and classes that the training data lacked, as missing; covariates have to be known.",
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace what polyvae wrote there.")]
@@ -324,7 +324,7 @@ def score(
         typer.echo(f"{found.measure} of {opened.record.target}: {found.target:.3f}")
     elif opened.record.target is not None:
         typer.echo(
-            f"no {found.measure} of {opened.record.target}: the files do not have it; --target FILE:COLUMN names it"
+            f"no {found.measure} of {opened.record.target}: the files do not have it; --target FILE:COLUMN names it (FILE:TIME,EVENT for times)"
         )
 
 

@@ -154,7 +154,9 @@ def of_files(
     ids: dict[str, list[Any]] = {}
     for name in names:
         if name not in everything:
-            raise InputError(f"covariates: no table has a column {name!r}; {nearest(name, everything)}")
+            raise InputError(
+                f"covariates: no table has a column {name!r}; {nearest(name, everything)}; pass the table that has it"
+            )
         for key, path in files.items():
             if name in columns[key]:
                 own = column_of(path, name, id if isinstance(id, str) and ending(path) != ".h5ad" else None)

@@ -30,6 +30,9 @@ class InputError(ValueError):
     """
 
 
+_MOST = 40  # names in a message; there are some thirty models, and thousands of genes
+
+
 def nearest(got: str, known: Iterable[str]) -> str:
     """The hint that ends an error about an unknown name: the nearest known one, else all of them.
 
@@ -39,7 +42,8 @@ def nearest(got: str, known: Iterable[str]) -> str:
     by_plain = {_plain(name): name for name in reversed(names)}
     plain = _plain(str(got))
     close = [plain] if plain in by_plain else difflib.get_close_matches(plain, by_plain, n=1, cutoff=0.5)
-    listed = f"known: {', '.join(names) or 'none'}"
+    more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
+    listed = f"known: {', '.join(names[:_MOST]) or 'none'}{more}"
     if not close:
         return listed
     return f"did you mean {by_plain[close[0]]!r}?" + (f" ({listed})" if len(names) <= 6 else "")

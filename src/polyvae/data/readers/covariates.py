@@ -68,7 +68,9 @@ def set_aside(
     everything = [name for columns in own.values() for name in columns]
     for name in names:
         if name not in everything:
-            raise InputError(f"covariates: no table has a column {name!r}; {nearest(name, everything)}")
+            raise InputError(
+                f"covariates: no table has a column {name!r}; {nearest(name, everything)}; pass the table that has it"
+            )
     found: dict[str, Values] = {}
     rest = {}
     for table, frame in tables.items():

@@ -173,7 +173,9 @@ def _set_aside(data: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[str,
                 found |= values
     for name in names:
         if name not in known:
-            raise InputError(f"covariates: no table has a column {name!r}; {nearest(name, known)}")
+            raise InputError(
+                f"covariates: no table has a column {name!r}; {nearest(name, known)}; pass the table that has it"
+            )
     return rest, {name: own for name, own in found.items() if own}
 
 
