@@ -324,7 +324,8 @@ def score(
         typer.echo(f"{found.measure} of {opened.record.target}: {found.target:.3f}")
     elif opened.record.target is not None:
         typer.echo(
-            f"no {found.measure} of {opened.record.target}: the files do not have it; --target FILE:COLUMN names it (FILE:TIME,EVENT for times)"
+            f"no {found.measure} of {opened.record.target}: the files do not have it; --target FILE:COLUMN names it, "
+            "FILE:TIME,EVENT a time"
         )
 
 
