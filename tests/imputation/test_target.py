@@ -72,7 +72,7 @@ def test_y_needs_its_name_and_a_sample():
     x = {"a": np.zeros((2, 3), "f4")}
     seen = {"a": np.ones((2, 3), bool)}
     found = Target.fit([None, None, "u", "v"], None, 4, "auto")
-    with pytest.raises(pv.InputError, match="nothing was observed"):
+    with pytest.raises(pv.InputError, match="no known y"):
         found.beside(Tables(x, seen), np.array([0, 1]))
     with pytest.raises(pv.InputError, match="rename"):
         found.beside(Tables({TARGET: x["a"]}, {TARGET: seen["a"]}), np.array([2, 3]))
@@ -90,5 +90,5 @@ def test_scores_of_what_cannot_be_scored():
 def test_y_of_other_samples_than_those_of_training():
     tables = Tables({"rna": np.zeros((2, 1), np.float32)}, {"rna": np.ones((2, 1), bool)})
     target = Target.fit([None, None, "a", "b"], None, 4, "auto")
-    with pytest.raises(pv.InputError, match=r"no known y of a training sample; .* max_samples"):
+    with pytest.raises(pv.InputError, match=r"no known y of a training sample, .* max_samples"):
         target.beside(tables, np.array([0, 1]))

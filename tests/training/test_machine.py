@@ -119,12 +119,12 @@ def test_a_script_that_one_of_the_processes_starts_is_none_of_them(monkeypatch: 
     """The processes that ``fit`` started have its variables from their beginning to their end."""
     for name, value in {"LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
-    for leader in (os.getpid(), os.getppid()):
-        monkeypatch.setenv(processes._LEADER, str(leader))
-        assert Launch.found() == ("fit", 2, 2)
-        with processes.variables():
-            assert os.environ["LOCAL_RANK"] == "1"
-    monkeypatch.setenv(processes._LEADER, "1")
+    assert Launch.found() == ("fit", 2, 2)  # also where the process that started it is gone
+    monkeypatch.setenv(processes._MEMBER, str(os.getpid()))
+    assert Launch.found() == ("fit", 2, 2)
+    with processes.variables():
+        assert os.environ["LOCAL_RANK"] == "1"
+    monkeypatch.setenv(processes._MEMBER, str(os.getppid()))
     assert Launch.found() == ("", 1, 1)
     before = dict(os.environ)
     with processes.variables():

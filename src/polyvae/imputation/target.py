@@ -87,8 +87,8 @@ class Target:
             )
         if not self.known[rows].any():
             raise InputError(
-                "fit: got no known y of a training sample; expected one of some that max_samples keeps, with an observed entry; add "
-                "y, or leave it out"
+                "fit: got no known y of a training sample, of which something was observed and which max_samples keeps; expected one or "
+                "more; add y, or leave it out"
             )
         known = np.repeat(self.known[rows][:, None], self.width, 1)
         return tables._replace(
