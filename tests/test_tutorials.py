@@ -23,6 +23,7 @@ import pytest
 
 import polyvae as pv
 from polyvae.core.vae import MultimodalVAE
+from polyvae.imputation import trees
 from polyvae.metrics.explained import VarianceExplained
 from polyvae.training.settings import TrainSettings
 from tests.helpers.cli import polyvae
@@ -43,6 +44,12 @@ ABSENT = object()
 ATTRIBUTES = {pv.MultimodalData: ("ids", "columns", "levels", "factors", "groups", "card", "scale", "seed")}
 README = (ROOT / "README.md").read_text()
 BRIEF = ["--set", "steps=20", "--set", "members=2", "-q"]
+
+
+@pytest.fixture
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small forests, as steps and members are few: most of the time of these pages is theirs."""
+    monkeypatch.setattr(trees, "_TREES", (3, 5))
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +90,7 @@ def python(code: str, folder: Path, names: dict[str, object]) -> str:
     return out.getvalue()
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_the_tutorial(folder: Path) -> None:
     shown = commands(TUTORIAL)
     assert [words[0] for words in shown] == ["fit", "impute", "impute", "embed", "predict"]
@@ -100,6 +108,7 @@ def test_the_tutorial(folder: Path) -> None:
     assert left < 0.95
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_the_lines_about_tables_of_the_readme(folder: Path, tmp_path: Path) -> None:
     import pandas as pd
 
