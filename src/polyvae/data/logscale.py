@@ -18,7 +18,7 @@ Flags = NDArray[np.bool_]
 _FEWEST = 5  # columns of counts
 _SKEWED = 1.0  # the median skewness of counts, from which they may be on this scale; that of a Poisson distribution is its mean^-½
 _SHARE = 0.9  # of the columns, whose skewness this scale has to reduce
-_LARGEST = 69.0  # the logarithm of 1e30
+LARGEST = 69.0  # the logarithm of 1e30
 
 
 class Moments(NamedTuple):
@@ -74,7 +74,7 @@ def logarithms(values: Doubles, columns: Flags) -> Doubles:
 
 def amounts(values: Doubles, columns: Flags) -> Doubles:
     """The inverse of ``logarithms``: [..., F]."""
-    return np.where(columns, np.expm1(np.minimum(values, _LARGEST)), values)
+    return np.where(columns, np.expm1(np.minimum(values, LARGEST)), values)
 
 
 def moments(pieces: Iterable[tuple[Flags, Doubles]], size: int) -> Moments:

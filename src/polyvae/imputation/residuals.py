@@ -6,11 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from polyvae.data.logscale import LARGEST
 from polyvae.data.schema import Features
 from polyvae.imputation.imputer import Imputed, Imputer
 from polyvae.imputation.tables import Doubles, Flags, Floats
-
-_LARGEST = 69.0  # the logarithm of 1e30
 
 
 def joint_residual(
@@ -74,7 +73,7 @@ def mean_of_amounts(each: Features, found: Imputed) -> Doubles:
     size = np.where(known, np.exp(np.where(known, residuals, 0) * scale), 0).sum(0) / count
 
     def amount(x: Floats | Doubles, more: Doubles | float = 1.0) -> Doubles:
-        return np.asarray(np.exp(np.minimum(x * scale + centre, _LARGEST)) * more * logs, np.float64)
+        return np.asarray(np.exp(np.minimum(x * scale + centre, LARGEST)) * more * logs, np.float64)
 
     y = found.combination.y.astype(np.float64)
     left, true = (np.where(known, x, 0) for x in (amount(y - np.where(known, residuals, 0), size), amount(y)))

@@ -229,7 +229,7 @@ def _sparse_parts(x: SparseRows) -> dict[str, NDArray[Any]]:
 
 
 def _effects(path: str | Path, schema: Schema, tensors: Mapping[str, Tensor]) -> Effects:
-    """What covariates add to features. Raises InputError: other shapes or types than the schema says."""
+    """What covariates add to features. Raises InputError: other shapes or types than those of the schema."""
     rows = 1 + sum(one.covariate.columns for one in schema.covariates)
     if rows == 1:
         return Effects()
