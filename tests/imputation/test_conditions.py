@@ -245,6 +245,15 @@ def test_numbers_of_a_categorical_covariate_are_levels() -> None:
     assert np.array_equal(*moved)
 
 
+@pytest.mark.parametrize(
+    ("values", "what"), [(["a"] * 4, "one value"), (list("abcd"), "another level for each")]
+)
+def test_covariates_without_an_effect_are_named(values: list[str], what: str) -> None:
+    data = pv.MultimodalData({"rna": np.eye(4, dtype=np.float32)}, covariates={"site": values})
+    with pytest.warns(UserWarning, match=f"'site' has {what}"):
+        advise_of_covariates(data, ["site"], None)
+
+
 def test_covariates_that_are_not_used_are_named() -> None:
     with pytest.warns(UserWarning, match=r"have covariates that are not used \('age'\)"):
         advise_of_covariates(multimodal(30, 0, 5), ["batch"], ["batch"])

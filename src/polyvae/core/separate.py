@@ -49,7 +49,7 @@ def infer_each(model: Inference, batch: Batch, K: int = 1) -> Tensor:
 def describe_each(model: Inference, batch: Batch) -> list[Tensor]:
     """What stands for each modality where it is given to a score network: the counts of its words, or the posterior means of its latents.
 
-    An expert is trained to decode, and what its posterior mean states of other modalities can be hard to read after short training. The words
+    An expert is trained to decode, and what its posterior mean has of others can be hard to read after short training. The words
     of a sentence are not, and the score network learns to read them.
 
     Args:

@@ -283,7 +283,7 @@ def adjusted(
 
 
 def advise_of_covariates(data: MultimodalData, names: Sequence[str], kinds: Any) -> None:
-    """Warn of covariates that the data have and that are not used, and of whole numbers that may be codes of levels."""
+    """Warn of covariates that are not used or cannot have an effect, and of whole numbers that may be codes of levels."""
     unused = [name for name in data.covariates if name not in names]
     if unused:
         warnings.warn(
@@ -291,10 +291,18 @@ def advise_of_covariates(data: MultimodalData, names: Sequence[str], kinds: Any)
             stacklevel=3,
         )
     for name, x in data.covariates.items():
-        stated = isinstance(kinds, Mapping) and kinds.get(name) is not None
-        if name not in names or stated or is_levels(data, name):
+        if name not in names:
             continue
-        distinct = sorted(set(x.tolist()))
+        distinct = set(x.tolist())
+        stated = isinstance(kinds, Mapping) and kinds.get(name) is not None
+        if len(distinct) == 1 or (is_levels(data, name) and len(distinct) == len(data)):
+            what = "one value" if len(distinct) == 1 else "another level for each sample"
+            warnings.warn(
+                f"fit: covariate {name!r} has {what}, so it has no effect; leave it out", stacklevel=3
+            )
+            continue
+        if stated or is_levels(data, name):
+            continue
         if len(distinct) <= _CODES and all(float(value).is_integer() for value in distinct):
             warnings.warn(
                 f"fit: covariate {name!r} has {len(distinct)} distinct whole numbers, which are taken as a number; "
