@@ -1674,6 +1674,36 @@ MUTANTS = [
         by="imputation/test_effects.py",
     ),
     Mutant(
+        "imputation.effects:_coefficients",
+        "(squared - there_too * noise / len(rows)) / lost",
+        "squared - there_too * noise / len(rows)",
+        by="imputation/test_effects.py",
+    ),
+    Mutant(
+        "imputation.effects:_coefficients",
+        "there_too * noise / len(rows)",
+        "0 * noise / len(rows)",
+        by="imputation/test_effects.py",
+    ),
+    Mutant(
+        "imputation.effects:_Levels.doubts",
+        "np.maximum(moderated, 0) * self.grow",
+        "np.maximum(moderated, 0)",
+        by="imputation/test_effects.py",
+    ),
+    Mutant(
+        "imputation.residuals:wider",
+        "end**2 + more",
+        "end**2",
+        by="imputation/test_conditions.py",
+    ),
+    Mutant(
+        "imputation.residuals:unknown_effects",
+        "fold_in(seed, 'effects of levels', key, draw)",
+        "fold_in(seed, 'effects of levels', key)",
+        by="imputation/test_conditions.py",
+    ),
+    Mutant(
         "imputation.effects:Effects.of",
         "shift[0] + _product(columns, shift[1:])",
         "_product(columns, shift[1:])",

@@ -135,6 +135,28 @@ def test_another_value_moves_predictions_by_its_effect_and_leaves_what_was_measu
     assert np.corrcoef((moved - own)[:12][there].mean(0), shift[1] - shift[0])[0, 1] > 0.9
 
 
+def test_where_a_level_has_no_sample_of_a_modality_intervals_and_draws_include_that_its_effect_is_not_known(
+    tmp_path: Path,
+) -> None:
+    given = frames()
+    never = given["rna"].index[given["rna"]["batch"] == "z"]
+    given["protein"] = given["protein"].drop(index=never, errors="ignore")
+    est = pv.Estimator(**QUICK, covariates=["batch"]).fit(given)
+    new = {"rna": given["rna"]}
+    _, low, high = (as_array(part) for part in est.impute(new, interval=0.9))
+    at_z, at_x = (np.flatnonzero(given["rna"].sort_index()["batch"] == level) for level in ("z", "x"))
+    width = high - low
+    assert (width[at_z] > 1.5 * width[at_x[0]]).mean() > 0.7
+    assert np.allclose(width[at_x], width[at_x[0]], rtol=1e-4)
+    assert np.allclose(width[at_z], width[at_z[0]], rtol=1e-4)
+
+    draws = np.stack([as_array(each) for each in est.impute(new, draws=40)])
+    assert (draws[:, at_z].mean(1).std(0) > 2 * draws[:, at_x].mean(1).std(0)).mean() > 0.7
+    est.save(tmp_path / "e.polyvae")
+    again = pv.Estimator.load(tmp_path / "e.polyvae").impute(new, interval=0.9)
+    assert np.array_equal(as_array(again[1]), low)
+
+
 def test_embeddings_of_batches_overlap(fitted: pv.Estimator) -> None:
     z, batch = fitted.transform(frames()).sort_index().to_numpy(), cells(60, 0)[1]
     means = np.stack([z[batch == level].mean(0) for level in BATCHES])

@@ -98,3 +98,42 @@ def test_a_sparse_table_is_as_a_dense_one() -> None:
     assert np.allclose(one.shifts["a"], other.shifts["a"], atol=1e-6)
     some = np.array([3, 1, 70])
     assert np.allclose(one.removed(thick).values["a"][some], other.removed(thin).values["a"][some], atol=1e-5)
+
+
+def _unseen(spread: float, features: int = 400, seed: int = 0) -> tuple[Effects, np.ndarray]:
+    """Four levels, of whose effects on half of the features the last was never observed; what these are."""
+    rng = np.random.default_rng(seed)
+    level = np.arange(400) % 4
+    truth = spread * rng.normal(size=(4, features))
+    x = truth[level] + rng.normal(size=(400, features))
+    seen = np.ones(x.shape, bool)
+    seen[np.ix_(level == 3, np.arange(features // 2))] = False
+    c = np.eye(4, dtype=np.float32)[level]
+    given = Tables({"a": np.where(seen, x, 0).astype(np.float32)}, {"a": seen}, c)
+    return Effects.fit(given, ["a"], (4,)), truth
+
+
+@pytest.mark.parametrize("spread", [0.5, 2.0])
+def test_the_variance_of_an_effect_that_was_never_observed_is_that_of_the_other_levels(spread: float) -> None:
+    effects, truth = _unseen(spread)
+    doubt = effects.doubts["a"]
+    assert (doubt[:3] == 0).all()
+    assert (doubt[3, 200:] == 0).all()
+    error = truth[3, :200] - truth[:3, :200].mean(0)
+    assert doubt[3, :200].mean() == pytest.approx(np.square(error).mean(), rel=0.15)
+    inside = np.abs(error) <= 1.645 * np.sqrt(doubt[3, :200])
+    assert 0.85 < inside.mean() < 0.95
+
+
+def test_effects_that_were_never_observed_are_not_doubted_where_levels_have_none() -> None:
+    effects, _ = _unseen(0.0)
+    assert effects.doubts["a"].max() < 0.03
+
+
+def test_a_draw_of_what_is_not_known_is_the_same_for_all_samples_of_a_level() -> None:
+    effects, _ = _unseen(2.0)
+    c = np.eye(4, dtype=np.float32)[[3, 0, 3]]
+    draws = np.stack([effects.drawn("a", c, np.random.default_rng(k)) for k in range(400)])
+    assert np.array_equal(draws[:, 0], draws[:, 2])
+    assert (draws[:, 1] == 0).all()
+    assert np.allclose(draws[:, 0, :200].var(0) / effects.doubts["a"][3, :200], 1, atol=0.3)

@@ -4,7 +4,12 @@ A feature x of the training samples is x = a + c b + ε, with the columns c of t
 on the samples in which the feature was observed, shrunk towards 0 as James & Stein (1961) do: those of the levels of one covariate by
 τ² / (τ² + σ² / n) for a level of n samples, where τ² is the variance of its levels beyond that of their errors. A feature that does not
 depend on a covariate hardly gets the noise of an estimate. The methods then see x − a − c b, and what they predict gets a + c b of
-the sample, or of other values of its covariates. A level in which a feature was never observed has no coefficient: its effect is 0.
+the sample, or of other values of its covariates.
+
+A level in which a feature was never observed has no coefficient: its effect is 0, the mean over the other levels, and its variance is
+τ² (1 + Σ_l w_l²), for the shares w_l of the samples in the other levels. There τ² is the estimate of moments (DerSimonian & Laird 1986),
+(Σ_l w_l b_l² − (L − 1) σ² / n) / (1 − Σ_l w_l²) of L levels, and because L is often two or three it is moderated by the mean over features
+(as in Smyth 2004, with a fixed number of degrees of freedom). Intervals and draws include this variance.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from polyvae.imputation.tables import Doubles, Flags, Floats, SparseRows, Tables
 _RIDGE = 1e-3  # samples that a penalty counts for: levels add up to the intercept, so that without one there is no single solution
 _CELLS = 2**22  # values of a table that are in memory at a time
 _MOST = 0.9  # the largest leverage of a sample
+_PRIOR = 4.0  # degrees of freedom that the variance of levels, a mean over features, counts for beside the L − 1 of a feature
 _LEAST = 1e-3  # the smallest standard deviation of what is left of a feature, relative to that of the feature
 
 
@@ -31,10 +37,12 @@ class Effects(NamedTuple):
     Attributes:
         shifts: Modality -> [1 + C, F], the intercept and the coefficients of the columns of covariates. Empty: there are no covariates.
         leverages: Modality -> [1 + C, F], which times the squares of these columns give the leverage of a training sample.
+        doubts: Modality -> [C, F], the variances of the effects of levels in which a feature was never observed; 0 for all others.
     """
 
     shifts: Mapping[str, Floats] = {}
     leverages: Mapping[str, Floats] = {}
+    doubts: Mapping[str, Floats] = {}
 
     @classmethod
     def fit(cls, tables: Tables, names: Sequence[str], sizes: Sequence[int]) -> Effects:
@@ -48,13 +56,24 @@ class Effects(NamedTuple):
         assert tables.covariates is not None
         c = tables.covariates.astype(np.float64)
         found = {name: _coefficients(tables.values[name], tables.observed[name], c, sizes) for name in names}
-        return cls({name: b for name, (b, _) in found.items()}, {name: h for name, (_, h) in found.items()})
+        return cls(*({name: parts[at] for name, parts in found.items()} for at in range(3)))
 
     def of(self, name: str, columns: Floats | None) -> Floats:
         """What samples with these columns of covariates [n, C] have of a modality: [n, F]."""
         assert columns is not None
         shift = self.shifts[name]
         return np.asarray(shift[0] + _product(columns, shift[1:]), np.float32)
+
+    def doubt(self, name: str, columns: Floats | None) -> Floats | None:
+        """The variance of the effects [n, F] of samples with these columns of covariates [n, C]; None where all effects are known."""
+        if columns is None or name not in self.doubts or not self.doubts[name].any():
+            return None
+        return _product(columns, self.doubts[name])
+
+    def drawn(self, name: str, columns: Floats, rng: np.random.Generator) -> Floats:
+        """One draw of what is not known of the effects, the same for all samples of a level: [n, F]."""
+        doubts = self.doubts[name]
+        return _product(columns, (np.sqrt(doubts) * rng.standard_normal(doubts.shape)).astype(np.float32))
 
     def left_out(self, name: str, columns: Floats, left: Floats) -> Floats:
         """What ``of`` would be for training samples if each had been left out of the estimate: [n, F].
@@ -99,7 +118,8 @@ class Effects(NamedTuple):
             schema: The schema, with the standard deviations of the features.
             tables: The training samples in its scale.
         """
-        left, features, shifts = self.removed(tables), list[Features](), dict(self.shifts)
+        left, features = self.removed(tables), list[Features]()
+        shifts, doubts = dict(self.shifts), dict(self.doubts)
         for each in schema.modalities:
             size = _deviations(left.values[each.name], tables.observed[each.name])
             constant = np.isin(each.columns, each.constant)
@@ -112,7 +132,8 @@ class Effects(NamedTuple):
                 )
             )
             shifts[each.name] = (self.shifts[each.name] / size).astype(np.float32)
-        return schema.model_copy(update={"modalities": features}), Effects(shifts, self.leverages)
+            doubts[each.name] = (self.doubts[each.name] / size**2).astype(np.float32)
+        return schema.model_copy(update={"modalities": features}), Effects(shifts, self.leverages, doubts)
 
 
 def _at(effects: Effects, name: str, columns: Floats, rows: NDArray[Any] | slice) -> Floats:
@@ -136,13 +157,42 @@ def _deviations(x: Floats | SparseRows, seen: Flags) -> Doubles:
     return np.asarray(np.sqrt(squares / np.maximum(seen.sum(0), 1)), np.float64)
 
 
+class _Levels(NamedTuple):
+    """The variance of the effects of levels: one row for each covariate, 0 for those that are numbers.
+
+    Attributes:
+        spread: [V, F], τ² by moments, which may be negative.
+        freedom: [V, F], the number of levels in which the feature was observed, less one.
+        grow: [V, F], 1 + Σ w².
+        unseen: [C, F] bool, levels in which the feature was never observed.
+    """
+
+    spread: Doubles
+    freedom: Doubles
+    grow: Doubles
+    unseen: Flags
+
+    def doubts(self, sizes: Sequence[int]) -> Floats:
+        """The variances of the effects that are not known, [C, F]."""
+        evidence = self.freedom.sum(1, keepdims=True)
+        typical = (self.freedom * self.spread).sum(1, keepdims=True) / np.maximum(evidence, 1)
+        moderated = (self.freedom * self.spread + _PRIOR * typical) / (self.freedom + _PRIOR)
+        variance = np.maximum(moderated, 0) * self.grow
+        return np.where(self.unseen, np.repeat(variance, sizes, 0), 0).astype(np.float32)
+
+
 def _coefficients(
     x: Floats | SparseRows, seen: Flags, c: Doubles, sizes: Sequence[int]
-) -> tuple[Floats, Floats]:
-    """The intercept and the coefficients of one table, and the leverages: [1 + C, F] each."""
+) -> tuple[Floats, Floats, Floats]:
+    """The intercept and the coefficients of one table, and the leverages: [1 + C, F] each; what is not known of them: [C, F]."""
     found, levers = (np.zeros((1 + c.shape[1], x.shape[1]), np.float32) for _ in range(2))
+    spread, freedom = np.zeros((2, len(sizes), x.shape[1]))
+    grow, unseen = np.ones_like(spread), np.zeros((c.shape[1], x.shape[1]), bool)
+    levels = np.repeat([size > 1 for size in sizes], sizes)
     for columns, there in _alike(x, seen):
         rows = np.flatnonzero(there)
+        counts = c[rows].sum(0)
+        unseen[:, columns] = (levels & (counts <= _RIDGE))[:, None]
         if len(rows) < 3:
             continue
         design = np.concatenate([np.ones((len(rows), 1)), c[rows]], 1)
@@ -154,8 +204,25 @@ def _coefficients(
             values = own.astype(np.float64)
             sums += design[start : start + step].T @ values
             squares += (values**2).sum(0)
-        found[:, columns], levers[:, columns] = _shrunk(design, sums, squares, sizes)
-    return found, levers
+        b, noise = _least_squares(design, sums, squares, sizes)
+        for at, (size, own_columns) in enumerate(zip(sizes, _spans(sizes), strict=True)):
+            weight = counts[own_columns] / len(rows)
+            lost = 1 - (weight**2).sum()
+            if size > 1 and lost > _RIDGE:
+                there_too = (weight > 0).sum() - 1
+                squared = weight @ (b[1:][own_columns] ** 2)
+                spread[at, columns] = (squared - there_too * noise / len(rows)) / lost
+                freedom[at, columns], grow[at, columns] = there_too, 2 - lost
+        found[:, columns], levers[:, columns] = _shrunk(design, sums, b, noise, sizes)
+    return found, levers, _Levels(spread, freedom, grow, unseen).doubts(sizes)
+
+
+def _spans(sizes: Sequence[int]) -> Iterator[slice]:
+    """The columns of each covariate."""
+    start = 0
+    for size in sizes:
+        yield slice(start, start + size)
+        start += size
 
 
 def _alike(x: Floats | SparseRows, seen: Flags) -> Iterator[tuple[NDArray[np.intp], Flags]]:
@@ -170,10 +237,10 @@ def _alike(x: Floats | SparseRows, seen: Flags) -> Iterator[tuple[NDArray[np.int
         yield np.array(columns, np.intp), seen[:, columns[0]]
 
 
-def _shrunk(
+def _least_squares(
     design: Doubles, sums: Doubles, squares: Doubles, sizes: Sequence[int]
 ) -> tuple[Doubles, Doubles]:
-    """Coefficients of the columns of ``design`` [n, 1 + C], shrunk, and the leverages of samples with these columns: [1 + C, F] each.
+    """Coefficients of the columns of ``design`` [n, 1 + C], those of levels with mean 0, [1 + C, F]; the variance of the residuals [F].
 
     Args:
         design: Ones, and the columns of the covariates.
@@ -188,21 +255,39 @@ def _shrunk(
     b = np.linalg.solve(gram + np.diag(penalty), sums)
     left = squares - 2 * (b * sums).sum(0) + np.einsum("cf,cd,df->f", b, gram, b, optimize=True)
     freedom = n - 1 - sum(size - 1 if size > 1 else 1 for size in sizes)
-    noise = np.maximum(left, 0) / max(freedom, 1)
-    mean, start, levers = gram[0, 1:] / n, 1, np.full(b.shape, 1 / n)
-    for size in sizes:
-        own = slice(start, start + size)
+    for size, own in zip(sizes, _spans(sizes), strict=True):
+        if size > 1:
+            b[1:][own] -= gram[0, 1:][own] / n @ b[1:][own]
+    return np.asarray(b, np.float64), np.asarray(np.maximum(left, 0) / max(freedom, 1), np.float64)
+
+
+def _shrunk(
+    design: Doubles, sums: Doubles, b: Doubles, noise: Doubles, sizes: Sequence[int]
+) -> tuple[Doubles, Doubles]:
+    """The coefficients ``b``, shrunk, and the leverages of samples with these columns: [1 + C, F] each.
+
+    Args:
+        design: Ones, and the columns of the covariates, [n, 1 + C].
+        sums: ``design``' x, [1 + C, F].
+        b: The coefficients of least squares, [1 + C, F].
+        noise: The variance of the residuals, [F].
+        sizes: Columns of each covariate.
+    """
+    n = len(design)
+    total, mean = design.sum(0), design.mean(0)[1:]
+    b, levers = b.copy(), np.full(b.shape, 1 / n)
+    for size, span in zip(sizes, _spans(sizes), strict=True):
+        own = slice(1 + span.start, 1 + span.stop)
         if size > 1:  # levels, of which each has its number of samples
-            count, weight = gram[0, own], gram[0, own] / n
-            b[own] -= weight @ b[own]
+            count, weight = total[own], total[own] / n
         else:
-            count, weight = np.array([gram[start, start] - n * mean[start - 1] ** 2]), np.ones(1)
+            number = design[:, own.start]
+            count, weight = np.array([number @ number - n * mean[span.start] ** 2]), np.ones(1)
         error = noise / np.maximum(count, _RIDGE)[:, None]
         there = (count > _RIDGE)[:, None]
         spread = np.maximum((np.where(there, weight[:, None] * (b[own] ** 2 - error), 0)).sum(0), 0)
         kept = np.where(there, spread / np.maximum(spread + error, 1e-300), 0)
         b[own] = b[own] * kept
         levers[own] = kept * (1 / np.maximum(count, 1) - (1 / n if size > 1 else 0))[:, None]
-        start += size
-    b[0] = (sums[0] - gram[0, 1:] @ b[1:]) / n
-    return np.asarray(b, np.float64), np.asarray(levers, np.float64)
+    b[0] = (sums[0] - total[1:] @ b[1:]) / n
+    return b, levers

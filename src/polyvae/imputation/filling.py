@@ -32,7 +32,13 @@ from polyvae.imputation.classes import (
 )
 from polyvae.imputation.combine import half_widths
 from polyvae.imputation.imputer import MOST_FACTORS, Imputed, Imputer
-from polyvae.imputation.residuals import joint_residual, mean_of_amounts, whole_residual
+from polyvae.imputation.residuals import (
+    joint_residual,
+    mean_of_amounts,
+    unknown_effects,
+    whole_residual,
+    wider,
+)
 from polyvae.imputation.tables import Doubles, Flags, Floats, SparseRows, Tables
 from polyvae.imputation.wide import WIDE
 from polyvae.utils.errors import InputError, check_count, is_number
@@ -314,16 +320,22 @@ def fill_block(
         )
         put(values, centre, classes.most_probable)
         if ends is not None:
-            below, above = _interval(schema[found.name], found, wanted, spread)
+            below, above = wider(
+                _interval(schema[found.name], found, wanted, spread),
+                imputer.effects.doubt(found.name, part.at),
+                found.rows,
+                wanted.level,
+            )
             put(ends[0], found.values + below, classes.ends(below, above, 0))
             put(ends[1], found.values + above, classes.ends(below, above, 1))
-        for lot, factor, other, one in zip(lots, u, others, drawn, strict=True):
+        more = unknown_effects(imputer, found, part.at, wanted.draws, wanted.seed)
+        for lot, factor, other, one, effect in zip(lots, u, others, drawn, more, strict=True):
             if found.given is not None:
                 residual, rank = joint_residual(imputer, found, factor[found.rows], other)
-                put(one, found.values + residual, classes.of_ranks(rank, other))
+                put(one, found.values + residual + effect, classes.of_ranks(rank, other))
             else:
                 residual = whole_residual(found, lot[found.rows], other)
-                put(one, found.values + residual, classes.of_lots(lot[found.rows], other))
+                put(one, found.values + residual + effect, classes.of_lots(lot[found.rows], other))
     low, high = (None, None) if ends is None else ends
     return Filled(values, low, high, drawn)
 

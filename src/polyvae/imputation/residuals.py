@@ -1,15 +1,16 @@
-"""Residuals that are drawn for imputed entries, in place of those that are not known."""
+"""Residuals that are drawn for imputed entries, in place of those that are not known, and effects of covariates that are not known."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 from polyvae.data.logscale import LARGEST
 from polyvae.data.schema import Features
 from polyvae.imputation.imputer import Imputed, Imputer
 from polyvae.imputation.tables import Doubles, Flags, Floats
+from polyvae.utils.seeds import fold_in
 
 
 def joint_residual(
@@ -83,3 +84,32 @@ def mean_of_amounts(each: Features, found: Imputed) -> Doubles:
     slope = np.clip((around * (true - means[1])).sum(0) / np.where(square > 0, square, 1), 0, 1)
     expected = np.maximum(means[1] + slope * (amount(values, size) - means[0]), 1)
     return np.where(logs & (size > 0), (np.log(expected) - centre) / scale - values, 0)
+
+
+# ---- effects of covariates that are not known, of levels in which a feature was never observed ---------------------
+
+
+def wider(
+    ends: tuple[Doubles, Doubles], doubt: Floats | None, rows: NDArray[np.intp], level: float | None
+) -> tuple[Doubles, Doubles]:
+    """Ends of intervals relative to the prediction, [F] or [n, F] each, that include the variance ``doubt`` [N, F] of effects."""
+    if doubt is None or level is None:
+        return ends
+    more = ndtri((1 + level) / 2) ** 2 * doubt[rows].astype(np.float64)
+    below, above = (np.where(more > 0, np.sign(end) * np.sqrt(end**2 + more), end) for end in ends)
+    return below, above
+
+
+def unknown_effects(
+    imputer: Imputer, found: Imputed, at: Floats | None, draws: int, seed: int
+) -> list[Floats | float]:
+    """For each draw what is not known of the effects of covariates ``at`` [N, C]: the same for all samples of a level, [n, F]."""
+    if at is None or imputer.effects.doubt(found.name, at) is None:
+        return [0.0] * draws
+    key, columns = imputer.tables.names.index(found.name), at[found.rows]
+    return [
+        imputer.effects.drawn(
+            found.name, columns, np.random.default_rng(fold_in(seed, "effects of levels", key, draw))
+        )
+        for draw in range(draws)
+    ]

@@ -199,6 +199,8 @@ def save(
     for number, name in enumerate(imputer.effects.shifts):
         tensors[f"effects.{number}"] = torch.from_numpy(imputer.effects.shifts[name])
         tensors[f"leverages.{number}"] = torch.from_numpy(imputer.effects.leverages[name])
+        if name in imputer.effects.doubts:
+            tensors[f"doubts.{number}"] = torch.from_numpy(imputer.effects.doubts[name])
     for label, members in imputer.ensembles.items():
         tensors |= {f"members.{label}.{key}": x.cpu().contiguous() for key, x in members.state().items()}
     metadata: dict[str, Any] = {
@@ -233,14 +235,17 @@ def _effects(path: str | Path, schema: Schema, tensors: Mapping[str, Tensor]) ->
     rows = 1 + sum(one.covariate.columns for one in schema.covariates)
     if rows == 1:
         return Effects()
+    keys = {"effects": rows, "leverages": rows}
+    if "doubts.0" in tensors:  # files of older versions have none
+        keys["doubts"] = rows - 1
     found = (
         {
             each.name: _tensor(
-                path, tensors, f"{key}.{number}", (rows, len(each.columns)), torch.float32
+                path, tensors, f"{key}.{number}", (height, len(each.columns)), torch.float32
             ).numpy()
             for number, each in enumerate(schema.modalities)
         }
-        for key in ("effects", "leverages")
+        for key, height in keys.items()
     )
     return Effects(*found)
 
