@@ -467,6 +467,25 @@ def test_covariates_are_conditioned_on_and_are_no_features(cohort: Path, tmp_pat
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "unknown level '2'" in done.stderr
+    assert "add it by polyvae extend" in done.stderr
+    header, rows = read_csv(tmp_path / "rna.csv")
+    (tmp_path / "later").mkdir()
+    later = {key: [*cells[:-1], "2"] for key, cells in list(rows.items())[:20]}
+    write_csv(tmp_path / "later" / "rna.csv", header, later)
+    done = polyvae("extend", "run", "later/rna.csv", "-o", "more", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["added: batch=2", "written: more"]
+    done = polyvae("impute", "more", "later/rna.csv", "-o", "at_two", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert set(read_csv(tmp_path / "at_two" / "protein.csv")[1]) == set(later)
+    for words, text in (
+        (["rna.csv", "-o", "third"], "extend: got no new level of batch"),
+        (["later/rna.csv", "-o", "run"], "got the run that is extended"),
+    ):
+        done = polyvae("extend", "run", *words, cwd=tmp_path)
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert text in done.stderr
     done = polyvae("impute", "run", "protein.csv", "-o", "no", cwd=tmp_path)
     assert done.returncode == 2
     assert "no table has a column 'batch'" in done.stderr

@@ -1674,21 +1674,21 @@ MUTANTS = [
         by="imputation/test_effects.py",
     ),
     Mutant(
-        "imputation.effects:_coefficients",
+        "imputation.effects:estimated",
         "(squared - there_too * noise / len(rows)) / lost",
         "squared - there_too * noise / len(rows)",
         by="imputation/test_effects.py",
     ),
     Mutant(
-        "imputation.effects:_coefficients",
+        "imputation.effects:estimated",
         "there_too * noise / len(rows)",
         "0 * noise / len(rows)",
         by="imputation/test_effects.py",
     ),
     Mutant(
         "imputation.effects:_Levels.doubts",
-        "np.maximum(moderated, 0) * self.grow",
-        "np.maximum(moderated, 0)",
+        "self.variance() * self.grow",
+        "self.variance()",
         by="imputation/test_effects.py",
     ),
     Mutant(
@@ -1701,6 +1701,24 @@ MUTANTS = [
         "imputation.residuals:unknown_effects",
         "fold_in(seed, 'effects of levels', key, draw)",
         "fold_in(seed, 'effects of levels', key)",
+        by="imputation/test_conditions.py",
+    ),
+    Mutant(
+        "imputation.extending:_predicted",
+        "trained.noise / np.maximum(variance, _LEAST * np.maximum(trained.noise, _LEAST))",
+        "0 * trained.noise",
+        by="imputation/test_extending.py",
+    ),
+    Mutant(
+        "imputation.extending:_predicted",
+        "np.where(never, variance * trained.levels.grow[of], 0)",
+        "np.where(never, variance, 0)",
+        by="imputation/test_extending.py",
+    ),
+    Mutant(
+        "imputation.extending:_with_levels",
+        "x - imputer.effects.of(name, rest[rows])",
+        "x",
         by="imputation/test_conditions.py",
     ),
     Mutant(

@@ -157,6 +157,74 @@ def test_where_a_level_has_no_sample_of_a_modality_intervals_and_draws_include_t
     assert np.array_equal(as_array(again[1]), low)
 
 
+@pytest.fixture(scope="module")
+def of_two() -> tuple[pv.Estimator, dict[str, pd.DataFrame], pd.Index]:
+    """Fitted without batch z; all samples; those of z."""
+    given = frames(160, missing=0)
+    late = given["rna"].index[given["rna"]["batch"] == "z"]
+    known = {name: frame.drop(index=late) for name, frame in given.items()}
+    return pv.Estimator(**QUICK, covariates=["batch", "age"]).fit(known), given, late
+
+
+def test_a_level_that_is_added_later_is_imputed_as_if_it_had_been_there(of_two) -> None:
+    est, given, late = of_two
+    new = {name: frame.loc[late] for name, frame in given.items()}
+    with pytest.raises(pv.InputError, match=r"unknown level 'z'.*add it by extend"):
+        est.impute(new)
+    first, rest = late[: len(late) // 2], late[len(late) // 2 :]
+    more = est.extend({name: frame.loc[first] for name, frame in given.items()})
+    asked, truth = {"rna": given["rna"].loc[rest]}, given["protein"].loc[rest].to_numpy()
+
+    def error(filled: dict[str, pd.DataFrame]) -> float:
+        return float(np.sqrt(np.square(filled["protein"].loc[rest].to_numpy() - truth).mean()))
+
+    as_known = error(est.impute({"rna": asked["rna"].assign(batch="x")}))
+    all_three = error(pv.Estimator(**QUICK, covariates=["batch", "age"]).fit(given).impute(asked))
+    assert error(more.impute(asked)) < min(0.5 * as_known, 1.3 * all_three)
+    at_x = more.impute(asked, covariates={"batch": "x"})["protein"].loc[rest].to_numpy()
+    effect = (more.impute(asked)["protein"].loc[rest].to_numpy() - at_x).std(0)
+    assert effect.max() < 1e-3  # one number for each feature
+
+
+def test_known_levels_are_imputed_as_before_bit_for_bit(of_two, tmp_path: Path) -> None:
+    est, given, late = of_two
+    asked = {"rna": given["rna"].drop(index=late)}
+    more = est.extend({name: frame.loc[late] for name, frame in given.items()})
+    more.save(tmp_path / "e.polyvae")
+    again = pv.Estimator.load(tmp_path / "e.polyvae")
+    for one in (more, again):
+        assert np.array_equal(as_array(one.impute(asked)), as_array(est.impute(asked)))
+        assert np.array_equal(one.transform(asked), est.transform(asked))
+    everything = {"rna": given["rna"]}
+    for method in ("impute", "transform"):
+        assert np.array_equal(
+            *(
+                as_array(result) if method == "impute" else result
+                for result in (getattr(more, method)(everything), getattr(again, method)(everything))
+            )
+        )
+
+
+def test_levels_can_be_added_one_after_the_other_and_to_several_covariates() -> None:
+    given = frames(120, missing=0)
+    batch = given["rna"]["batch"].to_numpy()
+    given["rna"]["site"] = np.where(np.arange(120) % 3 == 0, "c", np.where(np.arange(120) % 3 == 1, "b", "a"))
+    here = (batch != "z") & (given["rna"]["site"] != "c")
+    est = pv.Estimator(**QUICK, covariates=["batch", "site"]).fit({k: x[here] for k, x in given.items()})
+    site_first = est.extend({k: x[(batch != "z")] for k, x in given.items()})
+    both = site_first.extend(given)
+    new = {"rna": given["rna"][(batch != "z")]}
+    assert np.array_equal(as_array(both.impute(new)), as_array(site_first.impute(new)))
+    effects = both._imputer.effects.shifts["rna"]
+    assert len(effects) == 1 + 2 + 2 + 2
+    assert both.schema_.conditions(pv.MultimodalData(
+        {"rna": np.zeros((1, 4))}, covariates={"batch": ["z"], "site": ["c"]}
+    )).tolist() == [[0, 0, 0, 0, 1, 1]]  # fmt: skip
+    assert not np.allclose(effects[5], effects[6])
+    with pytest.raises(pv.InputError, match="extend: got no new level of batch, site"):
+        both.extend(given)
+
+
 def test_embeddings_of_batches_overlap(fitted: pv.Estimator) -> None:
     z, batch = fitted.transform(frames()).sort_index().to_numpy(), cells(60, 0)[1]
     means = np.stack([z[batch == level].mean(0) for level in BATCHES])

@@ -329,6 +329,31 @@ def score(
         )
 
 
+def extend(
+    run: Fitted,
+    files: Data,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The new run directory.", show_default=False)],
+    id: Id = None,
+    mask: Mask = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing run.")] = False,
+) -> None:
+    """Add levels of covariates, such as a new batch, whose effects are estimated from these files; nothing is trained again."""
+    from polyvae.imputation import runs as fitted  # seconds of import
+    from polyvae.imputation.sources import files_of
+
+    given = files_of(files, ("--out", "--id", "--mask", "--force"))
+    with _messages():
+        opened = fitted.open_fitted(run)
+        command = shlex.join(["polyvae", *sys.argv[1:]])
+        more = fitted.extend_run(opened, given, out, id=id, mask=mask, force=force, command=command)
+    for before, after in zip(
+        opened.estimator.schema_.covariates, more.estimator.schema_.covariates, strict=True
+    ):
+        for level in after.added[len(before.added) :]:
+            typer.echo(f"added: {after.name}={level}")
+    typer.echo(f"written: {out}")
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to an app."""
     examples: dict[Callable[..., None], str] = {
@@ -336,6 +361,7 @@ def register(app: typer.Typer) -> None:
         impute: "Example: `polyvae impute runs/cohort --mrna new_mrna.csv -o filled --interval 0.9`",
         embed: "Example: `polyvae embed runs/cohort --mrna new_mrna.csv -o z.csv`",
         predict: "Example: `polyvae predict runs/cohort --mrna new_mrna.csv -o subtype.csv`",
+        extend: "Example: `polyvae extend runs/cohort --mrna later_mrna.csv -o runs/cohort_and_later`",
         score: "Example: `polyvae score runs/cohort mrna.csv protein.csv`",
     }
     for command, example in examples.items():
@@ -350,6 +376,7 @@ _SPELLED = {
     "kinds={NAME: {COLUMN: 'categorical'}}": "--set kinds.NAME.COLUMN=categorical",
     "kinds={NAME: {COLUMN: ['low', 'high']}}": """--set 'kinds.NAME.COLUMN=["low", "high"]'""",
     "with unseen_classes='mask'": "with --mask",
+    "add it by extend": "add it by polyvae extend",
 }
 """Remedies in messages of the library -> options of the command line."""
 

@@ -104,16 +104,19 @@ class Known(Record):
         levels: Its levels; None: it is a number.
         mean: The mean of a number.
         scale: The standard deviation of a number.
+        added: Levels that were added after the training. They have columns of their own, after those of all covariates of the training.
     """
 
     name: Annotated[str, Field(min_length=1)]
     levels: Annotated[list[str], Field(min_length=1)] | None = None
     mean: float = 0.0
     scale: Annotated[float, Field(gt=0)] = 1.0
+    added: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _distinct(self) -> Known:
-        if self.levels is not None and len(set(self.levels)) < len(self.levels):
+        levels = (*(self.levels or ()), *self.added)
+        if len(set(levels)) < len(levels) or (self.added and self.levels is None):
             raise ValueError("distinct levels")
         return self
 
@@ -149,10 +152,10 @@ def encoded(
         instead: Name -> one value for all samples or [N], which takes the place of their own.
 
     Returns:
-        [N, C].
+        [N, C], the columns of the training and then those of levels that were added.
 
     Raises:
-        InputError: A covariate that the data lack, one of another kind, or a level that the training data did not have.
+        InputError: A covariate that the data lack, one of another kind, or an unknown level.
     """
     stored = data._stored
     names = [one.name for one in known]
@@ -164,6 +167,10 @@ def encoded(
     given = covariates_of(instead, stored.size) if instead else Covariates()
     parts = [
         _encoded(one, given if one.name in given.values else stored.covariates, stored.size) for one in known
+    ]
+    own = [one.covariate.columns for one in known]
+    parts = [x[:, :size] for x, size in zip(parts, own, strict=True)] + [
+        x[:, size:] for x, size in zip(parts, own, strict=True)
     ]
     return np.concatenate(parts, 1) if parts else np.zeros((stored.size, 0), np.float32)
 
@@ -183,14 +190,36 @@ def _encoded(one: Known, found: Covariates, count: int) -> NDArray[np.float32]:
             f"{where}: got {got}; expected {expected}{shown}, as in the training data; convert them"
         )
     names = found.levels.get(one.name, ())
-    if one.levels is not None:
-        for at in torch.unique(values).tolist():
-            if names[at] not in one.levels:
-                raise InputError(
-                    f"{where}: unknown level {names[at]!r}; {nearest(names[at], one.levels)}; fit with samples of it, or give these "
-                    "samples a known level"
-                )
-    return one.covariate.encode(values, names, torch.float32).numpy().reshape(count, -1)
+    if one.levels is None:
+        return one.covariate.encode(values, names, torch.float32).numpy().reshape(count, -1)
+    levels = (*one.levels, *one.added)
+    for at in torch.unique(values).tolist():
+        if names[at] not in levels:
+            raise InputError(
+                f"{where}: unknown level {names[at]!r}; {nearest(names[at], levels)}; fit with samples of it, add it by extend, or give "
+                "these samples a known level"
+            )
+    return (
+        Covariate(one.name, levels).encode(values, names, torch.float32).numpy().reshape(count, len(levels))
+    )
+
+
+def with_levels_of(known: Sequence[Known], data: Conditioned) -> list[Known]:
+    """The covariates, with the levels that occur in these data alone added to each. Raises InputError: there are none."""
+    found, result = data._stored.covariates, list[Known]()
+    for one in known:
+        more = list[str]()
+        if one.levels is not None and one.name in found.levels:
+            present = [found.levels[one.name][at] for at in torch.unique(found.values[one.name]).tolist()]
+            more = [level for level in present if level not in (*one.levels, *one.added)]
+        result.append(one.model_copy(update={"added": [*one.added, *more]}))
+    if result == list(known):
+        names = [one.name for one in known if one.levels is not None]
+        got = "no covariate with levels" if not names else f"no new level of {', '.join(names)}"
+        raise InputError(
+            f"extend: got {got}; expected samples of one; impute and transform take known levels"
+        )
+    return result
 
 
 def is_levels(data: Conditioned, name: str) -> bool:

@@ -55,11 +55,15 @@ class Effects(NamedTuple):
         """
         assert tables.covariates is not None
         c = tables.covariates.astype(np.float64)
-        found = {name: _coefficients(tables.values[name], tables.observed[name], c, sizes) for name in names}
-        return cls(*({name: parts[at] for name, parts in found.items()} for at in range(3)))
+        found = {name: estimated(tables.values[name], tables.observed[name], c, sizes) for name in names}
+        return cls(
+            {name: each.shifts for name, each in found.items()},
+            {name: each.leverages for name, each in found.items()},
+            {name: each.levels.doubts(sizes) for name, each in found.items()},
+        )
 
     def of(self, name: str, columns: Floats | None) -> Floats:
-        """What samples with these columns of covariates [n, C] have of a modality: [n, F]."""
+        """What samples with these columns of covariates [n, C] have of a modality: [n, F]. The last columns, if left out, are 0."""
         assert columns is not None
         shift = self.shifts[name]
         return np.asarray(shift[0] + _product(columns, shift[1:]), np.float32)
@@ -141,9 +145,9 @@ def _at(effects: Effects, name: str, columns: Floats, rows: NDArray[Any] | slice
 
 
 def _product(a: Floats, b: Floats) -> Floats:
-    """a [n, C] times b [C, F], whose rows do not depend, not even in the last bit, on which others there are."""
+    """a [n, C] times the first C rows of b, which do not depend, not even in the last bit, on which other samples there are."""
     total = np.zeros((len(a), b.shape[1]), np.float32)
-    for column, row in zip(a.T, b, strict=True):
+    for column, row in zip(a.T, b[: a.shape[1]], strict=True):
         at = np.flatnonzero(column)
         total[at] += column[at, None] * row
     return total
@@ -172,24 +176,43 @@ class _Levels(NamedTuple):
     grow: Doubles
     unseen: Flags
 
-    def doubts(self, sizes: Sequence[int]) -> Floats:
-        """The variances of the effects that are not known, [C, F]."""
+    def variance(self) -> Doubles:
+        """τ² of each covariate and feature, moderated, [V, F]."""
         evidence = self.freedom.sum(1, keepdims=True)
         typical = (self.freedom * self.spread).sum(1, keepdims=True) / np.maximum(evidence, 1)
         moderated = (self.freedom * self.spread + _PRIOR * typical) / (self.freedom + _PRIOR)
-        variance = np.maximum(moderated, 0) * self.grow
+        return np.asarray(np.maximum(moderated, 0), np.float64)
+
+    def doubts(self, sizes: Sequence[int]) -> Floats:
+        """The variances of the effects that are not known, [C, F]."""
+        variance = self.variance() * self.grow
         return np.where(self.unseen, np.repeat(variance, sizes, 0), 0).astype(np.float32)
 
 
-def _coefficients(
-    x: Floats | SparseRows, seen: Flags, c: Doubles, sizes: Sequence[int]
-) -> tuple[Floats, Floats, Floats]:
-    """The intercept and the coefficients of one table, and the leverages: [1 + C, F] each; what is not known of them: [C, F]."""
+class Estimated(NamedTuple):
+    """What is estimated of one table.
+
+    Attributes:
+        shifts: [1 + C, F]; see ``Effects``.
+        leverages: [1 + C, F].
+        levels: The variance of levels.
+        noise: [F], the variance of what covariates leave.
+    """
+
+    shifts: Floats
+    leverages: Floats
+    levels: _Levels
+    noise: Doubles
+
+
+def estimated(x: Floats | SparseRows, seen: Flags, c: Doubles, sizes: Sequence[int]) -> Estimated:
+    """The effects in one table x [N, F] of columns of covariates c [N, C]."""
+    noises = np.zeros(x.shape[1])
     found, levers = (np.zeros((1 + c.shape[1], x.shape[1]), np.float32) for _ in range(2))
     spread, freedom = np.zeros((2, len(sizes), x.shape[1]))
     grow, unseen = np.ones_like(spread), np.zeros((c.shape[1], x.shape[1]), bool)
     levels = np.repeat([size > 1 for size in sizes], sizes)
-    for columns, there in _alike(x, seen):
+    for columns, there in alike(x, seen):
         rows = np.flatnonzero(there)
         counts = c[rows].sum(0)
         unseen[:, columns] = (levels & (counts <= _RIDGE))[:, None]
@@ -205,7 +228,7 @@ def _coefficients(
             sums += design[start : start + step].T @ values
             squares += (values**2).sum(0)
         b, noise = _least_squares(design, sums, squares, sizes)
-        for at, (size, own_columns) in enumerate(zip(sizes, _spans(sizes), strict=True)):
+        for at, (size, own_columns) in enumerate(zip(sizes, spans(sizes), strict=True)):
             weight = counts[own_columns] / len(rows)
             lost = 1 - (weight**2).sum()
             if size > 1 and lost > _RIDGE:
@@ -213,11 +236,12 @@ def _coefficients(
                 squared = weight @ (b[1:][own_columns] ** 2)
                 spread[at, columns] = (squared - there_too * noise / len(rows)) / lost
                 freedom[at, columns], grow[at, columns] = there_too, 2 - lost
+        noises[columns] = noise
         found[:, columns], levers[:, columns] = _shrunk(design, sums, b, noise, sizes)
-    return found, levers, _Levels(spread, freedom, grow, unseen).doubts(sizes)
+    return Estimated(found, levers, _Levels(spread, freedom, grow, unseen), noises)
 
 
-def _spans(sizes: Sequence[int]) -> Iterator[slice]:
+def spans(sizes: Sequence[int]) -> Iterator[slice]:
     """The columns of each covariate."""
     start = 0
     for size in sizes:
@@ -225,7 +249,7 @@ def _spans(sizes: Sequence[int]) -> Iterator[slice]:
         start += size
 
 
-def _alike(x: Floats | SparseRows, seen: Flags) -> Iterator[tuple[NDArray[np.intp], Flags]]:
+def alike(x: Floats | SparseRows, seen: Flags) -> Iterator[tuple[NDArray[np.intp], Flags]]:
     """Columns that were observed in the same samples, and which these are, [N]."""
     if isinstance(x, SparseRows):
         yield np.arange(x.shape[1]), x.seen
@@ -255,7 +279,7 @@ def _least_squares(
     b = np.linalg.solve(gram + np.diag(penalty), sums)
     left = squares - 2 * (b * sums).sum(0) + np.einsum("cf,cd,df->f", b, gram, b, optimize=True)
     freedom = n - 1 - sum(size - 1 if size > 1 else 1 for size in sizes)
-    for size, own in zip(sizes, _spans(sizes), strict=True):
+    for size, own in zip(sizes, spans(sizes), strict=True):
         if size > 1:
             b[1:][own] -= gram[0, 1:][own] / n @ b[1:][own]
     return np.asarray(b, np.float64), np.asarray(np.maximum(left, 0) / max(freedom, 1), np.float64)
@@ -276,7 +300,7 @@ def _shrunk(
     n = len(design)
     total, mean = design.sum(0), design.mean(0)[1:]
     b, levers = b.copy(), np.full(b.shape, 1 / n)
-    for size, span in zip(sizes, _spans(sizes), strict=True):
+    for size, span in zip(sizes, spans(sizes), strict=True):
         own = slice(1 + span.start, 1 + span.stop)
         if size > 1:  # levels, of which each has its number of samples
             count, weight = total[own], total[own] / n

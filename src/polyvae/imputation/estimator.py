@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from polyvae.imputation.cox import concordance
 from polyvae.imputation.diagnosis import diagnose
 from polyvae.imputation.embedding import Embedding
 from polyvae.imputation.explain import attribute, variance_explained
+from polyvae.imputation.extending import extended
 from polyvae.imputation.filling import Kind, Statistic, blocks, canonical, check_level, fill, wanted, whole
 from polyvae.imputation.hazards import Hazards
 from polyvae.imputation.imputer import Imputer
@@ -660,6 +662,27 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         _, data = self._aligned(X)
         part = whole(self.schema_, data, np.arange(len(data))).rows(slice(None))  # dense
         return self._with_target(part)
+
+    def extend(self, X: Data) -> Self:
+        """A copy that knows levels of covariates that the training data did not have, such as a new batch or site.
+
+        The effects of the new levels are estimated from the samples of X that have them, and shrunk by how much levels differed in
+        training (best linear prediction). Nothing is trained again and results for known levels stay as they are, bit for bit. A feature
+        that no sample of a new level has gets the mean over the known levels, with wider intervals.
+
+        Args:
+            X: New samples, with their covariates. Those of known levels are not used.
+
+        Returns:
+            A new estimator; this one is not changed.
+
+        Raises:
+            InputError: No covariate of X has a new level, or data that do not fit the training data.
+        """
+        _, data = self._aligned(X)
+        other = copy.copy(self)
+        other.schema_, other._imputer = extended(self.schema_, self._imputer, data)
+        return other
 
     # ---- files -----------------------------------------------------------------------------------------------
 

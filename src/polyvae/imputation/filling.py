@@ -163,11 +163,19 @@ def keys(schema: Schema, data: MultimodalData) -> list[bytes]:
         seen = data.observed(name).flatten(1).cpu().numpy()
         parts += [np.where(seen, data.values(name).flatten(1).cpu().numpy(), 0).astype(np.float64), seen]
     conditions = schema.conditions(data)
-    parts += [] if conditions is None else [conditions]
+    conditions = np.zeros((len(data), 0), np.float32) if conditions is None else conditions
+    known = sum(one.covariate.columns for one in schema.covariates)
+    parts.append(conditions[:, :known])
+    added = conditions[
+        :, known:
+    ]  # without these levels a sample has the key that it had before they were added
     pattern = data.mask.cpu().numpy()
     return [
         pattern[:, row].tobytes()
-        + hashlib.blake2b(b"".join(part[row].tobytes() for part in parts), digest_size=16).digest()
+        + hashlib.blake2b(
+            b"".join(part[row].tobytes() for part in (*parts, *([added] if added[row].any() else []))),
+            digest_size=16,
+        ).digest()
         for row in range(len(data))
     ]
 

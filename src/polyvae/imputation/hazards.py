@@ -166,8 +166,8 @@ def _inputs(
     filled = {
         name: np.where(tables.observed[name], tables.values[name], expected[name]) for name in tables.names
     }
-    if tables.covariates is not None:
-        filled[COVARIATES] = tables.covariates
+    if tables.covariates is not None and imputer.tables.covariates is not None:
+        filled[COVARIATES] = tables.covariates[:, : imputer.tables.covariates.shape[1]]
     z = embedding.project(imputer, expected)
     if len(filled) == 1:
         return {**filled, EMBEDDING: z}

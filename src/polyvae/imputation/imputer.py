@@ -297,7 +297,8 @@ class Imputer:
             for name, kept in zip(given.names, pattern, strict=True)
             if kept
         ]
-        beside = [] if given.at is None else [given.at]
+        known = self.tables.covariates  # levels that were added after the training have no columns there
+        beside = [] if given.at is None or known is None else [given.at[:, : known.shape[1]]]
         return np.concatenate(parts + beside, 1) if parts else np.zeros((given.size, 0), np.float32)
 
     def _inside(self, left_out: int | None, tables: Tables, name: str) -> dict[str, Floats]:

@@ -170,6 +170,45 @@ def fit_run(
         seconds=round(estimator.seconds_, 3),
         columns=list(labels) if len(labels) == 2 else [],
     )
+    return _written(FittedRun(out, estimator, record))
+
+
+def extend_run(
+    run: FittedRun,
+    files: Files,
+    out: Path,
+    *,
+    id: str | None = None,
+    mask: bool = False,
+    force: bool = False,
+    command: str = "",
+) -> FittedRun:
+    """Write a run that also knows the levels of covariates that occur in the files alone, without its report; see ``Estimator.extend``.
+
+    Args:
+        run: The run, which is not changed.
+        files: The files.
+        out: The directory of the new run.
+        id: See ``read_for``.
+        mask: See ``read_for``.
+        force: Replace an existing run.
+        command: The command, to store it.
+
+    Raises:
+        InputError: Files without a new level, or a directory that is not empty.
+    """
+    if out.absolute() == run.path.absolute():
+        raise InputError(
+            f"{out}: got the run that is extended; expected another directory; choose another path"
+        )
+    check_run(out, force)
+    record = run.record.model_copy(update={"command": command})
+    extended = run.estimator.extend(read_for(run, files, id, mask).data)
+    return _written(FittedRun(out, extended, record))
+
+
+def _written(run: FittedRun) -> FittedRun:
+    out, estimator, record = run
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in MADE:
@@ -180,7 +219,7 @@ def fit_run(
     estimator.save(out / ESTIMATOR)
     write_atomic(out / "scores.json", (estimator.scores_.to_json() + "\n").encode())
     _write_json(out / "schema.json", estimator.schema_.model_dump())
-    return FittedRun(out, estimator, record)
+    return run
 
 
 def _as_time(estimator: Estimator) -> None:

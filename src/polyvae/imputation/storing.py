@@ -232,7 +232,7 @@ def _sparse_parts(x: SparseRows) -> dict[str, NDArray[Any]]:
 
 def _effects(path: str | Path, schema: Schema, tensors: Mapping[str, Tensor]) -> Effects:
     """What covariates add to features. Raises InputError: other shapes or types than those of the schema."""
-    rows = 1 + sum(one.covariate.columns for one in schema.covariates)
+    rows = 1 + sum(one.covariate.columns + len(one.added) for one in schema.covariates)
     if rows == 1:
         return Effects()
     keys = {"effects": rows, "leverages": rows}
@@ -326,7 +326,7 @@ def _tables(path: str | Path, found: _Metadata, tensors: Mapping[str, Tensor], e
         )
     given = None
     if effects.shifts:
-        columns = len(next(iter(effects.shifts.values()))) - 1
+        columns = sum(one.covariate.columns for one in found.features.covariates)
         given = _tensor(path, tensors, "covariates", (None, columns), torch.float32).numpy()
     sparse = {
         name: _sparse(
