@@ -186,6 +186,27 @@ def test_a_level_that_is_added_later_is_imputed_as_if_it_had_been_there(of_two) 
     assert effect.max() < 1e-3  # one number for each feature
 
 
+def test_the_effect_of_a_new_level_is_what_other_covariates_leave(of_two) -> None:
+    est, given, late = of_two
+    age = given["rna"].loc[late, "age"]
+    old, young = (late[rows] for rows in (age > age.median(), age <= age.median()))
+    found = [
+        est.extend({k: x.loc[rows] for k, x in given.items()})._imputer.effects.shifts
+        for rows in (old, young)
+    ]
+    apart = (age[old].mean() - age[young].mean()) / given["rna"]["age"].std()
+    of_age, change = (
+        np.concatenate([part(name) for name in ("rna", "protein")])
+        for part in (
+            lambda name: found[0][name][3] * apart,
+            lambda name: found[0][name][-1] - found[1][name][-1],
+        )
+    )
+    assert (
+        abs(of_age @ change / (of_age @ of_age)) < 0.5
+    )  # 1 if the effect of age counted as one of the level
+
+
 def test_known_levels_are_imputed_as_before_bit_for_bit(of_two, tmp_path: Path) -> None:
     est, given, late = of_two
     asked = {"rna": given["rna"].drop(index=late)}
