@@ -4,6 +4,7 @@
     python -m benchmarks.citeseq --simulated
     python -m benchmarks.citeseq --brief --seeds 8      # RNA -> protein by the Estimator and simple methods alone
     python -m benchmarks.citeseq --estimator     # also pv.Estimator with and without the covariate; no third batch
+    python -m benchmarks.citeseq --third         # the third batch alone, also by pv.Estimator
 
 RNA is 500 highly variable genes, normalised by library size, proteins are counts; both on a logarithmic scale, standardised with the
 training cells. The first panel lacks 15 of the 29 proteins, which are missing entries. For each seed a fifth of the cells of each batch
@@ -19,7 +20,8 @@ means and standard deviations over seeds:
     structure        NMI and ARI of k-means of the embedding with cell groups: clusters of the proteins that both panels have,
                      standardised within each batch (or, of simulated cells, their types)
     a third batch    a third of the cells of one batch, all of whose features are moved by constants of their own: left out of the
-                     training, then mapped by ``polyvae.extend``, beside unmapped cells and a model trained on all three batches
+                     training, then mapped by ``polyvae.extend``, or ``Estimator.extend``, beside unmapped cells, a fit of all
+                     three batches, and ridge regression (with the batch as a column)
 """
 
 from __future__ import annotations
@@ -328,8 +330,49 @@ def mapped(cells: Cells, given: argparse.Namespace, seed: int) -> dict[str, floa
     }
 
 
+def mapped_by_estimator(cells: Cells, given: argparse.Namespace, seed: int) -> dict[str, float]:
+    """As ``mapped``, by an Estimator with its defaults and by ridge regression."""
+    whole = with_third(cells, seed)
+    held, third = split(whole.batch, seed), whole.batch == "third"
+    whole = standardise(whole, ~held & ~third)
+    known, new, test = (whole.at(rows) for rows in (~held & ~third, ~held & third, held & third))
+    as_first = test._replace(batch=np.full(len(test.batch), whole.batch[~third][0]))
+
+    def error(est: pv.Estimator, cells: Cells) -> float:
+        guess = est.impute(data_of(cells).observe("rna")).values("protein").double().numpy()
+        return errors(guess, test.protein)[0]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        est = pv.Estimator(latent=given.latent, seed=seed, covariates=["batch"]).fit(data_of(known))
+        start = time.perf_counter()
+        more = est.extend(data_of(new))
+        seconds = time.perf_counter() - start
+        again = pv.Estimator(latent=given.latent, seed=seed, covariates=["batch"]).fit(
+            data_of(whole.at(~held))
+        )
+        return {
+            "RMSE, Estimator, as the batch it came from": error(est, as_first),
+            "RMSE, Estimator, mapped": error(more, test),
+            "RMSE, Estimator, fitted to all three": error(again, test),
+            "RMSE, ridge, as the batch it came from": errors(ridge(known, as_first), test.protein)[0],
+            "RMSE, ridge, fitted to all three": errors(ridge(whole.at(~held), test), test.protein)[0],
+            "iLISI, Estimator, mapped": ilisi(
+                np.asarray(more.transform(data_of(whole)), np.float64), whole.batch
+            ),
+            "iLISI, Estimator, fitted to all three": ilisi(
+                np.asarray(again.transform(data_of(whole)), np.float64), whole.batch
+            ),
+            "seconds, Estimator, mapping": seconds,
+            "seconds, Estimator, fitting to all three": again.seconds_,
+        }
+
+
 def measured(cells: Cells, given: argparse.Namespace, seed: int) -> tuple[dict[str, float], dict[str, Array]]:
     """Numbers by name, and the Pearson correlations of each method."""
+    if given.third:
+        by_estimator = mapped_by_estimator(cells, given, seed)
+        return mapped_named({**mapped(cells, given, seed), **by_estimator}), {}
     held = split(cells.batch, seed)
     whole = standardise(cells, ~held)
     train, test = whole.at(~held), whole.at(held)
@@ -377,6 +420,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     reader.add_argument("--simulated", action="store_true")
     reader.add_argument("--estimator", action="store_true", help="also pv.Estimator; no third batch")
+    reader.add_argument("--third", action="store_true", help="the third batch alone, also by pv.Estimator")
     reader.add_argument("--model", default="mvae")
     reader.add_argument("--latent", type=int, default=16)
     reader.add_argument("--epochs", type=int, default=200)
@@ -401,6 +445,8 @@ def main(arguments: list[str] | None = None) -> None:
         values = np.array([run[0][name] for run in runs])
         print(f"{name:58}  {values.mean():7.3f} ± {values.std():.3f}")
     methods = list(runs[0][1])
+    if not methods:
+        return
     print(f"\n{'Pearson':10}" + "".join(f"{name:>28}" for name in methods))
     for place, protein in enumerate(cells.proteins):
         row = [np.mean([run[1][name][place] for run in runs]) for name in methods]
