@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from polyvae import Modality, MultimodalData, build
-from polyvae.metrics import Context
+from polyvae.metrics import Context, fit_prior
 from polyvae.metrics.generation import conditional, unconditional
 from polyvae.metrics.reconstruction import baseline, pairwise, reconstruction, within_classes
 
@@ -87,6 +87,16 @@ def test_errors_and_diversity_are_those_of_the_world(world):
     assert found["diversity_matrix"]["a"]["b"] == pytest.approx(math.sqrt(math.pi / 2), rel=0.04)
     assert found["diversity_matrix"]["b"]["a"] == pytest.approx(0, abs=1e-4)
     assert found["diversity"] == pytest.approx(sum(found["diversity_matrix"]["a"].values()) / 2, abs=1e-4)
+
+
+def test_diversity_with_a_fitted_prior_is_that_of_the_aggregate_posterior(world):
+    """The posterior of w is N(0, s²) for all samples, with s = softplus(0) = log 2, and so is a Gaussian that is fitted to the latents."""
+    model = copying()
+    prior = fit_prior(model, world.train, 1, latents="all")
+    found = reconstruction(Context.of(model, world.test, train=world.train, prior=prior), draws=4)
+    spread = found["diversity_matrix_fitted"]
+    assert spread["a"]["b"] == pytest.approx(math.log(2) * math.sqrt(math.pi / 2), rel=0.05)
+    assert found["diversity_fitted"] == pytest.approx(spread["a"]["b"] / 2, abs=1e-4)
 
 
 def test_what_was_not_observed_does_not_count(world):

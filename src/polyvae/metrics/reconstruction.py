@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polyvae.core.fitted import FittedPrior
 from polyvae.data import MultimodalData
 from polyvae.metrics import generation, labels
 from polyvae.metrics.context import Context, subsample
@@ -28,7 +29,8 @@ def reconstruction(context: Context, *, rows: int = 1_000, draws: int = 5) -> di
     Diversity is the distance (root mean square per entry) between two draws of a target given one sample of an input, with w from p(w). It
     is a mean over pairs of ``draws`` draws for ``rows`` samples, chosen at random; ``diversity_matrix`` has it by pair of modalities.
     ``diversity_real`` is the distance between two held-out samples of one class, if there are labels, and the reference for diversity;
-    ``diversity_by_modality`` has it by modality.
+    ``diversity_by_modality`` has it by modality. ``diversity_fitted`` and ``diversity_matrix_fitted`` are those of draws from a fitted
+    prior, if it has conditional draws.
     """
     model, names = context.model, list(context.model.modalities)
     inputs = [
@@ -44,20 +46,22 @@ def reconstruction(context: Context, *, rows: int = 1_000, draws: int = 5) -> di
                 f"reconstruction and diversity: {name!r} is left out, because ids of words have no distances"
             )
     few = subsample(context.data, rows, context.seed("reconstruction/rows"))
-    context.report.start("reconstruction", 2 * len(inputs) + 1)
+    fitted = generation.conditional_prior(context)
+    priors = {"": None} | ({"_fitted": fitted} if fitted is not None else {})
+    context.report.start("reconstruction", (1 + len(priors)) * len(inputs) + 1)
     means = {} if context.train is None else baseline(context.train, targets, context.batch_size)
     found: dict[str, dict[str, _Numbers]] = {}
-    spread: dict[str, _Numbers] = {}
+    spread: dict[str, dict[str, _Numbers]] = {suffix: {} for suffix in priors}
     for number, observed in enumerate(inputs):
         found[observed] = _errors(
             context, observed, targets, means, context.seed("reconstruction/errors", number)
         )
         context.report.advance()
         others = [name for name in targets if name != observed]
-        spread[observed] = _diversity(
-            context, observed, others, few, draws, context.seed("reconstruction/diversity", number)
-        )
-        context.report.advance()
+        for suffix, prior in priors.items():
+            seed = context.seed(f"reconstruction/diversity{suffix}", number)
+            spread[suffix][observed] = _diversity(context, observed, others, few, draws, seed, prior)
+            context.report.advance()
     result: dict[str, Any] = {}
     for head, cells in (
         ("", [row[name] for name, row in found.items() if name in row]),
@@ -67,9 +71,11 @@ def reconstruction(context: Context, *, rows: int = 1_000, draws: int = 5) -> di
         ),
     ):
         result |= _means(f"{head}reconstruction_error", cells)
-    varied = [value for row in spread.values() for value in row.values()]
-    if varied:
-        result["diversity"] = sum(varied) / len(varied)
+    varied = {
+        suffix: [value for row in own.values() for value in row.values()] for suffix, own in spread.items()
+    }
+    if varied[""]:
+        result |= {f"diversity{suffix}": sum(values) / len(values) for suffix, values in varied.items()}
         real = {
             name: value
             for number, name in enumerate(targets)
@@ -81,7 +87,7 @@ def reconstruction(context: Context, *, rows: int = 1_000, draws: int = 5) -> di
     context.report.advance()
     return result | {
         "reconstruction": found,
-        "diversity_matrix": spread,
+        **{f"diversity_matrix{suffix}": own for suffix, own in spread.items()},
         "diversity_draws": draws,
         "diversity_rows": len(few),
     }
@@ -179,9 +185,10 @@ def _diversity(
     data: MultimodalData,
     draws: int,
     seed: int,
+    prior: FittedPrior | None,
 ) -> _Numbers:
     sums, count = dict.fromkeys(targets, 0.0), 0
-    for batch, made, _ in generation.conditional(context, (observed,), targets, seed, draws, data):
+    for batch, made, _ in generation.conditional(context, (observed,), targets, seed, draws, data, prior):
         for name, images in made.items():
             sums[name] += float(pairwise(images).sum())
         count += batch.size

@@ -295,7 +295,11 @@ def reconstruction_section(page: Page) -> Section | None:
         "Reconstruction and diversity",
         lead,
         figures,
-        [headlines(values, "reconstruction_error", "cross_reconstruction_error", "diversity")],
+        [
+            headlines(
+                values, "reconstruction_error", "cross_reconstruction_error", "diversity", "diversity_fitted"
+            )
+        ],
         wide=False,
     )
 

@@ -179,6 +179,10 @@ KNOWN = {
     "diversity": Metric(
         "diversity of draws", "Distance between two draws given one sample, root mean square per entry."
     ),
+    "diversity_fitted": Metric(
+        "diversity of draws, fitted prior",
+        "The same with the latents of what is not observed drawn from a distribution fitted after training.",
+    ),
     "diversity_real": Metric(
         "diversity of real samples",
         "The same between two real samples of one class: the reference for the diversity of draws.",
