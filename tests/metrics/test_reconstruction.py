@@ -90,13 +90,18 @@ def test_errors_and_diversity_are_those_of_the_world(world):
 
 
 def test_diversity_with_a_fitted_prior_is_that_of_the_aggregate_posterior(world):
-    """The posterior of w is N(0, s²) for all samples, with s = softplus(0) = log 2, and so is a Gaussian that is fitted to the latents."""
+    """The posterior of w is N(0, s²) for all samples, narrower than p(w), and so is a Gaussian that is fitted to the latents."""
     model = copying()
+    with torch.no_grad():
+        model.modalities["b"].encoder.bias[6:] = -2.0
+    s = float(model.draw_latents(world.take(slice(0, 3000)), 4)[1].std())
+    assert s < 0.5
     prior = fit_prior(model, world.train, 1, latents="all")
     found = reconstruction(Context.of(model, world.test, train=world.train, prior=prior), draws=4)
     spread = found["diversity_matrix_fitted"]
-    assert spread["a"]["b"] == pytest.approx(math.log(2) * math.sqrt(math.pi / 2), rel=0.05)
+    assert spread["a"]["b"] == pytest.approx(s * math.sqrt(math.pi / 2), rel=0.05)
     assert found["diversity_fitted"] == pytest.approx(spread["a"]["b"] / 2, abs=1e-4)
+    assert found["diversity_matrix"]["a"]["b"] == pytest.approx(math.sqrt(math.pi / 2), rel=0.05)
 
 
 def test_what_was_not_observed_does_not_count(world):
