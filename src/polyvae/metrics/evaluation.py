@@ -178,8 +178,10 @@ def evaluate(
         prior = None
         given = (
             config.fitted_prior.latents != "z"
-        )  # else it has no conditional draws, from which attributes are read
-        if {"coherence", "quality"} & set(metrics) or ("attributes" in metrics and given):
+        )  # else it has no conditional draws, from which attributes and diversity are read
+        if {"coherence", "quality"} & set(metrics) or (
+            {"attributes", "reconstruction"} & set(metrics) and given
+        ):
             prior = _fitted_prior(model, fitted_to, config, note)
         context = Context(model, test, config, judges, prior, fitted_to, net, report, notes=notes)
         part = _describe(context, data)
