@@ -41,7 +41,7 @@ from polyvae.imputation.scoring import held_out, on_hidden, on_new
 from polyvae.imputation.streaming import Reading, impute_files, predict_files
 from polyvae.imputation.tables import Tables
 from polyvae.imputation.target import TARGET, Target
-from polyvae.imputation.times import Times, columns_in
+from polyvae.imputation.times import Times, of_y
 from polyvae.metrics.attribution import STEPS, Attribution
 from polyvae.metrics.diagnosis import Diagnosis
 from polyvae.metrics.explained import VarianceExplained
@@ -189,7 +189,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         data = schema.align(data)
         order = canonical(schema, data)
         tables = whole(schema, data, order)
-        target, times = self._of_y(y, given.data)
+        target, times = of_y(y, given.data.ids, len(given.data), self.target)
         kept = order if rows is None else rows[order]
         if target is not None:
             tables = target.beside(tables, kept)
@@ -215,20 +215,6 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             self.scores_ = held_out(schema, imputer)
         self.seconds_ = time.monotonic() - start
         return self
-
-    def _of_y(self, y: Any, data: MultimodalData) -> tuple[Target | None, Times | None]:
-        """y as classes or numbers, or as times."""
-        count = len(data)
-        if y is None:
-            return None, None
-        columns = columns_in(y, count)
-        if self.target == "time" or (self.target == "auto" and columns > 1):
-            return None, Times.of(y, data.ids, count)
-        if columns > 1:
-            raise InputError(
-                f"y: got {columns} columns with target={self.target!r}; expected one; select it, or set target='time' for time and event"
-            )
-        return Target.fit(y, data.ids, count, self.target), None
 
     def _set(
         self,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from polyvae.data.groups import text_of
 from polyvae.imputation.cox import Survival
 from polyvae.imputation.tables import Doubles, Flags
-from polyvae.imputation.target import Ids, is_known, is_number, plain_value, values_of
+from polyvae.imputation.target import Ids, Target, is_known, is_number, plain_value, values_of
 from polyvae.utils.errors import InputError
 from polyvae.utils.text import counted
 
@@ -248,3 +248,27 @@ def _likely(counts: Mapping[str, int]) -> str:
     dead = [text for text in counts if text.lower() in _DEAD]
     last = dead[0] if dead else sorted(counts)[-1] if len(counts) <= _LISTED else "1"
     return last if last.lstrip("-").isdigit() else repr(last)
+
+
+def of_y(y: Any, ids: Ids, count: int, kind: str) -> tuple[Target | None, Times | None]:
+    """y as classes or numbers, or as times; both None without y.
+
+    Args:
+        y: What ``Estimator.fit`` takes.
+        ids: The ids of the samples, if they have any.
+        count: The number of samples.
+        kind: "auto", or what the target is.
+
+    Raises:
+        InputError: Several columns where one is expected.
+    """
+    if y is None:
+        return None, None
+    columns = columns_in(y, count)
+    if kind == "time" or (kind == "auto" and columns > 1):
+        return None, Times.of(y, ids, count)
+    if columns > 1:
+        raise InputError(
+            f"y: got {columns} columns with target={kind!r}; expected one; select it, or set target='time' for time and event"
+        )
+    return Target.fit(y, ids, count, kind), None
