@@ -164,7 +164,7 @@ def _cards(page: Page) -> list[Card]:
     elsewhere = tuple(start for key, starts in _SHOWN.items() if values.get(key) for start in starts)
     names = [
         name
-        for name in dict.fromkeys([*KNOWN, *values])
+        for name in dict.fromkeys([*KNOWN, *(f"{known}_fitted" for known in KNOWN), *values])
         if isinstance(values.get(name), float)
         and (not name.startswith(elsewhere) or name.removesuffix("_fitted") in CARDS)
         and (not values.get("quality") or quality(name) in (None, "frechet_distance", "fid"))

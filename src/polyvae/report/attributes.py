@@ -124,26 +124,20 @@ def _whole(found: Mapping[str, Any], which: str) -> str:
 def _unsaid(values: Mapping[str, Any]) -> Table:
     """By attribute, how much of what was not stated varies."""
     own, fitted = values["unsaid"], values.get("unsaid_fitted") or {}
-    kinds = [("", own)] + ([("fitted prior: ", fitted)] if any(fitted.values()) else [])
+    columns = [(own, "entropy", "entropy"), (own, "diversity", "diversity")]
+    if any(fitted.values()):  # four columns with intervals are wider than the page
+        columns[1:] = [(fitted, "entropy", "fitted prior: entropy")]
     rows = []
     for observed, row in own.items():
         for target, found in row.items():
             for name in found:
-                each = [((kind.get(observed) or {}).get(target) or {}).get(name) for _, kind in kinds]
-                rows.append(
-                    (
-                        f"{observed} → {target}: {name}",
-                        *(_number(x["entropy"], x["entropy_interval"]) if x else "–" for x in each),
-                        *(_number(x["diversity"], x["diversity_interval"]) if x else "–" for x in each),
-                    )
-                )
+                each = [(kind.get(observed, {}).get(target, {}).get(name), key) for kind, key, _ in columns]
+                cells = [_number(x[key], x[f"{key}_interval"]) if x else "–" for x, key in each]
+                rows.append((f"{observed} → {target}: {name}", *cells, f"{found[name]['samples']:,}"))
     settings = values.get("unsaid_settings") or {}
     draws = f", from {settings['draws']} draws for each sample" if "draws" in settings else ""
     return Table(
-        (
-            "not stated",
-            *(f"{which}{what}" for what in ("entropy", "diversity") for which, _ in kinds),
-        ),
+        ("not stated", *(title for _, _, title in columns), "samples"),
         rows,
         f"Relative to the training samples that agree in what was stated{draws}; with intervals of 95 %. 1: as varied as the data. "
         "0: always the same.",

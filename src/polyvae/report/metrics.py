@@ -64,7 +64,7 @@ KNOWN = {
     ),
     "attribute_accuracy": Metric(
         "stated attributes right in images",
-        "Of images generated given another modality: the share of the attributes that it states.",
+        "Of what another modality states, the share that is right in images generated given it.",
         "higher",
     ),
     "attribute_accuracy_all": Metric(
