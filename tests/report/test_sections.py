@@ -66,6 +66,11 @@ def test_accuracy_of_attributes_has_chance_beside_it():
         "attribute_accuracy", {"attribute_chance": 0.25}
     )
     assert worth("attribute_accuracy", {}) == []
+    both = {"attribute_chance": 0.25, "sentence_chance": 0.375, "judge_accuracy": {"image": 1.0}}
+    assert worth("conditional_coherence", both)[1:] == ["always the most frequent class 0.250 and 0.375"]
+    assert worth("conditional_coherence", both | {"sentence_chance": 0.25})[1:] == [
+        "always the most frequent class 0.250"
+    ]
 
 
 def test_ends_of_intervals_have_three_decimals():

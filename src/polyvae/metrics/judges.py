@@ -38,7 +38,7 @@ from polyvae.utils.seeds import fold_in
 log = logging.getLogger(__name__)
 
 _ROWS = 1024  # images that are judged together
-FORMAT = 2  # increase it when the network or the training changes, so that cached judges are not used
+FORMAT = 3  # increase it when the network or the training changes, so that cached judges are not used
 
 
 class Judges(Mapping[str, Reader]):

@@ -415,4 +415,8 @@ def _beside(name: str, evaluation: Mapping[str, Any]) -> list[str]:
         found.append(f"chance {known ** (1 - len(accuracy)):.2g}")
     elif known and name.startswith("conditional_coherence"):
         found.append(f"chance {number(1 / known)}")
+    elif name.startswith("conditional_coherence"):
+        guesses = [evaluation.get(key) for key in ("attribute_chance", "sentence_chance")]
+        shown = dict.fromkeys(number(guess) for guess in guesses if isinstance(guess, float))
+        found += [f"always the most frequent class {' and '.join(shown)}"] if shown else []
     return found
