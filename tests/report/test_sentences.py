@@ -43,6 +43,20 @@ def test_grids_show_the_sentences_themselves():
         assert other.width <= 1100
 
 
+def test_long_sentences_are_shown_to_their_end():
+    """About 170 letters, as the longest captions of photos have."""
+    sentence = " ".join(f"word{row:02d}" for row in range(24)) + " end"
+    ids, caption = pv.text([sentence, "short"])
+    data = pv.MultimodalData(
+        {"image": torch.rand(2, 3, 64, 64), "caption": ids},
+        modalities=[pv.Modality("image", (3, 64, 64)), caption],
+    )
+    scene = stage(pv.MMVAEPlus(data.modalities(), latent=2).eval(), data, None, 0, samples=2)
+    figure = cross_generation(scene)
+    assert "word23 end" in figure.body
+    assert figure.width <= 1200
+
+
 def test_samples_are_named_after_the_attribute_that_is_the_label():
     _, data = small()
     rows = torch.arange(12) % 2

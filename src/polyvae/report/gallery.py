@@ -130,7 +130,7 @@ def stage(
     for name, net in model.modalities.items():
         seen = few.data[name][few.mask[few.names.index(name)]] if name in few.names else torch.zeros(0)
         look = (
-            look_of_text(net.likelihood.vocabulary, large)
+            look_of_text(net.likelihood.vocabulary, large, net.spec.shape[0])
             if isinstance(net.likelihood, Text)
             else look_of(net.spec.shape, net.spec.likelihood, seen, large)
         )
