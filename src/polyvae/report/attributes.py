@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -89,13 +90,13 @@ def _pair(
     elif more[0] in found:
         columns.append((found, *more))
     names = list(dict.fromkeys(name for own, key, _ in columns for name in own[key]))
-    guess, plain = found.get("chance") or {}, lambda share: "–" if share is None else number(share)
+    guess = {name: float(own["share"]) for name, own in (found.get("chance") or {}).items()}
     rows = [
         (
             name,
             *(_share(own[key].get(name)) for own, key, _ in columns),
-            *([plain((guess.get(name) or {}).get("share"))] if guess else []),
-            *([plain(real.get(name))] if real else []),
+            *([number(guess.get(name, math.nan))] if guess else []),
+            *([number(real.get(name, math.nan))] if real else []),
         )
         for name in names
     ]
