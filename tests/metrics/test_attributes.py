@@ -399,11 +399,12 @@ def test_data_with_labels_alone_have_one_attribute(data, judges):
 
 
 @pytest.mark.slow
-def test_the_judges_of_shapes_are_right_in_every_attribute_also_of_unseen_pairs():
-    shapes = load_dataset("shapes_captions", mask=True)
+@pytest.mark.parametrize("side", [16, 32, 64])
+def test_the_judges_of_shapes_are_right_in_every_attribute_also_of_unseen_pairs(side):
+    shapes = load_dataset("shapes_captions", mask=side == 16, side=side)
     found = train_judges(shapes, cache=False)
     for part in ("test", "unseen"):
-        for name in ("image", "mask"):
+        for name in found:
             read = found.read(name, shapes.part(part).values(name))
             for attribute, answer in read.items():
                 assert float((answer == shapes.part(part).attributes[attribute]).double().mean()) >= 0.98

@@ -234,10 +234,23 @@ def test_a_prior_of_all_latents_lets_independent_vaes_generate_across_modalities
 @pytest.mark.usefixtures("without_png")
 def test_two_vectors_without_labels_or_evaluation_make_a_page(tmp_path):
     data = vectors((ODD, "b"))
-    words = Elements(
-        write_report(tmp_path / "run", run_of(tmp_path / "run", "mmvae+", data), data).read_text("utf-8")
-    ).words
+    model = run_of(tmp_path / "run", "mmvae+", data)
+    page = write_report(tmp_path / "run", model, data).read_text("utf-8")
+    words = Elements(page).words
     assert "This run has not been evaluated" in words
+    assert (
+        page.index('id="omitted"') < page.index("the evaluation has no likelihood") < page.index('id="made"')
+    )
+    assert 'id="coherence"' not in page
+    shares = {"b": {"size": {"share": 0.5, "interval": [0.25, 0.75]}}}
+    numbers = {"attribute_accuracy": 0.5, "attribute_accuracy_fitted": 0.75, "attribute_chance": 0.25}
+    found = {"attributes": {"a": {"b": {"said": shares["b"]}}}, **numbers}
+    evaluated = Elements(write_report(tmp_path / "run", model, data, found).read_text("utf-8")).words
+    assert "not been evaluated" not in evaluated
+    assert (
+        "stated attributes right in images, fitted prior 0.750 The same, with the latents of what is missing drawn"
+        in evaluated
+    )
     assert "sample 1" in words
     assert "sample 1, class" not in words
     assert "Left out: the evaluation has no likelihood" in words

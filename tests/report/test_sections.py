@@ -8,6 +8,7 @@ import torch
 
 from polyvae import Modality, build
 from polyvae.core.batch import Batch
+from polyvae.report.attributes import attributes_section
 from polyvae.report.gallery import Scene
 from polyvae.report.learning import learning_section
 from polyvae.report.metrics import KNOWN, by_size, metric, span, worth
@@ -60,13 +61,22 @@ def test_cards_of_attributes_do_not_speak_of_a_class_of_the_sample():
 
 
 def test_accuracy_of_attributes_has_chance_beside_it():
-    assert worth("attribute_accuracy", {"attribute_chance": 0.25}) == ["most frequent class 0.250"]
+    assert worth("attribute_accuracy", {"attribute_chance": 0.25}) == ["always the most frequent class 0.250"]
+    assert worth("attribute_accuracy_fitted", {"attribute_chance": 0.25}) == worth(
+        "attribute_accuracy", {"attribute_chance": 0.25}
+    )
     assert worth("attribute_accuracy", {}) == []
+    both = {"attribute_chance": 0.25, "sentence_chance": 0.375, "judge_accuracy": {"image": 1.0}}
+    assert worth("conditional_coherence", both)[1:] == ["always the most frequent class 0.250 and 0.375"]
+    assert worth("conditional_coherence", both | {"sentence_chance": 0.25})[1:] == [
+        "always the most frequent class 0.250"
+    ]
 
 
 def test_ends_of_intervals_have_three_decimals():
     assert span([2.7e-20, 0.00038]) == "0.000 to 0.000"
     assert span([0.81, 12.34]) == "0.810 to 12.3"
+    assert span([-0.0004, -0.0006]) == "0.000 to −0.001"
 
 
 def test_a_likelihood_of_few_effective_samples_is_flagged():
@@ -122,3 +132,56 @@ def test_numbers_with_a_fitted_prior_and_by_size_have_titles_of_their_own():
     assert metric("coherence_3_inputs").better == "higher"
     assert by_size("coherence_3_inputs")
     assert not by_size("joint_coherence")
+
+
+def attributes(share: float) -> dict:
+    """The numbers of one input and one target, with one attribute."""
+    ends = [share - 0.125, share + 0.125]
+    one = {"size": {"share": share, "interval": ends}}
+    return {
+        "caption": {"image": {"said": one, "chance": one, "all": one, "exact": one["size"], "stated": one}}
+    }
+
+
+def unsaid(share: float) -> dict:
+    ends = [share, share]
+    one = {"entropy": share, "entropy_interval": ends, "diversity": share, "diversity_interval": ends}
+    return {"caption": {"image": {"size": {**one, "samples": 9}}}}
+
+
+def test_the_fitted_prior_and_guessing_are_beside_the_model_alone():
+    values = {
+        "attribute_accuracy": 0.75,
+        "attribute_accuracy_fitted": 0.875,
+        "attribute_chance": 0.5,
+        "unsaid_entropy": 0.125,
+        "unsaid_entropy_fitted": 0.5,
+        "intervals": {"attribute_accuracy": [0.5, 1.0]},
+        "attributes": attributes(0.5),
+        "unsaid": unsaid(0.25),
+        "judge_accuracy_by_attribute": {"image": {"size": 0.96875}},
+    }
+    alone = attributes_section(page(values)).tables
+    assert alone[0].header == ("number", "value", "guessing")
+    assert [row[1:] for row in alone[0].rows] == [("0.750 (0.500 to 1.000)", "0.500"), ("0.125", "0.000")]
+    assert alone[1].header[1:] == (
+        "stated and right",
+        "right, stated or not",
+        "guessing",
+        "judge on real images",
+    )
+    assert alone[1].rows == [("size", *2 * ["0.500 (0.375 to 0.625)"], "0.500", "0.969")]
+    assert alone[2].header == ("not stated", "entropy", "diversity", "samples")
+    both = attributes_section(
+        page(values | {"attributes_fitted": attributes(0.75), "unsaid_fitted": unsaid(1.0)})
+    ).tables
+    assert [row[1:] for row in both[0].rows] == [
+        ("0.750 (0.500 to 1.000)", "0.875", "0.500"),
+        ("0.125", "0.500", "0.000"),
+    ]
+    assert both[1].rows[0][1:3] == ("0.500 (0.375 to 0.625)", "0.750 (0.625 to 0.875)")
+    assert "Everything right, with the fitted prior: 0.750" in both[1].caption
+    assert both[2].rows == [
+        ("caption → image: size", "0.250 (0.250 to 0.250)", "1.000 (1.000 to 1.000)", "9")
+    ]
+    assert attributes_section(page({"attributes": {}})) is None

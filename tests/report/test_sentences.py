@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 import polyvae as pv
+from polyvae.core.fitted import FittedMixture
 from polyvae.report.gallery import cross_generation, stage, traverse, unconditional
+from polyvae.report.partial import partial_figure, partial_samples
 from polyvae.runs import write_sentences
 
 SAID = ["a small red dot & a <large> one.", "two blue dots", "nothing"]
@@ -38,6 +41,20 @@ def test_grids_show_the_sentences_themselves():
     assert figure.width <= 1200
     for other in (unconditional(scene, False), traverse(scene, "z")):
         assert other.width <= 1100
+
+
+def test_long_sentences_are_shown_to_their_end():
+    """About 170 letters, as the longest captions of photos have."""
+    sentence = " ".join(f"word{row:02d}" for row in range(24)) + " end"
+    ids, caption = pv.text([sentence, "short"])
+    data = pv.MultimodalData(
+        {"image": torch.rand(2, 3, 64, 64), "caption": ids},
+        modalities=[pv.Modality("image", (3, 64, 64)), caption],
+    )
+    scene = stage(pv.MMVAEPlus(data.modalities(), latent=2).eval(), data, None, 0, samples=2)
+    figure = cross_generation(scene)
+    assert "word23 end" in figure.body
+    assert figure.width <= 1200
 
 
 def test_samples_are_named_after_the_attribute_that_is_the_label():
@@ -76,3 +93,28 @@ def test_generated_sentences_are_a_table(tmp_path):
     assert (tmp_path / "i.csv").read_text() == (tmp_path / "s.csv").read_text()
     assert write_sentences(tmp_path / "none.csv", model, {"image": made["image"]}) == 0
     assert not (tmp_path / "none.csv").exists()
+
+
+def test_draws_given_a_partial_sentence_show_what_it_leaves_open():
+    model, data = small()
+    assert partial_samples(model, data, 0) is None  # the data do not state attributes
+    names = ("size", "shape", "colour")
+    said = {name: torch.arange(12) % 4 > place for place, name in enumerate(names)}  # 0 to 3 are stated
+    whole = {name: torch.arange(12) % 2 for name in names}
+    x = dict(data.take(slice(None)).data)
+    data = pv.MultimodalData(x, attributes=whole, said={"caption": said}, modalities=data.modalities())
+    found = partial_samples(model, data, 0)
+    assert (found.given, found.open) == ("caption", [["shape", "colour"], ["colour"]])
+    scene = stage(model, data, None, 0)
+    alone = partial_figure(scene, found)
+    assert "given caption; open: shape, colour" in alone.body.replace("\n", " ")
+    assert "Fitted prior" not in alone.body
+    blocks = [model.shared, *(len(model.owner) // 2 for _ in range(2))]
+    prior = FittedMixture.fit(torch.randn(64, sum(blocks)), 1, blocks=blocks)
+    both = partial_figure(stage(model, data, prior, 0), found)
+    assert "Fitted prior" in both.body
+    assert both.height > 1.5 * alone.height
+    assert both.width <= 1000
+    # A modality that is never encoded gives nothing.
+    target = [replace(spec, role="target") if spec.name == "caption" else spec for spec in data.modalities()]
+    assert partial_samples(pv.MMVAEPlus(target, latent=2).eval(), data, 0) is None

@@ -47,7 +47,8 @@ def attributes(context: Context, *, draws: int = 20, rows: int = 200) -> dict[st
       ``unsaid_accuracy`` is the accuracy of what was stated, in the same draws.
     * the same with ``_fitted``, if the fitted prior has conditional draws of the latents from which a missing modality is decoded.
 
-    ``attributes`` has the numbers by input, target and attribute, ``unsaid`` those of what was not stated, each with an interval of 95 %.
+    The held-out accuracies of the judges are included: their errors limit these numbers. ``attributes`` has the numbers by input,
+    target and attribute, ``unsaid`` those of what was not stated, each with an interval of 95 %.
     Empty for data without attributes.
     """
     model, readers = context.model, Readers(context.data, context.judges)
@@ -73,6 +74,8 @@ def attributes(context: Context, *, draws: int = 20, rows: int = 200) -> dict[st
         found, ends = _with_prior(context, readers, inputs, targets, prior, draws, rows)
         result |= {f"{key}{suffix}": value for key, value in found.items()}
         result["intervals"] |= {f"{key}{suffix}": value for key, value in ends.items()}
+    if context.judges is not None:
+        result |= context.judges.facts()
     if "unsaid" in result:
         result["unsaid_settings"] = {"draws": draws, "samples": rows}
     return result

@@ -170,7 +170,8 @@ def coherence(context: Context) -> dict[str, Any]:
             "left out"
         )
     context.report.advance()
-    return result | _judges(context) | {"intervals": intervals}
+    known = {} if context.judges is None else context.judges.facts()
+    return result | known | {"intervals": intervals}
 
 
 def unconditional(
@@ -295,22 +296,6 @@ def _free(found: _Agreement, suffix: str, targets: int) -> tuple[dict[str, Any],
     return {name: own.value for name, own in known.items()} | result, {
         name: own.interval for name, own in known.items()
     }
-
-
-def _judges(context: Context) -> dict[str, Any]:
-    judges = context.judges
-    if judges is None:
-        return {}
-    result: dict[str, Any] = {
-        "judge_accuracy": judges.accuracy,
-        "judge_kind": judges.kinds,
-        "judges": judges.source,
-    }
-    if judges.agreement is not None and len(judges) > 1:
-        result["judge_agreement"] = judges.agreement
-    if judges.attribute_accuracy:
-        result["judge_accuracy_by_attribute"] = judges.attribute_accuracy
-    return result
 
 
 def _some(sets: list[tuple[str, ...]], seed: int) -> Iterator[tuple[str, ...]]:

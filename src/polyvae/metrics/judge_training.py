@@ -106,7 +106,8 @@ class Judge(Reader):
             first,
             nn.BatchNorm2d(width),
             nn.ReLU(),
-            nn.Conv2d(width, 2 * width, 3, 1, 1, bias=False),
+            # Without this stride, a step at 64 pixels takes two to three times as long.
+            nn.Conv2d(width, 2 * width, 3, 2 if side >= 48 else 1, 1, bias=False),
             nn.MaxPool2d(2),
             nn.BatchNorm2d(2 * width),
             nn.ReLU(),

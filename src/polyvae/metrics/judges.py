@@ -38,7 +38,7 @@ from polyvae.utils.seeds import fold_in
 log = logging.getLogger(__name__)
 
 _ROWS = 1024  # images that are judged together
-FORMAT = 2  # increase it when the network or the training changes, so that cached judges are not used
+FORMAT = 3  # increase it when the network or the training changes, so that cached judges are not used
 
 
 class Judges(Mapping[str, Reader]):
@@ -92,6 +92,19 @@ class Judges(Mapping[str, Reader]):
     def names(self) -> tuple[str, ...]:
         """The modalities with a judge."""
         return tuple(self._judges)
+
+    def facts(self) -> dict[str, Any]:
+        """What an evaluation states about them: accuracies, kinds, source, and the agreement of several."""
+        found: dict[str, Any] = {
+            "judge_accuracy": self.accuracy,
+            "judge_kind": self.kinds,
+            "judges": self.source,
+        }
+        if self.agreement is not None and len(self) > 1:
+            found["judge_agreement"] = self.agreement
+        if self.attribute_accuracy:
+            found["judge_accuracy_by_attribute"] = self.attribute_accuracy
+        return found
 
     def predict(self, name: str, images: Tensor, batch_size: int = 1024) -> Tensor:
         """The predicted labels of images of modality ``name``: [..., C, H, W] -> [...], int64, on the device of the images.

@@ -15,15 +15,16 @@ from polyvae.core.fitted import FittedPrior
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data import MultimodalData
 from polyvae.metrics import Evaluation
-from polyvae.report.attributes import attributes_section
+from polyvae.report.attributes import CARDS, attributes_section
 from polyvae.report.compare import Contender, labels, write_comparison
 from polyvae.report.drawing import Figure
 from polyvae.report.gallery import stage
 from polyvae.report.learning import learning_section
 from polyvae.report.measures import conflict_section, latents_section, quality_section, reconstruction_section
 from polyvae.report.metrics import KNOWN, by_size, metric, number, quality, worth
+from polyvae.report.partial import partial_samples
 from polyvae.report.protocol import protocol
-from polyvae.report.samples import cross_section, traversal_section, unconditional_section
+from polyvae.report.samples import cross_section, partial_section, traversal_section, unconditional_section
 from polyvae.report.sections import Page, Section, coherence_section, histogram_section, likelihood_section
 from polyvae.report.templates import render
 from polyvae.report.understanding import diagnosis_section, variance_section
@@ -33,6 +34,7 @@ __all__ = ["Contender", "labels", "number", "write_comparison", "write_report"]
 
 SECTIONS: tuple[Callable[[Page], Section | None], ...] = (
     cross_section,
+    partial_section,
     unconditional_section,
     coherence_section,
     histogram_section,
@@ -59,6 +61,10 @@ _SHOWN = {
     "variance": ("variance_explained",),
     "reconstruction": ("reconstruction_error", "cross_reconstruction_error", "diversity"),
 }
+
+_AGAIN = (
+    "The same, with the latents of what is missing drawn from a distribution that was fitted after training."
+)
 
 
 class Card(NamedTuple):
@@ -117,6 +123,7 @@ def write_report(
                 evaluation or {},
                 [r for r in run.read_history() if "train" in r],
                 run.last_step(),
+                partial_samples(model, part, seed),
             )
             sections = [section for make in SECTIONS if (section := make(page)) is not None]
             how = protocol(model, part, page.evaluation, mixed=page.scene.mixed, config=config, seed=seed)
@@ -132,12 +139,15 @@ def write_report(
             title=f"{model.name} on {name}",
             facts=_facts(page, part),
             cards=_cards(page),
-            sections=sections,
+            sections=[section for section in sections if not section.omitted],
+            omitted=[section for section in sections if section.omitted],
+            evaluated=bool(page.evaluation),
             config=config,
             command=command,
             protocol=how,
             citation=model.citation,
             summary=_summary(model),
+            what=data.card.get("what"),
             origin=[str(data.card[key]) for key in ("source", "licence") if key in data.card],
             date=_date(datetime.now().astimezone()),
             version=metadata.version("polyvae"),
@@ -154,15 +164,20 @@ def _cards(page: Page) -> list[Card]:
     elsewhere = tuple(start for key, starts in _SHOWN.items() if values.get(key) for start in starts)
     names = [
         name
-        for name in dict.fromkeys([*KNOWN, *values])
+        for name in dict.fromkeys([*KNOWN, *(f"{known}_fitted" for known in KNOWN), *values])
         if isinstance(values.get(name), float)
-        and not name.startswith(elsewhere)
+        and (not name.startswith(elsewhere) or name.removesuffix("_fitted") in CARDS)
         and (not values.get("quality") or quality(name) in (None, "frechet_distance", "fid"))
         and not name.startswith("real_")
         and not by_size(name)
     ]
     return [
-        Card(number(values[name]), about.title, about.meaning, " · ".join(worth(name, values)))
+        Card(
+            number(values[name]),
+            about.title,
+            _AGAIN if name.removesuffix("_fitted") in {*CARDS} - {name} else about.meaning,
+            " · ".join(worth(name, values)),
+        )
         for name in names
         for about in [metric(name, values)]
     ]

@@ -27,6 +27,12 @@ _CROSS, _OWN, _FITTED = (
     23,
 )  # streams of seeds: the draws of a figure do not depend on which others are made
 
+_LATENTS = {
+    "all": "Private latents of the others are drawn from the fitted prior, given the latents of the observed one.",
+    "each": "The latents of the others are drawn from the fitted prior, given those of the observed one, and each modality is decoded from "
+    "its own.",
+}
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -124,7 +130,7 @@ def stage(
     for name, net in model.modalities.items():
         seen = few.data[name][few.mask[few.names.index(name)]] if name in few.names else torch.zeros(0)
         look = (
-            look_of_text(net.likelihood.vocabulary, large)
+            look_of_text(net.likelihood.vocabulary, large, net.spec.shape[0])
             if isinstance(net.likelihood, Text)
             else look_of(net.spec.shape, net.spec.likelihood, seen, large)
         )
@@ -176,16 +182,21 @@ def cross_generation(scene: Scene, prior: FittedPrior | None = None) -> Figure:
     count = _count(scene)
     starts, end = _columns(scene, left + max(map(scene.wide, inputs)) + 2 * _SPACE, count)
     block = len(inputs) * (side + _GAP) + 38
-    with Drawing(name, end, 30 + block * scene.batch.size) as drawing:
+    top = (
+        30 if scene.conditional is None else 56
+    )  # two figures differ in their latents, which a heading states
+    with Drawing(name, end, top + block * scene.batch.size) as drawing:
         board = drawing.board()
-        board.text(left, 12, "observed", color=MUTED, va="center", fontsize=10)
+        if scene.conditional is not None:
+            board.text(left, 12, source(prior), va="center", weight="bold")
+        board.text(left, top - 18, "observed", color=MUTED, va="center", fontsize=10)
         for target in targets:
-            board.text(starts[target], 12, short(target), va="center")
+            board.text(starts[target], top - 18, f"generated {short(target)}", va="center")
         for number, observed in enumerate(inputs):
             made = _given(scene, observed, number, count, prior)
             present = scene.batch.mask[list(scene.model.modalities).index(observed)]
             for row in range(scene.batch.size):
-                y = 30 + row * block + 24 + number * (side + _GAP)
+                y = top + row * block + 24 + number * (side + _GAP)
                 given = f"given\n{short(observed)}"
                 board.text(left - 10, y + side / 2, given, ha="right", va="center")
                 if not bool(present[row]):
@@ -199,19 +210,20 @@ def cross_generation(scene: Scene, prior: FittedPrior | None = None) -> Figure:
                     if target == observed:
                         outline(board, x - 2, y - 1.5, count * step + 1, side + _GAP, MUTED)
         for row in range(scene.batch.size):
-            board.text(left, 30 + row * block + 10, scene.title(row), color=MUTED, va="center", fontsize=10)
+            board.text(left, top + row * block + 10, scene.title(row), color=MUTED, va="center", fontsize=10)
         what = "; ".join(scene.title(row) for row in range(scene.batch.size))
         return drawing.done(
             f"Grid of generated values. Rows: {len(inputs)} observed modalities of each of: {what}. "
             f"Columns: {count} draws of each of {', '.join(targets)}.",
             f"Each row shows one observed value, and {count} draws of every modality given this value alone. Along a row, what is shared "
             "should stay the same, and the rest should vary. Framed: the reconstruction of the observed modality."
-            + (
-                ""
-                if prior is None
-                else " Private latents of the others are drawn from the fitted prior, given the observed one."
-            ),
+            + ("" if prior is None else f" {_LATENTS[prior.latents]}"),
         )
+
+
+def source(prior: FittedPrior | None) -> str:
+    """Where the latents of what is missing come from, as a heading."""
+    return "Model alone" if prior is None else "Fitted prior"
 
 
 def unconditional(scene: Scene, fitted: bool, draws: int = 20) -> Figure:

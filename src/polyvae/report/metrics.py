@@ -63,15 +63,15 @@ KNOWN = {
         "higher",
     ),
     "attribute_accuracy": Metric(
-        "stated attributes right",
-        "Of images generated given another modality: the share of the attributes that it states.",
+        "stated attributes right in images",
+        "Of what another modality states, the share that is right in images generated given it.",
         "higher",
     ),
     "attribute_accuracy_all": Metric(
         "all attributes right", "The same for every attribute, stated or not: what was not stated is a guess."
     ),
     "attribute_chance": Metric(
-        "stated attributes right, by chance",
+        "stated attributes right in images, by chance",
         "Of the same attributes, the share that is right if the class most frequent in training is always guessed.",
     ),
     "attribute_exact": Metric(
@@ -290,7 +290,7 @@ def by_size(name: str) -> bool:
 
 def by_attribute(evaluation: Mapping[str, Any]) -> bool:
     """Whether coherence is of several attributes, and not of labels."""
-    return "unconditional_by_attribute" in evaluation
+    return "unconditional_by_attribute" in evaluation or bool(evaluation.get("attributes"))
 
 
 def metric(name: str, evaluation: Mapping[str, Any] | None = None) -> Metric:
@@ -341,7 +341,8 @@ def number(value: float, decimals: int | None = None) -> str:
         return f"{value:.2g}".replace("-", "−")
     if decimals is None:
         decimals = 1 if abs(value) >= 10 else 3
-    return f"{value:,.{decimals}f}".replace("-", "−")
+    text = f"{value:,.{decimals}f}"
+    return (text if text.strip("-0.") else text.removeprefix("-")).replace("-", "−")  # no −0.000
 
 
 def best(values: Sequence[float | None], better: Better) -> list[bool]:
@@ -395,9 +396,11 @@ def _beside(name: str, evaluation: Mapping[str, Any]) -> list[str]:
             f"effective samples {joint['effective_samples']:.1f} of {evaluation.get('log_likelihood_samples', 0):,}",
             *few,
         ]
-    chance = {"attribute_accuracy": "attribute_chance", "sentence_accuracy": "sentence_chance"}.get(name)
+    chance = {"attribute_accuracy": "attribute_chance", "sentence_accuracy": "sentence_chance"}.get(
+        name.removesuffix("_fitted")
+    )
     if chance and isinstance(evaluation.get(chance), float):
-        return [f"most frequent class {number(evaluation[chance])}"]
+        return [f"always the most frequent class {number(evaluation[chance])}"]
     if not ("coherence" in name or name == "judge_agreement") or not accuracy:
         return []
     kinds = list((evaluation.get("judge_kind") or {}).values())
@@ -416,4 +419,8 @@ def _beside(name: str, evaluation: Mapping[str, Any]) -> list[str]:
         found.append(f"chance {known ** (1 - len(accuracy)):.2g}")
     elif known and name.startswith("conditional_coherence"):
         found.append(f"chance {number(1 / known)}")
+    elif name.startswith("conditional_coherence"):
+        guesses = [evaluation.get(key) for key in ("attribute_chance", "sentence_chance")]
+        shown = dict.fromkeys(number(guess) for guess in guesses if isinstance(guess, float))
+        found += [f"always the most frequent class {' and '.join(shown)}"] if shown else []
     return found

@@ -69,8 +69,13 @@ def protocol(
             ),
             (
                 "Inputs and targets",
-                "Input and target differ: no observed modality is evaluated. By number of observed modalities: all "
-                "sets of that size, at most 64 drawn at random, and every modality outside the set.",
+                "Input and target differ: no observed modality is evaluated."
+                + (
+                    " By number of observed modalities: all sets of that size, at most 64 drawn at random, and every modality outside "
+                    "the set."
+                    if evaluation.get("coherence_by_observed")
+                    else ""
+                ),
             ),
             (
                 "Averages",
@@ -86,6 +91,9 @@ def protocol(
                 "Samples",
                 f"All {evaluation.get('rows', len(data)):,} {evaluation.get('part', 'held-out')} samples in which the input was observed.",
             ),
+        ]
+    if evaluation.get("judges") and any(name.startswith("unconditional_") for name in evaluation):
+        lines.append(
             (
                 "Unconditional generation",
                 f"{_draws(evaluation)}z from p(z), or from a distribution fitted after training to {_fitted_to(evaluation)}; "
@@ -95,8 +103,8 @@ def protocol(
                     if by_attribute(evaluation)
                     else "A draw counts if all judges assign the same class."
                 ),
-            ),
-        ]
+            )
+        )
     if evaluation.get("log_likelihood_joint"):
         lines.append(
             (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from polyvae.report.gallery import cross_generation, traverse, unconditional
+from polyvae.report.partial import partial_figure
 from polyvae.report.sections import Page, Section
 
 
@@ -28,6 +29,19 @@ def cross_section(page: Page) -> Section:
         lead += f" {page.model.name} has no shared latent (D = 0): all information passes through the fitted prior."
     kinds = ([None] if page.model.shared else []) + ([prior] if prior is not None else [])
     return Section("cross", title, lead, [cross_generation(page.scene, kind) for kind in kinds])
+
+
+def partial_section(page: Page) -> Section | None:
+    """Draws given a sentence that states only a part; None for data in which nothing is left open."""
+    found = page.partial
+    figure = None if found is None else partial_figure(page.scene, found)
+    if found is None or figure is None:
+        return None
+    lead = (
+        f"A {found.given} that states only a part fits many samples. What it states should be right in every draw, and what it leaves open "
+        "should vary."
+    )
+    return Section("open", f"What the {found.given} leaves open", lead, [figure])
 
 
 def unconditional_section(page: Page) -> Section:

@@ -12,6 +12,7 @@ from polyvae.report.drawing import Figure
 from polyvae.report.figures import bars, heat_map
 from polyvae.report.gallery import Scene
 from polyvae.report.metrics import UNRELIABLE, by_attribute, classes, number, span, unreliable
+from polyvae.report.partial import Partial
 
 _CONSTANT = (
     "A constant output always agrees, so agreement is meaningful only together with the classes that were drawn. "
@@ -45,15 +46,25 @@ class Section(NamedTuple):
     tables: Sequence[Table] = ()
     wide: bool = True
 
+    @property
+    def omitted(self) -> bool:
+        """Whether there is nothing to show but the reason why."""
+        return not self.figures and not self.tables
+
 
 @dataclass(frozen=True)
 class Page:
-    """What sections are made from. ``evaluation`` is empty if there was none. ``step``: that of the last checkpoint, if there is one."""
+    """What sections are made from.
+
+    ``evaluation`` is empty if there was none. ``step``: that of the last checkpoint, if there is one. ``partial``: samples of which a
+    modality states only a part, if there are any.
+    """
 
     scene: Scene
     evaluation: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
     step: int | None = None
+    partial: Partial | None = None
 
     @property
     def model(self) -> MultimodalVAE:
@@ -73,7 +84,7 @@ def coherence_section(page: Page) -> Section:
         return Section(
             "coherence",
             title,
-            "Left out: the evaluation has no coherence (it needs labelled images and two modalities).",
+            "Left out: the evaluation has no coherence (it was not requested, or there are no labelled images, or only one modality).",
         )
     accuracy = values.get("judge_accuracy") or {}
     figures, tables = [], [_pairs(matrix, values.get("coherence_intervals") or {})]

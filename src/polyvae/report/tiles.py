@@ -21,6 +21,7 @@ _LINE, _LETTER = (
     1.22,
     0.58,
 )  # height of a line and mean width of a letter, relative to the size of the letters
+_LONG = 20  # words of a sentence from which on its tile is wider
 LARGE = 88  # pixels of a tile where few modalities share a page
 
 
@@ -40,9 +41,11 @@ class Look(NamedTuple):
     font: int = _FONT
 
 
-def look_of_text(vocabulary: Vocabulary, large: bool = False) -> Look:
-    """How sentences are shown. ``large``: few modalities share the page."""
+def look_of_text(vocabulary: Vocabulary, large: bool = False, words: int = 0) -> Look:
+    """How sentences of up to this many ``words`` are shown. ``large``: few modalities share the page."""
     tall, wide, font = (LARGE, 118, 11) if large else (_TALL, _WIDE, _FONT)
+    if words > _LONG:  # else the ends of sentences would not be seen
+        wide, font = (190, 10) if large else (220, _FONT)
     return Look("text", 0.0, 1.0, tall, vocabulary, wide, font)
 
 
