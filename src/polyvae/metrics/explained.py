@@ -38,6 +38,8 @@ class VarianceExplained:
         factors: [N, L], the values of the latent dimensions; None: they were not kept.
         whole: Part -> modality -> the R² of the modality, where it was measured on other samples than ``variance``; in place of the
             pooled one.
+        weights: Modality -> [F, L], where each feature is a linear function of the latent dimensions: of an ``Estimator``, of its
+            standardised features.
 
     Example:
         >>> import numpy as np
@@ -61,6 +63,7 @@ class VarianceExplained:
     variance: Mapping[str, Array]
     factors: Array | None = None
     whole: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    weights: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
