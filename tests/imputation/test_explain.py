@@ -97,6 +97,73 @@ def test_of_new_samples_factors_are_the_columns_of_transform(fitted):
         estimator.variance_explained(x, rotation="promax")
 
 
+def test_a_rotation_keeps_what_all_columns_explain_and_is_that_of_the_training_samples(fitted):
+    estimator, x = fitted
+    own, turned = (estimator.variance_explained(x, rotation=each) for each in ("none", "varimax"))
+    kept = [own.latents.index(name) for name in estimator.variance_explained().active()]
+    for name in own.modalities:
+        assert turned.r2[name][-2] == pytest.approx(own.r2[name][kept].sum(0), rel=1e-6)
+        assert turned.factors @ turned.weights[name].T == pytest.approx(
+            own.factors[:, kept] @ own.weights[name][:, kept].T, abs=1e-6
+        )
+    some = {name: value[20:50] for name, value in x.items()}
+    found = estimator.variance_explained(some, rotation="varimax")
+    assert found.factors == pytest.approx(turned.factors[20:50], abs=1e-4)
+    assert all(np.array_equal(found.weights[name], turned.weights[name]) for name in found.modalities)
+
+
+def test_factors_of_training_and_of_new_samples(fitted):
+    estimator, x = fitted
+    found, again = estimator.factors(), estimator.factors(x)
+    assert found.latents == ("f0", "f1")  # those of the simulation; a third would be noise
+    assert np.sort(found.factors, 0) == pytest.approx(np.sort(again.factors, 0), abs=1e-5)
+    assert found.value("a") > 0.8
+    assert found.value("b") > 0.8
+    assert abs(found.value("c")) < 0.1
+    for name in found.modalities:
+        assert sum(found.by_latent(name).values()) == pytest.approx(found.value(name), rel=1e-6)
+        assert found.value(name, "others") == estimator.scores_.value(name, "stack", "r2")
+    explained = [sum(found.value(name, each) for name in found.modalities) for each in found.latents]
+    assert explained == sorted(explained, reverse=True)
+    whole = np.concatenate([found.weights[name] for name in found.modalities])
+    assert (whole[np.abs(whole).argmax(0), [0, 1]] > 0).all()
+    z = estimator.transform(x, std=True, factors=True)
+    assert z[:, :2] == pytest.approx(again.factors, abs=1e-9)
+    assert (z[:, 2:] < 0.5).all()
+    assert estimator.transform({"a": x["a"][:5]}, factors=True) == pytest.approx(again.factors[:5], abs=0.5)
+
+
+def test_factors_have_names_and_ids(fitted):
+    estimator, x = fitted
+    pandas = pytest.importorskip("pandas")
+    frames = {
+        name: pandas.DataFrame(value, index=[f"s{row}" for row in range(80)]) for name, value in x.items()
+    }
+    found = estimator.transform(frames, factors=True)
+    assert list(found.columns) == ["f0", "f1"]
+    assert list(found.index[:2]) == ["s0", "s1"]
+
+
+def test_factors_are_the_same_after_a_file(fitted, tmp_path):
+    estimator, x = fitted
+    estimator.save(tmp_path / "fitted.polyvae")
+    found = pv.Estimator.load(tmp_path / "fitted.polyvae").transform(x, factors=True)
+    assert np.array_equal(found, estimator.transform(x, factors=True))
+
+
+def test_noise_has_no_factors():
+    rng = np.random.default_rng(0)
+    x = {"a": rng.normal(size=(60, 3)), "b": rng.normal(size=(60, 2))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        estimator = pv.Estimator(steps=5, members=2, latent=2, seed=0).fit(x)
+    found = estimator.factors()
+    assert found.latents == ()
+    assert found.factors.shape == (60, 0)
+    assert found.value("a") == 0
+    assert estimator.transform(x, factors=True).shape == (60, 0)
+
+
 def test_attributions_add_up_to_the_change_of_transform(fitted):
     """From the means of the training data, to which standardised zeros correspond."""
     estimator, x = fitted
@@ -145,6 +212,9 @@ def test_wide_sparse_tables_and_a_target():
     assert found.error < 0.02
     assert table.r2["wide"].shape == (5, 1100)
     assert table.value("b") == pytest.approx(sum(table.by_latent("b").values()), rel=1e-6)
+    factors = estimator.factors(some)
+    assert factors.weights["wide"].shape == (1100, len(factors.latents))
+    assert factors.modalities == ("wide", "b")  # y is none of them
 
 
 def test_the_diagnosis_names_the_modality_of_noise(fitted):

@@ -41,6 +41,7 @@ from polyvae.utils.text import named
 _TURNS = 500  # iterations of varimax, at most
 _MOST = 25  # factors with which a group factor analysis begins
 _MORE = 5  # of these, more than there are columns of the embedding that explain something
+_FIRST = 60  # its updates until factors that explain little are left out
 _CELLS = 2**23  # numbers of the second moments of the weights of a group factor analysis, at most
 
 
@@ -115,10 +116,14 @@ def fit_factors(schema: Schema, imputer: Imputer, embedding: Embedding) -> Group
     groups = np.repeat(np.arange(len(schema.names)), [len(schema[name].columns) for name in schema.names])
     largest = min(_MOST, int((_CELLS / x.shape[1]) ** 0.5))
     count = max(1, min(int((shares >= SHOWN).sum()) + _MORE, largest))
-    model = GroupFactors.fit(x, seen, groups, z[:, np.argsort(-shares, kind="stable")[:count]])
-    start, _ = model.of(x, seen)
-    kept = np.flatnonzero(_shares(schema, given, start, model.weights).max(1) >= SHOWN)
-    model = GroupFactors.fit(x, seen, groups, start[:, kept])
+    start = z[:, np.argsort(-shares, kind="stable")[:count]]
+    model = GroupFactors.fit(x, seen, groups, start, _FIRST)
+    for _ in range(_MOST):
+        values, _ = model.of(x, seen)
+        kept = np.flatnonzero(_shares(schema, given, values, model.weights).max(1) >= SHOWN)
+        model = GroupFactors.fit(x, seen, groups, values[:, kept])
+        if len(kept) == values.shape[1]:
+            break
     shares = _shares(schema, given, model.of(x, seen)[0], model.weights)
     return model.keep(*_arranged(model.weights, shares.sum(1)))
 
@@ -193,7 +198,7 @@ def _by_feature(
 
 def _ends(schema: Schema) -> NDArray[np.intp]:
     """Where the columns of each modality but the last end, among those of all."""
-    return np.cumsum([len(schema[name].columns) for name in schema.names])[:-1]
+    return np.asarray(np.cumsum([len(schema[name].columns) for name in schema.names])[:-1])
 
 
 def shares_of(z: Doubles, loadings: Doubles, x: Doubles, seen: NDArray[np.bool_]) -> tuple[Doubles, Doubles]:
