@@ -35,6 +35,8 @@ from polyvae.metrics import VarianceExplained, variance_explained
 Array = NDArray[np.float64]
 ACTIVE = np.array([[1, 1, 1], [1, 1, 0], [0, 1, 1], [1, 0, 0], [0, 0, 1]], bool)
 """Factor by modality: whether it is active."""
+ALIKE = np.array([[1, 1, 1], [1, 1, 0], [1, 1, 0], [0, 0, 1], [0, 0, 1]], bool)
+"""The same, with factors that are active in the same modalities."""
 NAMES = ("rna", "protein", "methylation")
 SIZES = (60, 20, 40)
 LEAST = 0.03
@@ -47,6 +49,7 @@ COHORTS: dict[str, dict[str, Any]] = {
     "unequal": {"strengths": (0.3, 1.5)},
     "sparse": {"zeros": 0.5},
     "curved": {"curved": True},
+    "alike": {"active": ALIKE, "zeros": 0.7},
 }
 """Name -> options of ``simulate``."""
 MOFA = """
@@ -99,6 +102,7 @@ def simulate(
     strengths: tuple[float, float] = (0.6, 1.2),
     zeros: float = 0.0,
     curved: bool = False,
+    active: NDArray[np.bool_] = ACTIVE,
 ) -> Cohort:
     """Factors with normal loadings where they are active; a share of the samples lacks each modality.
 
@@ -110,12 +114,13 @@ def simulate(
         strengths: The smallest and the largest standard deviation of the loadings of a factor in a modality.
         zeros: The share of the loadings that are zero where a factor is active.
         curved: Bend each feature: x = 2 sinh(y / 2) of the linear y without noise, whose shares of variance are kept as the truth.
+        active: Factor by modality, whether it is active.
     """
     rng = np.random.default_rng(seed)
-    z = rng.normal(size=(samples, len(ACTIVE)))
+    z = rng.normal(size=(samples, len(active)))
     x, r2, loaded = {}, [], []
     for m, (name, size) in enumerate(zip(NAMES, SIZES, strict=True)):
-        loadings = rng.normal(size=(size, len(ACTIVE))) * ACTIVE[:, m] * rng.uniform(*strengths, len(ACTIVE))
+        loadings = rng.normal(size=(size, len(active))) * active[:, m] * rng.uniform(*strengths, len(active))
         if zeros:
             loadings *= rng.random(loadings.shape) >= zeros
         signal = z @ loadings.T
