@@ -1763,7 +1763,7 @@ MUTANTS = [
                 (f"imputation.group_factors:{where}", old, new, "imputation/test_group_factors.py")
                 for where, old, new in (
                     ("GroupFactors.of", "self.weights / self.noises[:, None]", "self.weights"),
-                    ("GroupFactors.keep", "self.weights[:, columns] * signs", "self.weights[:, columns]"),
+                    ("GroupFactors.turned", "by.T @ self.second @ by", "self.second"),
                     ("_State.infer", "self.mean[:, None] * scaled", "scaled"),
                     ("_State.update", "self.repeats[:, None, None] * self.covariance", "0"),
                     ("_State.update", "(mass * self.weights).sum(1)", "0"),
@@ -1779,6 +1779,12 @@ MUTANTS = [
                 "imputation.explain:variance_explained",
                 "_embedded(imputer, embedding, None)",
                 "(given, z)",
+                "imputation/test_explain.py",
+            ),
+            (
+                "imputation.explain:alike",
+                "(active == pattern).all(1)",
+                "(active == pattern).any(1)",
                 "imputation/test_explain.py",
             ),
             (

@@ -10,7 +10,7 @@ import scipy.sparse
 from sklearn.metrics import explained_variance_score
 
 import polyvae as pv
-from polyvae.imputation.explain import shares_of, varimax
+from polyvae.imputation.explain import alike, shares_of, varimax
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +77,20 @@ def test_varimax_finds_simple_loadings_that_were_rotated():
     assert found @ found.T == pytest.approx(np.eye(3), abs=1e-9)
     back = np.abs(simple @ turn @ found)
     assert np.sort(back, 1)[:, :2] == pytest.approx(0, abs=1e-4)
+
+
+def test_factors_that_are_active_in_the_same_modalities_are_rotated_among_themselves():
+    rng = np.random.default_rng(0)
+    simple = np.kron(np.eye(3), np.ones((5, 1))) * rng.uniform(0.5, 2, size=(15, 1))
+    turn = np.eye(3)
+    turn[:2, :2] = np.linalg.qr(rng.normal(size=(2, 2)))[0]
+    weights, active = simple @ turn, np.array([[True, False], [True, False], [True, True]])
+    found = alike(weights, active)
+    assert found[2] == pytest.approx([0, 0, 1])
+    assert np.sort(np.abs(weights @ found), 1)[:, :2] == pytest.approx(0, abs=1e-4)
+    mixed = simple @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    assert np.array_equal(alike(mixed, np.eye(3, dtype=bool)), np.eye(3))
+    assert alike(np.zeros((4, 0)), np.zeros((0, 2), bool)).shape == (0, 0)
 
 
 @pytest.mark.parametrize("rotation", ["none", "varimax"])

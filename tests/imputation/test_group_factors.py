@@ -113,12 +113,15 @@ def test_values_of_missing_entries_have_no_influence(fitted):
     assert np.array_equal(fitted.of(other, seen)[0], fitted.of(x, seen)[0])
 
 
-def test_some_of_the_factors_in_another_order(fitted):
+def test_turned_factors_predict_the_same(fitted):
     x, seen, _ = world()
-    columns, signs = np.array([3, 0, 4, 1, 2]), np.array([1.0, -1, 1, -1, 1])
-    found = fitted.keep(columns, signs)
-    z, deviation = fitted.of(x, seen)
+    turn = np.linalg.qr(np.random.default_rng(4).normal(size=(5, 5)))[0]
+    found, (z, deviation) = fitted.turned(turn), fitted.of(x, seen)
     again = found.of(x, seen)
-    assert again[0] == pytest.approx(z[:, columns] * signs, abs=1e-9)
-    assert again[1] == pytest.approx(deviation[:, columns])
+    assert again[0] == pytest.approx(z @ turn, abs=1e-9)
     assert again[0] @ found.weights.T == pytest.approx(z @ fitted.weights.T, abs=1e-9)
+    assert (again[1] ** 2).sum(1) == pytest.approx((deviation**2).sum(1))  # the trace of the covariance
+    order = np.array([3, 0, 4, 1, 2])
+    z_in_order, deviation_in_order = fitted.turned(np.eye(5)[:, order] * [1, -1, 1, -1, 1]).of(x, seen)
+    assert z_in_order == pytest.approx(z[:, order] * [1, -1, 1, -1, 1], abs=1e-9)
+    assert deviation_in_order == pytest.approx(deviation[:, order])

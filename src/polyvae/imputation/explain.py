@@ -124,8 +124,27 @@ def fit_factors(schema: Schema, imputer: Imputer, embedding: Embedding) -> Group
         model = GroupFactors.fit(x, seen, groups, values[:, kept])
         if len(kept) == values.shape[1]:
             break
+    active = _shares(schema, given, model.of(x, seen)[0], model.weights) >= SHOWN
+    model = model.turned(alike(model.weights, active))
     shares = _shares(schema, given, model.of(x, seen)[0], model.weights)
-    return model.keep(*_arranged(model.weights, shares.sum(1)))
+    order, signs = _arranged(model.weights, shares.sum(1))
+    return model.turned(np.eye(model.width)[:, order] * signs)
+
+
+def alike(weights: Doubles, active: Flags) -> Doubles:
+    """The rotation [K, K] by varimax of the factors that are active in the same modalities, among themselves.
+
+    Precisions of each table do not separate such factors; that each feature depends on few of them does.
+
+    Args:
+        weights: [P, K].
+        active: [K, M], which factor is active in which modality.
+    """
+    turn = np.eye(weights.shape[1])
+    for pattern in np.unique(active, axis=0):
+        block = np.flatnonzero((active == pattern).all(1))
+        turn[np.ix_(block, block)] = varimax(weights[:, block])
+    return turn
 
 
 def _embedded(

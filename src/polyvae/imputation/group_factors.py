@@ -83,10 +83,9 @@ class GroupFactors(NamedTuple):
             deviation[rows] = np.sqrt(np.einsum("nkk->nk", covariance))[which]
         return mean, deviation
 
-    def keep(self, columns: NDArray[np.intp], signs: Doubles) -> Self:
-        """The model with some of its factors, in this order, multiplied by ``signs``."""
-        turned = self.second[:, columns][:, :, columns] * signs[:, None] * signs
-        return self._replace(weights=self.weights[:, columns] * signs, second=turned)
+    def turned(self, by: Doubles) -> Self:
+        """The model of the factors Rᵀ u, for a matrix R [K, L] with orthonormal columns; with L = K it predicts the same."""
+        return self._replace(weights=self.weights @ by, second=by.T @ self.second @ by)
 
 
 class _State:
