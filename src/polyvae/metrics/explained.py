@@ -127,7 +127,7 @@ class VarianceExplained:
         rows = [["variance explained", *self.modalities]]
         for name in (*self.active(least), *self.parts):
             cells = [self.value(modality, name) for modality in self.modalities]
-            shown = ["–" if np.isnan(value) else f"{value:.3f}" for value in cells]
+            shown = ["–" if np.isnan(value) else f"{round(value, 3) or 0.0:.3f}" for value in cells]
             rows.append([PARTS[name] if name in self.parts else name, *shown])
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         return "\n".join(
