@@ -375,8 +375,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         given, data = self._aligned(X)
         model = self._factor_model() if factors else None
-        width = self._embedding.width if model is None else model.width
-        mean, scale = (np.zeros((len(data), width)) for _ in range(2))
+        width = (model or self._embedding).width
+        mean, scale = np.zeros((2, len(data), width))
         for rows, part in blocks(self.schema_, data):
             part = self._with_target(part)
             if model is not None:
@@ -632,9 +632,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             )
         check_is_fitted(self, "schema_")
         tables = None if X is None else self._in_order(X)
-        return variance_explained(
-            self.schema_, self._imputer, self._embedding, self.scores_, tables, rotation == "varimax"
-        )
+        turned = rotation == "varimax"
+        return variance_explained(self.schema_, self._imputer, self._embedding, self.scores_, tables, turned)
 
     def factors(self, X: Data = None) -> VarianceExplained:
         """Factors that can be interpreted: which modalities and features each is active in, its weights, and its values.
@@ -667,9 +666,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             >>> found.active(), [name for name in found.latents if found.value("a", name) > 0.1], found.weights["b"].shape
             (('f0', 'f1'), ['f0'], (4, 2))
         """
-        model = self._factor_model()
         tables = None if X is None else self._in_order(X)
-        return factors_of(self.schema_, self._imputer, model, self.scores_, tables)
+        return factors_of(self.schema_, self._imputer, self._factor_model(), self.scores_, tables)
 
     def _factor_model(self) -> GroupFactors:
         check_is_fitted(self, "schema_")

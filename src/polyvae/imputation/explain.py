@@ -200,7 +200,7 @@ def _shares(schema: Schema, tables: Tables, z: Doubles, loadings: Doubles) -> Do
     """The share of each column in the variance of each modality, [K, M]; 0 where a modality does not vary."""
     shares, variance = _by_feature(schema, tables, z, loadings)
     found = [[pooled(row, variance[name]) for row in shares[name]] for name in schema.names]
-    return np.nan_to_num(np.array(found).T)
+    return np.asarray(np.nan_to_num(np.array(found).T), np.float64)
 
 
 def _by_feature(

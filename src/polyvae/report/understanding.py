@@ -43,7 +43,7 @@ def cohort_variance_section(view: View) -> Section | None:
     factors, own = view.estimator.factors(), view.estimator.variance_explained()
     if not own.active() and not factors.latents:
         return None
-    figures, shown = [], list[str]()
+    figures, shown = list[Figure](), list[str]()
     for name, table, title in (
         ("variance_embedding", own, "column of the embedding"),
         ("variance_explained", factors, "factor"),
