@@ -1807,6 +1807,40 @@ MUTANTS = [
                 "turned**2",
                 "imputation/test_explain.py",
             ),
+            *(
+                (f"imputation.group_factors:{where}", old, new, "imputation/test_group_factors.py")
+                for where, old, new in (
+                    ("GroupFactors.of", "self.weights / self.noises[:, None]", "self.weights"),
+                    ("GroupFactors.turned", "by.T @ self.second @ by", "self.second"),
+                    ("_State.infer", "self.mean[:, None] * scaled", "scaled"),
+                    ("_State.update", "self.repeats[:, None, None] * self.covariance", "0"),
+                    ("_State.update", "(mass * self.weights).sum(1)", "0"),
+                    ("_State.update", "self.counts * self.mean**2", "0"),
+                    ("_State._weights", "self.precisions[self.table] ** -0.5", "self.precisions[self.table]"),
+                    ("_State._precisions", "self.sizes[:, None]", "1"),
+                    ("_State.rotate", "len(self.groups) - len(self.u)", "len(self.groups)"),
+                    ("_State.rotate", "turn.T @ self.second @ turn", "self.second"),
+                    ("_covariances", "np.eye(second.shape[1])", "0"),
+                )
+            ),
+            (
+                "imputation.explain:variance_explained",
+                "_embedded(imputer, embedding, None)",
+                "(given, z)",
+                "imputation/test_explain.py",
+            ),
+            (
+                "imputation.explain:alike",
+                "(active == pattern).all(1)",
+                "(active == pattern).any(1)",
+                "imputation/test_explain.py",
+            ),
+            (
+                "imputation.explain:_arranged",
+                "np.where(largest < 0, -1.0, 1.0)",
+                "np.where(largest < 0, 1.0, -1.0)",
+                "imputation/test_explain.py",
+            ),
             ("metrics.diagnosis:_decoder", "ridge < SHARED", "ridge > SHARED", "metrics/test_diagnosis.py"),
             (
                 "metrics.diagnosis:_generation",

@@ -10,7 +10,7 @@ import scipy.sparse
 from sklearn.metrics import explained_variance_score
 
 import polyvae as pv
-from polyvae.imputation.explain import shares_of, varimax
+from polyvae.imputation.explain import alike, shares_of, varimax
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,11 @@ def test_shares_add_up_with_correlated_factors_and_missing_entries():
         whole = explained_variance_score(x[rows, f], (z @ loadings.T)[rows, f])
         assert found[:, f].sum() == pytest.approx(whole, rel=1e-9)
     assert np.array_equal(found, shares_of(z, loadings, np.where(seen, x, 99), seen)[0])
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    turned, _ = shares_of(z @ turn, loadings @ turn, np.where(seen, x, 0), seen)
+    assert turned.sum(0) == pytest.approx(
+        found.sum(0), rel=1e-9
+    )  # a rotation moves shares from one to another
     x[:, 0], seen[:, 1] = 4.0, False
     assert np.isnan(shares_of(z, loadings, x, seen)[0][:, :2]).all()
 
@@ -72,6 +77,20 @@ def test_varimax_finds_simple_loadings_that_were_rotated():
     assert found @ found.T == pytest.approx(np.eye(3), abs=1e-9)
     back = np.abs(simple @ turn @ found)
     assert np.sort(back, 1)[:, :2] == pytest.approx(0, abs=1e-4)
+
+
+def test_factors_that_are_active_in_the_same_modalities_are_rotated_among_themselves():
+    rng = np.random.default_rng(0)
+    simple = np.kron(np.eye(3), np.ones((5, 1))) * rng.uniform(0.5, 2, size=(15, 1))
+    turn = np.eye(3)
+    turn[:2, :2] = np.linalg.qr(rng.normal(size=(2, 2)))[0]
+    weights, active = simple @ turn, np.array([[True, False], [True, False], [True, True]])
+    found = alike(weights, active)
+    assert found[2] == pytest.approx([0, 0, 1])
+    assert np.sort(np.abs(weights @ found), 1)[:, :2] == pytest.approx(0, abs=1e-4)
+    mixed = simple @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    assert np.array_equal(alike(mixed, np.eye(3, dtype=bool)), np.eye(3))
+    assert alike(np.zeros((4, 0)), np.zeros((0, 2), bool)).shape == (0, 0)
 
 
 @pytest.mark.parametrize("rotation", ["none", "varimax"])
@@ -95,6 +114,73 @@ def test_of_new_samples_factors_are_the_columns_of_transform(fitted):
     assert found.factors == pytest.approx(estimator.transform(x), abs=1e-4)
     with pytest.raises(pv.InputError, match="rotation='promax'"):
         estimator.variance_explained(x, rotation="promax")
+
+
+def test_a_rotation_keeps_the_fit_and_is_that_of_the_training_samples(fitted):
+    estimator, x = fitted
+    own, turned = (estimator.variance_explained(x, rotation=each) for each in ("none", "varimax"))
+    kept = [own.latents.index(name) for name in estimator.variance_explained().active()]
+    for name in own.modalities:
+        assert turned.factors @ turned.weights[name].T == pytest.approx(
+            own.factors[:, kept] @ own.weights[name][:, kept].T, abs=1e-4
+        )
+    some = {name: value[20:50] for name, value in x.items()}
+    found = estimator.variance_explained(some, rotation="varimax")
+    assert found.factors == pytest.approx(turned.factors[20:50], abs=1e-4)
+    assert all(np.array_equal(found.weights[name], turned.weights[name]) for name in found.modalities)
+
+
+def test_factors_of_training_and_of_new_samples(fitted):
+    estimator, x = fitted
+    found, again = estimator.factors(), estimator.factors(x)
+    assert found.latents == ("f0", "f1")  # those of the simulation; a third would be noise
+    assert np.sort(found.factors, 0) == pytest.approx(np.sort(again.factors, 0), abs=1e-5)
+    assert found.value("a") > 0.75
+    assert found.value("b") > 0.8
+    assert abs(found.value("c")) < 0.1
+    for name in found.modalities:
+        assert sum(found.by_latent(name).values()) == pytest.approx(found.value(name), rel=1e-6)
+        assert found.value(name, "others") == estimator.scores_.value(name, "stack", "r2")
+    explained = [sum(found.value(name, each) for name in found.modalities) for each in found.latents]
+    assert explained == sorted(explained, reverse=True)
+    whole = np.concatenate([found.weights[name] for name in found.modalities])
+    assert (whole[np.abs(whole).argmax(0), [0, 1]] > 0).all()
+    z = estimator.transform(x, std=True, factors=True)
+    assert z[:, :2] == pytest.approx(again.factors, abs=1e-9)
+    assert (z[:, 2:] < 0.5).all()
+    assert estimator.transform({"a": x["a"][:5]}, factors=True) == pytest.approx(again.factors[:5], abs=0.5)
+
+
+def test_factors_have_names_and_ids(fitted):
+    estimator, x = fitted
+    pandas = pytest.importorskip("pandas")
+    frames = {
+        name: pandas.DataFrame(value, index=[f"s{row}" for row in range(80)]) for name, value in x.items()
+    }
+    found = estimator.transform(frames, factors=True)
+    assert list(found.columns) == ["f0", "f1"]
+    assert list(found.index[:2]) == ["s0", "s1"]
+
+
+def test_factors_are_the_same_after_a_file(fitted, tmp_path):
+    estimator, x = fitted
+    estimator.save(tmp_path / "fitted.polyvae")
+    found = pv.Estimator.load(tmp_path / "fitted.polyvae").transform(x, factors=True)
+    assert np.array_equal(found, estimator.transform(x, factors=True))
+
+
+@pytest.mark.slow
+def test_noise_has_no_factors():
+    rng = np.random.default_rng(0)
+    x = {"a": rng.normal(size=(60, 3)), "b": rng.normal(size=(60, 2))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        estimator = pv.Estimator(steps=5, members=2, latent=2, seed=0).fit(x)
+    found = estimator.factors()
+    assert found.latents == ()
+    assert found.factors.shape == (60, 0)
+    assert found.value("a") == 0
+    assert estimator.transform(x, factors=True).shape == (60, 0)
 
 
 def test_attributions_add_up_to_the_change_of_transform(fitted):
@@ -145,6 +231,9 @@ def test_wide_sparse_tables_and_a_target():
     assert found.error < 0.02
     assert table.r2["wide"].shape == (5, 1100)
     assert table.value("b") == pytest.approx(sum(table.by_latent("b").values()), rel=1e-6)
+    factors = estimator.factors(some)
+    assert factors.weights["wide"].shape == (1100, len(factors.latents))
+    assert factors.modalities == ("wide", "b")  # y is none of them
 
 
 def test_the_diagnosis_names_the_modality_of_noise(fitted):

@@ -28,9 +28,10 @@ from polyvae.imputation.conditions import adjusted, advise_of_covariates, instea
 from polyvae.imputation.cox import concordance
 from polyvae.imputation.diagnosis import diagnose
 from polyvae.imputation.embedding import Embedding
-from polyvae.imputation.explain import attribute, variance_explained
+from polyvae.imputation.explain import attribute, factor_values, factors_of, fit_factors, variance_explained
 from polyvae.imputation.extending import extended
 from polyvae.imputation.filling import Kind, Statistic, blocks, canonical, check_level, fill, wanted, whole
+from polyvae.imputation.group_factors import GroupFactors
 from polyvae.imputation.hazards import Hazards
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.parameters import check_parameters
@@ -226,6 +227,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     ) -> None:
         self.schema_, self._imputer, self._target, self._embedding = schema, imputer, target, embedding
         self._hazards = hazards
+        self._factors: GroupFactors | None = None
         for name in ("risk_scores_", "feature_names_in_", "classes_"):  # of an earlier fit
             self.__dict__.pop(name, None)
         if hazards is not None:
@@ -347,25 +349,32 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         decoder = Decoder(self.schema_.groups, sets)
         return given.layout.back(shaped, self.schema_.columns, given.data.ids, decoder)
 
-    def transform(self, X: Data, std: bool = False) -> Any:
-        """The embedding of each sample given what was observed of it.
+    def transform(self, X: Data, std: bool = False, *, factors: bool = False) -> Any:
+        """The embedding of each sample given what was observed of it; with ``factors``, the factors of ``factors`` in its place.
 
         Args:
             X: The data.
             std: Append the standard deviation of each column.
+            factors: Return the factors f0, f1, ..., of unit variance, which explain simple parts of the data; the columns of the embedding
+                are principal components of what the VAE expects.
 
         Returns:
             [N, D] (or [N, 2 D]), with a row per sample of X (the union of the ids of data frames), in a table of the library of X.
         """
         given, data = self._aligned(X)
-        mean, scale = (np.zeros((len(data), self._embedding.width)) for _ in range(2))
+        model = self._factor_model() if factors else None
+        width = (model or self._embedding).width
+        mean, scale = np.zeros((2, len(data), width))
         for rows, part in blocks(self.schema_, data):
             part = self._with_target(part)
+            if model is not None:
+                mean[rows], scale[rows] = factor_values(self.schema_, self._imputer, model, part)
+                continue
             mean[rows] = self._embedding.of(self._imputer, part)
             if std:
                 scale[rows] = self._embedding.spread(self._imputer, part, self.seed)
         z = np.concatenate([mean, scale], 1) if std else mean
-        names = [str(name) for name in self.get_feature_names_out()]
+        names = [f"{'f' if factors else 'z'}{column}" for column in range(width)]
         names += [f"{name}_std" for name in names] if std else []
         return given.layout.embedding(z, given.data.ids, names)
 
@@ -595,7 +604,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Args:
             X: Samples. None: the training samples, each embedded by the member that left it out.
             rotation: "none" for the columns of ``transform``, z0, z1, ...; "varimax" for the columns that explain 1 % of a modality or
-                more, rotated so that each feature depends on few of them: f0, f1, ...
+                more of the training samples, rotated so that each feature depends on few of them: f0, f1, ... Of the same factors of
+                a factor model, which recovers those of simulations better, see ``factors``.
 
         Returns:
             The table. Its ``factors`` are the values of the columns; of training samples in an order that does not depend on that of X in
@@ -610,9 +620,48 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             )
         check_is_fitted(self, "schema_")
         tables = None if X is None else self._in_order(X)
-        return variance_explained(
-            self.schema_, self._imputer, self._embedding, self.scores_, tables, rotation == "varimax"
-        )
+        turned = rotation == "varimax"
+        return variance_explained(self.schema_, self._imputer, self._embedding, self.scores_, tables, turned)
+
+    def factors(self, X: Data = None) -> VarianceExplained:
+        """Factors that can be interpreted: which modalities and features each is active in, its weights, and its values.
+
+        A group factor analysis of the standardised features, x = μ + W u + ε, is fitted to the observed values of the training samples
+        (5,000 at most) at the first call. It begins with the columns of the embedding. Each factor has a precision of its weights in each
+        modality, so that it can vanish from some of them; this is the model of MOFA without its spikes, with normal likelihoods. Factors
+        that explain less than 1 % of every modality are left out. f0 explains most of all modalities together; of each factor the
+        weight of largest magnitude is positive. Shares of variance are as in ``variance_explained``, of values of the factors given
+        all that was observed of a sample, the feature included.
+
+        Args:
+            X: Samples. None: the training samples.
+
+        Returns:
+            The table. Its ``factors`` [N, K] are the values, ``weights`` has W of each modality, [F, K]. ``transform(X, factors=True)``
+            returns the values in a table with the ids of X.
+
+        Raises:
+            InputError: Data that do not fit the training data.
+
+        Example:
+            >>> import numpy as np
+            >>> import polyvae as pv
+            >>> rng = np.random.default_rng(0)
+            >>> u = rng.normal(size=(60, 2))
+            >>> a, b = u[:, :1] @ rng.normal(size=(1, 5)), u @ rng.normal(size=(2, 4))  # the second is active in b only
+            >>> a, b = (x + 0.3 * rng.normal(size=x.shape) for x in (a, b))
+            >>> found = pv.Estimator(seed=0, steps=60).fit({"a": a, "b": b}).factors()
+            >>> found.active(), [name for name in found.latents if found.value("a", name) > 0.1], found.weights["b"].shape
+            (('f0', 'f1'), ['f0'], (4, 2))
+        """
+        tables = None if X is None else self._in_order(X)
+        return factors_of(self.schema_, self._imputer, self._factor_model(), self.scores_, tables)
+
+    def _factor_model(self) -> GroupFactors:
+        check_is_fitted(self, "schema_")
+        if self._factors is None:
+            self._factors = fit_factors(self.schema_, self._imputer, self._embedding)
+        return self._factors
 
     def attribute(self, X: Data, of: Any, *, to: Any = None, steps: int = STEPS) -> Attribution:
         """Attribute a column of the embedding, or an imputed feature, to the inputs by integrated gradients.

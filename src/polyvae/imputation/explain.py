@@ -8,6 +8,9 @@ feature's variance that column k explains is
 for its loading a_k, over the samples in which the feature was observed. The shares add up to 1 − Var(x − x̂) / Var(x). Where the columns
 are uncorrelated, R²_k is 1 − Var(x − z_k a_k) / Var(x), that of one factor in MOFA. Training samples are embedded by the members that left
 them out, given everything that was observed of them, the feature included.
+
+The columns are principal components, in which factors are mixed, and their values are shrunken. Factors that can be interpreted are those
+of a group factor analysis of the observed values, which begins with the columns of the embedding (see ``group_factors``).
 """
 
 from __future__ import annotations
@@ -25,16 +28,21 @@ from polyvae.core.batch import Batch
 from polyvae.core.vae import MultimodalVAE
 from polyvae.data.schema import Schema
 from polyvae.imputation.embedding import Embedding, at_means, joined, members_of, sampled
+from polyvae.imputation.group_factors import GroupFactors
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.members import Members
 from polyvae.imputation.scores import Scores
-from polyvae.imputation.tables import Doubles, Tables, conditions
+from polyvae.imputation.tables import Doubles, Flags, Tables, conditions
 from polyvae.metrics.attribution import Attribution, checked, column_of, integrate, posterior_means
-from polyvae.metrics.explained import VarianceExplained
+from polyvae.metrics.explained import SHOWN, VarianceExplained, pooled
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
 
 _TURNS = 500  # iterations of varimax, at most
+_MOST = 25  # factors with which a group factor analysis begins
+_MORE = 5  # of these, more than there are columns of the embedding that explain something
+_FIRST = 60  # its updates until factors that explain little are left out
+_CELLS = 2**23  # numbers of the second moments of the weights of a group factor analysis, at most
 
 
 # ---- variance explained ------------------------------------------------------------------------------------------
@@ -56,56 +64,160 @@ def variance_explained(
         embedding: The embedding.
         scores: Held-out scores, from which the part "others" is taken.
         tables: New samples. None: the training samples, each embedded by the member that left it out.
-        rotate: Rotate the columns that explain 1 % of a modality or more by varimax.
+        rotate: Rotate the columns that explain 1 % of a modality or more of the training samples by varimax, as their loadings ask for.
     """
+    given, z = _embedded(imputer, embedding, tables)
+    names, loadings = _columns("z", embedding.width), embedding.axes.astype(np.float64)
+    if rotate:
+        known, own = (given, z) if tables is None else _embedded(imputer, embedding, None)
+        kept = np.flatnonzero(_shares(schema, known, own, loadings).max(1) >= SHOWN)
+        if len(kept):
+            size = np.maximum(own[:, kept].std(0), 1e-12)
+            turn = varimax(loadings[:, kept] * size)
+            z, loadings = (z[:, kept] / size) @ turn, loadings[:, kept] * size @ turn
+            order, signs = _arranged(loadings, (loadings**2).sum(0))
+            z, loadings, names = z[:, order] * signs, loadings[:, order] * signs, _columns("f", len(kept))
+    return _table(schema, scores, given, names, z, loadings)
+
+
+def factors_of(
+    schema: Schema, imputer: Imputer, model: GroupFactors, scores: Scores, tables: Tables | None = None
+) -> VarianceExplained:
+    """R² by factor, modality and feature.
+
+    Args:
+        schema: The names of modalities and features.
+        imputer: The training samples.
+        model: The factors, see ``fit_factors``.
+        scores: Held-out scores, from which the part "others" is taken.
+        tables: New samples. None: the training samples.
+    """
+    given = imputer.tables.rows(sampled(imputer)) if tables is None else imputer.admit(tables)
+    z, _ = model.of(*_side_by_side(schema, given))
+    return _table(schema, scores, given, _columns("f", model.width), z, model.weights)
+
+
+def factor_values(
+    schema: Schema, imputer: Imputer, model: GroupFactors, tables: Tables
+) -> tuple[Doubles, Doubles]:
+    """The factors of new samples given what was observed of them, and their standard deviations: [N, K] and [N, K]."""
+    return model.of(*_side_by_side(schema, imputer.admit(tables)))
+
+
+def fit_factors(schema: Schema, imputer: Imputer, embedding: Embedding) -> GroupFactors:
+    """The factors of the training samples that explain 1 % of a modality or more, the one that explains most in all first.
+
+    The fit begins with columns of the embedding, as they are without the member that saw the sample.
+    """
+    rows = imputer.calibration
+    given, z = _embedded(imputer, embedding, None, rows)
+    shares = _shares(schema, given, z, embedding.axes.astype(np.float64)).max(1)
+    x, seen = _side_by_side(schema, given)
+    groups = np.repeat(np.arange(len(schema.names)), [len(schema[name].columns) for name in schema.names])
+    largest = min(_MOST, int((_CELLS / x.shape[1]) ** 0.5))
+    count = max(1, min(int((shares >= SHOWN).sum()) + _MORE, largest))
+    start = z[:, np.argsort(-shares, kind="stable")[:count]]
+    model = GroupFactors.fit(x, seen, groups, start, _FIRST)
+    for _ in range(_MOST):
+        values, _ = model.of(x, seen)
+        kept = np.flatnonzero(_shares(schema, given, values, model.weights).max(1) >= SHOWN)
+        model = GroupFactors.fit(x, seen, groups, values[:, kept])
+        if len(kept) == values.shape[1]:
+            break
+    active = _shares(schema, given, model.of(x, seen)[0], model.weights) >= SHOWN
+    model = model.turned(alike(model.weights, active))
+    shares = _shares(schema, given, model.of(x, seen)[0], model.weights)
+    order, signs = _arranged(model.weights, shares.sum(1))
+    return model.turned(np.eye(model.width)[:, order] * signs)
+
+
+def alike(weights: Doubles, active: Flags) -> Doubles:
+    """The rotation [K, K] by varimax of the factors that are active in the same modalities, among themselves.
+
+    Precisions of each table do not separate such factors; that each feature depends on few of them does.
+
+    Args:
+        weights: [P, K].
+        active: [K, M], which factor is active in which modality.
+    """
+    turn = np.eye(weights.shape[1])
+    for pattern in np.unique(active, axis=0):
+        block = np.flatnonzero((active == pattern).all(1))
+        turn[np.ix_(block, block)] = varimax(weights[:, block])
+    return turn
+
+
+def _embedded(
+    imputer: Imputer, embedding: Embedding, tables: Tables | None, rows: Any = None
+) -> tuple[Tables, Doubles]:
+    """Samples and their embedding [N, D]; without ``tables`` training samples, each by the member that left it out."""
     if tables is None:
-        rows = sampled(imputer)
+        rows = sampled(imputer) if rows is None else rows
         tables = at_means(imputer, imputer.tables.rows(rows))
         expected = members_of(imputer).predict_left_out(tables, imputer.fold[rows])
     else:
         tables = at_means(imputer, imputer.admit(tables))
         expected = members_of(imputer).predict(tables)
-    z = (joined(imputer, expected) - embedding.mean).astype(np.float64) @ embedding.axes.astype(np.float64)
-    loadings = embedding.axes.astype(np.float64)
-    names = [f"z{column}" for column in range(embedding.width)]
-    others = {name: _others(schema, scores, name) for name in schema.names}
-    values = {name: scores.value(name, "stack", "r2") for name in schema.names}
-    whole = {name: np.nan if value is None else value for name, value in values.items()}
-    found = _table(schema, tables, names, z, loadings, others, whole)
-    if not rotate:
-        return found
-    kept = [names.index(name) for name in found.active()]
-    if kept:
-        size = np.maximum(z[:, kept].std(0), 1e-12)
-        turn = varimax(loadings[:, kept] * size)
-        z, loadings = (z[:, kept] / size) @ turn, loadings[:, kept] * size @ turn
-        order = np.argsort(-(loadings**2).sum(0), kind="stable")
-        sign = np.sign(loadings[np.abs(loadings).argmax(0), np.arange(len(kept))])[order]
-        z, loadings = z[:, order] * sign, loadings[:, order] * sign
-        names = [f"f{column}" for column in range(len(kept))]
-    return _table(schema, tables, names, z, loadings, others, whole)
+    centred = (joined(imputer, expected) - embedding.mean).astype(np.float64)
+    return tables, centred @ embedding.axes.astype(np.float64)
+
+
+def _side_by_side(schema: Schema, tables: Tables) -> tuple[Doubles, Flags]:
+    """The values of all modalities [N, P], and which were observed."""
+    values = [tables.values[name].astype(np.float64) for name in schema.names]
+    return np.concatenate(values, 1), np.concatenate([tables.observed[name] for name in schema.names], 1)
+
+
+def _columns(letter: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{letter}{column}" for column in range(count))
+
+
+def _arranged(loadings: Doubles, explained: Doubles) -> tuple[NDArray[np.intp], Doubles]:
+    """The order of columns by what they explain [K], and the signs, in this order, that make their largest loadings positive."""
+    order = np.argsort(-explained, kind="stable")
+    largest = loadings[np.abs(loadings).argmax(0), np.arange(loadings.shape[1])]
+    return order, np.where(largest < 0, -1.0, 1.0)[order]
 
 
 def _table(
-    schema: Schema,
-    tables: Tables,
-    names: Sequence[str],
-    z: Doubles,
-    loadings: Doubles,
-    others: Mapping[str, Doubles],
-    whole: Mapping[str, float],
+    schema: Schema, scores: Scores, tables: Tables, names: Sequence[str], z: Doubles, loadings: Doubles
 ) -> VarianceExplained:
-    r2, variance, start = {}, {}, 0
-    for name in schema.names:
-        width = tables.values[name].shape[1]
-        own = loadings[start : start + width]
-        start += width
-        shares, variance[name] = shares_of(
-            z, own, tables.values[name].astype(np.float64), tables.observed[name]
-        )
-        r2[name] = np.concatenate([shares, shares.sum(0)[None], others[name][None]])
+    shares, variance = _by_feature(schema, tables, z, loadings)
+    r2 = {
+        name: np.concatenate([each, each.sum(0)[None], _others(schema, scores, name)[None]])
+        for name, each in shares.items()
+    }
+    held = {name: scores.value(name, "stack", "r2") for name in schema.names}
+    whole = {name: np.nan if value is None else value for name, value in held.items()}
     features = {name: tuple(map(str, schema[name].columns)) for name in schema.names}
-    return VarianceExplained(tuple(names), ("all", "others"), features, r2, variance, z, {"others": whole})
+    weights = dict(zip(schema.names, np.split(loadings, _ends(schema)), strict=True))
+    return VarianceExplained(
+        tuple(names), ("all", "others"), features, r2, variance, z, {"others": whole}, weights
+    )
+
+
+def _shares(schema: Schema, tables: Tables, z: Doubles, loadings: Doubles) -> Doubles:
+    """The share of each column in the variance of each modality, [K, M]; 0 where a modality does not vary."""
+    shares, variance = _by_feature(schema, tables, z, loadings)
+    found = [[pooled(row, variance[name]) for row in shares[name]] for name in schema.names]
+    return np.asarray(np.nan_to_num(np.array(found).T), np.float64)
+
+
+def _by_feature(
+    schema: Schema, tables: Tables, z: Doubles, loadings: Doubles
+) -> tuple[dict[str, Doubles], dict[str, Doubles]]:
+    """The shares of columns, and the sums of squares: modality -> [K, F] and [F]."""
+    parts = zip(schema.names, np.split(loadings, _ends(schema)), strict=True)
+    found = {
+        name: shares_of(z, own, tables.values[name].astype(np.float64), tables.observed[name])
+        for name, own in parts
+    }
+    return {name: each[0] for name, each in found.items()}, {name: each[1] for name, each in found.items()}
+
+
+def _ends(schema: Schema) -> NDArray[np.intp]:
+    """Where the columns of each modality but the last end, among those of all."""
+    return np.asarray(np.cumsum([len(schema[name].columns) for name in schema.names])[:-1])
 
 
 def shares_of(z: Doubles, loadings: Doubles, x: Doubles, seen: NDArray[np.bool_]) -> tuple[Doubles, Doubles]:

@@ -38,6 +38,8 @@ class VarianceExplained:
         factors: [N, L], the values of the latent dimensions; None: they were not kept.
         whole: Part -> modality -> the R² of the modality, where it was measured on other samples than ``variance``; in place of the
             pooled one.
+        weights: Modality -> [F, L], where each feature is a linear function of the latent dimensions: of an ``Estimator``, of its
+            standardised features.
 
     Example:
         >>> import numpy as np
@@ -61,6 +63,7 @@ class VarianceExplained:
     variance: Mapping[str, Array]
     factors: Array | None = None
     whole: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    weights: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -124,7 +127,7 @@ class VarianceExplained:
         rows = [["variance explained", *self.modalities]]
         for name in (*self.active(least), *self.parts):
             cells = [self.value(modality, name) for modality in self.modalities]
-            shown = ["–" if np.isnan(value) else f"{value:.3f}" for value in cells]
+            shown = ["–" if np.isnan(value) else f"{round(value, 3) or 0.0:.3f}" for value in cells]
             rows.append([PARTS[name] if name in self.parts else name, *shown])
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         return "\n".join(

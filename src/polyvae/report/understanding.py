@@ -39,15 +39,14 @@ def variance_section(page: Page) -> Section | None:
 
 
 def cohort_variance_section(view: View) -> Section | None:
-    """Variance explained by column of the embedding and modality, of an estimator; and by the same columns, rotated."""
-    own = view.estimator.variance_explained()
-    turned = view.estimator.variance_explained(rotation="varimax")
-    if not turned.latents:
+    """Variance explained by factor and modality, of an estimator; and by column of its embedding."""
+    factors, own = view.estimator.factors(), view.estimator.variance_explained()
+    if not own.active() and not factors.latents:
         return None
-    figures, shown = [], list[str]()
+    figures, shown = list[Figure](), list[str]()
     for name, table, title in (
-        ("variance_explained", own, "column of the embedding"),
-        ("variance_rotated", turned, "rotated factor"),
+        ("variance_embedding", own, "column of the embedding"),
+        ("variance_explained", factors, "factor"),
     ):
         shares = {modality: table.by_latent(modality) for modality in table.modalities}
         parts = {
@@ -59,12 +58,13 @@ def cohort_variance_section(view: View) -> Section | None:
             for key in table.parts
         }
         figure, shown = _map(name, shares, parts, title)
-        figures.append(figure)
+        figures.insert(0, figure)
     lead = (
-        "The share of each column of the embedding in the variance of each modality, whose features are standardised. Training samples are "
-        "embedded by the members that left them out, given all that was measured. The columns are principal components, in which factors "
-        "of similar strength are mixed; rotated by varimax, each feature depends on few of them. Columns that explain less than "
-        "1 % of every modality are not rotated, and not part of the second sum. Last row: R² of each modality predicted from the others."
+        "The share of each factor in the variance of each modality, whose features are standardised. Factors are those of a group factor "
+        "analysis of the measured values, the linear model of MOFA: each may be active in some modalities only. Those that explain less "
+        "than 1 % of every modality are left out. Below, the same for the columns of the embedding, which are principal components of what "
+        "the VAE expects, so that factors are mixed in them; training samples are embedded by the members that left them out, given all "
+        "that was measured. Last row: R² of each modality predicted from the others."
     )
     names = [
         column
@@ -75,9 +75,9 @@ def cohort_variance_section(view: View) -> Section | None:
     ]
     if names:
         lead += f" A column of classes has a share for each of its classes, such as {names[0]}."
-    top = {name: turned.top(name, _TOP) for name in shown}
+    top = {name: factors.top(name, _TOP) for name in shown}
     return Section(
-        "variance", "Variance explained", lead, figures, _features(shown, top, "rotated factor"), wide=False
+        "variance", "Variance explained", lead, figures, _features(shown, top, "factor"), wide=False
     )
 
 
