@@ -49,7 +49,6 @@ from polyvae.metrics.explained import VarianceExplained
 from polyvae.utils.devices import device_of
 from polyvae.utils.errors import InputError, check_count
 from polyvae.utils.progress import reporter
-from polyvae.utils.seeds import fold_in
 
 Data = Any
 """Data frames, arrays, AnnData, MuData, MultimodalData or paths: what ``polyvae.data.readers.read`` accepts."""
@@ -532,17 +531,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "schema_")
         check_count("sample", "n", n)
-        known, effects = self._imputer.tables, self._imputer.effects
-        nothing = Tables(
-            {name: np.zeros((n, x.shape[1]), np.float32) for name, x in known.values.items()},
-            {name: np.zeros((n, x.shape[1]), bool) for name, x in known.values.items()},
-        )
-        if known.covariates is not None:
-            rows = np.random.default_rng(fold_in(seed, "covariates")).integers(known.size, size=n)
-            nothing = nothing._replace(covariates=known.covariates[rows])
-        drawn = next(iter(self._imputer.ensembles.values())).draw(nothing, seed)
-        if effects.shifts:
-            drawn |= {name: drawn[name] + effects.of(name, nothing.at) for name in effects.shifts}
+        drawn = self._imputer.sample(n, seed)
         return {name: self.schema_.restore(name, drawn[name]) for name in self.schema_.names}
 
     def scores(self, X: Data) -> Scores:

@@ -391,6 +391,18 @@ class Imputer:
             observed[name] = np.zeros(shape, bool) if absent else tables.observed[name]
         return tables._replace(values=values, observed=observed)
 
+    def sample(self, n: int, seed: int) -> dict[str, Floats]:
+        """New samples from the prior of the first ensemble, with covariates of random training samples: name -> [n, F], standardised."""
+        nothing = Tables(
+            {name: np.zeros((n, x.shape[1]), np.float32) for name, x in self.tables.values.items()},
+            {name: np.zeros((n, x.shape[1]), bool) for name, x in self.tables.values.items()},
+        )
+        if self.tables.covariates is not None:
+            rows = np.random.default_rng(fold_in(seed, "covariates")).integers(self.tables.size, size=n)
+            nothing = nothing._replace(covariates=self.tables.covariates[rows])
+        drawn = next(iter(self.ensembles.values())).draw(nothing, seed)
+        return drawn | {name: drawn[name] + self.effects.of(name, nothing.at) for name in self.effects.shifts}
+
     # ---- imputation ------------------------------------------------------------------------------------------
 
     def impute(self, tables: Tables, methods: bool = False) -> Iterator[Imputed]:
