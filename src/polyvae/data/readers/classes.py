@@ -34,11 +34,13 @@ class Asked(NamedTuple):
         kinds: Column -> "categorical", "ordinal", "real", "count" or "binary"; or the classes of an ordinal in order.
         known: The columns of the training data: column -> its classes, None for numbers. None: nothing is known.
         unseen: What classes are that the training data did not have: "error", or "mask".
+        aside: Columns that are covariates, and no features, where the table has them.
     """
 
     kinds: Mapping[str, str | Sequence[Any]] = {}
     known: Mapping[str, Levels | None] | None = None
     unseen: Unseen = "error"
+    aside: Sequence[str] = ()
 
     def verbatim(self, name: str) -> bool:
         """Whether the cells of a column are classes even where they look like numbers."""
@@ -54,6 +56,16 @@ class Asked(NamedTuple):
 
 Ask = Callable[[str], Asked]
 """The name of a modality -> what is known of its columns."""
+
+
+def setting_aside(asked: Ask | None, names: Sequence[str] | None) -> Ask:
+    """What is known of the columns of each table, of which those called ``names`` are covariates."""
+
+    def ask(name: str) -> Asked:
+        own = Asked() if asked is None else asked(name)
+        return own if names is None else own._replace(aside=names)
+
+    return ask
 
 
 class Words(NamedTuple):

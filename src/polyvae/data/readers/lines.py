@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import itertools
+import re
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
@@ -23,9 +24,26 @@ SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-nan")
 
 
-def header_and_rows(path: Path) -> tuple[list[str], Iterator[list[str]]]:
-    """The names of the columns, and the cells of the rows, which are read one by one. Raises InputError: rows of other lengths."""
-    header, rows, _ = split(str(path), Lines(path))
+_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
+
+
+def text_in(cell: str, separator: str) -> str | None:
+    """The text in a cell, None where it is missing; beside semicolons a decimal comma is a point."""
+    text = cell.strip()
+    return None if text.lower() in MISSING else with_point(text, separator)
+
+
+def with_point(text: str, separator: str) -> str:
+    """Text with a decimal comma with a point, in a table whose separator is a semicolon; any other as it is."""
+    return text.replace(",", ".") if separator == ";" and _COMMA.fullmatch(text) else text
+
+
+def header_and_rows(path: Path) -> tuple[list[str], Iterator[list[str]], str]:
+    """The names of the columns, the cells of the rows, which are read one by one, and the separator.
+
+    Raises InputError: rows of other lengths.
+    """
+    header, rows, separator = split(str(path), Lines(path))
     check_columns(str(path), header)
 
     def cells_of() -> Iterator[list[str]]:
@@ -37,7 +55,7 @@ def header_and_rows(path: Path) -> tuple[list[str], Iterator[list[str]]]:
         except csv.Error as problem:
             raise InputError(f"{path}: cannot be read ({problem}); expected a table; correct it") from None
 
-    return header, cells_of()
+    return header, cells_of(), separator
 
 
 class Lines:

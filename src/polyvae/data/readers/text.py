@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from polyvae.data.readers.asking import Nan, check_columns
 from polyvae.data.readers.classes import Asked, Read, Words, encoded
 from polyvae.data.readers.doubtful import is_id, warn_of_zeros
-from polyvae.data.readers.lines import MISSING, Lines, lines_of, split, uneven
+from polyvae.data.readers.lines import MISSING, Lines, lines_of, split, text_in, uneven, with_point
 from polyvae.data.readers.parts import Part, checked
 from polyvae.utils.errors import InputError, nearest
 
@@ -24,7 +24,6 @@ _WORDS = dict.fromkeys(MISSING, math.nan) | {"true": 1.0, "false": 0.0}
 _BOOLEANS = ("true", "false")
 _ZEROS = re.compile(r"0\d+")
 _LOOK = 100  # rows whose cells are looked at for leading zeros
-_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
 
 class Sheet(NamedTuple):
@@ -48,33 +47,38 @@ def read_sheet(path: Path, id: Any, nan: Nan, label: str | None, asked: Asked | 
     aside = {place} if id is not False else set()
     labelled = header.index(label) if label in header else None
     aside |= set() if labelled is None else {labelled}
-    kept = [at for at in range(len(header)) if at not in aside]
-    own, classes, read = _parsed(
-        where, header, rows, separator, kept, place, labelled, Asked() if asked is None else asked
-    )
+    asked = Asked() if asked is None else asked
+    kept = _features(header, aside, asked)
+    own, classes, read, beside = _parsed(where, header, rows, separator, kept, place, labelled, asked)
     if id is None and not is_id(header[0]) and all(_number(cell, separator) is not None for cell in own):
         raise InputError(_unnamed(where, header[0]))
-    part = _checked(where, read, classes, nan)
+    part = _checked(where, read, classes is not None or bool(beside), nan)
     ids: list[Hashable] | None = None if id is False else list(own)
-    found = Part(part.values, part.observed, read.columns, ids, classes, read.levels)
+    found = Part(part.values, part.observed, read.columns, ids, classes, read.levels, beside)
     return Sheet(found, None if id is False else header[place], place, tuple(header[at] for at in kept))
 
 
-def _checked(where: str, read: Read, classes: list[Any] | None, nan: Nan) -> Part:
-    if not read.columns and classes is not None:
+def _features(header: Sequence[str], aside: set[int], asked: Asked) -> list[int]:
+    """The places of the features in a header."""
+    return [at for at, name in enumerate(header) if at not in aside and name not in asked.aside]
+
+
+def _checked(where: str, read: Read, others: bool, nan: Nan) -> Part:
+    if not read.columns and others:
         return Part(read.values)
     return checked(where, read.values, read.columns, nan, read.levels)
 
 
 class Sheets(NamedTuple):
-    """A text table that is read in blocks of rows: its columns of numbers, the name of its id column (None: it has none), its parts, and
-    its classes.
+    """A text table that is read in blocks of rows: its columns of numbers, the name of its id column (None: it has none), its parts, its
+    classes, and all names of its columns in the file.
     """
 
     columns: tuple[str, ...]
     id: str | None
     parts: Iterator[Part]
     levels: Mapping[str, tuple[Any, ...]] = {}
+    header: Sequence[str] = ()
 
 
 def read_sheets(
@@ -89,31 +93,35 @@ def read_sheets(
     place = header.index(id) if isinstance(id, str) else 0
     labelled = header.index(label) if label in header else None
     aside = ({place} if id is not False else set()) | (set() if labelled is None else {labelled})
-    kept = [at for at in range(len(header)) if at not in aside]
+    kept = _features(header, aside, asked)
     names = tuple(header[at] for at in kept)
 
     def parts() -> Iterator[Part]:
         guessed, marks = id is None and not is_id(header[0]), set[str]()
         while True:
             block = itertools.islice(rows, count)
-            own, classes, read = _parsed(where, header, block, separator, kept, place, labelled, asked, marks)
+            own, classes, read, beside = _parsed(
+                where, header, block, separator, kept, place, labelled, asked, marks
+            )
             if not own:
                 break
             guessed = guessed and all(_number(cell, separator) is not None for cell in own)
-            part, ids = _checked(where, read, classes, nan), None if id is False else list[Hashable](own)
-            yield Part(part.values, part.observed, read.columns, ids, classes, read.levels)
+            part = _checked(where, read, classes is not None or bool(beside), nan)
+            ids = None if id is False else list[Hashable](own)
+            yield Part(part.values, part.observed, read.columns, ids, classes, read.levels, beside)
         if guessed:
             raise InputError(_unnamed(where, header[0]))
 
     found = parts()
     first = next(found, None)
     if first is None:
-        return Sheets(names, None if id is False else header[place], iter(()))
+        return Sheets(names, None if id is False else header[place], iter(()), {}, header)
     return Sheets(
         tuple(first.columns or ()),
         None if id is False else header[place],
         itertools.chain([first], found),
         first.levels,
+        header,
     )
 
 
@@ -134,10 +142,14 @@ def _parsed(
     labelled: int | None,
     asked: Asked,
     marks: set[str] | None = None,
-) -> tuple[list[str], list[Any] | None, Read]:
-    """The ids, the labels and the columns. Raises InputError: rows of other lengths, or text that is not classes; columns are named."""
+) -> tuple[list[str], list[Any] | None, Read, dict[str, list[Any]]]:
+    """The ids, the labels, the columns and the covariates.
+
+    Raises InputError: rows of other lengths, or text that is not classes; columns are named.
+    """
     own: list[str] = []
     classes: list[Any] = []
+    others = {at: list[Any]() for at, name in enumerate(header) if name in asked.aside}
     values: list[NDArray[np.float64]] = []
     words: dict[int, dict[int, Any]] = {at: {} for at in kept if asked.verbatim(header[at])}
     verbatim = list(words)
@@ -151,8 +163,9 @@ def _parsed(
             if len(values) < _LOOK:
                 zeros = {**{at: cells[at] for at in kept if _ZEROS.fullmatch(cells[at])}, **zeros}
             if labelled is not None:
-                text = cells[labelled].strip()
-                classes.append(None if text.lower() in MISSING else text)
+                classes.append(text_in(cells[labelled], separator))
+            for at, values_of in others.items():
+                values_of.append(text_in(cells[at], separator))
             try:
                 row = [float(cells[at]) for at in kept]
             except ValueError:
@@ -163,8 +176,7 @@ def _parsed(
                         words.setdefault(at, {})[len(values)] = text if number is None else bool(number)
                     row.append(math.nan if number is None else number)
             for at in verbatim:
-                text = cells[at].strip()
-                words[at][len(values)] = None if text.lower() in MISSING else text
+                words[at][len(values)] = text_in(cells[at], separator)
             if separator == ";" and len(marks) < 2:
                 marks |= {mark for at in kept for mark in ",." if mark in cells[at]}
             values.append(np.array(row, dtype=np.float64))
@@ -188,7 +200,8 @@ def _parsed(
         {place: own or Words([None] * len(values)) for place, own in some.items()},
         asked,
     )
-    return own, classes if labelled is not None else None, read
+    beside = {header[at]: values_of for at, values_of in others.items()}
+    return own, classes if labelled is not None else None, read, beside
 
 
 def _words(numbers: NDArray[np.float64], words: dict[int, Any]) -> Words | None:
@@ -209,9 +222,7 @@ def _number(cell: str, separator: str) -> float | None:
     word = _WORDS.get(text.lower())
     if word is not None:
         return word
-    if separator == ";" and _COMMA.fullmatch(text):
-        text = text.replace(",", ".")
     try:
-        return float(text.replace("−", "-"))
+        return float(with_point(text, separator).replace("−", "-"))
     except ValueError:
         return None
