@@ -264,7 +264,8 @@ def _beside(out: Path, suffix: str) -> Path:
 def _write_single(completed: Completed, out: Path) -> list[Path]:
     if len(completed.columns) > 1:
         raise InputError(
-            f"{out}: got one table for {len(completed.columns)} modalities; expected a folder, or a file that ends in .npz or .h5mu"
+            f"{out}: got one table for {len(completed.columns)} modalities; expected a folder, or a file that ends in .npz or "
+            ".h5mu; choose another path"
         )
     written = []
     for suffix, part in completed.parts.items():
