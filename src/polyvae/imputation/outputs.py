@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from polyvae.data.groups import Cells, Columns, Decoder, Group, original, taken
 from polyvae.data.readers import Given
 from polyvae.data.readers.endings import ENDINGS, PARQUET, TEXT, ending
-from polyvae.data.readers.frames import FrameLayout
+from polyvae.data.readers.frames import Form, FrameLayout
 from polyvae.data.readers.layout import Ids, archive, ordered
 from polyvae.data.readers.omics import AnnLayout, MuLayout
 from polyvae.data.readers.opening import OMICS
 from polyvae.data.readers.tables import FileLayout
 from polyvae.data.readers.together import TogetherLayout
+from polyvae.data.readers.types import Written
 from polyvae.data.readers.writing import write_table, written_table
 from polyvae.imputation.filling import ENDS
 from polyvae.utils.errors import InputError, nearest, reading
@@ -75,6 +76,16 @@ class Completed(NamedTuple):
         order = ordered(original(data.columns.get(name, ()), data.levels.get(name, {})), columns)
         return taken(decoder.cells(name, values), order), [str(columns[at]) for at in order]
 
+    def written(self, name: str) -> Mapping[str, Written]:
+        """How the text file of a modality has its cells."""
+        form = _forms(self.given).get(name)
+        return {} if form is None else form.written
+
+
+def _forms(given: Given) -> Mapping[str, Form]:
+    layout = given.layout.tables if isinstance(given.layout, TogetherLayout) else given.layout
+    return layout.forms if isinstance(layout, FrameLayout) else {}
+
 
 def id_name(given: Given) -> str:
     """The header of the column of ids.
@@ -82,8 +93,7 @@ def id_name(given: Given) -> str:
     Args:
         given: The data that came in.
     """
-    layout = given.layout.tables if isinstance(given.layout, TogetherLayout) else given.layout
-    forms = list(layout.forms.values()) if isinstance(layout, FrameLayout) else []
+    forms = list(_forms(given).values())
     return str(forms[0].id or "id") if forms else "id"
 
 
@@ -192,16 +202,18 @@ class Streamed(NamedTuple):
         suffixes: The parts: "" for the predictions, and such as ".low" for others.
         id_name: The header of the column of ids; None: there is none.
         table: Suffix, modality -> blocks of values [n, F] and ids.
+        written: Modality -> column -> how its text file has its cells.
     """
 
     columns: Mapping[str, Sequence[str]]
     suffixes: Sequence[str]
     id_name: str | None
     table: Callable[[str, str], Iterator[tuple[Cells, Ids]]]
+    written: Mapping[str, Mapping[str, Written]] = {}
 
     def write(self, suffix: str, name: str, path: Path) -> None:
         """Write one table."""
-        with written_table(path, self.columns[name], self.id_name) as put:
+        with written_table(path, self.columns[name], self.id_name, self.written.get(name)) as put:
             for values, ids in self.table(suffix, name):
                 put(values, ids)
 
@@ -272,7 +284,7 @@ def _write_single(completed: Completed, out: Path) -> list[Path]:
         for name, x in part.items():
             values, columns = completed.table(name, x, suffix)
             path = _beside(out, suffix)
-            write_table(path, values, columns, completed.ids, completed.id_name)
+            write_table(path, values, columns, completed.ids, completed.id_name, completed.written(name))
             written.append(path)
     return written
 
@@ -292,7 +304,14 @@ def _write_folder(completed: Completed, out: Path, kind: str) -> list[Path]:
                     continue
                 values, columns = completed.table(name, x, suffix)
                 files.append(f"{names[name]}{suffix}{kind or _kind(completed)}")
-                write_table(folder / files[-1], values, columns, completed.ids, completed.id_name)
+                write_table(
+                    folder / files[-1],
+                    values,
+                    columns,
+                    completed.ids,
+                    completed.id_name,
+                    completed.written(name),
+                )
         _record(folder, files)
     return [out / file for file in files]
 

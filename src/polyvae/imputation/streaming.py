@@ -110,6 +110,7 @@ class Spool:
     Attributes:
         id: The name of the id column of the first table; None: the samples have no ids.
         size: The number of samples.
+        written: Modality -> column -> how its text file has its cells.
     """
 
     def __init__(
@@ -155,6 +156,7 @@ class Spool:
         check(
             _data({name: np.full((1, len(own)), np.nan) for name, own in widths.items()}, {}, widths, levels)
         )
+        self.written = {name: sheet.written for name, sheet in sheets.items()}
         self.id = next(sheets[name].id for name in widths)
         self.by_position = all(sheet.id is None for sheet in sheets.values())
         texts = {name: ending(path) in TEXT for name, path in files.items()}
@@ -395,7 +397,7 @@ def completed(
                 yield taken(cells, order[name]), spool.ids(start, stop)
 
         columns = {name: [known[name].originals[at] for at in own] for name, own in order.items()}
-        yield Streamed(columns, list(results), joined.id_name, table)
+        yield Streamed(columns, list(results), joined.id_name, table, spool.written)
 
 
 def _came(each: Features, columns: Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ from polyvae.data.readers.doubtful import warn_of_numbers
 from polyvae.data.readers.layout import Ids, Layout, ordered
 from polyvae.data.readers.opening import opened
 from polyvae.data.readers.parts import Part, checked, joined
-from polyvae.data.readers.types import pandas_table, table_of, types_of
+from polyvae.data.readers.types import Written, pandas_table, table_of, types_of
 from polyvae.data.readers.writing import target, write_table
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
@@ -103,6 +103,7 @@ class Form(NamedTuple):
         place: The position of that column.
         index: Its pandas index.
         types: The types of its columns of integers, booleans and categories, by name.
+        written: Column -> how a text file has its cells.
     """
 
     labels: tuple[Any, ...]
@@ -112,6 +113,7 @@ class Form(NamedTuple):
     place: int
     index: Any
     types: Mapping[str, Any] = {}
+    written: Mapping[str, Written] = {}
 
 
 class FrameLayout(Layout):
@@ -165,7 +167,8 @@ class FrameLayout(Layout):
             form = self.forms.get(name)
             order = ordered([] if form is None else [str(label) for label in form.labels], columns[name])
             path = target(out, name, self._ending(name), len(values))
-            write_table(path, taken(x, order), [columns[name][at] for at in order], ids, self._id_name(form))
+            labels, written_as = [columns[name][at] for at in order], {} if form is None else form.written
+            write_table(path, taken(x, order), labels, ids, self._id_name(form), written_as)
             written.append(path)
         return written
 
@@ -183,15 +186,16 @@ class FrameLayout(Layout):
         return str(form.id or index or "id")
 
     def _table(self, form: Form | None, x: Cells, labels: Sequence[Any], ids: Ids) -> Any:
-        form = next(iter(self.forms.values()))._replace(types={}) if form is None else form
+        form = next(iter(self.forms.values()))._replace(types={}, written={}) if form is None else form
         if form.pandas:
             return self._pandas(form, x, labels, ids)
+        types = {**form.types, **{name: nw.Int64() for name, how in form.written.items() if how.whole}}
         columns: dict[str, Any] = {str(label): column(x, at) for at, label in enumerate(labels)}
         if ids is not None and form.id is not None:
             pairs = list(columns.items())
             pairs.insert(min(form.place, len(pairs)), (form.id, list(ids)))
             columns = dict(pairs)
-        return table_of(columns, form.types, form.backend)
+        return table_of(columns, types, form.backend)
 
     def _pandas(self, form: Form, x: Cells, labels: Sequence[Any], ids: Ids) -> Any:
         if form.id is not None and ids is not None:

@@ -24,7 +24,7 @@ from polyvae.data.readers.layout import ArrayLayout, Ids
 from polyvae.data.readers.opening import has_index, opened, read_parquet
 from polyvae.data.readers.parts import Part, joined
 from polyvae.data.readers.text import Sheets, read_sheet, read_sheets
-from polyvae.data.readers.types import pandas_table
+from polyvae.data.readers.types import integers_of, pandas_table
 from polyvae.utils.errors import InputError, nearest, reading
 
 Paths = Mapping[str, Any] | Sequence[Any] | str | os.PathLike[str]
@@ -111,7 +111,8 @@ class FileLayout(FrameLayout):
             import pandas as pd
 
             index = pd.RangeIndex(len(x)) if ids is None else pd.Index(list(ids), name=form.id or None)
-            return pandas_table(x, list(labels), index, form.types if form.pandas else {})
+            types = form.types if form.pandas else integers_of(form.written)
+            return pandas_table(x, list(labels), index, types)
         return super()._table(form._replace(backend=backend, id=form.id or "id"), x, labels, ids)
 
     def _ending(self, name: str) -> str:
@@ -128,7 +129,7 @@ def table_form(path: Path, id: Any, nan: Nan, label: str | None, asked: Asked) -
     kind = ending(path)
     if kind in TEXT:
         sheet = read_sheet(path, id, nan, label, asked)
-        return sheet.part, Form(sheet.columns, False, None, sheet.id, sheet.place, None)
+        return sheet.part, Form(sheet.columns, False, None, sheet.id, sheet.place, None, {}, sheet.written)
     if kind in PARQUET:
         return _parquet(path, id, nan, label, asked)
     raise unknown_ending(path, (*TEXT, *PARQUET), "beside other tables")

@@ -18,6 +18,7 @@ from polyvae.data.readers.classes import Asked, Read, Words, encoded
 from polyvae.data.readers.doubtful import is_id, warn_of_zeros
 from polyvae.data.readers.lines import MISSING, Lines, lines_of, split, text_in, uneven, with_point
 from polyvae.data.readers.parts import Part, checked
+from polyvae.data.readers.types import Written
 from polyvae.utils.errors import InputError, nearest
 
 _WORDS = dict.fromkeys(MISSING, math.nan) | {"true": 1.0, "false": 0.0}
@@ -27,12 +28,14 @@ _LOOK = 100  # rows whose cells are looked at for leading zeros
 
 
 class Sheet(NamedTuple):
-    """A text table: its part, the name of its id column (None: it has none), its position, and its columns as they are in the file."""
+    """A text table: its part, the name of its id column (None: it has none), its position, its columns as they are in the file, and how
+    it has their cells."""
 
     part: Part
     id: str | None
     place: int
     columns: tuple[str, ...]
+    written: Mapping[str, Written]
 
 
 def read_sheet(path: Path, id: Any, nan: Nan, label: str | None, asked: Asked | None = None) -> Sheet:
@@ -49,13 +52,17 @@ def read_sheet(path: Path, id: Any, nan: Nan, label: str | None, asked: Asked | 
     aside |= set() if labelled is None else {labelled}
     asked = Asked() if asked is None else asked
     kept = _features(header, aside, asked)
-    own, classes, read, beside = _parsed(where, header, rows, separator, kept, place, labelled, asked)
+    written = dict[str, Written]()
+    own, classes, read, beside = _parsed(
+        where, header, rows, separator, kept, place, labelled, asked, written
+    )
     if id is None and not is_id(header[0]) and all(_number(cell, separator) is not None for cell in own):
         raise InputError(_unnamed(where, header[0]))
     part = _checked(where, read, classes is not None or bool(beside), nan)
     ids: list[Hashable] | None = None if id is False else list(own)
     found = Part(part.values, part.observed, read.columns, ids, classes, read.levels, beside)
-    return Sheet(found, None if id is False else header[place], place, tuple(header[at] for at in kept))
+    names = tuple(header[at] for at in kept)
+    return Sheet(found, None if id is False else header[place], place, names, written)
 
 
 def _features(header: Sequence[str], aside: set[int], asked: Asked) -> list[int]:
@@ -71,7 +78,7 @@ def _checked(where: str, read: Read, others: bool, nan: Nan) -> Part:
 
 class Sheets(NamedTuple):
     """A text table that is read in blocks of rows: its columns of numbers, the name of its id column (None: it has none), its parts, its
-    classes, and all names of its columns in the file.
+    classes, all names of its columns in the file, and how those that were read so far have their cells.
     """
 
     columns: tuple[str, ...]
@@ -79,6 +86,7 @@ class Sheets(NamedTuple):
     parts: Iterator[Part]
     levels: Mapping[str, tuple[Any, ...]] = {}
     header: Sequence[str] = ()
+    written: Mapping[str, Written] = {}
 
 
 def read_sheets(
@@ -94,14 +102,14 @@ def read_sheets(
     labelled = header.index(label) if label in header else None
     aside = ({place} if id is not False else set()) | (set() if labelled is None else {labelled})
     kept = _features(header, aside, asked)
-    names = tuple(header[at] for at in kept)
+    names, written = tuple(header[at] for at in kept), dict[str, Written]()
 
     def parts() -> Iterator[Part]:
         guessed, marks = id is None and not is_id(header[0]), set[str]()
         while True:
             block = itertools.islice(rows, count)
             own, classes, read, beside = _parsed(
-                where, header, block, separator, kept, place, labelled, asked, marks
+                where, header, block, separator, kept, place, labelled, asked, written, marks
             )
             if not own:
                 break
@@ -122,6 +130,7 @@ def read_sheets(
         itertools.chain([first], found),
         first.levels,
         header,
+        written,
     )
 
 
@@ -141,6 +150,7 @@ def _parsed(
     place: int,
     labelled: int | None,
     asked: Asked,
+    written: dict[str, Written],
     marks: set[str] | None = None,
 ) -> tuple[list[str], list[Any] | None, Read, dict[str, list[Any]]]:
     """The ids, the labels, the columns and the covariates.
@@ -155,6 +165,7 @@ def _parsed(
     verbatim = list(words)
     marks = set() if marks is None else marks
     zeros = dict[int, str]()
+    undecided = np.array([header[at] not in written for at in kept], bool)
     try:
         for line, cells in rows:
             if len(cells) != len(header):
@@ -180,6 +191,10 @@ def _parsed(
             if separator == ";" and len(marks) < 2:
                 marks |= {mark for at in kept for mark in ",." if mark in cells[at]}
             values.append(np.array(row, dtype=np.float64))
+            if undecided.any():
+                for at in np.flatnonzero(undecided & (values[-1] == np.floor(values[-1]))).tolist():
+                    written[header[kept[at]]] = Written.of(cells[kept[at]].strip())
+                    undecided[at] = False
     except csv.Error as problem:
         raise InputError(f"{where}: cannot be read ({problem}); expected a table; correct it") from None
     if marks == {",", "."}:
