@@ -14,7 +14,7 @@ import polyvae as pv
 from polyvae.data.covariates import Known
 from polyvae.data.schema import Schema, asked_of
 from polyvae.imputation import filling, streaming
-from polyvae.imputation.conditions import advise_of_covariates, instead_of, read_with
+from polyvae.imputation.conditions import adjusted, advise_of_covariates, instead_of, read_with
 
 QUICK = {"steps": 30, "members": 2, "latent": 3, "seed": 0, "network": {"hidden": [16]}}
 BATCHES = ("x", "y", "z")
@@ -311,6 +311,27 @@ def test_covariates_without_an_effect_are_named(values: list[str], what: str) ->
     data = pv.MultimodalData({"rna": np.eye(4, dtype=np.float32)}, covariates={"site": values})
     with pytest.warns(UserWarning, match=f"'site' has {what}"):
         advise_of_covariates(data, ["site"], None)
+
+
+def test_a_level_without_a_measurement_is_named_once() -> None:
+    given = frames(60)
+    batch = given["rna"]["batch"].reindex(given["protein"].index)
+    given["protein"].loc[batch == "z"] = np.nan
+    given["rna"].loc[given["rna"]["batch"] == "x", ["rna1", "rna2"]] = np.nan
+    data = read_with(given, ["batch"]).data
+    schema = Schema.fit(data, covariates=["batch"])
+    tables = filling.whole(schema, data, np.arange(len(data)))
+    with pytest.warns(UserWarning, match="nothing was measured in levels") as caught:
+        schema, effects, _ = adjusted(schema, data, np.arange(len(data)), tables)
+    assert len(caught) == 1
+    line = str(caught[0].message)
+    assert (
+        "'x' of 'batch' (in 2 of 5 columns of 'rna'), 'z' of 'batch' (in 'protein'), so the effect is 0"
+        in line
+    )
+    levels = schema.covariates[0].levels
+    assert not effects.shifts["protein"][1 + levels.index("z")].any()
+    assert effects.shifts["protein"][1 + levels.index("x")].any()
 
 
 def test_covariates_that_are_not_used_are_named() -> None:

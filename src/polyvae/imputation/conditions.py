@@ -17,11 +17,12 @@ from polyvae.data.readers import Given, read
 from polyvae.data.schema import Schema
 from polyvae.imputation.effects import Effects
 from polyvae.imputation.filling import whole
-from polyvae.imputation.tables import Tables
+from polyvae.imputation.tables import SparseRows, Tables
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
 
 KINDS = ("categorical", "real")
+_SHOWN = 5  # levels that a warning names
 _CODES = (
     12  # distinct whole numbers of a covariate, up to which a warning states that they are taken as a number
 )
@@ -212,9 +213,41 @@ def adjusted(
     if not schema.covariates:
         return schema, Effects(), tables
     sizes = [one.covariate.columns for one in schema.covariates]
+    _advise_of_unmeasured(schema, tables)
     schema, effects = Effects.fit(tables, schema.names, sizes).rescaled(schema, tables)
     values = {**tables.values, **whole(schema, data, order).values}
     return schema, effects, effects.removed(tables._replace(values=values))
+
+
+def _advise_of_unmeasured(schema: Schema, tables: Tables) -> None:
+    """Warn of levels without a measurement of a modality, or of some of its columns, where their effect is 0."""
+    assert tables.covariates is not None
+    found, start = list[str](), 0
+    for one in schema.covariates:
+        for at, level in enumerate(one.levels or ()):
+            rows = tables.covariates[:, start + at] > 0
+            lacking = [
+                repr(name) if never.all() else f"{int(never.sum())} of {never.size} columns of {name!r}"
+                for name in schema.names
+                if (never := ~_seen(tables, name)[rows].any(0)).any()
+            ]
+            if lacking:
+                found.append(f"{level!r} of {one.name!r} (in {', '.join(lacking)})")
+        start += one.covariate.columns
+    if found:
+        what = "level" if len(found) == 1 else "levels"
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        warnings.warn(
+            f"fit: nothing was measured in {what} {', '.join(found[:_SHOWN])}{more}, so the effect is 0 there: such values are predicted "
+            "as those of a sample of average level; measure some, or merge levels",
+            stacklevel=4,
+        )
+
+
+def _seen(tables: Tables, name: str) -> NDArray[np.bool_]:
+    """Which values of a modality were observed: [N, F], or [N, 1] where samples have all or none."""
+    x = tables.values[name]
+    return x.seen[:, None] if isinstance(x, SparseRows) else tables.observed[name]
 
 
 def advise_of_covariates(data: MultimodalData, names: Sequence[str], kinds: Any) -> None:
