@@ -19,7 +19,7 @@ from polyvae.imputation.effects import Effects
 from polyvae.imputation.filling import whole
 from polyvae.imputation.tables import SparseRows, Tables
 from polyvae.utils.errors import InputError, nearest
-from polyvae.utils.text import named
+from polyvae.utils.text import named, number_in
 
 KINDS = ("categorical", "real")
 _SHOWN = 5  # levels that a warning names
@@ -194,7 +194,7 @@ def _of_python(x: Any) -> Any:
 def _number(x: Any) -> Any:
     """A number; text that is none as it is."""
     try:
-        return float(x)
+        return number_in(x) if isinstance(x, str) else float(x)
     except ValueError:
         return x
 

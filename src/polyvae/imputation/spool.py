@@ -16,7 +16,7 @@ from polyvae.data.groups import is_absent, text_of
 from polyvae.data.readers.covariates import disagreement
 from polyvae.data.readers.parts import Part
 from polyvae.utils.errors import InputError
-from polyvae.utils.text import named
+from polyvae.utils.text import named, number_in
 
 _CACHE = 2**15  # KiB that SQLite keeps in memory
 
@@ -220,7 +220,7 @@ def _stored(value: Any) -> str | float:
 def _number(value: str | float) -> float | None:
     """The number that a value is, None where it is none."""
     try:
-        number = float(value)
+        number = number_in(value) if isinstance(value, str) else float(value)
     except ValueError:
         return None
     return number if math.isfinite(number) else None

@@ -14,7 +14,7 @@ from polyvae.data.readers.endings import INPUTS, PARQUET, TEXT, ending, unknown_
 from polyvae.data.readers.lines import header_and_rows, text_in
 from polyvae.data.readers.opening import OMICS, has_index, open_file, opened, read_parquet
 from polyvae.utils.errors import InputError, nearest, reading
-from polyvae.utils.text import named
+from polyvae.utils.text import named, number_in
 
 
 def columns_of(path: Path) -> list[str]:
@@ -79,7 +79,7 @@ def plain(values: Mapping[Any, Any]) -> dict[Any, Any]:
     """The same values as numbers where all that are known are numbers or their text."""
     known = [value for value in values.values() if value is not None and value == value]
     try:
-        numbers = np.array([float(value) for value in known])
+        numbers = np.array([number_in(value) if isinstance(value, str) else float(value) for value in known])
     except (TypeError, ValueError):
         return dict(values)
     if any(isinstance(value, bool) for value in known) or not np.isfinite(numbers).all():

@@ -20,6 +20,7 @@ from polyvae.data.readers.lines import MISSING, Lines, lines_of, split, text_in,
 from polyvae.data.readers.parts import Part, checked
 from polyvae.data.readers.types import Written
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.text import number_in
 
 _WORDS = dict.fromkeys(MISSING, math.nan) | {"true": 1.0, "false": 0.0}
 _BOOLEANS = ("true", "false")
@@ -178,7 +179,8 @@ def _parsed(
             for at, values_of in others.items():
                 values_of.append(text_in(cells[at], separator))
             try:
-                row = [float(cells[at]) for at in kept]
+                own_cells = [cells[at] for at in kept]
+                row = list(map(number_in if "_" in "".join(own_cells) else float, own_cells))
             except ValueError:
                 row = []
                 for at in kept:
@@ -193,8 +195,11 @@ def _parsed(
             values.append(np.array(row, dtype=np.float64))
             if undecided.any():
                 for at in np.flatnonzero(undecided & (values[-1] == np.floor(values[-1]))).tolist():
-                    written[header[kept[at]]] = Written.of(cells[kept[at]].strip())
-                    undecided[at] = False
+                    if (
+                        "e" not in cells[kept[at]].lower() or cells[kept[at]].strip().isalpha()
+                    ):  # 1e3 is neither
+                        written[header[kept[at]]] = Written.of(cells[kept[at]].strip())
+                        undecided[at] = False
     except csv.Error as problem:
         raise InputError(f"{where}: cannot be read ({problem}); expected a table; correct it") from None
     if marks == {",", "."}:
@@ -238,6 +243,6 @@ def _number(cell: str, separator: str) -> float | None:
     if word is not None:
         return word
     try:
-        return float(with_point(text, separator).replace("−", "-"))
+        return number_in(with_point(text, separator).replace("−", "-"))
     except ValueError:
         return None
