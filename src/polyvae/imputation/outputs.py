@@ -21,7 +21,7 @@ from polyvae.data.groups import Cells, Columns, Decoder, Group, original, taken
 from polyvae.data.readers import Given
 from polyvae.data.readers.endings import ENDINGS, PARQUET, TEXT, ending
 from polyvae.data.readers.frames import Form, FrameLayout
-from polyvae.data.readers.layout import Ids, archive, ordered
+from polyvae.data.readers.layout import ArrayLayout, Ids, Layout, archive, ordered
 from polyvae.data.readers.omics import AnnLayout, MuLayout
 from polyvae.data.readers.opening import OMICS
 from polyvae.data.readers.tables import FileLayout
@@ -297,7 +297,7 @@ def _write_folder(completed: Completed, out: Path, kind: str) -> list[Path]:
         for suffix, part in completed.parts.items():
             for name, x in part.items():
                 shaped = x.reshape(len(x), *completed.shapes[name])
-                if not kind and isinstance(layout, TogetherLayout) and layout.of_arrays(name, shaped):
+                if not kind and _is_array(layout, name, shaped):
                     files.append(f"{names[name]}{suffix}.npy")
                     with atomic(folder / files[-1]) as file:
                         np.lib.format.write_array(file, shaped, allow_pickle=False)
@@ -314,6 +314,15 @@ def _write_folder(completed: Completed, out: Path, kind: str) -> list[Path]:
                 )
         _record(folder, files)
     return [out / file for file in files]
+
+
+def _is_array(layout: Layout, name: str, x: NDArray[Any]) -> bool:
+    """Whether a modality is written as an npy file: of an npy file, or of an npz file if a sample has several axes."""
+    if isinstance(layout, TogetherLayout):
+        file = layout.files.get(name)
+        own = file is not None and ending(file) == ".npy"
+        return layout.of_arrays(name, x) and (own or x.ndim != 2)
+    return isinstance(layout, ArrayLayout) and x.ndim != 2
 
 
 @contextmanager
