@@ -21,7 +21,7 @@ def test_arrays_of_npz_files_are_tables_or_npy_by_their_shape(tmp_path: Path, be
     np.save(tmp_path / "plain.npy", FLAT)
     pd.DataFrame({"a": [1, 2, 3]}, pd.Index(IDS, name="id")).to_csv(tmp_path / "table.csv")
     files = [tmp_path / "arrays.npz", *([tmp_path / "table.csv", tmp_path / "plain.npy"] if beside else [])]
-    with pytest.warns(UserWarning) if beside else pytest.MonkeyPatch.context():
+    with pytest.warns(UserWarning, match="has no ids; row i") if beside else pytest.MonkeyPatch.context():
         given = read(files)
     values = {name: np.asarray(given.data.values(name)) for name in given.data.names}
     columns = {"flat": ["f0", "f1"], "scan": list("pqrs"), "table": ["a"], "plain": ["x", "y"]}
