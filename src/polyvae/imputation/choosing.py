@@ -23,7 +23,7 @@ LIBRARIES = 100 * 10**6
 """Bytes that the libraries and the members take, whatever the data (measured: 100 MB for 100 samples)."""
 METHODS = 100 * 10**3
 """Bytes that the simple methods take for each sample, up to ``MOST`` of them (measured: 428 MB in all for 2,000 samples)."""
-MOST = 5500
+MOST = 8000
 
 _GIB = 2**30
 
