@@ -181,7 +181,10 @@ def test_overrides_win_and_are_read_as_toml_or_else_as_text(tmp_path):
         ("[train]\nepochs = 'five'", ("train.epochs: got 'five'; expected a valid integer",)),
         ("[train]\nepochs = 2.5", ("train.epochs: got 2.5; expected a valid integer",)),
         ("[train]\nepochs = true", ("train.epochs: got True; expected a valid integer",)),
-        ("[train]\nbatch_size = 0", ("train.batch_size: got 0; expected greater than or equal to 1",)),
+        (
+            "[train]\nbatch_size = 0",
+            ("train.batch_size: got 0; expected greater than or equal to 1; the default is 64",),
+        ),
         ("[train]\nlr = nan", ("train.lr: got nan; expected",)),
         ("[train]\nvalidation = 1.0", ("train.validation: got 1.0; expected less than 1",)),
         (

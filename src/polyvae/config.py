@@ -464,7 +464,8 @@ def _line(root: type[Section], problem: ValidationError, source: str, overrides:
     elif first["type"] == "too_short":
         message = f"got {first['input']!r}; expected one value or more; add one"
     elif first["type"] != "value_error":
-        message = f"got {reprlib.repr(first['input'])}; expected {message.removeprefix('Input should be ')}"
+        expected = message.removeprefix("Input should be ")
+        message = f"got {reprlib.repr(first['input'])}; expected {expected}; {_default(root, first['loc'])}"
     return f"{where}: {message}"
 
 
@@ -497,6 +498,22 @@ def _list(root: type[Section], loc: Sequence[int | str], got: object) -> str:
     example = (isinstance(default, list) and default) or [got]
     plain = not any(isinstance(value, dict | list) for value in example)  # TOML has these as JSON does
     return f"a list such as {key} = {json.dumps(example, default=str)}" if plain else "a list"
+
+
+def _default(root: type[Section], loc: Sequence[int | str]) -> str:
+    """The remedy for a value that is not valid: the default of its key."""
+    here = _section(root, loc)
+    field = (
+        here.model_fields.get(str(loc[-1])) if isinstance(here, type) and issubclass(here, Section) else None
+    )
+    if field is None or field.is_required():
+        return "correct it"
+    default = field.get_default(call_default_factory=True)
+    return (
+        "leave it out for the default"
+        if default is None
+        else f"the default is {json.dumps(default, default=str)}"
+    )
 
 
 def _section(root: type[Section], loc: Sequence[int | str]) -> Any:

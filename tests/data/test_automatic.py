@@ -149,7 +149,8 @@ def test_what_is_stated_wrongly_is_one_line(overrides, says):
 
 def test_auto_is_no_likelihood_of_a_specification():
     with pytest.raises(
-        pv.InputError, match=r"unknown likelihood 'auto'; data.modalities\(likelihood='auto'\)"
+        pv.InputError,
+        match=r"unknown likelihood 'auto'; expected one of .*; data.modalities\(likelihood='auto'\)",
     ):
         pv.Modality("x", 3, likelihood="auto")
 
@@ -288,3 +289,22 @@ def test_every_remedy_that_is_printed_works():
     assert not unsuited("t", LIKELIHOODS["mixed"]((2,), parts=parts), torch.as_tensor(x), seen)
     (spec,) = pv.MultimodalData({"t": x}).modalities(likelihood="auto")
     assert not unsuited("t", LIKELIHOODS["mixed"]((2,), **spec.params), torch.as_tensor(x), seen)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("atuo", r"did you mean 'auto'\? data.modalities\(likelihood='auto'\) chooses one"),
+        ("Poison", r"did you mean 'poisson'\?$"),
+        ("q", r"choose one, or let data.modalities\(likelihood='auto'\) choose"),
+    ],
+)
+def test_an_unknown_likelihood_names_the_nearest_and_lists_what_is_known(name, hint):
+    for make in (
+        lambda: pv.Modality("a", (3,), likelihood=name),
+        lambda: pv.MultimodalData({"a": np.ones((2, 1))}).modalities(likelihood=name),
+    ):
+        with pytest.raises(
+            pv.InputError, match=f"{name!r}; expected one of normal, laplace, .*, mixed; {hint}"
+        ):
+            make()

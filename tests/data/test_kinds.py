@@ -94,7 +94,10 @@ def test_what_is_wrong_is_one_line(given, says):
     [
         ({"overrides": {0: "normal"}}, r"overrides\[0\]: got 'normal'; expected \[likelihood\] or"),
         ({"overrides": {0: "normle"}}, r"overrides\[0\]: got 'normle'.*did you mean 'normal'"),
-        ({"overrides": {0: ["normle"]}}, "unknown likelihood 'normle'; did you mean 'normal'"),
+        (
+            {"overrides": {0: ["normle"]}},
+            "unknown likelihood 'normle'; did you mean 'normal'",
+        ),
         ({"overrides": {0: ["ordinal"]}}, "got no 'levels'"),
         ({"overrides": {0: ["ordinal", {"level": 3}]}}, "unknown parameter 'level'; did you mean 'levels'"),
         ({"overrides": {0: ["normal", 3]}}, "got params=3; expected a mapping"),

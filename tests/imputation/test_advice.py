@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import polyvae as pv
-from polyvae.imputation.advice import advise_of_training_samples
+from polyvae.imputation.advice import advise_of_new, advise_of_training_samples
 from polyvae.imputation.tables import Tables
 
 QUICK = {"steps": 3, "members": 2, "latent": 2, "seed": 0}
@@ -106,3 +106,18 @@ def test_samples_that_coincide_in_one_small_table_are_no_training_samples(width)
 def test_a_target_that_is_an_id():
     with pytest.warns(UserWarning, match="is this an id"):
         pv.Estimator(**QUICK).fit(data(), [f"p{i}" for i in range(30)])
+
+
+def test_new_samples_without_an_entry_and_files_without_a_common_sample_are_named():
+    x = np.ones((4, 2))
+    x[0] = np.nan
+    data = pv.MultimodalData.from_arrays({"a": x}, nan="missing")
+    with pytest.warns(UserWarning, match="1 of 4 samples have no observed entry"):
+        advise_of_new(data)
+    mask = {"a": np.arange(4) < 2, "b": np.arange(4) > 1}
+    values = {"a": np.ones((4, 2)), "b": np.ones((4, 1))}
+    with pytest.warns(UserWarning, match="no sample is in two of 'a', 'b'"):
+        advise_of_new(pv.MultimodalData(values, mask=mask, ids=list("pqrs")))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        advise_of_new(pv.MultimodalData(values, ids=list("pqrs")))

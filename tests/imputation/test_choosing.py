@@ -9,7 +9,7 @@ import pytest
 
 import polyvae as pv
 from polyvae.imputation import choosing
-from polyvae.imputation.choosing import check_memory, chosen_rows, free_memory
+from polyvae.imputation.choosing import check_memory, chosen_rows, free_memory, needed
 
 QUICK = {"steps": 10, "members": 2, "latent": 2, "seed": 0, "network": {"hidden": [8]}}
 
@@ -64,12 +64,17 @@ def test_data_in_files_that_memory_cannot_hold_are_refused(
     stays = np.load(tmp_path / "a.npy", mmap_mode="r")
     given = pv.MultimodalData({"a": stays, "b": np.zeros((1000, 2))})
     check_memory(given)
-    monkeypatch.setattr(choosing, "free_memory", lambda: 250_000)
-    with pytest.raises(pv.InputError, match="max_samples=250") as problem:
+    free = needed(500, 50)
+    monkeypatch.setattr(choosing, "free_memory", lambda: free)
+    with pytest.raises(pv.InputError, match=r"max_samples=250$") as problem:
         pv.Estimator(**QUICK).fit(given)
     assert "\n" not in str(problem.value)
     check_memory(given.rows(slice(0, 250)))
+    check_memory(given.rows(slice(0, 500)))
     check_memory(given.select("b"))
+    monkeypatch.setattr(choosing, "free_memory", lambda: 10**7)
+    with pytest.raises(pv.InputError, match=r"; free some memory$"):
+        check_memory(given)
     monkeypatch.setattr(choosing, "free_memory", lambda: None)
     check_memory(given)
 
@@ -84,3 +89,14 @@ def test_too_few_samples() -> None:
         chosen_rows(pv.MultimodalData({"a": np.ones((2, 1))}, mask={"a": [True, False]}), None, 0)
     with pytest.raises(pv.InputError, match="max_samples"):
         pv.Estimator(**QUICK, max_samples=1).fit({"a": pd.DataFrame(np.ones((4, 2)))})
+
+
+def test_the_estimate_is_near_what_was_measured() -> None:
+    """Peaks above the memory at the start, in MB, of fits to (samples, columns) in two memory maps."""
+    for (count, width), peak in {
+        (100, 210): 113,
+        (2000, 210): 428,
+        (10_000, 30): 899,
+        (30_000, 210): 1010,
+    }.items():
+        assert 0.6 < needed(count, width) / 1e6 / peak < 1.05

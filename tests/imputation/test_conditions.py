@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import pytest
 
 import polyvae as pv
 from polyvae.data.covariates import Known
-from polyvae.data.schema import Schema
+from polyvae.data.schema import Schema, asked_of
 from polyvae.imputation import filling, streaming
-from polyvae.imputation.conditions import advise_of_covariates, instead_of, read_with
+from polyvae.imputation.conditions import adjusted, advise_of_covariates, instead_of, read_with
 
 QUICK = {"steps": 30, "members": 2, "latent": 3, "seed": 0, "network": {"hidden": [16]}}
 BATCHES = ("x", "y", "z")
@@ -328,6 +329,64 @@ def test_columns_of_files_are_covariates_beside_arrays_and_adata(tmp_path: Path)
     assert only.names == ("protein", "scan")
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_frame_beside_a_path_with_the_covariates_is_two_frames(
+    fitted: pv.Estimator, tmp_path: Path, kind: str
+) -> None:
+    given = frames(30, 4, 6)
+    path = tmp_path / f"rna.{kind}"
+    given["rna"].to_csv(path, index_label="id") if kind == "csv" else given["rna"].to_parquet(path)
+    found = fitted.impute({"rna": path, "protein": given["protein"]})
+    own = fitted.impute(given)
+    assert list(found["rna"].columns) == ["id", *(f"rna{at}" for at in range(4))]
+    for name in own:
+        assert np.array_equal(found[name][list(own[name])].to_numpy(), own[name].to_numpy())
+
+
+def test_files_by_position_and_without_missing_values_have_covariates_too(tmp_path: Path) -> None:
+    made = frames(12, missing=0)
+    paths = []
+    for name, frame in made.items():
+        paths.append(tmp_path / f"{name}.csv")
+        frame.to_csv(paths[-1], index=False)
+    data = read_with(paths, ["batch", "age"], id=False, nan="error").data
+    assert data.covariates["batch"].tolist() == made["rna"]["batch"].tolist()
+    assert list(data.columns["rna"]) == [f"rna{at}" for at in range(4)]
+
+
+def test_a_covariate_of_a_stream_takes_no_memory_for_each_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "BLOCK", 200)
+    tables = {"rna": np.arange(3.0)[:, None]}
+    schema = Schema.fit(
+        pv.MultimodalData(tables, columns={"rna": ["a"]}, covariates={"age": [1.0, 2.0, 4.0]})
+    )
+    how = streaming.Reading(covariates=["age", "site"])
+
+    def peak(count: int) -> int:
+        path = tmp_path / f"{count}.csv"
+        path.write_text(
+            "id,a,age,site\n" + "".join(f"sample{i},1,{i % 997}.5,s{i % 5}\n" for i in range(count))
+        )
+        folder = tmp_path / f"spool{count}"
+        folder.mkdir()
+        tracemalloc.start()
+        spool = streaming.Spool(
+            folder, {"rna": path}, how, ["rna"], lambda _: None, asked_of(schema, "error")
+        )
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        rows = np.array([count - 1, 3])
+        assert spool.rows(rows).covariates["site"].tolist() == [f"s{(count - 1) % 5}", "s3"]
+        assert spool.rows(rows).covariates["age"].tolist() == [(count - 1) % 997 + 0.5, 3.5]
+        spool.close()
+        return most
+
+    few, many = peak(1_000), peak(4_000)
+    assert many - few < 3_000 * 40  # the ids alone, as text in memory, would take some 100 for each sample
+
+
 @pytest.mark.slow
 def test_covariates_of_obs() -> None:
     anndata = pytest.importorskip("anndata")
@@ -363,6 +422,27 @@ def test_covariates_without_an_effect_are_named(values: list[str], what: str) ->
     data = pv.MultimodalData({"rna": np.eye(4, dtype=np.float32)}, covariates={"site": values})
     with pytest.warns(UserWarning, match=f"'site' has {what}"):
         advise_of_covariates(data, ["site"], None)
+
+
+def test_a_level_without_a_measurement_is_named_once() -> None:
+    given = frames(60)
+    batch = given["rna"]["batch"].reindex(given["protein"].index)
+    given["protein"].loc[batch == "z"] = np.nan
+    given["rna"].loc[given["rna"]["batch"] == "x", ["rna1", "rna2"]] = np.nan
+    data = read_with(given, ["batch"]).data
+    schema = Schema.fit(data, covariates=["batch"])
+    tables = filling.whole(schema, data, np.arange(len(data)))
+    with pytest.warns(UserWarning, match="nothing was measured in levels") as caught:
+        schema, effects, _ = adjusted(schema, data, np.arange(len(data)), tables)
+    assert len(caught) == 1
+    line = str(caught[0].message)
+    assert (
+        "'x' of 'batch' (in 2 of 5 columns of 'rna'), 'z' of 'batch' (in 'protein'), so the effect is 0"
+        in line
+    )
+    levels = schema.covariates[0].levels
+    assert not effects.shifts["protein"][1 + levels.index("z")].any()
+    assert effects.shifts["protein"][1 + levels.index("x")].any()
 
 
 def test_covariates_that_are_not_used_are_named() -> None:

@@ -67,7 +67,7 @@ def sample(
         test = runs.data_of(config, trust or ())[0].test
         if count > len(test):
             raise InputError(
-                f"sample: got -n {count} with --given; expected at most {len(test)}, the number of test samples"
+                f"sample: got -n {count} with --given; expected at most {len(test)}, the number of test samples; ask for fewer"
             )
         if streamed:
             some = test.rows(slice(0, count))
@@ -99,7 +99,7 @@ def sample(
 def _prior_of(prior: str, run: RunDirectory, given: bool) -> FittedPrior | None:
     """The prior to sample from, if ``given`` conditionally: None for that of the model."""
     if prior not in ("own", "fitted"):
-        raise InputError(f"sample: got --prior {prior!r}; expected 'own' or 'fitted'")
+        raise InputError(f"sample: got --prior {prior!r}; expected 'own' or 'fitted'; choose one")
     if prior == "own":
         return None
     fitted = runs.fitted_prior(run)

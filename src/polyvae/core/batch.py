@@ -306,7 +306,7 @@ def _mask(
             if line.shape != (count,):
                 raise InputError(
                     f"mask: got shape {tuple(line.shape)} for modality {name!r}; expected ({count},), "
-                    "one per sample"
+                    "one per sample; give one flag for each sample"
                 )
         mask = torch.stack(lines)
     mask = whole_tensor("mask", mask).to(device)
@@ -331,7 +331,7 @@ def _entries(
         if mask.dtype != torch.bool or mask.shape != data[name].shape:
             raise InputError(
                 f"entries: got {mask.dtype} of shape {tuple(mask.shape)} for modality {name!r}; expected "
-                f"torch.bool of shape {tuple(data[name].shape)}, True where observed"
+                f"torch.bool of shape {tuple(data[name].shape)}, True where observed; torch.isfinite(x) is such a mask"
             )
         masks[name] = masks[name] & mask if name in masks else mask
     return masks

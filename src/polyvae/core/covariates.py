@@ -90,7 +90,7 @@ class Covariate:
             object.__setattr__(self, "levels", levels)
         if not is_number(self.mean) or not is_number(self.scale) or self.scale <= 0:
             raise InputError(
-                f"{where}: got mean={self.mean!r} and scale={self.scale!r}; expected finite numbers, the scale above 0"
+                f"{where}: got mean={self.mean!r} and scale={self.scale!r}; expected finite numbers, the scale above 0; correct them"
             )
 
     @property

@@ -426,7 +426,7 @@ def load_factory(spec: Modality, path: str) -> Callable[..., Any]:
     except (ImportError, AttributeError, ValueError) as problem:
         raise InputError(
             f"modality {spec.name!r}: cannot import {path!r} ({problem}); expected a known name "
-            "or 'package.module:factory'"
+            "or 'package.module:factory'; check the path and that it is installed"
         ) from None
     if not callable(factory):
         raise InputError(
@@ -547,7 +547,7 @@ def _check_network_parameters(spec: Modality) -> None:
         )
     for key in ("norm", "separate"):
         if not isinstance(params.get(key, False), bool):
-            raise InputError(f"{where}: got {key}={params[key]!r}; expected True or False")
+            raise InputError(f"{where}: got {key}={params[key]!r}; expected True or False; choose one")
 
 
 @cache  # of the factories of NETWORKS: to inspect them takes a tenth of the time to build a small model

@@ -236,7 +236,7 @@ def _fetch(name: str, axes: str, shape: tuple[int, ...], like: Tensor) -> Tensor
     value = fed[key].value.to(like)
     if tuple(value.shape) != shape:
         raise InputError(
-            f"noise: draw {key!r} was prepared with shape {tuple(value.shape)}; expected {shape}, axes {axes}"
+            f"noise: draw {key!r} was prepared with shape {tuple(value.shape)}; expected {shape}, axes {axes}; prepare it with this shape"
         )
     used[key] = Draw(axes, value)
     return value

@@ -234,7 +234,8 @@ def _table(values: Any, observed: Any) -> Block:
     seen = ~np.isnan(x) if observed is None else np.asarray(observed)
     if seen.shape != x.shape or seen.dtype != bool:
         raise InputError(
-            f"infer_parts: got observed of shape {seen.shape} and {seen.dtype}; expected bool of shape {x.shape}, as values"
+            f"infer_parts: got observed of shape {seen.shape} and {seen.dtype}; expected bool of shape {x.shape}, as values; "
+            "pass the mask of these values"
         )
     if not bool(np.isfinite(x[seen]).all()):
         raise InputError(
@@ -251,7 +252,7 @@ def _checked(ranks: object, overrides: object) -> list[int]:
                 "levels, such as {4: 3}" if what == "ranks" else "likelihoods, such as {4: ['student_t']}"
             )
             raise InputError(
-                f"infer_parts: got {what}={given!r}; expected numbers of columns with {expected}"
+                f"infer_parts: got {what}={given!r}; expected numbers of columns with {expected}; correct them"
             )
     assert isinstance(ranks, Mapping)
     assert isinstance(overrides, Mapping)
@@ -271,7 +272,9 @@ def _starts(groups: object, columns: int, others: Sequence[int]) -> dict[int, in
     taken: set[int] = set(others)
     for column in taken:
         if not 0 <= column < columns:
-            raise InputError(f"infer_parts: got column {column!r}; expected columns from 0 to {columns - 1}")
+            raise InputError(
+                f"infer_parts: got column {column!r}; expected columns from 0 to {columns - 1}; correct it"
+            )
     starts = dict[int, int]()
     for group in groups if isinstance(groups, Sequence) else [groups]:
         pair = tuple(group) if isinstance(group, Sequence) else ()
@@ -283,7 +286,8 @@ def _starts(groups: object, columns: int, others: Sequence[int]) -> dict[int, in
         own = set(range(start, start + count))
         if count < 1 or start < 0 or start + count > columns:
             raise InputError(
-                f"infer_parts: got the group {(start, count)!r}; expected (first column, number of columns) within {columns} columns"
+                f"infer_parts: got the group {(start, count)!r}; expected (first column, number of columns) within {columns} columns; "
+                "correct it"
             )
         if own & taken:
             raise InputError(

@@ -44,7 +44,7 @@ def check_kinds(kinds: Any) -> None:
             ):
                 raise InputError(
                     f"kinds: got {kind!r} for column {column!r}; expected one of {', '.join(KINDS)}, or the distinct classes of an ordinal "
-                    "in order"
+                    "in order; choose one"
                 )
 
 

@@ -180,6 +180,26 @@ def advise_of_classes(data: MultimodalData, classes: int) -> None:
         )
 
 
+def advise_of_new(data: MultimodalData) -> None:
+    """Warn of new samples in files of which nothing was observed, and of files that share no sample.
+
+    Args:
+        data: The samples.
+    """
+    seen = data.mask.cpu().numpy()  # without rows that have no entry
+    lacking = int((~seen.any(0)).sum())
+    if lacking:
+        _warn(
+            f"data: {lacking} of {len(data)} samples have no observed entry, so that means of the training data are predicted; "
+            "leave them out"
+        )
+    if data.ids is not None and len(data.names) > 1 and not (seen.sum(0) > 1).any():
+        _warn(
+            f"data: no sample is in two of {', '.join(map(repr, data.names))}, so each is predicted from one; check the ids if rows are "
+            "the same samples"
+        )
+
+
 def warn_of_infinite(names: Sequence[str]) -> None:
     """Warn of modalities whose intervals are infinite."""
     if names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import math
 import os
@@ -17,10 +18,12 @@ from polyvae.utils.errors import InputError
 from polyvae.utils.seeds import fold_in
 
 BYTES = 10
-"""Bytes that ``fit`` takes for each value of a dense table: a standardised copy, which entries were observed, and parts of both.
-
-The simple methods take up to some 0.7 GB beside that, whatever the number of samples.
-"""
+"""Bytes that ``fit`` takes for each value of a dense table: a standardised copy, which entries were observed, and parts of both."""
+LIBRARIES = 100 * 10**6
+"""Bytes that the libraries and the members take, whatever the data (measured: 100 MB for 100 samples)."""
+METHODS = 100 * 10**3
+"""Bytes that the simple methods take for each sample, up to ``MOST`` of them (measured: 428 MB in all for 2,000 samples)."""
+MOST = 8000
 
 _GIB = 2**30
 
@@ -63,14 +66,25 @@ def chosen_rows(data: MultimodalData, most: int | None, seed: int) -> NDArray[np
 def check_memory(data: MultimodalData) -> None:
     """Raises InputError where data that stay in files need more memory to train on than the machine has free."""
     stays = [name for name, one in data.kept.items() if not (one.sparse and _columns(data, name) > WIDE)]
-    needed = BYTES * len(data) * sum(_columns(data, name) for name in stays)
-    free = free_memory()
-    if stays and free is not None and needed > free:
+    width, free = sum(_columns(data, name) for name in stays), free_memory()
+    if stays and free is not None and needed(len(data), width) > free:
+        fewer = bisect.bisect_right(range(len(data)), free, key=lambda count: needed(count, width)) // 2
+        remedy = f"train on fewer with max_samples={fewer}" if fewer > 1 else "free some memory"
         raise InputError(
-            f"fit: got {len(data):,} samples of {', '.join(map(repr, stays))} in files, which take about {needed / _GIB:.1f} GiB of "
-            f"memory to train on; expected at most the {free / _GIB:.1f} GiB that are free; train on fewer with "
-            f"max_samples={max(2, int(len(data) * free / needed / 2)):d}"
+            f"fit: got {len(data):,} samples of {', '.join(map(repr, stays))} in files, which take about "
+            f"{needed(len(data), width) / _GIB:.1f} GiB of memory to train on; expected at most the {free / _GIB:.1f} GiB that are free; "
+            f"{remedy}"
         )
+
+
+def needed(count: int, width: int) -> int:
+    """The bytes of memory that ``fit`` takes beside the data: libraries, simple methods, and the values of dense tables.
+
+    Args:
+        count: The number of samples.
+        width: The number of columns of tables that stay in files.
+    """
+    return LIBRARIES + METHODS * min(count, MOST) + BYTES * count * width
 
 
 def _columns(data: MultimodalData, name: str) -> int:

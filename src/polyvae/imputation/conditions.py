@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import narwhals as nw
@@ -16,18 +14,15 @@ from polyvae.data.covariates import conditioned_on, is_levels
 from polyvae.data.groups import groups_of
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import Given, read
-from polyvae.data.readers.columns import column_of, columns_of, plain
-from polyvae.data.readers.covariates import merged
-from polyvae.data.readers.endings import ARRAYS, PARQUET, TEXT, ending
-from polyvae.data.readers.tables import listed
 from polyvae.data.schema import Schema
 from polyvae.imputation.effects import Effects
 from polyvae.imputation.filling import whole
-from polyvae.imputation.tables import Tables
+from polyvae.imputation.tables import SparseRows, Tables
 from polyvae.utils.errors import InputError, nearest
-from polyvae.utils.text import named
+from polyvae.utils.text import named, number_in
 
 KINDS = ("categorical", "real")
+_SHOWN = 5  # levels that a warning names
 _CODES = (
     12  # distinct whole numbers of a covariate, up to which a warning states that they are taken as a number
 )
@@ -81,13 +76,7 @@ def read_with(x: Any, covariates: Any, **how: Any) -> Given:
     names = names_of(covariates)
     if not names:
         return read(x, **how)
-    files = _tables_in(x)
-    if isinstance(x, MultimodalData):
-        given = read(x, **how)
-    elif files:
-        given = _from_files(x, files, names, how)
-    else:
-        given = read(x, covariates=names, **how)
+    given = read(x, **how) if isinstance(x, MultimodalData) else read(x, covariates=names, **how)
     own = given.data.covariates
     for name in names:
         if name not in own:
@@ -109,59 +98,6 @@ def with_kinds_of(data: MultimodalData, covariates: Any) -> MultimodalData:
                 f"covariate {name!r}: got levels with kind 'real'; expected numbers; convert them, or take it as 'categorical'"
             )
     return conditioned_on(data, names, [name for name in names if kinds.get(name) == "categorical"])
-
-
-def _tables_in(x: Any) -> dict[str, Path]:
-    """Modality -> path, of data in files, some of them tables or several of them AnnData; empty for others."""
-    paths = x if isinstance(x, Mapping) else [x] if isinstance(x, str | os.PathLike) else x
-    if not isinstance(paths, Mapping | list | tuple) or not paths:
-        return {}
-    values = list(paths.values()) if isinstance(paths, Mapping) else list(paths)
-    if not all(isinstance(value, str | os.PathLike) for value in values):
-        return {}
-    found = listed(paths)
-    kinds = [ending(path) for path in found.values()]
-    with_names = [kind for kind in kinds if kind not in ARRAYS]
-    known = all(kind in (*TEXT, *PARQUET, ".h5ad") for kind in with_names)
-    return found if with_names and known and kinds != [".h5ad"] else {}
-
-
-def _from_files(x: Any, files: Mapping[str, Path], names: Sequence[str], how: dict[str, Any]) -> Given:
-    found = of_files(files, names, how.get("id"), how.get("nan"))
-    given = read(x, covariates=found, **how)
-    return given._replace(data=without(given.data, names))
-
-
-def of_files(
-    files: Mapping[str, Path], names: Sequence[str], id: Any = None, nan: Any = "missing"
-) -> dict[str, Any]:
-    """Columns of tables, and of obs, in files: name -> id -> value.
-
-    Raises InputError: no such column, no ids, or tables that disagree; nan="error", because columns of text are read as missing numbers.
-    """
-    if nan == "error":
-        raise InputError(
-            "covariates: got tables in files with nan='error'; expected nan='missing'; set it, or pass data frames"
-        )
-    if id is False:
-        raise InputError(
-            "covariates: got tables in files whose rows are paired by position; expected ids, by which a covariate is found; add an id "
-            "column, or pass data frames"
-        )
-    columns = {key: columns_of(path) for key, path in files.items()}
-    everything = [column for own in columns.values() for column in own]
-    found: dict[str, dict[str, list[Any]]] = {}
-    ids: dict[str, list[Any]] = {}
-    for name in names:
-        if name not in everything:
-            raise InputError(
-                f"covariates: no table has a column {name!r}; {nearest(name, everything)}; pass the table that has it"
-            )
-        for key, path in files.items():
-            if name in columns[key]:
-                own = column_of(path, name, id if isinstance(id, str) and ending(path) != ".h5ad" else None)
-                found.setdefault(key, {})[name], ids[key] = list(own.values()), list(own)
-    return {name: plain(values) for name, values in merged(found, ids).items()}
 
 
 def without(data: MultimodalData, names: Sequence[str], what: str = "the covariates") -> MultimodalData:
@@ -258,7 +194,7 @@ def _of_python(x: Any) -> Any:
 def _number(x: Any) -> Any:
     """A number; text that is none as it is."""
     try:
-        return float(x)
+        return number_in(x) if isinstance(x, str) else float(x)
     except ValueError:
         return x
 
@@ -277,9 +213,41 @@ def adjusted(
     if not schema.covariates:
         return schema, Effects(), tables
     sizes = [one.covariate.columns for one in schema.covariates]
+    _advise_of_unmeasured(schema, tables)
     schema, effects = Effects.fit(tables, schema.names, sizes).rescaled(schema, tables)
     values = {**tables.values, **whole(schema, data, order).values}
     return schema, effects, effects.removed(tables._replace(values=values))
+
+
+def _advise_of_unmeasured(schema: Schema, tables: Tables) -> None:
+    """Warn of levels without a measurement of a modality, or of some of its columns, where their effect is 0."""
+    assert tables.covariates is not None
+    found, start = list[str](), 0
+    for one in schema.covariates:
+        for at, level in enumerate(one.levels or ()):
+            rows = tables.covariates[:, start + at] > 0
+            lacking = [
+                repr(name) if never.all() else f"{int(never.sum())} of {never.size} columns of {name!r}"
+                for name in schema.names
+                if (never := ~_seen(tables, name)[rows].any(0)).any()
+            ]
+            if lacking:
+                found.append(f"{level!r} of {one.name!r} (in {', '.join(lacking)})")
+        start += one.covariate.columns
+    if found:
+        what = "level" if len(found) == 1 else "levels"
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        warnings.warn(
+            f"fit: nothing was measured in {what} {', '.join(found[:_SHOWN])}{more}, so the effect is 0 there: such values are predicted "
+            "as those of a sample of average level; measure some, or merge levels",
+            stacklevel=4,
+        )
+
+
+def _seen(tables: Tables, name: str) -> NDArray[np.bool_]:
+    """Which values of a modality were observed: [N, F], or [N, 1] where samples have all or none."""
+    x = tables.values[name]
+    return x.seen[:, None] if isinstance(x, SparseRows) else tables.observed[name]
 
 
 def advise_of_covariates(data: MultimodalData, names: Sequence[str], kinds: Any) -> None:

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from polyvae.data.groups import Cells, Columns, Decoder, Group, original, taken
 from polyvae.data.readers import Given
 from polyvae.data.readers.endings import ENDINGS, PARQUET, TEXT, ending
-from polyvae.data.readers.frames import FrameLayout
-from polyvae.data.readers.layout import Ids, archive, ordered
+from polyvae.data.readers.frames import Form, FrameLayout
+from polyvae.data.readers.layout import ArrayLayout, Ids, Layout, archive, ordered
 from polyvae.data.readers.omics import AnnLayout, MuLayout
 from polyvae.data.readers.opening import OMICS
 from polyvae.data.readers.tables import FileLayout
 from polyvae.data.readers.together import TogetherLayout
+from polyvae.data.readers.types import Written
 from polyvae.data.readers.writing import write_table, written_table
 from polyvae.imputation.filling import ENDS
 from polyvae.utils.errors import InputError, nearest, reading
@@ -75,6 +76,16 @@ class Completed(NamedTuple):
         order = ordered(original(data.columns.get(name, ()), data.levels.get(name, {})), columns)
         return taken(decoder.cells(name, values), order), [str(columns[at]) for at in order]
 
+    def written(self, name: str) -> Mapping[str, Written]:
+        """How the text file of a modality has its cells."""
+        form = _forms(self.given).get(name)
+        return {} if form is None else form.written
+
+
+def _forms(given: Given) -> Mapping[str, Form]:
+    layout = given.layout.tables if isinstance(given.layout, TogetherLayout) else given.layout
+    return layout.forms if isinstance(layout, FrameLayout) else {}
+
 
 def id_name(given: Given) -> str:
     """The header of the column of ids.
@@ -82,8 +93,7 @@ def id_name(given: Given) -> str:
     Args:
         given: The data that came in.
     """
-    layout = given.layout.tables if isinstance(given.layout, TogetherLayout) else given.layout
-    forms = list(layout.forms.values()) if isinstance(layout, FrameLayout) else []
+    forms = list(_forms(given).values())
     return str(forms[0].id or "id") if forms else "id"
 
 
@@ -192,16 +202,18 @@ class Streamed(NamedTuple):
         suffixes: The parts: "" for the predictions, and such as ".low" for others.
         id_name: The header of the column of ids; None: there is none.
         table: Suffix, modality -> blocks of values [n, F] and ids.
+        written: Modality -> column -> how its text file has its cells.
     """
 
     columns: Mapping[str, Sequence[str]]
     suffixes: Sequence[str]
     id_name: str | None
     table: Callable[[str, str], Iterator[tuple[Cells, Ids]]]
+    written: Mapping[str, Mapping[str, Written]] = {}
 
     def write(self, suffix: str, name: str, path: Path) -> None:
         """Write one table."""
-        with written_table(path, self.columns[name], self.id_name) as put:
+        with written_table(path, self.columns[name], self.id_name, self.written.get(name)) as put:
             for values, ids in self.table(suffix, name):
                 put(values, ids)
 
@@ -264,14 +276,15 @@ def _beside(out: Path, suffix: str) -> Path:
 def _write_single(completed: Completed, out: Path) -> list[Path]:
     if len(completed.columns) > 1:
         raise InputError(
-            f"{out}: got one table for {len(completed.columns)} modalities; expected a folder, or a file that ends in .npz or .h5mu"
+            f"{out}: got one table for {len(completed.columns)} modalities; expected a folder, or a file that ends in .npz or "
+            ".h5mu; choose another path"
         )
     written = []
     for suffix, part in completed.parts.items():
         for name, x in part.items():
             values, columns = completed.table(name, x, suffix)
             path = _beside(out, suffix)
-            write_table(path, values, columns, completed.ids, completed.id_name)
+            write_table(path, values, columns, completed.ids, completed.id_name, completed.written(name))
             written.append(path)
     return written
 
@@ -284,16 +297,32 @@ def _write_folder(completed: Completed, out: Path, kind: str) -> list[Path]:
         for suffix, part in completed.parts.items():
             for name, x in part.items():
                 shaped = x.reshape(len(x), *completed.shapes[name])
-                if not kind and isinstance(layout, TogetherLayout) and layout.of_arrays(name, shaped):
+                if not kind and _is_array(layout, name, shaped):
                     files.append(f"{names[name]}{suffix}.npy")
                     with atomic(folder / files[-1]) as file:
                         np.lib.format.write_array(file, shaped, allow_pickle=False)
                     continue
                 values, columns = completed.table(name, x, suffix)
                 files.append(f"{names[name]}{suffix}{kind or _kind(completed)}")
-                write_table(folder / files[-1], values, columns, completed.ids, completed.id_name)
+                write_table(
+                    folder / files[-1],
+                    values,
+                    columns,
+                    completed.ids,
+                    completed.id_name,
+                    completed.written(name),
+                )
         _record(folder, files)
     return [out / file for file in files]
+
+
+def _is_array(layout: Layout, name: str, x: NDArray[Any]) -> bool:
+    """Whether a modality is written as an npy file: of an npy file, or of an npz file if a sample has several axes."""
+    if isinstance(layout, TogetherLayout):
+        file = layout.files.get(name)
+        own = file is not None and ending(file) == ".npy"
+        return layout.of_arrays(name, x) and (own or x.ndim != 2)
+    return isinstance(layout, ArrayLayout) and x.ndim != 2
 
 
 @contextmanager

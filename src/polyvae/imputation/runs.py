@@ -15,7 +15,7 @@ from polyvae.data.readers import Given
 from polyvae.data.readers.classes import Asked
 from polyvae.data.readers.columns import columns_of
 from polyvae.data.schema import asked_of
-from polyvae.imputation.advice import warn_of_infinite
+from polyvae.imputation.advice import advise_of_new, warn_of_infinite
 from polyvae.imputation.conditions import instead_of
 from polyvae.imputation.estimator import Estimator
 from polyvae.imputation.filling import Wanted, fill
@@ -328,6 +328,7 @@ def read_for(run: FittedRun, files: Files, id: str | None = None, mask: bool = F
             f"data: got modalities {named(given.data.names)}; expected some of {named(names)}, as in the training data; name them, such as "
             f"--{names[0]} {file}"
         )
+    advise_of_new(given.data)
     return given
 
 

@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 from polyvae.data.groups import Cells, Decoder, Unseen, original, taken
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.asking import Nan, check_given_ids, check_id, check_nan
-from polyvae.data.readers.classes import Ask
+from polyvae.data.readers.classes import Ask, setting_aside
+from polyvae.data.readers.covariates import check_there
 from polyvae.data.readers.endings import PARQUET, TEXT, ending
 from polyvae.data.readers.layout import ordered
 from polyvae.data.readers.parts import Part
 from polyvae.data.readers.tables import listed, table_parts
 from polyvae.data.schema import Features, Schema, asked_of
 from polyvae.imputation.advice import warn_of_infinite
-from polyvae.imputation.conditions import names_of, of_files, with_kinds_of
+from polyvae.imputation.conditions import names_of, with_kinds_of
 from polyvae.imputation.filling import BLOCK, ENDS, Wanted, block_size, fill_block, keys
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.outputs import (
@@ -42,7 +43,7 @@ from polyvae.imputation.outputs import (
     write_streamed,
 )
 from polyvae.imputation.predicting import TargetPredictor
-from polyvae.imputation.spool import Index, Matrix, Rows
+from polyvae.imputation.spool import Index, Known, Matrix, Rows
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import unwritten
 from polyvae.utils.partial import claimed_folder, sweep
@@ -109,6 +110,7 @@ class Spool:
     Attributes:
         id: The name of the id column of the first table; None: the samples have no ids.
         size: The number of samples.
+        written: Modality -> column -> how its text file has its cells.
     """
 
     def __init__(
@@ -122,8 +124,9 @@ class Spool:
     ) -> None:
         check_id(how.id)
         check_nan(how.nan)
-        self.folder, self.index, self.columns = folder, Index(folder / "index"), dict[str, Column]()
         self.names, self.kinds = names_of(how.covariates), how.covariates
+        self.folder, self.index = folder, Index(folder / "index")
+        self.columns, self.covariates = dict[str, Column](), [Known(name) for name in self.names]
         try:
             self._join(files, how, kept, check, asked)
         except BaseException:
@@ -138,12 +141,13 @@ class Spool:
         check: Callable[[MultimodalData], None],
         asked: Ask,
     ) -> None:
-        given = of_files(files, self.names, how.id, how.nan) if self.names else {}
+        ask = setting_aside(asked, self.names)
         sheets = {
-            name: table_parts(path, how.id, how.nan, how.label, BLOCK, asked(name))
+            name: table_parts(path, how.id, how.nan, how.label, BLOCK, ask(name))
             for name, path in files.items()
         }
-        widths = {name: own for name, sheet in sheets.items() if (own := self._features(sheet.columns))}
+        check_there(self.names, [column for sheet in sheets.values() for column in sheet.header])
+        widths = {name: sheet.columns for name, sheet in sheets.items() if sheet.columns}
         if not widths:
             raise InputError(
                 "data: got no modality; expected at least one with features; pass a mapping from names to tables"
@@ -152,10 +156,12 @@ class Spool:
         check(
             _data({name: np.full((1, len(own)), np.nan) for name, own in widths.items()}, {}, widths, levels)
         )
+        self.written = {name: sheet.written for name, sheet in sheets.items()}
         self.id = next(sheets[name].id for name in widths)
         self.by_position = all(sheet.id is None for sheet in sheets.values())
+        texts = {name: ending(path) in TEXT for name, path in files.items()}
         lengths = {
-            name: self._add(name, sheet.columns, name in kept, sheet.parts, number)
+            name: self._add(name, sheet.columns if name in kept else (), sheet.parts, number, texts[name])
             for number, (name, sheet) in enumerate(sheets.items())
         }
         if self.by_position and len(set(lengths.values())) > 1:
@@ -164,32 +170,14 @@ class Spool:
                 "name the samples"
             )
         self.size = next(iter(lengths.values())) if self.by_position else self.index.size
-        self.covariates = {name: self._values(name, values) for name, values in given.items()}
+        for at, known in enumerate(self.covariates):
+            known.check(self.index, at, self.size, self._shown)
 
-    def _features(self, columns: Sequence[str]) -> tuple[str, ...]:
-        """The columns that are no covariates."""
-        return tuple(column for column in columns if column not in self.names)
-
-    def _values(self, name: str, values: Mapping[str, Any]) -> NDArray[Any]:
-        """A covariate of all samples, [N]. Raises InputError: a sample without a value."""
-        texts = [
-            text
-            for start in range(0, self.size, BLOCK)
-            for text in self.index.texts(start, min(start + BLOCK, self.size))
-        ]
-        lacking = [text for text in texts if values.get(text) is None]
-        if lacking:
-            raise InputError(
-                f"covariate {name!r}: got no value for {len(lacking)} of {self.size} samples ({named(lacking)}); expected one for each "
-                "sample; add them, such as 'unknown'"
-            )
-        return np.array([values[text] for text in texts])
-
-    def _add(self, name: str, every: tuple[str, ...], kept: bool, parts: Iterator[Part], number: int) -> int:
-        """Read one table, of which the features are kept or the ids alone, and return the number of its rows."""
+    def _add(
+        self, name: str, columns: tuple[str, ...], parts: Iterator[Part], number: int, text: bool
+    ) -> int:
+        """Read one table, of which ``columns`` are kept beside ids and covariates, and return the number of its rows."""
         count, here, twice = 0, bytearray(), list[str]()
-        columns = self._features(every) if kept else ()
-        places = [at for at, column in enumerate(every) if column not in self.names]
         for part in parts:
             length = part.values.shape[0]
             rows = np.arange(count, count + length)
@@ -199,13 +187,16 @@ class Spool:
             count += length
             again = _marked(here, rows)
             twice += [str(part.ids[at]) for at in again] if part.ids is not None else []
+            for at, known in enumerate(self.covariates):
+                if known.name in part.beside:
+                    known.add(self.index, at, rows, part, text)
             if columns:
                 if name not in self.columns:
                     matrix = Matrix(self.folder / f"values.{number}", len(columns), part.values.dtype)
                     self.columns[name] = Column(matrix, here, columns, part.levels)
                 seen = part.observed
                 values = part.values if seen is None else np.where(seen, part.values, np.nan)
-                self.columns[name].matrix.write(rows, values[:, places] if self.names else values)
+                self.columns[name].matrix.write(rows, values)
         if twice:
             raise InputError(
                 f"modality {name!r}: got {counted(len(twice), 'id', 'ids')} more than once ({named(twice)}); expected one row per sample; "
@@ -220,8 +211,11 @@ class Spool:
             values[name], mask[name] = column.read(rows)
         columns = {name: column.columns for name, column in self.columns.items()}
         levels = {name: column.levels for name, column in self.columns.items()}
-        given = {name: x[rows] for name, x in self.covariates.items()}
+        given = {known.name: known.read(self.index, at, rows) for at, known in enumerate(self.covariates)}
         return with_kinds_of(_data(values, mask, columns, levels, given), self.kinds)
+
+    def _shown(self, row: int) -> str:
+        return str(row) if self.by_position else self.index.ids(row, row + 1)[0]
 
     def ids(self, start: int, stop: int) -> list[str] | None:
         """The ids of the samples ``start`` to ``stop``; None: they have none."""
@@ -403,7 +397,7 @@ def completed(
                 yield taken(cells, order[name]), spool.ids(start, stop)
 
         columns = {name: [known[name].originals[at] for at in own] for name, own in order.items()}
-        yield Streamed(columns, list(results), joined.id_name, table)
+        yield Streamed(columns, list(results), joined.id_name, table, spool.written)
 
 
 def _came(each: Features, columns: Sequence[str]) -> list[str]:

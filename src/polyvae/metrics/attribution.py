@@ -273,7 +273,7 @@ def column_of(where: str, feature: Any, names: Sequence[str], shape: Sequence[in
         isinstance(at, int | np.integer) and 0 <= at < size for at, size in zip(index, shape, strict=True)
     ):
         raise InputError(
-            f"{where}: got feature {feature!r}; expected a name, or an index inside {tuple(shape)}"
+            f"{where}: got feature {feature!r}; expected a name, or an index inside {tuple(shape)}; correct it"
         )
     return int(np.ravel_multi_index(tuple(map(int, index)), tuple(shape)))
 
@@ -315,6 +315,7 @@ def _start(name: str, given: Any, x: Tensor, seen: Tensor) -> Tensor:
     start = torch.as_tensor(given, dtype=x.dtype, device=x.device)
     if start.shape != x.shape[1:] or not bool(start.isfinite().all()):
         raise InputError(
-            f"attribute: got a baseline of shape {tuple(start.shape)} for {name!r}; expected finite values of shape {tuple(x.shape[1:])}"
+            f"attribute: got a baseline of shape {tuple(start.shape)} for {name!r}; expected finite values of shape "
+            f"{tuple(x.shape[1:])}; pass such an array"
         )
     return start

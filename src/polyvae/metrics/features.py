@@ -112,7 +112,7 @@ def load_feature_net(spec: str) -> FeatureNet | None:
     if kind != "inception" or not path:
         raise InputError(
             f"evaluate: got features={spec!r}; expected 'judges', 'inception:PATH' with the path of the weights, or in Python "
-            "another network as feature_net"
+            "another network as feature_net; choose one"
         )
     return Inception(path)
 

@@ -243,7 +243,9 @@ def _widths(x: NDArray[Any], codes: NDArray[np.int64]) -> NDArray[np.float64]:
 def _codes(x: NDArray[Any], labels: ArrayLike) -> NDArray[np.int64]:
     given = np.asarray(labels)
     if given.shape != (len(x),):
-        raise InputError(f"mixing: got labels of shape {given.shape}; expected ({len(x)},), one per sample")
+        raise InputError(
+            f"mixing: got labels of shape {given.shape}; expected ({len(x)},), one per sample; pass one for each sample"
+        )
     return np.unique(given, return_inverse=True)[1].astype(np.int64)
 
 

@@ -197,7 +197,7 @@ def _imported(path: str) -> type[MultimodalVAE]:
     if not isinstance(found, type) or not issubclass(found, MultimodalVAE) or inspect.isabstract(found):
         raise InputError(
             f"model: {path!r} is not a model; expected a subclass of MultimodalVAE that defines "
-            "posterior, private and bound"
+            "posterior, private and bound; define them"
         )
     missing = [
         key for key in ("facts", "name", "citation", "private_latents") if getattr(found, key, None) is None

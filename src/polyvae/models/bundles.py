@@ -79,7 +79,7 @@ def load_bundle(path: Path_, device: torch.device | str = "cpu") -> Bundle:
     state, metadata = load_tensors(path, device)
     if metadata.get("kind") != "model":
         raise InputError(
-            f"{path}: got a polyvae file that is not a model; expected model.safetensors of a run, or an exported bundle"
+            f"{path}: got a polyvae file that is not a model; expected model.safetensors of a run, or an exported bundle; pass such a file"
         )
     stored = StoredModel.check(metadata, f"{path}: metadata", _REMEDY)
     return Bundle(stored.name, stored.config, state, stored.extra)

@@ -84,10 +84,12 @@ class CoDEVAE(MultimodalVAE):
         if not is_number(correlation) or not -1 / max(1, count - 1) < correlation < 1:
             raise InputError(
                 f"code-vae: got correlation={correlation!r}; expected a number above "
-                f"{-1 / max(1, count - 1):.3g} and below 1, at which {count} experts can all correlate"
+                f"{-1 / max(1, count - 1):.3g} and below 1, at which {count} experts can all correlate; such as 0"
             )
         if not is_number(entropy) or not entropy >= 0:
-            raise InputError(f"code-vae: got entropy={entropy!r}; expected a number, 0 (a bound) or more")
+            raise InputError(
+                f"code-vae: got entropy={entropy!r}; expected a number, 0 (a bound) or more; such as 1000.0"
+            )
         self.K, self.correlation, self.entropy = K, correlation, entropy
         self.facts = self.facts._replace(bound=entropy == 0)
         self.logits = nn.Parameter(torch.zeros(2**count - 1)) if count > 1 else None

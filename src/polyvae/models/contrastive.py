@@ -167,7 +167,7 @@ class Contrastive(MultimodalVAE):
         check_count(self.name, "negatives", negatives)
         if not is_number(gamma) or not gamma >= 0:
             raise InputError(
-                f"mmvae-contrastive: got gamma={gamma!r}; expected a weight, 0 (the base alone) or more"
+                f"mmvae-contrastive: got gamma={gamma!r}; expected a weight, 0 (the base alone) or more; such as 1.0"
             )
         # Sorted by name, so that the pairs do not depend on the order of the modalities.
         order = sorted(range(len(modalities)), key=lambda m: modalities[m].name)

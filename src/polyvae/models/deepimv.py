@@ -79,7 +79,7 @@ class DeepIMV(MultimodalVAE):
         check_count(self.name, "K", K)
         if not is_number(alpha) or not alpha >= 0:
             raise InputError(
-                f"deepimv: got alpha={alpha!r}; expected a number, 0 (no predictors of single inputs) or more"
+                f"deepimv: got alpha={alpha!r}; expected a number, 0 (no predictors of single inputs) or more; such as 1.0"
             )
         for spec in modalities:
             if spec.role == "both":

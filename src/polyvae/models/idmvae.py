@@ -115,10 +115,12 @@ class IDMVAE(MMVAEPlus):
         for key, value in (("cross_view", cross_view), ("augmentation", augmentation)):
             if not value >= 0:
                 raise InputError(
-                    f"idmvae: got {key}={value!r}; expected a weight, 0 (without the term) or more"
+                    f"idmvae: got {key}={value!r}; expected a weight, 0 (without the term) or more; such as 1.0"
                 )
         if not temperature > 0:
-            raise InputError(f"idmvae: got temperature={temperature!r}; expected a positive number")
+            raise InputError(
+                f"idmvae: got temperature={temperature!r}; expected a positive number; such as 1.0"
+            )
         self.cross_view, self.augmentation, self.temperature = cross_view, augmentation, temperature
 
     def bound(self, batch: Batch, experts: Experts, warm: float) -> Bound:

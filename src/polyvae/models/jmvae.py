@@ -71,7 +71,7 @@ class JMVAE(MultimodalVAE):
         super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=None)
         check_count(self.name, "K", K)
         if not is_number(alpha) or not alpha >= 0:
-            raise InputError(f"jmvae: got alpha={alpha!r}; expected a number, 0 or more")
+            raise InputError(f"jmvae: got alpha={alpha!r}; expected a number, 0 or more; such as 0.1")
         self.K, self.alpha, self.joint_width = K, alpha, joint_width
         self.joint = JointNetwork(self, latent, joint_width)
 

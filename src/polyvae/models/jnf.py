@@ -107,7 +107,7 @@ class JNF(MultimodalVAE):
         for key, value in (("K", K), ("transforms", transforms), ("steps", steps), ("leapfrog", leapfrog)):
             check_count(self.name, key, value)
         if not isinstance(conditional, bool):
-            raise InputError(f"jnf: got conditional={conditional!r}; expected True or False")
+            raise InputError(f"jnf: got conditional={conditional!r}; expected True or False; choose one")
         self.K, self.joint_width, self.transforms = K, joint_width, transforms
         self.hidden, self.conditional = sizes(self.name, hidden), conditional
         self.steps, self.leapfrog = steps, leapfrog

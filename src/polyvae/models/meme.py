@@ -99,7 +99,7 @@ class MEME(MultimodalVAE):
         check_count(self.name, "K", K)
         check_count(self.name, "pseudo", pseudo)
         if not is_number(alpha) or not alpha >= 0:
-            raise InputError(f"meme: got alpha={alpha!r}; expected a number, 0 or more")
+            raise InputError(f"meme: got alpha={alpha!r}; expected a number, 0 or more; such as 10.0")
         if variant not in ("sound", "published"):
             raise InputError(f"meme: unknown variant {variant!r}; {nearest(variant, ('sound', 'published'))}")
         for spec, net in zip(modalities, self.modalities.values(), strict=True):

@@ -109,7 +109,7 @@ class MFM(MultimodalVAE):
         )
         check_count(self.name, "K", K)
         if not is_number(surrogate) or not surrogate >= 0:
-            raise InputError(f"mfm: got surrogate={surrogate!r}; expected a number, 0 or more")
+            raise InputError(f"mfm: got surrogate={surrogate!r}; expected a number, 0 or more; such as 1.0")
         if kernel not in KERNELS:
             raise InputError(f"mfm: unknown kernel {kernel!r}; {nearest(kernel, KERNELS)}")
         self.K, self.surrogate, self.kernel, self.joint_width = K, surrogate, kernel, joint_width

@@ -87,7 +87,7 @@ class MMVAE(MultimodalVAE):
         if tight and objective == "elbo":
             raise InputError(
                 "mmvae: got tight=True with objective='elbo', which averages no weights; "
-                "expected objective='iwae' or 'dreg'"
+                "expected objective='iwae' or 'dreg'; choose one"
             )
         self.K, self.objective, self.tight, self.learn_prior = K, objective, tight, learn_prior
 

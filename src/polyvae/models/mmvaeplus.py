@@ -166,7 +166,7 @@ class MMVAEPlus(MultimodalVAE):
         if cross != "auxiliary" and (corrected or private_prior == "auxiliary"):
             raise InputError(
                 f"mmvae+: got cross={cross!r} with corrected=True or private_prior='auxiliary', which "
-                "require the auxiliary priors; expected cross='auxiliary'"
+                "require the auxiliary priors; expected cross='auxiliary'; set it, or leave out the others"
             )
         if not is_number(own_weight) or own_weight <= 0:
             raise InputError(

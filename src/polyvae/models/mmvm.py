@@ -94,7 +94,7 @@ class MMVM(MultimodalVAE):
         if not is_number(prior_share) or not 0 <= prior_share <= 1:
             raise InputError(
                 f"mmvm: got prior_share={prior_share!r}; expected a number from 0 to 1, the weight of "
-                "N(0, I) in the prior"
+                "N(0, I) in the prior; such as 0.1"
             )
         self.K, self.divergence, self.prior_share, self.anneal = K, divergence, prior_share, anneal
 

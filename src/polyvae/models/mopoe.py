@@ -74,7 +74,9 @@ class MoPoE(MultimodalVAE):
     ) -> None:
         super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=0)
         if prior_expert not in ("none", "full"):
-            raise InputError(f"mopoe: got prior_expert={prior_expert!r}; expected 'none' or 'full'")
+            raise InputError(
+                f"mopoe: got prior_expert={prior_expert!r}; expected 'none' or 'full'; choose one"
+            )
         check_count(self.name, "K", K)
         self.K, self.stratified, self.prior_expert = K, stratified, prior_expert
 

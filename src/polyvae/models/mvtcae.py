@@ -66,7 +66,7 @@ class MVTCAE(MultimodalVAE):
         if not is_number(alpha) or not 0 <= alpha <= 1:
             raise InputError(
                 f"mvtcae: got alpha={alpha!r}; expected a number from 0 (a bound) to 1 (conditional "
-                "bottlenecks only)"
+                "bottlenecks only); such as 0.9"
             )
         self.K, self.alpha = K, alpha
         self.facts = self.facts._replace(bound=alpha == 0)

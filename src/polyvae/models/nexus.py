@@ -86,10 +86,10 @@ class Nexus(MultimodalVAE):
         check_count(self.name, "message", message)
         if not is_number(gamma) or not gamma > 0:
             raise InputError(
-                f"nexus: got gamma={gamma!r}; expected a number above 0, half the precision of p(w | z)"
+                f"nexus: got gamma={gamma!r}; expected a number above 0, half the precision of p(w | z); such as 10.0"
             )
         if not is_number(drop) or not 0 <= drop <= 1:
-            raise InputError(f"nexus: got drop={drop!r}; expected a probability, from 0 to 1")
+            raise InputError(f"nexus: got drop={drop!r}; expected a probability, from 0 to 1; such as 0.2")
         self.K, self.gamma, self.drop, self.message = K, gamma, drop, message
         self.hidden = sizes(self.name, hidden)
         self.prior = top_down(

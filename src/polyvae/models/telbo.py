@@ -80,7 +80,7 @@ class TELBO(MultimodalVAE):
         super().__init__(modalities, latent=latent, beta=beta, scale_map=scale_map, private=None)
         check_count(self.name, "K", K)
         if not is_number(gamma) or not gamma >= 0:
-            raise InputError(f"telbo: got gamma={gamma!r}; expected a number, 0 or more")
+            raise InputError(f"telbo: got gamma={gamma!r}; expected a number, 0 or more; such as 1.0")
         self.K, self.gamma, self.joint_width = K, gamma, joint_width
         self.joint = JointNetwork(self, latent, joint_width)
 

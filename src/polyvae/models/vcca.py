@@ -187,5 +187,5 @@ def _check_order(modalities: Sequence[Modality]) -> None:
             raise InputError(
                 f"vcca-private: got {spec.name!r} with role={spec.role!r} and private={spec.private} as the "
                 "second modality, which is encoded for its private latent only; expected a private latent "
-                "that is decoded, or role='target'"
+                "that is decoded, or role='target'; give the modality one"
             )

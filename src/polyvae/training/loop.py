@@ -486,6 +486,6 @@ def _settings(run: RunConfig | None, settings: Mapping[str, Any]) -> TrainConfig
     if train.epochs is None and train.schedule != "constant":
         raise InputError(
             f"fit: got schedule {train.schedule!r} with epochs=None, whose end is unknown; expected a number of epochs, "
-            "or schedule='constant'"
+            "or schedule='constant'; set one"
         )
     return train

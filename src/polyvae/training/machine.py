@@ -100,7 +100,7 @@ def fabric_of(model: MultimodalVAE, train: TrainConfig, recorded: str | None) ->
     except (RuntimeError, ValueError) as problem:
         raise InputError(
             f"fit: got device={train.device!r}, which cannot be used ({' '.join(str(problem).split())}); "
-            "expected 'auto', 'cpu', 'cuda' or 'mps'"
+            "expected 'auto', 'cpu', 'cuda' or 'mps'; choose one"
         ) from None
     return fabric, precision, why
 

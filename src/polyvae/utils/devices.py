@@ -34,7 +34,7 @@ def device_of(where: str, device: torch.device | str) -> torch.device:
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as problem:
         why = str(problem).strip().splitlines()[0].split(". ")[0].rstrip(".")
         raise InputError(
-            f"{where}: got device={str(device)!r}, which cannot be used ({why}); expected {_EXPECTED}"
+            f"{where}: got device={str(device)!r}, which cannot be used ({why}); expected {_EXPECTED}; choose one"
         ) from None
     return found
 

@@ -61,10 +61,12 @@ def _plain(name: str) -> str:
 def check_count(where: str, key: str, value: object, least: int = 1, most: int | None = None) -> None:
     """Raises InputError unless ``value`` is a whole number, of Python or NumPy, of at least ``least`` and at most ``most``."""
     if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
-        raise InputError(f"{where}: got {key}={value!r}; expected a whole number, {least} or more")
+        raise InputError(
+            f"{where}: got {key}={value!r}; expected a whole number, {least} or more; such as {max(least, 1)}"
+        )
     if most is not None and int(value) > most:
         raise InputError(
-            f"{where}: got {key}={reprlib.repr(value)}; expected a whole number from {least} to {most:,}"
+            f"{where}: got {key}={reprlib.repr(value)}; expected a whole number from {least} to {most:,}; such as {max(least, 1)}"
         )
 
 

@@ -21,6 +21,13 @@ def table(rows: Sequence[Sequence[str]], most: int = 8) -> list[str]:
     return lines if len(shown) == len(rows) else [*lines, f"  and {len(rows) - len(shown)} more"]
 
 
+def number_in(text: str) -> float:
+    """The number that a text is; unlike ``float``, "12_1" is none, because it is a name. Raises ValueError."""
+    if "_" in text:
+        raise ValueError(text)
+    return float(text)
+
+
 def counted(count: int, one: str, many: str) -> str:
     """A number and its noun: "1 modality", "1,200 samples"."""
     return f"{count:,} {one if count == 1 else many}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tracemalloc
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from polyvae.data.readers.columns import column_of, columns_of, plain
@@ -11,7 +13,6 @@ from polyvae.utils.errors import InputError
 
 
 def test_a_column_is_read_from_every_kind_of_table(tmp_path):
-    pd = pytest.importorskip("pandas")
     table = pd.DataFrame({"id": ["a", "b", "c"], "text": ["x", "y", "z"], "group": ["low", None, "high"]})
     table.to_csv(tmp_path / "t.csv", index=False)
     table.to_csv(tmp_path / "t.tsv", index=False, sep="\t")
@@ -56,3 +57,22 @@ def test_a_column_of_a_text_file_takes_the_memory_of_a_column(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * 2**20  # the 500,000 cells take 29 MB
+
+
+def test_of_a_parquet_file_only_the_columns_that_are_wanted_are_decoded(tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    frame = pd.DataFrame(
+        {"big": np.arange(5000.0), "batch": ["a", "b"] * 2500}, [f"s{i}" for i in range(5000)]
+    )
+    path = tmp_path / "cells.parquet"
+    frame.to_parquet(path, compression="gzip")
+    wide = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    assert wide.path_in_schema == "big"
+    stored = bytearray(path.read_bytes())
+    start = wide.dictionary_page_offset or wide.data_page_offset
+    stored[start : start + wide.total_compressed_size] = bytes(wide.total_compressed_size)
+    path.write_bytes(stored)
+    assert columns_of(path) == ["index", "big", "batch"]
+    assert column_of(path, "batch") == frame["batch"].to_dict()
+    with pytest.raises(InputError, match="expected a parquet file"):
+        column_of(path, "big")

@@ -16,6 +16,11 @@ from scipy import sparse
 
 import polyvae as pv
 from polyvae.data.readers import read
+from polyvae.data.readers.classes import Asked
+from polyvae.data.readers.columns import plain
+from polyvae.data.readers.covariates import merged
+from polyvae.data.readers.text import read_sheet
+from polyvae.utils.errors import InputError
 
 N = 12
 IDS = [f"s{i}" for i in range(N)]
@@ -186,3 +191,54 @@ def test_a_constant_column_loses_no_variance():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pv.MultimodalData({"t": np.full((4, 1), 1 / 3)})
+
+
+KNOWN = Asked(known=dict.fromkeys("abc"))
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("id,a,b\ns1,1,2,3\ns2,1,2\n", "got 4 cells in line 2; expected 3 as in the header"),
+        ("# made by me\nid,a,b\ns1,1,2\n", "one column, '# made by me'; .*delete lines before the header"),
+        ("id|a|b\ns1|1|2\n", r"one column, 'id\|a\|b'; expected several, .*; save it with one of these"),
+        (
+            "id,a,b\ns1,n.a.,2\ns2,1,2\n",
+            "such as 'n.a.'.* beside numbers; expected numbers; replace 'n.a.' by an empty",
+        ),
+        (
+            'id,a,b\ns1,"1,234",2\ns2,1,2\n',
+            "such as '1,234'.*; write numbers without separators of thousands",
+        ),
+        ("id,a,b\ns1,10%,2\ns2,1,2\n", "such as '10%'.*; write numbers without separators of thousands"),
+        ("id,a,b\ns1,2020-01-02,2\ns2,1,2\n", "such as '2020-01-02'.*; convert dates to a number of days"),
+    ],
+)
+def test_text_files_that_are_no_tables_are_answered_with_the_remedy(tmp_path, text, match):
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=match) as problem:
+        read_sheet(path, None, "missing", None)
+    assert "\n" not in str(problem.value)
+    if "such as" in match:
+        with pytest.raises(InputError, match="expected numbers, as in the training data; ") as problem:
+            read_sheet(path, None, "missing", None, KNOWN)
+        assert "kinds=" not in str(problem.value)
+
+
+def test_a_line_that_states_the_separator_is_no_row(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"sep=;\r\nid;a;b\r\ns1;1,5;2\r\n")
+    sheet = read_sheet(path, None, "missing", None)
+    assert sheet.columns == ("a", "b")
+    assert sheet.part.values.tolist() == [[1.5, 2.0]]
+
+
+def test_a_name_with_an_underscore_is_no_number(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id,a,slide\n" + "".join(f"s{i},{i}.5,{i % 2 + 1}_{i % 3}\n" for i in range(18)))
+    sheet = read_sheet(path, None, "missing", None)
+    assert sheet.part.levels["slide"] == ("1_0", "1_1", "1_2", "2_0", "2_1", "2_2")
+    aside = read_sheet(path, None, "missing", None, Asked(aside=["slide"]))
+    assert merged({"a": aside.part}, {"a"})["slide"]["s1"] == "2_1"
+    assert plain({"s1": "1_0"}) == {"s1": "1_0"}

@@ -161,3 +161,34 @@ def test_files_of_both_generations_are_read(path, tmp_path):
 
 def test_there_are_files_to_read():
     assert len(list(FILES.glob("*.h5*"))) >= 2
+
+
+@pytest.mark.parametrize(
+    ("what", "match"),
+    [
+        (
+            {},
+            "got AnnData with no X, no layer and no obsm; expected a matrix .samples, features.; set adata.X",
+        ),
+        (
+            {"layers": {"log": np.ones((2, 3))}},
+            "got AnnData with no X; expected .*; pass layer='log' to Multi",
+        ),
+        (
+            {"obsm": {"pca": np.ones((2, 3))}},
+            r"got AnnData with no X; expected .*; pass obsm=\['pca'\] to Multi",
+        ),
+    ],
+)
+def test_anndata_without_x_is_answered_by_what_it_has(what, match):
+    adata = anndata.AnnData(
+        obs=pd.DataFrame(index=["a", "b"]), var=pd.DataFrame(index=["x", "y", "z"]), **what
+    )
+    frame = pd.DataFrame({"f": [1.5, 2.5]}, ["a", "b"])
+    for given in (
+        lambda: pv.MultimodalData.from_anndata(adata),
+        lambda: pv.data.join({"a": adata, "b": frame}),
+    ):
+        with pytest.raises(pv.InputError, match=match) as problem:
+            given()
+        assert "\n" not in str(problem.value)

@@ -11,7 +11,10 @@ import polars as pl
 import pytest
 
 import polyvae as pv
+from polyvae.data.groups import Decoder, groups_of
 from polyvae.data.readers import read
+from polyvae.data.readers.classes import Asked
+from polyvae.data.readers.text import read_sheets
 from polyvae.data.schema import Schema
 
 RNA = "sample,a,b\ns1,1,2.5\ns2,3,4\ns3,5,-6e-1\n"
@@ -214,3 +217,39 @@ def test_without_a_library_for_frames_results_are_saved_still(tmp_path, monkeypa
     assert first.layout.save_embedding(
         tmp_path / "z.csv", np.ones((4, 1)), first.data.ids, ["z0"]
     ).read_text() == ("sample,z0\ns1,1.0\ns2,1.0\ns3,1.0\ns4,1.0\n")
+
+
+CELLS = """id,age,dose,half,smoker,done,stage,code
+s1,41,1.0,0.5,TRUE,true,i,1
+s2,42,2.0,3,FALSE,false,ii,3
+s3,-7,3.0,1.25,FALSE,false,ii,
+s4,41,4.5,0.5,TRUE,true,i,1
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_cells_of_text_files_are_written_as_they_came(tmp_path):
+    path = tmp_path / "clinical.csv"
+    path.write_text(CELLS)
+    given = read(path, nan="missing")
+    data, form = given.data, given.layout.forms["clinical"]
+    decoder = Decoder({"clinical": groups_of(data.columns["clinical"], data.levels["clinical"])})
+    values = np.where(data.observed("clinical"), data.values("clinical"), 1.5)
+    given.layout.save(tmp_path / "out", {"clinical": values}, data.columns, data.ids, decoder)
+    assert (tmp_path / "out" / "clinical.csv").read_text() == CELLS.replace("ii,\n", "ii,1.5\n")
+    known = {group.name: group.classes for group in decoder.groups["clinical"]}
+    blocks = read_sheets(path, None, "missing", None, 2, Asked(known=known))
+    assert [len(part.ids) for part in blocks.parts] == [2, 2]
+    assert blocks.written == form.written
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_integers_of_text_files_are_integers_in_frames(tmp_path):
+    path = tmp_path / "clinical.csv"
+    path.write_text(CELLS)
+    given = read(path, nan="missing")
+    values, columns = {"clinical": given.data.values("clinical").numpy()}, given.data.columns
+    decoder = Decoder({"clinical": groups_of(columns["clinical"], given.data.levels["clinical"])})
+    frame = given.layout.back(values, columns, given.data.ids, decoder)
+    kinds = {"age": "int64", "dose": "float64", "half": "float64", "smoker": "bool", "code": "int64"}
+    assert {name: str(frame[name].dtype) for name in kinds} == kinds

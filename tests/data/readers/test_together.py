@@ -164,3 +164,48 @@ def test_files_of_arrays_beside_tables(tmp_path):
     (tmp_path / "broken.npy").write_text("a,b")
     with pytest.raises(pv.InputError, match=r"broken.npy: .*an array of numbers as numpy.save writes it"):
         read(tmp_path / "broken.npy")
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet", "semicolons"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_covariates_in_paths_beside_frames_are_those_of_frames(tmp_path, kind, turned):
+    table = clinical().assign(group=["a", "b", "b"] * 2, dose=[0.5, 1.5, 2.0] * 2)
+    others = {"rna": cells(), "protein": clinical(IDS[:4]).add_suffix("_p"), "scan": SCAN}
+    own = pv.data.join({"clinical": table, **others}, covariates=["group", "dose"])
+    path = tmp_path / f"clinical.{'csv' if kind == 'semicolons' else kind}"
+    if kind == "parquet":
+        table.to_parquet(path)
+    else:
+        how = (
+            {"sep": ";", "decimal": ","} if kind == "semicolons" else {"sep": "\t" if kind == "tsv" else ","}
+        )
+        table.to_csv(path, index_label="id", **how)
+    given = {**others, "clinical": path} if turned else {"clinical": path, **others}
+    data = pv.data.join(given, nan="missing", covariates=["group", "dose"])
+    assert {name: own.columns.get(name) for name in own.names} == {
+        name: data.columns.get(name) for name in own.names
+    }
+    for name in own.names:
+        assert np.array_equal(own.values(name), data.values(name))
+    assert data.covariates["group"].tolist() == own.covariates["group"].tolist()
+    assert data.covariates["dose"].tolist() == own.covariates["dose"].tolist()
+
+
+def test_covariates_in_text_are_compared_with_those_of_frames(tmp_path):
+    path = tmp_path / "clinical.csv"
+
+    def joined(values, site):
+        clinical().assign(site=values).to_csv(path, index_label="id")
+        frame = clinical().add_suffix("_p").assign(site=site)
+        return pv.data.join({"clinical": path, "other": frame}, covariates=["site"]).covariates["site"]
+
+    assert joined([1, 2, 3] * 2, [1, 2, 3] * 2).tolist() == [1, 2, 3] * 2
+    assert joined(["1.0", "2", "3"] * 2, [1.0, 2.0, 3.0] * 2).tolist() == [1, 2, 3] * 2
+    levels = ["1", "2", "3"] * 2
+    assert joined(levels, pd.Categorical(levels)).tolist() == levels
+    assert joined(["01", "2", "3"] * 2, ["01", "2", "3"] * 2).tolist() == ["01", "2", "3"] * 2
+    assert joined(["u", None, "v"] * 2, ["u", "w", None] * 2).tolist() == ["u", "w", "v"] * 2
+    with pytest.raises(pv.InputError, match="'01' and '1' for sample 'c0'"):
+        joined(["01", "2", "3"] * 2, pd.Categorical(levels))
+    with pytest.raises(pv.InputError, match="no table has a column 'sites'; did you mean 'site'"):
+        pv.data.join({"clinical": path, "other": clinical().add_suffix("_p")}, covariates=["sites"])

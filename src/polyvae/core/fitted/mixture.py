@@ -128,7 +128,9 @@ class FittedMixture(FittedPrior):
         """
         check_samples(z, cls.least * components, f" for {components} components", "ask for fewer components")
         if covariance not in COVARIANCES:
-            raise InputError(f"fitted prior: got covariance={covariance!r}; expected 'full' or 'diag'")
+            raise InputError(
+                f"fitted prior: got covariance={covariance!r}; expected 'full' or 'diag'; choose one"
+            )
         if blocks is None:
             return cls(*_mixture(z, components, covariance, seed), covariance)
         loc, scale = z.mean(0), z.std(0).clamp(min=1e-6)

@@ -69,7 +69,7 @@ def fixed_or_learned(
     valid = value in ("learned", "per_entry") if isinstance(value, str) else is_number(value) and value > 0
     if not valid:
         raise InputError(
-            f"likelihood: got {key}={value!r}; expected a finite number above 0, 'learned' or 'per_entry'"
+            f"likelihood: got {key}={value!r}; expected a finite number above 0, 'learned' or 'per_entry'; such as 1.0"
         )
     if not isinstance(value, str):
         return float(value), None
@@ -241,7 +241,8 @@ class StudentTLikelihood(Scaled):
         super().__init__(shape, scale, center, std)
         if df != "learned" and not (is_number(df) and float(df) > 1):
             raise InputError(
-                f"likelihood 'student_t': got df={df!r}; expected a finite number above 1 (at 1 and below there is no mean), or 'learned'"
+                f"likelihood 'student_t': got df={df!r}; expected a finite number above 1 (at 1 and below there is no mean), or "
+                "'learned'; such as 4.0"
             )
         self.fixed_df = None if isinstance(df, str) else float(df)
         self.raw_df = nn.Parameter(torch.zeros(())) if isinstance(df, str) else None

@@ -39,7 +39,7 @@ class Counts(Entrywise):
         if library != "none" and not (is_number(library) and float(library) > 0):
             raise InputError(
                 f"likelihood: got library={library!r}; expected a finite number above 0, the total count of a sample that is "
-                "generated, or 'none'"
+                "generated, or 'none'; such as 1e4"
             )
         self.library = library
 

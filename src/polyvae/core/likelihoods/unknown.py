@@ -11,10 +11,14 @@ _OWNERS = {"parts": "likelihood 'mixed'", "overrides": "data.modalities(likeliho
 
 def unknown_likelihood(name: object, known: Iterable[str]) -> str:
     """The text for a likelihood that is none of ``known``."""
-    hint = nearest(str(name), known)
-    if str(name).lower() == "auto":
-        hint = "data.modalities(likelihood='auto') chooses one by the values of the data"
-    return f"unknown likelihood {name!r}; {hint}"
+    known = list(known)
+    hint = nearest(str(name), [*known, "auto"])
+    if hint == "did you mean 'auto'?":
+        chooses = "data.modalities(likelihood='auto') chooses one by the values of the data"
+        hint = chooses if str(name).lower() == "auto" else f"{hint} {chooses}"
+    elif not hint.startswith("did"):
+        hint = "choose one, or let data.modalities(likelihood='auto') choose by the values"
+    return f"unknown likelihood {name!r}; expected one of {', '.join(known)}; {hint}"
 
 
 def unknown_parameter(key: str, likelihood: str, known: Iterable[str]) -> str:

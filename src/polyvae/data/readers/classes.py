@@ -13,7 +13,7 @@ from polyvae.data.groups import Levels, Unseen, text_of
 from polyvae.data.readers.doubtful import MARKS, warn_of_classes, warn_of_numbers
 from polyvae.utils.errors import InputError
 from polyvae.utils.levels import mixes_booleans
-from polyvae.utils.text import named
+from polyvae.utils.text import named, number_in
 
 MOST = 100
 """Classes of a column of text, above which it is not taken as one of classes unless ``kinds`` has it."""
@@ -34,11 +34,13 @@ class Asked(NamedTuple):
         kinds: Column -> "categorical", "ordinal", "real", "count" or "binary"; or the classes of an ordinal in order.
         known: The columns of the training data: column -> its classes, None for numbers. None: nothing is known.
         unseen: What classes are that the training data did not have: "error", or "mask".
+        aside: Columns that are covariates, and no features, where the table has them.
     """
 
     kinds: Mapping[str, str | Sequence[Any]] = {}
     known: Mapping[str, Levels | None] | None = None
     unseen: Unseen = "error"
+    aside: Sequence[str] = ()
 
     def verbatim(self, name: str) -> bool:
         """Whether the cells of a column are classes even where they look like numbers."""
@@ -54,6 +56,16 @@ class Asked(NamedTuple):
 
 Ask = Callable[[str], Asked]
 """The name of a modality -> what is known of its columns."""
+
+
+def setting_aside(asked: Ask | None, names: Sequence[str] | None) -> Ask:
+    """What is known of the columns of each table, of which those called ``names`` are covariates."""
+
+    def ask(name: str) -> Asked:
+        own = Asked() if asked is None else asked(name)
+        return own if names is None else own._replace(aside=names)
+
+    return ask
 
 
 class Words(NamedTuple):
@@ -159,7 +171,8 @@ def _levels(
         else:
             found[place] = Levels(_ordered(own), False)
     if wrong:
-        raise _refused(where, names, words, *next(iter(wrong.items())))
+        problem, places = next(iter(wrong.items()))
+        raise _refused(where, names, words, problem, places, asked.known is not None)
     if asked.known is None:
         classes = {names[place]: level for place, level in found.items() if level is not None}
         cells = {names[place]: words[place].values for place in words}
@@ -201,14 +214,19 @@ def _problem(own: Words) -> str:
 
 def _is_number(text: str) -> bool:
     try:
-        float(text)
+        number_in(text)
     except ValueError:
         return False
     return True
 
 
 def _refused(
-    where: str, names: Sequence[str], words: Mapping[int, Words], problem: str, places: Sequence[int]
+    where: str,
+    names: Sequence[str],
+    words: Mapping[int, Words],
+    problem: str,
+    places: Sequence[int],
+    known: bool,
 ) -> InputError:
     wrong = [names[place] for place in places]
     texts = [text_of(value) for value in words[places[0]].values if value is not None]
@@ -232,12 +250,20 @@ def _refused(
             for value in words[place].values[1:]
         )
         remedy = (
-            f"delete the first row if it is a second line of the header, as {strange!r} looks"
+            "write numbers without separators of thousands, decimal commas and signs"
+            if _WRITTEN.fullmatch(strange.strip()) and not _is_number(strange)
+            else "convert dates to a number of days"
+            if _DATE.fullmatch(strange.strip())
+            else f"delete the first row if it is a second line of the header, as {strange!r} looks"
             if only_first and not _is_number(strange) and len(words[places[0]].values) > 1
             else f"replace {strange!r} by an empty cell or NaN where it marks what was not measured"
             if 0 < many < 4
             else "correct them, as with pandas.to_numeric"
         )
+        if known:
+            return InputError(
+                f"{where}: got text {at} {strange!r}); expected numbers, as in the training data; {remedy}, or drop these columns"
+            )
         return InputError(
             f"{where}: got text {at} {strange!r}) beside numbers; expected numbers; {remedy}, drop these columns, convert them to "
             f"numbers, name the id column with id= or the labels with labels=, or take the values as classes with {of} 'categorical'}}}}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import narwhals as nw
 
@@ -56,53 +56,75 @@ def aligned(covariates: Any, ids: Sequence[Hashable] | None, count: int) -> dict
     return {name: _in_order(str(name), x, ids, count) for name, x in covariates.items()}
 
 
-def set_aside(
-    tables: Mapping[str, nw.DataFrame[Any]], names: Sequence[str]
-) -> tuple[dict[str, nw.DataFrame[Any]], dict[str, Values]]:
-    """The tables without the columns ``names``, and table -> name -> values of those that it has.
-
-    Raises:
-        InputError: A name that no table has as a column.
-    """
-    own = {table: [str(name) for name in frame.columns] for table, frame in tables.items()}
-    everything = [name for columns in own.values() for name in columns]
-    for name in names:
-        if name not in everything:
+def check_there(names: Sequence[str] | None, columns: Sequence[str]) -> None:
+    """Raises InputError: a covariate that is none of the columns of the tables."""
+    for name in names or ():
+        if name not in columns:
             raise InputError(
-                f"covariates: no table has a column {name!r}; {nearest(name, everything)}; pass the table that has it"
+                f"covariates: no table has a column {name!r}; {nearest(name, columns)}; pass the table that has it"
             )
-    found: dict[str, Values] = {}
-    rest = {}
-    for table, frame in tables.items():
-        here = [name for name in frame.columns if str(name) in names]
-        found[table] = {str(name): cells_of(frame[name]) for name in here}
-        rest[table] = frame.drop(here) if here else frame
-    return rest, found
 
 
-def merged(found: Mapping[str, Values], ids: Mapping[str, Sequence[Hashable] | None]) -> dict[str, Any]:
-    """Columns of several tables as name -> mapping from ids to values, or values where tables have no ids.
+class Beside(Protocol):
+    """What ``merged`` needs of a ``Part``."""
+
+    @property
+    def ids(self) -> Sequence[Hashable] | None:
+        """The names of the rows."""
+
+    @property
+    def beside(self) -> Values:
+        """Covariate -> values."""
+
+
+def merged(parts: Mapping[str, Beside], texts: Container[str] = ()) -> dict[str, Any]:
+    """Covariates of several tables as name -> mapping from ids to values, or values where tables have no ids.
+
+    Args:
+        parts: The tables. A value that one of them lacks is taken from another.
+        texts: The tables that were text files. What they have is of numbers if all of it is, and no other table has levels there.
 
     Raises:
         InputError: Two tables disagree about a sample.
     """
-    whole: dict[str, Any] = {}
-    for table, columns in found.items():
-        rows = ids[table]
-        for name, values in columns.items():
-            mapping = whole.setdefault(name, {})
-            keys = range(len(values)) if rows is None else map(text_of, rows)
-            for key, value in zip(keys, values, strict=True):
-                before = mapping.setdefault(key, value)
-                if before != value and not (is_absent(before) and is_absent(value)):
-                    raise InputError(
-                        f"covariate {name!r}: got {before!r} and {value!r} for sample {key!r}; expected the same in every table; "
-                        "correct one"
-                    )
-    return {
-        name: list(mapping.values()) if all(rows is None for rows in ids.values()) else mapping
-        for name, mapping in whole.items()
-    }
+    names = dict.fromkeys(name for part in parts.values() for name in part.beside)
+    plainly = all(part.ids is None for part in parts.values() if part.beside)
+    found = {name: _merged(name, parts, texts) for name in names}
+    return {name: list(values.values()) if plainly else values for name, values in found.items()}
+
+
+def _merged(name: str, parts: Mapping[str, Beside], texts: Container[str]) -> dict[Any, Any]:
+    tables = {table: part.beside[name] for table, part in parts.items() if name in part.beside}
+    typed = {table: _plain(values) if table in texts else values for table, values in tables.items()}
+    levels = any(isinstance(value, str) for values in typed.values() for value in values)
+    if levels and any(table in texts for table in tables):
+        typed = {table: [_level(value) for value in values] for table, values in tables.items()}
+    whole: dict[Any, Any] = {}
+    for table, values in typed.items():
+        rows = parts[table].ids
+        keys: Iterable[Any] = range(len(values)) if rows is None else map(text_of, rows)
+        for key, value in zip(keys, values, strict=True):
+            before = whole.get(key)
+            if is_absent(before):
+                whole[key] = value
+            elif not is_absent(value) and text_of(before) != text_of(value):
+                raise disagreement(name, before, value, key)
+    return whole
+
+
+def disagreement(name: str, before: Any, value: Any, key: Any) -> InputError:
+    """The error where two tables have different values of a covariate for a sample."""
+    return InputError(
+        f"covariate {name!r}: got {before!r} and {value!r} for sample {key!r}; expected the same in every table; correct one"
+    )
+
+
+def _plain(values: Sequence[Any]) -> list[Any]:
+    return list(plain(dict(enumerate(values))).values())
+
+
+def _level(value: Any) -> Any:
+    return value if is_absent(value) else text_of(value)
 
 
 def cells_of(series: nw.Series[Any]) -> list[Any]:

@@ -27,8 +27,9 @@ _DISTINCT = 10  # so many different values are few
 _OFTEN = (3, 0.02)  # rows, and share of the rows, in which each of few codes occurs
 _CHANCE = 0.05  # share of the columns of whole numbers of a table below which some have gaps by chance, as in wide tables of counts
 _STEP = 10  # the largest common divisor of the differences of codes; prices and the like are rounded to more
-MARKS = {"-", "--", "---", ".", "..", "?", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "missing", "unknown", "[not available]",
-          "not available", "[unknown]", "[not applicable]", "not applicable", "not reported"}  # fmt: skip
+MARKS = {"-", "--", "---", ".", "..", "?", "*", "–", "—", "na", "n/a", "n.a.", "n.a", "n.d.", "#n/a", "#value!", "#ref!", "#div/0!", "nan",
+         "null", "none", "<na>", "missing", "unknown", "[not available]", "not available", "[unknown]", "[not applicable]",
+         "not applicable", "not reported"}  # fmt: skip
 _ID = {
     "", "id", "ids", "index", "sample", "samples", "patient", "subject", "participant", "cell", "barcode", "name", "row", "rowname",
     "rownames", "unnamed: 0", "donor", "case", "key",

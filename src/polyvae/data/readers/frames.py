@@ -18,13 +18,13 @@ from polyvae.core.batch import check_mapping
 from polyvae.data.groups import PLAIN, Cells, Decoder, column, is_absent, taken, text_of
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.asking import Nan, check_columns, check_id, check_nan
-from polyvae.data.readers.classes import Ask, Asked, Read, Words, encoded
-from polyvae.data.readers.covariates import Values, merged, names_of, set_aside
+from polyvae.data.readers.classes import Ask, Asked, Read, Words, encoded, setting_aside
+from polyvae.data.readers.covariates import cells_of, check_there, merged, names_of
 from polyvae.data.readers.doubtful import warn_of_numbers
 from polyvae.data.readers.layout import Ids, Layout, ordered
 from polyvae.data.readers.opening import opened
 from polyvae.data.readers.parts import Part, checked, joined
-from polyvae.data.readers.types import pandas_table, table_of, types_of
+from polyvae.data.readers.types import Written, pandas_table, table_of, types_of
 from polyvae.data.readers.writing import target, write_table
 from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
@@ -61,16 +61,14 @@ def from_frames(
     if label is not None and all(label not in map(str, _columns(frame)) for frame in tables.values()):
         known = [str(name) for frame in tables.values() for name in _columns(frame)]
         raise InputError(f"labels: no table has a column {label!r}; {nearest(label, known)}")
-    names, found = names_of(settings.get("covariates")), dict[str, Values]()
-    if names is not None:
-        tables, found = set_aside(tables, names)
+    names = names_of(settings.get("covariates"))
+    check_there(names, [str(name) for frame in tables.values() for name in _columns(frame)])
+    ask = setting_aside(asked, names)
     parts, forms = {}, {}
     for name, frame in tables.items():
-        own = Asked() if asked is None else asked(name)
-        aside = bool(found.get(name))
-        parts[name], forms[name] = frame_part(f"modality {name!r}", frame, id, nan, label, own, aside)
+        parts[name], forms[name] = frame_part(f"modality {name!r}", frame, id, nan, label, ask(name))
     if names is not None:
-        settings["covariates"] = merged(found, {name: part.ids for name, part in parts.items()})
+        settings["covariates"] = merged(parts)
     data = joined(parts, labels=None if label is not None else by_index(labels), overlap=overlap, **settings)
     kept = {name: form for name, form in forms.items() if name in data.names}
     return data, FrameLayout(kept or forms, single)
@@ -105,6 +103,7 @@ class Form(NamedTuple):
         place: The position of that column.
         index: Its pandas index.
         types: The types of its columns of integers, booleans and categories, by name.
+        written: Column -> how a text file has its cells.
     """
 
     labels: tuple[Any, ...]
@@ -114,6 +113,7 @@ class Form(NamedTuple):
     place: int
     index: Any
     types: Mapping[str, Any] = {}
+    written: Mapping[str, Written] = {}
 
 
 class FrameLayout(Layout):
@@ -167,7 +167,8 @@ class FrameLayout(Layout):
             form = self.forms.get(name)
             order = ordered([] if form is None else [str(label) for label in form.labels], columns[name])
             path = target(out, name, self._ending(name), len(values))
-            write_table(path, taken(x, order), [columns[name][at] for at in order], ids, self._id_name(form))
+            labels, written_as = [columns[name][at] for at in order], {} if form is None else form.written
+            write_table(path, taken(x, order), labels, ids, self._id_name(form), written_as)
             written.append(path)
         return written
 
@@ -185,15 +186,16 @@ class FrameLayout(Layout):
         return str(form.id or index or "id")
 
     def _table(self, form: Form | None, x: Cells, labels: Sequence[Any], ids: Ids) -> Any:
-        form = next(iter(self.forms.values()))._replace(types={}) if form is None else form
+        form = next(iter(self.forms.values()))._replace(types={}, written={}) if form is None else form
         if form.pandas:
             return self._pandas(form, x, labels, ids)
+        types = {**form.types, **{name: nw.Int64() for name, how in form.written.items() if how.whole}}
         columns: dict[str, Any] = {str(label): column(x, at) for at, label in enumerate(labels)}
         if ids is not None and form.id is not None:
             pairs = list(columns.items())
             pairs.insert(min(form.place, len(pairs)), (form.id, list(ids)))
             columns = dict(pairs)
-        return table_of(columns, form.types, form.backend)
+        return table_of(columns, types, form.backend)
 
     def _pandas(self, form: Form, x: Cells, labels: Sequence[Any], ids: Ids) -> Any:
         if form.id is not None and ids is not None:
@@ -240,9 +242,8 @@ def frame_part(
     nan: Nan,
     label: str | None,
     asked: Asked | None = None,
-    aside: bool = False,
 ) -> tuple[Part, Form]:
-    """A table as a part; ``aside``: of which covariates were taken, so that it may have no feature. Raises InputError."""
+    """A table as a part; it may have no feature where it has labels or covariates. Raises InputError."""
     native, labels = frame.to_native(), _columns(frame)
     check_columns(where, labels)
     pandas = bool(nw.dependencies.is_pandas_dataframe(native))
@@ -260,7 +261,9 @@ def frame_part(
         ids = _values(frame, texts.index(column))
     elif pandas and id is not False:
         ids = native.index.tolist()
-    kept = [at for at, text in enumerate(texts) if text not in (column, label)]
+    asked = Asked() if asked is None else asked
+    kept = [at for at, text in enumerate(texts) if text not in (column, label, *asked.aside)]
+    beside = {text: cells_of(frame[:, at]) for at, text in enumerate(texts) if text in asked.aside}
     own = _values(frame, texts.index(label)) if label in texts else None
     place = texts.index(column) if column is not None else 0
     form = Form(
@@ -273,11 +276,11 @@ def frame_part(
         types_of(frame, kept),
     )
     names = tuple(texts[at] for at in kept)
-    if not kept and (own is not None or aside):
-        return Part(np.zeros((len(frame), 0)), None, names, ids, own), form
-    read = _numbers(where, frame, kept, names, Asked() if asked is None else asked)
+    if not kept and (own is not None or beside):
+        return Part(np.zeros((len(frame), 0)), None, names, ids, own, {}, beside), form
+    read = _numbers(where, frame, kept, names, asked)
     part = checked(where, read.values, read.columns, nan, read.levels)
-    return part._replace(columns=read.columns, ids=ids, labels=own, levels=read.levels), form
+    return part._replace(columns=read.columns, ids=ids, labels=own, levels=read.levels, beside=beside), form
 
 
 def _values(frame: nw.DataFrame[Any], at: int) -> list[Any]:

@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import itertools
+import re
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
@@ -16,16 +17,34 @@ from typing import BinaryIO, cast
 from polyvae.data.readers.asking import check_columns, check_file
 from polyvae.data.readers.doubtful import is_id
 from polyvae.utils.errors import InputError
-from polyvae.utils.files import read_bytes
+from polyvae.utils.files import read_bytes, short
 from polyvae.utils.text import counted
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab"}
 MISSING = ("", "na", "n/a", "#n/a", "nan", "null", "none", "<na>", "-nan")
 
 
-def header_and_rows(path: Path) -> tuple[list[str], Iterator[list[str]]]:
-    """The names of the columns, and the cells of the rows, which are read one by one. Raises InputError: rows of other lengths."""
-    header, rows, _ = split(str(path), Lines(path))
+_STATED = re.compile(r'"?sep=.?"?', re.IGNORECASE)
+_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
+
+
+def text_in(cell: str, separator: str) -> str | None:
+    """The text in a cell, None where it is missing; beside semicolons a decimal comma is a point."""
+    text = cell.strip()
+    return None if text.lower() in MISSING else with_point(text, separator)
+
+
+def with_point(text: str, separator: str) -> str:
+    """Text with a decimal comma with a point, in a table whose separator is a semicolon; any other as it is."""
+    return text.replace(",", ".") if separator == ";" and _COMMA.fullmatch(text) else text
+
+
+def header_and_rows(path: Path) -> tuple[list[str], Iterator[list[str]], str]:
+    """The names of the columns, the cells of the rows, which are read one by one, and the separator.
+
+    Raises InputError: rows of other lengths.
+    """
+    header, rows, separator = split(str(path), Lines(path))
     check_columns(str(path), header)
 
     def cells_of() -> Iterator[list[str]]:
@@ -37,7 +56,7 @@ def header_and_rows(path: Path) -> tuple[list[str], Iterator[list[str]]]:
         except csv.Error as problem:
             raise InputError(f"{path}: cannot be read ({problem}); expected a table; correct it") from None
 
-    return header, cells_of()
+    return header, cells_of(), separator
 
 
 class Lines:
@@ -120,11 +139,17 @@ def split(where: str, lines: Iterable[str]) -> tuple[list[str], Iterator[tuple[i
         raise InputError(
             f"{where}: got an empty file; expected a header and a row for each sample; check the path"
         )
+    if _STATED.fullmatch(first.strip()):  # a line that Excel reads, and no row
+        rest_of = iter(lines)
+        next(line for line in rest_of if line == first)
+        first = next((line for line in rest_of if line.strip()), "")
+        lines = itertools.chain([first], rest_of)
     widths = {separator: len(next(csv.reader([first], delimiter=separator))) for separator in SEPARATORS}
     separator = max(widths, key=widths.__getitem__)
     if widths[separator] < 2:
         raise InputError(
-            f"{where}: got a header of one column; expected several, separated by {', '.join(SEPARATORS.values())}; check the separator"
+            f"{where}: got a header of one column, {short(first.strip(), 60)!r}; expected several, separated by "
+            f"{', '.join(SEPARATORS.values())}; save it with one of these, and delete lines before the header"
         )
     reader = csv.reader(lines, delimiter=separator)
 
@@ -146,7 +171,7 @@ def split(where: str, lines: Iterable[str]) -> tuple[list[str], Iterator[tuple[i
         raise InputError(
             f"{where}: got no rows; expected at least one sample; leave out a modality that nothing was measured of"
         )
-    if len(some[1]) == len(header) + 1:
+    if len(some[1]) == len(header) + 1 and not (header[0] and is_id(header[0]) and some[1][-1].strip()):
         # R writes row names without a header; others end each row with a separator.
         header = [*header, ""] if is_id(header[0]) and not some[1][-1].strip() else ["", *header]
     width = len(header)

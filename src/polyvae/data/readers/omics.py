@@ -26,6 +26,7 @@ from polyvae.data.readers.types import pandas_table
 from polyvae.data.readers.writing import write_table
 from polyvae.data.sparse import compact, is_sparse
 from polyvae.utils.errors import InputError, nearest, reading
+from polyvae.utils.text import named
 
 LAYER, KEY = "imputed", "X_polyvae"
 
@@ -63,7 +64,7 @@ def from_anndata(
     keys = {key: key for key in obsm} if not isinstance(obsm, Mapping) else dict(obsm)
     parts = (
         {}
-        if adata.X is None and layer is None
+        if adata.X is None and layer is None and keys
         else {name: adata_part(f"modality {name!r}", adata, layer, nan)}
     )
     for own, key in keys.items():
@@ -124,11 +125,27 @@ def adata_part(where: str, adata: Any, layer: str | None, nan: Nan) -> Part:
         raise InputError(f"{where}: there is no layer {layer!r}; {nearest(layer, adata.layers)}")
     x = adata.X if layer is None else adata.layers[layer]
     if x is None:
-        raise InputError(f"{where}: got no X; expected a matrix; pass layer=")
+        raise InputError(_without_x(where, adata))
     names = [str(name) for name in adata.var_names]
     check_columns(where, names)
     part = checked(where, _matrix(where, x), names, nan)
     return part._replace(columns=tuple(names), ids=adata.obs_names.tolist())
+
+
+def _without_x(where: str, adata: Any) -> str:
+    """The error for AnnData without X: what of it is to be read."""
+    layers, obsm = [*adata.layers], [*adata.obsm]
+    remedies = [
+        *(
+            [f"pass layer={layers[0]!r} to MultimodalData.from_anndata (layers: {named(layers)})"]
+            if layers
+            else []
+        ),
+        *([f"pass obsm={obsm[:1]!r} to MultimodalData.from_anndata (obsm: {named(obsm)})"] if obsm else []),
+    ]
+    remedy = ", or ".join(remedies) or "set adata.X to the matrix of measurements"
+    what = "no X" if layers or obsm else "no X, no layer and no obsm"
+    return f"{where}: got AnnData with {what}; expected a matrix [samples, features]; {remedy}"
 
 
 def _obsm_part(where: str, adata: Any, key: str, nan: Nan, asked: Asked) -> Part:

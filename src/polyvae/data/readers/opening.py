@@ -47,21 +47,26 @@ def has_index(table: Any) -> bool:
     return not isinstance(table.index, pd.RangeIndex)
 
 
-def read_parquet(path: Path) -> Any:
-    """A data frame: of pandas, where it can read parquet, because it restores an index."""
+def read_parquet(path: Path, columns: list[str] | None = None) -> Any:
+    """A data frame: of pandas, where it can read parquet, because it restores an index.
+
+    Args:
+        path: The file.
+        columns: The columns to read, of which only these are decoded, and the index; None: all.
+    """
     installed = {name for name in ("pandas", "polars", "pyarrow") if importlib.util.find_spec(name)}
     if {"pandas", "pyarrow"} <= installed:
         import pandas as pd
 
-        return pd.read_parquet(path)
+        return pd.read_parquet(path, columns=columns)
     if "polars" in installed:
         import polars as pl
 
-        return pl.read_parquet(path)
+        return pl.read_parquet(path, columns=columns)
     if "pyarrow" in installed:
         import pyarrow.parquet as pq
 
-        return pq.read_table(path)
+        return pq.read_table(path, columns=columns)
     raise InputError(
         f"{path}: got a parquet file, and no library that reads it; expected polars or pyarrow; install one: pip install polars"
     )

@@ -38,6 +38,7 @@ class Part(NamedTuple):
         ids: n names of rows; None: rows are paired by position.
         labels: n labels that were a column beside the features.
         levels: Column of classes -> its classes; see ``polyvae.data.groups``.
+        beside: Covariate -> n values that were a column beside the features; of text files as text, None where missing.
     """
 
     values: Any
@@ -46,6 +47,7 @@ class Part(NamedTuple):
     ids: list[Hashable] | None = None
     labels: list[Any] | None = None
     levels: Mapping[str, tuple[Any, ...]] = {}
+    beside: Mapping[str, list[Any]] = {}
 
 
 def checked(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from polyvae.data.groups import Cells
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.archives import added, archive_parts
 from polyvae.data.readers.asking import Nan, check_file, check_id, check_nan
-from polyvae.data.readers.classes import Ask, Asked
+from polyvae.data.readers.classes import Ask, Asked, setting_aside
+from polyvae.data.readers.covariates import check_there, merged, names_of
 from polyvae.data.readers.doubtful import is_id
 from polyvae.data.readers.endings import PARQUET, TEXT, ending, stem, unknown_ending
 from polyvae.data.readers.frames import Form, FrameLayout, by_index, frame_part
@@ -23,7 +24,7 @@ from polyvae.data.readers.layout import ArrayLayout, Ids
 from polyvae.data.readers.opening import has_index, opened, read_parquet
 from polyvae.data.readers.parts import Part, joined
 from polyvae.data.readers.text import Sheets, read_sheet, read_sheets
-from polyvae.data.readers.types import pandas_table
+from polyvae.data.readers.types import integers_of, pandas_table
 from polyvae.utils.errors import InputError, nearest, reading
 
 Paths = Mapping[str, Any] | Sequence[Any] | str | os.PathLike[str]
@@ -66,14 +67,28 @@ def from_tables(
         return _from_npz(files, nan, labels, overlap, settings)
     parts: dict[str, Part] = {}
     forms: dict[str, Form] = {}
+    names = names_of(settings.get("covariates"))
+    ask = setting_aside(asked, names)
     for name, path in files.items():
-        parts[name], forms[name] = table_form(path, id, nan, label, Asked() if asked is None else asked(name))
+        parts[name], forms[name] = table_form(path, id, nan, label, ask(name))
     if label is not None and all(part.labels is None for part in parts.values()):
         known = [column for part in parts.values() for column in part.columns or ()]
         raise InputError(f"labels: no table has a column {label!r}; {nearest(label, known)}")
+    if names is not None:
+        check_there(names, columns_in(parts, forms))
+        settings["covariates"] = merged(parts, {name for name, path in files.items() if ending(path) in TEXT})
     data = joined(parts, labels=None if label is not None else by_index(labels), overlap=overlap, **settings)
     kept = {name: form for name, form in forms.items() if name in data.names}
     return data, FileLayout(kept, files, isinstance(paths, str | os.PathLike))
+
+
+def columns_in(parts: Mapping[str, Part], forms: Mapping[str, Form]) -> list[str]:
+    """The names of all columns of tables."""
+    return [
+        str(column)
+        for name, part in parts.items()
+        for column in (*(forms[name].labels if name in forms else ()), *part.beside)
+    ]
 
 
 class FileLayout(FrameLayout):
@@ -96,7 +111,8 @@ class FileLayout(FrameLayout):
             import pandas as pd
 
             index = pd.RangeIndex(len(x)) if ids is None else pd.Index(list(ids), name=form.id or None)
-            return pandas_table(x, list(labels), index, form.types if form.pandas else {})
+            types = form.types if form.pandas else integers_of(form.written)
+            return pandas_table(x, list(labels), index, types)
         return super()._table(form._replace(backend=backend, id=form.id or "id"), x, labels, ids)
 
     def _ending(self, name: str) -> str:
@@ -113,7 +129,7 @@ def table_form(path: Path, id: Any, nan: Nan, label: str | None, asked: Asked) -
     kind = ending(path)
     if kind in TEXT:
         sheet = read_sheet(path, id, nan, label, asked)
-        return sheet.part, Form(sheet.columns, False, None, sheet.id, sheet.place, None)
+        return sheet.part, Form(sheet.columns, False, None, sheet.id, sheet.place, None, {}, sheet.written)
     if kind in PARQUET:
         return _parquet(path, id, nan, label, asked)
     raise unknown_ending(path, (*TEXT, *PARQUET), "beside other tables")
@@ -177,17 +193,19 @@ def table_parts(
     if kind in TEXT:
         return read_sheets(path, id, nan, label, count, asked)
     if kind not in PARQUET or importlib.util.find_spec("pyarrow") is None:
-        part, form = table_form(path, id, nan, label, asked)
-        return Sheets(tuple(part.columns or ()), form.id, iter([part]), part.levels)
+        return _sheets(*table_form(path, id, nan, label, asked))
     check_file(path)
     frames = _frames(path, count)
     first = next(frames, None)
     if first is None:
-        part, form = table_form(path, id, nan, label, asked)  # which raises the error for an empty table
-        return Sheets(tuple(part.columns or ()), form.id, iter([part]), part.levels)
-    part, form = _frame(path, first, id, nan, label, asked)
+        return _sheets(*table_form(path, id, nan, label, asked))  # which raises the error for an empty table
     rest = (_frame(path, frame, id, nan, label, asked)[0] for frame in frames)
-    return Sheets(tuple(part.columns or ()), form.id, itertools.chain([part], rest), part.levels)
+    return _sheets(*_frame(path, first, id, nan, label, asked), rest)
+
+
+def _sheets(part: Part, form: Form, rest: Iterable[Part] = ()) -> Sheets:
+    header = (*map(str, form.labels), *part.beside)
+    return Sheets(tuple(part.columns or ()), form.id, itertools.chain([part], rest), part.levels, header)
 
 
 def _frames(path: Path, count: int) -> Iterator[nw.DataFrame[Any]]:

@@ -16,24 +16,27 @@ from numpy.typing import NDArray
 from polyvae.data.readers.asking import Nan, check_columns
 from polyvae.data.readers.classes import Asked, Read, Words, encoded
 from polyvae.data.readers.doubtful import is_id, warn_of_zeros
-from polyvae.data.readers.lines import MISSING, Lines, lines_of, split, uneven
+from polyvae.data.readers.lines import MISSING, Lines, lines_of, split, text_in, uneven, with_point
 from polyvae.data.readers.parts import Part, checked
+from polyvae.data.readers.types import Written
 from polyvae.utils.errors import InputError, nearest
+from polyvae.utils.text import number_in
 
 _WORDS = dict.fromkeys(MISSING, math.nan) | {"true": 1.0, "false": 0.0}
 _BOOLEANS = ("true", "false")
 _ZEROS = re.compile(r"0\d+")
 _LOOK = 100  # rows whose cells are looked at for leading zeros
-_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?")
 
 
 class Sheet(NamedTuple):
-    """A text table: its part, the name of its id column (None: it has none), its position, and its columns as they are in the file."""
+    """A text table: its part, the name of its id column (None: it has none), its position, its columns as they are in the file, and how
+    it has their cells."""
 
     part: Part
     id: str | None
     place: int
     columns: tuple[str, ...]
+    written: Mapping[str, Written]
 
 
 def read_sheet(path: Path, id: Any, nan: Nan, label: str | None, asked: Asked | None = None) -> Sheet:
@@ -48,33 +51,43 @@ def read_sheet(path: Path, id: Any, nan: Nan, label: str | None, asked: Asked | 
     aside = {place} if id is not False else set()
     labelled = header.index(label) if label in header else None
     aside |= set() if labelled is None else {labelled}
-    kept = [at for at in range(len(header)) if at not in aside]
-    own, classes, read = _parsed(
-        where, header, rows, separator, kept, place, labelled, Asked() if asked is None else asked
+    asked = Asked() if asked is None else asked
+    kept = _features(header, aside, asked)
+    written = dict[str, Written]()
+    own, classes, read, beside = _parsed(
+        where, header, rows, separator, kept, place, labelled, asked, written
     )
     if id is None and not is_id(header[0]) and all(_number(cell, separator) is not None for cell in own):
         raise InputError(_unnamed(where, header[0]))
-    part = _checked(where, read, classes, nan)
+    part = _checked(where, read, classes is not None or bool(beside), nan)
     ids: list[Hashable] | None = None if id is False else list(own)
-    found = Part(part.values, part.observed, read.columns, ids, classes, read.levels)
-    return Sheet(found, None if id is False else header[place], place, tuple(header[at] for at in kept))
+    found = Part(part.values, part.observed, read.columns, ids, classes, read.levels, beside)
+    names = tuple(header[at] for at in kept)
+    return Sheet(found, None if id is False else header[place], place, names, written)
 
 
-def _checked(where: str, read: Read, classes: list[Any] | None, nan: Nan) -> Part:
-    if not read.columns and classes is not None:
+def _features(header: Sequence[str], aside: set[int], asked: Asked) -> list[int]:
+    """The places of the features in a header."""
+    return [at for at, name in enumerate(header) if at not in aside and name not in asked.aside]
+
+
+def _checked(where: str, read: Read, others: bool, nan: Nan) -> Part:
+    if not read.columns and others:
         return Part(read.values)
     return checked(where, read.values, read.columns, nan, read.levels)
 
 
 class Sheets(NamedTuple):
-    """A text table that is read in blocks of rows: its columns of numbers, the name of its id column (None: it has none), its parts, and
-    its classes.
+    """A text table that is read in blocks of rows: its columns of numbers, the name of its id column (None: it has none), its parts, its
+    classes, all names of its columns in the file, and how those that were read so far have their cells.
     """
 
     columns: tuple[str, ...]
     id: str | None
     parts: Iterator[Part]
     levels: Mapping[str, tuple[Any, ...]] = {}
+    header: Sequence[str] = ()
+    written: Mapping[str, Written] = {}
 
 
 def read_sheets(
@@ -89,31 +102,36 @@ def read_sheets(
     place = header.index(id) if isinstance(id, str) else 0
     labelled = header.index(label) if label in header else None
     aside = ({place} if id is not False else set()) | (set() if labelled is None else {labelled})
-    kept = [at for at in range(len(header)) if at not in aside]
-    names = tuple(header[at] for at in kept)
+    kept = _features(header, aside, asked)
+    names, written = tuple(header[at] for at in kept), dict[str, Written]()
 
     def parts() -> Iterator[Part]:
         guessed, marks = id is None and not is_id(header[0]), set[str]()
         while True:
             block = itertools.islice(rows, count)
-            own, classes, read = _parsed(where, header, block, separator, kept, place, labelled, asked, marks)
+            own, classes, read, beside = _parsed(
+                where, header, block, separator, kept, place, labelled, asked, written, marks
+            )
             if not own:
                 break
             guessed = guessed and all(_number(cell, separator) is not None for cell in own)
-            part, ids = _checked(where, read, classes, nan), None if id is False else list[Hashable](own)
-            yield Part(part.values, part.observed, read.columns, ids, classes, read.levels)
+            part = _checked(where, read, classes is not None or bool(beside), nan)
+            ids = None if id is False else list[Hashable](own)
+            yield Part(part.values, part.observed, read.columns, ids, classes, read.levels, beside)
         if guessed:
             raise InputError(_unnamed(where, header[0]))
 
     found = parts()
     first = next(found, None)
     if first is None:
-        return Sheets(names, None if id is False else header[place], iter(()))
+        return Sheets(names, None if id is False else header[place], iter(()), {}, header)
     return Sheets(
         tuple(first.columns or ()),
         None if id is False else header[place],
         itertools.chain([first], found),
         first.levels,
+        header,
+        written,
     )
 
 
@@ -133,16 +151,22 @@ def _parsed(
     place: int,
     labelled: int | None,
     asked: Asked,
+    written: dict[str, Written],
     marks: set[str] | None = None,
-) -> tuple[list[str], list[Any] | None, Read]:
-    """The ids, the labels and the columns. Raises InputError: rows of other lengths, or text that is not classes; columns are named."""
+) -> tuple[list[str], list[Any] | None, Read, dict[str, list[Any]]]:
+    """The ids, the labels, the columns and the covariates.
+
+    Raises InputError: rows of other lengths, or text that is not classes; columns are named.
+    """
     own: list[str] = []
     classes: list[Any] = []
+    others = {at: list[Any]() for at, name in enumerate(header) if name in asked.aside}
     values: list[NDArray[np.float64]] = []
     words: dict[int, dict[int, Any]] = {at: {} for at in kept if asked.verbatim(header[at])}
     verbatim = list(words)
     marks = set() if marks is None else marks
     zeros = dict[int, str]()
+    undecided = np.array([header[at] not in written for at in kept], bool)
     try:
         for line, cells in rows:
             if len(cells) != len(header):
@@ -151,10 +175,12 @@ def _parsed(
             if len(values) < _LOOK:
                 zeros = {**{at: cells[at] for at in kept if _ZEROS.fullmatch(cells[at])}, **zeros}
             if labelled is not None:
-                text = cells[labelled].strip()
-                classes.append(None if text.lower() in MISSING else text)
+                classes.append(text_in(cells[labelled], separator))
+            for at, values_of in others.items():
+                values_of.append(text_in(cells[at], separator))
             try:
-                row = [float(cells[at]) for at in kept]
+                own_cells = [cells[at] for at in kept]
+                row = list(map(number_in if "_" in "".join(own_cells) else float, own_cells))
             except ValueError:
                 row = []
                 for at in kept:
@@ -163,11 +189,17 @@ def _parsed(
                         words.setdefault(at, {})[len(values)] = text if number is None else bool(number)
                     row.append(math.nan if number is None else number)
             for at in verbatim:
-                text = cells[at].strip()
-                words[at][len(values)] = None if text.lower() in MISSING else text
+                words[at][len(values)] = text_in(cells[at], separator)
             if separator == ";" and len(marks) < 2:
                 marks |= {mark for at in kept for mark in ",." if mark in cells[at]}
             values.append(np.array(row, dtype=np.float64))
+            if undecided.any():
+                for at in np.flatnonzero(undecided & (values[-1] == np.floor(values[-1]))).tolist():
+                    if (
+                        "e" not in cells[kept[at]].lower() or cells[kept[at]].strip().isalpha()
+                    ):  # 1e3 is neither
+                        written[header[kept[at]]] = Written.of(cells[kept[at]].strip())
+                        undecided[at] = False
     except csv.Error as problem:
         raise InputError(f"{where}: cannot be read ({problem}); expected a table; correct it") from None
     if marks == {",", "."}:
@@ -188,7 +220,8 @@ def _parsed(
         {place: own or Words([None] * len(values)) for place, own in some.items()},
         asked,
     )
-    return own, classes if labelled is not None else None, read
+    beside = {header[at]: values_of for at, values_of in others.items()}
+    return own, classes if labelled is not None else None, read, beside
 
 
 def _words(numbers: NDArray[np.float64], words: dict[int, Any]) -> Words | None:
@@ -209,9 +242,7 @@ def _number(cell: str, separator: str) -> float | None:
     word = _WORDS.get(text.lower())
     if word is not None:
         return word
-    if separator == ";" and _COMMA.fullmatch(text):
-        text = text.replace(",", ".")
     try:
-        return float(text.replace("−", "-"))
+        return number_in(with_point(text, separator).replace("−", "-"))
     except ValueError:
         return None

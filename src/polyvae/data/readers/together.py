@@ -17,9 +17,9 @@ from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers.archives import Archive, added, archive_parts
 from polyvae.data.readers.arrays import array_part
 from polyvae.data.readers.asking import Nan, check_id, check_nan
-from polyvae.data.readers.classes import Ask, Asked
-from polyvae.data.readers.covariates import Values, cells_of, merged, names_of, set_aside
-from polyvae.data.readers.endings import ARRAYS, INPUTS, ending, unknown_ending
+from polyvae.data.readers.classes import Ask, Asked, setting_aside
+from polyvae.data.readers.covariates import cells_of, check_there, merged, names_of
+from polyvae.data.readers.endings import ARRAYS, INPUTS, TEXT, ending, unknown_ending
 from polyvae.data.readers.frames import Form, FrameLayout, by_index, frame_part, is_numbered
 from polyvae.data.readers.layout import ArrayLayout, Ids, Layout
 from polyvae.data.readers.omics import adata_part, is_anndata, is_mudata
@@ -121,12 +121,11 @@ def from_together(
                 raise InputError(f"{what}: modality {name!r} is not in the data; {nearest(str(name), data)}")
     label = labels if isinstance(labels, str) else None
     names = names_of(settings.get("covariates"))
-    data, beside = (data, {}) if names is None else _set_aside(data, names)
+    ask, known = setting_aside(asked, names), list[str]()
     parts, forms, stored = dict[str, Part](), dict[str, Form](), None
     for name, x in data.items():
-        own = Asked() if asked is None else asked(name)
         given = ids.get(name) if isinstance(ids, Mapping) else ids
-        found = _read(name, x, given, id, (layer or {}).get(name), nan, label, own)
+        found = _read(name, x, given, id, (layer or {}).get(name), nan, label, ask(name), known)
         if isinstance(found, Archive):
             added(parts, Path(str(name)), found)
             stored = stored if found.labels is None else found.labels
@@ -137,8 +136,10 @@ def from_together(
         known = [column for part in parts.values() for column in part.columns or ()]
         raise InputError(f"labels: no table has a column {label!r}; {nearest(label, known)}")
     parts = with_ids(parts)
+    files = {name: Path(x) for name, x in data.items() if isinstance(x, str | os.PathLike)}
     if names is not None:
-        settings["covariates"] = merged(beside, {name: parts[name].ids for name in beside})
+        check_there(names, known)
+        settings["covariates"] = merged(parts, {name for name, path in files.items() if ending(path) in TEXT})
     result = joined(
         parts,
         labels=stored if labels is None else None if label is not None else by_index(labels),
@@ -147,36 +148,8 @@ def from_together(
     )
     shapes = {name: part.values.shape[1:] for name, part in parts.items() if name not in forms}
     arrays = ArrayLayout(False, {name: own for name, own in result.columns.items() if name in shapes}, shapes)
-    files = {name: Path(x) for name, x in data.items() if isinstance(x, str | os.PathLike)}
     forms = {name: form for name, form in forms.items() if name in result.names}
     return result, TogetherLayout(FrameLayout(forms, False) if forms else None, arrays, files)
-
-
-def _set_aside(data: Mapping[str, Any], names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Values]]:
-    """The data whose frames lack the columns ``names``, and modality -> name -> values of those in its frame or its obs.
-
-    Raises InputError: a name that is nowhere.
-    """
-    rest, found, known = dict(data), dict[str, Values](), list[str]()
-    for name, x in data.items():
-        if is_anndata(x):
-            known += map(str, x.obs.columns)
-            own = {key: x.obs[key] for key in names if key in x.obs.columns}
-            found[name] = {key: cells_of(nw.from_native(each, series_only=True)) for key, each in own.items()}
-        elif is_frame(x):
-            frame = opened(f"modality {name!r}", x)
-            known += frame.columns
-            here = [key for key in names if key in frame.columns]
-            if here:
-                kept, values = set_aside({name: frame}, here)
-                rest[name] = kept[name].to_native()
-                found |= values
-    for name in names:
-        if name not in known:
-            raise InputError(
-                f"covariates: no table has a column {name!r}; {nearest(name, known)}; pass the table that has it"
-            )
-    return rest, {name: own for name, own in found.items() if own}
 
 
 def _read(
@@ -188,8 +161,12 @@ def _read(
     nan: Nan,
     label: str | None,
     asked: Asked,
+    known: list[str],
 ) -> tuple[Part, Form] | Archive:
-    """One modality as a part, with what is needed to return a table like it; or the arrays in a file."""
+    """One modality as a part, with what is needed to return a table like it; or the arrays in a file.
+
+    The names of its columns, of an AnnData those of obs, are appended to ``known``.
+    """
     where = f"modality {name!r}"
     if isinstance(x, str | os.PathLike):
         path = Path(x)
@@ -197,13 +174,14 @@ def _read(
             found = archive_parts(path, name, nan)
             return found._replace(parts={key: _named(where, part, ids) for key, part in found.parts.items()})
         if ending(path) == ".h5ad":
-            return _of_anndata(where, open_file(path), layer, nan, label)
+            return _of_anndata(where, open_file(path), layer, nan, label, asked, known)
         if ending(path) not in INPUTS:
             raise unknown_ending(path, (*INPUTS, ".h5ad"), "beside other modalities")
         part, form = table_form(path, id, nan, label, asked)
+        known += [*map(str, form.labels), *part.beside]
         return part, form if form.pandas else form._replace(backend=library())
     if is_anndata(x):
-        return _of_anndata(where, x, layer, nan, label)
+        return _of_anndata(where, x, layer, nan, label, asked, known)
     if is_mudata(x) or isinstance(x, MultimodalData | Sentences):
         raise InputError(
             f"{where}: got {type(x).__name__}; expected AnnData, a data frame, an array or a path; pass the modalities of MuData one by "
@@ -214,12 +192,19 @@ def _read(
         numbered = id is None and is_numbered(frame)
         part, form = frame_part(where, frame, False if numbered else id, nan, label, asked)
         form = form._replace(index=None) if numbered else form
+        known += [*map(str, form.labels), *part.beside]
         return _named(where, part, ids), form
     return Archive({name: array_part(where, x, nan, ids)})
 
 
-def _of_anndata(where: str, adata: Any, layer: str | None, nan: Nan, label: str | None) -> tuple[Part, Form]:
+def _of_anndata(
+    where: str, adata: Any, layer: str | None, nan: Nan, label: str | None, asked: Asked, known: list[str]
+) -> tuple[Part, Form]:
     part = adata_part(where, adata, layer, nan)
+    known += map(str, adata.obs.columns)
+    here = [name for name in asked.aside if name in adata.obs.columns]
+    cells = {name: cells_of(nw.from_native(adata.obs[name], series_only=True)) for name in here}
+    part = part._replace(beside=cells)
     if label is not None and label in adata.obs.columns:
         part = part._replace(labels=adata.obs[label].tolist())
     return part, Form(tuple(adata.var_names), True, None, None, 0, adata.obs_names)

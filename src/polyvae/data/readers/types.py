@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import narwhals as nw
 import numpy as np
@@ -13,6 +13,51 @@ from polyvae.data.groups import BETWEEN, Cells, Columns, column, text_of
 
 _INTEGERS = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 _EXACT = 2**53  # whole numbers up to it are the same in double precision
+
+
+class Written(NamedTuple):
+    """How a text file has the cells of a column.
+
+    Attributes:
+        whole: Whether whole numbers are without a decimal point, as 41.
+        booleans: The texts of False and True.
+    """
+
+    whole: bool = False
+    booleans: tuple[str, str] = ("False", "True")
+
+    @classmethod
+    def of(cls, text: str) -> Written:
+        """How the first whole number or boolean of a column, which is ``text``, is written."""
+        if text[:1].isalpha():
+            style = str.upper if text.isupper() else str.lower if text.islower() else str.capitalize
+            return cls(False, (style("false"), style("true")))
+        return cls(text.lstrip("+-\u2212").isdecimal())
+
+
+def integers_of(written: Mapping[str, Written]) -> dict[str, Any]:
+    """The types of pandas of the columns of a text file that have whole numbers without a point."""
+    return {name: np.dtype(np.int64) for name, how in written.items() if how.whole}
+
+
+def as_written(cells: Cells, names: Sequence[str], written: Mapping[str, Written]) -> Cells:
+    """Cells as the text file has them that came in: whole numbers without a point in columns of integers, booleans in their spelling."""
+    if not any(name in written for name in names):
+        return cells
+    return Columns([_as_written(column(cells, at), written.get(name)) for at, name in enumerate(names)])
+
+
+def _as_written(x: NDArray[Any], how: Written | None) -> NDArray[Any]:
+    if how is None or (x.dtype.kind == "f" and not how.whole) or x.dtype.kind not in "fb":
+        return x
+    found = np.empty(len(x), object)
+    if x.dtype.kind == "b":
+        found[:] = [how.booleans[value] for value in x.tolist()]
+    else:
+        found[:] = [
+            int(value) if value.is_integer() and abs(value) <= _EXACT else value for value in x.tolist()
+        ]
+    return found
 
 
 def types_of(frame: nw.DataFrame[Any], kept: Sequence[int]) -> dict[str, Any]:

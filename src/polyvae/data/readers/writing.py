@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +14,7 @@ import numpy as np
 from polyvae.data.groups import Cells, Columns, column
 from polyvae.data.readers.endings import ENDINGS, PARQUET, TEXT, ending, stem, unknown_ending
 from polyvae.data.readers.layout import Ids, archive
+from polyvae.data.readers.types import Written, as_written
 from polyvae.utils.errors import InputError
 from polyvae.utils.files import atomic, write_npz
 
@@ -32,10 +33,18 @@ def target(out: Path, name: str, kind: str, count: int) -> Path:
     return out / f"{name}{kind or '.csv'}"
 
 
-def write_table(path: Path, values: Cells, columns: Sequence[str], ids: Ids, id: str = "id") -> None:
-    """Write values [N, F] by the ending of ``path``: csv, tsv, parquet or npz."""
+def write_table(
+    path: Path,
+    values: Cells,
+    columns: Sequence[str],
+    ids: Ids,
+    id: str = "id",
+    written: Mapping[str, Written] | None = None,
+) -> None:
+    """Write values [N, F] by the ending of ``path``: csv, tsv, parquet or npz; to text as ``written`` has the columns."""
     kind = ending(path)
     if kind in TEXT:
+        values = as_written(values, columns, written or {})
         write_sheet(path, values, columns, ids, id, 0, "\t" if kind == ".tsv" else ",")
     elif kind == ".npz":
         if isinstance(values, Columns):
@@ -50,19 +59,24 @@ def write_table(path: Path, values: Cells, columns: Sequence[str], ids: Ids, id:
 
 
 @contextmanager
-def written_table(path: Path, columns: Sequence[str], id: str | None) -> Iterator[Put]:
+def written_table(
+    path: Path, columns: Sequence[str], id: str | None, written: Mapping[str, Written] | None = None
+) -> Iterator[Put]:
     """A function that appends values [n, F] and their ids to a new csv, tsv or parquet file, which replaces ``path`` at the end.
 
     Args:
         path: The file; parquet needs pyarrow.
         columns: Names of columns.
         id: The header of the column of ids; None: there is none.
+        written: Column -> how text has its cells.
     """
     names, separator = [str(name) for name in columns], "\t" if ending(path) == ".tsv" else ","
     if ending(path) in TEXT:
         with atomic(path) as file:
             put_header(file, names, id, 0, separator)
-            yield lambda values, ids: put_rows(file, values, None if id is None else ids, 0, separator)
+            yield lambda values, ids: put_rows(
+                file, as_written(values, columns, written or {}), None if id is None else ids, 0, separator
+            )
         return
     import pyarrow as pa
     import pyarrow.parquet as pq

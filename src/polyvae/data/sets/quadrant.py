@@ -207,7 +207,7 @@ def _check(name: str, shared: str, as_modalities: bool) -> None:
     if shared not in SHARED:
         raise InputError(f"{name}: shared {shared!r} is unknown; {nearest(str(shared), SHARED)}")
     if not isinstance(as_modalities, bool):
-        raise InputError(f"{name}: got as_modalities={as_modalities!r}; expected True or False")
+        raise InputError(f"{name}: got as_modalities={as_modalities!r}; expected True or False; choose one")
 
 
 def _count(part: str, wanted: int | None, most: int) -> int:

@@ -87,7 +87,8 @@ def spoken_digits(
         rows = np.flatnonzero(own)
         if not len(rows):
             raise InputError(
-                "spoken_digits: got clips of the training or the test part alone; expected takes 0 to 4 and later ones"
+                "spoken_digits: got clips of the training or the test part alone; expected takes 0 to 4 and later ones; "
+                "add the files of the other part"
             )
         digit, base = pair_by_label([clips.digit[rows], digits.labels], count, seed, part)
         audio.append(rows[base[0]])
