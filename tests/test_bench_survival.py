@@ -8,7 +8,7 @@ import pytest
 from benchmarks.survival import __main__ as bench
 from benchmarks.survival.__main__ import page, plain
 from benchmarks.survival.cohort import load
-from polyvae.imputation.cox import Survival, concordance
+from polyvae.imputation.targets.cox import Survival, concordance
 
 
 def write(folder):

@@ -20,7 +20,7 @@ from benchmarks.factors_recovered import (
     simulate,
     summary,
 )
-from polyvae.imputation.group_factors import GroupFactors
+from polyvae.imputation.understanding.group_factors import GroupFactors
 
 
 def test_the_truth_is_the_variance_of_the_simulated_modalities():

@@ -23,7 +23,7 @@ import pytest
 
 import polyvae as pv
 from polyvae.core.vae import MultimodalVAE
-from polyvae.imputation import trees
+from polyvae.imputation.methods import trees
 from polyvae.metrics.explained import VarianceExplained
 from polyvae.training.settings import TrainSettings
 from tests.helpers.cli import polyvae
@@ -145,7 +145,7 @@ def test_the_pooled_regression_of_the_page_about_data(tmp_path: Path) -> None:
     import pandas as pd
 
     import polyvae as pv
-    from polyvae.imputation.rubin import Pooled
+    from polyvae.imputation.filling.rubin import Pooled
 
     blocks = re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "your_data.md").read_text(), re.DOTALL)
     (code,) = (block for block in blocks if "pv.pool" in block)

@@ -12,7 +12,7 @@ from benchmarks.imputation.linear import Ridge, conformal_halfwidth
 from benchmarks.imputation.protocol import Fold, Folds, folds
 from benchmarks.imputation.stack import Filled, Stack
 from benchmarks.imputation.tables import Skipped, Table, Views, pick, present
-from polyvae.imputation.measures import Interval, coverage, width
+from polyvae.imputation.scoring.measures import Interval, coverage, width
 
 LEVEL = 0.9
 

@@ -12,7 +12,7 @@ from sklearn.model_selection import KFold
 
 from benchmarks.imputation.methods import METHODS, Predictor
 from benchmarks.imputation.tables import Skipped, Table, View, Views, pick, present, without
-from polyvae.imputation.measures import pooled_fvu
+from polyvae.imputation.scoring.measures import pooled_fvu
 
 Rows = NDArray[np.int64]
 

@@ -25,10 +25,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.survival.cohort import CLINICAL, Cohort, load
-from polyvae.imputation.cox import Partial, Survival, concordance, cox
 from polyvae.imputation.estimator import Estimator
-from polyvae.imputation.risk import cox_ridge, folds
-from polyvae.imputation.simple import components
+from polyvae.imputation.methods.simple import components
+from polyvae.imputation.targets.cox import Partial, Survival, concordance, cox
+from polyvae.imputation.targets.risk import cox_ridge, folds
 
 Array = NDArray[np.float64]
 Tables = Mapping[str, Array]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from polyvae.imputation.cox import Survival
+from polyvae.imputation.targets.cox import Survival
 
 Array = NDArray[np.float64]
 STAGES = {"stage i": 1, "stage ii": 2, "stage iii": 3, "stage iv": 4}

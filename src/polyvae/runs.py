@@ -175,7 +175,7 @@ def report_run(
     """
     device_of("report", device)
     if (Path(path) / "fit.json").is_file() and not (Path(path) / "config.toml").exists():
-        from polyvae.imputation.runs import open_fitted  # seconds of import
+        from polyvae.imputation.files.runs import open_fitted  # seconds of import
         from polyvae.report.cohort import write_fit_report
 
         return write_fit_report(open_fitted(Path(path)))

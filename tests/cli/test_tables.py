@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import polyvae as pv
-from polyvae.imputation.runs import open_fitted, score_run
-from polyvae.imputation.sources import files_of
+from polyvae.imputation.files.runs import open_fitted, score_run
+from polyvae.imputation.files.sources import files_of
 from tests.helpers.cli import polyvae
 from tests.helpers.cohorts import QUICK, read_csv, write_cohort, write_csv
 

@@ -117,7 +117,7 @@ def test_intervals_cover_what_was_hidden(monkeypatch):
     assert 0.87 < inside.mean() < 0.93
     assert np.array_equal(low["a"], a[400:])
     assert np.array_equal(high["a"], a[400:])
-    monkeypatch.setattr("polyvae.imputation.filling._PREDICTIVE", 60)  # draws
+    monkeypatch.setattr("polyvae.imputation.filling.fill._PREDICTIVE", 60)  # draws
     _, low, high = est.impute({"a": a[400:550], "b": hidden[:150]}, interval=0.9, kind="predictive")
     assert 0.5 < ((low["b"] <= b[400:550]) & (b[400:550] <= high["b"])).mean() < 1
 
@@ -136,9 +136,9 @@ def test_draws_vary_as_the_residuals_do_and_keep_what_was_measured():
 
 def test_predictive_intervals_of_pieces_have_the_width_of_the_whole(fitted, monkeypatch):
     given = {"rna": cohort(80)["rna"].iloc[:40]}
-    monkeypatch.setattr("polyvae.imputation.filling._PREDICTIVE", 60)  # draws
+    monkeypatch.setattr("polyvae.imputation.filling.fill._PREDICTIVE", 60)  # draws
     low, high = fitted.impute(given, interval=0.8, kind="predictive")[1:]
-    monkeypatch.setattr("polyvae.imputation.filling._CELLS", 60 * 10 * 20)  # 20 samples at a time
+    monkeypatch.setattr("polyvae.imputation.filling.fill._CELLS", 60 * 10 * 20)  # 20 samples at a time
     others = fitted.impute(given, interval=0.8, kind="predictive")[1:]
     ratio = (others[1]["protein"] - others[0]["protein"]) / (high["protein"] - low["protein"])
     assert ratio.notna().all(axis=None)

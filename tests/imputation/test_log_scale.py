@@ -10,7 +10,7 @@ import pytest
 import polyvae as pv
 from polyvae.data.schema import Schema
 from polyvae.imputation.advice import advise
-from polyvae.imputation.filling import canonical, whole
+from polyvae.imputation.filling.fill import canonical, whole
 
 
 def cells(count: int = 160, seed: int = 0) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from scipy import sparse
 import polyvae as pv
 from polyvae.data.schema import Schema
 from polyvae.imputation.advice import advise, advise_of_training_samples
-from polyvae.imputation.filling import canonical, whole
+from polyvae.imputation.filling.fill import canonical, whole
 from polyvae.imputation.tables import SparseRows
 from polyvae.utils.files import load_tensors, save_tensors
 

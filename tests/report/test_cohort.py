@@ -13,8 +13,8 @@ import pytest
 
 import polyvae as pv
 from polyvae.data.groups import Group
-from polyvae.imputation.classes import Calibration
-from polyvae.imputation.runs import FitRecord, FittedRun
+from polyvae.imputation.files.runs import FitRecord, FittedRun
+from polyvae.imputation.filling.classes import Calibration
 from polyvae.report import number
 from polyvae.report.classes import _counts
 from polyvae.report.cohort import _view, write_fit_report

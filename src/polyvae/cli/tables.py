@@ -127,8 +127,8 @@ def fit(
     quiet: Quiet = False,
 ) -> None:
     """Learn to impute and embed tables with missing modalities; writes the estimator, its held-out scores and a report."""
-    from polyvae.imputation import runs as fitted  # seconds of import
-    from polyvae.imputation.sources import files_of
+    from polyvae.imputation.files import runs as fitted  # seconds of import
+    from polyvae.imputation.files.sources import files_of
 
     given = files_of(
         files,
@@ -209,8 +209,8 @@ def impute(
     force: Force = False,
 ) -> None:
     """Fill in the missing modalities and entries of samples; what was measured is not changed."""
-    from polyvae.imputation import runs as fitted  # seconds of import
-    from polyvae.imputation.sources import files_of
+    from polyvae.imputation.files import runs as fitted  # seconds of import
+    from polyvae.imputation.files.sources import files_of
 
     given = files_of(
         files,
@@ -240,8 +240,8 @@ def embed(
     force: Force = False,
 ) -> None:
     """Write the embedding of samples given what was observed of each."""
-    from polyvae.imputation import runs as fitted  # seconds of import
-    from polyvae.imputation.sources import files_of
+    from polyvae.imputation.files import runs as fitted  # seconds of import
+    from polyvae.imputation.files.sources import files_of
 
     given = files_of(files, ("--out", "--std", "--id", "--mask", "--device", "--force"))
     with _messages():
@@ -281,8 +281,8 @@ def predict(
     force: Force = False,
 ) -> None:
     """Write the predicted target of samples; of classes also their probabilities, of a time to event the risk and the median."""
-    from polyvae.imputation import runs as fitted  # seconds of import
-    from polyvae.imputation.sources import files_of
+    from polyvae.imputation.files import runs as fitted  # seconds of import
+    from polyvae.imputation.files.sources import files_of
 
     given = files_of(files, ("--out", "--interval", "--times", "--id", "--mask", "--device", "--force"))
     with _messages():
@@ -309,8 +309,8 @@ def score(
     device: Device = "cpu",
 ) -> None:
     """Score new samples: each modality is hidden in turn and predicted from the others; and the target, where it is known."""
-    from polyvae.imputation import runs as fitted  # seconds of import
-    from polyvae.imputation.sources import files_of
+    from polyvae.imputation.files import runs as fitted  # seconds of import
+    from polyvae.imputation.files.sources import files_of
 
     given = files_of(files, ("--target", "--id", "--mask", "--device"))
     with _messages():
@@ -338,8 +338,8 @@ def extend(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing run.")] = False,
 ) -> None:
     """Add levels of covariates, such as a new batch, whose effects are estimated from these files; nothing is trained again."""
-    from polyvae.imputation import runs as fitted  # seconds of import
-    from polyvae.imputation.sources import files_of
+    from polyvae.imputation.files import runs as fitted  # seconds of import
+    from polyvae.imputation.files.sources import files_of
 
     given = files_of(files, ("--out", "--id", "--mask", "--force"))
     with _messages():

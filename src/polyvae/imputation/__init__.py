@@ -7,7 +7,7 @@ Example:
 """
 
 from polyvae.imputation.estimator import Estimator
-from polyvae.imputation.rubin import pool
-from polyvae.imputation.scores import Scores
+from polyvae.imputation.filling.rubin import pool
+from polyvae.imputation.scoring.scores import Scores
 
 __all__ = ["Estimator", "Scores", "pool"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from polyvae.data.groups import text_of
 from polyvae.data.multimodal import MultimodalData
-from polyvae.imputation.wide import WIDE
+from polyvae.imputation.methods.wide import WIDE
 from polyvae.utils.errors import InputError
 from polyvae.utils.seeds import fold_in
 

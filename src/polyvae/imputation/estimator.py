@@ -21,28 +21,49 @@ from polyvae.data.readers import Given
 from polyvae.data.readers.classes import Ask, Asked
 from polyvae.data.regroup import with_kinds
 from polyvae.data.schema import Schema, asked_of
-from polyvae.imputation import storing
 from polyvae.imputation.advice import advise, advise_of_classes, advise_of_training_samples, warn_of_infinite
 from polyvae.imputation.choosing import check_memory, chosen_rows
-from polyvae.imputation.conditions import adjusted, advise_of_covariates, instead_of, names_of, read_with
-from polyvae.imputation.cox import concordance
-from polyvae.imputation.diagnosis import diagnose
-from polyvae.imputation.embedding import Embedding
-from polyvae.imputation.explain import attribute, factor_values, factors_of, fit_factors, variance_explained
-from polyvae.imputation.extending import extended
-from polyvae.imputation.filling import Kind, Statistic, blocks, canonical, check_level, fill, wanted, whole
-from polyvae.imputation.group_factors import GroupFactors
-from polyvae.imputation.hazards import Hazards
+from polyvae.imputation.covariates.conditions import (
+    adjusted,
+    advise_of_covariates,
+    instead_of,
+    names_of,
+    read_with,
+)
+from polyvae.imputation.covariates.extending import extended
+from polyvae.imputation.files import storing
+from polyvae.imputation.files.streaming import Reading, impute_files, predict_files
+from polyvae.imputation.filling.fill import (
+    Kind,
+    Statistic,
+    blocks,
+    canonical,
+    check_level,
+    fill,
+    wanted,
+    whole,
+)
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.parameters import check_parameters
-from polyvae.imputation.predicting import Outcome, TargetPredictor, of_risk, outcome, risks, survival
 from polyvae.imputation.recipe import designs
-from polyvae.imputation.scores import Scores
-from polyvae.imputation.scoring import held_out, on_hidden, on_new
-from polyvae.imputation.streaming import Reading, impute_files, predict_files
+from polyvae.imputation.scoring.diagnosis import diagnose
+from polyvae.imputation.scoring.held_out import held_out, on_hidden, on_new
+from polyvae.imputation.scoring.scores import Scores
 from polyvae.imputation.tables import Tables
-from polyvae.imputation.target import TARGET, Target
-from polyvae.imputation.times import Times, of_y
+from polyvae.imputation.targets.cox import concordance
+from polyvae.imputation.targets.hazards import Hazards
+from polyvae.imputation.targets.predicting import Outcome, TargetPredictor, of_risk, outcome, risks, survival
+from polyvae.imputation.targets.target import TARGET, Target
+from polyvae.imputation.targets.times import Times, of_y
+from polyvae.imputation.understanding.embedding import Embedding
+from polyvae.imputation.understanding.explain import (
+    attribute,
+    factor_values,
+    factors_of,
+    fit_factors,
+    variance_explained,
+)
+from polyvae.imputation.understanding.group_factors import GroupFactors
 from polyvae.metrics.attribution import STEPS, Attribution
 from polyvae.metrics.diagnosis import Diagnosis
 from polyvae.metrics.explained import VarianceExplained

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from polyvae.core.covariates import Covariate
 from polyvae.core.modality import Modality
-from polyvae.imputation.combine import Combination, Known, Once
-from polyvae.imputation.effects import Effects
-from polyvae.imputation.factors import Factors
-from polyvae.imputation.members import Members, Schedule
-from polyvae.imputation.simple import Spectra
+from polyvae.imputation.covariates.effects import Effects
+from polyvae.imputation.methods.combine import Combination, Known, Once
+from polyvae.imputation.methods.factors import Factors
+from polyvae.imputation.methods.members import Members, Schedule
+from polyvae.imputation.methods.simple import Spectra
+from polyvae.imputation.methods.trees import Trees, affordable
+from polyvae.imputation.methods.wide import WIDE, Wide
 from polyvae.imputation.tables import Flags, Floats, Pattern, Tables, patterns, pieces
-from polyvae.imputation.trees import Trees, affordable
-from polyvae.imputation.wide import WIDE, Wide
 from polyvae.utils.progress import Reporter
 from polyvae.utils.seeds import fold_in
 

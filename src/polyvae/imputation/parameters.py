@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from polyvae.data.regroup import check_kinds
-from polyvae.imputation.conditions import names_of
+from polyvae.imputation.covariates.conditions import names_of
 from polyvae.utils.devices import device_of
 from polyvae.utils.errors import InputError, check_count, is_number
 

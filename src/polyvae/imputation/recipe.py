@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from polyvae.imputation.imputer import Design
-from polyvae.imputation.members import Schedule
+from polyvae.imputation.methods.members import Schedule
 
 FEW = 500
 """Samples below which a linear ensemble behind strong dropout is trained beside the one with hidden layers."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from polyvae.data.groups import Group, text_of
-from polyvae.imputation.classes import Calibration
+from polyvae.imputation.filling.classes import Calibration
 from polyvae.report.drawing import Figure
 from polyvae.report.metrics import number
 from polyvae.report.plots import confusion_figure

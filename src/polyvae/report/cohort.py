@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from polyvae.imputation.runs import REPORT, FittedRun
+from polyvae.imputation.files.runs import REPORT, FittedRun
 from polyvae.report.classes import classes_section
 from polyvae.report.held import calibration_section, embedding_section, pairs_section, target_section
 from polyvae.report.metrics import number

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from polyvae.imputation.combine import Combination
+from polyvae.imputation.methods.combine import Combination
 from polyvae.imputation.tables import patterns
-from polyvae.imputation.target import TARGET
+from polyvae.imputation.targets.target import TARGET
 from polyvae.report.classes import class_figures
 from polyvae.report.metrics import number
 from polyvae.report.plots import Pair, curves_figure, embedding_figure, pair_figure

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from polyvae.imputation.cox import Survival, kaplan_meier
-from polyvae.imputation.hazards import STACK, Hazards, method_name
-from polyvae.imputation.target import TARGET
+from polyvae.imputation.targets.cox import Survival, kaplan_meier
+from polyvae.imputation.targets.hazards import STACK, Hazards, method_name
+from polyvae.imputation.targets.target import TARGET
 from polyvae.report.drawing import MUTED, RULE, SERIES, Drawing, Figure
 from polyvae.report.metrics import number
 from polyvae.report.sections import Section, Table

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from polyvae.imputation.combine import Combination
 from polyvae.imputation.estimator import Estimator
-from polyvae.imputation.scores import Scores
+from polyvae.imputation.methods.combine import Combination
+from polyvae.imputation.scoring.scores import Scores
 from polyvae.imputation.tables import Tables, patterns
 from polyvae.report.metrics import number
 from polyvae.report.plots import curves_figure, patterns_figure, scores_figure

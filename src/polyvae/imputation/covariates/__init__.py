@@ -1,0 +1,1 @@
+"""Effects of covariates: estimated, removed, and added again."""

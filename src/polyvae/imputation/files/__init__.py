@@ -1,0 +1,1 @@
+"""Files in, files out: runs, blocks of large data, and the estimator itself."""

@@ -1,0 +1,1 @@
+"""The methods that predict what is missing, and their combination."""

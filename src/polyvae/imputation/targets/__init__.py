@@ -1,0 +1,1 @@
+"""Classes, numbers and times to an event that are predicted."""

@@ -1,0 +1,1 @@
+"""The embedding, factors that can be interpreted, variance explained, and attributions."""

@@ -1,0 +1,48 @@
+"""Effects of levels that are added later: the best linear predictions, by their formula."""
+
+import numpy as np
+
+from polyvae.imputation.covariates.effects import estimated
+from polyvae.imputation.covariates.extending import _predicted
+
+
+def _trained(levels: int = 5, features: int = 3):
+    rng = np.random.default_rng(0)
+    level = np.arange(500) % levels
+    truth = 2 * rng.normal(size=(levels, features))
+    x = (truth[level] + rng.normal(size=(500, features))).astype(np.float32)
+    return estimated(x, np.ones(x.shape, bool), np.eye(levels)[level], [levels])
+
+
+def test_the_effect_of_one_new_level_is_its_shrunk_mean() -> None:
+    trained, rng = _trained(), np.random.default_rng(1)
+    left, seen = rng.normal(size=(7, 3)).astype(np.float32), np.ones((7, 3), bool)
+    seen[2:, 1], seen[:, 2] = False, False
+    left = np.where(seen, left, 0)
+    b, unknown = _predicted(left, seen, np.ones((7, 1), np.float32), trained, [0])
+    variance = trained.levels.variance()[0]
+    for feature, n in ((0, 7), (1, 2)):
+        kept = variance[feature] / (variance[feature] + trained.noise[feature] / n)
+        assert np.isclose(b[0, feature], kept * left[:n, feature].mean(), rtol=1e-6)
+    assert b[0, 2] == 0
+    assert np.isclose(unknown[0, 2], variance[2] * trained.levels.grow[0, 2])
+    assert (unknown[0, :2] == 0).all()
+
+
+def test_two_new_levels_are_the_mode_of_their_density() -> None:
+    trained, rng = _trained(), np.random.default_rng(2)
+    design = (rng.random((30, 2)) < 0.5).astype(np.float32)
+    left = rng.normal(size=(30, 3)).astype(np.float32)
+    b, _ = _predicted(left, np.ones((30, 3), bool), design, trained, [0, 0])
+    noise, variance = trained.noise, trained.levels.variance()[0]
+    slope = design.T @ (left - design @ b) / noise - b / variance
+    assert np.abs(slope).max() < 1e-5
+
+
+def test_where_levels_do_not_differ_a_new_one_has_no_effect() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(3000, 200)).astype(np.float32)
+    trained = estimated(x, np.ones(x.shape, bool), np.eye(3)[np.arange(3000) % 3], [3])
+    left = rng.normal(size=(20, 200)).astype(np.float32)
+    b, _ = _predicted(left, np.ones(left.shape, bool), np.ones((20, 1), np.float32), trained, [0])
+    assert np.square(b).mean() < 0.05 * np.square(left.mean(0)).mean()
