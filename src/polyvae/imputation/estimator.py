@@ -55,14 +55,8 @@ from polyvae.imputation.targets.hazards import Hazards
 from polyvae.imputation.targets.predicting import Outcome, TargetPredictor, of_risk, outcome, risks, survival
 from polyvae.imputation.targets.target import TARGET, Target
 from polyvae.imputation.targets.times import Times, of_y
+from polyvae.imputation.understanding import explain
 from polyvae.imputation.understanding.embedding import Embedding
-from polyvae.imputation.understanding.explain import (
-    attribute,
-    factor_values,
-    factors_of,
-    fit_factors,
-    variance_explained,
-)
 from polyvae.imputation.understanding.group_factors import GroupFactors
 from polyvae.metrics.attribution import STEPS, Attribution
 from polyvae.metrics.diagnosis import Diagnosis
@@ -388,7 +382,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         for rows, part in blocks(self.schema_, data):
             part = self._with_target(part)
             if model is not None:
-                mean[rows], scale[rows] = factor_values(self.schema_, self._imputer, model, part)
+                mean[rows], scale[rows] = explain.factor_values(self.schema_, self._imputer, model, part)
                 continue
             mean[rows] = self._embedding.of(self._imputer, part)
             if std:
@@ -631,7 +625,9 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "schema_")
         tables = None if X is None else self._in_order(X)
         turned = rotation == "varimax"
-        return variance_explained(self.schema_, self._imputer, self._embedding, self.scores_, tables, turned)
+        return explain.variance_explained(
+            self.schema_, self._imputer, self._embedding, self.scores_, tables, turned
+        )
 
     def factors(self, X: Data = None) -> VarianceExplained:
         """Factors that can be interpreted: which modalities and features each is active in, its weights, and its values.
@@ -665,12 +661,12 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             (('f0', 'f1'), ['f0'], (4, 2))
         """
         tables = None if X is None else self._in_order(X)
-        return factors_of(self.schema_, self._imputer, self._factor_model(), self.scores_, tables)
+        return explain.factors_of(self.schema_, self._imputer, self._factor_model(), self.scores_, tables)
 
     def _factor_model(self) -> GroupFactors:
         check_is_fitted(self, "schema_")
         if self._factors is None:
-            self._factors = fit_factors(self.schema_, self._imputer, self._embedding)
+            self._factors = explain.fit_factors(self.schema_, self._imputer, self._embedding)
         return self._factors
 
     def attribute(self, X: Data, of: Any, *, to: Any = None, steps: int = STEPS) -> Attribution:
@@ -696,7 +692,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_count("attribute", "steps", steps)
         tables = self._in_order(X)
-        return attribute(self.schema_, self._imputer, self._embedding, tables, of, to, steps)
+        return explain.attribute(self.schema_, self._imputer, self._embedding, tables, of, to, steps)
 
     def diagnose(self) -> Diagnosis:
         """What is wrong with the fit, if anything: each finding names the modality, a number with its threshold, and a remedy."""
