@@ -23,13 +23,7 @@ from polyvae.data.regroup import with_kinds
 from polyvae.data.schema import Schema, asked_of
 from polyvae.imputation.advice import advise, advise_of_classes, advise_of_training_samples, warn_of_infinite
 from polyvae.imputation.choosing import check_memory, chosen_rows
-from polyvae.imputation.covariates.conditions import (
-    adjusted,
-    advise_of_covariates,
-    instead_of,
-    names_of,
-    read_with,
-)
+from polyvae.imputation.covariates import conditions
 from polyvae.imputation.covariates.extending import extended
 from polyvae.imputation.files import storing
 from polyvae.imputation.files.streaming import Reading, impute_files, predict_files
@@ -194,8 +188,10 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         start = time.monotonic()
         check_parameters(self.get_params(deep=False))
         given = self._read(X, lambda name: Asked((self.kinds or {}).get(name, {})))
-        names = names_of(self.covariates)
-        advise_of_covariates(X if isinstance(X, MultimodalData) else given.data, names, self.covariates)
+        names = conditions.names_of(self.covariates)
+        conditions.advise_of_covariates(
+            X if isinstance(X, MultimodalData) else given.data, names, self.covariates
+        )
         given = given._replace(data=with_kinds(given.data, self.kinds))
         rows = chosen_rows(given.data, self.max_samples, self.seed)
         data = given.data if rows is None else given.data.rows(rows)
@@ -211,7 +207,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         advise(schema, tables, self.log_scale)
         if target is not None and target.classes is not None:
             advise_of_classes(data, len(target.classes))
-        schema, effects, tables = adjusted(schema, data, order, tables)
+        schema, effects, tables = conditions.adjusted(schema, data, order, tables)
         with reporter(self.verbose) as report:
             imputer = Imputer(
                 tables,
@@ -253,7 +249,9 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             self.classes_ = np.array(target.classes)
 
     def _read(self, X: Data, asked: Ask, overlap: bool = True) -> Given:
-        return read_with(X, self.covariates, id=self.id, nan=self.nan, overlap=overlap, asked=asked)
+        return conditions.read_with(
+            X, self.covariates, id=self.id, nan=self.nan, overlap=overlap, asked=asked
+        )
 
     def _aligned(self, X: Data) -> tuple[Given, MultimodalData]:
         check_is_fitted(self, "schema_")
@@ -296,7 +294,9 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         asked = wanted(self.seed, interval, draws, statistic, kind)
         given, data = self._aligned(X)
-        filled = fill(self.schema_, self._imputer, data, asked, instead_of(self.schema_, covariates))
+        filled = fill(
+            self.schema_, self._imputer, data, asked, conditions.instead_of(self.schema_, covariates)
+        )
         if draws is not None:
             return [self._back(given, one) for one in filled.draws]
         if interval is not None:
@@ -346,7 +346,7 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "schema_")
         asked = wanted(self.seed, interval, draws, statistic, kind, both=True)
-        instead = instead_of(self.schema_, covariates, single=True)
+        instead = conditions.instead_of(self.schema_, covariates, single=True)
         return impute_files(
             self.schema_, self._imputer, files, Path(out), asked, self._reading(),
             format=format, force=force, covariates=instead,
