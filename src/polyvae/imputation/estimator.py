@@ -360,8 +360,9 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             each.name: values[each.name].reshape(len(given.data), *each.shape)
             for each in self.schema_.modalities
         }
-        decoder = Decoder(self.schema_.groups, sets)
-        return given.layout.back(shaped, self.schema_.columns, given.data.ids, decoder)
+        return given.layout.back(
+            shaped, self.schema_.columns, given.data.ids, Decoder(self.schema_.groups, sets)
+        )
 
     def transform(self, X: Data, std: bool = False, *, factors: bool = False) -> Any:
         """The embedding of each sample given what was observed of it; with ``factors``, the factors of ``factors`` in its place.
