@@ -360,9 +360,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             each.name: values[each.name].reshape(len(given.data), *each.shape)
             for each in self.schema_.modalities
         }
-        return given.layout.back(
-            shaped, self.schema_.columns, given.data.ids, Decoder(self.schema_.groups, sets)
-        )
+        decoder = Decoder(self.schema_.groups, sets)
+        return given.layout.back(shaped, self.schema_.columns, given.data.ids, decoder)
 
     def transform(self, X: Data, std: bool = False, *, factors: bool = False) -> Any:
         """The embedding of each sample given what was observed of it; with ``factors``, the factors of ``factors`` in its place.
@@ -721,9 +720,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             InputError: No covariate of X has a new level, or data that do not fit the training data.
         """
-        _, data = self._aligned(X)
         other = copy.copy(self)
-        other.schema_, other._imputer = extended(self.schema_, self._imputer, data)
+        other.schema_, other._imputer = extended(self.schema_, self._imputer, self._aligned(X)[1])
         return other
 
     # ---- files -----------------------------------------------------------------------------------------------
