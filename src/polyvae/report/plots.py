@@ -31,6 +31,7 @@ _PATTERNS = 20
 _GROUPS = 6
 """Groups with a colour each; ten where their names are short."""
 _BRIEF = 12  # characters of a short name
+_PLAIN = (1e-3, 1e5)  # sizes of numbers whose ticks fit as they are
 _COLOURS = (*SERIES, "#3d6fd1", "#c0392b", "#8a5a44", "#12948a")
 
 
@@ -307,6 +308,14 @@ def pair_figure(name: str, title: str, pair: Pair, alt: str) -> Figure:
         unit = f" ({short(pair.unit, 12)})" if pair.unit else ""
         ax.set(xlim=ends, ylim=ends, xlabel=f"imputed{unit}", ylabel=f"measured{unit}")
         ax.locator_params(nbins=5)
+        if (
+            not _PLAIN[0] <= max(abs(low), abs(high)) < _PLAIN[1]
+        ):  # else a factor of all ticks is above the axes
+            from matplotlib.ticker import EngFormatter
+
+            ax.locator_params(nbins=3)
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_formatter(EngFormatter(sep=""))
         _quiet(ax, "both")
         return drawing.done(alt)
 

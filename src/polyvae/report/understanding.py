@@ -18,6 +18,7 @@ from polyvae.utils.text import counted
 _ROWS = 16  # latent dimensions in the heat map
 _TOP = 6  # features listed for each
 _FULL = 0.2  # the smallest R² of the full tint
+_LEAST = 0.01  # R² of a feature that is listed, but for the first
 _LISTED = 12  # latent dimensions whose features are listed
 
 
@@ -133,7 +134,9 @@ def _features(latents: Sequence[str], top: Mapping[str, Sequence[Sequence[Any]]]
     rows = []
     for latent in list(latents)[:_LISTED]:
         by: dict[str, list[str]] = {}
-        for name, feature, value in list(top.get(latent, ()))[:_TOP]:
+        for at, (name, feature, value) in enumerate(list(top.get(latent, ()))[:_TOP]):
+            if at and value < _LEAST:
+                continue
             by.setdefault(str(name), []).append(f"{feature} {number(float(value), 2)}")
         if by:
             rows.append([latent, "; ".join(f"{name}: {', '.join(each)}" for name, each in by.items())])
