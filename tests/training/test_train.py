@@ -343,7 +343,7 @@ def test_densities_stay_in_full_precision_whatever_autocast_does(name: str) -> N
 def test_a_device_that_is_not_there_is_one_line() -> None:
     with pytest.raises(
         pv.InputError,
-        match=r"^fit: got device='gpu7', which cannot be used .*; expected 'auto', 'cpu', 'cuda' or 'mps'$",
+        match=r"^fit: got device='gpu7', which cannot be used .*; expected 'auto', 'cpu', 'cuda' or 'mps'; choose one$",
     ):
         pv.fit(small_model(), small_data(), epochs=1, device="gpu7", show=False)
 
