@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from polyvae import Batch, InputError, Modality, Normal, build
 from polyvae.core import noise
@@ -16,10 +16,39 @@ from polyvae.core.aggregate import Experts
 from polyvae.models.parts.hmc import hmc
 from polyvae.testing import example_batch, example_model, plain_world
 from polyvae.testing.worlds import record, step
+from tests.helpers.golden import D, eps, recorded, wave
+from tests.helpers.golden_joint import hold, with_joint
 from tests.helpers.hand import NONE, WORLDS, Hand, decodes, kl_normal
 from tests.helpers.worlds import small
 
 DOUBLE = torch.float64
+
+
+class Bent(nn.Module):
+    """A flow of two columns by formula, which theirs was recorded with: z + bend tanh(z), and a shear of the second column."""
+
+    def __init__(self, of: dict[str, Tensor], m: int) -> None:
+        super().__init__()
+        self.bend, self.shear = of[f"{m}.bend"], of[f"{m}.shear"]
+
+    def forward(self, context: Tensor | None) -> Bent:
+        return self
+
+    def call_and_ladj(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        t = z.tanh()
+        u = z + self.bend * t
+        out = torch.stack([u[..., 0], u[..., 1] + self.shear[0] * u[..., 0]], -1)
+        return out, (1 + self.bend * (1 - t * t)).log().sum(-1)
+
+
+@recorded("jnf")
+def test_jnf_is_the_authors(case):
+    model, of = with_joint("jnf", case, hidden=(4,), conditional=False)
+    for m, net in enumerate(model.modalities.values()):
+        of[f"{m}.bend"] = nn.Parameter(0.4 * wave((D,), 8.1 + m))
+        of[f"{m}.shear"] = nn.Parameter(wave((1,), 8.6 + m))
+        net.parts["flow"].transform = Bent(of, m)
+    hold(model, case, of, {"z": eps(0.15, case["B"], D)[None, None]})
 
 
 @torch.no_grad()
