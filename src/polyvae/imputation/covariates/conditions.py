@@ -161,7 +161,7 @@ def instead_of(
         raise InputError(
             f"covariates: got {type(covariates).__name__}; expected a mapping from names to values; such as {{'batch': 'b'}}"
         )
-    levels = {one.name: one.levels for one in schema.covariates}
+    levels = {one.name: one.levels and [*one.levels, *one.added] for one in schema.covariates}
     found = {name: _known(_of_python(x), levels.get(name)) for name, x in covariates.items()}
     for name, x in found.items():
         if single and not isinstance(x, str | bool | int | float):
