@@ -42,8 +42,8 @@ def extended(schema: Schema, imputer: Imputer, data: MultimodalData) -> tuple[Sc
         InputError: No level is new, or one of a covariate that had a single level in training.
     """
     known = with_levels_of(schema.covariates, data)
-    for before, after in zip(schema.covariates, known, strict=True):
-        if after.added != before.added and len(before.levels or ()) == 1:
+    for before, now in zip(schema.covariates, known, strict=True):
+        if now.added != before.added and len(before.levels or ()) == 1:
             raise InputError(
                 f"extend: got new levels of {before.name!r}, which had one level in training; expected two or more, from which follows how "
                 "much levels differ; fit to the samples of all levels"
