@@ -82,6 +82,17 @@ def test_a_new_level_that_shrinkage_moves_far_is_named() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         two.extend(_table(["z"]))
+    lacking = _table(["z", "p"])
+    lacking = pv.MultimodalData(
+        {"a": lacking.values("a")},
+        entries={"a": np.broadcast_to(np.arange(4) > 1, (40, 4))},
+        covariates=lacking.covariates,
+    )
+    with pytest.warns(
+        UserWarning,
+        match=r"extend: nothing was measured in level 'z' of 'batch' \(in 2 of 4 columns of 'a'\)",
+    ):
+        two.extend(lacking)
 
 
 def test_one_level_in_training_does_not_state_how_much_levels_differ() -> None:

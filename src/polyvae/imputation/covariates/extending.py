@@ -18,6 +18,7 @@ import numpy as np
 from polyvae.data.covariates import Known, with_levels_of
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.schema import Schema
+from polyvae.imputation.covariates.conditions import advise_of_unmeasured
 from polyvae.imputation.covariates.effects import Effects, Estimated, alike, estimated
 from polyvae.imputation.filling.fill import whole
 from polyvae.imputation.imputer import Imputer
@@ -49,7 +50,7 @@ def extended(schema: Schema, imputer: Imputer, data: MultimodalData) -> tuple[Sc
                 "much levels differ; fit to the samples of all levels"
             )
     after = schema.model_copy(update={"covariates": known})
-    tables = whole(after, data, np.arange(len(data))).rows(slice(None))
+    tables = whole(after, data, np.arange(len(data)))
     other = copy.copy(imputer)
     other.effects = _with_levels(imputer, schema.covariates, known, tables)
     return after, other
@@ -72,14 +73,18 @@ def _with_levels(
     # The columns of the known levels, in the order before: a level that is added to an earlier covariate comes between them.
     rest = c[:, [*range(start), *(start + labels.index(label) for label in old)]]
     rows = np.flatnonzero(c[:, new].any(1))
+    given, added = tables.rows(rows), c[rows][:, new]
+    advise_of_unmeasured(
+        "extend", given, list(imputer.effects.shifts), [(before[at].name, level) for at, level in far], added
+    )
     shifts, leverages, doubts = {}, {}, {}
     for name, shift in imputer.effects.shifts.items():
-        x, seen = tables.values[name][rows], tables.observed[name][rows]
+        x, seen = given.values[name], given.observed[name]
         left = np.where(seen, x - imputer.effects.of(name, rest[rows]), 0)
         trained = _training(imputer, name, sizes)
         of = [labels[at - start][0] for at in new]
-        b, unknown = _predicted(left, seen, c[rows][:, new], trained, of)
-        for label, share in zip(far, _lost(left, seen, c[rows][:, new], trained.noise, b), strict=True):
+        b, unknown = _predicted(left, seen, added, trained, of)
+        for label, share in zip(far, _lost(left, seen, added, trained.noise, b), strict=True):
             far[label] = max(far[label], share)
         shifts[name] = _joined(shift, b, 1 + start, old, labels)
         leverages[name] = _joined(imputer.effects.leverages[name], np.zeros_like(b), 1 + start, old, labels)
