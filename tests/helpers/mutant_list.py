@@ -1705,10 +1705,22 @@ MUTANTS = [
         by="imputation/covariates/test_effects.py",
     ),
     Mutant(
-        "imputation.filling.residuals:wider",
-        "end**2 + more",
-        "end**2",
-        by="imputation/covariates/test_conditions.py",
+        "imputation.filling.residuals:_further",
+        "width**2 + more",
+        "width**2",
+        by="imputation/filling/test_residuals.py",
+    ),
+    Mutant(
+        "imputation.filling.residuals:_further",
+        "end + np.sqrt(width**2 + more) - width",
+        "np.sign(end) * np.sqrt(end**2 + more)",
+        by="imputation/filling/test_residuals.py",
+    ),
+    Mutant(
+        "imputation.covariates.extending:_lost",
+        "left - d @ b",
+        "left",
+        by="imputation/covariates/test_extending.py",
     ),
     Mutant(
         "imputation.filling.residuals:unknown_effects",

@@ -709,7 +709,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
         The effects of the new levels are estimated from the samples of X that have them, and shrunk by how much levels differed in
         training (best linear prediction). Nothing is trained again and results for known levels stay as they are, bit for bit. A feature
-        that no sample of a new level has gets the mean over the known levels, with wider intervals.
+        that no sample of a new level has gets the mean over the known levels, with wider intervals. A warning names new levels that differ
+        from the known ones by much more than these from each other, because shrinkage then takes a part of their effects.
 
         Args:
             X: New samples, with their covariates. Those of known levels are not used.
@@ -718,7 +719,8 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             A new estimator; this one is not changed.
 
         Raises:
-            InputError: No covariate of X has a new level, or data that do not fit the training data.
+            InputError: No covariate of X has a new level, one that has had a single level in training, or data that do not fit the
+                training data.
         """
         other = copy.copy(self)
         other.schema_, other._imputer = extended(self.schema_, self._imputer, self._aligned(X)[1])

@@ -530,6 +530,8 @@ def test_values_are_names_of_levels_or_numbers_whatever_type_they_have() -> None
         assert instead_of(schema, {"batch": several}) == {"batch": ["1", "1"]}
     assert instead_of(schema, {"batch": "001", "age": "40"}) == {"batch": "001", "age": 40.0}
     assert instead_of(schema, {"batch": "v", "age": "old"}) == {"batch": "v", "age": "old"}
+    added = schema.model_copy(update={"covariates": [known[0].model_copy(update={"added": ["2"]})]})
+    assert instead_of(added, {"batch": "2.0"}) == {"batch": "2"}
 
 
 def test_files_have_one_value_for_all_samples() -> None:

@@ -15,7 +15,7 @@ from polyvae.data.groups import groups_of
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import Given, read
 from polyvae.data.schema import Schema
-from polyvae.imputation.covariates.effects import Effects
+from polyvae.imputation.covariates.effects import Effects, spans
 from polyvae.imputation.filling.fill import whole
 from polyvae.imputation.tables import SparseRows, Tables
 from polyvae.utils.errors import InputError, nearest
@@ -161,7 +161,7 @@ def instead_of(
         raise InputError(
             f"covariates: got {type(covariates).__name__}; expected a mapping from names to values; such as {{'batch': 'b'}}"
         )
-    levels = {one.name: one.levels for one in schema.covariates}
+    levels = {one.name: one.levels and [*one.levels, *one.added] for one in schema.covariates}
     found = {name: _known(_of_python(x), levels.get(name)) for name, x in covariates.items()}
     for name, x in found.items():
         if single and not isinstance(x, str | bool | int | float):
@@ -213,34 +213,55 @@ def adjusted(
     if not schema.covariates:
         return schema, Effects(), tables
     sizes = [one.covariate.columns for one in schema.covariates]
-    _advise_of_unmeasured(schema, tables)
+    _advise_of_training(schema, tables)
     schema, effects = Effects.fit(tables, schema.names, sizes).rescaled(schema, tables)
     values = {**tables.values, **whole(schema, data, order).values}
     return schema, effects, effects.removed(tables._replace(values=values))
 
 
-def _advise_of_unmeasured(schema: Schema, tables: Tables) -> None:
-    """Warn of levels without a measurement of a modality, or of some of its columns, where their effect is 0."""
+def _advise_of_training(schema: Schema, tables: Tables) -> None:
     assert tables.covariates is not None
-    found, start = list[str](), 0
-    for one in schema.covariates:
-        for at, level in enumerate(one.levels or ()):
-            rows = tables.covariates[:, start + at] > 0
-            lacking = [
-                repr(name) if never.all() else f"{int(never.sum())} of {never.size} columns of {name!r}"
-                for name in schema.names
-                if (never := ~_seen(tables, name)[rows].any(0)).any()
-            ]
-            if lacking:
-                found.append(f"{level!r} of {one.name!r} (in {', '.join(lacking)})")
-        start += one.covariate.columns
+    labels, at = list[tuple[str, str]](), list[int]()
+    for one, span in zip(
+        schema.covariates, spans([one.covariate.columns for one in schema.covariates]), strict=True
+    ):
+        labels += [(one.name, level) for level in one.levels or ()]
+        at += range(span.start, span.stop) if one.levels else ()
+    advise_of_unmeasured("fit", tables, schema.names, labels, tables.covariates[:, at])
+
+
+def advise_of_unmeasured(
+    where: str,
+    tables: Tables,
+    names: Sequence[str],
+    labels: Sequence[tuple[str, str]],
+    columns: NDArray[np.floating[Any]],
+) -> None:
+    """Warn of levels without a measurement of a modality, or of some of its columns, where their effect is 0.
+
+    Args:
+        where: What the warning begins with.
+        tables: The samples.
+        names: The modalities.
+        labels: A covariate and one of its levels, A of them.
+        columns: [N, A], which samples have these levels.
+    """
+    found = list[str]()
+    for (covariate, level), column in zip(labels, columns.T, strict=True):
+        lacking = [
+            repr(name) if never.all() else f"{int(never.sum())} of {never.size} columns of {name!r}"
+            for name in names
+            if (never := ~_seen(tables, name)[column > 0].any(0)).any()
+        ]
+        if lacking:
+            found.append(f"{level!r} of {covariate!r} (in {', '.join(lacking)})")
     if found:
         what = "level" if len(found) == 1 else "levels"
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         warnings.warn(
-            f"fit: nothing was measured in {what} {', '.join(found[:_SHOWN])}{more}, so the effect is 0 there: such values are predicted "
-            "as those of a sample of average level; measure some, or merge levels",
-            stacklevel=4,
+            f"{where}: nothing was measured in {what} {', '.join(found[:_SHOWN])}{more}, so the effect is 0 there: such values are "
+            "predicted as those of a sample of average level; measure some, or merge levels",
+            stacklevel=5,
         )
 
 

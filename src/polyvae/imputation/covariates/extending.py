@@ -9,6 +9,7 @@ again: to them a new level is no level at all, whose columns are 0.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,12 +18,17 @@ import numpy as np
 from polyvae.data.covariates import Known, with_levels_of
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.schema import Schema
+from polyvae.imputation.covariates.conditions import advise_of_unmeasured
 from polyvae.imputation.covariates.effects import Effects, Estimated, alike, estimated
 from polyvae.imputation.filling.fill import whole
 from polyvae.imputation.imputer import Imputer
 from polyvae.imputation.tables import Doubles, Flags, Floats, SparseRows, Tables
+from polyvae.utils.errors import InputError
 
 _LEAST = 1e-12  # the smallest variance of levels, relative to that of the residuals
+_FAR = 4.0  # standard errors of the mean of a feature that shrinkage takes
+_SHOWN = 5  # levels that a warning names
+_MANY = 0.02  # the share of such features in a modality, above which a warning names the level
 
 
 def extended(schema: Schema, imputer: Imputer, data: MultimodalData) -> tuple[Schema, Imputer]:
@@ -34,11 +40,17 @@ def extended(schema: Schema, imputer: Imputer, data: MultimodalData) -> tuple[Sc
         data: New samples, aligned with the schema; only those of new levels are used.
 
     Raises:
-        InputError: No level is new.
+        InputError: No level is new, or one of a covariate that had a single level in training.
     """
     known = with_levels_of(schema.covariates, data)
+    for before, now in zip(schema.covariates, known, strict=True):
+        if now.added != before.added and len(before.levels or ()) == 1:
+            raise InputError(
+                f"extend: got new levels of {before.name!r}, which had one level in training; expected two or more, from which follows how "
+                "much levels differ; fit to the samples of all levels"
+            )
     after = schema.model_copy(update={"covariates": known})
-    tables = whole(after, data, np.arange(len(data))).rows(slice(None))
+    tables = whole(after, data, np.arange(len(data)))
     other = copy.copy(imputer)
     other.effects = _with_levels(imputer, schema.covariates, known, tables)
     return after, other
@@ -57,20 +69,34 @@ def _with_levels(
     c, start = tables.covariates, sum(sizes)
     assert c is not None
     new = [start + at for at, label in enumerate(labels) if label not in old]
+    far = {labels[at - start]: 0.0 for at in new}
     # The columns of the known levels, in the order before: a level that is added to an earlier covariate comes between them.
     rest = c[:, [*range(start), *(start + labels.index(label) for label in old)]]
     rows = np.flatnonzero(c[:, new].any(1))
+    given, added = tables.rows(rows), c[rows][:, new]
+    advise_of_unmeasured(
+        "extend", given, list(imputer.effects.shifts), [(before[at].name, level) for at, level in far], added
+    )
     shifts, leverages, doubts = {}, {}, {}
     for name, shift in imputer.effects.shifts.items():
-        x, seen = tables.values[name][rows], tables.observed[name][rows]
+        x, seen = given.values[name], given.observed[name]
         left = np.where(seen, x - imputer.effects.of(name, rest[rows]), 0)
         trained = _training(imputer, name, sizes)
         of = [labels[at - start][0] for at in new]
-        b, unknown = _predicted(left, seen, c[rows][:, new], trained, of)
+        b, unknown = _predicted(left, seen, added, trained, of)
+        for label, share in zip(far, _lost(left, seen, added, trained.noise, b), strict=True):
+            far[label] = max(far[label], share)
         shifts[name] = _joined(shift, b, 1 + start, old, labels)
         leverages[name] = _joined(imputer.effects.leverages[name], np.zeros_like(b), 1 + start, old, labels)
         earlier = imputer.effects.doubts.get(name, np.zeros_like(shift[1:]))
         doubts[name] = _joined(earlier, unknown, start, old, labels)
+    if apart := [f"{level!r} of {before[at].name!r}" for (at, level), share in far.items() if share > _MANY]:
+        more = f" and {len(apart) - _SHOWN} more" if len(apart) > _SHOWN else ""
+        warnings.warn(
+            f"extend: new levels differ from the known ones by much more than these from each other ({', '.join(apart[:_SHOWN])}{more}), "
+            "so that shrinkage takes a part of their effects; fit again with these samples",
+            stacklevel=4,
+        )
     return Effects(shifts, leverages, doubts)
 
 
@@ -115,3 +141,17 @@ def _predicted(
         b[:, columns] = np.linalg.solve(own, target.T[:, :, None])[:, :, 0].T
     never = d.T @ seen == 0
     return np.where(never, 0, b), np.where(never, variance * trained.levels.grow[of], 0)
+
+
+def _lost(left: Floats, seen: Flags, design: Floats, noise: Doubles, b: Doubles) -> Doubles:
+    """Of each new level the share of features, [A], whose mean is further from the effect than errors of means are.
+
+    Were the new level one of those that training levels are drawn from, what shrinkage takes from a mean would be at most its standard
+    error, as a root mean square.
+    """
+    d = design.astype(np.float64)
+    count = d.T @ seen
+    rest = d.T @ np.where(seen, left - d @ b, 0)
+    measured = (count > 0) & (noise > _LEAST)
+    far = measured & (rest**2 > _FAR**2 * count * noise)
+    return np.asarray(far.sum(1) / np.maximum(measured.sum(1), 1), np.float64)

@@ -328,12 +328,8 @@ def fill_block(
         )
         put(values, centre, classes.most_probable)
         if ends is not None:
-            below, above = wider(
-                _interval(schema[found.name], found, wanted, spread),
-                imputer.effects.doubt(found.name, part.at),
-                found.rows,
-                wanted.level,
-            )
+            doubt = imputer.effects.doubt(found.name, part.at)
+            below, above = _interval(each, found, wanted, spread, doubt)
             put(ends[0], found.values + below, classes.ends(below, above, 0))
             put(ends[1], found.values + above, classes.ends(below, above, 1))
         more = unknown_effects(imputer, found, part.at, wanted.draws, wanted.seed)
@@ -477,18 +473,23 @@ def _median(found: Imputed) -> Doubles:
 
 
 def _interval(
-    each: Features, found: Imputed, wanted: Wanted, spread: Mapping[str, tuple[Floats, Floats]] | None
+    each: Features,
+    found: Imputed,
+    wanted: Wanted,
+    spread: Mapping[str, tuple[Floats, Floats]] | None,
+    doubt: Floats | None,
 ) -> tuple[Doubles, Doubles]:
-    """The ends of the interval relative to the prediction: [F] or [n, F] each."""
+    """The ends of the interval relative to the prediction: [F] or [n, F] each. Sets of classes do not include the variance ``doubt``."""
     assert wanted.level is not None
     if spread is not None:
-        low, high = spread[found.name]
-        return low[found.rows].astype(np.float64), high[found.rows].astype(np.float64)
+        low, high = (x[found.rows].astype(np.float64) for x in spread[found.name])
+        return wider((low, high), doubt, found.rows, wanted.level)
     width = found.combination.half_widths(wanted.level)
+    ends = wider((-width, width), doubt, found.rows, wanted.level)
     flags = np.flatnonzero(np.array(each.kinds) == "binary")
     if wanted.kind != "class-conditional" or not len(flags):
-        return -width, width
-    below, above = (np.broadcast_to(x, found.values.shape).copy() for x in (-width, width))
+        return ends
+    below, above = (np.broadcast_to(x, found.values.shape).copy() for x in ends)
     below[:, flags], above[:, flags] = _of_flags(each, found, wanted.level, flags)
     return below, above
 

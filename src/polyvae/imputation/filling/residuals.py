@@ -96,8 +96,13 @@ def wider(
     if doubt is None or level is None:
         return ends
     more = ndtri((1 + level) / 2) ** 2 * doubt[rows].astype(np.float64)
-    below, above = (np.where(more > 0, np.sign(end) * np.sqrt(end**2 + more), end) for end in ends)
-    return below, above
+    return -_further(-ends[0], more), _further(ends[1], more)
+
+
+def _further(end: Doubles, more: Doubles) -> Doubles:
+    """An upper end, further from the prediction; also where it is below the prediction, as quantiles of draws may be."""
+    width = np.where(np.isfinite(end), np.maximum(end, 0), 0)
+    return np.asarray(np.where(more > 0, end + np.sqrt(width**2 + more) - width, end), np.float64)
 
 
 def unknown_effects(

@@ -118,13 +118,13 @@ def fit_factors(schema: Schema, imputer: Imputer, embedding: Embedding) -> Group
     count = max(1, min(int((shares >= SHOWN).sum()) + _MORE, largest))
     start = z[:, np.argsort(-shares, kind="stable")[:count]]
     model = GroupFactors.fit(x, seen, groups, start, _FIRST)
-    for _ in range(_MOST):
+    values, _ = model.of(x, seen)
+    active = _shares(schema, given, values, model.weights) >= SHOWN
+    whole = False  # whether the fit was not cut short, after which all factors are active
+    while not (whole and active.any(1).all()):
+        model, whole = GroupFactors.fit(x, seen, groups, values[:, active.any(1)]), True
         values, _ = model.of(x, seen)
-        kept = np.flatnonzero(_shares(schema, given, values, model.weights).max(1) >= SHOWN)
-        model = GroupFactors.fit(x, seen, groups, values[:, kept])
-        if len(kept) == values.shape[1]:
-            break
-    active = _shares(schema, given, model.of(x, seen)[0], model.weights) >= SHOWN
+        active = _shares(schema, given, values, model.weights) >= SHOWN
     model = model.turned(alike(model.weights, active))
     shares = _shares(schema, given, model.of(x, seen)[0], model.weights)
     order, signs = _arranged(model.weights, shares.sum(1))
