@@ -39,6 +39,7 @@ from polyvae.utils.errors import InputError, nearest
 from polyvae.utils.text import named
 
 _TURNS = 500  # iterations of varimax, at most
+_VALUES = 2**25  # of the samples to which a group factor analysis is fitted, at most
 _MOST = 25  # factors with which a group factor analysis begins
 _MORE = 5  # of these, more than there are columns of the embedding that explain something
 _FIRST = 60  # its updates until factors that explain little are left out
@@ -109,7 +110,9 @@ def fit_factors(schema: Schema, imputer: Imputer, embedding: Embedding) -> Group
 
     The fit begins with columns of the embedding, as they are without the member that saw the sample.
     """
-    rows = imputer.calibration
+    columns = sum(len(schema[name].columns) for name in schema.names)
+    every = max(1, -(-len(imputer.calibration) * columns // _VALUES))
+    rows = imputer.calibration[::every]
     given, z = _embedded(imputer, embedding, None, rows)
     shares = _shares(schema, given, z, embedding.axes.astype(np.float64)).max(1)
     x, seen = _side_by_side(schema, given)
