@@ -633,11 +633,11 @@ class Estimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Factors that can be interpreted: which modalities and features each is active in, its weights, and its values.
 
         A group factor analysis of the standardised features, x = μ + W u + ε, is fitted to the observed values of the training samples
-        (5,000 at most, and 33 million values) at the first call. It begins with the columns of the embedding. Each factor has a precision of its weights in each
-        modality, so that it can vanish from some of them; this is the model of MOFA without its spikes, with normal likelihoods. Factors
-        that explain less than 1 % of every modality are left out. f0 explains most of all modalities together; of each factor the
-        weight of largest magnitude is positive. Shares of variance are as in ``variance_explained``, of values of the factors given
-        all that was observed of a sample, the feature included.
+        (5,000 at most, and 33 million values) at the first call. It begins with the columns of the embedding. Each factor has a
+        precision of its weights in each modality, so that it can vanish from some of them; this is the model of MOFA without its
+        spikes, with normal likelihoods. Factors that explain less than 1 % of every modality are left out. f0 explains most of all
+        modalities together; of each factor the weight of largest magnitude is positive. Shares of variance are as in
+        ``variance_explained``, of values of the factors given all that was observed of a sample, the feature included.
 
         Args:
             X: Samples. None: the training samples.
