@@ -221,27 +221,58 @@ def adjusted(
 
 def _advise_of_unmeasured(schema: Schema, tables: Tables) -> None:
     """Warn of levels without a measurement of a modality, or of some of its columns, where their effect is 0."""
-    assert tables.covariates is not None
-    found, start = list[str](), 0
-    for one in schema.covariates:
-        for at, level in enumerate(one.levels or ()):
-            rows = tables.covariates[:, start + at] > 0
-            lacking = [
-                repr(name) if never.all() else f"{int(never.sum())} of {never.size} columns of {name!r}"
-                for name in schema.names
-                if (never := ~_seen(tables, name)[rows].any(0)).any()
-            ]
-            if lacking:
-                found.append(f"{level!r} of {one.name!r} (in {', '.join(lacking)})")
-        start += one.covariate.columns
+    found = [(one, level, lacking) for one, level, _, lacking in by_level(schema, tables) if lacking]
+    advise_of_levels("fit", found, stacklevel=5)
+
+
+def advise_of_levels(what: str, found: Sequence[tuple[str, str, str]], stacklevel: int) -> None:
+    """Warn of levels in which something was never measured.
+
+    Args:
+        what: The call.
+        found: Of each such level the covariate, its name, and what it lacks, as of ``unmeasured``.
+        stacklevel: See ``warnings.warn``.
+    """
     if found:
-        what = "level" if len(found) == 1 else "levels"
+        named_levels = [f"{level!r} of {one!r} (in {lacking})" for one, level, lacking in found]
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         warnings.warn(
-            f"fit: nothing was measured in {what} {', '.join(found[:_SHOWN])}{more}, so the effect is 0 there: such values are predicted "
-            "as those of a sample of average level; measure some, or merge levels",
-            stacklevel=4,
+            f"{what}: nothing was measured in {'level' if len(found) == 1 else 'levels'} {', '.join(named_levels[:_SHOWN])}{more}, so the "
+            "effect is 0 there: such values are predicted as those of a sample of average level; measure some, or merge levels",
+            stacklevel=stacklevel,
         )
+
+
+def by_level(schema: Schema, tables: Tables) -> list[tuple[str, str, int, str]]:
+    """Of each level of each covariate its name, the number of its training samples, and what was never measured in them.
+
+    Args:
+        schema: The schema.
+        tables: The training samples.
+    """
+    found, start = list[tuple[str, str, int, str]](), 0
+    for one in schema.covariates:
+        for at, level in enumerate(one.levels or ()):
+            assert tables.covariates is not None
+            rows = tables.covariates[:, start + at] > 0
+            found.append((one.name, level, int(rows.sum()), unmeasured(tables, schema.names, rows)))
+        start += one.covariate.columns
+    return found
+
+
+def unmeasured(tables: Tables, names: Sequence[str], rows: NDArray[np.bool_]) -> str:
+    """The modalities, and the numbers of columns of others, of which no value was observed in the rows; empty: none.
+
+    Args:
+        tables: The samples.
+        names: The modalities.
+        rows: [N], which samples.
+    """
+    return ", ".join(
+        repr(name) if never.all() else f"{int(never.sum())} of {never.size} columns of {name!r}"
+        for name in names
+        if (never := ~_seen(tables, name)[rows].any(0)).any()
+    )
 
 
 def _seen(tables: Tables, name: str) -> NDArray[np.bool_]:

@@ -17,6 +17,7 @@ import numpy as np
 from polyvae.data.covariates import Known, with_levels_of
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.schema import Schema
+from polyvae.imputation.covariates.conditions import advise_of_levels, unmeasured
 from polyvae.imputation.covariates.effects import Effects, Estimated, alike, estimated
 from polyvae.imputation.filling.fill import whole
 from polyvae.imputation.imputer import Imputer
@@ -39,9 +40,23 @@ def extended(schema: Schema, imputer: Imputer, data: MultimodalData) -> tuple[Sc
     known = with_levels_of(schema.covariates, data)
     after = schema.model_copy(update={"covariates": known})
     tables = whole(after, data, np.arange(len(data))).rows(slice(None))
+    _advise(schema, known, tables)
     other = copy.copy(imputer)
     other.effects = _with_levels(imputer, schema.covariates, known, tables)
     return after, other
+
+
+def _advise(schema: Schema, known: Sequence[Known], tables: Tables) -> None:
+    """Warn of new levels in which a modality, or some of its columns, was not measured, as ``fit`` does."""
+    start, old = sum(one.covariate.columns for one in schema.covariates), _added(schema.covariates)
+    assert tables.covariates is not None
+    found = [
+        (known[one].name, level, lacking)
+        for at, (one, level) in enumerate(_added(known))
+        if (one, level) not in old
+        and (lacking := unmeasured(tables, schema.names, tables.covariates[:, start + at] > 0))
+    ]
+    advise_of_levels("extend", found, stacklevel=4)
 
 
 def _added(known: Sequence[Known]) -> list[tuple[int, str]]:
