@@ -81,7 +81,7 @@ def test_columns_and_modalities_in_another_order_give_the_same_values():
 def test_missing_columns_are_named_or_masked():
     schema = Schema.fit(cohort())
     new = pv.MultimodalData({"rna": np.ones((2, 2))}, columns={"rna": ("c", "a")})
-    with pytest.raises(pv.InputError, match=r"without 1 of 3 columns \('b'\)"):
+    with pytest.raises(pv.InputError, match=r"lacks 1 of 3 columns \('b'\)"):
         schema.align(new)
     aligned = schema.align(new, missing="mask")
     assert aligned.observed("rna").tolist() == [[True, False, True]] * 2

@@ -543,7 +543,7 @@ def _aligned(each: Features, data: MultimodalData, missing: str) -> tuple[Any, T
     lacking = original(absent, {group.name: group.levels for group in each.groups if not group.ranks})
     if absent and missing == "error":
         raise InputError(
-            f"modality {name!r}: got data without {len(lacking)} of {counted(len(each.originals), 'column', 'columns')} ({named(lacking)}); "
+            f"modality {name!r}: lacks {len(lacking)} of {counted(len(each.originals), 'column', 'columns')} ({named(lacking)}); "
             "expected those of the training data; add or rename them, or take them as missing (missing_columns='mask', --mask)"
         )
     unknown = sorted(set(given) - set(each.columns), key=place.__getitem__)
