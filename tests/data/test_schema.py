@@ -81,7 +81,7 @@ def test_columns_and_modalities_in_another_order_give_the_same_values():
 def test_missing_columns_are_named_or_masked():
     schema = Schema.fit(cohort())
     new = pv.MultimodalData({"rna": np.ones((2, 2))}, columns={"rna": ("c", "a")})
-    with pytest.raises(pv.InputError, match=r"no 1 column of 3 \('b'\)"):
+    with pytest.raises(pv.InputError, match=r"lacks 1 of 3 columns \('b'\)"):
         schema.align(new)
     aligned = schema.align(new, missing="mask")
     assert aligned.observed("rna").tolist() == [[True, False, True]] * 2
@@ -96,7 +96,8 @@ def test_unknown_columns_and_modalities_are_counted():
     with pytest.warns(UserWarning, match="not in the training data") as caught:
         aligned = schema.align(new)
     texts = " ".join(str(each.message) for each in caught)
-    assert "1 modality ('other') not in the training data" in texts
+    assert "1 modality ('other') not in the training data; ignored; expected some of" in texts
+    assert "by NAME=FILE" in texts
     assert "1 column ('x') not in the training data" in texts
     assert aligned.names == ("rna", "counts")
     assert [spec.shape for spec in aligned.modalities()] == [(3,), (2,)]

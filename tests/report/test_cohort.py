@@ -25,11 +25,11 @@ NAME = "<b>rna & co</b>"
 
 
 def run_of(
-    folder: Path, x: object, y: object = None, target: str | None = None, id: object = False
+    folder: Path, x: object, y: object = None, target: str | None = None, id: object = False, **params: object
 ) -> FittedRun:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        estimator = pv.Estimator(steps=20, members=2, latent=3, seed=0, id=id).fit(x, y)
+        estimator = pv.Estimator(steps=20, members=2, latent=3, seed=0, id=id, **params).fit(x, y)
     record = FitRecord(
         command="polyvae fit '<x>'", files={NAME: "a.csv"}, samples=50, target=target, seconds=1.5
     )
@@ -190,6 +190,21 @@ def test_a_number_as_target(tmp_path: Path) -> None:
     y = np.where(np.arange(50) % 5 == 0, np.nan, np.linspace(0, 1, 50))
     page = write_fit_report(run_of(tmp_path, x, y, "age")).read_text("utf-8")
     assert "Prediction of age" in page
+
+
+def test_covariates_are_listed_with_what_was_never_measured_in_a_level(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    z, ids = rng.normal(size=(40, 2)), [f"p{at}" for at in range(40)]
+    rna = pd.DataFrame(z @ rng.normal(size=(2, 5)), ids)
+    rna["site"], rna["age"] = np.where(np.arange(40) < 25, "a", "b"), 60 + rng.normal(size=40)
+    protein = pd.DataFrame(z @ rng.normal(size=(2, 3)), ids)
+    protein.iloc[25:, :2] = np.nan
+    run = run_of(tmp_path, {"rna": rna, "protein": protein}, id=None, covariates=["site", "age"])
+    words = Elements(write_fit_report(run).read_text("utf-8")).words
+    assert (
+        "covariate level samples never measured there site a 25 – site b 15 2 of 3 columns of protein age number"
+        in words
+    )
 
 
 def test_columns_of_classes_have_scores_features_and_figures(tmp_path: Path) -> None:

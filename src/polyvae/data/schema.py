@@ -247,7 +247,8 @@ class Schema(Record):
         unknown = [name for name in data.names if name not in self.names]
         if unknown and not quiet:
             warnings.warn(
-                f"data: {counted(len(unknown), 'modality', 'modalities')} ({named(unknown)}) not in the training data; ignored",
+                f"data: {counted(len(unknown), 'modality', 'modalities')} ({named(unknown)}) not in the training data; ignored; expected "
+                f"some of {named(self.names)}; rename it, on the command line by NAME=FILE, if it is one of them",
                 stacklevel=2,
             )
         data = regrouped(_named(self, data), _classes(self), unseen)
@@ -542,8 +543,8 @@ def _aligned(each: Features, data: MultimodalData, missing: str) -> tuple[Any, T
     lacking = original(absent, {group.name: group.levels for group in each.groups if not group.ranks})
     if absent and missing == "error":
         raise InputError(
-            f"modality {name!r}: got no {counted(len(lacking), 'column', 'columns')} of {len(each.originals)} ({named(lacking)}); expected "
-            "those of the training data; add them, or take them as missing (missing_columns='mask', --mask)"
+            f"modality {name!r}: lacks {len(lacking)} of {counted(len(each.originals), 'column', 'columns')} ({named(lacking)}); "
+            "expected those of the training data; add or rename them, or take them as missing (missing_columns='mask', --mask)"
         )
     unknown = sorted(set(given) - set(each.columns), key=place.__getitem__)
     unknown = original(unknown, data.levels.get(name, {}))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from polyvae.imputation.covariates.conditions import by_level
 from polyvae.imputation.estimator import Estimator
 from polyvae.imputation.methods.combine import Combination
 from polyvae.imputation.scoring.scores import Scores
@@ -17,6 +18,7 @@ from polyvae.report.plots import curves_figure, patterns_figure, scores_figure
 from polyvae.report.sections import Section, Table
 from polyvae.utils.text import counted
 
+_LEVELS = 30  # levels of covariates that are listed
 _LISTED = 5  # features with the highest, and with the lowest R²
 
 
@@ -86,9 +88,32 @@ def samples_section(view: View) -> Section:
                 ["modality", "features", "kind", "samples with it", "missing entries", "constant features"],
                 rows,
                 "Missing entries are those of samples that have the modality. Constant features are not scored.",
-            )
+            ),
+            *_covariates(view),
         ],
     )
+
+
+def _covariates(view: View) -> list[Table]:
+    """The covariates, with the samples of each level and what was never measured there."""
+    schema = view.estimator.schema_
+    if not schema.covariates:
+        return []
+    rows = [
+        [name, level, f"{size:,}", lacking.replace("'", "") or "–"]
+        for name, level, size, lacking in by_level(schema, view.tables)
+    ]
+    numbers = [[one.name, "number", "", ""] for one in schema.covariates if one.levels is None]
+    return [
+        Table(
+            ["covariate", "level", "samples", "never measured there"],
+            [*rows[:_LEVELS], *numbers],
+            "Covariates are known for every sample: what they add to each feature is estimated and subtracted. Scores are of the values as "
+            "measured, so R² includes what covariates explain. What was never measured in a level is predicted as at an average level, "
+            "with wider intervals; coverage cannot be checked there."
+            + (f" Not shown: {len(rows) - _LEVELS} levels." if len(rows) > _LEVELS else ""),
+        )
+    ]
 
 
 def share_text(value: float) -> str:

@@ -228,6 +228,25 @@ def test_known_levels_are_imputed_as_before_bit_for_bit(of_two, tmp_path: Path) 
         )
 
 
+def test_a_new_level_without_a_measurement_is_named(of_two) -> None:
+    est, given, late = of_two
+    later = {name: frame.loc[late] for name, frame in given.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        est.extend(later)
+    unseen = later["protein"].copy()
+    unseen.loc[:, unseen.columns.drop("batch", errors="ignore")[0]] = np.nan
+    with pytest.warns(
+        UserWarning, match=r"extend: nothing was measured in level .* of 'protein'\), so the effect is 0"
+    ) as caught:
+        est.extend({**later, "protein": unseen})
+    assert len(caught) == 1
+    with pytest.warns(
+        UserWarning, match=r"extend: nothing was measured in level 'z' of 'batch' \(in 'protein'\)"
+    ):
+        est.extend({"rna": later["rna"]})
+
+
 def test_levels_can_be_added_one_after_the_other_and_to_several_covariates() -> None:
     given = frames(120, missing=0)
     batch = given["rna"]["batch"].to_numpy()

@@ -132,7 +132,7 @@ def test_rows_by_position(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("patient,rna_0,rna_1,rna_2,rna_3\np1,1,2,3,4\n", "got no 1 column of 5"),
+        ("patient,rna_0,rna_1,rna_2,rna_3\np1,1,2,3,4\n", "lacks 1 of 5 columns"),
         ("patient,rna_0,rna_1,rna_2,rna_3,rna_4\n" + "p1,1,2,3,4,5\n" * 2, "1 id more than once"),
         (
             "patient,rna_0,rna_1,rna_2,rna_3,rna_4\n" + "".join(f"p{i % 19},1,2,3,4,5\n" for i in range(20)),

@@ -15,7 +15,7 @@ from polyvae.data.groups import groups_of
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.readers import Given, read
 from polyvae.data.schema import Schema
-from polyvae.imputation.covariates.effects import Effects, spans
+from polyvae.imputation.covariates.effects import Effects
 from polyvae.imputation.filling.fill import whole
 from polyvae.imputation.tables import SparseRows, Tables
 from polyvae.utils.errors import InputError, nearest
@@ -213,56 +213,66 @@ def adjusted(
     if not schema.covariates:
         return schema, Effects(), tables
     sizes = [one.covariate.columns for one in schema.covariates]
-    _advise_of_training(schema, tables)
+    _advise_of_unmeasured(schema, tables)
     schema, effects = Effects.fit(tables, schema.names, sizes).rescaled(schema, tables)
     values = {**tables.values, **whole(schema, data, order).values}
     return schema, effects, effects.removed(tables._replace(values=values))
 
 
-def _advise_of_training(schema: Schema, tables: Tables) -> None:
-    assert tables.covariates is not None
-    labels, at = list[tuple[str, str]](), list[int]()
-    for one, span in zip(
-        schema.covariates, spans([one.covariate.columns for one in schema.covariates]), strict=True
-    ):
-        labels += [(one.name, level) for level in one.levels or ()]
-        at += range(span.start, span.stop) if one.levels else ()
-    advise_of_unmeasured("fit", tables, schema.names, labels, tables.covariates[:, at])
+def _advise_of_unmeasured(schema: Schema, tables: Tables) -> None:
+    """Warn of levels without a measurement of a modality, or of some of its columns, where their effect is 0."""
+    found = [(one, level, lacking) for one, level, _, lacking in by_level(schema, tables) if lacking]
+    advise_of_levels("fit", found, stacklevel=5)
 
 
-def advise_of_unmeasured(
-    where: str,
-    tables: Tables,
-    names: Sequence[str],
-    labels: Sequence[tuple[str, str]],
-    columns: NDArray[np.floating[Any]],
-) -> None:
-    """Warn of levels without a measurement of a modality, or of some of its columns, where their effect is 0.
+def advise_of_levels(what: str, found: Sequence[tuple[str, str, str]], stacklevel: int) -> None:
+    """Warn of levels in which something was never measured.
 
     Args:
-        where: What the warning begins with.
-        tables: The samples.
-        names: The modalities.
-        labels: A covariate and one of its levels, A of them.
-        columns: [N, A], which samples have these levels.
+        what: The call.
+        found: Of each such level the covariate, its name, and what it lacks, as of ``unmeasured``.
+        stacklevel: See ``warnings.warn``.
     """
-    found = list[str]()
-    for (covariate, level), column in zip(labels, columns.T, strict=True):
-        lacking = [
-            repr(name) if never.all() else f"{int(never.sum())} of {never.size} columns of {name!r}"
-            for name in names
-            if (never := ~_seen(tables, name)[column > 0].any(0)).any()
-        ]
-        if lacking:
-            found.append(f"{level!r} of {covariate!r} (in {', '.join(lacking)})")
     if found:
-        what = "level" if len(found) == 1 else "levels"
+        named_levels = [f"{level!r} of {one!r} (in {lacking})" for one, level, lacking in found]
         more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         warnings.warn(
-            f"{where}: nothing was measured in {what} {', '.join(found[:_SHOWN])}{more}, so the effect is 0 there: such values are "
-            "predicted as those of a sample of average level; measure some, or merge levels",
-            stacklevel=5,
+            f"{what}: nothing was measured in {'level' if len(found) == 1 else 'levels'} {', '.join(named_levels[:_SHOWN])}{more}, so the "
+            "effect is 0 there: such values are predicted as those of a sample of average level; measure some, or merge levels",
+            stacklevel=stacklevel,
         )
+
+
+def by_level(schema: Schema, tables: Tables) -> list[tuple[str, str, int, str]]:
+    """Of each level of each covariate its name, the number of its training samples, and what was never measured in them.
+
+    Args:
+        schema: The schema.
+        tables: The training samples.
+    """
+    found, start = list[tuple[str, str, int, str]](), 0
+    for one in schema.covariates:
+        for at, level in enumerate(one.levels or ()):
+            assert tables.covariates is not None
+            rows = tables.covariates[:, start + at] > 0
+            found.append((one.name, level, int(rows.sum()), unmeasured(tables, schema.names, rows)))
+        start += one.covariate.columns
+    return found
+
+
+def unmeasured(tables: Tables, names: Sequence[str], rows: NDArray[np.bool_]) -> str:
+    """The modalities, and the numbers of columns of others, of which no value was observed in the rows; empty: none.
+
+    Args:
+        tables: The samples.
+        names: The modalities.
+        rows: [N], which samples.
+    """
+    return ", ".join(
+        repr(name) if never.all() else f"{int(never.sum())} of {never.size} columns of {name!r}"
+        for name in names
+        if (never := ~_seen(tables, name)[rows].any(0)).any()
+    )
 
 
 def _seen(tables: Tables, name: str) -> NDArray[np.bool_]:

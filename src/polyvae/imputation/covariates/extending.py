@@ -18,7 +18,7 @@ import numpy as np
 from polyvae.data.covariates import Known, with_levels_of
 from polyvae.data.multimodal import MultimodalData
 from polyvae.data.schema import Schema
-from polyvae.imputation.covariates.conditions import advise_of_unmeasured
+from polyvae.imputation.covariates.conditions import advise_of_levels, unmeasured
 from polyvae.imputation.covariates.effects import Effects, Estimated, alike, estimated
 from polyvae.imputation.filling.fill import whole
 from polyvae.imputation.imputer import Imputer
@@ -51,9 +51,23 @@ def extended(schema: Schema, imputer: Imputer, data: MultimodalData) -> tuple[Sc
             )
     after = schema.model_copy(update={"covariates": known})
     tables = whole(after, data, np.arange(len(data)))
+    _advise(schema, known, tables)
     other = copy.copy(imputer)
     other.effects = _with_levels(imputer, schema.covariates, known, tables)
     return after, other
+
+
+def _advise(schema: Schema, known: Sequence[Known], tables: Tables) -> None:
+    """Warn of new levels in which a modality, or some of its columns, was not measured, as ``fit`` does."""
+    start, old = sum(one.covariate.columns for one in schema.covariates), _added(schema.covariates)
+    assert tables.covariates is not None
+    found = [
+        (known[one].name, level, lacking)
+        for at, (one, level) in enumerate(_added(known))
+        if (one, level) not in old
+        and (lacking := unmeasured(tables, schema.names, tables.covariates[:, start + at] > 0))
+    ]
+    advise_of_levels("extend", found, stacklevel=4)
 
 
 def _added(known: Sequence[Known]) -> list[tuple[int, str]]:
@@ -74,9 +88,6 @@ def _with_levels(
     rest = c[:, [*range(start), *(start + labels.index(label) for label in old)]]
     rows = np.flatnonzero(c[:, new].any(1))
     given, added = tables.rows(rows), c[rows][:, new]
-    advise_of_unmeasured(
-        "extend", given, list(imputer.effects.shifts), [(before[at].name, level) for at, level in far], added
-    )
     shifts, leverages, doubts = {}, {}, {}
     for name, shift in imputer.effects.shifts.items():
         x, seen = given.values[name], given.observed[name]
