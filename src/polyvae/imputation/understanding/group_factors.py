@@ -183,7 +183,8 @@ class _State:
             return -float(value), -slope.reshape(-1)
 
         identity = np.eye(width).reshape(-1)
-        found = minimize(loss, identity, jac=True, method="L-BFGS-B")
+        with np.errstate(over="ignore", invalid="ignore"):  # steps of the search that come near to a singular R
+            found = minimize(loss, identity, jac=True, method="L-BFGS-B")
         if found.fun < loss(identity)[0]:
             turn = found.x.reshape(width, width)
             self.weights, self.second = self.weights @ turn, turn.T @ self.second @ turn
