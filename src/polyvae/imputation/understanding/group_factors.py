@@ -183,7 +183,7 @@ class _State:
             return -float(value), -slope.reshape(-1)
 
         identity = np.eye(width).reshape(-1)
-        with np.errstate(over="ignore", invalid="ignore"):  # steps of the search that come near to a singular R
+        with np.errstate(over="ignore", invalid="ignore"):  # steps that come near to a singular R
             found = minimize(loss, identity, jac=True, method="L-BFGS-B")
         if found.fun < loss(identity)[0]:
             turn = found.x.reshape(width, width)
