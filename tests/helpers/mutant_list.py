@@ -1699,7 +1699,7 @@ MUTANTS = [
         by="imputation/covariates/test_effects.py",
     ),
     Mutant(
-        "imputation.covariates.effects:_Levels.doubts",
+        "imputation.covariates.effects:_Levels.of_unmeasured",
         "self.variance() * self.grow",
         "self.variance()",
         by="imputation/covariates/test_effects.py",

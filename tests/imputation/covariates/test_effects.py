@@ -116,18 +116,18 @@ def _unseen(spread: float, features: int = 400, seed: int = 0) -> tuple[Effects,
 @pytest.mark.parametrize("spread", [0.5, 2.0])
 def test_the_variance_of_an_effect_that_was_never_observed_is_that_of_the_other_levels(spread: float) -> None:
     effects, truth = _unseen(spread)
-    doubt = effects.doubts["a"]
-    assert (doubt[:3] == 0).all()
-    assert (doubt[3, 200:] == 0).all()
+    variance = effects.variances["a"]
+    assert (variance[:3] == 0).all()
+    assert (variance[3, 200:] == 0).all()
     error = truth[3, :200] - truth[:3, :200].mean(0)
-    assert doubt[3, :200].mean() == pytest.approx(np.square(error).mean(), rel=0.15)
-    inside = np.abs(error) <= 1.645 * np.sqrt(doubt[3, :200])
+    assert variance[3, :200].mean() == pytest.approx(np.square(error).mean(), rel=0.15)
+    inside = np.abs(error) <= 1.645 * np.sqrt(variance[3, :200])
     assert 0.85 < inside.mean() < 0.95
 
 
-def test_effects_that_were_never_observed_are_not_doubted_where_levels_have_none() -> None:
+def test_effects_that_were_never_observed_are_not_uncertain_where_levels_have_none() -> None:
     effects, _ = _unseen(0.0)
-    assert effects.doubts["a"].max() < 0.03
+    assert effects.variances["a"].max() < 0.03
 
 
 def test_a_draw_of_what_is_not_known_is_the_same_for_all_samples_of_a_level() -> None:
@@ -136,4 +136,4 @@ def test_a_draw_of_what_is_not_known_is_the_same_for_all_samples_of_a_level() ->
     draws = np.stack([effects.drawn("a", c, np.random.default_rng(k)) for k in range(400)])
     assert np.array_equal(draws[:, 0], draws[:, 2])
     assert (draws[:, 1] == 0).all()
-    assert np.allclose(draws[:, 0, :200].var(0) / effects.doubts["a"][3, :200], 1, atol=0.3)
+    assert np.allclose(draws[:, 0, :200].var(0) / effects.variances["a"][3, :200], 1, atol=0.3)

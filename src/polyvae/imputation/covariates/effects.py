@@ -37,12 +37,12 @@ class Effects(NamedTuple):
     Attributes:
         shifts: Modality -> [1 + C, F], the intercept and the coefficients of the columns of covariates. Empty: there are no covariates.
         leverages: Modality -> [1 + C, F], which times the squares of these columns give the leverage of a training sample.
-        doubts: Modality -> [C, F], the variances of the effects of levels in which a feature was never observed; 0 for all others.
+        variances: Modality -> [C, F], the variances of the effects of levels in which a feature was never observed; 0 for all others.
     """
 
     shifts: Mapping[str, Floats] = {}
     leverages: Mapping[str, Floats] = {}
-    doubts: Mapping[str, Floats] = {}
+    variances: Mapping[str, Floats] = {}
 
     @classmethod
     def fit(cls, tables: Tables, names: Sequence[str], sizes: Sequence[int]) -> Effects:
@@ -59,7 +59,7 @@ class Effects(NamedTuple):
         return cls(
             {name: each.shifts for name, each in found.items()},
             {name: each.leverages for name, each in found.items()},
-            {name: each.levels.doubts(sizes) for name, each in found.items()},
+            {name: each.levels.of_unmeasured(sizes) for name, each in found.items()},
         )
 
     def of(self, name: str, columns: Floats | None) -> Floats:
@@ -68,16 +68,18 @@ class Effects(NamedTuple):
         shift = self.shifts[name]
         return np.asarray(shift[0] + _product(columns, shift[1:]), np.float32)
 
-    def doubt(self, name: str, columns: Floats | None) -> Floats | None:
+    def variance_of(self, name: str, columns: Floats | None) -> Floats | None:
         """The variance of the effects [n, F] of samples with these columns of covariates [n, C]; None where all effects are known."""
-        if columns is None or name not in self.doubts or not self.doubts[name].any():
+        if columns is None or name not in self.variances or not self.variances[name].any():
             return None
-        return _product(columns, self.doubts[name])
+        return _product(columns, self.variances[name])
 
     def drawn(self, name: str, columns: Floats, rng: np.random.Generator) -> Floats:
         """One draw of what is not known of the effects, the same for all samples of a level: [n, F]."""
-        doubts = self.doubts[name]
-        return _product(columns, (np.sqrt(doubts) * rng.standard_normal(doubts.shape)).astype(np.float32))
+        variances = self.variances[name]
+        return _product(
+            columns, (np.sqrt(variances) * rng.standard_normal(variances.shape)).astype(np.float32)
+        )
 
     def left_out(self, name: str, columns: Floats, left: Floats) -> Floats:
         """What ``of`` would be for training samples if each had been left out of the estimate: [n, F].
@@ -123,7 +125,7 @@ class Effects(NamedTuple):
             tables: The training samples in its scale.
         """
         left, features = self.removed(tables), list[Features]()
-        shifts, doubts = dict(self.shifts), dict(self.doubts)
+        shifts, variances = dict(self.shifts), dict(self.variances)
         for each in schema.modalities:
             size = _deviations(left.values[each.name], tables.observed[each.name])
             constant = np.isin(each.columns, each.constant)
@@ -136,8 +138,8 @@ class Effects(NamedTuple):
                 )
             )
             shifts[each.name] = (self.shifts[each.name] / size).astype(np.float32)
-            doubts[each.name] = (self.doubts[each.name] / size**2).astype(np.float32)
-        return schema.model_copy(update={"modalities": features}), Effects(shifts, self.leverages, doubts)
+            variances[each.name] = (self.variances[each.name] / size**2).astype(np.float32)
+        return schema.model_copy(update={"modalities": features}), Effects(shifts, self.leverages, variances)
 
 
 def _at(effects: Effects, name: str, columns: Floats, rows: NDArray[Any] | slice) -> Floats:
@@ -183,7 +185,7 @@ class _Levels(NamedTuple):
         moderated = (self.freedom * self.spread + _PRIOR * typical) / (self.freedom + _PRIOR)
         return np.asarray(np.maximum(moderated, 0), np.float64)
 
-    def doubts(self, sizes: Sequence[int]) -> Floats:
+    def of_unmeasured(self, sizes: Sequence[int]) -> Floats:
         """The variances of the effects that are not known, [C, F]."""
         variance = self.variance() * self.grow
         return np.where(self.unseen, np.repeat(variance, sizes, 0), 0).astype(np.float32)

@@ -88,7 +88,7 @@ def _with_levels(
     rest = c[:, [*range(start), *(start + labels.index(label) for label in old)]]
     rows = np.flatnonzero(c[:, new].any(1))
     given, added = tables.rows(rows), c[rows][:, new]
-    shifts, leverages, doubts = {}, {}, {}
+    shifts, leverages, variances = {}, {}, {}
     for name, shift in imputer.effects.shifts.items():
         x, seen = given.values[name], given.observed[name]
         left = np.where(seen, x - imputer.effects.of(name, rest[rows]), 0)
@@ -99,8 +99,8 @@ def _with_levels(
             far[label] = max(far[label], share)
         shifts[name] = _joined(shift, b, 1 + start, old, labels)
         leverages[name] = _joined(imputer.effects.leverages[name], np.zeros_like(b), 1 + start, old, labels)
-        earlier = imputer.effects.doubts.get(name, np.zeros_like(shift[1:]))
-        doubts[name] = _joined(earlier, unknown, start, old, labels)
+        earlier = imputer.effects.variances.get(name, np.zeros_like(shift[1:]))
+        variances[name] = _joined(earlier, unknown, start, old, labels)
     if apart := [f"{level!r} of {before[at].name!r}" for (at, level), share in far.items() if share > _MANY]:
         more = f" and {len(apart) - _SHOWN} more" if len(apart) > _SHOWN else ""
         warnings.warn(
@@ -108,7 +108,7 @@ def _with_levels(
             "so that shrinkage takes a part of their effects; fit again with these samples",
             stacklevel=4,
         )
-    return Effects(shifts, leverages, doubts)
+    return Effects(shifts, leverages, variances)
 
 
 def _joined(known: Floats, new: Doubles, start: int, old: Sequence[Any], labels: Sequence[Any]) -> Floats:

@@ -199,8 +199,8 @@ def save(
     for number, name in enumerate(imputer.effects.shifts):
         tensors[f"effects.{number}"] = torch.from_numpy(imputer.effects.shifts[name])
         tensors[f"leverages.{number}"] = torch.from_numpy(imputer.effects.leverages[name])
-        if name in imputer.effects.doubts:
-            tensors[f"doubts.{number}"] = torch.from_numpy(imputer.effects.doubts[name])
+        if name in imputer.effects.variances:
+            tensors[f"variances.{number}"] = torch.from_numpy(imputer.effects.variances[name])
     for label, members in imputer.ensembles.items():
         tensors |= {f"members.{label}.{key}": x.cpu().contiguous() for key, x in members.state().items()}
     metadata: dict[str, Any] = {
@@ -236,8 +236,8 @@ def _effects(path: str | Path, schema: Schema, tensors: Mapping[str, Tensor]) ->
     if rows == 1:
         return Effects()
     keys = {"effects": rows, "leverages": rows}
-    if "doubts.0" in tensors:  # files of older versions have none
-        keys["doubts"] = rows - 1
+    if "variances.0" in tensors:  # files of older versions have none
+        keys["variances"] = rows - 1
     found = (
         {
             each.name: _tensor(

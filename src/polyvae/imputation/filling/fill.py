@@ -328,8 +328,8 @@ def fill_block(
         )
         put(values, centre, classes.most_probable)
         if ends is not None:
-            doubt = imputer.effects.doubt(found.name, part.at)
-            below, above = _interval(each, found, wanted, spread, doubt)
+            variance = imputer.effects.variance_of(found.name, part.at)
+            below, above = _interval(each, found, wanted, spread, variance)
             put(ends[0], found.values + below, classes.ends(below, above, 0))
             put(ends[1], found.values + above, classes.ends(below, above, 1))
         more = unknown_effects(imputer, found, part.at, wanted.draws, wanted.seed)
@@ -477,15 +477,15 @@ def _interval(
     found: Imputed,
     wanted: Wanted,
     spread: Mapping[str, tuple[Floats, Floats]] | None,
-    doubt: Floats | None,
+    variance: Floats | None,
 ) -> tuple[Doubles, Doubles]:
-    """The ends of the interval relative to the prediction: [F] or [n, F] each. Sets of classes do not include the variance ``doubt``."""
+    """The ends of the interval relative to the prediction: [F] or [n, F] each. Sets of classes do not include the variance of effects."""
     assert wanted.level is not None
     if spread is not None:
         low, high = (x[found.rows].astype(np.float64) for x in spread[found.name])
-        return wider((low, high), doubt, found.rows, wanted.level)
+        return wider((low, high), variance, found.rows, wanted.level)
     width = found.combination.half_widths(wanted.level)
-    ends = wider((-width, width), doubt, found.rows, wanted.level)
+    ends = wider((-width, width), variance, found.rows, wanted.level)
     flags = np.flatnonzero(np.array(each.kinds) == "binary")
     if wanted.kind != "class-conditional" or not len(flags):
         return ends

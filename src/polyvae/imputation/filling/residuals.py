@@ -90,12 +90,12 @@ def mean_of_amounts(each: Features, found: Imputed) -> Doubles:
 
 
 def wider(
-    ends: tuple[Doubles, Doubles], doubt: Floats | None, rows: NDArray[np.intp], level: float | None
+    ends: tuple[Doubles, Doubles], variance: Floats | None, rows: NDArray[np.intp], level: float | None
 ) -> tuple[Doubles, Doubles]:
-    """Ends of intervals relative to the prediction, [F] or [n, F] each, that include the variance ``doubt`` [N, F] of effects."""
-    if doubt is None or level is None:
+    """Ends of intervals relative to the prediction, [F] or [n, F] each, that include the variance of effects [N, F]."""
+    if variance is None or level is None:
         return ends
-    more = ndtri((1 + level) / 2) ** 2 * doubt[rows].astype(np.float64)
+    more = ndtri((1 + level) / 2) ** 2 * variance[rows].astype(np.float64)
     return -_further(-ends[0], more), _further(ends[1], more)
 
 
@@ -109,7 +109,7 @@ def unknown_effects(
     imputer: Imputer, found: Imputed, at: Floats | None, draws: int, seed: int
 ) -> list[Floats | float]:
     """For each draw what is not known of the effects of covariates ``at`` [N, C]: the same for all samples of a level, [n, F]."""
-    if at is None or imputer.effects.doubt(found.name, at) is None:
+    if at is None or imputer.effects.variance_of(found.name, at) is None:
         return [0.0] * draws
     key, columns = imputer.tables.names.index(found.name), at[found.rows]
     return [
