@@ -1729,6 +1729,12 @@ MUTANTS = [
         by="imputation/covariates/test_conditions.py",
     ),
     Mutant(
+        "metrics.reconstruction:_diversity",
+        "generation.conditional(context, (observed,), targets, seed, draws, data, prior)",
+        "generation.conditional(context, (observed,), targets, seed, draws, data)",
+        by="metrics/test_reconstruction.py",
+    ),
+    Mutant(
         "imputation.covariates.extending:_predicted",
         "trained.noise / np.maximum(variance, _LEAST * np.maximum(trained.noise, _LEAST))",
         "0 * trained.noise",

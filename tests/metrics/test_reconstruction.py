@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from polyvae import Modality, MultimodalData, build
-from polyvae.metrics import Context, fit_prior
+from polyvae.metrics import Context, evaluate, fit_prior
 from polyvae.metrics.generation import conditional, unconditional
 from polyvae.metrics.reconstruction import baseline, pairwise, reconstruction, within_classes
 
@@ -102,6 +102,22 @@ def test_diversity_with_a_fitted_prior_is_that_of_the_aggregate_posterior(world)
     assert spread["a"]["b"] == pytest.approx(s * math.sqrt(math.pi / 2), rel=0.05)
     assert found["diversity_fitted"] == pytest.approx(spread["a"]["b"] / 2, abs=1e-4)
     assert found["diversity_matrix"]["a"]["b"] == pytest.approx(math.sqrt(math.pi / 2), rel=0.05)
+
+
+def test_an_evaluation_of_diversity_alone_fits_the_prior_that_it_asks_for(world):
+    few = MultimodalData(
+        {name: world.values(name)[:400] for name in world.names},
+        splits={"train": range(300), "test": range(300, 400)},
+    )
+    asked = {"kind": "gmm", "components": 1}
+    found = [
+        evaluate(
+            copying(), few, metrics=["reconstruction"], fitted_prior={**asked, "latents": latents}, show=False
+        )
+        for latents in ("all", "z")
+    ]
+    assert 0.3 < found[0]["diversity_fitted"] < 1
+    assert "diversity_fitted" not in found[1]
 
 
 def test_what_was_not_observed_does_not_count(world):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from polyvae import Modality, build
 from polyvae.core.batch import Batch
 from polyvae.report.gallery import Scene
+from polyvae.report.plots import Pair, pair_figure
 from polyvae.report.sections import Page
 from polyvae.report.understanding import diagnosis_section, variance_section
 
@@ -14,7 +16,7 @@ VARIANCE = {
     "rows": 500,
     "parts": {"rna": {"all": 0.6, "shared": 0.5, "private": 0.125, "others": 0.25}, "image": {"all": 0.75}},
     "latents": {"rna": {"z0": 0.375, "z1": 0.004, "rna.w0": 0.125}, "image": {"z0": 0.625, "z1": 0.003}},
-    "top": {"z0": [["rna", "TP53", 0.875], ["rna", "MYC", 0.5]]},
+    "top": {"z0": [["rna", "TP53", 0.875], ["rna", "MYC", 0.5], ["rna", "not listed", 0.004]]},
     "features": {},
 }
 DIAGNOSIS = {
@@ -84,3 +86,10 @@ def test_without_findings_the_section_says_so_and_without_numbers_there_is_none(
     assert len(section.tables) == 1
     assert variance_section(page({})) is None
     assert diagnosis_section(page({})) is None
+
+
+def test_ticks_of_large_numbers_have_no_factor_above_the_axes():
+    days = np.array([20_230_101.0, 20_231_231.0, 20_240_601.0])
+    figure = pair_figure("visit", "clinical", Pair("visit", "", days, days[::-1], 900.0, "R² 0.1"), "Visits.")
+    assert "20.235M<" in figure.body
+    assert "1e7" not in figure.body

@@ -10,7 +10,9 @@ import scipy.sparse
 from sklearn.metrics import explained_variance_score
 
 import polyvae as pv
+from polyvae.imputation.understanding import explain
 from polyvae.imputation.understanding.explain import alike, shares_of, varimax
+from polyvae.imputation.understanding.group_factors import GroupFactors
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +151,19 @@ def test_factors_of_training_and_of_new_samples(fitted):
     assert z[:, :2] == pytest.approx(again.factors, abs=1e-9)
     assert (z[:, 2:] < 0.5).all()
     assert estimator.transform({"a": x["a"][:5]}, factors=True) == pytest.approx(again.factors[:5], abs=0.5)
+
+
+def test_factors_of_many_values_are_fitted_to_some_of_the_samples(fitted, monkeypatch):
+    est, _ = fitted
+    sizes, fit = [], GroupFactors.fit
+    monkeypatch.setattr(GroupFactors, "fit", lambda x, *more: (sizes.append(len(x)), fit(x, *more))[1])
+    whole = est.factors()
+    monkeypatch.setattr(est, "_factors", None)
+    monkeypatch.setattr(explain, "_VALUES", len(whole.factors) * sum(map(len, whole.features.values())) // 2)
+    some = est.factors()
+    assert set(sizes) == {-(-len(whole.factors) // 2)}
+    assert some.factors.shape == whole.factors.shape
+    assert abs(some.value("a", "all") - whole.value("a", "all")) < 0.1
 
 
 def test_factors_have_names_and_ids(fitted):
