@@ -113,6 +113,18 @@ def test_values_of_missing_entries_have_no_influence(fitted):
     assert np.array_equal(fitted.of(other, seen)[0], fitted.of(x, seen)[0])
 
 
+def test_means_are_those_of_all_samples_where_entries_are_missing_by_the_factor():
+    """Of a column that is missing where the factor is positive, the mean of what was observed is low by 0.8 of its weight."""
+    rng = np.random.default_rng(5)
+    u = rng.normal(size=(400, 1))
+    x = np.concatenate([u @ rng.normal(1, 0.1, size=(1, 8)), 1.5 * u], 1) + 0.3 * rng.normal(size=(400, 9))
+    seen = np.ones(x.shape, bool)
+    seen[u[:, 0] > 0, 8] = False
+    found = GroupFactors.fit(np.where(seen, x, 0), seen, np.repeat([0, 1], [8, 1]), rng.normal(size=(400, 1)))
+    assert x[seen[:, 8], 8].mean() < -1
+    assert found.mean == pytest.approx(x.mean(0), abs=0.1)
+
+
 def test_turned_factors_predict_the_same(fitted):
     x, seen, _ = world()
     turn = np.linalg.qr(np.random.default_rng(4).normal(size=(5, 5)))[0]
